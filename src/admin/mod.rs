@@ -1,0 +1,1 @@
+//! HTTP for operators: health and metrics. Reads what others publish; never touches an engine.

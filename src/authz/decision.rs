@@ -1,0 +1,118 @@
+//! What may come of a question to the snapshot: never a bare bool, and the reason travels to the end.
+
+use std::net::IpAddr;
+
+use super::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, KeyHash, PrincipalId, UnixMillis};
+use crate::wire::Reply;
+
+/// What a client asks: may the holder of this token reach that device and port?
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// `None` where the head carried no credential.
+    pub key: Option<KeyHash>,
+    /// `None` where the name in the head cannot be a device's uuid.
+    pub device: Option<DeviceUuid>,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow(Route),
+    Refuse(Refusal),
+    Undecided(Undecided),
+}
+
+/// Permission to dial one address, and the rights that it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub address: IpAddr,
+    pub port: u16,
+    pub credential: CredentialId,
+    pub principal: PrincipalId,
+    pub device: DeviceId,
+    pub grant: GrantId,
+    pub generation: Generation,
+    /// The first instant at which a right that this rests on expires.
+    pub expires_at: Option<UnixMillis>,
+}
+
+/// Why not. The client sees [`Refusal::reply`], the audit log [`Refusal::cause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    CredentialMissing,
+    CredentialUnknown,
+    CredentialExpired,
+    CredentialRevoked,
+    /// The principal was removed, with every credential and grant that it held.
+    PrincipalRevoked,
+    DeviceUnknown,
+    /// No grant of this principal names the device, its fleet or `any`.
+    NoGrant,
+    /// A grant names the device, but not this port.
+    PortNotGranted,
+    GrantExpired,
+    GrantRevoked,
+    /// Permitted, but the device has no VPN connection, or no address is known for it.
+    DeviceOffline,
+    /// Permitted, but another node holds the device's VPN connection and this one cannot forward there.
+    DeviceElsewhere,
+}
+
+impl Refusal {
+    /// The line that the client sees. Unknown devices and missing permissions share one reply, so that
+    /// nobody learns which uuids exist.
+    pub const fn reply(self) -> Reply {
+        match self {
+            Self::CredentialMissing
+            | Self::CredentialUnknown
+            | Self::CredentialExpired
+            | Self::CredentialRevoked
+            | Self::PrincipalRevoked => Reply::Credentials,
+            Self::DeviceUnknown
+            | Self::NoGrant
+            | Self::PortNotGranted
+            | Self::GrantExpired
+            | Self::GrantRevoked => Reply::NotPermitted,
+            Self::DeviceOffline | Self::DeviceElsewhere => Reply::DeviceOffline,
+        }
+    }
+
+    /// The true cause, as the audit log and the metrics name it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::CredentialMissing => "credential-missing",
+            Self::CredentialUnknown => "credential-unknown",
+            Self::CredentialExpired => "credential-expired",
+            Self::CredentialRevoked => "credential-revoked",
+            Self::PrincipalRevoked => "principal-revoked",
+            Self::DeviceUnknown => "device-unknown",
+            Self::NoGrant => "no-grant",
+            Self::PortNotGranted => "port-not-granted",
+            Self::GrantExpired => "grant-expired",
+            Self::GrantRevoked => "grant-revoked",
+            Self::DeviceOffline => "device-offline",
+            Self::DeviceElsewhere => "device-elsewhere",
+        }
+    }
+}
+
+/// Why the node cannot tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Undecided {
+    /// No snapshot was ever published.
+    NoSnapshot,
+    /// The store has not confirmed the snapshot for longer than `authz.max_stale`.
+    Stale,
+    /// The credential is not in the snapshot, and the store cannot be asked whether it is new.
+    StoreUnreachable,
+}
+
+impl Undecided {
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::NoSnapshot => "no-snapshot",
+            Self::Stale => "snapshot-stale",
+            Self::StoreUnreachable => "store-unreachable",
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Who may reach what: immutable snapshots, the lock-free way to read them, and the decision.
+//!
+//! Reads no store and opens no socket: the control thread fills it, the engines ask it.
+
+mod authority;
+mod decision;
+mod revocations;
+mod snapshot;
+mod table;
+mod types;
+
+pub use authority::{Authority, PinnedView, View};
+pub use decision::{Decision, Query, Refusal, Route, Undecided};
+pub use revocations::Revocations;
+pub use snapshot::{Change, Generation, RowCounts, Snapshot};
+pub use types::{
+    Credential, CredentialId, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
+    PrincipalId, Scope, UnixMillis,
+};

@@ -1,0 +1,215 @@
+//! The words that authorization is spoken in: identities, rights and times, as checked values.
+//!
+//! Everything here was decoded from a store row or a client's head and holds no reference to either.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// The SHA-256 of a token. Tokens themselves are never stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyHash([u8; 32]);
+
+impl KeyHash {
+    pub fn of_token(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Compares without telling by its time how many bytes agree.
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    /// What logs and listings call this credential: too short to look a token up by, long enough to
+    /// tell a fleet's credentials apart.
+    pub fn credential_id(&self) -> CredentialId {
+        let mut head = [0; 8];
+        head.copy_from_slice(&self.0[..8]);
+        CredentialId(head)
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyHash({}…)", self.credential_id())
+    }
+}
+
+/// The first eight bytes of a [`KeyHash`], shown as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CredentialId([u8; 8]);
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for CredentialId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Who asks: holds credentials and grants.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[serde(transparent)]
+pub struct PrincipalId(pub i64);
+
+/// The store's number for a device. Clients know a device by its [`DeviceUuid`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[serde(transparent)]
+pub struct DeviceId(pub i64);
+
+/// A set of devices that grants can name as one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[serde(transparent)]
+pub struct FleetId(pub i64);
+
+/// The store's number for a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[serde(transparent)]
+pub struct GrantId(pub i64);
+
+/// A device's uuid: 32 or 62 hex digits, kept as bytes so that case does not matter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceUuid {
+    bytes: [u8; 31],
+    len: u8,
+}
+
+impl DeviceUuid {
+    /// `None` unless `text` is 32 or 62 hex digits, in either case.
+    pub fn parse(text: &str) -> Option<Self> {
+        if !matches!(text.len(), 32 | 62) {
+            return None;
+        }
+        let mut bytes = [0; 31];
+        let len = text.len() / 2;
+        hex::decode_to_slice(text, &mut bytes[..len]).ok()?;
+        Some(Self { bytes, len: len as u8 })
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Display for DeviceUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for DeviceUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for DeviceUuid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z, the resolution in which rights expire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[serde(transparent)]
+pub struct UnixMillis(pub i64);
+
+impl UnixMillis {
+    /// Reads the wall clock. Engines read it once per turn and pass it on.
+    pub fn now() -> Self {
+        let since_epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("the wall clock stands before 1970; set it");
+        Self(since_epoch.as_millis() as i64)
+    }
+}
+
+/// Which ports of a device a grant opens, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PortRange {
+    min: u16,
+    max: u16,
+}
+
+impl PortRange {
+    pub const ANY: Self = Self { min: 1, max: u16::MAX };
+
+    /// `None` for an empty range or one that holds port 0, which nobody can dial.
+    pub const fn new(min: u16, max: u16) -> Option<Self> {
+        if min == 0 || min > max { None } else { Some(Self { min, max }) }
+    }
+
+    pub const fn min(self) -> u16 {
+        self.min
+    }
+
+    pub const fn max(self) -> u16 {
+        self.max
+    }
+
+    pub const fn contains(self, port: u16) -> bool {
+        self.min <= port && port <= self.max
+    }
+}
+
+/// Which devices a grant is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Scope {
+    Any,
+    Fleet(FleetId),
+    Device(DeviceId),
+}
+
+/// A row of the relation `credentials`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Credential {
+    pub key: KeyHash,
+    pub principal: PrincipalId,
+    pub expires_at: Option<UnixMillis>,
+    pub revoked: bool,
+}
+
+/// A row of the relation `grants`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grant {
+    pub id: GrantId,
+    pub principal: PrincipalId,
+    pub scope: Scope,
+    pub ports: PortRange,
+    pub expires_at: Option<UnixMillis>,
+    pub revoked: bool,
+}
+
+/// A row of the relation `devices`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Device {
+    pub id: DeviceId,
+    pub uuid: DeviceUuid,
+    pub fleet: Option<FleetId>,
+    /// Where the VPN reaches it; `None` where the store does not know.
+    pub address: Option<IpAddr>,
+    /// The node that holds its VPN connection; `None` means any node reaches it.
+    pub node: Option<Box<str>>,
+    pub online: bool,
+}

@@ -1,0 +1,280 @@
+//! The TOML file as types: every key, its default and its unit. [`load`] reads a file and the
+//! environment's overrides into them.
+
+mod load;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+pub use load::{ConfigError, state_folder};
+
+/// A whole, checked configuration. `Config::default()` is the embedded one: SQLite in the state folder,
+/// loopback listeners, devices on loopback only.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub store: Store,
+    pub listen: Vec<Listen>,
+    pub engine: Engine,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub vpn: Vpn,
+    pub authz: Authz,
+    pub admin: Admin,
+    pub audit: Audit,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub url: StoreUrl,
+}
+
+/// `sqlite:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum StoreUrl {
+    Sqlite(PathBuf),
+}
+
+/// One client listener, served by every engine thread.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// What may follow a uuid in the CONNECT target, without the dot.
+    #[serde(default = "default_suffixes")]
+    pub suffixes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Engine threads; 0 means one per CPU that this process may use.
+    pub threads: usize,
+    pub forwarding: Forwarding,
+    /// Capacity of one splice pipe, in bytes; the kernel rounds up to a power of two of pages.
+    pub pipe_bytes: usize,
+    /// Pipes that one thread may hold, in use and pooled.
+    pub pipes: usize,
+    /// Receive buffers that one thread shares among its sessions; a power of two, at most 32768.
+    pub buffers: u16,
+}
+
+/// How bytes move. Anything but `auto` is there so that the paths can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarding {
+    /// Copy first, splice once a direction streams.
+    Auto,
+    Copy,
+    Splice,
+    /// The ring's own splice operation, which the kernel always hands to a worker thread.
+    RingSplice,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Sessions on this node, from accept to close.
+    pub sessions: u32,
+    pub sessions_per_principal: u32,
+    pub sessions_per_device: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From accept to the end of the head.
+    #[serde(with = "humantime_serde")]
+    pub head: Duration,
+    /// From the decision to a connected device.
+    #[serde(with = "humantime_serde")]
+    pub connect: Duration,
+    /// No byte in either direction.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    /// One direction has ended and the other moves nothing.
+    #[serde(with = "humantime_serde")]
+    pub half_closed: Duration,
+    /// From SIGTERM to the end of the tunnels that are still open.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// Silence before TCP probes a peer, on both sides; the kernel wants whole seconds.
+    #[serde(with = "humantime_serde")]
+    pub keepalive: Duration,
+    /// Unacknowledged bytes or probes for this long end a connection, on both sides.
+    #[serde(with = "humantime_serde")]
+    pub user_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vpn {
+    /// Networks that a device address must lie in. Nothing is dialled outside them.
+    pub allow: Vec<IpNet>,
+    /// Binds the device side to an interface (SO_BINDTODEVICE).
+    pub interface: Option<String>,
+    /// This node's name. A device whose row names another node is not dialled here.
+    pub node: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authz {
+    /// How often the store is asked for changes.
+    #[serde(with = "humantime_serde")]
+    pub refresh: Duration,
+    /// How often the store is read whole.
+    #[serde(with = "humantime_serde")]
+    pub reconcile: Duration,
+    /// Without word from the store for this long, nothing is decided any more.
+    #[serde(with = "humantime_serde")]
+    pub max_stale: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// One JSON object per line; nothing is written where this is absent.
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Vpn {
+    /// Whether a device address may be dialled, whatever the store says. An IPv4-mapped IPv6 address is
+    /// judged as the IPv4 address that the kernel would dial.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.allow.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            store: Store::default(),
+            listen: vec![Listen {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
+                suffixes: default_suffixes(),
+            }],
+            engine: Engine::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            vpn: Vpn::default(),
+            authz: Authz::default(),
+            admin: Admin::default(),
+            audit: Audit::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { url: StoreUrl::Sqlite(state_folder().join("sluicegate.db")) }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { threads: 0, forwarding: Forwarding::Auto, pipe_bytes: 256 * 1024, pipes: 512, buffers: 1024 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sessions: 8_000, sessions_per_principal: 4_000, sessions_per_device: 1_000 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            idle: Duration::from_secs(3600),
+            half_closed: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+            keepalive: Duration::from_secs(60),
+            user_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Vpn {
+    /// Loopback is allowed for the embedded default alone; a file that has a `[vpn]` section, or none,
+    /// starts from an empty list. [`Config::from_file`] sees to that.
+    fn default() -> Self {
+        Self { allow: Vec::new(), interface: None, node: None }
+    }
+}
+
+impl Vpn {
+    /// What the embedded default and the demo allow.
+    pub fn loopback() -> Self {
+        let v4 = IpNet::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8).expect("8 is a valid prefix");
+        let v6 = IpNet::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128).expect("128 is a valid prefix");
+        Self { allow: vec![v4, v6], interface: None, node: None }
+    }
+}
+
+impl Default for Authz {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_millis(100),
+            reconcile: Duration::from_secs(3600),
+            max_stale: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+fn default_suffixes() -> Vec<String> {
+    ["balena", "vpn", "resin"].map(String::from).to_vec()
+}

@@ -1,0 +1,1 @@
+//! Keeps the snapshot in force in step with the store.

@@ -1,0 +1,28 @@
+//! A relay node for device tunnels.
+//!
+//! A client opens an authenticated HTTP CONNECT to `<device uuid>.balena:<port>`; the node decides in
+//! memory whether it may, dials the device's VPN-side address, and moves bytes both ways.
+//!
+//! A module imports only from those below it in this list.
+
+pub mod cli;
+
+pub mod node;
+
+pub mod admin;
+
+pub mod control;
+
+pub mod engine;
+
+pub mod store;
+
+pub mod telemetry;
+
+pub mod authz;
+
+pub mod wire;
+
+pub mod config;
+
+pub mod sys;

@@ -1,0 +1,67 @@
+//! Counters with one writer and any number of readers: an engine thread adds, a scrape sums.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+/// A count that one thread alone writes, so that adding needs no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only the owning thread may call this; a second writer would lose counts.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one engine thread counts. Padded so that two threads never write the same cache line.
+#[derive(Debug, Default)]
+pub struct EngineCounters {
+    pub hot: CachePadded<HotCounters>,
+    pub sessions: CachePadded<SessionCounters>,
+}
+
+/// Written in every turn.
+#[derive(Debug, Default)]
+pub struct HotCounters {
+    pub turns: Counter,
+    /// Client to device.
+    pub bytes_up_copied: Counter,
+    pub bytes_up_spliced: Counter,
+    /// Device to client.
+    pub bytes_down_copied: Counter,
+    pub bytes_down_spliced: Counter,
+    /// Directions that went from copying to splicing.
+    pub promotions: Counter,
+    /// Receives that found no free buffer and had to wait for one.
+    pub buffers_exhausted: Counter,
+    /// Directions that wanted a pipe and kept copying because every pipe was in use.
+    pub pipes_exhausted: Counter,
+}
+
+/// Written once or twice in a session's life.
+#[derive(Debug, Default)]
+pub struct SessionCounters {
+    pub accepted: Counter,
+    pub refused: Counter,
+    pub undecided: Counter,
+    pub tunnels_opened: Counter,
+    pub tunnels_closed: Counter,
+    /// Sessions that exist now, from accept to close.
+    pub active: Counter,
+    /// Times that accept stopped because descriptors or memory had run out.
+    pub accept_pauses: Counter,
+    /// Connections closed with no reply because not even a refusal had room.
+    pub accept_dropped: Counter,
+    /// Audit events that found their queue full.
+    pub audit_dropped: Counter,
+}
