@@ -1,8 +1,16 @@
-//! The head of a CONNECT request.
+//! The head of a CONNECT request: which device and port, and with which token.
+//!
+//! Says nothing about whether the device exists or the token is worth anything; that is a decision.
+//! Where a head is wrong, the same error comes out however its bytes arrive: each is judged at the first
+//! byte that settles it, and more bytes never change it.
 
 use std::fmt;
 
-use super::HttpVersion;
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::{HttpVersion, Reply};
 
 /// A longer head is refused with 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -46,12 +54,334 @@ pub enum HeadError {
     Malformed { version: HttpVersion, detail: &'static str },
     #[error("the method is not CONNECT")]
     Method { version: HttpVersion },
-    #[error("the head is longer than {HEAD_BYTES_MAX} bytes")]
+    #[error("the head is longer than {HEAD_BYTES_MAX} bytes or has more than {HEADERS_MAX} headers")]
     TooLarge { version: HttpVersion },
 }
 
-/// `Ok(None)` while the head is not complete yet; an error as soon as it cannot become valid any more.
+impl HeadError {
+    pub const fn reply(self) -> Reply {
+        match self {
+            Self::Malformed { .. } => Reply::Malformed,
+            Self::Method { .. } => Reply::Method,
+            Self::TooLarge { .. } => Reply::HeadTooLarge,
+        }
+    }
+
+    /// Which version the reply speaks.
+    pub const fn version(self) -> HttpVersion {
+        match self {
+            Self::Malformed { version, .. } | Self::Method { version } | Self::TooLarge { version } => {
+                version
+            }
+        }
+    }
+}
+
+/// `Ok(None)` while the head is not complete yet; an error as soon as its method, target, or a byte that
+/// no head may hold shows that it cannot become valid. What credentials it carries is judged at its end.
+///
+/// Parses from the first byte each time. A client that sends byte by byte makes that quadratic, which
+/// [`HEAD_BYTES_MAX`] bounds.
 pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<ConnectHead<'a>>, HeadError> {
-    let _ = (bytes, suffixes);
-    todo!()
+    let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    // Bytes after the head are the device's and may have any value, so what stands before a bad byte
+    // comes first.
+    let bad_byte = window.iter().position(|&byte| byte == 0 || !byte.is_ascii());
+    let text = &window[..bad_byte.unwrap_or(window.len())];
+
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(text);
+    let version = match request.version {
+        Some(0) => HttpVersion::Http10,
+        _ => HttpVersion::Http11,
+    };
+    let malformed = |detail| HeadError::Malformed { version, detail };
+
+    // The version stands last in the request line: where it was read, so were the method and the target.
+    let target = match (request.version, request.method, request.path) {
+        (Some(_), Some("CONNECT"), Some(path)) => Some(parse_target(path, suffixes).map_err(malformed)?),
+        (Some(_), ..) => return Err(HeadError::Method { version }),
+        (None, ..) => None,
+    };
+    match parsed {
+        Ok(httparse::Status::Complete(len)) => {
+            let Target { uuid, port } = target.expect("a complete head has a request line");
+            let token = parse_token(request.headers).map_err(malformed)?;
+            Ok(Some(ConnectHead { version, uuid, port, token, len }))
+        }
+        Ok(httparse::Status::Partial) if bad_byte.is_some() => {
+            Err(malformed("the head holds a NUL or a byte that is not ASCII"))
+        }
+        Ok(httparse::Status::Partial) if window.len() == HEAD_BYTES_MAX => {
+            Err(HeadError::TooLarge { version })
+        }
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge { version }),
+        Err(error) => Err(malformed(match error {
+            httparse::Error::Version => "the request is not HTTP/1.0 or HTTP/1.1",
+            httparse::Error::HeaderName => "a header's name holds a byte that it may not",
+            httparse::Error::HeaderValue => "a header's value holds a byte that it may not",
+            httparse::Error::NewLine => "a line does not end in CR LF",
+            _ => "the request line is not that of an HTTP request",
+        })),
+    }
+}
+
+/// What a CONNECT names.
+struct Target<'a> {
+    uuid: &'a str,
+    port: u16,
+}
+
+/// Reads `<uuid>[.<suffix>][:port]`. How long a uuid is, is for the decision to judge.
+fn parse_target<'a>(text: &'a str, suffixes: &[String]) -> Result<Target<'a>, &'static str> {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, parse_port(port).ok_or("the target's port is not one of 1 to 65535")?),
+        None => (text, PORT_DEFAULT),
+    };
+    let uuid = match host.split_once('.') {
+        Some((uuid, suffix)) if suffixes.iter().any(|known| known.eq_ignore_ascii_case(suffix)) => uuid,
+        Some(_) => return Err("the target's suffix is not one of `listen.suffixes`"),
+        None => host,
+    };
+    if uuid.is_empty() || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("the target does not name a device by hex digits");
+    }
+    Ok(Target { uuid, port })
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    // `parse` alone would take a plus sign.
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|&port| port != 0)
+}
+
+/// The token of the one `Proxy-Authorization`; `None` where there is none or it cannot be used.
+fn parse_token(headers: &[httparse::Header<'_>]) -> Result<Option<Token>, &'static str> {
+    let mut credentials = headers.iter().filter(|h| h.name.eq_ignore_ascii_case("Proxy-Authorization"));
+    let first = credentials.next();
+    if credentials.next().is_some() {
+        return Err("the head has more than one Proxy-Authorization");
+    }
+    Ok(first.and_then(|header| token_of(header.value)))
+}
+
+fn token_of(credentials: &[u8]) -> Option<Token> {
+    let scheme_end = credentials.iter().position(|byte| matches!(byte, b' ' | b'\t'))?;
+    let (scheme, secret) = credentials.split_at(scheme_end);
+    let secret = secret.trim_ascii();
+    let token = if scheme.eq_ignore_ascii_case(b"Basic") {
+        let decoded = BASE64.decode(secret).ok()?;
+        match decoded.iter().position(|&byte| byte == b':') {
+            Some(colon) => decoded[colon + 1..].to_vec(),
+            None => decoded,
+        }
+    } else if scheme.eq_ignore_ascii_case(b"Bearer") {
+        secret.to_vec()
+    } else {
+        return None;
+    };
+    (!token.is_empty()).then(|| Token::new(token))
+}
+
+/// Clients are known to leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Where the target names no port.
+const PORT_DEFAULT: u16 = 80;
+
+/// Clients send between one and ten. The table for it stands on an engine's stack: 2 KiB.
+const HEADERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "0123456789abcdef0123456789ABCDEF";
+
+    fn suffixes() -> Vec<String> {
+        ["balena", "vpn", "resin"].map(String::from).to_vec()
+    }
+
+    fn parse(head: &str) -> Result<Option<ConnectHead<'_>>, HeadError> {
+        parse_head(head.as_bytes(), &suffixes())
+    }
+
+    fn complete(head: &str) -> ConnectHead<'_> {
+        parse(head).unwrap().unwrap_or_else(|| panic!("{head:?} is complete"))
+    }
+
+    fn token_in(header: &str) -> Option<Vec<u8>> {
+        let head = format!("CONNECT {UUID}.balena:22 HTTP/1.1\r\n{header}\r\n\r\n");
+        complete(&head).token.map(|token| token.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn the_head_that_the_balena_cli_sends_is_understood() {
+        let head = format!(
+            "CONNECT {UUID}.balena:22222 HTTP/1.0\r\nProxy-Authorization: Basic dXNlcjp0b2tlbg==\r\n\r\n"
+        );
+        let sent = format!("{head}SSH-2.0-client\r\n\0\u{ff}");
+        let expected = ConnectHead {
+            version: HttpVersion::Http10,
+            uuid: UUID,
+            port: 22222,
+            token: Some(Token::new(b"token".to_vec())),
+            len: head.len(),
+        };
+        assert_eq!(complete(&sent), expected);
+    }
+
+    #[test]
+    fn a_target_may_leave_out_its_suffix_and_its_port() {
+        for (target, port) in [
+            (UUID.to_string(), 80),
+            (format!("{UUID}:1"), 1),
+            (format!("{UUID}.VPN"), 80),
+            (format!("{UUID}.ReSiN:65535"), 65535),
+            (format!("{UUID}.balena:0022"), 22),
+        ] {
+            let head = format!("CONNECT {target} HTTP/1.1\r\n\r\n");
+            let head = complete(&head);
+            assert_eq!((head.uuid, head.port, &head.token), (UUID, port, &None), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_of_an_impossible_length_is_left_to_the_decision() {
+        assert_eq!(complete("CONNECT ab.balena HTTP/1.1\r\n\r\n").uuid, "ab");
+    }
+
+    #[test]
+    fn a_target_that_is_not_a_device_is_malformed() {
+        for (target, expected) in [
+            ("ab.example", "suffix"),
+            ("ab.", "suffix"),
+            ("ab.balena.", "suffix"),
+            ("ab.balena.balena", "suffix"),
+            ("example:22", "hex"),
+            (".balena:22", "hex"),
+            (":22", "hex"),
+            ("/", "hex"),
+            ("http://ab.balena/", "port"),
+            ("ab.balena:", "port"),
+            ("ab.balena:0", "port"),
+            ("ab.balena:65536", "port"),
+            ("ab.balena:+22", "port"),
+            ("ab.balena:-1", "port"),
+            ("ab.balena:22:22", "port"),
+            ("[::1]:22", "port"),
+        ] {
+            let head = format!("CONNECT {target} HTTP/1.0\r\n");
+            let Err(HeadError::Malformed { version: HttpVersion::Http10, detail }) = parse(&head) else {
+                panic!("{target}: {:?}", parse(&head));
+            };
+            assert!(detail.contains(expected), "{target}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_basic_token_is_what_follows_the_first_colon() {
+        let basic = |text: &str| token_in(&format!("Proxy-Authorization: Basic {}", BASE64.encode(text)));
+        assert_eq!(basic("user:token"), Some(b"token".to_vec()));
+        assert_eq!(basic("user:to:ken"), Some(b"to:ken".to_vec()));
+        assert_eq!(basic(":token"), Some(b"token".to_vec()));
+        assert_eq!(basic("token"), Some(b"token".to_vec()));
+        assert_eq!(basic("user:"), None);
+    }
+
+    #[test]
+    fn schemes_and_header_names_have_no_case() {
+        assert_eq!(token_in("PROXY-authorization:bEARER  token "), Some(b"token".to_vec()));
+        assert_eq!(token_in("proxy-authorization: BASIC dXNlcjp0b2tlbg"), Some(b"token".to_vec()));
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_used_count_as_none() {
+        for value in
+            ["", "Basic", "Basic ", "Basic %%%%", "Basic dXNlcjo=", "Bearer", "Bearer \t", "Digest x"]
+        {
+            assert_eq!(token_in(&format!("Proxy-Authorization: {value}")), None, "{value}");
+        }
+        assert_eq!(token_in("Authorization: Bearer token"), None);
+    }
+
+    #[test]
+    fn two_credentials_are_malformed_rather_than_chosen_between() {
+        let head = format!(
+            "CONNECT {UUID} HTTP/1.1\r\nProxy-Authorization: Bearer a\r\nproxy-authorization: Bearer a\r\n\r\n"
+        );
+        let detail = "the head has more than one Proxy-Authorization";
+        assert_eq!(parse(&head), Err(HeadError::Malformed { version: HttpVersion::Http11, detail }));
+    }
+
+    #[test]
+    fn another_method_is_told_by_the_request_line_alone() {
+        for method in ["GET", "POST", "connect", "CONNECTX", "OPTIONS"] {
+            let head = format!("{method} / HTTP/1.0\r\n");
+            assert_eq!(parse(&head), Err(HeadError::Method { version: HttpVersion::Http10 }), "{method}");
+        }
+        assert_eq!(parse("GET / HTT"), Ok(None));
+    }
+
+    #[test]
+    fn other_protocols_are_malformed_at_their_first_bytes() {
+        for bytes in
+            [&b"\x16\x03\x01"[..], b"PRI * HTTP/2", b"SSH-2.0-OpenSSH_9.2p1\r", b"\x05\x01\x00", b"\x00"]
+        {
+            let error = parse_head(bytes, &suffixes()).unwrap_err();
+            assert_eq!(
+                (error.reply(), error.version()),
+                (Reply::Malformed, HttpVersion::Http11),
+                "{bytes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_nul_or_a_non_ascii_byte_is_refused_where_it_stands() {
+        for bad in [0, 0x80, 0xff] {
+            for place in ["CONNECT ab", "CONNECT ab HTTP/1.1\r\nX", "CONNECT ab HTTP/1.1\r\nX: y"] {
+                let mut head = place.as_bytes().to_vec();
+                assert_eq!(parse_head(&head, &suffixes()), Ok(None), "{place}");
+                head.push(bad);
+                let error = parse_head(&head, &suffixes()).unwrap_err();
+                assert_eq!(error.reply(), Reply::Malformed, "{place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_may_fill_the_limit_and_not_pass_it() {
+        let head_of = |len: usize| {
+            let start = format!("CONNECT {UUID} HTTP/1.0\r\nX: ");
+            let filler = "x".repeat(len - start.len() - 4);
+            format!("{start}{filler}\r\n\r\n")
+        };
+        assert_eq!(complete(&head_of(HEAD_BYTES_MAX)).len, HEAD_BYTES_MAX);
+        let too_large = Err(HeadError::TooLarge { version: HttpVersion::Http10 });
+        assert_eq!(parse(&head_of(HEAD_BYTES_MAX + 1)), too_large);
+        assert_eq!(parse(&head_of(HEAD_BYTES_MAX + 1)[..HEAD_BYTES_MAX]), too_large);
+        assert_eq!(parse(&head_of(HEAD_BYTES_MAX + 1)[..HEAD_BYTES_MAX - 1]), Ok(None));
+    }
+
+    #[test]
+    fn a_head_with_too_many_headers_is_too_large() {
+        let head_of = |headers| format!("CONNECT {UUID} HTTP/1.0\r\n{}\r\n", "X: y\r\n".repeat(headers));
+        assert!(complete(&head_of(HEADERS_MAX)).token.is_none());
+        let too_large = Err(HeadError::TooLarge { version: HttpVersion::Http10 });
+        assert_eq!(parse(&head_of(HEADERS_MAX + 1)), too_large);
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let head = format!("CONNECT {UUID} HTTP/1.1\r\nProxy-Authorization: Bearer hunter2\r\n\r\n");
+        assert!(!format!("{:?}", complete(&head)).contains("hunter2"));
+    }
 }

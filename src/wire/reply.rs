@@ -1,5 +1,8 @@
 //! Every reply that a client can get, each as the bytes of one write.
 
+use std::fmt::Write;
+use std::sync::LazyLock;
+
 /// Which version the status line names: that of the request, 1.1 where it could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum HttpVersion {
@@ -30,6 +33,7 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// In the order of declaration, which [`Reply::bytes`] relies on.
     pub const ALL: [Self; 16] = [
         Self::Established,
         Self::Malformed,
@@ -50,22 +54,190 @@ impl Reply {
     ];
 
     pub const fn status(self) -> u16 {
-        todo!()
+        match self {
+            Self::Established => 200,
+            Self::Malformed => 400,
+            Self::NotPermitted => 403,
+            Self::Method => 405,
+            Self::Credentials => 407,
+            Self::HeadTimeout => 408,
+            Self::Limit => 429,
+            Self::HeadTooLarge => 431,
+            Self::DeviceAddress | Self::DevicePortClosed | Self::DeviceUnreachable => 502,
+            Self::DeviceOffline | Self::Undecided | Self::Draining => 503,
+            Self::DeviceTimeout => 504,
+            Self::Loop => 508,
+        }
     }
 
     /// The reason phrase; `balena` shows it to a person as it is.
     pub const fn reason(self) -> &'static str {
-        todo!()
+        match self {
+            Self::Established => "Connection Established",
+            Self::Malformed => "Bad Request",
+            Self::NotPermitted => "Tunnel Not Permitted",
+            Self::Method => "Method Not Allowed",
+            Self::Credentials => "Proxy Authentication Required",
+            Self::HeadTimeout => "Request Timeout",
+            Self::Limit => "Too Many Sessions",
+            Self::HeadTooLarge => "Request Header Fields Too Large",
+            Self::DeviceAddress => "Device Address Not Allowed",
+            Self::DevicePortClosed => "Device Port Closed",
+            Self::DeviceUnreachable => "Device Unreachable",
+            Self::DeviceOffline => "Device Offline",
+            Self::Undecided => "Authorization Unavailable",
+            Self::Draining => "Relay Draining",
+            Self::DeviceTimeout => "Device Timed Out",
+            Self::Loop => "Loop Detected",
+        }
     }
 
     /// What `Sluicegate-Reason` says; `None` for the one reply that is no refusal.
     pub const fn slug(self) -> Option<&'static str> {
-        todo!()
+        Some(match self {
+            Self::Established => return None,
+            Self::Malformed => "malformed",
+            Self::NotPermitted => "not-permitted",
+            Self::Method => "method",
+            Self::Credentials => "credentials",
+            Self::HeadTimeout => "head-timeout",
+            Self::Limit => "limit",
+            Self::HeadTooLarge => "head-too-large",
+            Self::DeviceAddress => "device-address",
+            Self::DevicePortClosed => "device-port-closed",
+            Self::DeviceUnreachable => "device-unreachable",
+            Self::DeviceOffline => "device-offline",
+            Self::Undecided => "undecided",
+            Self::Draining => "draining",
+            Self::DeviceTimeout => "device-timeout",
+            Self::Loop => "loop",
+        })
     }
 
     /// The whole reply, rendered once per process.
     pub fn bytes(self, version: HttpVersion) -> &'static [u8] {
-        let _ = version;
-        todo!()
+        &RENDERED[self as usize][version as usize]
+    }
+
+    /// Header lines that this reply alone carries.
+    const fn own_headers(self) -> &'static str {
+        match self {
+            // RFC 9110 wants one with every 405, and one challenge per scheme with every 407.
+            Self::Method => "Allow: CONNECT\r\n",
+            Self::Credentials => {
+                "Proxy-Authenticate: Basic realm=\"sluicegate\"\r\n\
+                 Proxy-Authenticate: Bearer realm=\"sluicegate\"\r\n"
+            }
+            Self::Undecided | Self::Draining => RETRY_AFTER,
+            _ => "",
+        }
+    }
+
+    fn render(self, version: HttpVersion) -> Box<[u8]> {
+        let version = match version {
+            HttpVersion::Http10 => "HTTP/1.0",
+            HttpVersion::Http11 => "HTTP/1.1",
+        };
+        let mut text = format!("{version} {} {}\r\n", self.status(), self.reason());
+        // A 200 carries no header at all: what follows its empty line is the device's, and a
+        // Content-Length would make some clients look for a body there.
+        if let Some(slug) = self.slug() {
+            write!(
+                text,
+                "Sluicegate-Reason: {slug}\r\n{}Content-Length: 0\r\nConnection: close\r\n",
+                self.own_headers()
+            )
+            .expect("writing to a string cannot fail");
+        }
+        text.push_str("\r\n");
+        text.into_bytes().into()
+    }
+}
+
+/// By reply and version.
+static RENDERED: LazyLock<[[Box<[u8]>; 2]; Reply::ALL.len()]> = LazyLock::new(|| {
+    Reply::ALL.map(|reply| [HttpVersion::Http10, HttpVersion::Http11].map(|v| reply.render(v)))
+});
+
+/// Seconds: long enough for a store to come back or another node to take over, short enough for a
+/// person who waits.
+const RETRY_AFTER: &str = "Retry-After: 5\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_tunnel_is_told_in_a_bare_status_line() {
+        assert_eq!(
+            Reply::Established.bytes(HttpVersion::Http10),
+            b"HTTP/1.0 200 Connection Established\r\n\r\n"
+        );
+        assert_eq!(
+            Reply::Established.bytes(HttpVersion::Http11),
+            b"HTTP/1.1 200 Connection Established\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_missing_credential_is_told_with_both_challenges() {
+        let text = std::str::from_utf8(Reply::Credentials.bytes(HttpVersion::Http11)).unwrap();
+        insta::assert_snapshot!(text.replace("\r\n", "\n"), @r#"
+        HTTP/1.1 407 Proxy Authentication Required
+        Sluicegate-Reason: credentials
+        Proxy-Authenticate: Basic realm="sluicegate"
+        Proxy-Authenticate: Bearer realm="sluicegate"
+        Content-Length: 0
+        Connection: close
+        "#);
+    }
+
+    /// The table that clients and the README rely on, as a client reads it off the wire.
+    #[test]
+    fn every_reply_says_what_the_protocol_promises() {
+        let table = [
+            (Reply::Established, "200 Connection Established", ""),
+            (Reply::Malformed, "400 Bad Request", "malformed"),
+            (Reply::NotPermitted, "403 Tunnel Not Permitted", "not-permitted"),
+            (Reply::Method, "405 Method Not Allowed", "method"),
+            (Reply::Credentials, "407 Proxy Authentication Required", "credentials"),
+            (Reply::HeadTimeout, "408 Request Timeout", "head-timeout"),
+            (Reply::Limit, "429 Too Many Sessions", "limit"),
+            (Reply::HeadTooLarge, "431 Request Header Fields Too Large", "head-too-large"),
+            (Reply::DeviceAddress, "502 Device Address Not Allowed", "device-address"),
+            (Reply::DevicePortClosed, "502 Device Port Closed", "device-port-closed"),
+            (Reply::DeviceUnreachable, "502 Device Unreachable", "device-unreachable"),
+            (Reply::DeviceOffline, "503 Device Offline", "device-offline"),
+            (Reply::Undecided, "503 Authorization Unavailable", "undecided"),
+            (Reply::Draining, "503 Relay Draining", "draining"),
+            (Reply::DeviceTimeout, "504 Device Timed Out", "device-timeout"),
+            (Reply::Loop, "508 Loop Detected", "loop"),
+        ];
+        assert_eq!(table.map(|(reply, ..)| reply), Reply::ALL);
+        for (reply, status_line, slug) in table {
+            for (version, name) in [(HttpVersion::Http10, "HTTP/1.0"), (HttpVersion::Http11, "HTTP/1.1")] {
+                let bytes = reply.bytes(version);
+                let mut headers = [httparse::EMPTY_HEADER; 16];
+                let mut response = httparse::Response::new(&mut headers);
+                let parsed = response.parse(bytes).unwrap();
+                assert_eq!(parsed, httparse::Status::Complete(bytes.len()), "{reply:?} has no body");
+                assert!(bytes.starts_with(format!("{name} {status_line}\r\n").as_bytes()), "{reply:?}");
+                let header = |name: &str| {
+                    response
+                        .headers
+                        .iter()
+                        .find(|h| h.name == name)
+                        .map_or("", |h| std::str::from_utf8(h.value).unwrap())
+                };
+                assert_eq!(header("Sluicegate-Reason"), slug);
+                let retries = matches!(reply, Reply::Undecided | Reply::Draining);
+                assert_eq!(header("Retry-After"), if retries { "5" } else { "" }, "{reply:?}");
+                assert_eq!(header("Allow"), if reply == Reply::Method { "CONNECT" } else { "" });
+                if reply != Reply::Established {
+                    assert_eq!(header("Connection"), "close", "{reply:?}");
+                    assert_eq!(header("Content-Length"), "0", "{reply:?}");
+                }
+            }
+        }
     }
 }
