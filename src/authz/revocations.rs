@@ -1,30 +1,149 @@
 //! What has explicitly ended. Looked at before any snapshot, and never taken back while the node runs.
 
-use super::{Change, GrantId, KeyHash, PrincipalId};
+use super::table::{Row, Table};
+use super::{Change, CredentialId, GrantId, KeyHash, PrincipalId};
 
-/// An immutable set; adding makes a new one.
+/// An immutable set; adding makes a new one, which shares with the old one all but what was added.
+///
+/// A deletion that the store told of counts as a revocation: a snapshot that is older than it, kept by
+/// a hold or brought back by a rollback, must not revive what was deleted. So a token that was deleted
+/// and issued again with the same key stays refused, as does a principal or grant whose number the store
+/// uses again; stores must number without reuse.
 #[derive(Clone, Default)]
-pub struct Revocations {}
+pub struct Revocations {
+    credentials: Table<KeyHash>,
+    grants: Table<GrantId>,
+    principals: Table<PrincipalId>,
+}
 
 impl Revocations {
     /// The set with every revocation among `changes` added; `None` where there is none that is new.
     pub fn with(&self, changes: &[Change]) -> Option<Self> {
-        let _ = changes;
-        todo!()
+        let mut next = self.clone();
+        for change in changes {
+            next.add(change);
+        }
+        (next.len() > self.len()).then_some(next)
     }
 
     pub fn credential(&self, key: &KeyHash) -> bool {
-        let _ = key;
-        todo!()
+        self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
     }
 
     pub fn grant(&self, grant: GrantId) -> bool {
-        let _ = grant;
-        todo!()
+        self.grants.rows(grant).next().is_some()
     }
 
     pub fn principal(&self, principal: PrincipalId) -> bool {
-        let _ = principal;
-        todo!()
+        self.principals.rows(principal).next().is_some()
+    }
+
+    fn add(&mut self, change: &Change) {
+        match change {
+            Change::Credential(credential) if credential.revoked => self.add_credential(credential.key),
+            Change::CredentialGone(key) => self.add_credential(*key),
+            Change::Grant(grant) if grant.revoked => self.add_grant(grant.id),
+            Change::GrantGone(id) => self.add_grant(*id),
+            Change::PrincipalGone(id) => {
+                if !self.principal(*id) {
+                    self.principals.put(*id, |_| false);
+                }
+            }
+            // A device holds no right. Without its row nothing leads to it.
+            Change::Credential(_) | Change::Grant(_) | Change::Device(_) | Change::DeviceGone(_) => {}
+        }
+    }
+
+    fn add_credential(&mut self, key: KeyHash) {
+        if !self.credential(&key) {
+            self.credentials.put(key, |_| false);
+        }
+    }
+
+    fn add_grant(&mut self, id: GrantId) {
+        if !self.grant(id) {
+            self.grants.put(id, |_| false);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.credentials.len() + self.grants.len() + self.principals.len()
+    }
+}
+
+impl Row for KeyHash {
+    type Key = CredentialId;
+
+    fn key(&self) -> CredentialId {
+        self.credential_id()
+    }
+}
+
+impl Row for GrantId {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        *self
+    }
+}
+
+impl Row for PrincipalId {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        *self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Credential, DeviceId, Grant, PortRange, Scope};
+
+    const PRINCIPAL: PrincipalId = PrincipalId(1);
+
+    fn credential(token: &[u8], revoked: bool) -> Change {
+        let key = KeyHash::of_token(token);
+        Change::Credential(Credential { key, principal: PRINCIPAL, expires_at: None, revoked })
+    }
+
+    fn grant(id: i64, revoked: bool) -> Change {
+        let (id, ports) = (GrantId(id), PortRange::ANY);
+        Change::Grant(Grant { id, principal: PRINCIPAL, scope: Scope::Any, ports, expires_at: None, revoked })
+    }
+
+    #[test]
+    fn every_kind_of_end_is_a_revocation_and_nothing_else_is() {
+        let none = Revocations::default();
+        let changes = [
+            credential(b"revoked", true),
+            credential(b"live", false),
+            Change::CredentialGone(KeyHash::of_token(b"gone")),
+            grant(1, true),
+            grant(2, false),
+            Change::GrantGone(GrantId(3)),
+            Change::PrincipalGone(PrincipalId(4)),
+            Change::DeviceGone(DeviceId(5)),
+        ];
+        let some = none.with(&changes).unwrap();
+        let credentials = [&b"revoked"[..], b"live", b"gone"].map(|t| some.credential(&KeyHash::of_token(t)));
+        assert_eq!(credentials, [true, false, true]);
+        assert_eq!([1, 2, 3, 4, 5].map(|id| some.grant(GrantId(id))), [true, false, true, false, false]);
+        assert_eq!([1, 3, 4, 5].map(|id| some.principal(PrincipalId(id))), [false, false, true, false]);
+        assert!(!none.grant(GrantId(1)), "the set that was added to is as it was");
+    }
+
+    #[test]
+    fn nothing_new_makes_no_new_set() {
+        let set = Revocations::default().with(&[grant(1, true), credential(b"t", true)]).unwrap();
+        assert!(set.with(&[grant(1, true), Change::GrantGone(GrantId(1)), credential(b"t", true)]).is_none());
+        assert!(set.with(&[grant(2, false)]).is_none());
+    }
+
+    #[test]
+    fn what_was_revoked_is_not_taken_back_by_a_row_that_says_otherwise() {
+        let set = Revocations::default().with(&[credential(b"t", true), grant(1, true)]).unwrap();
+        let more = set.with(&[credential(b"t", false), grant(1, false), grant(2, true)]).unwrap();
+        assert!(more.credential(&KeyHash::of_token(b"t")) && more.grant(GrantId(1)));
     }
 }
