@@ -1,4 +1,10 @@
 //! Everything that talks to the kernel below what std offers, and all unsafe code of this project.
 #![allow(unsafe_code)]
 
+pub mod buffers;
+pub mod cpu;
+pub mod pipe;
+pub mod ring;
 pub mod root;
+pub mod socket;
+pub mod wake;

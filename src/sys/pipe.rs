@@ -1,0 +1,105 @@
+//! Kernel pipes as conveyors between two sockets, and the splices that fill and empty them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+
+/// A non-blocking pipe that knows how many bytes it holds.
+#[derive(Debug)]
+pub struct Pipe {
+    read_end: OwnedFd,
+    write_end: OwnedFd,
+    capacity_bytes: usize,
+    held_bytes: usize,
+}
+
+impl Pipe {
+    /// A pipe of about `bytes` capacity. Where the kernel will not give that much (the user's
+    /// `fs.pipe-user-pages-soft` is used up), the pipe is smaller, never absent for that reason.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        let (read_end, write_end) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+        let capacity = match fcntl(&write_end, FcntlArg::F_SETPIPE_SZ(wanted)) {
+            Ok(capacity) => capacity,
+            Err(_) => fcntl(&write_end, FcntlArg::F_GETPIPE_SZ)?,
+        };
+        let capacity_bytes = usize::try_from(capacity).unwrap_or(4096);
+        Ok(Self { read_end, write_end, capacity_bytes, held_bytes: 0 })
+    }
+
+    pub fn capacity_bytes(&self) -> usize {
+        self.capacity_bytes
+    }
+
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.held_bytes == 0
+    }
+
+    /// Moves what the socket has into the pipe: `Ok(0)` at its end, `WouldBlock` where it has nothing
+    /// or the pipe is full.
+    pub fn fill_from(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let moved = splice(socket, None, &self.write_end, None, self.capacity_bytes, FLAGS)?;
+        self.held_bytes += moved;
+        Ok(moved)
+    }
+
+    /// Moves what the pipe holds into the socket; `WouldBlock` where the socket has no room.
+    pub fn drain_into(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let moved = splice(&self.read_end, None, socket, None, self.held_bytes, FLAGS)?;
+        self.held_bytes -= moved;
+        Ok(moved)
+    }
+
+    /// For the ring's own splice operation: where it writes, where it reads, and [`Pipe::note_filled`]
+    /// and [`Pipe::note_drained`] for what it moved.
+    pub fn write_end(&self) -> BorrowedFd<'_> {
+        self.write_end.as_fd()
+    }
+
+    pub fn read_end(&self) -> BorrowedFd<'_> {
+        self.read_end.as_fd()
+    }
+
+    pub fn note_filled(&mut self, bytes: usize) {
+        self.held_bytes += bytes;
+    }
+
+    pub fn note_drained(&mut self, bytes: usize) {
+        self.held_bytes -= bytes;
+    }
+}
+
+const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlags::SPLICE_F_NONBLOCK);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn bytes_pass_through_and_are_counted() {
+        let (mut source, inlet) = UnixStream::pair().unwrap();
+        let (outlet, mut sink) = UnixStream::pair().unwrap();
+        inlet.set_nonblocking(true).unwrap();
+        let mut pipe = Pipe::new(64 * 1024).unwrap();
+        assert_eq!(pipe.fill_from(inlet.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        source.write_all(b"water").unwrap();
+        assert_eq!(pipe.fill_from(inlet.as_fd()).unwrap(), 5);
+        assert!(!pipe.is_clean());
+        assert_eq!(pipe.drain_into(outlet.as_fd()).unwrap(), 5);
+        assert!(pipe.is_clean());
+        let mut seen = [0; 5];
+        sink.read_exact(&mut seen).unwrap();
+        assert_eq!(&seen, b"water");
+        drop(source);
+        assert_eq!(pipe.fill_from(inlet.as_fd()).unwrap(), 0);
+    }
+}

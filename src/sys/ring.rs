@@ -1,0 +1,329 @@
+//! One thread's io_uring: probed when it is made, fed with typed operations, emptied in batches.
+//!
+//! Unsafe because the kernel reads what a submitted entry points to. The only operation that points to
+//! our memory is connect; its address is kept here until the kernel has copied it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use socket2::SockAddr;
+
+use super::buffers::BufferId;
+
+/// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
+/// submits keeps count of what is in flight.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
+    /// Every connection that arrives, until it fails.
+    AcceptMultishot {
+        listener: BorrowedFd<'a>,
+    },
+    /// What arrives next, into a buffer of the thread's ring.
+    Receive {
+        socket: BorrowedFd<'a>,
+    },
+    /// All that arrives, each piece into a buffer of the thread's ring, until it fails or is cancelled.
+    ReceiveMultishot {
+        socket: BorrowedFd<'a>,
+    },
+    Connect {
+        socket: BorrowedFd<'a>,
+        address: SocketAddr,
+    },
+    /// Once, when there is something to read, an end or an error.
+    PollReadable {
+        fd: BorrowedFd<'a>,
+    },
+    /// Once, when there is room to write, or an error.
+    PollWritable {
+        fd: BorrowedFd<'a>,
+    },
+    /// Once, when the connection fails or both directions are shut.
+    PollHangup {
+        fd: BorrowedFd<'a>,
+    },
+    /// Again and again, when there is something to read.
+    PollReadableMultishot {
+        fd: BorrowedFd<'a>,
+    },
+    /// Moves bytes between a socket and a pipe, on a worker thread of the kernel's.
+    Splice {
+        from: BorrowedFd<'a>,
+        to: BorrowedFd<'a>,
+        bytes: u32,
+    },
+    /// Ends the operation that was submitted under this token.
+    Cancel {
+        token: u64,
+    },
+}
+
+/// What became of an operation.
+#[derive(Debug)]
+pub struct Completion {
+    pub token: u64,
+    /// The operation's return value, negative for an errno.
+    pub result: i32,
+    /// Whether a multishot operation goes on.
+    pub more: bool,
+    /// The buffer that a receive filled.
+    pub buffer: Option<BufferId>,
+    /// The connection that an accept brought.
+    pub accepted: Option<OwnedFd>,
+}
+
+/// How long [`Ring::turn`] may wait for a first completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    No,
+    Until(Duration),
+    Forever,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    #[error(
+        "io_uring is disabled on this machine or for this process; `sysctl -w kernel.io_uring_disabled=0` \
+         enables it, and a container's seccomp profile must allow io_uring_setup"
+    )]
+    Disabled,
+    #[error("this kernel lacks {feature}; sluicegate needs Linux 6.1 or later")]
+    Unsupported { feature: &'static str },
+    #[error("no memory for an io_uring; raise the memlock limit (`ulimit -l`, LimitMEMLOCK=) or free memory")]
+    Memory,
+    #[error("too few file descriptors for an io_uring; raise the limit (`ulimit -n`, LimitNOFILE=)")]
+    Descriptors,
+    #[error("io_uring cannot be set up: {0}")]
+    Setup(io::Error),
+}
+
+pub struct Ring {
+    ring: IoUring,
+    /// Entries that found the submission queue full; they go first at the next turn. Bounded by the
+    /// operations that sessions can have in flight.
+    backlog: VecDeque<squeue::Entry>,
+    /// Addresses of connects that the kernel has not been handed yet. Boxed, so that they stay where they
+    /// are while the list grows.
+    #[allow(clippy::vec_box)]
+    addresses: Vec<Box<SockAddr>>,
+    /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
+    accept_tokens: Vec<u64>,
+}
+
+impl Ring {
+    /// A ring for the calling thread alone.
+    ///
+    /// Completions that find the completion queue full are kept by the kernel (`IORING_FEAT_NODROP`), so
+    /// `COMPLETIONS` bounds speed, not correctness.
+    pub fn new() -> Result<Self, RingError> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .map_err(setup_error)?;
+        let mut probe = Probe::new();
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(|_| RingError::Unsupported { feature: "the io_uring probe" })?;
+        for (code, feature) in NEEDED {
+            if !probe.is_supported(code) {
+                return Err(RingError::Unsupported { feature });
+            }
+        }
+        if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
+            return Err(RingError::Unsupported { feature: "stable submission" });
+        }
+        Ok(Self { ring, backlog: VecDeque::new(), addresses: Vec::new(), accept_tokens: Vec::new() })
+    }
+
+    /// Queues `operation`; the next turn submits it.
+    pub fn push(&mut self, token: u64, operation: Operation<'_>) {
+        if matches!(operation, Operation::AcceptMultishot { .. }) && !self.accept_tokens.contains(&token) {
+            self.accept_tokens.push(token);
+        }
+        let entry = self.entry(operation).user_data(token);
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    /// Submits what was queued, waits as told for a first completion, and appends all there are to
+    /// `completions`.
+    pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                if !self.flush()? {
+                    break;
+                }
+            }
+        }
+        let wait = if self.backlog.is_empty() { wait } else { Wait::No };
+        let timespec = match wait {
+            Wait::Until(timeout) => Timespec::from(timeout),
+            Wait::No | Wait::Forever => Timespec::new(),
+        };
+        let arguments = match wait {
+            Wait::Until(_) => SubmitArgs::new().timespec(&timespec),
+            Wait::No | Wait::Forever => SubmitArgs::new(),
+        };
+        let want = usize::from(wait != Wait::No);
+        match self.ring.submitter().submit_with_args(want, &arguments) {
+            Ok(_) => {}
+            Err(error) if is_no_failure(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if self.ring.submission().is_empty() {
+            self.addresses.clear();
+        }
+        let accept_tokens = &self.accept_tokens;
+        completions.extend(self.ring.completion().map(|entry| {
+            Completion {
+                token: entry.user_data(),
+                result: entry.result(),
+                more: cqueue::more(entry.flags()),
+                buffer: cqueue::buffer_select(entry.flags()).map(BufferId),
+                accepted: (entry.result() >= 0 && accept_tokens.contains(&entry.user_data()))
+                    .then(|| adopt(entry.result())),
+            }
+        }));
+        Ok(())
+    }
+
+    pub(super) fn inner(&self) -> &IoUring {
+        &self.ring
+    }
+
+    /// Hands queued entries to the kernel without waiting; whether it took any.
+    fn flush(&mut self) -> io::Result<bool> {
+        match self.ring.submit() {
+            Ok(taken) => Ok(taken > 0),
+            Err(error) if is_no_failure(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: an entry points to no memory but the buffer group's, which its owner unregisters before
+        // it is freed, and a connect's address, which `addresses` keeps until the kernel has copied it
+        // (IORING_FEAT_SUBMIT_STABLE was checked). Descriptors are plain numbers to the kernel.
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    fn entry(&mut self, operation: Operation<'_>) -> squeue::Entry {
+        match operation {
+            Operation::AcceptMultishot { listener } => {
+                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC).build()
+            }
+            Operation::Receive { socket } => opcode::Recv::new(fd(socket), std::ptr::null_mut(), 0)
+                .buf_group(super::buffers::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+            Operation::ReceiveMultishot { socket } => {
+                opcode::RecvMulti::new(fd(socket), super::buffers::GROUP).build()
+            }
+            Operation::Connect { socket, address } => {
+                let address = Box::new(SockAddr::from(address));
+                let entry = opcode::Connect::new(fd(socket), address.as_ptr().cast(), address.len()).build();
+                self.addresses.push(address);
+                entry
+            }
+            Operation::PollReadable { fd: polled } => poll(polled, libc::POLLIN | libc::POLLRDHUP).build(),
+            Operation::PollWritable { fd: polled } => poll(polled, libc::POLLOUT).build(),
+            // Errors and hangups are always reported, so the mask may be empty.
+            Operation::PollHangup { fd: polled } => poll(polled, 0).build(),
+            Operation::PollReadableMultishot { fd: polled } => poll(polled, libc::POLLIN).multi(true).build(),
+            Operation::Splice { from, to, bytes } => {
+                opcode::Splice::new(fd(from), -1, fd(to), -1, bytes).flags(SPLICE_FLAGS).build()
+            }
+            Operation::Cancel { token } => opcode::AsyncCancel2::new(CancelBuilder::user_data(token)).build(),
+        }
+    }
+}
+
+/// Owns a descriptor that an accept of this ring has just made.
+fn adopt(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel opened this descriptor for the accept whose completion was just taken off the
+    // queue; a completion is taken once, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn fd(borrowed: BorrowedFd<'_>) -> Fd {
+    Fd(borrowed.as_raw_fd())
+}
+
+fn poll(polled: BorrowedFd<'_>, mask: libc::c_short) -> opcode::PollAdd {
+    opcode::PollAdd::new(fd(polled), mask as u32)
+}
+
+/// A wait that ended with nothing (ETIME), by a signal (EINTR), or because completions must be taken
+/// first (EBUSY, EAGAIN).
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+fn setup_error(error: io::Error) -> RingError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => RingError::Disabled,
+        Some(libc::EINVAL) => RingError::Unsupported { feature: "SINGLE_ISSUER and DEFER_TASKRUN rings" },
+        Some(libc::ENOMEM) => RingError::Memory,
+        Some(libc::EMFILE | libc::ENFILE) => RingError::Descriptors,
+        _ => RingError::Setup(error),
+    }
+}
+
+/// Operations that one turn can queue before it has to enter the kernel early.
+const SUBMISSIONS: u32 = 1024;
+
+/// Completions that the kernel can post before it has to allocate.
+const COMPLETIONS: u32 = 8192;
+
+const SPLICE_FLAGS: u32 = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
+
+/// What a session needs; all of it is in Linux 6.1.
+const NEEDED: [(u8, &str); 6] = [
+    (opcode::AcceptMulti::CODE, "io_uring accept"),
+    (opcode::RecvMulti::CODE, "io_uring receive"),
+    (opcode::Connect::CODE, "io_uring connect"),
+    (opcode::PollAdd::CODE, "io_uring poll"),
+    (opcode::AsyncCancel2::CODE, "io_uring cancel"),
+    (opcode::Splice::CODE, "io_uring splice"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_setup_names_its_remedy() {
+        let disabled = setup_error(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(disabled.contains("kernel.io_uring_disabled=0"), "{disabled}");
+        let old = setup_error(io::Error::from_raw_os_error(libc::EINVAL)).to_string();
+        assert!(old.contains("Linux 6.1"), "{old}");
+    }
+
+    #[test]
+    fn more_operations_than_the_queue_holds_all_complete() {
+        let mut ring = Ring::new().unwrap();
+        let wake = super::super::wake::Wake::new().unwrap();
+        wake.wake();
+        let count = u64::from(SUBMISSIONS) * 2 + 7;
+        for token in 0..count {
+            ring.push(token, Operation::PollReadable { fd: wake.as_fd() });
+        }
+        let mut completions = Vec::new();
+        while completions.len() < count as usize {
+            ring.turn(Wait::Until(Duration::from_secs(5)), &mut completions).unwrap();
+        }
+        let mut tokens: Vec<u64> = completions.iter().map(|completion| completion.token).collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, (0..count).collect::<Vec<_>>());
+    }
+}

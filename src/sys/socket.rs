@@ -1,0 +1,105 @@
+//! TCP sockets with the options that a relay wants, and the inline calls on them.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Silence before TCP probes the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keepalive(pub Duration);
+
+/// How long bytes or probes may stay unacknowledged before the connection fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserTimeout(pub Duration);
+
+/// What every connection of ours gets, on either side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionOptions {
+    pub keepalive: Keepalive,
+    pub user_timeout: UserTimeout,
+}
+
+/// Opens a listener of its own for the calling thread; the kernel spreads clients over all listeners of
+/// one address. Accepted sockets inherit `options`, so that accepting needs no call per option.
+pub fn listen(address: SocketAddr, options: ConnectionOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    options.apply(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Fails where somebody listens on `address` already. [`listen`] alone would not notice: it shares the
+/// address with any other process of the same user that does the same.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
+/// A non-blocking socket towards a device, bound to `interface` where one is named.
+pub fn open(to: SocketAddr, interface: Option<&str>, options: ConnectionOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    options.apply(&socket)?;
+    Ok(socket.into())
+}
+
+/// The address that a listener is bound to.
+pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    SockRef::from(socket).local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// The client's address; `None` where it is gone already.
+pub fn peer_address(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
+}
+
+/// Sends without waiting; `WouldBlock` where there is no room.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Sends a FIN once all bytes are out. A connection that is gone already needs none.
+pub fn shut_write(socket: &impl AsFd) {
+    let _gone_already = SockRef::from(socket).shutdown(Shutdown::Write);
+}
+
+/// Makes closing this socket send a reset instead of a FIN.
+pub fn reset_on_close(socket: &impl AsFd) {
+    let _gone_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+impl ConnectionOptions {
+    fn apply(self, socket: &Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        let interval = (self.keepalive.0 / 4).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new()
+            .with_time(self.keepalive.0.max(Duration::from_secs(1)))
+            .with_interval(interval)
+            .with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout.0))
+    }
+}
+
+/// Connections that wait for accept, per listener; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Unanswered probes before a connection counts as dead.
+const KEEPALIVE_PROBES: u32 = 4;
