@@ -1,26 +1,61 @@
 //! The data plane: one pinned thread per CPU, each with its own ring, listeners, sessions and timers.
 //!
-//! Decides from the shared [`Authority`](crate::authz::Authority) and never asks a store.
+//! Decides from the shared [`Authority`] and never asks a store.
 
+mod forward;
+mod kernel;
+mod limits;
+mod listener;
+mod session;
+mod sessions;
+mod shared;
+mod timers;
+mod token;
+mod worker;
+
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Sender, bounded};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::authz::Authority;
 use crate::config::Config;
+use crate::sys::cpu::{self, Cpu};
+use crate::sys::ring::RingError;
+use crate::sys::socket;
+use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
+use kernel::{RingKernel, connection_options};
+use limits::Limits;
+use shared::{Shared, ThreadShared};
+use worker::Worker;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("cannot listen on {address}: {source}; is another process there?")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {address}: {source}; is another process there, or is the address not ours?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("an engine thread cannot be started: {0}")]
+    Thread(io::Error),
 }
 
 /// The running engine threads.
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+    client_addresses: Vec<SocketAddr>,
+    threads: Vec<JoinHandle<()>>,
+}
 
 /// A way to command the engines from any thread. Cheap to clone.
 #[derive(Clone)]
-pub struct EngineHandle {}
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+}
 
 impl Engine {
     /// Binds every listener and starts the threads; returns once all of them accept.
@@ -29,47 +64,156 @@ impl Engine {
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
-        let _ = (config, authority, audit);
-        todo!()
+        let cpus = cpu::allowed().map_err(EngineError::Thread)?;
+        let count = if config.engine.threads == 0 { cpus.len() } else { config.engine.threads };
+        let (client_addresses, mut listeners) = bind_all(&config, count)?;
+        let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
+        let threads = (0..count)
+            .map(|_| Ok(ThreadShared { wake: Wake::new()?, counters: Arc::default() }))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(EngineError::Thread)?;
+        let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));
+        let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count) };
+        let (started, all_started) = bounded(count);
+        for (number, listeners) in listeners.drain(..).enumerate() {
+            let cpu = cpus[number % cpus.len()];
+            let thread = engine.spawn(number, cpu, listeners, started.clone());
+            match thread {
+                Ok(thread) => engine.threads.push(thread),
+                Err(error) => {
+                    engine.stop();
+                    return Err(EngineError::Thread(error));
+                }
+            }
+        }
+        drop(started);
+        let outcome = all_started.iter().collect::<Result<(), RingError>>();
+        if let Err(error) = outcome {
+            engine.stop();
+            return Err(error.into());
+        }
+        Ok(engine)
     }
 
     /// Where clients reach this node, in the order of `listen`; real ports where the config said 0.
     pub fn client_addresses(&self) -> &[SocketAddr] {
-        todo!()
+        &self.client_addresses
     }
 
     pub fn handle(&self) -> EngineHandle {
-        todo!()
+        EngineHandle { shared: Arc::clone(&self.shared) }
     }
 
     /// Ends every session and waits for the threads.
     pub fn stop(self) {
-        todo!()
+        self.shared.stop();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("an engine thread ended by a panic");
+            }
+        }
+    }
+
+    /// Starts one thread. The ring is made there, since it serves its maker alone.
+    fn spawn(
+        &self,
+        number: usize,
+        cpu: Cpu,
+        listeners: Vec<OwnedFd>,
+        started: Sender<Result<(), RingError>>,
+    ) -> io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new().name(format!("engine-{number}")).spawn(move || {
+            if let Err(error) = cpu::pin_thread(cpu) {
+                tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
+            }
+            let worker = match RingKernel::new(&shared.config) {
+                Ok(kernel) => Worker::new(number, kernel, listeners, shared),
+                Err(error) => {
+                    // Whoever waits for this has gone only where another thread has failed already.
+                    let _nobody_waits = started.send(Err(error));
+                    return;
+                }
+            };
+            let _nobody_waits = started.send(Ok(()));
+            drop(started);
+            if let Err(error) = worker.run() {
+                tracing::error!(%error, number, "an engine thread has lost its ring; its tunnels are gone");
+            }
+        })
     }
 }
 
 impl EngineHandle {
     /// Puts every session's decision again to the view in force; tunnels that it no longer allows end.
     pub fn recheck(&self) {
-        todo!()
+        self.shared.recheck();
     }
 
     /// From now on new clients are told that the relay drains; running tunnels go on.
     pub fn drain(&self) {
-        todo!()
+        self.shared.drain();
     }
 
     pub fn is_draining(&self) -> bool {
-        todo!()
+        self.shared.is_draining()
     }
 
     /// Sessions that exist now, on all threads.
     pub fn sessions_active(&self) -> u64 {
-        todo!()
+        self.counters().map(|counters| counters.sessions.active.get()).sum()
     }
 
     /// One per thread.
-    pub fn counters(&self) -> &[Arc<EngineCounters>] {
-        todo!()
+    pub fn counters(&self) -> impl Iterator<Item = &EngineCounters> {
+        self.shared.threads.iter().map(|thread| &*thread.counters)
     }
 }
+
+/// Binds every configured address once for each thread: the addresses, and each thread's sockets.
+fn bind_all(config: &Config, threads: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), EngineError> {
+    let options = connection_options(config);
+    let mut addresses = Vec::with_capacity(config.listen.len());
+    let mut by_thread: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
+    for listen in &config.listen {
+        let refused = |source| EngineError::Listen { address: listen.address, source };
+        if listen.address.port() != 0 {
+            socket::check_free(listen.address).map_err(refused)?;
+        }
+        let mut address = listen.address;
+        for sockets in &mut by_thread {
+            let socket = socket::listen(address, options).map_err(refused)?;
+            // The first socket turns port 0 into a real one, which the others then share.
+            address = socket::local_address(&socket).map_err(refused)?;
+            sockets.push(socket);
+        }
+        addresses.push(address);
+    }
+    Ok((addresses, by_thread))
+}
+
+/// `limits.sessions`, or as many as the process may open descriptors for.
+fn sessions_max(config: &Config, threads: usize) -> u32 {
+    let wanted = config.limits.sessions;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    // Only what the process was granted anyway; where it fails, the soft limit stays in force.
+    let granted = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let free = granted.saturating_sub(DESCRIPTORS_RESERVED);
+    let pipes = (config.engine.pipes * threads) as u64 * 2;
+    // Pipes are dispensable (a direction without one copies), so they get at most half.
+    let for_sessions = free.saturating_sub(pipes).max(free / 2);
+    let possible = u32::try_from(for_sessions / DESCRIPTORS_PER_SESSION).unwrap_or(u32::MAX);
+    if possible < wanted {
+        tracing::warn!(
+            "limits.sessions is {wanted}, but {granted} file descriptors are enough for {possible}; raise \
+             LimitNOFILE= or `ulimit -n`"
+        );
+    }
+    wanted.min(possible)
+}
+
+/// The client's socket and the device's.
+const DESCRIPTORS_PER_SESSION: u64 = 2;
+
+/// For rings, listeners, the store, the admin side, logs, and clients that are told that the node is full.
+const DESCRIPTORS_RESERVED: u64 = 128;

@@ -4,4 +4,4 @@ mod audit;
 mod counters;
 
 pub use audit::{AuditEvent, AuditLog, AuditSender, SessionEnd, SessionFacts, SessionRefusal};
-pub use counters::{Counter, EngineCounters};
+pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};

@@ -1,0 +1,199 @@
+//! The copy path: what arrives in the thread's buffers is sent on at once.
+//!
+//! A buffer goes back to the ring in the same call in which it came, so a stalled tunnel can never keep
+//! the thread's buffers from the others. What its sink did not take goes to a spill of its own, and the
+//! receive is cancelled. The spill is bounded by what the kernel delivers before it sees that cancel.
+
+use std::io;
+
+use super::splice::SplicePath;
+use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
+use crate::config::Forwarding;
+use crate::engine::kernel::{Conveyor, Kernel};
+use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+
+/// Bytes that one direction may hold in our memory while its sink is full: what the kernel delivers in
+/// two batches of a multishot receive (at most 32 buffers each, `MULTISHOT_MAX_RETRY` in its
+/// io_uring/net.c), one under way when the sink fills up and one before the cancel is seen.
+pub const SPILL_BYTES_MAX: usize = 2 * 32 * BUFFER_BYTES;
+
+#[derive(Default)]
+pub(super) struct CopyPath {
+    /// Received and not yet sent; the sink has no room while there is any.
+    spill: Vec<u8>,
+    /// How much of the spill has been sent.
+    spill_sent: usize,
+    /// Buffers that came full, in a row.
+    full_in_a_row: u8,
+    /// Splice as soon as the receive has ended and the spill is out.
+    promote: bool,
+    /// The receive in flight was told to end.
+    receive_cancelled: bool,
+}
+
+impl CopyPath {
+    /// For bytes that are in our memory already, whatever the path that is wanted.
+    pub fn for_early_bytes(forwarding: Forwarding) -> Self {
+        Self { promote: streams(forwarding, 0), ..Self::default() }
+    }
+
+    pub fn note_receiving(&mut self) {
+        self.receive_cancelled = false;
+    }
+
+    fn is_spilled(&self) -> bool {
+        !self.spill.is_empty()
+    }
+}
+
+impl<P: Conveyor> Flow<P> {
+    pub(super) fn on_received<K: Kernel<Pipe = P>>(
+        &mut self,
+        outcome: Outcome,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        match (outcome.result, outcome.buffer) {
+            (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
+            (0.., _) => self.source_ended = true,
+            (error, _) => match -error {
+                // All buffers were filled in one batch. They go back before this turn ends, so the
+                // receive is simply asked for again.
+                libc::ENOBUFS => io.counters.buffers_exhausted.add(1),
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => return Err(Broken::source(errno(error))),
+            },
+        }
+        self.after_copying(ends, io);
+        Ok(())
+    }
+
+    /// The sink has room again.
+    pub(super) fn on_room<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Copy(path) = &mut self.path else { return Ok(()) };
+        let spill = std::mem::take(&mut path.spill);
+        let already_sent = std::mem::take(&mut path.spill_sent);
+        let sent = self.send_on(&spill[already_sent..], ends, io)?;
+        let Path::Copy(path) = &mut self.path else { return Ok(()) };
+        if already_sent + sent < spill.len() {
+            path.spill = spill;
+            path.spill_sent = already_sent + sent;
+        }
+        self.after_copying(ends, io);
+        Ok(())
+    }
+
+    /// Sends `bytes` on, or keeps what the sink does not take.
+    pub(super) fn forward_bytes<K: Kernel<Pipe = P>>(
+        &mut self,
+        bytes: &[u8],
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
+        let sent = if spilled { 0 } else { self.send_on(bytes, ends, io)? };
+        if let Path::Copy(path) = &mut self.path {
+            path.spill.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(())
+    }
+
+    /// What comes next, after bytes were sent or kept: wait for room, pass the end on, change path, or
+    /// receive again.
+    pub(super) fn after_copying<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        let Path::Copy(path) = &self.path else { return };
+        let receive = self.direction.purpose(Task::Receive);
+        if path.is_spilled() {
+            self.wait_for_room(ends, io);
+            self.stop_receiving(io);
+        } else if self.source_ended {
+            self.finish(ends, io);
+        } else if path.promote {
+            if io.in_flight.has(receive) {
+                self.stop_receiving(io);
+            } else {
+                if self.forwarding == Forwarding::Auto {
+                    io.counters.promotions.add(1);
+                }
+                self.path = Path::Splice(SplicePath::beginning_at(self.bytes));
+                self.read(ends, io);
+            }
+        } else if !io.in_flight.has(receive) {
+            self.read(ends, io);
+        }
+    }
+
+    fn forward_buffer<K: Kernel<Pipe = P>>(
+        &mut self,
+        buffer: BufferId,
+        len: usize,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
+        let bytes = io.kernel.received(buffer, len);
+        let sent = if spilled { Ok(0) } else { send_some(io.kernel, ends, bytes) };
+        if let (Ok(sent), Path::Copy(path)) = (&sent, &mut self.path) {
+            path.spill.extend_from_slice(&bytes[*sent..]);
+            path.full_in_a_row = if len == BUFFER_BYTES { path.full_in_a_row.saturating_add(1) } else { 0 };
+            path.promote |= streams(self.forwarding, path.full_in_a_row);
+        }
+        io.kernel.give_back(buffer);
+        self.count(sent.map_err(Broken::sink)?, io.counters);
+        Ok(())
+    }
+
+    fn send_on<K: Kernel<Pipe = P>>(
+        &mut self,
+        bytes: &[u8],
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<usize, Broken> {
+        let sent = send_some(io.kernel, ends, bytes).map_err(Broken::sink)?;
+        self.count(sent, io.counters);
+        Ok(sent)
+    }
+
+    /// Cancels the receive that is in flight, once.
+    fn stop_receiving<K: Kernel<Pipe = P>>(&mut self, io: &mut Io<'_, K>) {
+        let receive = self.direction.purpose(Task::Receive);
+        if let Path::Copy(path) = &mut self.path
+            && !path.receive_cancelled
+            && io.in_flight.has(receive)
+        {
+            path.receive_cancelled = true;
+            io.cancel(receive);
+        }
+    }
+}
+
+/// Whether so many full buffers in a row make a direction one to splice. Where splicing is forced, only
+/// early bytes are copied.
+fn streams(forwarding: Forwarding, full_in_a_row: u8) -> bool {
+    match forwarding {
+        Forwarding::Auto => full_in_a_row >= FULL_BUFFERS_TO_PROMOTE,
+        Forwarding::Copy => false,
+        Forwarding::Splice | Forwarding::RingSplice => true,
+    }
+}
+
+/// Sends until all is sent or the sink has no room; how much it took.
+fn send_some<K: Kernel>(kernel: &K, ends: &Ends<'_, K>, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match kernel.send(ends.sink, &bytes[sent..]) {
+            Ok(taken) => sent += taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// 64 KiB with no pause: a stream.
+const FULL_BUFFERS_TO_PROMOTE: u8 = 16;

@@ -1,0 +1,293 @@
+//! One direction of a tunnel: bytes from a source to a sink, by copying or by splicing.
+//!
+//! Decides how the next bytes move and when to change path. It keeps no socket of its own; the session
+//! lends both ends for each call, and queues nothing but what goes through [`Io`].
+
+mod copy;
+mod splice;
+
+use std::io;
+
+use super::kernel::{Kernel, SocketOperation};
+use super::token::{InFlight, Purpose, Slot, Token};
+use crate::config::Forwarding;
+use crate::sys::buffers::BufferId;
+use crate::telemetry::HotCounters;
+use copy::CopyPath;
+use splice::SplicePath;
+
+/// Bytes on their way from `source` to `sink`.
+pub(super) struct Flow<P> {
+    direction: Direction,
+    forwarding: Forwarding,
+    path: Path<P>,
+    /// Bytes that the sink has taken.
+    pub bytes: u64,
+    /// The source has sent its FIN.
+    source_ended: bool,
+    /// The sink has been sent ours, after the last byte.
+    finished: bool,
+}
+
+/// How bytes move in one direction of a tunnel.
+enum Path<P> {
+    /// Small or sparse traffic: multishot receive into a shared buffer, immediate send.
+    Copy(CopyPath),
+    /// Streaming traffic: readiness, then splice through a pooled pipe.
+    Splice(SplicePath<P>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Direction {
+    /// Client to device.
+    Up,
+    /// Device to client.
+    Down,
+}
+
+/// Which end of a direction failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Source,
+    Sink,
+}
+
+/// A direction that cannot go on.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub end: End,
+    pub error: io::Error,
+}
+
+/// The two sockets of a direction, lent for one call.
+pub(super) struct Ends<'a, K: Kernel> {
+    pub source: &'a K::Socket,
+    pub sink: &'a K::Socket,
+}
+
+/// What a flow may do to the world: queue operations under its session's name, and count.
+pub(super) struct Io<'a, K: Kernel> {
+    pub kernel: &'a mut K,
+    pub slot: Slot,
+    pub in_flight: &'a mut InFlight,
+    pub counters: &'a HotCounters,
+}
+
+/// A completion as a flow sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    pub result: i32,
+    pub more: bool,
+    pub buffer: Option<BufferId>,
+}
+
+/// What the operations of a direction are for; [`Direction::purpose`] names them for the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Task {
+    Receive,
+    Readable,
+    Writable,
+    Hangup,
+    Fill,
+    Drain,
+}
+
+impl<P> Flow<P> {
+    pub fn new(direction: Direction, forwarding: Forwarding) -> Self {
+        let path = match forwarding {
+            Forwarding::Auto | Forwarding::Copy => Path::Copy(CopyPath::default()),
+            Forwarding::Splice | Forwarding::RingSplice => Path::Splice(SplicePath::beginning_at(0)),
+        };
+        Self { direction, forwarding, path, bytes: 0, source_ended: false, finished: false }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether there is work left that no completion will announce.
+    pub fn wants_turn(&self) -> bool {
+        matches!(&self.path, Path::Splice(path) if path.wants_turn())
+    }
+}
+
+impl<P: super::kernel::Conveyor> Flow<P> {
+    /// Begins to forward, with `early` bytes ahead of all that the source still sends.
+    pub fn start<K: Kernel<Pipe = P>>(
+        &mut self,
+        early: &[u8],
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        if early.is_empty() {
+            self.read(ends, io);
+            return Ok(());
+        }
+        // Whatever the path, early bytes are in our memory, so they go by copying.
+        self.path = Path::Copy(CopyPath::for_early_bytes(self.forwarding));
+        self.forward_bytes(early, ends, io)?;
+        self.after_copying(ends, io);
+        Ok(())
+    }
+
+    /// An operation of this direction has completed; bytes may have moved.
+    pub fn complete<K: Kernel<Pipe = P>>(
+        &mut self,
+        task: Task,
+        outcome: Outcome,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        match task {
+            // Watched while the source is not read, so that its reset does not wait for the sink.
+            Task::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
+                Err(Broken::source(errno(-libc::ECONNRESET)))
+            }
+            Task::Hangup => Ok(()),
+            _ if self.finished => Ok(()),
+            Task::Receive => self.on_received(outcome, ends, io),
+            Task::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
+            Task::Readable | Task::Writable => self.pump(ends, io),
+            Task::Fill => self.on_filled(outcome.result, ends, io),
+            Task::Drain => self.on_drained(outcome.result, ends, io),
+        }
+    }
+
+    /// Goes on with what [`Flow::wants_turn`] told.
+    pub fn resume<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        if self.finished { Ok(()) } else { self.pump(ends, io) }
+    }
+
+    /// Gives back what the flow holds. Only when nothing of it is in flight any more.
+    pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
+        if let Path::Splice(path) = &mut self.path {
+            path.release(kernel);
+        }
+    }
+
+    /// Asks for what the source sends next, by the path in force.
+    fn read<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        match &mut self.path {
+            Path::Copy(path) => {
+                path.note_receiving();
+                io.submit(
+                    self.direction.purpose(Task::Receive),
+                    SocketOperation::ReceiveMultishot(ends.source),
+                );
+            }
+            Path::Splice(_) => {
+                io.submit(self.direction.purpose(Task::Readable), SocketOperation::PollReadable(ends.source))
+            }
+        }
+    }
+
+    /// Waits for room at the sink; meanwhile watches the source, which is not read, for a reset.
+    fn wait_for_room<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        let writable = self.direction.purpose(Task::Writable);
+        if !io.in_flight.has(writable) {
+            io.submit(writable, SocketOperation::PollWritable(ends.sink));
+        }
+        self.watch_source(ends, io);
+    }
+
+    fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        let hangup = self.direction.purpose(Task::Hangup);
+        if !io.in_flight.has(hangup) {
+            io.submit(hangup, SocketOperation::PollHangup(ends.source));
+        }
+    }
+
+    /// The last byte is with the sink: pass the FIN on.
+    fn finish<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        io.kernel.shut_write(ends.sink);
+        self.finished = true;
+        self.watch_source(ends, io);
+    }
+
+    /// The sink took `bytes`.
+    fn count(&mut self, bytes: usize, counters: &HotCounters) {
+        self.bytes += bytes as u64;
+        let counter = match (self.direction, &self.path) {
+            (Direction::Up, Path::Copy(_)) => &counters.bytes_up_copied,
+            (Direction::Up, Path::Splice(_)) => &counters.bytes_up_spliced,
+            (Direction::Down, Path::Copy(_)) => &counters.bytes_down_copied,
+            (Direction::Down, Path::Splice(_)) => &counters.bytes_down_spliced,
+        };
+        counter.add(bytes as u64);
+    }
+}
+
+impl Direction {
+    pub const fn purpose(self, task: Task) -> Purpose {
+        match (self, task) {
+            (Self::Up, Task::Receive) => Purpose::UpReceive,
+            (Self::Up, Task::Readable) => Purpose::UpReadable,
+            (Self::Up, Task::Writable) => Purpose::UpWritable,
+            (Self::Up, Task::Hangup) => Purpose::UpHangup,
+            (Self::Up, Task::Fill) => Purpose::UpFill,
+            (Self::Up, Task::Drain) => Purpose::UpDrain,
+            (Self::Down, Task::Receive) => Purpose::DownReceive,
+            (Self::Down, Task::Readable) => Purpose::DownReadable,
+            (Self::Down, Task::Writable) => Purpose::DownWritable,
+            (Self::Down, Task::Hangup) => Purpose::DownHangup,
+            (Self::Down, Task::Fill) => Purpose::DownFill,
+            (Self::Down, Task::Drain) => Purpose::DownDrain,
+        }
+    }
+
+    /// The direction and task of a purpose; `None` for those that belong to neither direction.
+    pub const fn of(purpose: Purpose) -> Option<(Self, Task)> {
+        Some(match purpose {
+            Purpose::UpReceive => (Self::Up, Task::Receive),
+            Purpose::UpReadable => (Self::Up, Task::Readable),
+            Purpose::UpWritable => (Self::Up, Task::Writable),
+            Purpose::UpHangup => (Self::Up, Task::Hangup),
+            Purpose::UpFill => (Self::Up, Task::Fill),
+            Purpose::UpDrain => (Self::Up, Task::Drain),
+            Purpose::DownReceive => (Self::Down, Task::Receive),
+            Purpose::DownReadable => (Self::Down, Task::Readable),
+            Purpose::DownWritable => (Self::Down, Task::Writable),
+            Purpose::DownHangup => (Self::Down, Task::Hangup),
+            Purpose::DownFill => (Self::Down, Task::Fill),
+            Purpose::DownDrain => (Self::Down, Task::Drain),
+            Purpose::Head | Purpose::Connect | Purpose::Cancel => return None,
+        })
+    }
+}
+
+impl Broken {
+    fn source(error: io::Error) -> Self {
+        Self { end: End::Source, error }
+    }
+
+    fn sink(error: io::Error) -> Self {
+        Self { end: End::Sink, error }
+    }
+}
+
+impl<K: Kernel> Io<'_, K> {
+    pub fn submit(&mut self, purpose: Purpose, operation: SocketOperation<'_, K>) {
+        self.in_flight.begin(purpose);
+        self.kernel.submit(Token::Session { slot: self.slot, purpose }, operation);
+    }
+
+    /// Ends what is in flight for `purpose`, if anything is.
+    pub fn cancel(&mut self, purpose: Purpose) {
+        if self.in_flight.has(purpose) {
+            self.in_flight.begin(Purpose::Cancel);
+            self.kernel.cancel(
+                Token::Session { slot: self.slot, purpose: Purpose::Cancel },
+                Token::Session { slot: self.slot, purpose },
+            );
+        }
+    }
+}
+
+/// The error of a completion whose result is negative.
+fn errno(result: i32) -> io::Error {
+    io::Error::from_raw_os_error(-result)
+}

@@ -1,0 +1,226 @@
+//! The splice path: bytes go from socket to pipe to socket inside the kernel.
+//!
+//! `auto` and `splice` call splice(2) inline, once the ring says that the source is readable. The pipe is
+//! filled only when it is empty, so that "would block" at the source always means that the source has
+//! nothing: the call itself does not tell that from a full pipe. `ring-splice` leaves both halves to the
+//! ring's own operation. A pipe is held only from the first byte in to the last byte out.
+
+use std::io;
+
+use super::copy::CopyPath;
+use super::{Broken, Ends, Flow, Io, Path, Task, errno};
+use crate::config::Forwarding;
+use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
+
+pub(super) struct SplicePath<P> {
+    pipe: Option<P>,
+    /// What the flow had moved when its source last became readable.
+    burst_began_at: u64,
+    /// Bursts in a row that were too small to be worth a pipe.
+    quiet_in_a_row: u8,
+    /// The turn's share is used up, and there may be more.
+    wants_turn: bool,
+}
+
+/// How one round of filling and draining ended.
+enum Step {
+    /// The pipe is empty; there may be more at the source.
+    Moved,
+    SourceEmpty,
+    SourceEnded,
+    SinkFull,
+}
+
+impl<P> SplicePath<P> {
+    /// For a flow that has moved `bytes` so far.
+    pub fn beginning_at(bytes: u64) -> Self {
+        Self { pipe: None, burst_began_at: bytes, quiet_in_a_row: 0, wants_turn: false }
+    }
+
+    pub fn wants_turn(&self) -> bool {
+        self.wants_turn
+    }
+
+    pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
+        if let Some(pipe) = self.pipe.take() {
+            kernel.put_pipe(pipe);
+        }
+    }
+}
+
+impl<P: Conveyor> Flow<P> {
+    /// Moves bytes until the source has none, the sink has no room, or this turn's share is used up.
+    pub(super) fn pump<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        path.wants_turn = false;
+        let Some(mut pipe) = path.pipe.take().or_else(|| io.kernel.take_pipe()) else {
+            io.counters.pipes_exhausted.add(1);
+            self.copy_instead(ends, io);
+            return Ok(());
+        };
+        if self.forwarding == Forwarding::RingSplice {
+            self.pump_by_ring(pipe, ends, io);
+            return Ok(());
+        }
+        let share_end = self.bytes + TURN_BYTES_MAX;
+        let step = loop {
+            match self.move_once(&mut pipe, ends, io) {
+                Ok(Step::Moved) if self.bytes < share_end => {}
+                step => break step,
+            }
+        };
+        self.after_pumping(step, pipe, ends, io)
+    }
+
+    /// The ring has filled the pipe.
+    pub(super) fn on_filled<K: Kernel<Pipe = P>>(
+        &mut self,
+        result: i32,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
+        let step = match result {
+            0 => Ok(Step::SourceEnded),
+            filled @ 1.. => {
+                pipe.note_filled(filled as usize);
+                self.pump_by_ring(pipe, ends, io);
+                return Ok(());
+            }
+            error if is_retry(error) => Ok(Step::SourceEmpty),
+            error => Err(Broken::source(errno(error))),
+        };
+        self.after_pumping(step, pipe, ends, io)
+    }
+
+    /// The ring has drained the pipe, or part of it.
+    pub(super) fn on_drained<K: Kernel<Pipe = P>>(
+        &mut self,
+        result: i32,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
+        let step = match result {
+            drained @ 0.. => {
+                pipe.note_drained(drained as usize);
+                self.count(drained as usize, io.counters);
+                self.pump_by_ring(pipe, ends, io);
+                return Ok(());
+            }
+            error if is_retry(error) => Ok(Step::SinkFull),
+            error => Err(Broken::sink(errno(error))),
+        };
+        self.after_pumping(step, pipe, ends, io)
+    }
+
+    /// Fills the pipe if it is empty, then drains it as far as the sink has room.
+    fn move_once<K: Kernel<Pipe = P>>(
+        &mut self,
+        pipe: &mut P,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<Step, Broken> {
+        if pipe.held_bytes() == 0 {
+            match retrying(|| io.kernel.fill_pipe(pipe, ends.source)) {
+                Ok(Some(0)) => return Ok(Step::SourceEnded),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(Step::SourceEmpty),
+                Err(error) => return Err(Broken::source(error)),
+            }
+        }
+        while pipe.held_bytes() > 0 {
+            match retrying(|| io.kernel.drain_pipe(pipe, ends.sink)) {
+                // Taking nothing without an error would be no progress; wait for room as if it said so.
+                Ok(None | Some(0)) => return Ok(Step::SinkFull),
+                Ok(Some(moved)) => self.count(moved, io.counters),
+                Err(error) => return Err(Broken::sink(error)),
+            }
+        }
+        Ok(Step::Moved)
+    }
+
+    /// Keeps the pipe where it holds bytes or will be needed at once, and asks for what comes next.
+    fn after_pumping<K: Kernel<Pipe = P>>(
+        &mut self,
+        step: Result<Step, Broken>,
+        pipe: P,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        path.pipe = Some(pipe);
+        match step {
+            Err(broken) => return Err(broken),
+            Ok(Step::Moved) => path.wants_turn = true,
+            Ok(Step::SinkFull) => self.wait_for_room(ends, io),
+            Ok(Step::SourceEnded) => {
+                path.release(io.kernel);
+                self.finish(ends, io);
+            }
+            Ok(Step::SourceEmpty) => {
+                path.release(io.kernel);
+                let burst_bytes = self.bytes - path.burst_began_at;
+                path.quiet_in_a_row =
+                    if burst_bytes < QUIET_BYTES { path.quiet_in_a_row.saturating_add(1) } else { 0 };
+                path.burst_began_at = self.bytes;
+                if self.forwarding == Forwarding::Auto && path.quiet_in_a_row >= QUIET_BURSTS_TO_COPY {
+                    self.path = Path::Copy(CopyPath::default());
+                }
+                self.read(ends, io);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the next half to the ring: drain what is held, else fill.
+    fn pump_by_ring<K: Kernel<Pipe = P>>(&mut self, pipe: P, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        let (task, operation) = if pipe.held_bytes() == 0 {
+            (Task::Fill, SocketOperation::SpliceIn(ends.source, &pipe))
+        } else {
+            (Task::Drain, SocketOperation::SpliceOut(&pipe, ends.sink))
+        };
+        io.submit(self.direction.purpose(task), operation);
+        if let Path::Splice(path) = &mut self.path {
+            path.pipe = Some(pipe);
+        }
+    }
+
+    /// Every pipe is in use: copy, until the direction earns a pipe again.
+    fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+        self.path = Path::Copy(CopyPath::default());
+        self.read(ends, io);
+    }
+}
+
+/// `None` for "would block"; tries again when interrupted.
+fn retrying(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(moved) => return Ok(Some(moved)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Results after which the ring's splice is simply asked for again once the socket is ready.
+fn is_retry(result: i32) -> bool {
+    matches!(-result, libc::EAGAIN | libc::EINTR | libc::ECANCELED)
+}
+
+/// Bytes that one direction may move before the thread looks at its other sessions.
+const TURN_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A burst below this is cheaper to copy.
+const QUIET_BYTES: u64 = 8 * 1024;
+
+/// Bursts that small, in a row, before a direction goes back to copying.
+const QUIET_BURSTS_TO_COPY: u8 = 4;

@@ -1,0 +1,270 @@
+//! The seam between session logic and the operating system.
+//!
+//! Sessions queue operations and make a few inline calls through [`Kernel`], and are told of completions
+//! by their worker. [`RingKernel`] is the real one; tests script their own, with short, failed, reordered
+//! and late results.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::config::{Config, Engine as EngineConfig};
+use crate::sys::buffers::{BufferId, Buffers};
+use crate::sys::pipe::Pipe;
+use crate::sys::ring::{Completion, Operation, Ring, RingError, Wait};
+use crate::sys::socket::{self, ConnectionOptions, Keepalive, UserTimeout};
+
+use super::token::Token;
+
+/// What a session may ask of the system. Nothing here waits.
+pub(super) trait Kernel {
+    /// A connected or connecting socket; dropping it closes it with a FIN.
+    type Socket;
+    /// A conveyor for splicing.
+    type Pipe: Conveyor;
+
+    /// Queues an operation; its completions come back under `token`. `socket` and any pipe must outlive
+    /// the last of them.
+    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>);
+    /// Ends the operation that was submitted under `target`; its last completion still comes.
+    fn cancel(&mut self, token: Token, target: Token);
+
+    fn send(&self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    fn shut_write(&self, socket: &Self::Socket);
+    /// Makes the socket's close a reset.
+    fn reset_on_close(&self, socket: &Self::Socket);
+    fn open_device_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
+
+    /// The bytes that a completed receive put into a buffer.
+    fn received(&self, buffer: BufferId, len: usize) -> &[u8];
+    /// Returns a buffer to the ring; once per completion that named one.
+    fn give_back(&mut self, buffer: BufferId);
+
+    /// A clean pipe, or `None` where this thread's bound is reached or the system has none left.
+    fn take_pipe(&mut self) -> Option<Self::Pipe>;
+    /// Takes a pipe back: pooled where it is clean, closed where bytes are left in it.
+    fn put_pipe(&mut self, pipe: Self::Pipe);
+    fn fill_pipe(&self, pipe: &mut Self::Pipe, from: &Self::Socket) -> io::Result<usize>;
+    fn drain_pipe(&self, pipe: &mut Self::Pipe, to: &Self::Socket) -> io::Result<usize>;
+}
+
+/// An operation of a session on one of its sockets.
+pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
+    Receive(&'a K::Socket),
+    ReceiveMultishot(&'a K::Socket),
+    Connect(&'a K::Socket, SocketAddr),
+    PollReadable(&'a K::Socket),
+    PollWritable(&'a K::Socket),
+    PollHangup(&'a K::Socket),
+    /// The ring's own splice, into a pipe.
+    SpliceIn(&'a K::Socket, &'a K::Pipe),
+    /// The ring's own splice, out of a pipe.
+    SpliceOut(&'a K::Pipe, &'a K::Socket),
+}
+
+/// What the splice path needs to know of a pipe.
+pub(super) trait Conveyor {
+    fn held_bytes(&self) -> usize;
+    fn note_filled(&mut self, bytes: usize);
+    fn note_drained(&mut self, bytes: usize);
+}
+
+/// A thread's ring with its buffers and pipes.
+pub(super) struct RingKernel {
+    // The ring goes first, so that no receive is in flight when the buffers' memory is unmapped.
+    ring: Ring,
+    buffers: Buffers,
+    pipes: PipePool,
+    connection: ConnectionOptions,
+    vpn_interface: Option<String>,
+}
+
+impl RingKernel {
+    pub fn new(config: &Config) -> Result<Self, RingError> {
+        let ring = Ring::new()?;
+        let buffers =
+            Buffers::register(&ring, config.engine.buffers).map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOMEM) => RingError::Memory,
+                Some(libc::EINVAL) => RingError::Unsupported { feature: "provided-buffer rings" },
+                _ => RingError::Setup(error),
+            })?;
+        Ok(Self {
+            ring,
+            buffers,
+            pipes: PipePool::new(&config.engine),
+            connection: connection_options(config),
+            vpn_interface: config.vpn.interface.clone(),
+        })
+    }
+
+    /// One turn of the ring; see [`Ring::turn`].
+    pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.ring.turn(wait, completions)
+    }
+
+    /// Queues an operation of the worker's own.
+    pub fn push(&mut self, token: Token, operation: Operation<'_>) {
+        self.ring.push(token.into_bits(), operation);
+    }
+}
+
+impl Kernel for RingKernel {
+    type Socket = OwnedFd;
+    type Pipe = Pipe;
+
+    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
+        let operation = match operation {
+            SocketOperation::Receive(socket) => Operation::Receive { socket: socket.as_fd() },
+            SocketOperation::ReceiveMultishot(socket) => {
+                Operation::ReceiveMultishot { socket: socket.as_fd() }
+            }
+            SocketOperation::Connect(socket, address) => {
+                Operation::Connect { socket: socket.as_fd(), address }
+            }
+            SocketOperation::PollReadable(socket) => Operation::PollReadable { fd: socket.as_fd() },
+            SocketOperation::PollWritable(socket) => Operation::PollWritable { fd: socket.as_fd() },
+            SocketOperation::PollHangup(socket) => Operation::PollHangup { fd: socket.as_fd() },
+            SocketOperation::SpliceIn(socket, pipe) => Operation::Splice {
+                from: socket.as_fd(),
+                to: pipe.write_end(),
+                bytes: pipe.capacity_bytes() as u32,
+            },
+            SocketOperation::SpliceOut(pipe, socket) => Operation::Splice {
+                from: pipe.read_end(),
+                to: socket.as_fd(),
+                bytes: pipe.held_bytes() as u32,
+            },
+        };
+        self.ring.push(token.into_bits(), operation);
+    }
+
+    fn cancel(&mut self, token: Token, target: Token) {
+        self.ring.push(token.into_bits(), Operation::Cancel { token: target.into_bits() });
+    }
+
+    fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+        socket::send_now(socket.as_fd(), bytes)
+    }
+
+    fn shut_write(&self, socket: &OwnedFd) {
+        socket::shut_write(socket);
+    }
+
+    fn reset_on_close(&self, socket: &OwnedFd) {
+        socket::reset_on_close(socket);
+    }
+
+    fn open_device_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+        socket::open(address, self.vpn_interface.as_deref(), self.connection)
+    }
+
+    fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
+        self.buffers.bytes(buffer, len)
+    }
+
+    fn give_back(&mut self, buffer: BufferId) {
+        self.buffers.give_back(buffer);
+    }
+
+    fn take_pipe(&mut self) -> Option<Pipe> {
+        self.pipes.take()
+    }
+
+    fn put_pipe(&mut self, pipe: Pipe) {
+        self.pipes.put(pipe);
+    }
+
+    fn fill_pipe(&self, pipe: &mut Pipe, from: &OwnedFd) -> io::Result<usize> {
+        pipe.fill_from(from.as_fd())
+    }
+
+    fn drain_pipe(&self, pipe: &mut Pipe, to: &OwnedFd) -> io::Result<usize> {
+        pipe.drain_into(to.as_fd())
+    }
+}
+
+impl Conveyor for Pipe {
+    fn held_bytes(&self) -> usize {
+        Pipe::held_bytes(self)
+    }
+
+    fn note_filled(&mut self, bytes: usize) {
+        Pipe::note_filled(self, bytes);
+    }
+
+    fn note_drained(&mut self, bytes: usize) {
+        Pipe::note_drained(self, bytes);
+    }
+}
+
+/// What the config asks of every connection.
+pub(super) fn connection_options(config: &Config) -> ConnectionOptions {
+    ConnectionOptions {
+        keepalive: Keepalive(config.timeouts.keepalive),
+        user_timeout: UserTimeout(config.timeouts.user_timeout),
+    }
+}
+
+/// Clean pipes of one thread; made when first wanted, kept until the thread ends.
+struct PipePool {
+    clean: Vec<Pipe>,
+    out: usize,
+    pipes_max: usize,
+    pipe_bytes: usize,
+}
+
+impl PipePool {
+    fn new(config: &EngineConfig) -> Self {
+        Self { clean: Vec::new(), out: 0, pipes_max: config.pipes, pipe_bytes: config.pipe_bytes }
+    }
+
+    fn take(&mut self) -> Option<Pipe> {
+        let pipe = match self.clean.pop() {
+            Some(pipe) => pipe,
+            None if self.out < self.pipes_max => Pipe::new(self.pipe_bytes).ok()?,
+            None => return None,
+        };
+        self.out += 1;
+        Some(pipe)
+    }
+
+    fn put(&mut self, pipe: Pipe) {
+        self.out -= 1;
+        if pipe.is_clean() {
+            self.clean.push(pipe);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pool(pipes: usize) -> PipePool {
+        PipePool::new(&EngineConfig { pipes, ..EngineConfig::default() })
+    }
+
+    #[test]
+    fn the_pool_stops_at_its_bound_and_goes_on_when_a_pipe_comes_back() {
+        let mut pool = pool(2);
+        let first = pool.take().unwrap();
+        let _second = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        pool.put(first);
+        assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn a_dirty_pipe_is_closed_not_pooled() {
+        let mut pool = pool(1);
+        let mut pipe = pool.take().unwrap();
+        let (inlet, mut source) = UnixStream::pair().unwrap();
+        std::io::Write::write_all(&mut source, b"left over").unwrap();
+        pipe.fill_from(inlet.as_fd()).unwrap();
+        pool.put(pipe);
+        assert!(pool.clean.is_empty());
+        assert!(pool.take().is_some_and(|fresh| fresh.is_clean()));
+    }
+}

@@ -1,0 +1,191 @@
+//! How many sessions there may be: on the node, of one principal, to one device.
+//!
+//! Shared by all engine threads and touched when a session begins, is permitted and ends; never while it
+//! forwards.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
+
+use crate::authz::{DeviceId, PrincipalId};
+use crate::config;
+
+/// The counts in force and their bounds.
+pub(super) struct Limits {
+    sessions: AtomicU32,
+    sessions_max: u32,
+    principals: Counts<PrincipalId>,
+    devices: Counts<DeviceId>,
+}
+
+/// Which bound stood in the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LimitHit {
+    Principal,
+    Device,
+}
+
+/// A place among the node's sessions; given back when dropped.
+pub(super) struct Place {
+    limits: Arc<Limits>,
+}
+
+/// A place among one principal's and one device's sessions; given back when dropped.
+pub(super) struct Permit {
+    limits: Arc<Limits>,
+    principal: PrincipalId,
+    device: DeviceId,
+}
+
+impl Limits {
+    pub fn new(config: &config::Limits, sessions_max: u32) -> Self {
+        Self {
+            sessions: AtomicU32::new(0),
+            sessions_max,
+            principals: Counts::new(config.sessions_per_principal),
+            devices: Counts::new(config.sessions_per_device),
+        }
+    }
+
+    /// A place for one more session, or `None` where the node is full.
+    pub fn enter(self: &Arc<Self>) -> Option<Place> {
+        self.sessions
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
+                (sessions < self.sessions_max).then_some(sessions + 1)
+            })
+            .ok()?;
+        Some(Place { limits: Arc::clone(self) })
+    }
+
+    pub fn permit(self: &Arc<Self>, principal: PrincipalId, device: DeviceId) -> Result<Permit, LimitHit> {
+        if !self.principals.take(principal) {
+            return Err(LimitHit::Principal);
+        }
+        if !self.devices.take(device) {
+            self.principals.give_back(principal);
+            return Err(LimitHit::Device);
+        }
+        Ok(Permit { limits: Arc::clone(self), principal, device })
+    }
+}
+
+impl LimitHit {
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::Principal => "limit-principal",
+            Self::Device => "limit-device",
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.limits.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limits.principals.give_back(self.principal);
+        self.limits.devices.give_back(self.device);
+    }
+}
+
+/// Counts by key, spread over shards so that engine threads seldom meet at one lock. Keys at zero are
+/// taken out, so the maps hold no more entries than there are sessions.
+struct Counts<K> {
+    shards: [CachePadded<Mutex<HashMap<K, u32>>>; SHARDS],
+    max: u32,
+}
+
+impl<K: Copy + Eq + Hash + Number> Counts<K> {
+    fn new(max: u32) -> Self {
+        Self { shards: std::array::from_fn(|_| CachePadded::default()), max }
+    }
+
+    fn take(&self, key: K) -> bool {
+        let mut shard = self.shard(key).lock();
+        let count = shard.entry(key).or_insert(0);
+        let free = *count < self.max;
+        if free {
+            *count += 1;
+        }
+        free
+    }
+
+    fn give_back(&self, key: K) {
+        let mut shard = self.shard(key).lock();
+        if let Some(count) = shard.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&key);
+            }
+        }
+    }
+
+    fn shard(&self, key: K) -> &Mutex<HashMap<K, u32>> {
+        &self.shards[key.number().rem_euclid(SHARDS as i64) as usize]
+    }
+}
+
+/// The number that an identity is, for spreading over shards.
+trait Number {
+    fn number(self) -> i64;
+}
+
+impl Number for PrincipalId {
+    fn number(self) -> i64 {
+        self.0
+    }
+}
+
+impl Number for DeviceId {
+    fn number(self) -> i64 {
+        self.0
+    }
+}
+
+const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(sessions: u32, per_principal: u32, per_device: u32) -> Arc<Limits> {
+        let config = config::Limits {
+            sessions,
+            sessions_per_principal: per_principal,
+            sessions_per_device: per_device,
+        };
+        Arc::new(Limits::new(&config, sessions))
+    }
+
+    #[test]
+    fn a_full_node_has_a_place_again_when_a_session_ends() {
+        let limits = limits(1, 9, 9);
+        let place = limits.enter();
+        assert!(place.is_some());
+        assert!(limits.enter().is_none());
+        drop(place);
+        assert!(limits.enter().is_some());
+    }
+
+    #[test]
+    fn a_refused_device_takes_nothing_from_the_principal() {
+        let limits = limits(9, 2, 1);
+        let (principal, device) = (PrincipalId(1), DeviceId(-7));
+        let first = limits.permit(principal, device);
+        assert!(first.is_ok());
+        assert_eq!(limits.permit(principal, device).err(), Some(LimitHit::Device));
+        let second = limits.permit(principal, DeviceId(8));
+        assert!(second.is_ok());
+        assert_eq!(limits.permit(principal, DeviceId(9)).err(), Some(LimitHit::Principal));
+        drop((first, second));
+        assert!(limits.principals.shards.iter().all(|shard| shard.lock().is_empty()));
+        assert!(limits.devices.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+}

@@ -1,0 +1,94 @@
+//! From the decision to a connected device.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::{Dial, Session, Stage, Turn};
+use crate::authz::{Decision, Route};
+use crate::engine::kernel::{Kernel, SocketOperation};
+use crate::engine::session::refusal::No;
+use crate::engine::token::Purpose;
+use crate::wire::Reply;
+
+impl<K: Kernel> Session<K> {
+    pub(super) fn dial(&mut self, route: &Route, dial: Dial, turn: &mut Turn<'_, K>) {
+        let address = SocketAddr::new(route.address.to_canonical(), route.port);
+        if !turn.shared.config.vpn.allows(address.ip()) {
+            let no = No {
+                reply: Reply::DeviceAddress,
+                cause: "device-address-not-allowed",
+                detail: Some(format!("{} is outside vpn.allow", address.ip())),
+            };
+            return self.refuse(dial.version, no, turn);
+        }
+        match turn.shared.limits.permit(route.principal, route.device) {
+            Ok(permit) => self.permit = Some(permit),
+            Err(hit) => {
+                let no = No { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                return self.refuse(dial.version, no, turn);
+            }
+        }
+        let device = match turn.kernel.open_device_socket(address) {
+            Ok(device) => device,
+            Err(error) => return self.refuse(dial.version, no_socket(&error), turn),
+        };
+        let device = self.device.insert(device);
+        self.in_flight.begin(Purpose::Connect);
+        let token = crate::engine::token::Token::Session { slot: self.slot, purpose: Purpose::Connect };
+        turn.kernel.submit(token, SocketOperation::Connect(device, address));
+        self.deadline = Some(turn.now.after(turn.shared.config.timeouts.connect));
+        self.stage = Stage::Dial(Dial { expires_at: route.expires_at, ..dial });
+    }
+
+    pub(super) fn on_connected(&mut self, result: i32, turn: &mut Turn<'_, K>) {
+        let Stage::Dial(dial) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
+        if result == 0 {
+            return self.open_tunnel(dial, turn);
+        }
+        let no = unreachable(&io::Error::from_raw_os_error(-result));
+        self.refuse(dial.version, no, turn);
+    }
+
+    /// `timeouts.connect` has passed.
+    pub(super) fn refuse_silent_device(&mut self, turn: &mut Turn<'_, K>) {
+        let Stage::Dial(dial) = &self.stage else { return };
+        let version = dial.version;
+        self.refuse(version, No { reply: Reply::DeviceTimeout, cause: "device-timeout", detail: None }, turn);
+    }
+
+    /// The view has changed while the device is being dialled.
+    pub(super) fn recheck_dial(&mut self, turn: &mut Turn<'_, K>) {
+        let Stage::Dial(dial) = &mut self.stage else { return };
+        match turn.view.decide(&dial.query, turn.now.wall) {
+            Decision::Allow(route) => dial.expires_at = route.expires_at,
+            Decision::Refuse(refusal) => {
+                let version = dial.version;
+                self.refuse(version, No::refused(refusal), turn);
+            }
+            // The client was allowed a moment ago, and nobody has said otherwise.
+            Decision::Undecided(_) => {}
+        }
+    }
+}
+
+/// The node could not even open a socket.
+fn no_socket(error: &io::Error) -> No {
+    let (reply, cause) = match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => (Reply::Limit, "descriptors"),
+        Some(libc::ENOBUFS | libc::ENOMEM) => (Reply::Limit, "memory"),
+        Some(libc::ENODEV) => (Reply::DeviceUnreachable, "vpn-interface-missing"),
+        _ => (Reply::DeviceUnreachable, "device-socket"),
+    };
+    No { reply, cause, detail: Some(error.to_string()) }
+}
+
+/// The connect failed.
+fn unreachable(error: &io::Error) -> No {
+    let (reply, cause) = match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => (Reply::DevicePortClosed, "device-port-closed"),
+        Some(libc::ETIMEDOUT) => (Reply::DeviceTimeout, "device-timeout"),
+        Some(libc::EADDRNOTAVAIL) => (Reply::Limit, "local-ports"),
+        _ => (Reply::DeviceUnreachable, "device-unreachable"),
+    };
+    No { reply, cause, detail: Some(error.to_string()) }
+}

@@ -1,0 +1,100 @@
+//! From accept to the decision: collects the head, parses it, asks the view.
+
+use super::{Dial, Outcome, Session, Stage, Turn, give_back};
+use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
+use crate::engine::kernel::Kernel;
+use crate::engine::session::refusal::No;
+use crate::engine::token::Purpose;
+use crate::wire::{HeadError, HttpVersion, Reply, parse_head};
+
+impl<K: Kernel> Session<K> {
+    pub(super) fn expect_head(&mut self, turn: &mut Turn<'_, K>) {
+        self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
+        self.submit_on_client(Purpose::Head, turn);
+    }
+
+    pub(super) fn on_head_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
+        let Stage::Head(head) = &mut self.stage else { return };
+        match (outcome.result, outcome.buffer) {
+            (len @ 1.., Some(buffer)) => {
+                head.extend_from_slice(turn.kernel.received(buffer, len as usize));
+                turn.kernel.give_back(buffer);
+                let head = std::mem::take(head);
+                self.on_head(head, turn);
+            }
+            (0.., _) if head.is_empty() => self.note_lost_client("client-closed", None, turn),
+            (0.., _) => self.refuse(
+                HttpVersion::default(),
+                No { reply: Reply::Malformed, cause: "head-truncated", detail: None },
+                turn,
+            ),
+            (error, _) => {
+                give_back(outcome, turn.kernel);
+                match -error {
+                    libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
+                    errno => {
+                        let error = std::io::Error::from_raw_os_error(errno);
+                        self.note_lost_client("client-error", Some(error), turn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All bytes so far: wait for more, or decide.
+    fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
+        let listen = &turn.shared.config.listen[self.listener];
+        let head = match parse_head(&bytes, &listen.suffixes) {
+            Ok(Some(head)) => head,
+            Ok(None) => {
+                self.stage = Stage::Head(bytes);
+                self.submit_on_client(Purpose::Head, turn);
+                return;
+            }
+            Err(error) => return self.refuse_head(error, turn),
+        };
+        let query = Query {
+            key: head.token.as_ref().map(|token| KeyHash::of_token(token.as_bytes())),
+            device: DeviceUuid::parse(head.uuid),
+            port: head.port,
+        };
+        let version = head.version;
+        let early = bytes.split_off(head.len);
+        self.facts.credential = query.key.map(|key| key.credential_id());
+        self.facts.uuid = query.device;
+        self.facts.port = Some(query.port);
+        self.decide(Dial { query, version, early, expires_at: None }, turn);
+    }
+
+    fn decide(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
+        let version = dial.version;
+        if turn.shared.is_draining() {
+            return self.refuse_draining(version, turn);
+        }
+        self.facts.generation = turn.view.get().map(|view| view.snapshot.generation());
+        match turn.view.decide(&dial.query, turn.now.wall) {
+            Decision::Allow(route) => {
+                self.facts.principal = Some(route.principal);
+                self.facts.grant = Some(route.grant);
+                self.facts.device = Some(route.device);
+                self.dial(&route, dial, turn);
+            }
+            Decision::Refuse(refusal) => {
+                self.refuse(version, No::refused(refusal), turn);
+            }
+            Decision::Undecided(undecided) => {
+                turn.counters.sessions.undecided.add(1);
+                self.refuse(version, No::undecided(undecided), turn);
+            }
+        }
+    }
+
+    fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
+        let (version, reply, cause) = match error {
+            HeadError::Malformed { version, .. } => (version, Reply::Malformed, "malformed"),
+            HeadError::Method { version } => (version, Reply::Method, "method"),
+            HeadError::TooLarge { version } => (version, Reply::HeadTooLarge, "head-too-large"),
+        };
+        self.refuse(version, No { reply, cause, detail: Some(error.to_string()) }, turn);
+    }
+}

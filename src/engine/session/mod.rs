@@ -1,0 +1,277 @@
+//! One client connection, from accept to close: what it waits for, and what a completion means to it.
+//!
+//! The stages live in files of their own: `handshake` reads the head and decides, `dial` reaches the
+//! device, `tunnel` forwards, `refusal` tells a client no. Nothing here waits, and nothing is closed
+//! while an operation on it is in flight.
+
+mod dial;
+mod handshake;
+mod refusal;
+mod tunnel;
+
+use std::net::SocketAddr;
+
+use super::forward::{Direction, Flow, Io, Outcome};
+use super::kernel::{Kernel, SocketOperation};
+use super::limits::{Permit, Place};
+use super::shared::Shared;
+use super::timers::Tick;
+use super::token::{InFlight, Purpose, Slot};
+use crate::authz::{PinnedView, Query, UnixMillis};
+use crate::telemetry::{EngineCounters, SessionFacts};
+use crate::wire::HttpVersion;
+
+pub(super) struct Session<K: Kernel> {
+    /// Unique on this node as long as it runs.
+    pub id: u64,
+    slot: Slot,
+    /// Which of the node's listeners it came in by.
+    listener: usize,
+    client: K::Socket,
+    /// Present from the dial on.
+    device: Option<K::Socket>,
+    stage: Stage<K::Pipe>,
+    in_flight: InFlight,
+    facts: Box<SessionFacts>,
+    accepted_at: Instant,
+    deadline: Option<Tick>,
+    /// The node's place for it; `None` for a client that is only told that the node is full.
+    place: Option<Place>,
+    permit: Option<Permit>,
+}
+
+/// A connection as it comes from a listener.
+pub(super) struct Accepted<S> {
+    pub client: S,
+    /// `None` where the client is gone already.
+    pub address: Option<SocketAddr>,
+    /// The listener's place in the config.
+    pub listener: usize,
+    /// `None` where the node is full, and the client is only to be told so.
+    pub place: Option<Place>,
+}
+
+/// What the session is doing.
+enum Stage<P> {
+    /// Collecting the request's head.
+    Head(Vec<u8>),
+    /// Connecting to the device.
+    Dial(Dial),
+    Tunnel(Box<Tunnel<P>>),
+    /// Told no; waiting for the client to read it, so that closing does not destroy the reply.
+    Refused {
+        discarded_bytes: usize,
+    },
+    /// Over; waiting for what is still in flight.
+    Ended(Option<Box<Tunnel<P>>>),
+}
+
+/// A decided request, and what the client sent behind it.
+struct Dial {
+    query: Query,
+    version: HttpVersion,
+    early: Vec<u8>,
+    expires_at: Option<UnixMillis>,
+}
+
+struct Tunnel<P> {
+    query: Query,
+    up: Flow<P>,
+    down: Flow<P>,
+    /// Of the last byte in either direction.
+    active_at: Tick,
+    expires_at: Option<UnixMillis>,
+    handshake_us: u64,
+}
+
+/// The thread's clocks, read once per turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instant {
+    /// Since the thread's clock began.
+    pub monotonic_us: u64,
+    pub wall: UnixMillis,
+}
+
+/// What one turn of the thread lends to its sessions.
+pub(super) struct Turn<'a, K: Kernel> {
+    pub kernel: &'a mut K,
+    pub now: Instant,
+    pub view: &'a PinnedView<'a>,
+    pub shared: &'a Shared,
+    pub counters: &'a EngineCounters,
+}
+
+impl<K: Kernel> Session<K> {
+    /// Begins with a client that was just accepted; its head is asked for.
+    pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, turn: &mut Turn<'_, K>) -> Self {
+        let Accepted { client, address, listener, place } = accepted;
+        let mut session = Self {
+            id,
+            slot,
+            listener,
+            client,
+            device: None,
+            stage: Stage::Head(Vec::new()),
+            in_flight: InFlight::default(),
+            facts: Box::new(SessionFacts { session: id, client: address, ..SessionFacts::default() }),
+            accepted_at: turn.now,
+            deadline: None,
+            place,
+            permit: None,
+        };
+        turn.counters.sessions.accepted.add(1);
+        turn.counters.sessions.active.add(1);
+        if session.is_told_full() {
+            session.refuse_full_node(turn);
+        } else {
+            session.expect_head(turn);
+        }
+        session
+    }
+
+    /// An operation of this session has completed.
+    pub fn complete(&mut self, purpose: Purpose, outcome: Outcome, turn: &mut Turn<'_, K>) {
+        if !outcome.more {
+            self.in_flight.end(purpose);
+        }
+        match (&self.stage, purpose) {
+            (Stage::Head(_), Purpose::Head) => self.on_head_bytes(outcome, turn),
+            (Stage::Dial(_), Purpose::Connect) => self.on_connected(outcome.result, turn),
+            (Stage::Tunnel(_), purpose) if Direction::of(purpose).is_some() => {
+                self.on_forwarding(purpose, outcome, turn);
+            }
+            (Stage::Refused { .. }, Purpose::Head) => self.on_discarded(outcome, turn),
+            // A refused session has no use for the device that answered late.
+            (Stage::Refused { .. }, Purpose::Connect) => self.device = None,
+            // A cancellation's own result, or the end of something that no stage waits for any more.
+            _ => give_back(outcome, turn.kernel),
+        }
+    }
+
+    /// The deadline that [`Session::deadline`] told has passed.
+    pub fn on_deadline(&mut self, turn: &mut Turn<'_, K>) {
+        self.deadline = None;
+        match &self.stage {
+            Stage::Head(_) => self.refuse_late_head(turn),
+            Stage::Dial(_) => self.refuse_silent_device(turn),
+            Stage::Tunnel(_) => self.on_tunnel_deadline(turn),
+            Stage::Refused { .. } => self.end(turn),
+            Stage::Ended(_) => {}
+        }
+    }
+
+    /// Puts the decision that this session rests on to the view in force.
+    pub fn recheck(&mut self, turn: &mut Turn<'_, K>) {
+        match &self.stage {
+            Stage::Dial(_) => self.recheck_dial(turn),
+            Stage::Tunnel(_) => self.recheck_tunnel(turn),
+            Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
+        }
+    }
+
+    /// Goes on with what [`Session::wants_turn`] told.
+    pub fn resume(&mut self, turn: &mut Turn<'_, K>) {
+        if let Stage::Tunnel(_) = self.stage {
+            self.resume_forwarding(turn);
+        }
+    }
+
+    /// The node stops: ends whatever this session is doing.
+    pub fn stop(&mut self, turn: &mut Turn<'_, K>) {
+        match &self.stage {
+            Stage::Head(_) => self.refuse_draining(HttpVersion::default(), turn),
+            Stage::Dial(dial) => {
+                let version = dial.version;
+                self.refuse_draining(version, turn);
+            }
+            Stage::Tunnel(_) => self.break_tunnel("node-stopped", turn),
+            Stage::Refused { .. } | Stage::Ended(_) => {}
+        }
+    }
+
+    /// Gives back what the session holds. Only once [`Session::is_over`].
+    pub fn release(mut self, turn: &mut Turn<'_, K>) {
+        debug_assert!(self.is_over());
+        if let Stage::Ended(Some(tunnel)) = &mut self.stage {
+            tunnel.up.release(turn.kernel);
+            tunnel.down.release(turn.kernel);
+        }
+        turn.counters.sessions.active.sub(1);
+    }
+
+    /// Nothing is left to do, and nothing is in flight: the slot can be given to another session.
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Ended(_)) && self.in_flight.is_empty()
+    }
+
+    /// It has no place of its own and is only told that the node is full.
+    pub fn is_told_full(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// When to call [`Session::on_deadline`], unless something happens before.
+    pub fn deadline(&self) -> Option<Tick> {
+        self.deadline
+    }
+
+    pub fn wants_turn(&self) -> bool {
+        matches!(&self.stage, Stage::Tunnel(tunnel) if tunnel.up.wants_turn() || tunnel.down.wants_turn())
+    }
+
+    /// Nothing more is done for this session; its sockets close once nothing is in flight on them.
+    fn end(&mut self, turn: &mut Turn<'_, K>) {
+        let tunnel = match std::mem::replace(&mut self.stage, Stage::Ended(None)) {
+            Stage::Tunnel(tunnel) | Stage::Ended(Some(tunnel)) => Some(tunnel),
+            _ => None,
+        };
+        self.stage = Stage::Ended(tunnel);
+        self.deadline = None;
+        self.permit = None;
+        let mut io = self.io(turn);
+        for purpose in io.in_flight.iter() {
+            io.cancel(purpose);
+        }
+    }
+
+    fn submit_on_client(&mut self, purpose: Purpose, turn: &mut Turn<'_, K>) {
+        let mut io = Io {
+            kernel: turn.kernel,
+            slot: self.slot,
+            in_flight: &mut self.in_flight,
+            counters: &turn.counters.hot,
+        };
+        io.submit(purpose, SocketOperation::Receive(&self.client));
+    }
+
+    fn io<'a>(&'a mut self, turn: &'a mut Turn<'_, K>) -> Io<'a, K> {
+        Io {
+            kernel: turn.kernel,
+            slot: self.slot,
+            in_flight: &mut self.in_flight,
+            counters: &turn.counters.hot,
+        }
+    }
+}
+
+impl Instant {
+    pub fn tick(self) -> Tick {
+        Tick(self.monotonic_us / 1000)
+    }
+
+    /// The tick that is `duration` away, rounded up.
+    pub fn after(self, duration: std::time::Duration) -> Tick {
+        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Tick(self.tick().0.saturating_add(ms).saturating_add(1))
+    }
+
+    pub fn us_since(self, earlier: Self) -> u64 {
+        self.monotonic_us.saturating_sub(earlier.monotonic_us)
+    }
+}
+
+/// Returns the buffer of a completion that nobody reads.
+fn give_back<K: Kernel>(outcome: Outcome, kernel: &mut K) {
+    if let Some(buffer) = outcome.buffer {
+        kernel.give_back(buffer);
+    }
+}

@@ -1,0 +1,125 @@
+//! Telling a client no: one write, then a close that leaves the client time to read it.
+//!
+//! Closing at once would answer whatever the client still sends with a reset, and a reset can destroy the
+//! reply before it is read. So the sending side is shut, and what arrives is discarded for a while.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Outcome, Session, Stage, Turn, give_back};
+use crate::authz::{Refusal, Undecided};
+use crate::engine::kernel::Kernel;
+use crate::engine::token::Purpose;
+use crate::telemetry::{AuditEvent, SessionRefusal};
+use crate::wire::{HttpVersion, Reply};
+
+/// What the client is told, and the true cause that the audit log keeps.
+pub(super) struct No {
+    pub reply: Reply,
+    pub cause: &'static str,
+    /// The operating system's or the parser's word for it.
+    pub detail: Option<String>,
+}
+
+impl No {
+    pub fn refused(refusal: Refusal) -> Self {
+        Self { reply: refusal.reply(), cause: refusal.cause(), detail: None }
+    }
+
+    pub fn undecided(undecided: Undecided) -> Self {
+        Self { reply: Reply::Undecided, cause: undecided.cause(), detail: None }
+    }
+}
+
+impl<K: Kernel> Session<K> {
+    pub(super) fn refuse(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+        let bytes = no.reply.bytes(version);
+        // A new connection has room for a reply; where it has not, the client is beyond being told.
+        let told = matches!(turn.kernel.send(&self.client, bytes), Ok(sent) if sent == bytes.len());
+        self.note_refusal(no, turn);
+        self.permit = None;
+        let mut io = self.io(turn);
+        io.cancel(Purpose::Connect);
+        if !told {
+            return self.end(turn);
+        }
+        turn.kernel.shut_write(&self.client);
+        self.stage = Stage::Refused { discarded_bytes: 0 };
+        self.deadline = Some(turn.now.after(LINGER));
+        if !self.in_flight.has(Purpose::Head) {
+            self.submit_on_client(Purpose::Head, turn);
+        }
+    }
+
+    pub(super) fn refuse_draining(&mut self, version: HttpVersion, turn: &mut Turn<'_, K>) {
+        self.refuse(version, No { reply: Reply::Draining, cause: "draining", detail: None }, turn);
+    }
+
+    pub(super) fn refuse_late_head(&mut self, turn: &mut Turn<'_, K>) {
+        let no = No { reply: Reply::HeadTimeout, cause: "head-timeout", detail: None };
+        self.refuse(HttpVersion::default(), no, turn);
+    }
+
+    /// The node has no place for this session.
+    pub(super) fn refuse_full_node(&mut self, turn: &mut Turn<'_, K>) {
+        let no = No { reply: Reply::Limit, cause: "limit-node", detail: None };
+        self.refuse(HttpVersion::default(), no, turn);
+    }
+
+    /// The client went away before it could be told anything.
+    pub(super) fn note_lost_client(
+        &mut self,
+        cause: &'static str,
+        error: Option<io::Error>,
+        turn: &mut Turn<'_, K>,
+    ) {
+        self.note(None, cause, error.map(|error| error.to_string()), turn);
+        self.end(turn);
+    }
+
+    /// What a refused client still sends.
+    pub(super) fn on_discarded(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
+        give_back(outcome, turn.kernel);
+        let Stage::Refused { discarded_bytes } = &mut self.stage else { return };
+        match outcome.result {
+            len @ 1.. => *discarded_bytes += len as usize,
+            error if matches!(-error, libc::ENOBUFS | libc::EINTR | libc::EAGAIN) => {}
+            _closed => return self.end(turn),
+        }
+        if *discarded_bytes > DISCARDED_BYTES_MAX {
+            self.end(turn);
+        } else {
+            self.submit_on_client(Purpose::Head, turn);
+        }
+    }
+
+    fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
+        turn.counters.sessions.refused.add(1);
+        self.note(Some(no.reply), no.cause, no.detail, turn);
+    }
+
+    fn note(
+        &mut self,
+        reply: Option<Reply>,
+        cause: &'static str,
+        detail: Option<String>,
+        turn: &mut Turn<'_, K>,
+    ) {
+        let refusal = SessionRefusal {
+            facts: (*self.facts).clone(),
+            status: reply.map(Reply::status),
+            slug: reply.and_then(Reply::slug),
+            cause,
+            detail,
+        };
+        if !turn.shared.audit.send(AuditEvent::Refusal(refusal)) {
+            turn.counters.sessions.audit_dropped.add(1);
+        }
+    }
+}
+
+/// How long a refused client may take to read its reply and close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Bytes that a refused client may still send before it is cut off.
+const DISCARDED_BYTES_MAX: usize = 256 * 1024;

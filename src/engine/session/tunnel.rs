@@ -1,0 +1,244 @@
+//! An open tunnel: both directions, its timeouts, and every way in which it ends.
+
+use std::io;
+
+use super::{Dial, Outcome, Session, Stage, Tunnel, Turn, give_back};
+use crate::authz::{Decision, Refusal};
+use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
+use crate::engine::kernel::Kernel;
+use crate::engine::timers::Tick;
+use crate::engine::token::Purpose;
+use crate::telemetry::{AuditEvent, SessionEnd};
+use crate::wire::Reply;
+
+impl<K: Kernel> Session<K> {
+    /// The device has answered: tell the client, in one write, and forward.
+    pub(super) fn open_tunnel(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
+        let reply = Reply::Established.bytes(dial.version);
+        match turn.kernel.send(&self.client, reply) {
+            Ok(sent) if sent == reply.len() => {}
+            Ok(_) => return self.note_lost_client("client-stalled", None, turn),
+            Err(error) => return self.note_lost_client("client-error", Some(error), turn),
+        }
+        turn.counters.sessions.tunnels_opened.add(1);
+        let forwarding = turn.shared.config.engine.forwarding;
+        self.stage = Stage::Tunnel(Box::new(Tunnel {
+            query: dial.query,
+            up: Flow::new(Direction::Up, forwarding),
+            down: Flow::new(Direction::Down, forwarding),
+            active_at: turn.now.tick(),
+            expires_at: dial.expires_at,
+            handshake_us: turn.now.us_since(self.accepted_at),
+        }));
+        self.drive(turn, |tunnel, client, device, io| {
+            tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
+            tunnel.down.start(&[], &Ends { source: device, sink: client }, io).map_err(down)
+        });
+    }
+
+    pub(super) fn on_forwarding(&mut self, purpose: Purpose, outcome: Outcome, turn: &mut Turn<'_, K>) {
+        let Some((direction, task)) = Direction::of(purpose) else {
+            return give_back(outcome, turn.kernel);
+        };
+        self.drive(turn, |tunnel, client, device, io| match direction {
+            Direction::Up => {
+                let ends = Ends { source: client, sink: device };
+                tunnel.up.complete(task, outcome, &ends, io).map_err(up)
+            }
+            Direction::Down => {
+                let ends = Ends { source: device, sink: client };
+                tunnel.down.complete(task, outcome, &ends, io).map_err(down)
+            }
+        });
+    }
+
+    pub(super) fn resume_forwarding(&mut self, turn: &mut Turn<'_, K>) {
+        self.drive(turn, |tunnel, client, device, io| {
+            if tunnel.up.wants_turn() {
+                tunnel.up.resume(&Ends { source: client, sink: device }, io).map_err(up)?;
+            }
+            if tunnel.down.wants_turn() {
+                tunnel.down.resume(&Ends { source: device, sink: client }, io).map_err(down)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// A right expires, or nothing has moved for too long.
+    pub(super) fn on_tunnel_deadline(&mut self, turn: &mut Turn<'_, K>) {
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
+        if tunnel.has_expired(turn) {
+            self.recheck_tunnel(turn);
+        }
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
+        if tunnel.has_expired(turn) {
+            // Nothing can be decided now, and the right that it was opened by is over.
+            return self.break_tunnel("right-expired", turn);
+        }
+        if tunnel.quiet_until(turn) > turn.now.tick() {
+            self.deadline = Some(tunnel.deadline(turn));
+            return;
+        }
+        let cause = if tunnel.is_half_closed() { "half-closed-timeout" } else { "idle-timeout" };
+        self.break_tunnel(cause, turn);
+    }
+
+    /// The view has changed, or a right has expired.
+    pub(super) fn recheck_tunnel(&mut self, turn: &mut Turn<'_, K>) {
+        let Stage::Tunnel(tunnel) = &mut self.stage else { return };
+        match turn.view.decide(&tunnel.query, turn.now.wall) {
+            Decision::Allow(route) => {
+                tunnel.expires_at = route.expires_at;
+                self.facts.grant = Some(route.grant);
+                self.deadline = Some(tunnel.deadline(turn));
+            }
+            // Where the device is says nothing about the right to reach it: a connection that stands may
+            // stand.
+            Decision::Refuse(Refusal::DeviceOffline | Refusal::DeviceElsewhere) => {}
+            Decision::Refuse(refusal) => self.break_tunnel(ended_right(refusal), turn),
+            Decision::Undecided(_) => {}
+        }
+    }
+
+    /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes what
+    /// it has for the whole.
+    pub(super) fn break_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
+        turn.kernel.reset_on_close(&self.client);
+        if let Some(device) = &self.device {
+            turn.kernel.reset_on_close(device);
+        }
+        self.close_tunnel(cause, turn);
+    }
+
+    /// Runs `step` on the tunnel with both sockets, then looks at what it led to.
+    fn drive(
+        &mut self,
+        turn: &mut Turn<'_, K>,
+        step: impl FnOnce(
+            &mut Tunnel<K::Pipe>,
+            &K::Socket,
+            &K::Socket,
+            &mut Io<'_, K>,
+        ) -> Result<(), (Side, io::Error)>,
+    ) {
+        let (Stage::Tunnel(tunnel), Some(device)) = (&mut self.stage, &self.device) else { return };
+        let bytes_before = tunnel.bytes();
+        let was_half_closed = tunnel.is_half_closed();
+        let mut io = Io {
+            kernel: turn.kernel,
+            slot: self.slot,
+            in_flight: &mut self.in_flight,
+            counters: &turn.counters.hot,
+        };
+        let stepped = step(tunnel, &self.client, device, &mut io);
+        if tunnel.bytes() != bytes_before {
+            tunnel.active_at = turn.now.tick();
+        }
+        if let Err((side, error)) = stepped {
+            return self.break_tunnel(side.broken_cause(&error), turn);
+        }
+        if tunnel.up.is_finished() && tunnel.down.is_finished() {
+            return self.close_tunnel("closed", turn);
+        }
+        // A half-closed tunnel has less time; all else only ever moves the deadline later.
+        if self.deadline.is_none() || tunnel.is_half_closed() != was_half_closed {
+            if tunnel.is_half_closed() != was_half_closed {
+                tunnel.active_at = turn.now.tick();
+            }
+            self.deadline = Some(tunnel.deadline(turn));
+        }
+    }
+
+    fn close_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
+        let event = AuditEvent::SessionEnd(SessionEnd {
+            facts: (*self.facts).clone(),
+            cause,
+            bytes_up: tunnel.up.bytes,
+            bytes_down: tunnel.down.bytes,
+            handshake_us: tunnel.handshake_us,
+            duration_ms: turn.now.us_since(self.accepted_at) / 1000,
+        });
+        turn.counters.sessions.tunnels_closed.add(1);
+        if !turn.shared.audit.send(event) {
+            turn.counters.sessions.audit_dropped.add(1);
+        }
+        self.end(turn);
+    }
+}
+
+impl<P> Tunnel<P> {
+    fn bytes(&self) -> u64 {
+        self.up.bytes + self.down.bytes
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.up.is_finished() || self.down.is_finished()
+    }
+
+    fn has_expired<K: Kernel>(&self, turn: &Turn<'_, K>) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= turn.now.wall)
+    }
+
+    /// When it will have been quiet for too long, if nothing moves.
+    fn quiet_until<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
+        let timeouts = &turn.shared.config.timeouts;
+        let patience = if self.is_half_closed() { timeouts.half_closed } else { timeouts.idle };
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        Tick(self.active_at.0.saturating_add(patience_ms))
+    }
+
+    fn deadline<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
+        let quiet_until = self.quiet_until(turn);
+        let Some(expires_at) = self.expires_at else { return quiet_until };
+        let left_ms = u64::try_from(expires_at.0.saturating_sub(turn.now.wall.0)).unwrap_or(0);
+        quiet_until.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
+    }
+}
+
+/// Whose connection failed.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Device,
+}
+
+impl Side {
+    fn broken_cause(self, error: &io::Error) -> &'static str {
+        let is_reset = matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE));
+        let is_timeout = error.raw_os_error() == Some(libc::ETIMEDOUT);
+        match self {
+            Self::Client if is_reset => "client-reset",
+            Self::Client if is_timeout => "client-timeout",
+            Self::Client => "client-error",
+            Self::Device if is_reset => "device-reset",
+            Self::Device if is_timeout => "device-timeout",
+            Self::Device => "device-error",
+        }
+    }
+}
+
+fn up(broken: Broken) -> (Side, io::Error) {
+    match broken.end {
+        End::Source => (Side::Client, broken.error),
+        End::Sink => (Side::Device, broken.error),
+    }
+}
+
+fn down(broken: Broken) -> (Side, io::Error) {
+    match broken.end {
+        End::Source => (Side::Device, broken.error),
+        End::Sink => (Side::Client, broken.error),
+    }
+}
+
+/// What a refusal means for a tunnel that was allowed before.
+const fn ended_right(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::CredentialUnknown => "credential-removed",
+        Refusal::DeviceUnknown => "device-removed",
+        Refusal::NoGrant => "grant-removed",
+        Refusal::PortNotGranted => "grant-narrowed",
+        _ => refusal.cause(),
+    }
+}

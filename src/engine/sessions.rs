@@ -1,0 +1,68 @@
+//! A worker's table of sessions: slots that are reused once nothing of their last session is in flight.
+
+use super::kernel::Kernel;
+use super::session::Session;
+use super::token::Slot;
+
+pub(super) struct Sessions<K: Kernel> {
+    slots: Vec<Option<Session<K>>>,
+    free: Vec<Slot>,
+    /// Where the next slice of a sweep begins; `None` where none is under way.
+    sweep_from: Option<usize>,
+}
+
+impl<K: Kernel> Sessions<K> {
+    pub fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), sweep_from: None }
+    }
+
+    /// A slot for one more session; follow with [`Sessions::fill`].
+    pub fn reserve(&mut self) -> Slot {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            Slot(u32::try_from(self.slots.len() - 1).expect("the node's limit on sessions fits 32 bits"))
+        })
+    }
+
+    pub fn fill(&mut self, slot: Slot, session: Session<K>) {
+        let place = &mut self.slots[slot.0 as usize];
+        debug_assert!(place.is_none());
+        *place = Some(session);
+    }
+
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Session<K>> {
+        self.slots.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    pub fn take(&mut self, slot: Slot) -> Option<Session<K>> {
+        let session = self.slots.get_mut(slot.0 as usize)?.take()?;
+        self.free.push(slot);
+        Some(session)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// Every slot that is in use.
+    pub fn occupied(&self) -> Vec<Slot> {
+        (0u32..).zip(&self.slots).filter(|(_, place)| place.is_some()).map(|(slot, _)| Slot(slot)).collect()
+    }
+
+    /// Begins to visit every session, or begins anew.
+    pub fn start_sweep(&mut self) {
+        self.sweep_from = Some(0);
+    }
+
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep_from.is_some()
+    }
+
+    /// The next sessions of the sweep, at most `count` slots on.
+    pub fn sweep(&mut self, count: usize) -> Vec<Slot> {
+        let Some(from) = self.sweep_from else { return Vec::new() };
+        let to = (from + count).min(self.slots.len());
+        self.sweep_from = (to < self.slots.len()).then_some(to);
+        (from..to).filter(|&place| self.slots[place].is_some()).map(|place| Slot(place as u32)).collect()
+    }
+}

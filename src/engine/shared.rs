@@ -1,0 +1,86 @@
+//! What all engine threads and their handles share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::limits::Limits;
+use crate::authz::Authority;
+use crate::config::Config;
+use crate::sys::wake::Wake;
+use crate::telemetry::{AuditSender, EngineCounters};
+
+/// Commands are levels, not messages: a thread that is behind sees the last state of each and misses
+/// nothing, so there is no queue that could fill.
+pub(super) struct Shared {
+    pub config: Arc<Config>,
+    pub authority: Arc<Authority>,
+    pub audit: AuditSender,
+    pub limits: Arc<Limits>,
+    /// One per thread, in the order of their numbers.
+    pub threads: Vec<ThreadShared>,
+    draining: AtomicBool,
+    stopping: AtomicBool,
+    /// Counts requests to put every session's decision again.
+    rechecks: AtomicU64,
+}
+
+/// One thread's part: how to wake it, and what it counts.
+pub(super) struct ThreadShared {
+    pub wake: Wake,
+    pub counters: Arc<EngineCounters>,
+}
+
+impl Shared {
+    pub fn new(
+        config: Arc<Config>,
+        authority: Arc<Authority>,
+        audit: AuditSender,
+        limits: Arc<Limits>,
+        threads: Vec<ThreadShared>,
+    ) -> Self {
+        Self {
+            config,
+            authority,
+            audit,
+            limits,
+            threads,
+            draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            rechecks: AtomicU64::new(0),
+        }
+    }
+
+    pub fn recheck(&self) {
+        self.rechecks.fetch_add(1, Ordering::Release);
+        self.wake_all();
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Read this before the view is pinned: then the view is at least as new as the request.
+    pub fn rechecks(&self) -> u64 {
+        self.rechecks.load(Ordering::Acquire)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn wake_all(&self) {
+        for thread in &self.threads {
+            thread.wake.wake();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! One engine thread: takes completions, lets sessions act, submits, and sleeps when there is nothing.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::forward::Outcome;
+use super::kernel::RingKernel;
+use super::listener::Listener;
+use super::session::{Accepted, Instant, Session, Turn};
+use super::sessions::Sessions;
+use super::shared::{Shared, ThreadShared};
+use super::timers::{Entry, Tick, Wheel};
+use super::token::{Slot, Token};
+use crate::authz::{PinnedView, UnixMillis};
+use crate::sys::ring::{Completion, Operation, Wait};
+use crate::sys::socket;
+
+/// An engine thread's own state. Nothing in it is shared but `shared`.
+pub(super) struct Worker {
+    /// Above the sessions, whose operations point to their sockets: the kernel is done with all of them
+    /// when `run` returns.
+    kernel: RingKernel,
+    shared: Arc<Shared>,
+    number: usize,
+    listeners: Vec<Listener>,
+    sessions: Sessions<RingKernel>,
+    timers: Wheel,
+    /// By slot: what the worker has set for the session there.
+    arrangements: Vec<Arrangement>,
+    /// Sessions with work that no completion will announce.
+    runnable: Vec<Slot>,
+    sessions_begun: u64,
+    /// Sessions beyond the node's limit that are being told so.
+    told_full: usize,
+    rechecks_seen: u64,
+    clock: Clock,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Arrangement {
+    /// The session's timer entry that is due first.
+    timer: Option<Tick>,
+    /// It is among the runnable ones.
+    runnable: bool,
+}
+
+/// Turns the system's clocks into what sessions reckon with.
+struct Clock {
+    began: std::time::Instant,
+}
+
+impl Worker {
+    pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
+        let mut worker = Self {
+            kernel,
+            shared,
+            number,
+            listeners: listeners.into_iter().map(Listener::new).collect(),
+            sessions: Sessions::new(),
+            timers: Wheel::new(),
+            arrangements: Vec::new(),
+            runnable: Vec::new(),
+            sessions_begun: 0,
+            told_full: 0,
+            rechecks_seen: 0,
+            clock: Clock { began: std::time::Instant::now() },
+        };
+        worker.watch_wake();
+        for number in 0..worker.listeners.len() {
+            worker.accept(number);
+        }
+        worker
+    }
+
+    /// Turns until the node stops and the last session is over, or the stop takes too long.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let mut completions = Vec::with_capacity(1024);
+        let mut fired = Vec::new();
+        let mut stop_by = None;
+        loop {
+            let wait = self.wait(stop_by);
+            self.kernel.turn(wait, &mut completions)?;
+            let now = self.clock.read();
+            if shared.is_stopping() && stop_by.is_none() {
+                stop_by = Some(now.after(STOP_TIME));
+            }
+            let rechecks = shared.rechecks();
+            // The pin lasts for this turn only, and the turn does not block.
+            let view = shared.authority.pin();
+            if rechecks != self.rechecks_seen {
+                self.rechecks_seen = rechecks;
+                self.sessions.start_sweep();
+            }
+            for completion in completions.drain(..) {
+                self.dispatch(completion, now, &view);
+            }
+            for slot in std::mem::take(&mut self.runnable) {
+                self.arrangement(slot).runnable = false;
+                self.with_session(slot, now, &view, Session::resume);
+            }
+            for slot in self.sessions.sweep(SWEEP_SESSIONS) {
+                self.with_session(slot, now, &view, Session::recheck);
+            }
+            self.timers.advance(now.tick(), &mut fired);
+            for entry in fired.drain(..) {
+                self.on_timer(entry, now, &view);
+            }
+            self.resume_accepting(now);
+            self.thread().counters.hot.turns.add(1);
+            if let Some(stop_by) = stop_by {
+                self.stop_sessions(now, &view);
+                if self.sessions.is_empty() || now.tick() >= stop_by {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// How long the next turn may sleep.
+    fn wait(&self, stop_by: Option<Tick>) -> Wait {
+        if !self.runnable.is_empty() || self.sessions.is_sweeping() {
+            return Wait::No;
+        }
+        let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
+        let next = [self.timers.next(), paused_until, stop_by].into_iter().flatten().min();
+        match next {
+            Some(tick) => {
+                let now_us = self.clock.read().monotonic_us;
+                Wait::Until(Duration::from_micros((tick.0 * 1000).saturating_sub(now_us)))
+            }
+            None => Wait::Forever,
+        }
+    }
+
+    fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
+        match Token::from_bits(completion.token) {
+            Some(Token::Session { slot, purpose }) => {
+                let Completion { result, more, buffer, .. } = completion;
+                let outcome = Outcome { result, more, buffer };
+                self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));
+            }
+            Some(Token::Accept { listener }) => {
+                self.on_accept(listener as usize, completion, now, view);
+            }
+            Some(Token::Wake) => {
+                self.thread().wake.clear();
+                if !completion.more {
+                    self.watch_wake();
+                }
+            }
+            None => tracing::error!(token = completion.token, "a completion that nobody asked for"),
+        }
+    }
+
+    fn on_accept(&mut self, number: usize, completion: Completion, now: Instant, view: &PinnedView<'_>) {
+        if let Some(client) = completion.accepted {
+            if self.shared.is_stopping() {
+                return;
+            }
+            let place = self.shared.limits.enter();
+            if place.is_none() && self.told_full >= TOLD_FULL_MAX {
+                // Not even room for a refusal: the close is all that this client gets.
+                self.thread().counters.sessions.accept_dropped.add(1);
+            } else {
+                self.begin_session(number, client, place, now, view);
+            }
+        } else if is_exhaustion(-completion.result) {
+            self.thread().counters.sessions.accept_pauses.add(1);
+            self.listeners[number].pause_until(now.after(ACCEPT_PAUSE));
+            return;
+        }
+        if !completion.more {
+            self.accept(number);
+        }
+    }
+
+    fn begin_session(
+        &mut self,
+        listener: usize,
+        client: OwnedFd,
+        place: Option<super::limits::Place>,
+        now: Instant,
+        view: &PinnedView<'_>,
+    ) {
+        self.sessions_begun += 1;
+        let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
+        let slot = self.sessions.reserve();
+        self.told_full += usize::from(place.is_none());
+        let accepted = Accepted { address: socket::peer_address(&client), client, listener, place };
+        let mut turn = turn(&mut self.kernel, &self.shared, self.number, now, view);
+        let session = Session::begin(id, slot, accepted, &mut turn);
+        self.sessions.fill(slot, session);
+        self.after(slot, now, view);
+    }
+
+    /// Runs `act` on the session in `slot`, if there is one, and does what follows from it.
+    fn with_session(
+        &mut self,
+        slot: Slot,
+        now: Instant,
+        view: &PinnedView<'_>,
+        act: impl FnOnce(&mut Session<RingKernel>, &mut Turn<'_, RingKernel>),
+    ) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        act(session, &mut turn(&mut self.kernel, &self.shared, self.number, now, view));
+        self.after(slot, now, view);
+    }
+
+    /// A session has acted: release it, queue it, or set its timer.
+    fn after(&mut self, slot: Slot, now: Instant, view: &PinnedView<'_>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if session.is_over() {
+            self.told_full -= usize::from(session.is_told_full());
+            if let Some(session) = self.sessions.take(slot) {
+                session.release(&mut turn(&mut self.kernel, &self.shared, self.number, now, view));
+            }
+            *self.arrangement(slot) = Arrangement::default();
+            for listener in &mut self.listeners {
+                listener.resume_at(now.tick());
+            }
+            return;
+        }
+        let (id, deadline, wants_turn) = (session.id, session.deadline(), session.wants_turn());
+        if wants_turn && !std::mem::replace(&mut self.arrangement(slot).runnable, true) {
+            self.runnable.push(slot);
+        }
+        if let Some(deadline) = deadline {
+            self.set_timer(slot, id, deadline);
+        }
+    }
+
+    /// Makes sure that an entry fires no later than `deadline`.
+    fn set_timer(&mut self, slot: Slot, session: u64, deadline: Tick) {
+        let arrangement = self.arrangement(slot);
+        if arrangement.timer.is_none_or(|set| deadline < set) {
+            arrangement.timer = Some(deadline);
+            self.timers.insert(Entry { at: deadline, slot, session });
+        }
+    }
+
+    fn on_timer(&mut self, entry: Entry, now: Instant, view: &PinnedView<'_>) {
+        let Some(session) = self.sessions.get_mut(entry.slot) else { return };
+        let (id, deadline) = (session.id, session.deadline());
+        let arrangement = self.arrangement(entry.slot);
+        // An entry of an earlier session in this slot, or one that an earlier deadline has overtaken.
+        if id != entry.session || arrangement.timer != Some(entry.at) {
+            return;
+        }
+        arrangement.timer = None;
+        match deadline {
+            Some(deadline) if deadline <= now.tick() => {
+                self.with_session(entry.slot, now, view, Session::on_deadline);
+            }
+            Some(deadline) => self.set_timer(entry.slot, entry.session, deadline),
+            None => {}
+        }
+    }
+
+    fn stop_sessions(&mut self, now: Instant, view: &PinnedView<'_>) {
+        for slot in self.sessions.occupied() {
+            self.with_session(slot, now, view, Session::stop);
+        }
+    }
+
+    fn accept(&mut self, number: usize) {
+        let token = Token::Accept { listener: number as u32 };
+        self.kernel.push(token, Operation::AcceptMultishot { listener: self.listeners[number].as_fd() });
+    }
+
+    fn resume_accepting(&mut self, now: Instant) {
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].take_resumed(now.tick()) {
+                self.accept(number);
+            }
+        }
+    }
+
+    fn watch_wake(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let wake = &shared.threads[self.number].wake;
+        self.kernel.push(Token::Wake, Operation::PollReadableMultishot { fd: wake.as_fd() });
+    }
+
+    fn arrangement(&mut self, slot: Slot) -> &mut Arrangement {
+        let place = slot.0 as usize;
+        if self.arrangements.len() <= place {
+            self.arrangements.resize(place + 1, Arrangement::default());
+        }
+        &mut self.arrangements[place]
+    }
+
+    fn thread(&self) -> &ThreadShared {
+        &self.shared.threads[self.number]
+    }
+}
+
+impl Clock {
+    fn read(&self) -> Instant {
+        let elapsed = self.began.elapsed();
+        Instant { monotonic_us: elapsed.as_micros() as u64, wall: UnixMillis::now() }
+    }
+}
+
+fn turn<'a>(
+    kernel: &'a mut RingKernel,
+    shared: &'a Shared,
+    number: usize,
+    now: Instant,
+    view: &'a PinnedView<'a>,
+) -> Turn<'a, RingKernel> {
+    Turn { kernel, now, view, shared, counters: &shared.threads[number].counters }
+}
+
+/// Whether accept failed because the process or the system has no more to give.
+fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// How long accept waits for something to be given back before it tries again by itself.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients beyond the node's limit that one thread tells so at a time; more are closed without a word.
+const TOLD_FULL_MAX: usize = 256;
+
+/// Sessions whose decision is put again in one turn.
+const SWEEP_SESSIONS: usize = 256;
+
+/// A session's number holds its thread's above this many bits.
+const SESSION_NUMBER_BITS: u32 = 48;
+
+/// What a thread grants its sessions to come to their ends when the node stops.
+const STOP_TIME: Duration = Duration::from_secs(3);
