@@ -13,6 +13,9 @@ mod timers;
 mod token;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
