@@ -14,6 +14,8 @@ mod token;
 mod worker;
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -46,15 +46,15 @@ fn authority() -> Arc<Authority> {
 fn engine(forwarding: Forwarding) -> Engine {
     let mut config = Config { vpn: crate::config::Vpn::loopback(), ..Config::default() };
     config.engine.forwarding = forwarding;
-    config.listen =
-        vec![Listen { address: "127.0.0.1:0".parse().unwrap(), suffixes: vec!["balena".into()] }];
+    config.listen = vec![Listen { address: "127.0.0.1:0".parse().unwrap(), suffixes: vec!["balena".into()] }];
     Engine::start(Arc::new(config), authority(), AuditSender::disabled()).unwrap()
 }
 
 fn connect(engine: &Engine, port: u16) -> TcpStream {
     let mut client = TcpStream::connect(engine.client_addresses()[0]).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let head = format!("CONNECT {UUID}.balena:{port} HTTP/1.0\r\nProxy-Authorization: Bearer {TOKEN}\r\n\r\n");
+    let head =
+        format!("CONNECT {UUID}.balena:{port} HTTP/1.0\r\nProxy-Authorization: Bearer {TOKEN}\r\n\r\n");
     client.write_all(head.as_bytes()).unwrap();
     client
 }

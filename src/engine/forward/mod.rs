@@ -5,6 +5,8 @@
 
 mod copy;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

@@ -1,0 +1,154 @@
+//! One direction against a scripted kernel: whatever it does, the bytes arrive whole and in order.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::scripted::{ScriptedKernel, Socket};
+
+/// A flow with both its ends, and the kernel that it talks to.
+struct Bench {
+    flow: Flow<<ScriptedKernel as Kernel>::Pipe>,
+    kernel: ScriptedKernel,
+    in_flight: InFlight,
+    counters: HotCounters,
+    source: Socket,
+    sink: Socket,
+}
+
+impl Bench {
+    fn new(forwarding: Forwarding, seed: u64) -> Self {
+        Self {
+            flow: Flow::new(Direction::Up, forwarding),
+            kernel: ScriptedKernel::new(seed),
+            in_flight: InFlight::default(),
+            counters: HotCounters::default(),
+            source: Socket::default(),
+            sink: Socket::default(),
+        }
+    }
+
+    fn act(
+        &mut self,
+        act: impl FnOnce(
+            &mut Flow<<ScriptedKernel as Kernel>::Pipe>,
+            &Ends<'_, ScriptedKernel>,
+            &mut Io<'_, ScriptedKernel>,
+        ) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let ends = Ends { source: &self.source, sink: &self.sink };
+        let mut io = Io {
+            kernel: &mut self.kernel,
+            slot: Slot(0),
+            in_flight: &mut self.in_flight,
+            counters: &self.counters,
+        };
+        act(&mut self.flow, &ends, &mut io)
+    }
+
+    fn start(&mut self, early: &[u8]) -> Result<(), Broken> {
+        self.act(|flow, ends, io| flow.start(early, ends, io))
+    }
+
+    /// Lets one thing happen; whether anything could.
+    fn step(&mut self) -> Result<bool, Broken> {
+        if self.flow.wants_turn() {
+            self.act(|flow, ends, io| flow.resume(ends, io))?;
+            return Ok(true);
+        }
+        let Some((purpose, outcome)) = self.kernel.step() else { return Ok(false) };
+        if !outcome.more {
+            self.in_flight.end(purpose);
+        }
+        if let Some((_, task)) = Direction::of(purpose) {
+            self.act(|flow, ends, io| flow.complete(task, outcome, ends, io))?;
+        }
+        Ok(true)
+    }
+}
+
+fn forwardings() -> impl Strategy<Value = Forwarding> {
+    prop_oneof![
+        Just(Forwarding::Auto),
+        Just(Forwarding::Copy),
+        Just(Forwarding::Splice),
+        Just(Forwarding::RingSplice)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn every_byte_arrives_once_and_in_order(
+        forwarding in forwardings(),
+        seed in any::<u64>(),
+        early in prop::collection::vec(any::<u8>(), 0..300),
+        pieces in prop::collection::vec((1usize..200_000, 0usize..60_000), 1..12),
+    ) {
+        let mut bench = Bench::new(forwarding, seed);
+        let mut expected = early.clone();
+        bench.sink.state().room.set(bench.kernel.roll(400));
+        bench.start(&early).unwrap();
+        for (sent, room) in pieces {
+            let piece: Vec<u8> = (0..sent).map(|at| (at ^ expected.len()) as u8).collect();
+            expected.extend_from_slice(&piece);
+            bench.source.state().incoming.borrow_mut().extend(&piece);
+            // Room comes in dribbles, so that what was kept goes out in several parts.
+            for _ in 0..bench.kernel.roll(60) {
+                let dribble = bench.kernel.roll(1 + room / 16);
+                bench.sink.state().room.set(bench.sink.state().room.get() + dribble);
+                bench.step().unwrap();
+            }
+        }
+        prop_assert!(!bench.sink.state().shut.get(), "no FIN before the source's");
+        bench.source.state().peer_ended.set(true);
+        bench.sink.state().room.set(usize::MAX / 2);
+        let mut steps = 0;
+        while !bench.flow.is_finished() {
+            prop_assert!(bench.step().unwrap(), "nothing can happen any more, and the flow is not done");
+            steps += 1;
+            prop_assert!(steps < 100_000, "the flow makes no progress");
+        }
+        prop_assert!(*bench.sink.state().sent.borrow() == expected, "the bytes changed on their way");
+        prop_assert_eq!(bench.flow.bytes, expected.len() as u64);
+        prop_assert!(bench.sink.state().shut.get());
+        prop_assert_eq!(bench.kernel.buffers_out(), 0);
+        bench.flow.release(&mut bench.kernel);
+        prop_assert_eq!(bench.kernel.pipes_left, 2, "every pipe is back");
+    }
+}
+
+#[test]
+fn a_stalled_copy_gives_its_buffers_back_and_stops_receiving() {
+    let mut bench = Bench::new(Forwarding::Copy, 7);
+    bench.start(&[]).unwrap();
+    bench.source.state().incoming.borrow_mut().extend([1; 100_000]);
+    for _ in 0..200 {
+        bench.step().unwrap();
+    }
+    assert_eq!(bench.kernel.buffers_out(), 0);
+    assert!(bench.kernel.pending.iter().all(|pending| pending.purpose != Purpose::UpReceive));
+    assert!(bench.kernel.pending.iter().any(|pending| pending.purpose == Purpose::UpWritable));
+    assert!(!bench.source.state().incoming.borrow().is_empty(), "the rest waits at the source");
+}
+
+#[test]
+fn a_reset_of_a_source_that_is_not_read_is_noticed() {
+    let mut bench = Bench::new(Forwarding::Copy, 7);
+    bench.start(b"the sink has no room for this").unwrap();
+    let error = Outcome { result: i32::from(libc::POLLERR | libc::POLLHUP), more: false, buffer: None };
+    let broken = bench.act(|flow, ends, io| flow.complete(Task::Hangup, error, ends, io)).unwrap_err();
+    assert_eq!((broken.end, broken.error.raw_os_error()), (End::Source, Some(libc::ECONNRESET)));
+}
+
+#[test]
+fn a_broken_sink_is_told_apart_from_a_broken_source() {
+    for (forwarding, errno) in [(Forwarding::Copy, libc::EPIPE), (Forwarding::Splice, libc::ECONNRESET)] {
+        let mut bench = Bench::new(forwarding, 3);
+        bench.start(&[]).unwrap();
+        bench.source.state().incoming.borrow_mut().extend([1; 10]);
+        bench.sink.state().broken.set(Some(errno));
+        let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
+        assert_eq!((broken.end, broken.error.raw_os_error()), (End::Sink, Some(errno)));
+        assert_eq!(bench.kernel.buffers_out(), 0);
+    }
+}

@@ -1,0 +1,345 @@
+//! A kernel for tests: it does what a test's dice tell it, within what a real one may do.
+//!
+//! Calls come short, would block or are interrupted; operations complete late, in any order, in pieces;
+//! multishot receives stop of themselves, find no buffer, or deliver more after their cancel was queued.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::forward::Outcome;
+use super::kernel::{Conveyor, Kernel, SocketOperation};
+use super::token::{Purpose, Token};
+use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+
+/// One end of a connection, as the relay holds it. Clones are the test's view of the same one.
+#[derive(Clone, Default)]
+pub(super) struct Socket(Rc<SocketState>);
+
+#[derive(Default)]
+pub(super) struct SocketState {
+    /// What the peer has sent and the relay has not read.
+    pub incoming: RefCell<VecDeque<u8>>,
+    /// The peer has sent a FIN behind it.
+    pub peer_ended: Cell<bool>,
+    /// What the relay has sent.
+    pub sent: RefCell<Vec<u8>>,
+    /// Bytes that the relay may send before it would block.
+    pub room: Cell<usize>,
+    /// The relay has sent its FIN.
+    pub shut: Cell<bool>,
+    pub reset_on_close: Cell<bool>,
+    /// The errno of every call from now on.
+    pub broken: Cell<Option<i32>>,
+}
+
+#[derive(Default)]
+pub(super) struct ScriptedPipe {
+    bytes: RefCell<VecDeque<u8>>,
+    held_bytes: usize,
+}
+
+/// An operation that the relay waits for.
+pub(super) struct Pending {
+    pub purpose: Purpose,
+    what: What,
+    cancelled: bool,
+}
+
+enum What {
+    Receive { socket: Socket, is_multishot: bool },
+    Connect,
+    Readable(Socket),
+    Writable(Socket),
+    Hangup,
+    Fill(Socket),
+    Drain(Socket),
+}
+
+/// Numbers from a test's seed, so that a failure can be run again.
+pub(super) struct Dice(u64);
+
+pub(super) struct ScriptedKernel {
+    pub pending: Vec<Pending>,
+    pub dice: RefCell<Dice>,
+    pub pipes_left: usize,
+    /// Bytes that a pipe takes.
+    pub pipe_bytes: usize,
+    /// Answers to the next opened device sockets.
+    pub device: Socket,
+    buffers: HashMap<u16, Vec<u8>>,
+    next_buffer: u16,
+    cancels_to_tell: usize,
+}
+
+impl Socket {
+    pub fn state(&self) -> &SocketState {
+        &self.0
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.0.broken.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Takes up to `max` bytes that the peer sent.
+    fn take_incoming(&self, max: usize) -> Vec<u8> {
+        let mut incoming = self.0.incoming.borrow_mut();
+        let count = max.min(incoming.len());
+        incoming.drain(..count).collect()
+    }
+
+    fn is_readable(&self) -> bool {
+        !self.0.incoming.borrow().is_empty() || self.0.peer_ended.get() || self.0.broken.get().is_some()
+    }
+}
+
+impl Dice {
+    /// A number below `sides`, by xorshift64*.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % sides
+    }
+}
+
+impl ScriptedKernel {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            pending: Vec::new(),
+            dice: RefCell::new(Dice(seed | 1)),
+            pipes_left: 2,
+            pipe_bytes: 64 * 1024,
+            device: Socket::default(),
+            buffers: HashMap::new(),
+            next_buffer: 0,
+            cancels_to_tell: 0,
+        }
+    }
+
+    pub fn roll(&self, sides: usize) -> usize {
+        self.dice.borrow_mut().roll(sides)
+    }
+
+    /// Buffers that are neither with the kernel nor given back.
+    pub fn buffers_out(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// Lets something happen that a real kernel could let happen now; `None` where nothing can.
+    pub fn step(&mut self) -> Option<(Purpose, Outcome)> {
+        if self.cancels_to_tell > 0 && self.roll(3) == 0 {
+            self.cancels_to_tell -= 1;
+            return Some((Purpose::Cancel, Outcome { result: 0, more: false, buffer: None }));
+        }
+        let count = self.pending.len();
+        if count == 0 && self.cancels_to_tell > 0 {
+            self.cancels_to_tell -= 1;
+            return Some((Purpose::Cancel, Outcome { result: -libc::ENOENT, more: false, buffer: None }));
+        }
+        let first = self.roll(count.max(1));
+        (0..count).find_map(|offset| self.complete((first + offset) % count, self.roll(8)))
+    }
+
+    /// Completes the pending operation at `place`, if it can complete; `luck` 0 is bad luck.
+    fn complete(&mut self, place: usize, luck: usize) -> Option<(Purpose, Outcome)> {
+        let pending = &self.pending[place];
+        let purpose = pending.purpose;
+        let end = |result| Outcome { result, more: false, buffer: None };
+        // A cancel may take effect late: what is there may still be delivered first.
+        if pending.cancelled && luck < 4 {
+            self.pending.remove(place);
+            return Some((purpose, end(-libc::ECANCELED)));
+        }
+        let outcome = match &pending.what {
+            What::Receive { socket, is_multishot } => {
+                let (socket, is_multishot) = (socket.clone(), *is_multishot);
+                self.receive(&socket, is_multishot, luck)?
+            }
+            What::Connect => end(0),
+            What::Hangup => return None,
+            What::Readable(socket) if socket.is_readable() => end(i32::from(libc::POLLIN)),
+            What::Writable(socket) if socket.0.room.get() > 0 || socket.0.broken.get().is_some() => {
+                end(i32::from(libc::POLLOUT))
+            }
+            What::Readable(_) | What::Writable(_) => return None,
+            // The relay asks only once the socket was ready; bad luck makes it come to nothing.
+            What::Fill(_) | What::Drain(_) if luck == 0 => end(-libc::EAGAIN),
+            What::Fill(socket) => end(self.ring_fill(socket)),
+            What::Drain(socket) => end(self.ring_drain(socket)),
+        };
+        if !outcome.more {
+            self.pending.remove(place);
+        }
+        Some((purpose, outcome))
+    }
+
+    fn receive(&mut self, socket: &Socket, is_multishot: bool, luck: usize) -> Option<Outcome> {
+        let end = |result| Outcome { result, more: false, buffer: None };
+        if let Some(errno) = socket.0.broken.get() {
+            return Some(end(-errno));
+        }
+        if socket.0.incoming.borrow().is_empty() {
+            return socket.0.peer_ended.get().then(|| end(0));
+        }
+        if luck == 0 {
+            return Some(end(-libc::ENOBUFS));
+        }
+        // Mostly all that fits, so that streams look like streams.
+        let max = if luck < 6 { BUFFER_BYTES } else { 1 + self.roll(BUFFER_BYTES) };
+        let bytes = socket.take_incoming(max);
+        let len = bytes.len() as i32;
+        self.next_buffer = self.next_buffer.wrapping_add(1);
+        self.buffers.insert(self.next_buffer, bytes);
+        let more = is_multishot && luck != 1;
+        Some(Outcome { result: len, more, buffer: Some(BufferId(self.next_buffer)) })
+    }
+
+    fn ring_fill(&self, socket: &Socket) -> i32 {
+        let bytes = socket.take_incoming(self.pipe_bytes);
+        if bytes.is_empty() && !socket.0.peer_ended.get() {
+            return -libc::EAGAIN;
+        }
+        RING_PIPE.with_borrow_mut(|pipe| pipe.extend(&bytes));
+        bytes.len() as i32
+    }
+
+    fn ring_drain(&self, socket: &Socket) -> i32 {
+        RING_PIPE.with_borrow_mut(|pipe| {
+            let count = socket.0.room.get().min(pipe.len());
+            if count == 0 {
+                return -libc::EAGAIN;
+            }
+            socket.0.room.set(socket.0.room.get() - count);
+            socket.0.sent.borrow_mut().extend(pipe.drain(..count));
+            count as i32
+        })
+    }
+}
+
+thread_local! {
+    /// What the ring's own splices have on the way. A test drives one flow by them at a time.
+    static RING_PIPE: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
+}
+
+impl Kernel for ScriptedKernel {
+    type Socket = Socket;
+    type Pipe = ScriptedPipe;
+
+    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
+        let Token::Session { purpose, .. } = token else { panic!("{token:?} is not a session's") };
+        assert!(self.pending.iter().all(|pending| pending.purpose != purpose), "{purpose:?} twice");
+        let what = match operation {
+            SocketOperation::Receive(socket) => What::Receive { socket: socket.clone(), is_multishot: false },
+            SocketOperation::ReceiveMultishot(socket) => {
+                What::Receive { socket: socket.clone(), is_multishot: true }
+            }
+            SocketOperation::Connect(..) => What::Connect,
+            SocketOperation::PollReadable(socket) => What::Readable(socket.clone()),
+            SocketOperation::PollWritable(socket) => What::Writable(socket.clone()),
+            SocketOperation::PollHangup(_) => What::Hangup,
+            SocketOperation::SpliceIn(socket, _) => What::Fill(socket.clone()),
+            SocketOperation::SpliceOut(_, socket) => What::Drain(socket.clone()),
+        };
+        self.pending.push(Pending { purpose, what, cancelled: false });
+    }
+
+    fn cancel(&mut self, _token: Token, target: Token) {
+        let Token::Session { purpose, .. } = target else { panic!("{target:?} is not a session's") };
+        self.cancels_to_tell += 1;
+        for pending in &mut self.pending {
+            pending.cancelled |= pending.purpose == purpose;
+        }
+    }
+
+    fn send(&self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+        socket.check()?;
+        let room = socket.0.room.get();
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if self.roll(16) == 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let count = room.min(bytes.len()).min(1 + self.roll(2 * BUFFER_BYTES));
+        socket.0.room.set(room - count);
+        socket.0.sent.borrow_mut().extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn shut_write(&self, socket: &Socket) {
+        assert!(!socket.0.shut.replace(true), "a FIN is sent once");
+    }
+
+    fn reset_on_close(&self, socket: &Socket) {
+        socket.0.reset_on_close.set(true);
+    }
+
+    fn open_device_socket(&self, _address: SocketAddr) -> io::Result<Socket> {
+        self.device.check()?;
+        Ok(self.device.clone())
+    }
+
+    fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
+        &self.buffers[&buffer.0][..len]
+    }
+
+    fn give_back(&mut self, buffer: BufferId) {
+        assert!(self.buffers.remove(&buffer.0).is_some(), "{buffer:?} is given back once");
+    }
+
+    fn take_pipe(&mut self) -> Option<ScriptedPipe> {
+        if self.pipes_left == 0 || self.roll(8) == 0 {
+            return None;
+        }
+        self.pipes_left -= 1;
+        Some(ScriptedPipe::default())
+    }
+
+    fn put_pipe(&mut self, _pipe: ScriptedPipe) {
+        self.pipes_left += 1;
+    }
+
+    fn fill_pipe(&self, pipe: &mut ScriptedPipe, from: &Socket) -> io::Result<usize> {
+        from.check()?;
+        if self.roll(16) == 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let bytes = from.take_incoming(1 + self.roll(self.pipe_bytes));
+        if bytes.is_empty() && !from.0.peer_ended.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        pipe.bytes.borrow_mut().extend(&bytes);
+        pipe.held_bytes += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn drain_pipe(&self, pipe: &mut ScriptedPipe, to: &Socket) -> io::Result<usize> {
+        to.check()?;
+        let count = to.0.room.get().min(pipe.held_bytes);
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = 1 + self.roll(count);
+        to.0.room.set(to.0.room.get() - count);
+        to.0.sent.borrow_mut().extend(pipe.bytes.borrow_mut().drain(..count));
+        pipe.held_bytes -= count;
+        Ok(count)
+    }
+}
+
+impl Conveyor for ScriptedPipe {
+    fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    fn note_filled(&mut self, bytes: usize) {
+        self.held_bytes += bytes;
+    }
+
+    fn note_drained(&mut self, bytes: usize) {
+        self.held_bytes -= bytes;
+    }
+}
