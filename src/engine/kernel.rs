@@ -69,6 +69,20 @@ pub(super) trait Conveyor {
     fn note_drained(&mut self, bytes: usize);
 }
 
+/// Sends until all is sent or the socket has no room; how much it took.
+pub(super) fn send_until_full<K: Kernel>(kernel: &K, socket: &K::Socket, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match kernel.send(socket, &bytes[sent..]) {
+            Ok(taken) => sent += taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
 /// A thread's ring with its buffers and pipes.
 pub(super) struct RingKernel {
     // The ring goes first, so that no receive is in flight when the buffers' memory is unmapped.

@@ -67,8 +67,10 @@ pub(super) struct ScriptedKernel {
     pub pipes_left: usize,
     /// Bytes that a pipe takes.
     pub pipe_bytes: usize,
-    /// Answers to the next opened device sockets.
+    /// What every opened device socket is.
     pub device: Socket,
+    /// Whether connects come to an end.
+    pub connects: bool,
     buffers: HashMap<u16, Vec<u8>>,
     next_buffer: u16,
     cancels_to_tell: usize,
@@ -113,6 +115,7 @@ impl ScriptedKernel {
             pipes_left: 2,
             pipe_bytes: 64 * 1024,
             device: Socket::default(),
+            connects: true,
             buffers: HashMap::new(),
             next_buffer: 0,
             cancels_to_tell: 0,
@@ -149,17 +152,27 @@ impl ScriptedKernel {
         let purpose = pending.purpose;
         let end = |result| Outcome { result, more: false, buffer: None };
         // A cancel may take effect late: what is there may still be delivered first.
-        if pending.cancelled && luck < 4 {
+        let cancelled = pending.cancelled.then(|| end(-libc::ECANCELED));
+        let outcome = match cancelled {
+            Some(cancelled) if luck < 4 => cancelled,
+            _ => self.happen(place, luck).or(cancelled)?,
+        };
+        if !outcome.more {
             self.pending.remove(place);
-            return Some((purpose, end(-libc::ECANCELED)));
         }
-        let outcome = match &pending.what {
+        Some((purpose, outcome))
+    }
+
+    /// What the pending operation at `place` comes to by itself, if it can by now.
+    fn happen(&mut self, place: usize, luck: usize) -> Option<Outcome> {
+        let end = |result| Outcome { result, more: false, buffer: None };
+        Some(match &self.pending[place].what {
             What::Receive { socket, is_multishot } => {
                 let (socket, is_multishot) = (socket.clone(), *is_multishot);
                 self.receive(&socket, is_multishot, luck)?
             }
-            What::Connect => end(0),
-            What::Hangup => return None,
+            What::Connect if self.connects => end(0),
+            What::Connect | What::Hangup => return None,
             What::Readable(socket) if socket.is_readable() => end(i32::from(libc::POLLIN)),
             What::Writable(socket) if socket.0.room.get() > 0 || socket.0.broken.get().is_some() => {
                 end(i32::from(libc::POLLOUT))
@@ -169,11 +182,7 @@ impl ScriptedKernel {
             What::Fill(_) | What::Drain(_) if luck == 0 => end(-libc::EAGAIN),
             What::Fill(socket) => end(self.ring_fill(socket)),
             What::Drain(socket) => end(self.ring_drain(socket)),
-        };
-        if !outcome.more {
-            self.pending.remove(place);
-        }
-        Some((purpose, outcome))
+        })
     }
 
     fn receive(&mut self, socket: &Socket, is_multishot: bool, luck: usize) -> Option<Outcome> {

@@ -204,7 +204,7 @@ impl Worker {
         act: impl FnOnce(&mut Session<RingKernel>, &mut Turn<'_, RingKernel>),
     ) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        act(session, &mut turn(&mut self.kernel, &self.shared, self.number, now, view));
+        session.guarded(&mut turn(&mut self.kernel, &self.shared, self.number, now, view), act);
         self.after(slot, now, view);
     }
 

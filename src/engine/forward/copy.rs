@@ -4,12 +4,10 @@
 //! the thread's buffers from the others. What its sink did not take goes to a spill of its own, and the
 //! receive is cancelled. The spill is bounded by what the kernel delivers before it sees that cancel.
 
-use std::io;
-
 use super::splice::SplicePath;
 use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
 use crate::config::Forwarding;
-use crate::engine::kernel::{Conveyor, Kernel};
+use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 
 /// Bytes that one direction may hold in our memory while its sink is full: what the kernel delivers in
@@ -136,7 +134,7 @@ impl<P: Conveyor> Flow<P> {
     ) -> Result<(), Broken> {
         let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
         let bytes = io.kernel.received(buffer, len);
-        let sent = if spilled { Ok(0) } else { send_some(io.kernel, ends, bytes) };
+        let sent = if spilled { Ok(0) } else { send_until_full(io.kernel, ends.sink, bytes) };
         if let (Ok(sent), Path::Copy(path)) = (&sent, &mut self.path) {
             path.spill.extend_from_slice(&bytes[*sent..]);
             path.full_in_a_row = if len == BUFFER_BYTES { path.full_in_a_row.saturating_add(1) } else { 0 };
@@ -153,7 +151,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<usize, Broken> {
-        let sent = send_some(io.kernel, ends, bytes).map_err(Broken::sink)?;
+        let sent = send_until_full(io.kernel, ends.sink, bytes).map_err(Broken::sink)?;
         self.count(sent, io.counters);
         Ok(sent)
     }
@@ -179,20 +177,6 @@ fn streams(forwarding: Forwarding, full_in_a_row: u8) -> bool {
         Forwarding::Copy => false,
         Forwarding::Splice | Forwarding::RingSplice => true,
     }
-}
-
-/// Sends until all is sent or the sink has no room; how much it took.
-fn send_some<K: Kernel>(kernel: &K, ends: &Ends<'_, K>, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match kernel.send(ends.sink, &bytes[sent..]) {
-            Ok(taken) => sent += taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
 }
 
 /// 64 KiB with no pause: a stream.

@@ -7,6 +7,8 @@
 mod dial;
 mod handshake;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -127,6 +129,16 @@ impl<K: Kernel> Session<K> {
             session.expect_head(turn);
         }
         session
+    }
+
+    /// Runs `act` so that a defect in it ends this session alone, and not the thread with all its tunnels.
+    pub fn guarded(&mut self, turn: &mut Turn<'_, K>, act: impl FnOnce(&mut Self, &mut Turn<'_, K>)) {
+        let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self, turn)));
+        if acted.is_err() {
+            tracing::error!(session = self.id, "a session ended by a panic; please report it");
+            self.break_tunnel("node-panic", turn);
+            self.end(turn);
+        }
     }
 
     /// An operation of this session has completed.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Outcome, Session, Stage, Turn, give_back};
 use crate::authz::{Refusal, Undecided};
-use crate::engine::kernel::Kernel;
+use crate::engine::kernel::{Kernel, send_until_full};
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
@@ -35,7 +35,8 @@ impl<K: Kernel> Session<K> {
     pub(super) fn refuse(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
         let bytes = no.reply.bytes(version);
         // A new connection has room for a reply; where it has not, the client is beyond being told.
-        let told = matches!(turn.kernel.send(&self.client, bytes), Ok(sent) if sent == bytes.len());
+        let told =
+            matches!(send_until_full(turn.kernel, &self.client, bytes), Ok(sent) if sent == bytes.len());
         self.note_refusal(no, turn);
         self.permit = None;
         let mut io = self.io(turn);

@@ -5,7 +5,7 @@ use std::io;
 use super::{Dial, Outcome, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
 use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
-use crate::engine::kernel::Kernel;
+use crate::engine::kernel::{Kernel, send_until_full};
 use crate::engine::timers::Tick;
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, SessionEnd};
@@ -15,7 +15,7 @@ impl<K: Kernel> Session<K> {
     /// The device has answered: tell the client, in one write, and forward.
     pub(super) fn open_tunnel(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
         let reply = Reply::Established.bytes(dial.version);
-        match turn.kernel.send(&self.client, reply) {
+        match send_until_full(turn.kernel, &self.client, reply) {
             Ok(sent) if sent == reply.len() => {}
             Ok(_) => return self.note_lost_client("client-stalled", None, turn),
             Err(error) => return self.note_lost_client("client-error", Some(error), turn),

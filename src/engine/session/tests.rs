@@ -1,0 +1,202 @@
+//! Whole sessions against a scripted kernel: what a client is told, and what is left afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::authz::*;
+use crate::config::Config;
+use crate::engine::limits::Limits;
+use crate::engine::scripted::{ScriptedKernel, Socket};
+use crate::engine::shared::ThreadShared;
+use crate::sys::wake::Wake;
+use crate::telemetry::AuditSender;
+
+const UUID: &str = "0123456789abcdef0123456789abcdef";
+const HEAD: &str =
+    "CONNECT 0123456789abcdef0123456789abcdef:80 HTTP/1.1\r\nProxy-Authorization: Bearer t\r\n\r\n";
+
+/// A session with its kernel, its client and the thread's shared state.
+struct Bench {
+    kernel: ScriptedKernel,
+    shared: Shared,
+    client: Socket,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let config = Config { vpn: crate::config::Vpn::loopback(), ..Config::default() };
+        let authority = Authority::new(Duration::from_secs(60), None);
+        authority.publish(view(true));
+        authority.confirm(UnixMillis(0));
+        let limits = Arc::new(Limits::new(&config.limits, 10));
+        let thread = ThreadShared { wake: Wake::new().unwrap(), counters: Arc::default() };
+        let shared =
+            Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
+        let client = Socket::default();
+        client.state().room.set(usize::MAX / 2);
+        let kernel = ScriptedKernel::new(seed);
+        kernel.device.state().room.set(usize::MAX / 2);
+        let now = Instant { monotonic_us: 0, wall: UnixMillis(0) };
+        Self { kernel, shared, client, now }
+    }
+
+    fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, ScriptedKernel>) -> T) -> T {
+        let view = self.shared.authority.pin();
+        act(&mut Turn {
+            kernel: &mut self.kernel,
+            now: self.now,
+            view: &view,
+            shared: &self.shared,
+            counters: &self.shared.threads[0].counters,
+        })
+    }
+
+    fn begin(&mut self) -> Session<ScriptedKernel> {
+        let place = self.shared.limits.enter();
+        let accepted = Accepted { client: self.client.clone(), address: None, listener: 0, place };
+        self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
+    }
+
+    /// Lets up to `steps` things happen; stops when nothing can.
+    fn run(&mut self, session: &mut Session<ScriptedKernel>, steps: usize) {
+        for _ in 0..steps {
+            if session.wants_turn() {
+                self.turn(|turn| session.resume(turn));
+            }
+            let Some((purpose, outcome)) = self.kernel.step() else { return };
+            self.turn(|turn| session.complete(purpose, outcome, turn));
+        }
+    }
+
+    fn client_sends(&self, bytes: &[u8]) {
+        self.client.state().incoming.borrow_mut().extend(bytes);
+    }
+
+    fn told(&self) -> String {
+        String::from_utf8_lossy(&self.client.state().sent.borrow()).into_owned()
+    }
+}
+
+fn view(is_granted: bool) -> Arc<View> {
+    let principal = PrincipalId(1);
+    let credential = Credential { key: KeyHash::of_token(b"t"), principal, expires_at: None, revoked: false };
+    let grant = Grant {
+        id: GrantId(1),
+        principal,
+        scope: Scope::Any,
+        ports: PortRange::ANY,
+        expires_at: None,
+        revoked: false,
+    };
+    let device = Device {
+        id: DeviceId(1),
+        uuid: DeviceUuid::parse(UUID).unwrap(),
+        fleet: None,
+        address: Some([127, 0, 0, 1].into()),
+        node: None,
+        online: true,
+    };
+    let grants = if is_granted { vec![grant] } else { Vec::new() };
+    Arc::new(View {
+        snapshot: Arc::new(Snapshot::build(Generation(1), vec![credential], grants, vec![device])),
+        revocations: Arc::default(),
+    })
+}
+
+#[test]
+fn a_session_leaves_nothing_behind_whatever_the_kernel_does() {
+    for seed in 0..300 {
+        let mut bench = Bench::new(seed);
+        let mut session = bench.begin();
+        bench.client_sends(HEAD.as_bytes());
+        bench.client_sends(b"early");
+        bench.client_sends(&[7; 150_000]);
+        bench.kernel.device.state().incoming.borrow_mut().extend([9; 90_000]);
+        let steps = bench.kernel.roll(200);
+        bench.run(&mut session, steps);
+        bench.client.state().peer_ended.set(true);
+        bench.kernel.device.state().peer_ended.set(true);
+        bench.run(&mut session, 10_000);
+        assert!(session.is_over(), "seed {seed}: {:?} in flight", session.in_flight);
+        let device_got = bench.kernel.device.state().sent.borrow().clone();
+        assert_eq!(device_got.len(), 150_005, "seed {seed}: {:.60}", bench.told());
+        assert!(device_got.starts_with(b"early\x07"));
+        assert!(bench.told().starts_with("HTTP/1.1 200 Connection Established\r\n\r\n\t"));
+        bench.turn(|turn| session.release(turn));
+        let counters = &bench.shared.threads[0].counters.sessions;
+        assert_eq!((counters.active.get(), counters.tunnels_closed.get()), (0, 1));
+        assert_eq!((bench.kernel.buffers_out(), bench.kernel.pipes_left), (0, 2), "seed {seed}");
+        assert!(bench.shared.limits.enter().is_some());
+    }
+}
+
+#[test]
+fn a_right_that_ends_resets_both_sides_of_its_tunnel() {
+    let mut bench = Bench::new(5);
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert!(bench.told().starts_with("HTTP/1.1 200"), "{}", bench.told());
+    bench.turn(|turn| session.recheck(turn));
+    assert!(!session.is_over(), "nothing has changed");
+
+    bench.shared.authority.publish(view(false));
+    bench.turn(|turn| session.recheck(turn));
+    bench.run(&mut session, 50);
+
+    assert!(session.is_over());
+    assert!(bench.client.state().reset_on_close.get());
+    assert!(bench.kernel.device.state().reset_on_close.get());
+}
+
+#[test]
+fn a_device_that_stays_silent_is_told_to_the_client_and_its_connect_is_cancelled() {
+    let mut bench = Bench::new(5);
+    bench.kernel.connects = false;
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert_eq!(bench.told(), "");
+    let deadline = session.deadline().unwrap();
+    assert_eq!(deadline, Tick(5_001));
+
+    bench.now.monotonic_us = deadline.0 * 1000;
+    bench.turn(|turn| session.on_deadline(turn));
+    bench.run(&mut session, 50);
+
+    assert!(bench.told().starts_with("HTTP/1.1 504 Device Timed Out\r\n"), "{}", bench.told());
+    assert!(session.device.is_none(), "the late device's socket is closed");
+    bench.client.state().peer_ended.set(true);
+    bench.run(&mut session, 50);
+    assert!(session.is_over());
+}
+
+#[test]
+fn a_panic_ends_its_own_session_alone() {
+    let mut bench = Bench::new(5);
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    bench.turn(|turn| session.guarded(turn, |_, _| panic!("a defect")));
+    bench.run(&mut session, 50);
+    assert!(session.is_over());
+    assert!(bench.client.state().reset_on_close.get());
+    assert_eq!(bench.shared.threads[0].counters.sessions.tunnels_closed.get(), 1);
+}
+
+#[test]
+fn an_expired_right_ends_its_tunnel_even_where_nothing_can_be_decided() {
+    let mut bench = Bench::new(5);
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    let Stage::Tunnel(tunnel) = &mut session.stage else { panic!("{}", bench.told()) };
+    tunnel.expires_at = Some(UnixMillis(30));
+    // Far beyond `authz.max_stale`: every decision is `Undecided` now.
+    bench.now = Instant { monotonic_us: 1, wall: UnixMillis(1_000_000_000) };
+    bench.turn(|turn| session.on_deadline(turn));
+    bench.run(&mut session, 50);
+    assert!(session.is_over());
+}
