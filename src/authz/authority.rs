@@ -88,3 +88,89 @@ impl PinnedView<'_> {
         self.view.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Change, Credential, Generation, KeyHash, PrincipalId};
+
+    const MAX_STALE: Duration = Duration::from_millis(500);
+    const CONFIRMED: UnixMillis = UnixMillis(1_000_000);
+
+    fn view(revoked: &[Change]) -> Arc<View> {
+        let known = Credential {
+            key: KeyHash::of_token(b"known"),
+            principal: PrincipalId(1),
+            expires_at: None,
+            revoked: false,
+        };
+        Arc::new(View {
+            snapshot: Arc::new(Snapshot::build(Generation(1), vec![known], vec![], vec![])),
+            revocations: Arc::new(Revocations::default().with(revoked).unwrap_or_default()),
+        })
+    }
+
+    fn confirmed_authority() -> Authority {
+        let authority = Authority::new(MAX_STALE, None);
+        authority.publish(view(&[]));
+        authority.confirm(CONFIRMED);
+        authority
+    }
+
+    fn ask(authority: &Authority, token: &[u8], after_ms: i64) -> Decision {
+        let query = Query { key: Some(KeyHash::of_token(token)), device: None, port: 22 };
+        authority.pin().decide(&query, UnixMillis(CONFIRMED.0 + after_ms))
+    }
+
+    #[test]
+    fn nothing_is_decided_before_there_is_a_snapshot() {
+        let authority = Authority::new(MAX_STALE, None);
+        assert_eq!(ask(&authority, b"known", 0), Decision::Undecided(Undecided::NoSnapshot));
+        authority.confirm(CONFIRMED);
+        assert_eq!(ask(&authority, b"known", 0), Decision::Undecided(Undecided::NoSnapshot));
+    }
+
+    #[test]
+    fn a_snapshot_that_no_store_confirmed_decides_nothing() {
+        let authority = Authority::new(MAX_STALE, None);
+        authority.publish(view(&[]));
+        assert_eq!(ask(&authority, b"known", 0), Decision::Undecided(Undecided::Stale));
+    }
+
+    #[test]
+    fn a_snapshot_decides_until_it_is_stale_and_again_once_it_is_confirmed() {
+        let authority = confirmed_authority();
+        let refused = Decision::Refuse(Refusal::DeviceUnknown);
+        assert_eq!(ask(&authority, b"known", 500), refused);
+        assert_eq!(ask(&authority, b"known", 501), Decision::Undecided(Undecided::Stale));
+        authority.confirm(UnixMillis(CONFIRMED.0 + 501));
+        assert_eq!(ask(&authority, b"known", 501), refused);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nothing_stale() {
+        assert_eq!(
+            ask(&confirmed_authority(), b"known", -3_600_000),
+            Decision::Refuse(Refusal::DeviceUnknown)
+        );
+    }
+
+    #[test]
+    fn an_unknown_credential_is_refused_only_while_the_store_can_be_asked() {
+        let authority = confirmed_authority();
+        assert_eq!(ask(&authority, b"new", 0), Decision::Refuse(Refusal::CredentialUnknown));
+        authority.lost_store();
+        assert_eq!(ask(&authority, b"new", 0), Decision::Undecided(Undecided::StoreUnreachable));
+        assert_eq!(ask(&authority, b"known", 0), Decision::Refuse(Refusal::DeviceUnknown));
+        authority.confirm(CONFIRMED);
+        assert_eq!(ask(&authority, b"new", 0), Decision::Refuse(Refusal::CredentialUnknown));
+    }
+
+    #[test]
+    fn a_revocation_holds_while_the_store_is_unreachable() {
+        let authority = confirmed_authority();
+        authority.publish(view(&[Change::CredentialGone(KeyHash::of_token(b"known"))]));
+        authority.lost_store();
+        assert_eq!(ask(&authority, b"known", 0), Decision::Refuse(Refusal::CredentialRevoked));
+    }
+}

@@ -3,6 +3,7 @@
 //! Reads no store and opens no socket: the control thread fills it, the engines ask it.
 
 mod authority;
+mod decide;
 mod decision;
 mod revocations;
 mod snapshot;

@@ -1,11 +1,9 @@
 //! One immutable, complete state of all rights. A delta makes a new one that shares what it did not touch.
-
-use std::net::IpAddr;
+//! What follows from it for a client is in `decide`.
 
 use super::table::{Row, Table};
 use super::{
-    Credential, CredentialId, Decision, Device, DeviceId, DeviceUuid, Grant, GrantId, KeyHash, PrincipalId,
-    Query, Refusal, Revocations, Route, Scope, UnixMillis,
+    Credential, CredentialId, Device, DeviceId, DeviceUuid, Grant, GrantId, KeyHash, PrincipalId, Scope,
 };
 
 /// Numbers snapshots in the order of their publication, from 1.
@@ -40,11 +38,11 @@ pub struct RowCounts {
 pub struct Snapshot {
     generation: Generation,
     /// By the first bytes of the key.
-    credentials: Table<Credential>,
+    pub(super) credentials: Table<Credential>,
     /// By principal and scope.
-    grants: Table<Grant>,
+    pub(super) grants: Table<Grant>,
     /// By uuid.
-    devices: Table<Device>,
+    pub(super) devices: Table<Device>,
     /// Where each grant lies, by its id: a change may move it to another principal or scope.
     grant_places: Table<GrantPlace>,
     /// Where each device lies, by its id.
@@ -82,8 +80,9 @@ impl Snapshot {
 
     /// The snapshot after `changes`, in their order.
     ///
-    /// [`Change::PrincipalGone`] ends the principal through [`Revocations`], which the caller adds the same
-    /// changes to. Its rows stay, out of reach, until the store tells of each or the next full build.
+    /// [`Change::PrincipalGone`] ends the principal through [`Revocations`](super::Revocations), which
+    /// the caller adds the same changes to. Its rows stay, out of reach, until the store tells of each or
+    /// the next full build.
     pub fn apply(&self, generation: Generation, changes: &[Change]) -> Self {
         let mut next = Self { generation, ..self.clone() };
         for change in changes {
@@ -112,104 +111,6 @@ impl Snapshot {
             grants: self.grants.len(),
             devices: self.devices.len(),
         }
-    }
-
-    /// Decides from this snapshot, with `revocations` on top of it. Looks at nothing but memory.
-    ///
-    /// Asks in this order, and the first thing that is wrong is the reason: the credential, the device,
-    /// a grant that leads from one to the other, and whether `node` (any, where it is `None`) reaches the
-    /// device now.
-    pub fn decide(
-        &self,
-        query: &Query,
-        revocations: &Revocations,
-        node: Option<&str>,
-        now: UnixMillis,
-    ) -> Decision {
-        match self.route(query, revocations, node, now) {
-            Ok(route) => Decision::Allow(route),
-            Err(refusal) => Decision::Refuse(refusal),
-        }
-    }
-
-    fn route(
-        &self,
-        query: &Query,
-        revocations: &Revocations,
-        node: Option<&str>,
-        now: UnixMillis,
-    ) -> Result<Route, Refusal> {
-        let credential = self.live_credential(query.key, revocations, now)?;
-        let device = query.device.and_then(|uuid| self.devices.rows(uuid).next());
-        let device = device.ok_or(Refusal::DeviceUnknown)?;
-        let grant = self.best_grant(credential.principal, device, query.port, revocations, now)?;
-        Ok(Route {
-            address: reachable_address(device, node)?,
-            port: query.port,
-            credential: credential.key.credential_id(),
-            principal: credential.principal,
-            device: device.id,
-            grant: grant.id,
-            generation: self.generation,
-            expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
-        })
-    }
-
-    fn live_credential(
-        &self,
-        key: Option<KeyHash>,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<&Credential, Refusal> {
-        let key = key.ok_or(Refusal::CredentialMissing)?;
-        if revocations.credential(&key) {
-            return Err(Refusal::CredentialRevoked);
-        }
-        let credential = self.credentials.rows(key.credential_id()).find(|row| row.key.matches(&key));
-        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
-        if revocations.principal(credential.principal) {
-            Err(Refusal::PrincipalRevoked)
-        } else if credential.revoked {
-            Err(Refusal::CredentialRevoked)
-        } else if has_expired(credential.expires_at, now) {
-            Err(Refusal::CredentialExpired)
-        } else {
-            Ok(credential)
-        }
-    }
-
-    /// Of the live grants that open `port` the one that lasts longest, and of those the oldest. Where
-    /// there is none, a grant that ended says more than one for other ports.
-    fn best_grant(
-        &self,
-        principal: PrincipalId,
-        device: &Device,
-        port: u16,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<&Grant, Refusal> {
-        let mut best: Option<&Grant> = None;
-        let mut refusal = Refusal::NoGrant;
-        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
-        let keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
-        for grant in keys.flat_map(|key| self.grants.rows(key)) {
-            let problem = if !grant.ports.contains(port) {
-                Refusal::PortNotGranted
-            } else if grant.revoked || revocations.grant(grant.id) {
-                Refusal::GrantRevoked
-            } else if has_expired(grant.expires_at, now) {
-                Refusal::GrantExpired
-            } else {
-                if best.is_none_or(|best| precedence(grant) > precedence(best)) {
-                    best = Some(grant);
-                }
-                continue;
-            };
-            if telling(problem) > telling(refusal) {
-                refusal = problem;
-            }
-        }
-        best.ok_or(refusal)
     }
 
     fn put_credential(&mut self, credential: Credential) {
@@ -256,39 +157,11 @@ impl Snapshot {
     }
 }
 
-/// Where the device can be dialled, if this node may and can.
-fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refusal> {
-    match (device.node.as_deref(), node) {
-        (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
-        _ if !device.online => Err(Refusal::DeviceOffline),
-        _ => device.address.ok_or(Refusal::DeviceOffline),
-    }
-}
-
-fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
-    expires_at.is_some_and(|end| end <= now)
-}
-
-/// Orders grants that all permit: lasting before expiring, then the older.
-fn precedence(grant: &Grant) -> impl Ord + use<> {
-    (grant.expires_at.is_none(), grant.expires_at, std::cmp::Reverse(grant.id))
-}
-
-/// How much a reason for having no grant says about what to do.
-const fn telling(refusal: Refusal) -> u8 {
-    match refusal {
-        Refusal::GrantRevoked => 3,
-        Refusal::GrantExpired => 2,
-        Refusal::PortNotGranted => 1,
-        _ => 0,
-    }
-}
-
 /// What grants are looked up by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct GrantKey {
-    principal: PrincipalId,
-    scope: Scope,
+    pub(super) principal: PrincipalId,
+    pub(super) scope: Scope,
 }
 
 #[derive(Clone, Copy)]

@@ -1,0 +1,293 @@
+//! How a snapshot comes to its decision. Looks at nothing but memory.
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use super::snapshot::GrantKey;
+use super::{
+    Credential, Decision, Device, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope,
+    Snapshot, UnixMillis,
+};
+
+impl Snapshot {
+    /// Decides from this snapshot, with `revocations` on top of it.
+    ///
+    /// Asks in this order, and the first thing that is wrong is the reason: the credential, the device,
+    /// a grant that leads from one to the other, and whether `node` (any, where it is `None`) reaches the
+    /// device now.
+    pub fn decide(
+        &self,
+        query: &Query,
+        revocations: &Revocations,
+        node: Option<&str>,
+        now: UnixMillis,
+    ) -> Decision {
+        match self.route(query, revocations, node, now) {
+            Ok(route) => Decision::Allow(route),
+            Err(refusal) => Decision::Refuse(refusal),
+        }
+    }
+
+    fn route(
+        &self,
+        query: &Query,
+        revocations: &Revocations,
+        node: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<Route, Refusal> {
+        let credential = self.live_credential(query.key, revocations, now)?;
+        let device = query.device.and_then(|uuid| self.devices.rows(uuid).next());
+        let device = device.ok_or(Refusal::DeviceUnknown)?;
+        let grant = self.best_grant(credential.principal, device, query.port, revocations, now)?;
+        Ok(Route {
+            address: reachable_address(device, node)?,
+            port: query.port,
+            credential: credential.key.credential_id(),
+            principal: credential.principal,
+            device: device.id,
+            grant: grant.id,
+            generation: self.generation(),
+            expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
+        })
+    }
+
+    fn live_credential(
+        &self,
+        key: Option<KeyHash>,
+        revocations: &Revocations,
+        now: UnixMillis,
+    ) -> Result<&Credential, Refusal> {
+        let key = key.ok_or(Refusal::CredentialMissing)?;
+        if revocations.credential(&key) {
+            return Err(Refusal::CredentialRevoked);
+        }
+        let credential = self.credentials.rows(key.credential_id()).find(|row| row.key.matches(&key));
+        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
+        if revocations.principal(credential.principal) {
+            Err(Refusal::PrincipalRevoked)
+        } else if credential.revoked {
+            Err(Refusal::CredentialRevoked)
+        } else if has_expired(credential.expires_at, now) {
+            Err(Refusal::CredentialExpired)
+        } else {
+            Ok(credential)
+        }
+    }
+
+    /// Of the live grants that open `port` the one that lasts longest, and of those the oldest. Where
+    /// there is none, a grant that ended says more than one for other ports.
+    fn best_grant(
+        &self,
+        principal: PrincipalId,
+        device: &Device,
+        port: u16,
+        revocations: &Revocations,
+        now: UnixMillis,
+    ) -> Result<&Grant, Refusal> {
+        let mut best: Option<&Grant> = None;
+        let mut refusal = Refusal::NoGrant;
+        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
+        let keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
+        for grant in keys.flat_map(|key| self.grants.rows(key)) {
+            let problem = if !grant.ports.contains(port) {
+                Refusal::PortNotGranted
+            } else if grant.revoked || revocations.grant(grant.id) {
+                Refusal::GrantRevoked
+            } else if has_expired(grant.expires_at, now) {
+                Refusal::GrantExpired
+            } else {
+                if best.is_none_or(|best| precedence(grant) > precedence(best)) {
+                    best = Some(grant);
+                }
+                continue;
+            };
+            if telling(problem) > telling(refusal) {
+                refusal = problem;
+            }
+        }
+        best.ok_or(refusal)
+    }
+}
+
+/// Where the device can be dialled, if this node may and can.
+fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refusal> {
+    match (device.node.as_deref(), node) {
+        (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
+        _ if !device.online => Err(Refusal::DeviceOffline),
+        _ => device.address.ok_or(Refusal::DeviceOffline),
+    }
+}
+
+fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
+    expires_at.is_some_and(|end| end <= now)
+}
+
+/// Orders grants that all permit: lasting before expiring, then the older.
+fn precedence(grant: &Grant) -> impl Ord + use<> {
+    (grant.expires_at.is_none(), grant.expires_at, Reverse(grant.id))
+}
+
+/// How much a reason for having no grant says about what to do.
+const fn telling(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::GrantRevoked => 3,
+        Refusal::GrantExpired => 2,
+        Refusal::PortNotGranted => 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Change, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange};
+
+    const NOW: UnixMillis = UnixMillis(1_000);
+    const PRINCIPAL: PrincipalId = PrincipalId(1);
+    const DEVICE: DeviceId = DeviceId(7);
+    const FLEET: FleetId = FleetId(3);
+
+    fn uuid() -> DeviceUuid {
+        DeviceUuid::parse(&"ab".repeat(16)).unwrap()
+    }
+
+    fn credential() -> Credential {
+        let key = KeyHash::of_token(b"token");
+        Credential { key, principal: PRINCIPAL, expires_at: None, revoked: false }
+    }
+
+    fn grant(id: i64, scope: Scope) -> Grant {
+        let ports = PortRange::new(22, 80).unwrap();
+        Grant { id: GrantId(id), principal: PRINCIPAL, scope, ports, expires_at: None, revoked: false }
+    }
+
+    fn device() -> Device {
+        Device {
+            id: DEVICE,
+            uuid: uuid(),
+            fleet: Some(FLEET),
+            address: Some(IpAddr::from([10, 0, 0, 1])),
+            node: Some("here".into()),
+            online: true,
+        }
+    }
+
+    fn snapshot(credential: Credential, grants: &[Grant], device: Device) -> Snapshot {
+        Snapshot::build(Generation(1), vec![credential], grants.to_vec(), vec![device])
+    }
+
+    fn ask(snapshot: &Snapshot, port: u16) -> Decision {
+        let query = Query { key: Some(credential().key), device: Some(uuid()), port };
+        snapshot.decide(&query, &Revocations::default(), Some("here"), NOW)
+    }
+
+    fn granted(decision: Decision) -> GrantId {
+        match decision {
+            Decision::Allow(route) => route.grant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_right_ends_at_the_instant_that_it_names() {
+        let at = |end: i64| Some(UnixMillis(end));
+        for (end, expected) in [(NOW.0 - 1, true), (NOW.0, true), (NOW.0 + 1, false)] {
+            let any = grant(1, Scope::Any);
+            let by_credential =
+                snapshot(Credential { expires_at: at(end), ..credential() }, &[any], device());
+            let refused = ask(&by_credential, 22) == Decision::Refuse(Refusal::CredentialExpired);
+            assert_eq!(refused, expected, "credential until {end}");
+            let by_grant = snapshot(credential(), &[Grant { expires_at: at(end), ..any }], device());
+            let refused = ask(&by_grant, 22) == Decision::Refuse(Refusal::GrantExpired);
+            assert_eq!(refused, expected, "grant until {end}");
+        }
+    }
+
+    #[test]
+    fn a_route_names_what_it_rests_on_and_its_first_end() {
+        let credential = Credential { expires_at: Some(UnixMillis(5_000)), ..credential() };
+        let grant = Grant { expires_at: Some(UnixMillis(4_000)), ..grant(9, Scope::Fleet(FLEET)) };
+        let route = Route {
+            address: IpAddr::from([10, 0, 0, 1]),
+            port: 80,
+            credential: credential.key.credential_id(),
+            principal: PRINCIPAL,
+            device: DEVICE,
+            grant: GrantId(9),
+            generation: Generation(1),
+            expires_at: Some(UnixMillis(4_000)),
+        };
+        assert_eq!(ask(&snapshot(credential, &[grant], device()), 80), Decision::Allow(route));
+    }
+
+    #[test]
+    fn the_grant_that_lasts_longest_carries_the_tunnel() {
+        let until = |id, scope, end| Grant { expires_at: Some(UnixMillis(end)), ..grant(id, scope) };
+        let (short, long) = (until(1, Scope::Device(DEVICE), 2_000), until(2, Scope::Any, 3_000));
+        let forever = [grant(4, Scope::Any), grant(3, Scope::Fleet(FLEET))];
+        assert_eq!(granted(ask(&snapshot(credential(), &[short, long], device()), 22)), GrantId(2));
+        let all = [&[short, long][..], &forever].concat();
+        assert_eq!(granted(ask(&snapshot(credential(), &all, device()), 22)), GrantId(3));
+    }
+
+    #[test]
+    fn without_a_live_grant_the_most_telling_one_gives_the_reason() {
+        let other_port = Grant { ports: PortRange::new(443, 443).unwrap(), ..grant(1, Scope::Any) };
+        let expired = Grant { expires_at: Some(NOW), ..grant(2, Scope::Fleet(FLEET)) };
+        let revoked = Grant { revoked: true, ..grant(3, Scope::Device(DEVICE)) };
+        let elsewhere = [
+            grant(4, Scope::Device(DeviceId(8))),
+            grant(5, Scope::Fleet(FleetId(4))),
+            Grant { principal: PrincipalId(2), ..grant(6, Scope::Any) },
+        ];
+        for (grants, expected) in [
+            (&elsewhere[..], Refusal::NoGrant),
+            (&[other_port], Refusal::PortNotGranted),
+            (&[expired, other_port], Refusal::GrantExpired),
+            (&[other_port, expired, revoked], Refusal::GrantRevoked),
+        ] {
+            let snapshot = snapshot(credential(), grants, device());
+            assert_eq!(ask(&snapshot, 22), Decision::Refuse(expected), "{grants:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_reached_where_it_is_held_and_while_it_is_online() {
+        let allowed = [Device { node: None, ..device() }, device()];
+        let refused = [
+            (Device { node: Some("there".into()), ..device() }, Refusal::DeviceElsewhere),
+            (Device { online: false, ..device() }, Refusal::DeviceOffline),
+            (Device { address: None, ..device() }, Refusal::DeviceOffline),
+        ];
+        let any = [grant(1, Scope::Any)];
+        for device in allowed {
+            assert_eq!(granted(ask(&snapshot(credential(), &any, device), 22)), GrantId(1));
+        }
+        for (device, expected) in refused {
+            assert_eq!(ask(&snapshot(credential(), &any, device), 22), Decision::Refuse(expected));
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_name_takes_every_device_for_its_own() {
+        let there = Device { node: Some("there".into()), ..device() };
+        let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], there);
+        let query = Query { key: Some(credential().key), device: Some(uuid()), port: 22 };
+        assert_eq!(granted(snapshot.decide(&query, &Revocations::default(), None, NOW)), GrantId(1));
+    }
+
+    #[test]
+    fn a_revocation_outweighs_a_snapshot_that_has_not_heard_of_it() {
+        let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], device());
+        let query = Query { key: Some(credential().key), device: Some(uuid()), port: 22 };
+        for (change, expected) in [
+            (Change::CredentialGone(credential().key), Refusal::CredentialRevoked),
+            (Change::GrantGone(GrantId(1)), Refusal::GrantRevoked),
+            (Change::PrincipalGone(PRINCIPAL), Refusal::PrincipalRevoked),
+        ] {
+            let revocations = Revocations::default().with(&[change]).unwrap();
+            let decision = snapshot.decide(&query, &revocations, None, NOW);
+            assert_eq!(decision, Decision::Refuse(expected));
+        }
+    }
+}
