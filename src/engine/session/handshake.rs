@@ -90,11 +90,8 @@ impl<K: Kernel> Session<K> {
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
-        let (version, reply, cause) = match error {
-            HeadError::Malformed { version, .. } => (version, Reply::Malformed, "malformed"),
-            HeadError::Method { version } => (version, Reply::Method, "method"),
-            HeadError::TooLarge { version } => (version, Reply::HeadTooLarge, "head-too-large"),
-        };
-        self.refuse(version, No { reply, cause, detail: Some(error.to_string()) }, turn);
+        let reply = error.reply();
+        let cause = reply.slug().unwrap_or("malformed");
+        self.refuse(error.version(), No { reply, cause, detail: Some(error.to_string()) }, turn);
     }
 }
