@@ -58,6 +58,9 @@ pub struct Engine {
     /// Engine threads; 0 means one per CPU that this process may use.
     pub threads: usize,
     pub forwarding: Forwarding,
+    /// How long a thread that was busy a moment ago looks on before it sleeps; 0 turns it off.
+    #[serde(with = "humantime_serde")]
+    pub busy_poll: Duration,
     /// Capacity of one splice pipe, in bytes; the kernel rounds up to a power of two of pages.
     pub pipe_bytes: usize,
     /// Pipes that one thread may hold, in use and pooled.
@@ -212,7 +215,14 @@ impl Default for Store {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: 0, forwarding: Forwarding::Auto, pipe_bytes: 256 * 1024, pipes: 512, buffers: 1024 }
+        Self {
+            threads: 0,
+            forwarding: Forwarding::Auto,
+            busy_poll: Duration::from_micros(50),
+            pipe_bytes: 256 * 1024,
+            pipes: 512,
+            buffers: 1024,
+        }
     }
 }
 

@@ -34,6 +34,10 @@ pub struct EngineCounters {
 #[derive(Debug, Default)]
 pub struct HotCounters {
     pub turns: Counter,
+    /// Times that a thread looked on instead of sleeping, and work came.
+    pub spins_hit: Counter,
+    /// The same, in vain.
+    pub spins_missed: Counter,
     /// Client to device.
     pub bytes_up_copied: Counter,
     pub bytes_up_spliced: Counter,
