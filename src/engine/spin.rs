@@ -14,16 +14,18 @@ pub(super) struct Spin {
     resting: u32,
     /// The last time without work was short.
     was_short: bool,
+    /// Completions per turn, averaged over about the last eight turns, times eight.
+    batch_by_eight: usize,
 }
 
 impl Spin {
     pub fn new(busy_poll: Duration) -> Self {
-        Self { busy_poll, misses: 0, resting: 0, was_short: false }
+        Self { busy_poll, misses: 0, resting: 0, was_short: false, batch_by_eight: 0 }
     }
 
     /// How long to look on; `None` to sleep at once.
     pub fn budget(&mut self) -> Option<Duration> {
-        if self.busy_poll.is_zero() || !self.was_short {
+        if self.busy_poll.is_zero() || !self.was_short || self.batch_by_eight > 8 * BATCH_MAX {
             return None;
         }
         if self.resting > 0 {
@@ -45,6 +47,11 @@ impl Spin {
         }
     }
 
+    /// A turn took `completions` at once.
+    pub fn note_batch(&mut self, completions: usize) {
+        self.batch_by_eight = self.batch_by_eight - self.batch_by_eight / 8 + completions;
+    }
+
     /// The thread had nothing to do for `gap`, asleep or awake.
     pub fn note_gap(&mut self, gap: Duration) {
         self.was_short = gap < self.busy_poll * SHORT_GAP;
@@ -54,6 +61,9 @@ impl Spin {
 /// A gap of up to this many times `busy_poll` counts as short: it holds the sleep and the waking that a
 /// spin would have saved.
 const SHORT_GAP: u32 = 4;
+
+/// Above this many completions per turn, sleeping is cheaper.
+const BATCH_MAX: usize = 4;
 
 const MISSES_TO_REST: u32 = 8;
 
@@ -89,6 +99,20 @@ mod tests {
             })
             .count();
         assert!((80..160).contains(&spun), "{spun} of 1000");
+    }
+
+    #[test]
+    fn a_thread_with_many_completions_per_turn_sleeps_at_once() {
+        let mut spin = Spin::new(POLL);
+        spin.note_gap(Duration::from_micros(10));
+        for _ in 0..50 {
+            spin.note_batch(20);
+        }
+        assert_eq!(spin.budget(), None);
+        for _ in 0..50 {
+            spin.note_batch(1);
+        }
+        assert_eq!(spin.budget(), Some(POLL));
     }
 
     #[test]

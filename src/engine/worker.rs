@@ -85,6 +85,7 @@ impl Worker {
         let mut stop_by = None;
         loop {
             self.take_completions(stop_by, &mut completions)?;
+            self.spin.note_batch(completions.len());
             let now = self.clock.read();
             if shared.is_stopping() && stop_by.is_none() {
                 stop_by = Some(now.after(STOP_TIME));
