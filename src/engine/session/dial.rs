@@ -58,8 +58,9 @@ impl<K: Kernel> Session<K> {
 
     /// The view has changed while the device is being dialled.
     pub(super) fn recheck_dial(&mut self, turn: &mut Turn<'_, K>) {
+        let decision = self.decide(turn);
         let Stage::Dial(dial) = &mut self.stage else { return };
-        match turn.view.decide(&dial.query, turn.now.wall) {
+        match decision {
             Decision::Allow(route) => dial.expires_at = route.expires_at,
             Decision::Refuse(refusal) => {
                 let version = dial.version;

@@ -107,7 +107,7 @@ impl<K: Kernel> Session<K> {
         turn: &mut Turn<'_, K>,
     ) {
         let refusal = SessionRefusal {
-            facts: (*self.facts).clone(),
+            facts: self.facts(),
             status: reply.map(Reply::status),
             slug: reply.and_then(Reply::slug),
             cause,
