@@ -365,3 +365,21 @@ const DEVICES: &str = "SELECT id AS device, uuid, fleet, address, node, online F
 
 /// How long a read waits where the store is locked, which in WAL mode no ordinary writer does.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::Admin;
+
+    #[test]
+    fn the_relays_connection_cannot_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        Admin::init(&path).unwrap();
+        let mut source = SqliteSource::new(&path);
+        source.read_all().unwrap();
+        let open = source.open.as_ref().unwrap();
+        let error = open.connection.execute("DELETE FROM changes", []).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::ReadOnly), "{error}");
+    }
+}
