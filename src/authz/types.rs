@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 /// The SHA-256 of a token. Tokens themselves are never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +28,14 @@ impl KeyHash {
 
     /// Compares without telling by its time how many bytes agree.
     pub fn matches(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        // In words: byte by byte this took a third of a whole decision.
+        let words = self.words().into_iter().zip(other.words());
+        words.fold(Choice::from(1), |equal, (ours, theirs)| equal & ours.ct_eq(&theirs)).into()
+    }
+
+    fn words(&self) -> [u64; 4] {
+        let (words, _) = self.0.as_chunks::<8>();
+        std::array::from_fn(|index| u64::from_ne_bytes(words[index]))
     }
 
     /// What logs and listings call this credential: too short to look a token up by, long enough to
@@ -212,4 +219,41 @@ pub struct Device {
     /// The node that holds its VPN connection; `None` means any node reaches it.
     pub node: Option<Box<str>>,
     pub online: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_match_only_where_every_byte_does() {
+        let key = KeyHash::of_token(b"token");
+        assert!(key.matches(&KeyHash::of_token(b"token")));
+        for place in 0..32 {
+            let mut bytes = *key.as_bytes();
+            bytes[place] ^= 0x10;
+            assert!(!key.matches(&KeyHash::from_bytes(bytes)), "byte {place}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_has_32_or_62_hex_digits_in_any_case() {
+        for digits in [32, 62] {
+            let lower = DeviceUuid::parse(&"ab".repeat(digits / 2)).unwrap();
+            assert_eq!(DeviceUuid::parse(&"aB".repeat(digits / 2)), Some(lower));
+            assert_eq!(lower.to_string(), "ab".repeat(digits / 2));
+        }
+        for text in ["", "ab", &"a".repeat(31), &"a".repeat(33), &"a".repeat(64), &"g".repeat(32)] {
+            assert_eq!(DeviceUuid::parse(text), None, "{text}");
+        }
+        assert_ne!(DeviceUuid::parse(&"00".repeat(16)), DeviceUuid::parse(&"00".repeat(31)));
+    }
+
+    #[test]
+    fn a_port_range_holds_both_its_ends_and_never_port_0() {
+        let range = PortRange::new(22, 80).unwrap();
+        assert_eq!([21, 22, 80, 81].map(|port| range.contains(port)), [false, true, true, false]);
+        assert_eq!((PortRange::new(0, 80), PortRange::new(81, 80)), (None, None));
+        assert!(!PortRange::ANY.contains(0) && PortRange::ANY.contains(u16::MAX));
+    }
 }

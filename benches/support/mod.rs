@@ -1,0 +1,108 @@
+//! A made-up set of rights of any size, the same for the same size in every run.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use sluicegate::authz::{
+    Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
+    PrincipalId, Query, Scope, Snapshot,
+};
+
+/// Rights in the proportions of the figures to hold: for each ten grants two devices and one credential,
+/// each of a principal of its own.
+pub struct Population {
+    pub credentials: Vec<Credential>,
+    pub grants: Vec<Grant>,
+    pub devices: Vec<Device>,
+}
+
+impl Population {
+    pub fn of_grants(grants: usize) -> Self {
+        let mut random = Random(0x5117_1ce6_a7e0_0001);
+        let credentials = (grants / 10).max(1);
+        let devices = (grants / 5).max(1);
+        Self {
+            credentials: (0..credentials).map(credential).collect(),
+            devices: (0..devices).map(|number| device(number, devices)).collect(),
+            grants: (0..grants)
+                .map(|number| Grant {
+                    id: GrantId(number as i64),
+                    principal: PrincipalId(random.below(credentials) as i64),
+                    scope: match random.below(100) {
+                        0 => Scope::Any,
+                        1..20 => Scope::Fleet(FleetId(random.below(fleets_of(devices)) as i64)),
+                        _ => Scope::Device(DeviceId(random.below(devices) as i64)),
+                    },
+                    ports: PortRange::ANY,
+                    expires_at: None,
+                    revoked: false,
+                })
+                .collect(),
+        }
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let (credentials, grants) = (self.credentials.clone(), self.grants.clone());
+        Snapshot::build(Generation(1), credentials, grants, self.devices.clone())
+    }
+
+    /// Questions that are allowed, each by a grant chosen at random, so that no cache helps twice.
+    pub fn allowed_queries(&self, count: usize) -> Vec<Query> {
+        let mut random = Random(0x5117_1ce6_a7e0_0002);
+        let fleets = fleets_of(self.devices.len());
+        (0..count)
+            .map(|_| {
+                let grant = &self.grants[random.below(self.grants.len())];
+                let device = match grant.scope {
+                    Scope::Device(DeviceId(number)) => number as usize,
+                    Scope::Fleet(FleetId(fleet)) => {
+                        let members = (self.devices.len() - fleet as usize).div_ceil(fleets);
+                        fleet as usize + fleets * random.below(members)
+                    }
+                    Scope::Any => random.below(self.devices.len()),
+                };
+                let key = self.credentials[grant.principal.0 as usize].key;
+                Query { key: Some(key), device: Some(self.devices[device].uuid), port: 22 }
+            })
+            .collect()
+    }
+}
+
+fn credential(number: usize) -> Credential {
+    let key = KeyHash::of_token(format!("token {number}").as_bytes());
+    Credential { key, principal: PrincipalId(number as i64), expires_at: None, revoked: false }
+}
+
+fn device(number: usize, devices: usize) -> Device {
+    let mut scattered = Random(number as u64);
+    let uuid = format!("{:016x}{:016x}", scattered.next(), number);
+    Device {
+        id: DeviceId(number as i64),
+        uuid: DeviceUuid::parse(&uuid).expect("32 hex digits"),
+        fleet: Some(FleetId((number % fleets_of(devices)) as i64)),
+        address: Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number as u32))),
+        node: None,
+        online: true,
+    }
+}
+
+/// A hundred devices each.
+fn fleets_of(devices: usize) -> usize {
+    (devices / 100).max(1)
+}
+
+/// SplitMix64: small, and good enough to scatter keys.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
