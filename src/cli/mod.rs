@@ -1,3 +1,13 @@
 //! The command line: one file per command.
 
+pub mod device;
+pub mod grant;
+pub mod output;
+pub mod principal;
+pub mod store;
+pub mod token;
 pub mod tunnel;
+mod values;
+
+#[cfg(test)]
+mod support;
