@@ -17,6 +17,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::output::CommandError;
 use crate::authz::DeviceUuid;
 use crate::wire::Token;
 use forward::Ended;
@@ -77,10 +78,11 @@ pub enum TunnelError {
 }
 
 /// Runs until the tunnel ends (`--stdio`), or until the process is told to (`--listen`).
-pub fn run(args: TunnelArgs) -> Result<(), TunnelError> {
+pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
     let door = Door { relay: args.relay, target: args.target, token };
-    if args.stdio { door.carry_stdio() } else { door.carry_local(args.listen) }
+    if args.stdio { door.carry_stdio()? } else { door.carry_local(args.listen)? }
+    Ok(())
 }
 
 /// What a client asks for: the host as typed, and the port.
@@ -202,6 +204,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _was_taken = self.places.try_recv();
+    }
+}
+
+impl From<TunnelError> for CommandError {
+    fn from(error: TunnelError) -> Self {
+        Self::failed(error)
     }
 }
 
