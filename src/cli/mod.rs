@@ -6,6 +6,7 @@ pub mod output;
 pub mod principal;
 pub mod store;
 pub mod token;
+pub mod tunnel;
 mod values;
 
 #[cfg(test)]
