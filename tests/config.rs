@@ -61,9 +61,46 @@ fn broken_syntax_is_told_with_its_line() {
 #[test]
 fn a_value_that_cannot_work_is_told_with_its_line() {
     for (text, told) in [
+        ("[timeouts]\nidle = \"0s\"", "sluicegate.toml:2:1: timeouts.idle: must be between 1ms and 10years"),
         (
-            "[timeouts]\nidle = \"0s\"",
-            "sluicegate.toml:2:1: timeouts.idle: must be longer than nothing, such as \"10s\"",
+            "[timeouts]\ndrain = \"500000000000years\"",
+            "sluicegate.toml:2:1: timeouts.drain: must be between 0s and 10years",
+        ),
+        (
+            "[timeouts]\nkeepalive = \"10h\"",
+            "sluicegate.toml:2:1: timeouts.keepalive: must be between 1s and 9h 6m 7s",
+        ),
+        (
+            "[timeouts]\nuser_timeout = \"30days\"",
+            "sluicegate.toml:2:1: timeouts.user_timeout: must be between 1ms and 24days",
+        ),
+        (
+            "[engine]\nbusy_poll = \"1s\"",
+            "sluicegate.toml:2:1: engine.busy_poll: must be between 0s and 10ms",
+        ),
+        (
+            "[authz]\nmax_stale = \"100ms\"",
+            "sluicegate.toml:2:1: authz.max_stale: must be longer than authz.refresh, or nothing is ever decided",
+        ),
+        (
+            "[engine]\npipe_bytes = 1",
+            "sluicegate.toml:2:1: engine.pipe_bytes: must be between 4096 and 16777216",
+        ),
+        (
+            "[engine]\npipes = 9223372036854775807",
+            "sluicegate.toml:2:1: engine.pipes: must be at most 524288; each takes two descriptors",
+        ),
+        (
+            "[engine]\nthreads = 2000",
+            "sluicegate.toml:2:1: engine.threads: must be at most 1024; 0 means one per CPU",
+        ),
+        (
+            "listen = []",
+            "sluicegate.toml:1:1: listen: no listener; add one, such as `[[listen]]` with `address = \"127.0.0.1:3128\"`",
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:3128\"",
+            "sluicegate.toml:2:1: admin.address: is a client listener as well; give it a port of its own",
         ),
         (
             "[engine]\nbuffers = 1000",
@@ -94,11 +131,17 @@ fn a_file_must_name_the_networks_of_its_devices() {
 
 #[test]
 fn an_interface_that_is_not_there_is_told() {
-    let told = load("[vpn]\nallow = [\"10.0.0.0/8\"]\ninterface = \"tun77\"\n", &[]).unwrap_err();
-    assert_eq!(
-        told,
-        "sluicegate.toml:3:1: vpn.interface: there is no network interface `tun77` on this machine"
-    );
+    let with = |interface: &str| load(&format!("{VPN}interface = \"{interface}\"\n"), &[]);
+    for absent in ["tun77", "", "..", "a-name-longer-than-any-interface"] {
+        let told = with(absent).unwrap_err();
+        assert_eq!(
+            told,
+            format!(
+                "sluicegate.toml:3:1: vpn.interface: there is no network interface `{absent}` on this machine"
+            )
+        );
+    }
+    assert_eq!(with("lo").unwrap().vpn.interface.as_deref(), Some("lo"));
 }
 
 #[test]
