@@ -91,9 +91,11 @@ impl AuditSender {
     }
 }
 
-/// The writing end: owns the thread and the file. Dropping it writes what is queued and closes the file,
-/// once every [`AuditSender`] is gone.
+/// The writing end: owns the thread and the file. Dropping it writes what is queued and closes the file;
+/// senders that are left find nobody.
 pub struct AuditLog {
+    /// Dropped to stop the writer; nothing is ever sent.
+    stop: Option<Sender<()>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -102,15 +104,17 @@ impl AuditLog {
     pub fn open(path: &Path) -> io::Result<(Self, AuditSender)> {
         let file = File::options().append(true).create(true).mode(FILE_MODE).open(path)?;
         let (sender, receiver) = bounded(QUEUED_EVENTS_MAX);
+        let (stop, stopped) = bounded(0);
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || Writer { file: BufWriter::new(file), failed: false }.run(&receiver))?;
-        Ok((Self { writer: Some(writer) }, AuditSender { queue: Some(sender) }))
+            .spawn(move || Writer { file: BufWriter::new(file), failed: false }.run(&receiver, &stopped))?;
+        Ok((Self { stop: Some(stop), writer: Some(writer) }, AuditSender { queue: Some(sender) }))
     }
 }
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
+        self.stop.take();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
@@ -134,8 +138,14 @@ struct Line<'a> {
 }
 
 impl Writer {
-    fn run(mut self, events: &Receiver<AuditEvent>) {
-        while let Ok(event) = events.recv() {
+    fn run(mut self, events: &Receiver<AuditEvent>, stopped: &Receiver<()>) {
+        let next = || {
+            crossbeam::channel::select_biased! {
+                recv(events) -> event => event.ok(),
+                recv(stopped) -> _ => None,
+            }
+        };
+        while let Some(event) = next() {
             let written = self.write(&event);
             // Nothing else waits: what is buffered should be readable now.
             let flushed = if events.is_empty() { self.file.flush() } else { Ok(()) };
@@ -196,7 +206,6 @@ mod tests {
         for session in 0..100 {
             assert!(sender.send(refusal(session)));
         }
-        drop(sender);
         drop(log);
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -224,7 +233,6 @@ mod tests {
         for session in 0..10 {
             assert!(sender.send(refusal(session)));
         }
-        drop(sender);
         drop(log);
     }
 }

@@ -81,7 +81,11 @@ pub enum TunnelError {
 pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
     let door = Door { relay: args.relay, target: args.target, token };
-    if args.stdio { door.carry_stdio()? } else { door.carry_local(args.listen)? }
+    if args.stdio {
+        door.carry_stdio()?
+    } else {
+        door.carry_local(args.listen)?
+    }
     Ok(())
 }
 
