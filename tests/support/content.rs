@@ -38,6 +38,13 @@ impl Content {
         self.send(&mut io::sink()).unwrap()
     }
 
+    /// The digest of bytes that are none of ours.
+    pub fn digest_of(bytes: &[u8]) -> Digest {
+        let mut hasher = Hasher::default();
+        hasher.add(bytes);
+        hasher.digest()
+    }
+
     pub fn to_vec(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.send(&mut bytes).unwrap();
