@@ -61,8 +61,7 @@ impl Snapshot {
         if revocations.credential(&key) {
             return Err(Refusal::CredentialRevoked);
         }
-        let credential = self.credentials.rows(key.credential_id()).find(|row| row.key.matches(&key));
-        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
+        let credential = self.credential(&key).ok_or(Refusal::CredentialUnknown)?;
         if revocations.principal(credential.principal) {
             Err(Refusal::PrincipalRevoked)
         } else if credential.revoked {

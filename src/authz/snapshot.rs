@@ -113,6 +113,20 @@ impl Snapshot {
         }
     }
 
+    pub fn credential(&self, key: &KeyHash) -> Option<&Credential> {
+        self.credentials.rows(key.credential_id()).find(|row| row.key.matches(key))
+    }
+
+    pub fn grant(&self, id: GrantId) -> Option<&Grant> {
+        let place = self.grant_places.rows(id).next()?;
+        self.grants.rows(place.key).find(|row| row.id == id)
+    }
+
+    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+        let place = self.device_places.rows(id).next()?;
+        self.devices.rows(place.uuid).next()
+    }
+
     fn put_credential(&mut self, credential: Credential) {
         self.credentials.put(credential, |row| row.key == credential.key);
     }

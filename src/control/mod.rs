@@ -1,1 +1,77 @@
 //! Keeps the snapshot in force in step with the store.
+//!
+//! One thread reads the store on a short timer, and whole on a long one, and publishes what it says to the
+//! shared [`Authority`]. Whatever goes wrong here, a fault of our own included, leaves the last snapshot in
+//! force.
+
+mod publisher;
+mod quarantine;
+mod refresh;
+mod status;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{self, Sender};
+
+pub use status::{Status, StatusHandle};
+
+use crate::authz::Authority;
+use crate::config::Authz;
+use crate::store::{Source, StoreError};
+use refresh::Refresher;
+
+/// The running control thread; dropping it stops the thread and waits for it.
+pub struct Control {
+    /// Dropped to stop the thread; nothing is ever sent.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    status: StatusHandle,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the control thread cannot be started ({0}); raise the limit on threads or memory")]
+    Thread(std::io::Error),
+}
+
+impl Control {
+    /// Reads all of `source`, publishes it to `authority` as generation 1, and only then returns: a node
+    /// that cannot read its store does not start. From then on a thread of its own keeps up.
+    ///
+    /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
+    /// be decided again then.
+    pub fn start(
+        source: Box<dyn Source>,
+        authority: Arc<Authority>,
+        on_publish: impl Fn() + Send + 'static,
+        config: &Authz,
+    ) -> Result<Self, ControlError> {
+        let refresher = Refresher::start(source, authority, Box::new(on_publish), config)?;
+        let status = refresher.status();
+        let (stop, stopped) = channel::bounded(0);
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || refresher.run(&stopped))
+            .map_err(ControlError::Thread)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread), status })
+    }
+
+    /// What the thread is at, for whoever asks, also after it has stopped.
+    pub fn status(&self) -> StatusHandle {
+        self.status.clone()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread ended by a fault; the last snapshot stayed in force");
+        }
+    }
+}

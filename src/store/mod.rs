@@ -2,7 +2,10 @@
 
 pub mod sqlite;
 
-use crate::authz::{Change, Credential, Device, Grant};
+use std::fmt;
+
+use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
+use crate::config::StoreUrl;
 
 /// A database that the relay reads and never writes.
 ///
@@ -19,13 +22,22 @@ pub trait Source: Send {
     fn describe(&self) -> String;
 }
 
-/// Every row of the three relations that decoded, and those that did not.
+/// The source at `url`. Connects with its first read, and so never fails here.
+pub fn source(url: &StoreUrl) -> Box<dyn Source> {
+    match url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path)),
+    }
+}
+
+/// Every row of the three relations that decoded, and what became of those that did not.
 #[derive(Debug, Default)]
 pub struct Rows {
     pub credentials: Vec<Credential>,
     pub grants: Vec<Grant>,
     pub devices: Vec<Device>,
     pub quarantined: Vec<Quarantined>,
+    /// Rows that say that they are revoked and are quarantined for something else: the end counts.
+    pub ended: Vec<Change>,
 }
 
 #[derive(Debug)]
@@ -36,16 +48,28 @@ pub enum Changes {
         changes: Vec<Change>,
         quarantined: Vec<Quarantined>,
     },
-    /// The outbox no longer reaches back to the last read: read everything.
+    /// The outbox does not lead from the last read to now: read everything.
     Behind,
 }
 
 /// A row that does not decode to the contract. Its last good version stays in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
-    pub relation: Relation,
-    pub key: String,
+    pub key: RowKey,
     pub reason: String,
+}
+
+/// Names a row of a relation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RowKey {
+    Credential(KeyHash),
+    Grant(GrantId),
+    Device(DeviceId),
+    /// The key itself does not decode; this is what the store says instead.
+    Unreadable {
+        relation: Relation,
+        key: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,16 +77,6 @@ pub enum Relation {
     Credentials,
     Grants,
     Devices,
-}
-
-impl Relation {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Credentials => "credentials",
-            Self::Grants => "grants",
-            Self::Devices => "devices",
-        }
-    }
 }
 
 /// Why a store could not be read or written; each text ends in the remedy.
@@ -74,10 +88,45 @@ pub enum StoreError {
     Locked { store: String },
     #[error("{store} is damaged ({detail}); restore it from a backup")]
     Corrupt { store: String, detail: String },
+    #[error("{store} is a database of another program; point `store.url` elsewhere")]
+    Foreign { store: String },
     #[error("{store} has schema version {found}, this sluicegate needs {wanted}; {remedy}")]
     Version { store: String, found: i64, wanted: i64, remedy: &'static str },
-    #[error("{store} cannot be read ({detail}); check its path and permissions")]
+    #[error("{store} cannot be used ({detail}); check its path, permissions and disk")]
     Unreadable { store: String, detail: String },
-    #[error("a query on {store} failed: {detail}")]
+    #[error("a query on {store} failed ({detail}); is its schema as `sluicegate store init` made it?")]
     Query { store: String, detail: String },
+}
+
+impl RowKey {
+    pub const fn relation(&self) -> Relation {
+        match self {
+            Self::Credential(_) => Relation::Credentials,
+            Self::Grant(_) => Relation::Grants,
+            Self::Device(_) => Relation::Devices,
+            Self::Unreadable { relation, .. } => *relation,
+        }
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.relation().name())?;
+        match self {
+            Self::Credential(key) => write!(f, "{}", key.credential_id()),
+            Self::Grant(id) => write!(f, "{}", id.0),
+            Self::Device(id) => write!(f, "{}", id.0),
+            Self::Unreadable { key, .. } => f.write_str(key),
+        }
+    }
+}
+
+impl Relation {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Credentials => "credentials",
+            Self::Grants => "grants",
+            Self::Devices => "devices",
+        }
+    }
 }

@@ -1,0 +1,121 @@
+//! `sluicegate principal`: who may hold tokens and grants.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{Answer, Cell, CommandError, StoreContext, Table};
+use crate::store::sqlite::{Admin, AdminError};
+
+#[derive(Debug, Subcommand)]
+pub enum PrincipalCommand {
+    /// Add a principal.
+    Add { name: String },
+    /// List the principals.
+    List,
+    /// Remove a principal and revoke everything that it holds; its tunnels end.
+    Remove { name: String },
+}
+
+pub fn run(command: PrincipalCommand, context: &StoreContext) -> Result<(), CommandError> {
+    context.answer(|admin| answer(command, admin))
+}
+
+fn answer(command: PrincipalCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+    match command {
+        PrincipalCommand::Add { name } => {
+            let id = admin.add_principal(&name)?;
+            Ok(Answer::done(
+                format!("added principal {name}"),
+                json!({ "principal": name, "id": id, "outcome": "added" }),
+            ))
+        }
+        PrincipalCommand::List => list(admin),
+        PrincipalCommand::Remove { name } => {
+            let id = admin.remove_principal(&name)?;
+            Ok(Answer::done(
+                format!("removed principal {name} and revoked its tokens and grants"),
+                json!({ "principal": name, "id": id, "outcome": "removed" }),
+            ))
+        }
+    }
+}
+
+fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+    let rows = admin.principals()?.into_iter().map(|row| {
+        vec![
+            row.name.into(),
+            Cell::Number(row.id.0),
+            Cell::Number(row.live_credentials),
+            Cell::Number(row.live_grants),
+            row.created_at.into(),
+        ]
+    });
+    let columns = &["principal", "id", "live_tokens", "live_grants", "created_at"];
+    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::Output;
+    use crate::cli::support::{Store, refusal};
+
+    #[test]
+    fn a_principal_is_listed_until_it_is_removed() {
+        let mut store = Store::new();
+        let names = |admin: &mut Admin| -> Vec<String> {
+            admin.principals().unwrap().into_iter().map(|row| row.name).collect()
+        };
+        for name in ["bob", "alice"] {
+            answer(PrincipalCommand::Add { name: name.to_owned() }, &mut store.admin).unwrap();
+        }
+        assert_eq!(names(&mut store.admin), ["alice", "bob"]);
+        let listed = answer(PrincipalCommand::List, &mut store.admin).unwrap().rendered(Output::Text);
+        assert!(
+            listed.starts_with("PRINCIPAL  ID  LIVE TOKENS  LIVE GRANTS  CREATED AT\nalice "),
+            "{listed}"
+        );
+
+        let removed = answer(PrincipalCommand::Remove { name: "bob".to_owned() }, &mut store.admin).unwrap();
+        assert_eq!(
+            removed.rendered(Output::Text),
+            "removed principal bob and revoked its tokens and grants\n"
+        );
+        assert_eq!(names(&mut store.admin), ["alice"]);
+    }
+
+    #[test]
+    fn a_removed_name_can_be_given_again_and_is_somebody_else() {
+        let mut store = Store::new();
+        let first = store.admin.add_principal("bob").unwrap();
+        store.admin.issue_token("bob", None, None).unwrap();
+        store.admin.remove_principal("bob").unwrap();
+        let second = store.admin.add_principal("bob").unwrap();
+        assert_ne!(first, second);
+        assert_eq!(store.admin.principals().unwrap()[0].live_credentials, 0);
+    }
+
+    #[test]
+    fn a_wrong_name_is_told_with_what_was_meant() {
+        let mut store = Store::new();
+        store.admin.add_principal("alice").unwrap();
+        let mut told = |name: &str| {
+            refusal(answer(PrincipalCommand::Remove { name: name.to_owned() }, &mut store.admin))
+        };
+        assert_eq!(told("alcie"), "no principal is named `alcie`; did you mean `alice`?");
+        assert_eq!(told("zed"), "no principal is named `zed`; `sluicegate principal add` makes one");
+    }
+
+    #[test]
+    fn names_are_unique_and_printable() {
+        let mut store = Store::new();
+        store.admin.add_principal("alice").unwrap();
+        let mut told =
+            |name: &str| refusal(answer(PrincipalCommand::Add { name: name.to_owned() }, &mut store.admin));
+        assert_eq!(told("alice"), "a principal named `alice` exists; choose another name");
+        let long = "x".repeat(129);
+        for name in ["", " ", "a\nb", " a", long.as_str()] {
+            assert!(told(name).ends_with("use 1 to 128 printable characters"), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! For the tests of store commands.
+
+use std::fmt::Display;
+
+use clap::{Command, Subcommand};
+
+use crate::store::sqlite::Admin;
+
+/// An empty store in a folder of its own.
+pub(super) struct Store {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) admin: Admin,
+}
+
+impl Store {
+    pub(super) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        Admin::init(&path).unwrap();
+        let admin = Admin::open(&path).unwrap();
+        Self { folder, admin }
+    }
+}
+
+/// The command that `line` means, or what clap says against it.
+pub(super) fn parse<C: Subcommand>(line: &str) -> Result<C, String> {
+    let command = C::augment_subcommands(Command::new("test").no_binary_name(true));
+    let matches = command.try_get_matches_from(line.split_whitespace()).map_err(|error| error.to_string())?;
+    C::from_arg_matches(&matches).map_err(|error| error.to_string())
+}
+
+/// The line that a person would read.
+pub(super) fn refusal<T>(result: Result<T, impl Display>) -> String {
+    match result {
+        Ok(_) => panic!("it was not refused"),
+        Err(error) => error.to_string(),
+    }
+}

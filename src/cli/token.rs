@@ -1,0 +1,153 @@
+//! `sluicegate token`: what a principal proves itself by.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{Answer, CommandError, Done, StoreContext, Table, rfc3339};
+use super::values::{parse_expiry, state};
+use crate::authz::UnixMillis;
+use crate::store::sqlite::{Admin, AdminError, Revoked};
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Issue a token and print it, this once; the store keeps only its SHA-256.
+    Issue {
+        principal: String,
+        /// A span such as 30d, or an RFC 3339 time. Without it the token does not expire.
+        #[arg(long, value_parser = parse_expiry, value_name = "WHEN")]
+        expires: Option<UnixMillis>,
+        /// What the token is for, shown in listings.
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// List the credentials; tokens themselves are nowhere to be seen.
+    List,
+    /// Revoke a token for good; its tunnels end.
+    Revoke {
+        /// As `token list` shows it.
+        credential: String,
+    },
+}
+
+pub fn run(command: TokenCommand, context: &StoreContext) -> Result<(), CommandError> {
+    context.answer(|admin| answer(command, admin))
+}
+
+fn answer(command: TokenCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+    match command {
+        TokenCommand::Issue { principal, expires, label } => {
+            let issued = admin.issue_token(&principal, label.as_deref(), expires)?;
+            let expires = expires.map(rfc3339);
+            let until =
+                expires.as_ref().map_or("does not expire".to_owned(), |at| format!("expires at {at}"));
+            let credential = issued.credential;
+            Ok(Answer::Done(Done {
+                note: Some(format!(
+                    "credential {credential} of {principal} {until}; its token is not shown again"
+                )),
+                facts: json!({
+                    "token": &issued.token,
+                    "credential": credential,
+                    "principal": principal,
+                    "label": label,
+                    "expires_at": expires,
+                }),
+                text: issued.token,
+            }))
+        }
+        TokenCommand::List => list(admin),
+        TokenCommand::Revoke { credential } => {
+            let (text, outcome) = match admin.revoke_credential(&credential)? {
+                Revoked::Now => (format!("revoked credential {credential}"), "revoked"),
+                Revoked::Before(at) => {
+                    (format!("credential {credential} was revoked at {}", rfc3339(at)), "was-revoked")
+                }
+            };
+            Ok(Answer::done(text, json!({ "credential": credential, "outcome": outcome })))
+        }
+    }
+}
+
+fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+    let rows = admin.credentials()?.into_iter().map(|row| {
+        vec![
+            row.credential.to_string().into(),
+            row.principal.into(),
+            row.label.into(),
+            state(row.revoked_at, row.expires_at),
+            row.created_at.into(),
+            row.expires_at.into(),
+            row.revoked_at.into(),
+        ]
+    });
+    let columns = &["credential", "principal", "label", "state", "created_at", "expires_at", "revoked_at"];
+    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::KeyHash;
+    use crate::cli::output::Output;
+    use crate::cli::support::{Store, refusal};
+
+    fn issue(store: &mut Store, label: Option<&str>) -> String {
+        let command = TokenCommand::Issue {
+            principal: "alice".to_owned(),
+            expires: None,
+            label: label.map(Into::into),
+        };
+        answer(command, &mut store.admin).unwrap().rendered(Output::Text).trim_end().to_owned()
+    }
+
+    fn store_with_alice() -> Store {
+        let mut store = Store::new();
+        store.admin.add_principal("alice").unwrap();
+        store
+    }
+
+    #[test]
+    fn a_token_is_printed_once_and_kept_nowhere() {
+        let mut store = store_with_alice();
+        let token = issue(&mut store, Some("laptop"));
+        assert!(token.starts_with("sg_") && token.len() == 46, "{token}");
+        assert_ne!(token, issue(&mut store, None));
+
+        let listed = answer(TokenCommand::List, &mut store.admin).unwrap().rendered(Output::Json);
+        let credential = KeyHash::of_token(token.as_bytes()).credential_id().to_string();
+        assert!(
+            listed.contains(&credential) && listed.contains("laptop") && listed.contains("live"),
+            "{listed}"
+        );
+        assert!(!listed.contains(&token));
+        let secret = token.as_bytes();
+        for file in std::fs::read_dir(store.folder.path()).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+
+    #[test]
+    fn revoking_is_for_good_and_can_be_repeated() {
+        let mut store = store_with_alice();
+        let token = issue(&mut store, None);
+        let credential = KeyHash::of_token(token.as_bytes()).credential_id().to_string();
+        let mut revoke = |credential: &str| {
+            answer(TokenCommand::Revoke { credential: credential.to_owned() }, &mut store.admin)
+        };
+        let told = revoke(&credential).unwrap().rendered(Output::Text);
+        assert_eq!(told, format!("revoked credential {credential}\n"));
+        let told = revoke(&credential).unwrap().rendered(Output::Text);
+        assert!(told.starts_with(&format!("credential {credential} was revoked at 20")), "{told}");
+        let unknown = ["0011223344556677", "xyz", ""].map(|id| refusal(revoke(id)));
+        assert!(unknown.iter().all(|told| told.ends_with("`sluicegate token list` shows them all")));
+    }
+
+    #[test]
+    fn a_token_for_nobody_is_refused() {
+        let mut store = store_with_alice();
+        let issue = TokenCommand::Issue { principal: "alise".to_owned(), expires: None, label: None };
+        let told = refusal(answer(issue, &mut store.admin));
+        assert_eq!(told, "no principal is named `alise`; did you mean `alice`?");
+    }
+}

@@ -1,0 +1,89 @@
+//! Rows that do not decode: told once each when they turn bad, and counted for as long as they are.
+
+use std::collections::HashSet;
+
+use crate::authz::Change;
+use crate::store::{Quarantined, RowKey};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Quarantine {
+    keys: HashSet<RowKey>,
+}
+
+impl Quarantine {
+    /// The outcome of a full read: these rows are bad, all others are not.
+    pub(super) fn replace(&mut self, quarantined: Vec<Quarantined>) {
+        let before = std::mem::take(&mut self.keys);
+        let is_new = |row: &&Quarantined| !before.contains(&row.key);
+        tell(quarantined.iter().filter(is_new));
+        self.keys = quarantined.into_iter().map(|row| row.key).collect();
+    }
+
+    /// The outcome of a read of changes: `changes` decoded or are gone, `quarantined` are bad.
+    pub(super) fn update(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
+        for key in changes.iter().filter_map(row_key) {
+            self.keys.remove(&key);
+        }
+        tell(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
+        self.keys.extend(quarantined.into_iter().map(|row| row.key));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+fn row_key(change: &Change) -> Option<RowKey> {
+    match change {
+        Change::Credential(row) => Some(RowKey::Credential(row.key)),
+        Change::CredentialGone(key) => Some(RowKey::Credential(*key)),
+        Change::Grant(row) => Some(RowKey::Grant(row.id)),
+        Change::GrantGone(id) => Some(RowKey::Grant(*id)),
+        Change::Device(row) => Some(RowKey::Device(row.id)),
+        Change::DeviceGone(id) => Some(RowKey::Device(*id)),
+        Change::PrincipalGone(_) => None,
+    }
+}
+
+fn tell<'a>(mut rows: impl Iterator<Item = &'a Quarantined>) {
+    for row in rows.by_ref().take(TOLD_MAX) {
+        tracing::warn!(
+            "quarantined {}: {}; its last good version, if any, stays in force",
+            row.key,
+            row.reason
+        );
+    }
+    let untold = rows.count();
+    if untold > 0 {
+        tracing::warn!("quarantined {untold} more rows");
+    }
+}
+
+/// Rows of one read that get a log line each, so that a bad million does not fill the disk.
+const TOLD_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{DeviceId, GrantId};
+
+    fn bad(key: RowKey) -> Quarantined {
+        Quarantined { key, reason: "bad".to_owned() }
+    }
+
+    #[test]
+    fn a_row_counts_from_when_it_turns_bad_until_it_is_good_or_gone() {
+        let mut quarantine = Quarantine::default();
+        let grant = || RowKey::Grant(GrantId(1));
+        let device = || RowKey::Device(DeviceId(1));
+        quarantine.update(&[], vec![bad(grant()), bad(device()), bad(grant())]);
+        assert_eq!(quarantine.len(), 2);
+        quarantine.update(&[Change::DeviceGone(DeviceId(1))], vec![]);
+        assert_eq!(quarantine.len(), 1);
+        quarantine.update(&[Change::GrantGone(GrantId(1))], vec![bad(grant())]);
+        assert_eq!(quarantine.len(), 1, "revoked, but as bad as before");
+        quarantine.replace(vec![bad(device())]);
+        assert_eq!(quarantine.keys, HashSet::from([device()]));
+    }
+}

@@ -1,0 +1,172 @@
+//! The writing side, for the store commands and the demo. The relay never comes here.
+//!
+//! Each call is one transaction. Triggers of the schema tell the relays what changed; what a call adds is
+//! to keep the outbox short.
+
+mod devices;
+mod grants;
+mod names;
+mod principals;
+mod tokens;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+pub use devices::{DevicePatch, DeviceRow, NewDevice};
+pub use grants::{GrantRow, GrantTarget};
+pub use principals::PrincipalRow;
+pub use tokens::{CredentialRow, IssuedToken};
+
+use super::{Initialised, OUTBOX_ROWS_MAX, Place, schema};
+use crate::authz::UnixMillis;
+use crate::store::StoreError;
+use names::Nearest;
+
+/// An open store that may be changed.
+pub struct Admin {
+    place: Place,
+    connection: Connection,
+}
+
+/// What came of ending something that may have ended before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    Now,
+    Before(UnixMillis),
+}
+
+/// Why a change was not made; each text ends in what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no principal is named `{name}`; {nearest}")]
+    PrincipalUnknown { name: String, nearest: Nearest },
+    #[error("a principal named `{name}` exists; choose another name")]
+    PrincipalExists { name: String },
+    #[error("no credential is called {id}; `sluicegate token list` shows them all")]
+    CredentialUnknown { id: String },
+    #[error("no device has the uuid {uuid}; {nearest}")]
+    DeviceUnknown { uuid: String, nearest: Nearest },
+    #[error("a device with the uuid {uuid} exists; `sluicegate device set` changes it")]
+    DeviceExists { uuid: String },
+    #[error("no fleet is named `{name}`; {nearest}")]
+    FleetUnknown { name: String, nearest: Nearest },
+    #[error("no grant has the number {id}; `sluicegate grant list` shows them all")]
+    GrantUnknown { id: i64 },
+    #[error("`{name}` is no good name; use 1 to {max} printable characters", max = names::NAME_CHARS_MAX)]
+    Name { name: String },
+    #[error("the system gave no random bytes ({0}); try again")]
+    Random(getrandom::Error),
+}
+
+impl Admin {
+    /// Makes the store at `path`, its folder included, or brings it to this program's schema.
+    pub fn init(path: &Path) -> Result<Initialised, StoreError> {
+        let place = Place::new(path);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| place.unreadable(error))?;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut admin = Self::connect(place, flags)?;
+        // Before anything is changed: the file may be another program's.
+        schema::check_initialisable(&admin.connection, &admin.place)?;
+        admin.enable_wal()?;
+        schema::initialise(&mut admin.connection, &admin.place)
+    }
+
+    /// Opens the store at `path`, which must exist and be of this program's schema.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let admin = Self::connect(Place::new(path), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        schema::check(&admin.connection, &admin.place)?;
+        Ok(admin)
+    }
+
+    fn connect(place: Place, flags: OpenFlags) -> Result<Self, StoreError> {
+        let open = || {
+            let connection =
+                Connection::open_with_flags(&place.path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            // A revocation that was confirmed must outlive a power cut.
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            Ok(connection)
+        };
+        let connection = open().map_err(|error| place.error(error))?;
+        Ok(Self { place, connection })
+    }
+
+    /// Kept in the file. Without it, readers and writers would wait for each other.
+    fn enable_wal(&self) -> Result<(), StoreError> {
+        let mode: String = self
+            .connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+            .map_err(|error| self.place.error(error))?;
+        if mode == "wal" {
+            Ok(())
+        } else {
+            Err(self.place.unreadable(format!("its file system allows journal mode {mode} only, not WAL")))
+        }
+    }
+
+    /// Changes the store by `change`, wholly or not at all.
+    fn write<T>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, AdminError> {
+        self.transact(TransactionBehavior::Immediate, |transaction| {
+            let value = change(transaction)?;
+            let prune = "DELETE FROM changes WHERE id <= (SELECT max(id) FROM changes) - ?1";
+            transaction.execute(prune, [OUTBOX_ROWS_MAX])?;
+            Ok(value)
+        })
+    }
+
+    fn read<T>(
+        &mut self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, AdminError> {
+        self.transact(TransactionBehavior::Deferred, read)
+    }
+
+    fn transact<T>(
+        &mut self,
+        behavior: TransactionBehavior,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, AdminError> {
+        let place = &self.place;
+        let work = |connection: &mut Connection| {
+            let transaction = connection.transaction_with_behavior(behavior)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        work(&mut self.connection).map_err(|failure| match failure {
+            Failure::Sqlite(error) => place.error(error).into(),
+            Failure::Admin(error) => *error,
+        })
+    }
+}
+
+/// What can go wrong inside a transaction, before it is known which store it was.
+enum Failure {
+    Sqlite(rusqlite::Error),
+    Admin(Box<AdminError>),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(Box::new(error))
+    }
+}
+
+/// How long a command waits for another writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,314 @@
+//! Rows of the three relations as checked values. Strict: what is not exactly as the contract says is told
+//! with its key and reason, and never guessed.
+
+use std::net::IpAddr;
+
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
+
+use crate::authz::{
+    Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
+    PrincipalId, Scope, UnixMillis,
+};
+use crate::store::{Quarantined, Relation, RowKey};
+
+/// A row that does not decode.
+pub(super) struct BadRow {
+    pub(super) quarantined: Quarantined,
+    /// The row says that it is revoked, whatever else is wrong with it.
+    pub(super) revoked: bool,
+}
+
+impl BadRow {
+    /// The end of a right that this row tells of in spite of all.
+    pub(super) fn end(&self) -> Option<Change> {
+        match self.quarantined.key {
+            RowKey::Credential(key) if self.revoked => Some(Change::CredentialGone(key)),
+            RowKey::Grant(id) if self.revoked => Some(Change::GrantGone(id)),
+            _ => None,
+        }
+    }
+}
+
+/// Columns: `key_sha256, principal, expires_at, revoked`.
+pub(super) fn credential(row: &Row<'_>) -> Result<Credential, BadRow> {
+    let revoked = Column::of(row, 3, "revoked").boolean();
+    let column = Column::of(row, 0, "key_sha256");
+    let key = column.sha256().map_err(|reason| column.bad_key(Relation::Credentials, reason))?;
+    let decode = || {
+        Ok(Credential {
+            key,
+            principal: PrincipalId(Column::of(row, 1, "principal").integer()?),
+            expires_at: Column::of(row, 2, "expires_at").nullable(Column::integer)?.map(UnixMillis),
+            revoked: revoked.clone()?,
+        })
+    };
+    decode().map_err(|reason| bad(RowKey::Credential(key), reason, &revoked))
+}
+
+/// Columns: `grant_id, principal, scope, target, port_min, port_max, expires_at, revoked`.
+pub(super) fn grant(row: &Row<'_>) -> Result<Grant, BadRow> {
+    let revoked = Column::of(row, 7, "revoked").boolean();
+    let column = Column::of(row, 0, "grant_id");
+    let id = column.integer().map(GrantId).map_err(|reason| column.bad_key(Relation::Grants, reason))?;
+    let decode = || {
+        let target = Column::of(row, 3, "target").nullable(Column::integer)?;
+        let ports = (Column::of(row, 4, "port_min").port()?, Column::of(row, 5, "port_max").port()?);
+        Ok(Grant {
+            id,
+            principal: PrincipalId(Column::of(row, 1, "principal").integer()?),
+            scope: scope(Column::of(row, 2, "scope").text()?, target)?,
+            ports: PortRange::new(ports.0, ports.1)
+                .ok_or_else(|| format!("ports {}-{} are no range", ports.0, ports.1))?,
+            expires_at: Column::of(row, 6, "expires_at").nullable(Column::integer)?.map(UnixMillis),
+            revoked: revoked.clone()?,
+        })
+    };
+    decode().map_err(|reason| bad(RowKey::Grant(id), reason, &revoked))
+}
+
+/// Columns: `device, uuid, fleet, address, node, online`.
+pub(super) fn device(row: &Row<'_>) -> Result<Device, BadRow> {
+    let column = Column::of(row, 0, "device");
+    let id = column.integer().map(DeviceId).map_err(|reason| column.bad_key(Relation::Devices, reason))?;
+    let decode = || {
+        Ok(Device {
+            id,
+            uuid: Column::of(row, 1, "uuid").uuid()?,
+            fleet: Column::of(row, 2, "fleet").nullable(Column::integer)?.map(FleetId),
+            address: Column::of(row, 3, "address").nullable(Column::address)?,
+            node: Column::of(row, 4, "node").nullable(Column::name)?,
+            online: Column::of(row, 5, "online").boolean()?,
+        })
+    };
+    decode().map_err(|reason| bad(RowKey::Device(id), reason, &Ok(false)))
+}
+
+fn scope(scope: &str, target: Option<i64>) -> Result<Scope, Reason> {
+    match (scope, target) {
+        ("any", None) => Ok(Scope::Any),
+        ("fleet", Some(id)) => Ok(Scope::Fleet(FleetId(id))),
+        ("device", Some(id)) => Ok(Scope::Device(DeviceId(id))),
+        ("any", Some(id)) => Err(format!("scope `any` has the target {id}")),
+        ("fleet" | "device", None) => Err(format!("scope `{scope}` has no target")),
+        _ => Err(format!("scope `{}` is none of any, fleet, device", shortened(scope))),
+    }
+}
+
+fn bad(key: RowKey, reason: Reason, revoked: &Result<bool, Reason>) -> BadRow {
+    BadRow { quarantined: Quarantined { key, reason }, revoked: matches!(revoked, Ok(true)) }
+}
+
+type Reason = String;
+
+/// One value of a row.
+struct Column<'a> {
+    name: &'static str,
+    /// `None` where the row has no such column.
+    value: Option<ValueRef<'a>>,
+}
+
+impl<'a> Column<'a> {
+    fn of(row: &'a Row<'_>, index: usize, name: &'static str) -> Self {
+        Self { name, value: row.get_ref(index).ok() }
+    }
+
+    fn nullable<T>(&self, decode: impl FnOnce(&Self) -> Result<T, Reason>) -> Result<Option<T>, Reason> {
+        match self.value {
+            Some(ValueRef::Null) => Ok(None),
+            _ => decode(self).map(Some),
+        }
+    }
+
+    fn integer(&self) -> Result<i64, Reason> {
+        match self.value {
+            Some(ValueRef::Integer(integer)) => Ok(integer),
+            _ => Err(self.is_no("integer")),
+        }
+    }
+
+    fn boolean(&self) -> Result<bool, Reason> {
+        match self.value {
+            Some(ValueRef::Integer(0)) => Ok(false),
+            Some(ValueRef::Integer(1)) => Ok(true),
+            _ => Err(self.is_no("boolean (0 or 1)")),
+        }
+    }
+
+    fn text(&self) -> Result<&'a str, Reason> {
+        match self.value {
+            Some(ValueRef::Text(bytes)) => std::str::from_utf8(bytes).map_err(|_| self.is_no("UTF-8")),
+            _ => Err(self.is_no("text")),
+        }
+    }
+
+    fn port(&self) -> Result<u16, Reason> {
+        u16::try_from(self.integer()?).map_err(|_| self.is_no("port"))
+    }
+
+    fn name(&self) -> Result<Box<str>, Reason> {
+        match self.text()? {
+            "" => Err(self.is_no("name")),
+            name => Ok(name.into()),
+        }
+    }
+
+    fn uuid(&self) -> Result<DeviceUuid, Reason> {
+        DeviceUuid::parse(self.text()?).ok_or_else(|| self.is_no("uuid of 32 or 62 hex digits"))
+    }
+
+    fn address(&self) -> Result<IpAddr, Reason> {
+        self.text()?.parse().map_err(|_| self.is_no("IP address"))
+    }
+
+    fn sha256(&self) -> Result<KeyHash, Reason> {
+        match self.value {
+            Some(ValueRef::Blob(bytes)) => {
+                bytes.try_into().map(KeyHash::from_bytes).map_err(|_| self.is_no("SHA-256 (32 bytes)"))
+            }
+            _ => Err(self.is_no("SHA-256 (32 bytes)")),
+        }
+    }
+
+    fn is_no(&self, wanted: &str) -> Reason {
+        format!("{} is {}, which is no {wanted}", self.name, self.shown())
+    }
+
+    fn bad_key(&self, relation: Relation, reason: Reason) -> BadRow {
+        let key = RowKey::Unreadable { relation, key: self.shown() };
+        BadRow { quarantined: Quarantined { key, reason }, revoked: false }
+    }
+
+    /// The value as far as a log line may show it: a blob may be a key, so only its length.
+    fn shown(&self) -> String {
+        match self.value {
+            None => "absent".to_owned(),
+            Some(ValueRef::Null) => "null".to_owned(),
+            Some(ValueRef::Integer(integer)) => integer.to_string(),
+            Some(ValueRef::Real(real)) => real.to_string(),
+            Some(ValueRef::Text(text)) => format!("`{}`", shortened(&String::from_utf8_lossy(text))),
+            Some(ValueRef::Blob(bytes)) => format!("{} bytes", bytes.len()),
+        }
+    }
+}
+
+/// At most [`SHOWN_CHARS_MAX`] characters, without those that would break a line.
+fn shortened(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Of a bad value that a log line shows.
+const SHOWN_CHARS_MAX: usize = 70;
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    const KEY: &str = "x'0101010101010101010101010101010101010101010101010101010101010101'";
+    const UUID: &str = "'00112233445566778899aabbccddeeff'";
+
+    /// Decodes the row that `values` make.
+    fn decoded<T>(values: &str, decode: fn(&Row<'_>) -> Result<T, BadRow>) -> Result<T, BadRow> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.query_row(&format!("SELECT {values}"), [], |row| Ok(decode(row))).unwrap()
+    }
+
+    fn reason<T>(values: &str, decode: fn(&Row<'_>) -> Result<T, BadRow>) -> String {
+        match decoded(values, decode) {
+            Ok(_) => panic!("{values} decoded"),
+            Err(bad) => format!("{}: {}", bad.quarantined.key, bad.quarantined.reason),
+        }
+    }
+
+    #[test]
+    fn rows_as_the_contract_says_decode() {
+        let credential = decoded(&format!("{KEY}, 7, 1000, 0"), credential).ok();
+        let (key, principal) = (KeyHash::from_bytes([1; 32]), PrincipalId(7));
+        let expires_at = Some(UnixMillis(1000));
+        assert_eq!(credential, Some(Credential { key, principal, expires_at, revoked: false }));
+
+        let grant = decoded("3, 7, 'fleet', 9, 22, 80, NULL, 1", grant).ok();
+        let (id, scope) = (GrantId(3), Scope::Fleet(FleetId(9)));
+        let ports = PortRange::new(22, 80).unwrap();
+        assert_eq!(grant, Some(Grant { id, principal, scope, ports, expires_at: None, revoked: true }));
+
+        let device = decoded(&format!("5, {UUID}, NULL, '10.1.2.3', 'vpn-1', 1"), device).ok();
+        let expected = Device {
+            id: DeviceId(5),
+            uuid: DeviceUuid::parse(UUID.trim_matches('\'')).unwrap(),
+            fleet: None,
+            address: Some("10.1.2.3".parse().unwrap()),
+            node: Some("vpn-1".into()),
+            online: true,
+        };
+        assert_eq!(device, Some(expected));
+    }
+
+    #[test]
+    fn each_wrong_value_of_a_credential_is_told() {
+        for (values, told) in [
+            (format!("{KEY}, 'x', NULL, 0"), "principal is `x`, which is no integer"),
+            (format!("{KEY}, 1, 'soon', 0"), "expires_at is `soon`, which is no integer"),
+            (format!("{KEY}, 1, 1.5, 0"), "expires_at is 1.5, which is no integer"),
+            (format!("{KEY}, 1, NULL, 2"), "revoked is 2, which is no boolean"),
+            (format!("{KEY}, 1, NULL, NULL"), "revoked is null, which is no boolean"),
+            (format!("{KEY}, NULL, NULL, 0"), "principal is null, which is no integer"),
+            (format!("{KEY}, 1, NULL"), "revoked is absent"),
+            ("x'0102', 1, NULL, 0".to_owned(), "credentials 2 bytes: key_sha256 is 2 bytes, which is no SHA"),
+            ("'text', 1, NULL, 0".to_owned(), "credentials `text`: key_sha256 is `text`"),
+        ] {
+            let reason = reason(&values, credential);
+            assert!(reason.contains(told), "{values}: {reason}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_value_of_a_grant_is_told() {
+        for (values, told) in [
+            ("'a', 1, 'any', NULL, 1, 2, NULL, 0", "grants `a`: grant_id is `a`"),
+            ("1, 1, 'any', 5, 1, 2, NULL, 0", "grants 1: scope `any` has the target 5"),
+            ("1, 1, 'fleet', NULL, 1, 2, NULL, 0", "scope `fleet` has no target"),
+            ("1, 1, 'planet', 5, 1, 2, NULL, 0", "scope `planet` is none of"),
+            ("1, 1, 'any', NULL, 0, 2, NULL, 0", "ports 0-2 are no range"),
+            ("1, 1, 'any', NULL, 9, 2, NULL, 0", "ports 9-2 are no range"),
+            ("1, 1, 'any', NULL, 1, 65536, NULL, 0", "port_max is 65536, which is no port"),
+            ("1, 1, CAST(x'ff' AS TEXT), NULL, 1, 2, NULL, 0", "which is no UTF-8"),
+        ] {
+            let reason = reason(values, grant);
+            assert!(reason.contains(told), "{values}: {reason}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_value_of_a_device_is_told() {
+        for (values, told) in [
+            ("1, 'zz', NULL, NULL, NULL, 1".to_owned(), "devices 1: uuid is `zz`"),
+            (format!("1, {UUID}, 'red', NULL, NULL, 1"), "fleet is `red`"),
+            (format!("1, {UUID}, NULL, '300.1.2.3', NULL, 1"), "address is `300.1.2.3`, which is no IP"),
+            (format!("1, {UUID}, NULL, 'a' || char(10) || 'b', NULL, 1"), "address is `a\\nb`"),
+            (format!("1, {UUID}, NULL, NULL, '', 1"), "node is ``, which is no name"),
+            (format!("1, {UUID}, NULL, NULL, NULL, 'yes'"), "online is `yes`, which is no boolean"),
+        ] {
+            let reason = reason(&values, device);
+            assert!(reason.contains(told), "{values}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_bad_row_that_is_revoked_still_ends_its_right() {
+        let end = |bad: Result<_, BadRow>| bad.err().and_then(|bad| bad.end());
+        let key = KeyHash::from_bytes([1; 32]);
+        let bad_credential = decoded(&format!("{KEY}, 'x', NULL, 1"), |row| credential(row).map(drop));
+        assert_eq!(end(bad_credential), Some(Change::CredentialGone(key)));
+        let bad_grant = decoded("4, 1, 'planet', NULL, 1, 2, NULL, 1", |row| grant(row).map(drop));
+        assert_eq!(end(bad_grant), Some(Change::GrantGone(GrantId(4))));
+        let live = decoded("4, 1, 'planet', NULL, 1, 2, NULL, 0", |row| grant(row).map(drop));
+        assert_eq!(end(live), None);
+    }
+}
