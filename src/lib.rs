@@ -4,6 +4,7 @@
 //! memory whether it may, dials the device's VPN-side address, and moves bytes both ways.
 //!
 //! A module imports only from those below it in this list.
+#![deny(clippy::unwrap_used)]
 
 pub mod cli;
 

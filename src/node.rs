@@ -1,1 +1,141 @@
 //! Puts a node together and takes it down.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::admin::{Admin, AdminError, Sources};
+use crate::authz::Authority;
+use crate::config::Config;
+use crate::control::{Control, ControlError, StatusHandle};
+use crate::engine::{Engine, EngineError, EngineHandle};
+use crate::store;
+use crate::telemetry::{AuditLog, AuditSender};
+
+/// A running relay. Its parts end in the order of the fields: no client comes in any more before what
+/// serves them goes.
+pub struct Node {
+    engine: Option<Engine>,
+    handle: EngineHandle,
+    client_addresses: Vec<SocketAddr>,
+    control: Control,
+    admin: Admin,
+    _audit: Option<AuditLog>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("audit.path {path} cannot be opened: {source}; check its folder and permissions")]
+    Audit { path: String, source: std::io::Error },
+}
+
+/// How a drain came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// The last session ended by itself.
+    Empty,
+    /// So many were left when the time was up.
+    Left(u64),
+    /// Whoever asked for it lost patience.
+    Interrupted,
+}
+
+impl Node {
+    /// Reads the store, publishes the first snapshot, and only then accepts clients.
+    pub fn start(config: Config) -> Result<Self, NodeError> {
+        let config = Arc::new(config);
+        let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
+        let (audit, audit_sender) = open_audit(&config)?;
+        // The control thread is there before the engine, which it is to tell of every publication.
+        let to_tell: Arc<OnceLock<EngineHandle>> = Arc::default();
+        let told = Arc::clone(&to_tell);
+        let on_publish = move || {
+            if let Some(engine) = told.get() {
+                engine.recheck();
+            }
+        };
+        let control = Control::start(
+            store::source(&config.store.url),
+            Arc::clone(&authority),
+            on_publish,
+            &config.authz,
+        )?;
+        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender)?;
+        let handle = engine.handle();
+        let handle = to_tell.get_or_init(|| handle).clone();
+        // For what was published before the engine could be told.
+        handle.recheck();
+        let sources = Sources { engine: handle.clone(), control: control.status(), authority };
+        let admin = match Admin::start(config.admin.address, sources) {
+            Ok(admin) => admin,
+            Err(error) => {
+                engine.stop();
+                return Err(error.into());
+            }
+        };
+        let client_addresses = engine.client_addresses().to_vec();
+        Ok(Self { engine: Some(engine), handle, client_addresses, control, admin, _audit: audit })
+    }
+
+    /// Where clients reach this node, in the order of `listen`.
+    pub fn client_addresses(&self) -> &[SocketAddr] {
+        &self.client_addresses
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    pub fn engine(&self) -> &EngineHandle {
+        &self.handle
+    }
+
+    pub fn status(&self) -> StatusHandle {
+        self.control.status()
+    }
+
+    /// Turns new clients away and waits until the last session has ended, `patience` is over, or
+    /// `is_interrupted` says so.
+    pub fn drain(&self, patience: Duration, is_interrupted: impl Fn() -> bool) -> Drained {
+        self.handle.drain();
+        let give_up_at = Instant::now() + patience;
+        loop {
+            match self.handle.sessions_active() {
+                0 => return Drained::Empty,
+                left if Instant::now() >= give_up_at => return Drained::Left(left),
+                _ if is_interrupted() => return Drained::Interrupted,
+                _ => std::thread::sleep(DRAIN_LOOK),
+            }
+        }
+    }
+
+    /// Ends every session and waits for all threads.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+    }
+}
+
+fn open_audit(config: &Config) -> Result<(Option<AuditLog>, AuditSender), NodeError> {
+    let Some(path) = &config.audit.path else { return Ok((None, AuditSender::disabled())) };
+    match AuditLog::open(path) {
+        Ok((log, sender)) => Ok((Some(log), sender)),
+        Err(source) => Err(NodeError::Audit { path: path.display().to_string(), source }),
+    }
+}
+
+/// How often a drain looks whether it is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);

@@ -1,1 +1,106 @@
 //! HTTP for operators: health and metrics. Reads what others publish; never touches an engine.
+//!
+//! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
+
+mod http;
+mod latency;
+mod metrics;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::authz::{Authority, UnixMillis};
+use crate::control::StatusHandle;
+use crate::engine::EngineHandle;
+
+/// The running admin thread; dropping it stops the thread and waits for it.
+pub struct Admin {
+    address: SocketAddr,
+    /// Dropped to stop the thread; nothing is ever sent.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the admin side reads.
+#[derive(Clone)]
+pub struct Sources {
+    pub engine: EngineHandle,
+    pub control: StatusHandle,
+    pub authority: Arc<Authority>,
+}
+
+/// For the registry, which wants it of every collector; there is nothing to show.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sources")
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the admin thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Whether the node should be sent clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Readiness {
+    Ready,
+    Draining,
+    /// Nothing can be decided: no snapshot, or one that is too old.
+    Undecided(&'static str),
+}
+
+impl Admin {
+    pub fn start(address: SocketAddr, sources: Sources) -> Result<Self, AdminError> {
+        let refused = |source| AdminError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(AdminError::Thread)?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || runtime.block_on(http::serve(listener, sources, stopped)))
+            .map_err(AdminError::Thread)?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin thread ended by a panic");
+        }
+    }
+}
+
+impl Sources {
+    fn readiness(&self) -> Readiness {
+        if self.engine.is_draining() {
+            return Readiness::Draining;
+        }
+        match self.authority.trouble(UnixMillis::now()) {
+            Some(undecided) => Readiness::Undecided(undecided.cause()),
+            None => Readiness::Ready,
+        }
+    }
+}

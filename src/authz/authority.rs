@@ -58,9 +58,23 @@ impl Authority {
         self.store_reachable.store(false, Ordering::Relaxed);
     }
 
+    /// Why nothing can be decided at `now`; `None` where something can.
+    pub fn trouble(&self, now: UnixMillis) -> Option<Undecided> {
+        if self.root.pin().get().is_none() {
+            Some(Undecided::NoSnapshot)
+        } else {
+            self.is_stale(now).then_some(Undecided::Stale)
+        }
+    }
+
     /// Pins the view; once per turn of an event loop, never across a blocking wait.
     pub fn pin(&self) -> PinnedView<'_> {
         PinnedView { view: self.root.pin(), authority: self }
+    }
+
+    /// The store has not confirmed the view for longer than it may.
+    fn is_stale(&self, now: UnixMillis) -> bool {
+        now.0.saturating_sub(self.confirmed_at.load(Ordering::Relaxed)) > self.max_stale_ms
     }
 }
 
@@ -70,8 +84,7 @@ impl PinnedView<'_> {
             return Decision::Undecided(Undecided::NoSnapshot);
         };
         let authority = self.authority;
-        let age_ms = now.0.saturating_sub(authority.confirmed_at.load(Ordering::Relaxed));
-        if age_ms > authority.max_stale_ms {
+        if authority.is_stale(now) {
             return Decision::Undecided(Undecided::Stale);
         }
         match view.snapshot.decide(query, &view.revocations, authority.node.as_deref(), now) {

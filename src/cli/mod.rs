@@ -1,12 +1,126 @@
 //! The command line: one file per command.
 
+pub mod check;
 pub mod device;
 pub mod grant;
 pub mod output;
 pub mod principal;
+pub mod run;
 pub mod store;
 pub mod token;
+pub mod tunnel;
 mod values;
 
 #[cfg(test)]
 mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, StoreUrl};
+use output::{CommandError, Output, StoreContext};
+
+/// A relay node for device tunnels.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration file. Without one, /etc/sluicegate/sluicegate.toml where it is there, else the
+    /// embedded defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print data as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay.
+    Run,
+    /// Say what is wrong with the configuration and the store, or that nothing is.
+    Check,
+    /// The store that rights come from.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Who may hold tokens and grants.
+    #[command(subcommand)]
+    Principal(principal::PrincipalCommand),
+    /// What a client shows to be somebody.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// What tunnels end at.
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Who may reach which ports of which devices.
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    /// Open tunnels to a device, as a client.
+    Tunnel(tunnel::TunnelArgs),
+}
+
+/// Runs the command that the process was given.
+pub fn main() -> ExitCode {
+    match CommandLine::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluicegate: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+impl CommandLine {
+    fn run(self) -> Result<(), CommandError> {
+        let global = self.global;
+        match self.command {
+            Command::Run => run::run(&global.loaded()?),
+            Command::Check => check::run(&global.loaded()?, global.output()),
+            Command::Store(command) => store::run(command, &global.store()?),
+            Command::Principal(command) => principal::run(command, &global.store()?),
+            Command::Token(command) => token::run(command, &global.store()?),
+            Command::Device(command) => device::run(command, &global.store()?),
+            Command::Grant(command) => grant::run(command, &global.store()?),
+            Command::Tunnel(args) => tunnel::run(args),
+        }
+    }
+}
+
+/// A configuration, and whether anybody wrote it.
+pub struct Loaded {
+    pub config: Config,
+    /// `None` for the embedded defaults.
+    pub file: Option<PathBuf>,
+}
+
+impl Global {
+    fn loaded(&self) -> Result<Loaded, CommandError> {
+        let file = match &self.config {
+            Some(file) => Some(file.clone()),
+            None => Some(PathBuf::from(INSTALLED_CONFIG)).filter(|file| file.exists()),
+        };
+        let config =
+            Config::load(file.as_deref().map(Path::new), std::env::vars()).map_err(CommandError::failed)?;
+        Ok(Loaded { config, file })
+    }
+
+    fn store(&self) -> Result<StoreContext, CommandError> {
+        let url: StoreUrl = self.loaded()?.config.store.url;
+        Ok(StoreContext { url, output: self.output() })
+    }
+
+    fn output(&self) -> Output {
+        if self.json { Output::Json } else { Output::Text }
+    }
+}
+
+const INSTALLED_CONFIG: &str = "/etc/sluicegate/sluicegate.toml";

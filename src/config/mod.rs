@@ -1,7 +1,8 @@
-//! The TOML file as types: every key, its default and its unit. [`load`] reads a file and the
+//! The TOML file as types: every key, its default and its unit. [`Config::load`] reads a file and the
 //! environment's overrides into them.
 
 mod load;
+mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use load::{ConfigError, state_folder};
+pub use load::{ConfigError, Place, state_folder};
 
 /// A whole, checked configuration. `Config::default()` is the embedded one: SQLite in the state folder,
 /// loopback listeners, devices on loopback only.
@@ -58,6 +59,9 @@ pub struct Engine {
     /// Engine threads; 0 means one per CPU that this process may use.
     pub threads: usize,
     pub forwarding: Forwarding,
+    /// How long a thread that was busy a moment ago looks on before it sleeps; 0 turns it off.
+    #[serde(with = "humantime_serde")]
+    pub busy_poll: Duration,
     /// Capacity of one splice pipe, in bytes; the kernel rounds up to a power of two of pages.
     pub pipe_bytes: usize,
     /// Pipes that one thread may hold, in use and pooled.
@@ -113,10 +117,11 @@ pub struct Timeouts {
     pub user_timeout: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vpn {
-    /// Networks that a device address must lie in. Nothing is dialled outside them.
+    /// Networks that a device address must lie in. Nothing is dialled outside them, and a file has to name
+    /// them; only a node without a file starts with loopback.
     pub allow: Vec<IpNet>,
     /// Binds the device side to an interface (SO_BINDTODEVICE).
     pub interface: Option<String>,
@@ -212,7 +217,14 @@ impl Default for Store {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: 0, forwarding: Forwarding::Auto, pipe_bytes: 256 * 1024, pipes: 512, buffers: 1024 }
+        Self {
+            threads: 0,
+            forwarding: Forwarding::Auto,
+            busy_poll: Duration::from_micros(50),
+            pipe_bytes: 256 * 1024,
+            pipes: 512,
+            buffers: 1024,
+        }
     }
 }
 
@@ -233,14 +245,6 @@ impl Default for Timeouts {
             keepalive: Duration::from_secs(60),
             user_timeout: Duration::from_secs(60),
         }
-    }
-}
-
-impl Default for Vpn {
-    /// Loopback is allowed for the embedded default alone; a file that has a `[vpn]` section, or none,
-    /// starts from an empty list. [`Config::from_file`] sees to that.
-    fn default() -> Self {
-        Self { allow: Vec::new(), interface: None, node: None }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, Engine as EngineConfig};
 use crate::sys::buffers::{BufferId, Buffers};
@@ -114,6 +115,22 @@ impl RingKernel {
     /// One turn of the ring; see [`Ring::turn`].
     pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.ring.turn(wait, completions)
+    }
+
+    /// Looks on for up to `budget`, without calling into the system, until a turn would find completions.
+    pub fn has_work_within(&mut self, budget: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            for _ in 0..SPINS_PER_CLOCK {
+                if self.ring.has_work() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if began.elapsed() >= budget {
+                return false;
+            }
+        }
     }
 
     /// Queues an operation of the worker's own.
@@ -249,6 +266,9 @@ impl PipePool {
         }
     }
 }
+
+/// Looks between two readings of the clock.
+const SPINS_PER_CLOCK: u32 = 32;
 
 #[cfg(test)]
 mod tests {

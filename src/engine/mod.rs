@@ -9,6 +9,7 @@ mod listener;
 mod session;
 mod sessions;
 mod shared;
+mod spin;
 mod timers;
 mod token;
 mod worker;

@@ -198,12 +198,20 @@ impl ScriptedKernel {
         }
         // Mostly all that fits, so that streams look like streams.
         let max = if luck < 6 { BUFFER_BYTES } else { 1 + self.roll(BUFFER_BYTES) };
-        let bytes = socket.take_incoming(max);
-        let len = bytes.len() as i32;
-        self.next_buffer = self.next_buffer.wrapping_add(1);
-        self.buffers.insert(self.next_buffer, bytes);
+        let len = max.min(socket.0.incoming.borrow().len());
         let more = is_multishot && luck != 1;
-        Some(Outcome { result: len, more, buffer: Some(BufferId(self.next_buffer)) })
+        Some(Outcome { result: len as i32, more, buffer: Some(self.deliver_up_to(socket, max)) })
+    }
+
+    /// Fills a buffer with what `socket` has, asked or not.
+    pub fn deliver(&mut self, socket: &Socket) -> BufferId {
+        self.deliver_up_to(socket, BUFFER_BYTES)
+    }
+
+    fn deliver_up_to(&mut self, socket: &Socket, max: usize) -> BufferId {
+        self.next_buffer = self.next_buffer.wrapping_add(1);
+        self.buffers.insert(self.next_buffer, socket.take_incoming(max));
+        BufferId(self.next_buffer)
     }
 
     fn ring_fill(&self, socket: &Socket) -> i32 {

@@ -10,6 +10,7 @@ use super::listener::Listener;
 use super::session::{Accepted, Instant, Session, Turn};
 use super::sessions::Sessions;
 use super::shared::{Shared, ThreadShared};
+use super::spin::Spin;
 use super::timers::{Entry, Tick, Wheel};
 use super::token::{Slot, Token};
 use crate::authz::{PinnedView, UnixMillis};
@@ -34,6 +35,7 @@ pub(super) struct Worker {
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
     rechecks_seen: u64,
+    spin: Spin,
     clock: Clock,
 }
 
@@ -52,18 +54,22 @@ struct Clock {
 
 impl Worker {
     pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
+        // All of the node's sessions may meet on one thread.
+        let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
+        let spin = Spin::new(shared.config.engine.busy_poll);
         let mut worker = Self {
             kernel,
             shared,
             number,
             listeners: listeners.into_iter().map(Listener::new).collect(),
-            sessions: Sessions::new(),
+            sessions: Sessions::with_capacity(sessions_max),
             timers: Wheel::new(),
-            arrangements: Vec::new(),
+            arrangements: Vec::with_capacity(sessions_max),
             runnable: Vec::new(),
             sessions_begun: 0,
             told_full: 0,
             rechecks_seen: 0,
+            spin,
             clock: Clock { began: std::time::Instant::now() },
         };
         worker.watch_wake();
@@ -80,8 +86,8 @@ impl Worker {
         let mut fired = Vec::new();
         let mut stop_by = None;
         loop {
-            let wait = self.wait(stop_by);
-            self.kernel.turn(wait, &mut completions)?;
+            self.take_completions(stop_by, &mut completions)?;
+            self.spin.note_batch(completions.len());
             let now = self.clock.read();
             if shared.is_stopping() && stop_by.is_none() {
                 stop_by = Some(now.after(STOP_TIME));
@@ -115,6 +121,41 @@ impl Worker {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Submits what the last turn queued and takes what has completed, after a wait where there is none.
+    fn take_completions(
+        &mut self,
+        stop_by: Option<Tick>,
+        completions: &mut Vec<Completion>,
+    ) -> std::io::Result<()> {
+        let wait = self.wait(stop_by);
+        if wait == Wait::No {
+            return self.kernel.turn(Wait::No, completions);
+        }
+        let Some(budget) = self.spin.budget() else {
+            let asleep_at = std::time::Instant::now();
+            self.kernel.turn(wait, completions)?;
+            self.spin.note_gap(asleep_at.elapsed());
+            return Ok(());
+        };
+        self.kernel.turn(Wait::No, completions)?;
+        if !completions.is_empty() {
+            return Ok(());
+        }
+        let counters = &self.shared.threads[self.number].counters.hot;
+        if self.kernel.has_work_within(budget) {
+            self.spin.hit();
+            counters.spins_hit.add(1);
+            self.kernel.turn(Wait::No, completions)
+        } else {
+            self.spin.miss();
+            counters.spins_missed.add(1);
+            let asleep_at = std::time::Instant::now();
+            self.kernel.turn(wait, completions)?;
+            self.spin.note_gap(budget + asleep_at.elapsed());
+            Ok(())
         }
     }
 

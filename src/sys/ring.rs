@@ -166,6 +166,9 @@ impl Ring {
             }
         }
         let wait = if self.backlog.is_empty() { wait } else { Wait::No };
+        if wait == Wait::No && !self.has_work() && self.ring.submission().is_empty() {
+            return Ok(());
+        }
         let timespec = match wait {
             Wait::Until(timeout) => Timespec::from(timeout),
             Wait::No | Wait::Forever => Timespec::new(),
@@ -195,6 +198,12 @@ impl Ring {
             }
         }));
         Ok(())
+    }
+
+    /// Whether a turn would find completions, without asking the kernel: some are there, or the kernel
+    /// has told that it will post some when it is entered.
+    pub fn has_work(&mut self) -> bool {
+        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
     pub(super) fn inner(&self) -> &IoUring {

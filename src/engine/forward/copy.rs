@@ -4,16 +4,20 @@
 //! the thread's buffers from the others. What its sink did not take goes to a spill of its own, and the
 //! receive is cancelled. The spill is bounded by what the kernel delivers before it sees that cancel.
 
+use std::io;
+
 use super::splice::SplicePath;
 use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+use crate::telemetry::HotCounters;
 
 /// Bytes that one direction may hold in our memory while its sink is full: what the kernel delivers in
 /// two batches of a multishot receive (at most 32 buffers each, `MULTISHOT_MAX_RETRY` in its
-/// io_uring/net.c), one under way when the sink fills up and one before the cancel is seen.
-pub const SPILL_BYTES_MAX: usize = 2 * 32 * BUFFER_BYTES;
+/// io_uring/net.c), one under way when the sink fills up and one before the cancel is seen. The most that
+/// was ever measured is a quarter of it. A kernel that delivers more breaks the tunnel, not the node.
+const SPILL_BYTES_MAX: usize = 2 * 32 * BUFFER_BYTES;
 
 #[derive(Default)]
 pub(super) struct CopyPath {
@@ -37,6 +41,15 @@ impl CopyPath {
 
     pub fn note_receiving(&mut self) {
         self.receive_cancelled = false;
+    }
+
+    /// Keeps what the sink did not take.
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        if self.spill.len() - self.spill_sent + bytes.len() > SPILL_BYTES_MAX {
+            return Err(Broken::sink(io::ErrorKind::OutOfMemory.into()));
+        }
+        self.spill.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn is_spilled(&self) -> bool {
@@ -95,7 +108,7 @@ impl<P: Conveyor> Flow<P> {
         let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
         let sent = if spilled { 0 } else { self.send_on(bytes, ends, io)? };
         if let Path::Copy(path) = &mut self.path {
-            path.spill.extend_from_slice(&bytes[sent..]);
+            path.keep(&bytes[sent..])?;
         }
         Ok(())
     }
@@ -132,16 +145,29 @@ impl<P: Conveyor> Flow<P> {
         ends: &Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
-        let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
         let bytes = io.kernel.received(buffer, len);
-        let sent = if spilled { Ok(0) } else { send_until_full(io.kernel, ends.sink, bytes) };
-        if let (Ok(sent), Path::Copy(path)) = (&sent, &mut self.path) {
-            path.spill.extend_from_slice(&bytes[*sent..]);
-            path.full_in_a_row = if len == BUFFER_BYTES { path.full_in_a_row.saturating_add(1) } else { 0 };
-            path.promote |= streams(self.forwarding, path.full_in_a_row);
-        }
+        let kept = self.forward_received(bytes, ends, io.kernel, io.counters);
         io.kernel.give_back(buffer);
-        self.count(sent.map_err(Broken::sink)?, io.counters);
+        kept
+    }
+
+    /// Sends on what a buffer holds, or keeps it, and notes whether it looks like a stream.
+    fn forward_received<K: Kernel<Pipe = P>>(
+        &mut self,
+        bytes: &[u8],
+        ends: &Ends<'_, K>,
+        kernel: &K,
+        counters: &HotCounters,
+    ) -> Result<(), Broken> {
+        let Path::Copy(path) = &mut self.path else { return Ok(()) };
+        let is_full = bytes.len() == BUFFER_BYTES;
+        path.full_in_a_row = if is_full { path.full_in_a_row.saturating_add(1) } else { 0 };
+        path.promote |= streams(self.forwarding, path.full_in_a_row);
+        let spilled = path.is_spilled();
+        let sent =
+            if spilled { 0 } else { send_until_full(kernel, ends.sink, bytes).map_err(Broken::sink)? };
+        path.keep(&bytes[sent..])?;
+        self.count(sent, counters);
         Ok(())
     }
 

@@ -152,3 +152,22 @@ fn a_broken_sink_is_told_apart_from_a_broken_source() {
         assert_eq!(bench.kernel.buffers_out(), 0);
     }
 }
+
+#[test]
+fn a_kernel_that_never_stops_delivering_breaks_the_tunnel_at_the_spills_bound() {
+    let mut bench = Bench::new(Forwarding::Copy, 7);
+    bench.start(&[1]).unwrap();
+    bench.source.state().incoming.borrow_mut().extend(vec![1; 1_000_000]);
+    let held = |bench: &Bench| 1_000_001 - bench.source.state().incoming.borrow().len();
+    let broken = loop {
+        // What a cancelled receive still brings, again and again.
+        let buffer = bench.kernel.deliver(&bench.source.clone());
+        let outcome = Outcome { result: 4096, more: true, buffer: Some(buffer) };
+        if let Err(broken) = bench.act(|flow, ends, io| flow.complete(Task::Receive, outcome, ends, io)) {
+            break broken;
+        }
+    };
+    assert_eq!(broken.error.kind(), io::ErrorKind::OutOfMemory);
+    assert_eq!(held(&bench).div_ceil(4096), 64 + 1);
+    assert_eq!(bench.kernel.buffers_out(), 0);
+}

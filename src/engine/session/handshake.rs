@@ -1,6 +1,6 @@
 //! From accept to the decision: collects the head, parses it, asks the view.
 
-use super::{Dial, Outcome, Session, Stage, Turn, give_back};
+use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
 use crate::engine::kernel::Kernel;
 use crate::engine::session::refusal::No;
@@ -60,23 +60,19 @@ impl<K: Kernel> Session<K> {
         };
         let version = head.version;
         let early = bytes.split_off(head.len);
-        self.facts.credential = query.key.map(|key| key.credential_id());
-        self.facts.uuid = query.device;
-        self.facts.port = Some(query.port);
-        self.decide(Dial { query, version, early, expires_at: None }, turn);
+        self.query = Some(query);
+        self.act_on_decision(Dial { version, early, expires_at: None }, turn);
     }
 
-    fn decide(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
+    fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
         let version = dial.version;
         if turn.shared.is_draining() {
             return self.refuse_draining(version, turn);
         }
-        self.facts.generation = turn.view.get().map(|view| view.snapshot.generation());
-        match turn.view.decide(&dial.query, turn.now.wall) {
+        self.generation = turn.view.get().map(|view| view.snapshot.generation());
+        match self.decide(turn) {
             Decision::Allow(route) => {
-                self.facts.principal = Some(route.principal);
-                self.facts.grant = Some(route.grant);
-                self.facts.device = Some(route.device);
+                self.rights = Some(Rights::of(&route));
                 self.dial(&route, dial, turn);
             }
             Decision::Refuse(refusal) => {
@@ -90,11 +86,8 @@ impl<K: Kernel> Session<K> {
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
-        let (version, reply, cause) = match error {
-            HeadError::Malformed { version, .. } => (version, Reply::Malformed, "malformed"),
-            HeadError::Method { version } => (version, Reply::Method, "method"),
-            HeadError::TooLarge { version } => (version, Reply::HeadTooLarge, "head-too-large"),
-        };
-        self.refuse(version, No { reply, cause, detail: Some(error.to_string()) }, turn);
+        let reply = error.reply();
+        let cause = reply.slug().unwrap_or("malformed");
+        self.refuse(error.version(), No { reply, cause, detail: Some(error.to_string()) }, turn);
     }
 }

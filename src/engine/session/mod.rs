@@ -19,7 +19,9 @@ use super::limits::{Permit, Place};
 use super::shared::Shared;
 use super::timers::Tick;
 use super::token::{InFlight, Purpose, Slot};
-use crate::authz::{PinnedView, Query, UnixMillis};
+use crate::authz::{
+    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Route, UnixMillis,
+};
 use crate::telemetry::{EngineCounters, SessionFacts};
 use crate::wire::HttpVersion;
 
@@ -34,12 +36,32 @@ pub(super) struct Session<K: Kernel> {
     device: Option<K::Socket>,
     stage: Stage<K::Pipe>,
     in_flight: InFlight,
-    facts: Box<SessionFacts>,
-    accepted_at: Instant,
+    client_address: Option<SocketAddr>,
+    accepted_at_us: u64,
+    /// What the client asked for; present once its head was read.
+    query: Option<Query>,
+    /// What allowed it; present from the decision on.
+    rights: Option<Rights>,
+    /// The snapshot that decided.
+    generation: Option<Generation>,
     deadline: Option<Tick>,
     /// The node's place for it; `None` for a client that is only told that the node is full.
     place: Option<Place>,
     permit: Option<Permit>,
+}
+
+/// The rows that a permission rests on.
+#[derive(Clone, Copy)]
+struct Rights {
+    principal: PrincipalId,
+    grant: GrantId,
+    device: DeviceId,
+}
+
+impl Rights {
+    fn of(route: &Route) -> Self {
+        Self { principal: route.principal, grant: route.grant, device: route.device }
+    }
 }
 
 /// A connection as it comes from a listener.
@@ -70,14 +92,12 @@ enum Stage<P> {
 
 /// A decided request, and what the client sent behind it.
 struct Dial {
-    query: Query,
     version: HttpVersion,
     early: Vec<u8>,
     expires_at: Option<UnixMillis>,
 }
 
 struct Tunnel<P> {
-    query: Query,
     up: Flow<P>,
     down: Flow<P>,
     /// Of the last byte in either direction.
@@ -115,8 +135,11 @@ impl<K: Kernel> Session<K> {
             device: None,
             stage: Stage::Head(Vec::new()),
             in_flight: InFlight::default(),
-            facts: Box::new(SessionFacts { session: id, client: address, ..SessionFacts::default() }),
-            accepted_at: turn.now,
+            client_address: address,
+            accepted_at_us: turn.now.monotonic_us,
+            query: None,
+            rights: None,
+            generation: None,
             deadline: None,
             place,
             permit: None,
@@ -245,6 +268,27 @@ impl<K: Kernel> Session<K> {
         }
     }
 
+    /// Puts the session's question to the view in force.
+    fn decide(&self, turn: &Turn<'_, K>) -> Decision {
+        let nothing_asked = Query { key: None, device: None, port: 0 };
+        turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
+    }
+
+    /// What the audit log says of this session.
+    fn facts(&self) -> SessionFacts {
+        SessionFacts {
+            session: self.id,
+            client: self.client_address,
+            principal: self.rights.map(|rights| rights.principal),
+            credential: self.query.and_then(|query| query.key).map(|key| key.credential_id()),
+            grant: self.rights.map(|rights| rights.grant),
+            device: self.rights.map(|rights| rights.device),
+            uuid: self.query.and_then(|query| query.device),
+            port: self.query.map(|query| query.port),
+            generation: self.generation,
+        }
+    }
+
     fn submit_on_client(&mut self, purpose: Purpose, turn: &mut Turn<'_, K>) {
         let mut io = Io {
             kernel: turn.kernel,
@@ -276,8 +320,8 @@ impl Instant {
         Tick(self.tick().0.saturating_add(ms).saturating_add(1))
     }
 
-    pub fn us_since(self, earlier: Self) -> u64 {
-        self.monotonic_us.saturating_sub(earlier.monotonic_us)
+    pub fn us_since(self, earlier_us: u64) -> u64 {
+        self.monotonic_us.saturating_sub(earlier_us)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Dial, Outcome, Session, Stage, Tunnel, Turn, give_back};
+use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
 use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
 use crate::engine::kernel::{Kernel, send_until_full};
@@ -21,14 +21,15 @@ impl<K: Kernel> Session<K> {
             Err(error) => return self.note_lost_client("client-error", Some(error), turn),
         }
         turn.counters.sessions.tunnels_opened.add(1);
+        let handshake_us = turn.now.us_since(self.accepted_at_us);
+        turn.counters.accept_to_reply.record_us(handshake_us);
         let forwarding = turn.shared.config.engine.forwarding;
         self.stage = Stage::Tunnel(Box::new(Tunnel {
-            query: dial.query,
             up: Flow::new(Direction::Up, forwarding),
             down: Flow::new(Direction::Down, forwarding),
             active_at: turn.now.tick(),
             expires_at: dial.expires_at,
-            handshake_us: turn.now.us_since(self.accepted_at),
+            handshake_us,
         }));
         self.drive(turn, |tunnel, client, device, io| {
             tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
@@ -85,11 +86,12 @@ impl<K: Kernel> Session<K> {
 
     /// The view has changed, or a right has expired.
     pub(super) fn recheck_tunnel(&mut self, turn: &mut Turn<'_, K>) {
+        let decision = self.decide(turn);
         let Stage::Tunnel(tunnel) = &mut self.stage else { return };
-        match turn.view.decide(&tunnel.query, turn.now.wall) {
+        match decision {
             Decision::Allow(route) => {
                 tunnel.expires_at = route.expires_at;
-                self.facts.grant = Some(route.grant);
+                self.rights = Some(Rights::of(&route));
                 self.deadline = Some(tunnel.deadline(turn));
             }
             // Where the device is says nothing about the right to reach it: a connection that stands may
@@ -152,12 +154,12 @@ impl<K: Kernel> Session<K> {
     fn close_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         let event = AuditEvent::SessionEnd(SessionEnd {
-            facts: (*self.facts).clone(),
+            facts: self.facts(),
             cause,
             bytes_up: tunnel.up.bytes,
             bytes_down: tunnel.down.bytes,
             handshake_us: tunnel.handshake_us,
-            duration_ms: turn.now.us_since(self.accepted_at) / 1000,
+            duration_ms: turn.now.us_since(self.accepted_at_us) / 1000,
         });
         turn.counters.sessions.tunnels_closed.add(1);
         if !turn.shared.audit.send(event) {

@@ -3,6 +3,8 @@
 
 mod admin;
 mod decode;
+mod outbox;
+mod relations;
 mod schema;
 mod source;
 

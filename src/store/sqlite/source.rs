@@ -1,7 +1,7 @@
 //! The relay's side: reads and never writes.
 //!
 //! One connection of the relay's own, which writers do not share. `PRAGMA data_version` tells on it whether
-//! anybody else has committed, so that a quiet store costs two system calls per poll; only then is the outbox
+//! anybody else has committed, so that a quiet store costs a few system calls per poll; only then is the outbox
 //! read, and by it the rows that changed, in one read transaction. In WAL mode none of that waits for a
 //! writer or makes one wait.
 
@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transaction};
+use rusqlite::{Connection, OpenFlags, Transaction};
 
 use super::decode::{self, BadRow};
-use super::{OUTBOX_ROWS_MAX, Place, schema};
-use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
+use super::outbox::{self, OutboxRow};
+use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
+use super::{Place, schema};
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// See the module.
@@ -143,10 +143,10 @@ impl Open {
             if newest == since {
                 return Ok((Changes::Nothing, newest));
             }
-            if !leads_on(transaction, since.as_ref(), newest.as_ref())? {
+            if !outbox::leads_on(transaction, since.as_ref(), newest.as_ref())? {
                 return Ok((Changes::Behind, newest));
             }
-            let Some(changed) = read_outbox(transaction, since.map_or(0, |row| row.id))? else {
+            let Some(changed) = outbox::changed_rows(transaction, since.map_or(0, |row| row.id))? else {
                 return Ok((Changes::Behind, newest));
             };
             let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
@@ -181,152 +181,8 @@ impl Open {
     }
 }
 
-/// Whether the outbox holds everything that was committed between `since` and `newest`: the row that was
-/// read last is still there and the same, or none was there and the first one ever is. A store that was
-/// restored in place from a backup fails this too.
-fn leads_on(
-    transaction: &Transaction<'_>,
-    since: Option<&OutboxRow>,
-    newest: Option<&OutboxRow>,
-) -> rusqlite::Result<bool> {
-    let Some(newest) = newest else {
-        return Ok(false);
-    };
-    if newest.id - since.map_or(0, |row| row.id) > OUTBOX_ROWS_MAX {
-        return Ok(false);
-    }
-    match since {
-        Some(since) => Ok(OutboxRow::by_id(transaction, since.id)?.as_ref() == Some(since)),
-        None => Ok(OutboxRow::by_id(transaction, 1)?.is_some()),
-    }
-}
-
-/// The rows that changed after outbox row `since`, each once, in the order of their last change; `None`
-/// where the outbox holds what no trigger of ours wrote.
-fn read_outbox(transaction: &Transaction<'_>, since: i64) -> rusqlite::Result<Option<Vec<ChangedRow>>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT relation, key FROM changes WHERE id > ?1 GROUP BY relation, key ORDER BY max(id)",
-    )?;
-    let rows = statement.query_map([since], |row| Ok(ChangedRow::decode(row.get(0)?, row.get(1)?)))?;
-    rows.collect()
-}
-
-/// A row that the outbox names.
-enum ChangedRow {
-    Principal(PrincipalId),
-    Credential(KeyHash),
-    Grant(GrantId),
-    Device(DeviceId),
-}
-
-impl ChangedRow {
-    fn decode(relation: Value, key: Value) -> Option<Self> {
-        let Value::Text(relation) = relation else {
-            return None;
-        };
-        match (relation.as_str(), key) {
-            ("principals", Value::Integer(id)) => Some(Self::Principal(PrincipalId(id))),
-            ("credentials", Value::Blob(key)) => {
-                key.try_into().ok().map(|key| Self::Credential(KeyHash::from_bytes(key)))
-            }
-            ("grants", Value::Integer(id)) => Some(Self::Grant(GrantId(id))),
-            ("devices", Value::Integer(id)) => Some(Self::Device(DeviceId(id))),
-            _ => None,
-        }
-    }
-
-    /// Reads the row as it is now and gives it, or its absence, to `take`.
-    fn read(
-        &self,
-        transaction: &Transaction<'_>,
-        take: &mut impl FnMut(Result<Change, BadRow>),
-    ) -> rusqlite::Result<()> {
-        let mut found = false;
-        let mut take_found = |row| {
-            found = true;
-            take(row);
-        };
-        let gone = match self {
-            Self::Principal(id) => {
-                if is_live(transaction, *id)? {
-                    return Ok(());
-                }
-                Change::PrincipalGone(*id)
-            }
-            Self::Credential(key) => {
-                let sql = format!("SELECT * FROM ({CREDENTIALS}) WHERE key_sha256 = ?1");
-                let decode = |row: &Row<'_>| decode::credential(row).map(Change::Credential);
-                for_each(transaction, &sql, [key.as_bytes()], decode, &mut take_found)?;
-                Change::CredentialGone(*key)
-            }
-            Self::Grant(id) => {
-                let sql = format!("SELECT * FROM ({GRANTS}) WHERE grant_id = ?1");
-                let decode = |row: &Row<'_>| decode::grant(row).map(Change::Grant);
-                for_each(transaction, &sql, [id.0], decode, &mut take_found)?;
-                Change::GrantGone(*id)
-            }
-            Self::Device(id) => {
-                let sql = format!("SELECT * FROM ({DEVICES}) WHERE device = ?1");
-                let decode = |row: &Row<'_>| decode::device(row).map(Change::Device);
-                for_each(transaction, &sql, [id.0], decode, &mut take_found)?;
-                Change::DeviceGone(*id)
-            }
-        };
-        if !found {
-            take(Ok(gone));
-        }
-        Ok(())
-    }
-}
-
-fn is_live(transaction: &Transaction<'_>, id: PrincipalId) -> rusqlite::Result<bool> {
-    let sql = "SELECT removed_at IS NULL FROM principals WHERE id = ?1";
-    let live = transaction.prepare_cached(sql)?.query_row([id.0], |row| row.get(0)).optional()?;
-    Ok(live.unwrap_or(false))
-}
-
-fn for_each<T>(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    params: impl Params,
-    decode: impl Fn(&Row<'_>) -> Result<T, BadRow>,
-    mut take: impl FnMut(Result<T, BadRow>),
-) -> rusqlite::Result<()> {
-    let mut statement = transaction.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    while let Some(row) = rows.next()? {
-        take(decode(row));
-    }
-    Ok(())
-}
-
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
-}
-
-/// A row of the outbox, with everything by which it can be known again.
-#[derive(Clone, PartialEq)]
-struct OutboxRow {
-    id: i64,
-    relation: Value,
-    key: Value,
-    changed_at: Value,
-}
-
-impl OutboxRow {
-    fn newest(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Self>> {
-        let sql = "SELECT id, relation, key, changed_at FROM changes ORDER BY id DESC LIMIT 1";
-        transaction.prepare_cached(sql)?.query_row([], Self::decode).optional()
-    }
-
-    fn by_id(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<Option<Self>> {
-        let sql = "SELECT id, relation, key, changed_at FROM changes WHERE id = ?1";
-        transaction.prepare_cached(sql)?.query_row([id], Self::decode).optional()
-    }
-
-    fn decode(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { id: row.get(0)?, relation: row.get(1)?, key: row.get(2)?, changed_at: row.get(3)? })
-    }
 }
 
 /// What tells a file from one that takes its name.
@@ -346,22 +202,6 @@ impl FileId {
         }
     }
 }
-
-/// Relation `credentials` of the contract. What is held by nobody, or by a principal that was removed, has
-/// ended.
-const CREDENTIALS: &str = "
-    SELECT key_sha256, principal, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM credentials LEFT JOIN principals ON principals.id = principal";
-
-/// Relation `grants` of the contract.
-const GRANTS: &str = "
-    SELECT grants.id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM grants LEFT JOIN principals ON principals.id = principal";
-
-/// Relation `devices` of the contract.
-const DEVICES: &str = "SELECT id AS device, uuid, fleet, address, node, online FROM devices";
 
 /// How long a read waits where the store is locked, which in WAL mode no ordinary writer does.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);

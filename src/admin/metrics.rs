@@ -1,0 +1,233 @@
+//! `/metrics`: the engines' counters summed over their threads, and what the control thread is at.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Sources;
+use super::latency::LatencyMetric;
+use crate::authz::UnixMillis;
+use crate::telemetry::{Counter, EngineCounters, Latency};
+
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn render(sources: Sources) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("sluicegate");
+    registry.register_collector(Box::new(Scrape { sources }));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Scrape {
+    sources: Sources,
+}
+
+/// A counter that the threads keep, and what it is called.
+struct Summed {
+    name: &'static str,
+    help: &'static str,
+    of: fn(&EngineCounters) -> &Counter,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PathLabels {
+    direction: &'static str,
+    path: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RelationLabel {
+    relation: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabel {
+    version: &'static str,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        self.encode_build(&mut encoder)?;
+        self.encode_engines(&mut encoder)?;
+        self.encode_bytes(&mut encoder)?;
+        self.encode_handshakes(&mut encoder)?;
+        self.encode_snapshot(&mut encoder)
+    }
+}
+
+impl Scrape {
+    fn encode_build(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let metric = ConstGauge::new(1i64);
+        let mut family =
+            encoder.encode_descriptor("build_info", "The version that runs.", None, metric.metric_type())?;
+        let label = BuildLabel { version: env!("CARGO_PKG_VERSION") };
+        metric.encode(family.encode_family(&label)?)
+    }
+
+    fn encode_engines(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        gauge(
+            encoder,
+            "sessions",
+            "Sessions that exist now, from accept to close.",
+            self.sum(|engine| &engine.sessions.active) as i64,
+        )?;
+        for Summed { name, help, of } in SUMMED {
+            let metric = ConstCounter::new(self.sum(of));
+            let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+            metric.encode(descriptor)?;
+        }
+        Ok(())
+    }
+
+    fn encode_bytes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let help = "Bytes forwarded; up is from client to device.";
+        let mut family = encoder.encode_descriptor("forwarded_bytes", help, None, MetricType::Counter)?;
+        for (direction, path, of) in BYTES {
+            let metric = ConstCounter::new(self.sum(of));
+            metric.encode(family.encode_family(&PathLabels { direction, path })?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_handshakes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        for (name, help, of) in HANDSHAKES {
+            let metric = LatencyMetric::sum(self.sources.engine.counters().map(of));
+            let unit = Unit::Seconds;
+            let descriptor = encoder.encode_descriptor(name, help, Some(&unit), metric.metric_type())?;
+            metric.encode(descriptor)?;
+        }
+        Ok(())
+    }
+
+    fn encode_snapshot(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let status = self.sources.control.get();
+        let age_ms = UnixMillis::now().0.saturating_sub(status.confirmed_at.0).max(0);
+        let generation = status.generation.0 as i64;
+        gauge(encoder, "snapshot_generation", "Number of the snapshot in force.", generation)?;
+        let metric = ConstGauge::new(age_ms as f64 / 1000.0);
+        let help = "Time since the store last confirmed the snapshot in force.";
+        let descriptor =
+            encoder.encode_descriptor("snapshot_age_seconds", help, None, metric.metric_type())?;
+        metric.encode(descriptor)?;
+        let reachable = i64::from(status.last_error.is_none());
+        gauge(encoder, "store_reachable", "Whether the last read of the store succeeded.", reachable)?;
+        let quarantined = status.quarantined as i64;
+        gauge(encoder, "store_quarantined_rows", "Rows that do not decode now.", quarantined)?;
+        let help = "Rows in the snapshot in force.";
+        let mut family = encoder.encode_descriptor("snapshot_rows", help, None, MetricType::Gauge)?;
+        for (relation, rows) in [
+            ("credentials", status.rows.credentials),
+            ("grants", status.rows.grants),
+            ("devices", status.rows.devices),
+        ] {
+            let metric = ConstGauge::new(rows as i64);
+            metric.encode(family.encode_family(&RelationLabel { relation })?)?;
+        }
+        Ok(())
+    }
+
+    fn sum(&self, of: impl Fn(&EngineCounters) -> &Counter) -> u64 {
+        self.sources.engine.counters().map(|engine| of(engine).get()).sum()
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
+    let metric = ConstGauge::new(value);
+    let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+    metric.encode(descriptor)
+}
+
+type Of = fn(&EngineCounters) -> &Counter;
+
+const BYTES: [(&str, &str, Of); 4] = [
+    ("up", "copy", |engine| &engine.hot.bytes_up_copied),
+    ("up", "splice", |engine| &engine.hot.bytes_up_spliced),
+    ("down", "copy", |engine| &engine.hot.bytes_down_copied),
+    ("down", "splice", |engine| &engine.hot.bytes_down_spliced),
+];
+
+type LatencyOf = fn(&EngineCounters) -> &Latency;
+
+const HANDSHAKES: [(&str, &str, LatencyOf); 2] = [
+    ("accept_to_dial", "From accept to the dial being handed to the kernel.", |engine| {
+        &engine.accept_to_dial
+    }),
+    ("accept_to_reply", "From accept to the reply, whatever it says.", |engine| &engine.accept_to_reply),
+];
+
+const SUMMED: [Summed; 14] = [
+    Summed {
+        name: "sessions_accepted",
+        help: "Connections taken from the listeners.",
+        of: |engine| &engine.sessions.accepted,
+    },
+    Summed {
+        name: "sessions_refused",
+        help: "Sessions that ended with a refusal.",
+        of: |engine| &engine.sessions.refused,
+    },
+    Summed {
+        name: "sessions_undecided",
+        help: "Sessions that nothing could be decided about.",
+        of: |engine| &engine.sessions.undecided,
+    },
+    Summed {
+        name: "tunnels_opened",
+        help: "Sessions that became tunnels.",
+        of: |engine| &engine.sessions.tunnels_opened,
+    },
+    Summed {
+        name: "tunnels_closed",
+        help: "Tunnels that ended.",
+        of: |engine| &engine.sessions.tunnels_closed,
+    },
+    Summed {
+        name: "accept_pauses",
+        help: "Times that accept stopped for want of descriptors or memory.",
+        of: |engine| &engine.sessions.accept_pauses,
+    },
+    Summed {
+        name: "accept_dropped",
+        help: "Connections closed without a word for want of room.",
+        of: |engine| &engine.sessions.accept_dropped,
+    },
+    Summed {
+        name: "audit_dropped",
+        help: "Audit events that found their queue full.",
+        of: |engine| &engine.sessions.audit_dropped,
+    },
+    Summed { name: "engine_turns", help: "Turns of the engine threads.", of: |engine| &engine.hot.turns },
+    Summed {
+        name: "engine_spins_hit",
+        help: "Times that a thread looked on instead of sleeping, and work came.",
+        of: |engine| &engine.hot.spins_hit,
+    },
+    Summed {
+        name: "engine_spins_missed",
+        help: "Times that a thread looked on instead of sleeping, in vain.",
+        of: |engine| &engine.hot.spins_missed,
+    },
+    Summed {
+        name: "promotions",
+        help: "Directions that went from copying to splicing.",
+        of: |engine| &engine.hot.promotions,
+    },
+    Summed {
+        name: "buffers_exhausted",
+        help: "Receives that found no free buffer.",
+        of: |engine| &engine.hot.buffers_exhausted,
+    },
+    Summed {
+        name: "pipes_exhausted",
+        help: "Directions that wanted a pipe and found none.",
+        of: |engine| &engine.hot.pipes_exhausted,
+    },
+];

@@ -1,0 +1,260 @@
+//! The relay's reply: asked for, read to its last byte and not one further, and put into words.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::Target;
+use crate::wire::{Reply, Token};
+
+/// A reply's status line and what `Sluicegate-Reason` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    status: u16,
+    reason: String,
+    slug: Option<String>,
+}
+
+/// The relay's no, as a person can act on it.
+#[derive(Debug)]
+pub struct Refusal {
+    target: Target,
+    status: u16,
+    reason: String,
+    /// `None` where the answer is none that a sluicegate gives.
+    reply: Option<Reply>,
+}
+
+/// Sends the request for `target`.
+pub(super) fn ask(mut relay: &TcpStream, target: &Target, token: &Token) -> io::Result<()> {
+    let mut head =
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Bearer ").into_bytes();
+    head.extend_from_slice(token.as_bytes());
+    head.extend_from_slice(b"\r\n\r\n");
+    relay.write_all(&head)
+}
+
+/// Takes the reply's head out of the socket and leaves all that follows it there.
+///
+/// Looks before it takes, since the device's first bytes may have come in the same segment.
+pub(super) fn read_head(mut relay: &TcpStream) -> io::Result<Vec<u8>> {
+    relay.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    let mut head = Vec::new();
+    let mut ahead = [0; HEAD_BYTES_MAX];
+    loop {
+        let seen = relay.peek(&mut ahead[..HEAD_BYTES_MAX - head.len()]).map_err(timed_out)?;
+        if seen == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the relay closed the connection"));
+        }
+        let known = head.len();
+        head.extend_from_slice(&ahead[..seen]);
+        let end = end_of_head(&head);
+        head.truncate(end.unwrap_or(head.len()));
+        relay.read_exact(&mut ahead[..head.len() - known])?;
+        if end.is_some() {
+            relay.set_read_timeout(None)?;
+            return Ok(head);
+        }
+        if head.len() == HEAD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply's head has no end"));
+        }
+    }
+}
+
+/// `None` where `head` is not an HTTP reply.
+pub(super) fn parse(head: &[u8]) -> Option<Answer> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(head).ok()?;
+    let slug = response
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("Sluicegate-Reason"))
+        .map(|header| String::from_utf8_lossy(header.value).trim().to_owned());
+    Some(Answer { status: response.code?, reason: response.reason?.to_owned(), slug })
+}
+
+impl Answer {
+    /// `None` where the tunnel is open.
+    pub(super) fn into_refusal(self, target: &Target) -> Option<Refusal> {
+        if (200..300).contains(&self.status) {
+            return None;
+        }
+        let reply = match &self.slug {
+            Some(slug) => Reply::ALL.into_iter().find(|reply| reply.slug() == Some(slug)),
+            None => Reply::ALL
+                .into_iter()
+                .find(|reply| reply.status() == self.status && reply.reason() == self.reason),
+        };
+        Some(Refusal { target: target.clone(), status: self.status, reason: self.reason, reply })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, status, reason, reply } = self;
+        let Target { host, port } = target;
+        write!(f, "{target}: {status} {reason}: ")?;
+        let Some(reply) = reply else {
+            return f
+                .write_str("no sluicegate answers so; check --relay, and whether a proxy stands in between");
+        };
+        match reply {
+            Reply::Established => f.write_str("the tunnel is open"),
+            Reply::Malformed | Reply::Method => {
+                f.write_str("the relay did not understand our request; check that both are of the same version")
+            }
+            Reply::NotPermitted => write!(
+                f,
+                "there is no such device, or the token may not reach its port {port}; check the uuid, or ask the \
+                 relay's operator for a grant (`sluicegate grant add`)"
+            ),
+            Reply::Credentials => f.write_str(
+                "the token is unknown, expired or revoked; ask the relay's operator for a new one (`sluicegate \
+                 token issue`)",
+            ),
+            Reply::HeadTimeout => f.write_str("our request did not arrive in time; check the network and try again"),
+            Reply::Limit => f.write_str(
+                "too many sessions are open, of this token's owner, to this device or on this relay; close some, or \
+                 try again later",
+            ),
+            Reply::HeadTooLarge => f.write_str("our request is too long; check that the token is one"),
+            Reply::DeviceAddress => f.write_str(
+                "the device's address lies outside the relay's `vpn.allow`; the relay's operator must correct one \
+                 of the two",
+            ),
+            Reply::DevicePortClosed => {
+                write!(f, "nothing listens on port {port} of the device; start the service there, or use its port")
+            }
+            Reply::DeviceUnreachable => {
+                f.write_str("the relay finds no way to the device; check the VPN on both ends, then try again")
+            }
+            Reply::DeviceOffline => write!(f, "{host} has no VPN connection; power it up or wait until it is back"),
+            Reply::Undecided => f.write_str(
+                "the relay cannot tell at the moment whether this is permitted; try again soon, and if it stays, \
+                 tell its operator",
+            ),
+            Reply::Draining => f.write_str("the relay is being shut down; try again soon, or use another relay"),
+            Reply::DeviceTimeout => write!(
+                f,
+                "the device does not answer on port {port}; check that it is up and that no firewall drops the port"
+            ),
+            Reply::Loop => f.write_str("relays forward this to each other in a circle; tell their operator"),
+        }
+    }
+}
+
+/// Where the head ends, its empty line included.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4)
+}
+
+/// The kernel calls a receive timeout "resource temporarily unavailable".
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "the relay did not answer in time")
+        }
+        _ => error,
+    }
+}
+
+/// A relay answers well within its own `timeouts.head` plus `timeouts.connect`.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Ours are a tenth of this; it leaves room for what a proxy in between may add.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+const HEADERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::wire::HttpVersion;
+
+    fn target() -> Target {
+        "0123456789abcdef0123456789abcdef:2222".parse().unwrap()
+    }
+
+    /// A relay that sends `chunks`, one segment each, and stays until told to close.
+    fn relay(chunks: Vec<Vec<u8>>) -> (TcpStream, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.set_nodelay(true).unwrap();
+        let sender = std::thread::spawn(move || {
+            for chunk in chunks {
+                socket.write_all(&chunk).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        (client, sender)
+    }
+
+    #[test]
+    fn no_byte_of_the_device_is_lost_wherever_the_reply_is_cut() {
+        let reply = b"HTTP/1.1 200 Connection Established\r\n\r\n";
+        let whole = [reply.as_slice(), b"SSH-2.0-dropbear\r\n\r\nmore"].concat();
+        for cut in 1..whole.len() {
+            let (mut client, sender) = relay(vec![whole[..cut].to_vec(), whole[cut..].to_vec()]);
+            assert_eq!(read_head(&client).unwrap(), reply, "cut at {cut}");
+            sender.join().unwrap();
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, b"SSH-2.0-dropbear\r\n\r\nmore", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_is_given_up_at_its_bound() {
+        let (client, sender) = relay(vec![vec![b'x'; HEAD_BYTES_MAX + 1]]);
+        let error = read_head(&client).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        drop(client);
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_relay_that_closes_without_a_reply_is_told() {
+        let (client, sender) = relay(vec![b"HTTP/1.1 200".to_vec()]);
+        assert_eq!(read_head(&client).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn every_refusal_of_ours_is_told_in_words_of_its_own() {
+        let mut told = std::collections::HashSet::new();
+        for reply in Reply::ALL.into_iter().filter(|reply| reply.slug().is_some()) {
+            let answer = parse(reply.bytes(HttpVersion::Http10)).unwrap();
+            let refusal = answer.into_refusal(&target()).unwrap();
+            assert_eq!(refusal.reply, Some(reply));
+            let text = refusal.to_string();
+            assert!(text.contains(reply.reason()), "{text}");
+            assert!(text.contains("; "), "no remedy: {text}");
+            assert!(told.insert(text));
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_a_slug_is_known_by_its_status_line() {
+        let answer = parse(b"HTTP/1.0 503 Device Offline\r\n\r\n").unwrap();
+        assert_eq!(answer.into_refusal(&target()).unwrap().reply, Some(Reply::DeviceOffline));
+    }
+
+    #[test]
+    fn a_strangers_refusal_is_shown_as_it_is() {
+        let answer = parse(b"HTTP/1.1 502 Bad Gateway\r\nServer: other\r\n\r\n").unwrap();
+        let text = answer.into_refusal(&target()).unwrap().to_string();
+        assert!(text.contains("502 Bad Gateway") && text.contains("--relay"), "{text}");
+    }
+
+    #[test]
+    fn an_open_tunnel_is_no_refusal() {
+        let answer = parse(Reply::Established.bytes(HttpVersion::Http11)).unwrap();
+        assert!(answer.into_refusal(&target()).is_none());
+        assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n\r\n"), None);
+    }
+}

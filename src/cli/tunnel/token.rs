@@ -1,0 +1,61 @@
+//! Where the client's token comes from: a file or the environment, never an argument.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::TunnelError;
+use crate::wire::Token;
+
+/// The token of `file`, where one is named, else of SLUICEGATE_TOKEN.
+pub(super) fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
+    let Some(path) = file else {
+        let text = std::env::var_os(VARIABLE).ok_or(TunnelError::TokenMissing)?;
+        return checked(text.as_encoded_bytes(), VARIABLE);
+    };
+    let unreadable = |source: io::Error| TunnelError::TokenFile { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(unreadable)?.mode();
+    if mode & OTHERS != 0 {
+        let path = path.display();
+        eprintln!(
+            "warning: {path} can be read or written by others; `chmod 600 {path}` keeps the token yours"
+        );
+    }
+    checked(&std::fs::read(path).map_err(unreadable)?, &path.display().to_string())
+}
+
+/// A token goes into a header as it is, so nothing that could end the line may be in it.
+fn checked(text: &[u8], place: &str) -> Result<Token, TunnelError> {
+    let text = text.trim_ascii();
+    match text {
+        [] => Err(TunnelError::TokenMissing),
+        text if text.iter().all(u8::is_ascii_graphic) => Ok(Token::new(text.to_vec())),
+        _ => Err(TunnelError::TokenUnusable(place.to_owned())),
+    }
+}
+
+const VARIABLE: &str = "SLUICEGATE_TOKEN";
+
+/// Mode bits of everyone but the owner.
+const OTHERS: u32 = 0o077;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_files_line_is_no_part_of_the_token() {
+        assert_eq!(checked(b"sg_abc\r\n", "a file").unwrap().as_bytes(), b"sg_abc");
+    }
+
+    #[test]
+    fn an_empty_token_counts_as_none() {
+        assert!(matches!(checked(b" \n", "a file"), Err(TunnelError::TokenMissing)));
+    }
+
+    #[test]
+    fn a_token_cannot_add_a_header() {
+        let refused = checked(b"sg_abc\r\nX-Other: 1", "a file");
+        assert!(matches!(refused, Err(TunnelError::TokenUnusable(place)) if place == "a file"));
+    }
+}
