@@ -14,12 +14,12 @@ mod values;
 #[cfg(test)]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, StoreUrl};
+use crate::config::{self, Config, StoreUrl};
 use output::{CommandError, Output, StoreContext};
 
 /// A relay node for device tunnels.
@@ -108,8 +108,8 @@ impl Global {
             Some(file) => Some(file.clone()),
             None => Some(PathBuf::from(INSTALLED_CONFIG)).filter(|file| file.exists()),
         };
-        let config =
-            Config::load(file.as_deref().map(Path::new), std::env::vars()).map_err(CommandError::failed)?;
+        let environment = config::environment().map_err(CommandError::failed)?;
+        let config = Config::load(file.as_deref(), environment).map_err(CommandError::failed)?;
         Ok(Loaded { config, file })
     }
 
