@@ -49,6 +49,10 @@ impl CopyPath {
         if self.spill.len() - self.spill_sent + bytes.len() > SPILL_BYTES_MAX {
             return Err(Broken::sink(io::ErrorKind::OutOfMemory.into()));
         }
+        if self.spill.capacity() == 0 && !bytes.is_empty() {
+            // Once and for all: growing by halves would leave the smaller pieces behind.
+            self.spill.reserve_exact(SPILL_BYTES_MAX);
+        }
         self.spill.extend_from_slice(bytes);
         Ok(())
     }
