@@ -8,11 +8,12 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::Sources;
+use super::latency::LatencyMetric;
 use crate::authz::UnixMillis;
-use crate::telemetry::{Counter, EngineCounters};
+use crate::telemetry::{Counter, EngineCounters, Latency};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -57,6 +58,7 @@ impl Collector for Scrape {
         self.encode_build(&mut encoder)?;
         self.encode_engines(&mut encoder)?;
         self.encode_bytes(&mut encoder)?;
+        self.encode_handshakes(&mut encoder)?;
         self.encode_snapshot(&mut encoder)
     }
 }
@@ -90,6 +92,16 @@ impl Scrape {
         for (direction, path, of) in BYTES {
             let metric = ConstCounter::new(self.sum(of));
             metric.encode(family.encode_family(&PathLabels { direction, path })?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_handshakes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        for (name, help, of) in HANDSHAKES {
+            let metric = LatencyMetric::sum(self.sources.engine.counters().map(of));
+            let unit = Unit::Seconds;
+            let descriptor = encoder.encode_descriptor(name, help, Some(&unit), metric.metric_type())?;
+            metric.encode(descriptor)?;
         }
         Ok(())
     }
@@ -145,6 +157,15 @@ const BYTES: [(&str, &str, Of); 4] = [
     ("up", "splice", |engine| &engine.hot.bytes_up_spliced),
     ("down", "copy", |engine| &engine.hot.bytes_down_copied),
     ("down", "splice", |engine| &engine.hot.bytes_down_spliced),
+];
+
+type LatencyOf = fn(&EngineCounters) -> &Latency;
+
+const HANDSHAKES: [(&str, &str, LatencyOf); 2] = [
+    ("accept_to_dial", "From accept to the dial being handed to the kernel.", |engine| {
+        &engine.accept_to_dial
+    }),
+    ("accept_to_reply", "From accept to the reply, whatever it says.", |engine| &engine.accept_to_reply),
 ];
 
 const SUMMED: [Summed; 14] = [

@@ -3,6 +3,7 @@
 //! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
 
 mod http;
+mod latency;
 mod metrics;
 
 use std::fmt;

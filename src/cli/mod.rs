@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 pub mod check;
+pub mod demo;
 pub mod device;
 pub mod grant;
 pub mod output;
@@ -45,6 +46,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show a whole relay on embedded parts, real tunnels through it, and figures.
+    Demo(demo::DemoArgs),
     /// Run the relay.
     Run,
     /// Say what is wrong with the configuration and the store, or that nothing is.
@@ -88,6 +91,7 @@ impl CommandLine {
     fn run(self) -> Result<(), CommandError> {
         let global = self.global;
         match self.command {
+            Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
             Command::Check => check::run(&global.loaded()?, global.output()),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),

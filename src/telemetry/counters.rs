@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use super::Latency;
+
 /// A count that one thread alone writes, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -24,10 +26,14 @@ impl Counter {
 }
 
 /// What one engine thread counts. Padded so that two threads never write the same cache line.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct EngineCounters {
     pub hot: CachePadded<HotCounters>,
     pub sessions: CachePadded<SessionCounters>,
+    /// From accept to the dial being handed to the kernel.
+    pub accept_to_dial: Latency,
+    /// From accept to the first byte of the reply, whatever it says.
+    pub accept_to_reply: Latency,
 }
 
 /// Written in every turn.

@@ -36,6 +36,7 @@ impl<K: Kernel> Session<K> {
         self.in_flight.begin(Purpose::Connect);
         let token = crate::engine::token::Token::Session { slot: self.slot, purpose: Purpose::Connect };
         turn.kernel.submit(token, SocketOperation::Connect(device, address));
+        turn.counters.accept_to_dial.record_us(turn.now.us_since(self.accepted_at_us));
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.connect));
         self.stage = Stage::Dial(Dial { expires_at: route.expires_at, ..dial });
     }

@@ -21,13 +21,15 @@ impl<K: Kernel> Session<K> {
             Err(error) => return self.note_lost_client("client-error", Some(error), turn),
         }
         turn.counters.sessions.tunnels_opened.add(1);
+        let handshake_us = turn.now.us_since(self.accepted_at_us);
+        turn.counters.accept_to_reply.record_us(handshake_us);
         let forwarding = turn.shared.config.engine.forwarding;
         self.stage = Stage::Tunnel(Box::new(Tunnel {
             up: Flow::new(Direction::Up, forwarding),
             down: Flow::new(Direction::Down, forwarding),
             active_at: turn.now.tick(),
             expires_at: dial.expires_at,
-            handshake_us: turn.now.us_since(self.accepted_at_us),
+            handshake_us,
         }));
         self.drive(turn, |tunnel, client, device, io| {
             tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
