@@ -52,6 +52,7 @@ impl Node {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = open_audit(&config)?;
+        let audit_lost = audit.as_ref().map(AuditLog::lost).unwrap_or_default();
         // The control thread is there before the engine, which it is to tell of every publication.
         let to_tell: Arc<OnceLock<EngineHandle>> = Arc::default();
         let told = Arc::clone(&to_tell);
@@ -71,7 +72,7 @@ impl Node {
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
         handle.recheck();
-        let sources = Sources { engine: handle.clone(), control: control.status(), authority };
+        let sources = Sources { engine: handle.clone(), control: control.status(), authority, audit_lost };
         let admin = match Admin::start(config.admin.address, sources) {
             Ok(admin) => admin,
             Err(error) => {

@@ -1,40 +1,65 @@
 //! The routes, and the bounds of the server behind them.
+//!
+//! One request per connection, so many connections, so long: nobody who holds an admin connection open
+//! takes descriptors or memory from tunnels. What is not bounded is how often one may come back.
 
+use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::oneshot;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Readiness, Sources, metrics};
 
-/// Serves until `stopped` resolves.
+/// Serves until `stopped` resolves. Requests that are under way are not worth waiting for.
 pub(super) async fn serve(listener: TcpListener, sources: Sources, stopped: oneshot::Receiver<()>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the admin side has lost its listener"),
-    };
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn(within_time))
         .with_state(sources);
-    let serving = axum::serve(listener, routes);
     tokio::select! {
-        ended = serving => {
-            if let Err(error) = ended {
-                tracing::error!(%error, "the admin side has ended");
-            }
-        }
-        // A scrape that is under way is not worth waiting for.
+        error = accept(listener, routes) => tracing::error!(%error, "the admin side has ended"),
         _ = stopped => {}
     }
+}
+
+/// Ends with an error only.
+async fn accept(listener: TcpListener, routes: Router) -> io::Error {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(answer(stream, routes.clone(), place))),
+            Err(error) => {
+                tracing::warn!(%error, "an admin connection could not be taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, routes: Router, _place: OwnedSemaphorePermit) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    // One that broke off or took too long is its client's business.
+    let _ended = tokio::time::timeout(CONNECTION_TIME, connection).await;
 }
 
 async fn livez() -> &'static str {
@@ -57,12 +82,14 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     }
 }
 
-async fn within_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIME, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too slow\n").into_response(),
-    }
-}
+/// Connections that are served at once; more wait in the listener's backlog.
+const CONNECTIONS_MAX: usize = 32;
 
-/// What one request may take, once its head was read.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// From accept to the end of the answer.
+const CONNECTION_TIME: Duration = Duration::from_secs(5);
+
+/// The least that hyper works with.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// Accept fails for want of descriptors, which is not over at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

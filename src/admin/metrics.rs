@@ -80,11 +80,10 @@ impl Scrape {
             self.sum(|engine| &engine.sessions.active) as i64,
         )?;
         for Summed { name, help, of } in SUMMED {
-            let metric = ConstCounter::new(self.sum(of));
-            let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-            metric.encode(descriptor)?;
+            counter(encoder, name, help, self.sum(of))?;
         }
-        Ok(())
+        let help = "Audit events that could not be written to their file.";
+        counter(encoder, "audit_lost", help, self.sources.audit_lost.get())
     }
 
     fn encode_bytes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
@@ -137,6 +136,12 @@ impl Scrape {
     fn sum(&self, of: impl Fn(&EngineCounters) -> &Counter) -> u64 {
         self.sources.engine.counters().map(|engine| of(engine).get()).sum()
     }
+}
+
+fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+    let metric = ConstCounter::new(value);
+    let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+    metric.encode(descriptor)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {

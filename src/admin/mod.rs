@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::authz::{Authority, UnixMillis};
 use crate::control::StatusHandle;
 use crate::engine::EngineHandle;
+use crate::telemetry::LostEvents;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
 pub struct Admin {
@@ -32,6 +33,7 @@ pub struct Sources {
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,
+    pub audit_lost: LostEvents,
 }
 
 /// For the registry, which wants it of every collector; there is nothing to show.

@@ -1,9 +1,11 @@
 //! What the node tells about itself: counters that engines keep, and audit events.
 
 mod audit;
+mod audit_log;
 mod counters;
 mod latency;
 
-pub use audit::{AuditEvent, AuditLog, AuditSender, SessionEnd, SessionFacts, SessionRefusal};
+pub use audit::{AuditEvent, AuditSender, SessionEnd, SessionFacts, SessionRefusal};
+pub use audit_log::{AuditLog, LostEvents};
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;
