@@ -45,8 +45,7 @@ fn a_value_of_the_wrong_kind_is_told_with_its_key() {
     let told = refusal("[store]\nurl = \"mysql://db\"");
     assert_eq!(
         told,
-        "sluicegate.toml:2:7: store.url: store.url `mysql://db` is not understood; this version knows \
-         `sqlite:PATH`"
+        "sluicegate.toml:2:7: store.url: `mysql:` is no store; this version knows `sqlite:PATH`"
     );
     let told = refusal("[engine]\nforwarding = \"warp\"");
     assert!(told.contains("engine.forwarding") && told.contains("ring-splice"), "{told}");
@@ -62,9 +61,46 @@ fn broken_syntax_is_told_with_its_line() {
 #[test]
 fn a_value_that_cannot_work_is_told_with_its_line() {
     for (text, told) in [
+        ("[timeouts]\nidle = \"0s\"", "sluicegate.toml:2:1: timeouts.idle: must be between 1ms and 10years"),
         (
-            "[timeouts]\nidle = \"0s\"",
-            "sluicegate.toml:2:1: timeouts.idle: must be longer than nothing, such as \"10s\"",
+            "[timeouts]\ndrain = \"500000000000years\"",
+            "sluicegate.toml:2:1: timeouts.drain: must be between 0s and 10years",
+        ),
+        (
+            "[timeouts]\nkeepalive = \"10h\"",
+            "sluicegate.toml:2:1: timeouts.keepalive: must be between 1s and 9h 6m 7s",
+        ),
+        (
+            "[timeouts]\nuser_timeout = \"30days\"",
+            "sluicegate.toml:2:1: timeouts.user_timeout: must be between 1ms and 24days",
+        ),
+        (
+            "[engine]\nbusy_poll = \"1s\"",
+            "sluicegate.toml:2:1: engine.busy_poll: must be between 0s and 10ms",
+        ),
+        (
+            "[authz]\nmax_stale = \"100ms\"",
+            "sluicegate.toml:2:1: authz.max_stale: must be longer than authz.refresh, or nothing is ever decided",
+        ),
+        (
+            "[engine]\npipe_bytes = 1",
+            "sluicegate.toml:2:1: engine.pipe_bytes: must be between 4096 and 16777216",
+        ),
+        (
+            "[engine]\npipes = 9223372036854775807",
+            "sluicegate.toml:2:1: engine.pipes: must be at most 524288; each takes two descriptors",
+        ),
+        (
+            "[engine]\nthreads = 2000",
+            "sluicegate.toml:2:1: engine.threads: must be at most 1024; 0 means one per CPU",
+        ),
+        (
+            "listen = []",
+            "sluicegate.toml:1:1: listen: no listener; add one, such as `[[listen]]` with `address = \"127.0.0.1:3128\"`",
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:3128\"",
+            "sluicegate.toml:2:1: admin.address: is a client listener as well; give it a port of its own",
         ),
         (
             "[engine]\nbuffers = 1000",
@@ -95,11 +131,17 @@ fn a_file_must_name_the_networks_of_its_devices() {
 
 #[test]
 fn an_interface_that_is_not_there_is_told() {
-    let told = load("[vpn]\nallow = [\"10.0.0.0/8\"]\ninterface = \"tun77\"\n", &[]).unwrap_err();
-    assert_eq!(
-        told,
-        "sluicegate.toml:3:1: vpn.interface: there is no network interface `tun77` on this machine"
-    );
+    let with = |interface: &str| load(&format!("{VPN}interface = \"{interface}\"\n"), &[]);
+    for absent in ["tun77", "", "..", "a-name-longer-than-any-interface"] {
+        let told = with(absent).unwrap_err();
+        assert_eq!(
+            told,
+            format!(
+                "sluicegate.toml:3:1: vpn.interface: there is no network interface `{absent}` on this machine"
+            )
+        );
+    }
+    assert_eq!(with("lo").unwrap().vpn.interface.as_deref(), Some("lo"));
 }
 
 #[test]
@@ -134,7 +176,89 @@ fn a_wrong_override_names_its_variable() {
          `sessions`"
     );
     let told = load(VPN, &[("SLUICEGATE_LISTEN__3__ADDRESS", "[::1]:1")]).unwrap_err();
-    assert_eq!(told, "the environment's SLUICEGATE_LISTEN__3__ADDRESS: the list has no element 3, only 0");
+    assert_eq!(told, "the environment's SLUICEGATE_LISTEN__3__ADDRESS: the next free place in the list is 1");
+    let told = load(VPN, &[("SLUICEGATE_LISTEN__ADDRESS", "[::1]:1")]).unwrap_err();
+    assert_eq!(
+        told,
+        "the environment's SLUICEGATE_LISTEN__ADDRESS: `address` should be a place in a list, from 0"
+    );
+    let told = load(VPN, &[("SLUICEGATE_LISTEN__1__SUFFIXES", "[]")]).unwrap_err();
+    assert_eq!(told, "the environment's SLUICEGATE_LISTEN__1__SUFFIXES: missing field `address`");
+    let told = load(VPN, &[("SLUICEGATE_TIMEOUTS__HEAD__MAX", "3s")]).unwrap_err();
+    assert!(
+        told.starts_with("the environment's SLUICEGATE_TIMEOUTS__HEAD__MAX: invalid type: map"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_value_that_an_override_set_is_not_blamed_on_the_file() {
+    let text = format!("{VPN}[limits]\nsessions = 5\n");
+    let told = load(&text, &[("SLUICEGATE_LIMITS__SESSIONS", "0")]).unwrap_err();
+    assert_eq!(told, "the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1");
+    // Nor on another variable, whichever comes first.
+    let told = load(&text, &[("SLUICEGATE_ENGINE__BUFFERS", "64"), ("SLUICEGATE_LIMITS__SESSIONS", "many")]);
+    let told = told.unwrap_err();
+    assert!(
+        told.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        "{told}"
+    );
+    let told =
+        load("[limits]\nsessions = 0\n", &[("SLUICEGATE_VPN__ALLOW", "[\"10.0.0.0/8\"]")]).unwrap_err();
+    assert_eq!(told, "sluicegate.toml:2:1: limits.sessions: must be at least 1");
+}
+
+#[test]
+fn the_order_of_the_environment_means_nothing() {
+    let mut environment = vec![
+        ("SLUICEGATE_LISTEN__0__SUFFIXES", "[\"zero\"]"),
+        ("SLUICEGATE_LISTEN__2__ADDRESS", "127.0.0.1:2"),
+        ("SLUICEGATE_LISTEN__10__ADDRESS", "127.0.0.1:10"),
+        ("SLUICEGATE_LISTEN__1__SUFFIXES", "[\"one\"]"),
+        ("SLUICEGATE_LISTEN__1__ADDRESS", "127.0.0.1:1"),
+    ];
+    for place in ["3", "4", "5", "6", "7", "8", "9"] {
+        let address: &str = format!("127.0.0.1:{place}").leak();
+        environment.push((format!("SLUICEGATE_LISTEN__{place}__ADDRESS").leak(), address));
+    }
+    let forwards = load(VPN, &environment).unwrap();
+    environment.reverse();
+    assert_eq!(load(VPN, &environment).unwrap().listen, forwards.listen);
+    assert_eq!(forwards.listen[0].address.to_string(), "127.0.0.1:3128");
+    assert_eq!(forwards.listen[0].suffixes, ["zero"]);
+    assert_eq!(forwards.listen[10].address.port(), 10);
+}
+
+#[test]
+fn an_override_is_one_value_and_never_a_piece_of_toml() {
+    let told = load(VPN, &[("SLUICEGATE_LIMITS__SESSIONS", "7\nsessions_per_device = 3")]).unwrap_err();
+    assert!(
+        told.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        "{told}"
+    );
+    assert!(!told.contains('\n'), "{told}");
+    let config = load(VPN, &[("SLUICEGATE_VPN__NODE", "2026-01-01")]).unwrap();
+    assert_eq!(config.vpn.node.as_deref(), Some("2026-01-01"));
+}
+
+#[test]
+fn a_node_without_a_file_can_be_told_to_allow_something_else_or_nothing() {
+    let load = |value: &str| Config::load(None, [("SLUICEGATE_VPN__ALLOW".to_owned(), value.to_owned())]);
+    let told = load("[]").unwrap_err().to_string();
+    assert!(told.starts_with("the environment's SLUICEGATE_VPN__ALLOW: no network is allowed"), "{told}");
+    let config = load("[\"192.0.2.0/24\"]").unwrap();
+    assert!(config.vpn.allows([192, 0, 2, 1].into()) && !config.vpn.allows([127, 0, 0, 1].into()));
+}
+
+#[test]
+fn a_postgres_store_is_told_to_come_later_and_its_password_is_told_to_nobody() {
+    let told = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena\"");
+    assert_eq!(
+        told,
+        "sluicegate.toml:2:7: store.url: this version cannot read PostgreSQL yet; use `sqlite:PATH`"
+    );
+    let told = refusal("[store]\nurl = \"mysql://relay:hunter2@db/balena\"");
+    assert!(!told.contains("hunter2"), "{told}");
 }
 
 #[test]

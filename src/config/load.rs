@@ -1,4 +1,4 @@
-//! Reads a configuration file and the environment's overrides.
+//! Reads a configuration file, with the environment's overrides on top.
 //!
 //! What is wrong is told with file, line and key, and for an unknown key with the nearest known one.
 
@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::{Config, StoreUrl, Vpn, validate};
+use super::overrides::Overrides;
+use super::validate::{self, Finding};
+use super::{Config, Listen, StoreUrl, Vpn};
 
 /// What is wrong with a configuration, where, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +21,10 @@ pub enum ConfigError {
     Wrong { place: Place, problem: String },
     #[error("the environment's {variable}: {problem}")]
     Override { variable: String, problem: String },
-    #[error("store.url `{url}` is not understood; this version knows `sqlite:PATH`")]
-    StoreUrl { url: String },
+    #[error("`{scheme}` is no store; this version knows `sqlite:PATH`")]
+    StoreUrl { scheme: String },
+    #[error("this version cannot read PostgreSQL yet; use `sqlite:PATH`")]
+    StorePostgres,
 }
 
 /// Where in a file something stands; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
@@ -47,32 +51,30 @@ pub fn state_folder() -> PathBuf {
 }
 
 impl Config {
-    /// Reads `path`, or starts from the embedded defaults, and applies every `SLUICEGATE_SECTION__KEY` of
-    /// `environment` on top. An element of a list is named by its place: `SLUICEGATE_LISTEN__0__ADDRESS`.
+    /// Reads `path` and puts the overrides among `environment` on top; see [`environment`](super::environment).
+    ///
+    /// Without a file a node runs on the embedded defaults, which allow devices on loopback. A file has to
+    /// name the networks of its devices.
     pub fn load(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        let overrides = Overrides::collect(environment);
         let source = match path {
             Some(path) => Source::read(path)?,
-            None => Source::default(),
+            None => Source::embedded(),
         };
         let mut config: Self = toml::from_str(&source.text).map_err(|error| source.explain(&error))?;
-        let mut table: Table = toml::from_str(&source.text).map_err(|error| source.explain(&error))?;
-        for (variable, value) in environment {
-            if let Some(keys) = override_keys(&variable) {
-                set(&mut table, &keys, &value)
-                    .map_err(|problem| ConfigError::Override { variable: variable.clone(), problem })?;
-                config = table.clone().try_into().map_err(|error: toml::de::Error| {
-                    ConfigError::Override { variable, problem: with_nearest(error.message()) }
-                })?;
-            }
+        if !overrides.is_empty() {
+            config = source.overridden(&overrides)?;
         }
-        if path.is_none() && config.vpn.allow.is_empty() {
-            config.vpn.allow = Vpn::loopback().allow;
+        match validate::check(&config) {
+            Ok(()) => Ok(config),
+            Err(Finding { key, problem }) => Err(match overrides.variable_of(&key) {
+                Some(variable) => ConfigError::Override { variable: variable.to_owned(), problem },
+                None => ConfigError::Wrong { place: source.place_of(key), problem },
+            }),
         }
-        validate::check(&config).map_err(|finding| source.place_finding(finding))?;
-        Ok(config)
     }
 }
 
@@ -95,15 +97,17 @@ impl TryFrom<String> for StoreUrl {
     type Error = ConfigError;
 
     fn try_from(url: String) -> Result<Self, ConfigError> {
-        match url.strip_prefix("sqlite:") {
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err(ConfigError::StoreUrl { url }),
+        match url.split_once(':') {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            Some(("postgres" | "postgresql", _)) => Err(ConfigError::StorePostgres),
+            // No more of it is repeated: a URL can hold a password.
+            Some((scheme, _)) => Err(ConfigError::StoreUrl { scheme: format!("{scheme}:") }),
+            None => Err(ConfigError::StoreUrl { scheme: url }),
         }
     }
 }
 
-/// A file's text and name; both empty for the embedded defaults.
-#[derive(Default)]
+/// A file's text and name; no name for what is in no file.
 struct Source {
     name: Option<String>,
     text: String,
@@ -118,30 +122,56 @@ impl Source {
         }
     }
 
+    fn embedded() -> Self {
+        let networks: Vec<String> = Vpn::loopback().allow.iter().map(|each| format!("\"{each}\"")).collect();
+        Self { name: None, text: format!("[vpn]\nallow = [{}]\n", networks.join(", ")) }
+    }
+
+    /// The configuration with `overrides` on top. It is written out and read again, so that what is wrong
+    /// has a place, and by that place a key, and by that key a variable.
+    fn overridden(&self, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let mut table: Table = toml::from_str(&self.text).map_err(|error| self.explain(&error))?;
+        // The default listener is one that can be overridden as well.
+        table.entry(LISTEN).or_insert_with(|| {
+            let listen = |each: &Listen| {
+                Value::Table(Table::from_iter([(ADDRESS.to_owned(), each.address.to_string().into())]))
+            };
+            Value::Array(Config::default().listen.iter().map(listen).collect())
+        });
+        overrides.apply(&mut table)?;
+        let merged = Self { name: None, text: table.to_string() };
+        toml::from_str(&merged.text).map_err(|error| {
+            let key = error.span().and_then(|span| merged.key_at(span.start));
+            match key.as_deref().and_then(|key| overrides.variable_of(key)) {
+                Some(variable) => {
+                    ConfigError::Override { variable: variable.to_owned(), problem: problem(&error) }
+                }
+                None => merged.explain(&error),
+            }
+        })
+    }
+
     fn explain(&self, error: &toml::de::Error) -> ConfigError {
         let place = match error.span() {
             Some(span) => self.place(span.start, self.key_at(span.start)),
             None => Place { file: self.name.clone(), ..Place::default() },
         };
-        // The parser's own words go over several lines for a mistake of syntax.
-        let problem = with_nearest(error.message()).replace('\n', ", ");
-        ConfigError::Wrong { place, problem }
+        ConfigError::Wrong { place, problem: problem(error) }
     }
 
-    fn place_finding(&self, finding: validate::Finding) -> ConfigError {
-        let key = finding.key;
-        let place = match self.offset_of(&key) {
+    fn place_of(&self, key: String) -> Place {
+        match self.offset_of(&key) {
             Some(offset) => self.place(offset, Some(key)),
             None => Place { file: self.name.clone(), position: None, key: Some(key) },
-        };
-        ConfigError::Wrong { place, problem: finding.problem }
+        }
     }
 
     fn place(&self, offset: usize, key: Option<String>) -> Place {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
-        Place { file: self.name.clone(), position: Some((line, column)), key }
+        let position = self.name.is_some().then_some((line, column));
+        Place { file: self.name.clone(), position, key }
     }
 
     /// The dotted key whose name or value stands at `offset`.
@@ -194,41 +224,9 @@ fn visit_value(
     }
 }
 
-/// `SLUICEGATE_TIMEOUTS__HEAD` names `timeouts.head`; a variable with no `__` is no override.
-fn override_keys(variable: &str) -> Option<Vec<String>> {
-    let keys = variable.strip_prefix("SLUICEGATE_")?;
-    keys.contains("__").then(|| keys.split("__").map(str::to_lowercase).collect())
-}
-
-/// Puts `value` at `keys`: as TOML where it reads as TOML, else as text.
-fn set(table: &mut Table, keys: &[String], value: &str) -> Result<(), String> {
-    let [first, rest @ ..] = keys else { return Ok(()) };
-    let value = toml::from_str::<Table>(&format!("value = {value}"))
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(value.to_owned()));
-    let is_list = rest.first().is_some_and(|next| next.parse::<usize>().is_ok());
-    let empty = if is_list { Value::Array(Vec::new()) } else { Value::Table(Table::new()) };
-    let mut at = table.entry(first.clone()).or_insert(empty);
-    for key in rest {
-        at = match at {
-            Value::Array(elements) => {
-                let place: usize =
-                    key.parse().map_err(|_| format!("`{key}` should be a place in a list, from 0"))?;
-                if place > elements.len() {
-                    return Err(format!("the list has no element {place}, only {}", elements.len()));
-                }
-                if place == elements.len() {
-                    elements.push(Value::Table(Table::new()));
-                }
-                &mut elements[place]
-            }
-            Value::Table(table) => table.entry(key.clone()).or_insert(Value::Table(Table::new())),
-            _ => return Err(format!("`{key}` lies below a key that is no section")),
-        };
-    }
-    *at = value;
-    Ok(())
+/// The parser's word, in one line: its own go over several for a mistake of syntax.
+fn problem(error: &toml::de::Error) -> String {
+    with_nearest(error.message()).replace('\n', ", ")
 }
 
 /// Adds the nearest known key to the parser's word about an unknown one.
@@ -244,3 +242,7 @@ fn with_nearest(message: &str) -> String {
         None => format!("unknown key `{unknown}`"),
     }
 }
+
+const LISTEN: &str = "listen";
+
+const ADDRESS: &str = "address";

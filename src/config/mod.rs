@@ -2,6 +2,7 @@
 //! environment's overrides into them.
 
 mod load;
+mod overrides;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,9 +13,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use load::{ConfigError, Place, state_folder};
+pub use overrides::environment;
 
-/// A whole, checked configuration. `Config::default()` is the embedded one: SQLite in the state folder,
-/// loopback listeners, devices on loopback only.
+/// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
+/// which allows no device at all.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

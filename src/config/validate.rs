@@ -1,8 +1,9 @@
 //! What a configuration must hold beyond its types.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::time::Duration;
+
+use nix::net::if_::if_nametoindex;
 
 use super::Config;
 
@@ -43,32 +44,35 @@ fn check_listeners(config: &Config) -> Result<(), Finding> {
             }
         }
     }
+    if config.admin.address.port() != 0 && seen.contains(&config.admin.address) {
+        return found("admin.address", "is a client listener as well; give it a port of its own");
+    }
     Ok(())
 }
 
 fn check_durations(config: &Config) -> Result<(), Finding> {
     let (timeouts, authz) = (&config.timeouts, &config.authz);
-    let positive = [
-        ("timeouts.head", timeouts.head),
-        ("timeouts.connect", timeouts.connect),
-        ("timeouts.idle", timeouts.idle),
-        ("timeouts.half_closed", timeouts.half_closed),
-        ("timeouts.keepalive", timeouts.keepalive),
-        ("timeouts.user_timeout", timeouts.user_timeout),
-        ("authz.refresh", authz.refresh),
-        ("authz.reconcile", authz.reconcile),
-        ("authz.max_stale", authz.max_stale),
+    let bounded = [
+        ("timeouts.head", timeouts.head, TICK..=LONGEST),
+        ("timeouts.connect", timeouts.connect, TICK..=LONGEST),
+        ("timeouts.idle", timeouts.idle, TICK..=LONGEST),
+        ("timeouts.half_closed", timeouts.half_closed, TICK..=LONGEST),
+        ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
+        ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
+        ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),
+        ("authz.refresh", authz.refresh, TICK..=LONGEST),
+        ("authz.reconcile", authz.reconcile, TICK..=LONGEST),
+        ("authz.max_stale", authz.max_stale, TICK..=LONGEST),
+        ("engine.busy_poll", config.engine.busy_poll, Duration::ZERO..=BUSY_POLL_MAX),
     ];
-    for (key, duration) in positive {
-        if duration.is_zero() {
-            return found(key, "must be longer than nothing, such as \"10s\"");
+    for (key, duration, range) in bounded {
+        if !range.contains(&duration) {
+            let [min, max] = [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+            return found(key, &format!("must be between {min} and {max}"));
         }
     }
     if authz.max_stale <= authz.refresh {
         return found("authz.max_stale", "must be longer than authz.refresh, or nothing is ever decided");
-    }
-    if config.engine.busy_poll > BUSY_POLL_MAX {
-        return found("engine.busy_poll", "must be at most 10ms; longer takes a CPU for itself");
     }
     Ok(())
 }
@@ -92,8 +96,11 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
     if !engine.buffers.is_power_of_two() || engine.buffers > 32768 {
         return found("engine.buffers", "must be a power of two of at most 32768");
     }
-    if !(4096..=PIPE_BYTES_MAX).contains(&engine.pipe_bytes) {
-        return found("engine.pipe_bytes", "must be between 4096 and 16777216");
+    if !(PIPE_BYTES_MIN..=PIPE_BYTES_MAX).contains(&engine.pipe_bytes) {
+        return found("engine.pipe_bytes", &format!("must be between {PIPE_BYTES_MIN} and {PIPE_BYTES_MAX}"));
+    }
+    if engine.pipes > PIPES_MAX {
+        return found("engine.pipes", &format!("must be at most {PIPES_MAX}; each takes two descriptors"));
     }
     Ok(())
 }
@@ -107,7 +114,7 @@ fn check_vpn(config: &Config) -> Result<(), Finding> {
         );
     }
     match &config.vpn.interface {
-        Some(interface) if !Path::new("/sys/class/net").join(interface).exists() => {
+        Some(interface) if if_nametoindex(interface.as_str()).is_err() => {
             found("vpn.interface", &format!("there is no network interface `{interface}` on this machine"))
         }
         _ => Ok(()),
@@ -118,8 +125,30 @@ fn found(key: &str, problem: &str) -> Result<(), Finding> {
     Err(Finding { key: key.to_owned(), problem: problem.to_owned() })
 }
 
+/// In which engines and the control thread count time.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Ten years: longer than any process lives, short enough to be added to any clock.
+const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// The kernel counts silence in whole seconds.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// `MAX_TCP_KEEPIDLE` of Linux.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+/// TCP_USER_TIMEOUT is milliseconds in an int; whole days read better than its exact end.
+const USER_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// Longer takes a CPU for itself.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 
 const THREADS_MAX: usize = 1024;
 
+/// A page; no pipe is smaller.
+const PIPE_BYTES_MIN: usize = 4096;
+
 const PIPE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Twice as many descriptors are what any process may have by default (`fs.nr_open`).
+const PIPES_MAX: usize = 512 * 1024;

@@ -51,6 +51,10 @@ impl Limits {
         }
     }
 
+    pub fn sessions_max(&self) -> u32 {
+        self.sessions_max
+    }
+
     /// A place for one more session, or `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
         self.sessions

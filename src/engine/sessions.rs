@@ -12,8 +12,13 @@ pub(super) struct Sessions<K: Kernel> {
 }
 
 impl<K: Kernel> Sessions<K> {
-    pub fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), sweep_from: None }
+    /// Room for `sessions_max` sessions, so that the table never moves; untouched room costs no memory.
+    pub fn with_capacity(sessions_max: usize) -> Self {
+        Self {
+            slots: Vec::with_capacity(sessions_max),
+            free: Vec::with_capacity(sessions_max),
+            sweep_from: None,
+        }
     }
 
     /// A slot for one more session; follow with [`Sessions::fill`].

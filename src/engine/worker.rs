@@ -54,15 +54,17 @@ struct Clock {
 
 impl Worker {
     pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
+        // All of the node's sessions may meet on one thread.
+        let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
         let spin = Spin::new(shared.config.engine.busy_poll);
         let mut worker = Self {
             kernel,
             shared,
             number,
             listeners: listeners.into_iter().map(Listener::new).collect(),
-            sessions: Sessions::new(),
+            sessions: Sessions::with_capacity(sessions_max),
             timers: Wheel::new(),
-            arrangements: Vec::new(),
+            arrangements: Vec::with_capacity(sessions_max),
             runnable: Vec::new(),
             sessions_begun: 0,
             told_full: 0,

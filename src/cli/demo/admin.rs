@@ -1,0 +1,59 @@
+//! What the relay's admin side says of all that, over HTTP.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use indicatif::BinaryBytes;
+
+use super::bulk;
+use super::steps::{Expecting, Failure, Steps};
+use super::world::World;
+
+pub(super) fn show(world: &World, steps: &mut Steps) {
+    steps.section("What the admin side says");
+    steps.record("GET /readyz", ready(world.admin_address()));
+    steps.record("GET /metrics", metrics(world.admin_address()));
+}
+
+fn ready(admin: SocketAddr) -> Result<String, Failure> {
+    let body = get(admin, "/readyz").expecting("an answer")?;
+    if body == "ready\n" { Ok("ready".to_owned()) } else { Err(Failure::new("ready", body.trim_end())) }
+}
+
+/// Whether the relay has counted at least what the client has moved in bulk.
+fn metrics(admin: SocketAddr) -> Result<String, Failure> {
+    let text = get(admin, "/metrics").expecting("an answer")?;
+    let forwarded = sum(&text, "sluicegate_forwarded_bytes_total", "");
+    let spliced = sum(&text, "sluicegate_forwarded_bytes_total", "path=\"splice\"");
+    let tunnels = sum(&text, "sluicegate_tunnels_opened_total", "");
+    let moved = 2 * bulk::BYTES;
+    if forwarded < moved {
+        return Err(Failure::new(format!("at least {moved} bytes forwarded"), forwarded));
+    }
+    let spliced = 100.0 * spliced as f64 / forwarded as f64;
+    let forwarded = BinaryBytes(forwarded);
+    Ok(format!("{tunnels} tunnels opened, {forwarded} forwarded, {spliced:.1} % by splice"))
+}
+
+/// Of all samples of a metric whose labels hold `label`.
+fn sum(text: &str, metric: &str, label: &str) -> u64 {
+    let samples = text.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
+    samples
+        .filter(|(labels, _)| labels.contains(label))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum()
+}
+
+/// The body of what comes back.
+fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    body.ok_or_else(|| io::Error::other(format!("no reply but {reply:?}")))
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);

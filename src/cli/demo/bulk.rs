@@ -1,0 +1,104 @@
+//! A gibibyte each way, with the checksums of both ends.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::interrupt::Interrupt;
+use super::noise::{self, Checksum};
+use super::steps::{Expecting, Failure, Steps};
+use super::world::World;
+
+pub(super) fn show(world: &World, steps: &mut Steps, interrupt: &Interrupt) {
+    steps.section("A gibibyte each way");
+    for direction in [Direction::Up, Direction::Down] {
+        let outcome = transfer(direction, world, steps, interrupt);
+        let outcome = outcome.map(|transfer| {
+            let throughput = throughput(transfer.took);
+            let took = format!("1 GiB in {:.2} s, checksums included", transfer.took.as_secs_f64());
+            steps.figure(direction.figure(), &throughput, took);
+            format!("CRC-32 {} at both ends, {throughput}", transfer.checksum)
+        });
+        steps.record(direction.name(), outcome);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    /// Client to device.
+    Up,
+    /// Device to client.
+    Down,
+}
+
+struct Transfer {
+    /// The same at both ends.
+    checksum: Checksum,
+    took: Duration,
+}
+
+fn transfer(
+    direction: Direction,
+    world: &World,
+    steps: &Steps,
+    interrupt: &Interrupt,
+) -> Result<Transfer, Failure> {
+    let mut tunnel = world.client.open(world.echo(), &world.rights.token)?;
+    let mut progress = steps.progress(direction.name(), BYTES);
+    let on_block = |moved| {
+        progress.tell(moved);
+        if interrupt.has_come() { Err(io::Error::other("an interrupt")) } else { Ok(()) }
+    };
+    let began = Instant::now();
+    writeln!(tunnel, "{} {BYTES}", direction.command()).expecting("a command taken")?;
+    let here = match direction {
+        Direction::Up => noise::send(&mut tunnel, BYTES, on_block),
+        Direction::Down => noise::receive(&mut tunnel, BYTES, on_block),
+    };
+    let here = here.expecting("1 GiB moved")?;
+    let told = here.to_line();
+    let there = read_line(tunnel).expecting(&told)?;
+    let took = began.elapsed();
+    if there != told {
+        return Err(Failure::new(format!("{told} at the device too"), there));
+    }
+    Ok(Transfer { checksum: here, took })
+}
+
+/// The line that the device ends with.
+fn read_line(tunnel: TcpStream) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(tunnel).read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
+}
+
+fn throughput(took: Duration) -> String {
+    format!("{:.2} GB/s", BYTES as f64 / took.as_secs_f64() / 1e9)
+}
+
+impl Direction {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "client to device",
+            Self::Down => "device to client",
+        }
+    }
+
+    const fn figure(self) -> &'static str {
+        match self {
+            Self::Up => "bulk, client to device",
+            Self::Down => "bulk, device to client",
+        }
+    }
+
+    /// What the echo device is told.
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Up => "take",
+            Self::Down => "send",
+        }
+    }
+}
+
+/// In each direction.
+pub(super) const BYTES: u64 = 1 << 30;

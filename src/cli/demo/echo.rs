@@ -1,0 +1,27 @@
+//! A tunnel to the echo device, and messages that must come back through it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::client::{Client, Target};
+use super::steps::{Expecting, Failure};
+
+/// Opens a tunnel to the echo device and has it echo.
+pub(super) fn open_echo(client: Client, target: Target, token: &str) -> Result<TcpStream, Failure> {
+    let mut tunnel = client.open(target, token)?;
+    tunnel.write_all(b"echo\n").expecting("a command taken")?;
+    exchange(&mut tunnel, 0)?;
+    Ok(tunnel)
+}
+
+/// Sends a message that holds `number`, and checks that it comes back.
+pub(super) fn exchange(tunnel: &mut TcpStream, number: u32) -> Result<(), Failure> {
+    let mut message = [b'm'; MESSAGE_BYTES];
+    message[..4].copy_from_slice(&number.to_be_bytes());
+    let mut back = [0; MESSAGE_BYTES];
+    tunnel.write_all(&message).expecting("a message taken")?;
+    tunnel.read_exact(&mut back).expecting("the message back")?;
+    if back == message { Ok(()) } else { Err(Failure::new("the message back", "other bytes")) }
+}
+
+pub(super) const MESSAGE_BYTES: usize = 128;

@@ -1,0 +1,75 @@
+//! How long a new tunnel takes, and a round trip in an open one.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::client::close;
+use super::echo::{MESSAGE_BYTES, exchange, open_echo};
+use super::steps::{Expecting, Failure, Steps};
+use super::world::World;
+
+pub(super) fn show(world: &World, steps: &mut Steps) {
+    steps.section("One after the other");
+    let opened = open_many(world).map(|taken| {
+        let remark = format!("p99 {}, {TUNNELS} tunnels, connect to 200", taken.percentile(99.0));
+        steps.figure("new tunnel, p50", taken.percentile(50.0), &remark);
+        format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
+    });
+    steps.record("200 new tunnels", opened);
+    let exchanged = exchange_many(world).map(|taken| {
+        let remark =
+            format!("p99 {}, {ROUND_TRIPS} round trips of {MESSAGE_BYTES} B", taken.percentile(99.0));
+        steps.figure("request and response, p50", taken.percentile(50.0), &remark);
+        format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
+    });
+    steps.record("2,000 round trips in one", exchanged);
+}
+
+/// Times of one kind.
+struct Taken {
+    /// In nanoseconds.
+    histogram: Histogram<u64>,
+}
+
+fn open_many(world: &World) -> Result<Taken, Failure> {
+    let mut taken = Taken::new();
+    for _ in 0..TUNNELS {
+        let began = Instant::now();
+        let tunnel = world.client.open(world.echo(), &world.rights.token)?;
+        taken.record(began.elapsed());
+        close(tunnel).expecting("a tunnel that closes")?;
+    }
+    Ok(taken)
+}
+
+fn exchange_many(world: &World) -> Result<Taken, Failure> {
+    let mut tunnel = open_echo(world.client, world.echo(), &world.rights.token)?;
+    let mut taken = Taken::new();
+    for number in 0..ROUND_TRIPS {
+        let began = Instant::now();
+        exchange(&mut tunnel, number)?;
+        taken.record(began.elapsed());
+    }
+    close(tunnel).expecting("a tunnel that closes")?;
+    Ok(taken)
+}
+
+impl Taken {
+    fn new() -> Self {
+        Self { histogram: Histogram::new(3).expect("3 significant digits are supported") }
+    }
+
+    fn record(&mut self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.histogram.record(nanoseconds).expect("a histogram that resizes itself takes any value");
+    }
+
+    fn percentile(&self, percentile: f64) -> String {
+        format!("{:.0} µs", self.histogram.value_at_percentile(percentile) as f64 / 1000.0)
+    }
+}
+
+const TUNNELS: u32 = 200;
+
+const ROUND_TRIPS: u32 = 2000;

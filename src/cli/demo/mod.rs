@@ -1,0 +1,109 @@
+//! `sluicegate demo`: a whole relay on embedded parts, real tunnels through it, and figures.
+//!
+//! Everything runs in this process and on loopback: the devices, the relay with all its threads, and the
+//! client. Each step says what it saw; nothing is printed that was not measured in this run.
+
+mod admin;
+mod answer;
+mod bulk;
+mod client;
+mod devices;
+mod echo;
+mod interrupt;
+mod latency;
+mod memory;
+mod noise;
+mod page;
+mod paste;
+mod refusals;
+mod revocation;
+mod rights;
+mod screen;
+mod second_node;
+mod steps;
+mod world;
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::output::CommandError;
+use crate::node::NodeError;
+use crate::store::StoreError;
+use crate::store::sqlite::AdminError;
+use interrupt::Interrupt;
+use screen::Screen;
+use steps::Steps;
+use world::World;
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after the last step instead of staying up.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Why a demo did not show what it is there to show.
+#[derive(Debug, thiserror::Error)]
+enum DemoError {
+    #[error("the demo's {what} cannot be set up: {source}")]
+    SetUp { what: &'static str, source: io::Error },
+    #[error("the demo's store: {0}")]
+    Store(#[from] AdminError),
+    #[error("the demo's relay: {0}")]
+    Node(#[from] NodeError),
+    #[error("{} cannot be removed: {source}; remove it by hand", .path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("{failed} of {steps} steps failed: {names}", failed = .names.len(), names = .names.join(", "))]
+    Failed { steps: usize, names: Vec<String> },
+    #[error("interrupted before the last step; what ran until then is shown above")]
+    Interrupted,
+}
+
+pub fn run(args: &DemoArgs) -> Result<(), CommandError> {
+    show(args).map_err(CommandError::failed)
+}
+
+fn show(args: &DemoArgs) -> Result<(), DemoError> {
+    let mut interrupt = Interrupt::watch().map_err(|source| DemoError::SetUp { what: "Ctrl-C", source })?;
+    let screen = Screen::of_stdout();
+    screen.title("sluicegate demo: devices, a relay and a client in one process, and tunnels between them");
+    let mut steps = Steps::new(screen);
+    let world = World::set_up(&mut steps)?;
+    let shown = show_world(&world, &mut steps, &interrupt);
+    if shown.is_ok() {
+        steps.show_figures();
+        if !args.once {
+            paste::show(&world, steps.screen());
+            interrupt.wait();
+        }
+    }
+    shown.and(world.take_down())?;
+    steps.outcome()
+}
+
+fn show_world(world: &World, steps: &mut Steps, interrupt: &Interrupt) -> Result<(), DemoError> {
+    page::show(world, steps);
+    interrupt.check()?;
+    refusals::show(world, steps);
+    interrupt.check()?;
+    bulk::show(world, steps, interrupt);
+    interrupt.check()?;
+    latency::show(world, steps);
+    interrupt.check()?;
+    revocation::show(world, steps);
+    interrupt.check()?;
+    admin::show(world, steps);
+    interrupt.check()?;
+    second_node::show(world, steps)?;
+    interrupt.check()?;
+    memory::show(steps);
+    Ok(())
+}
+
+impl From<StoreError> for DemoError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.into())
+    }
+}

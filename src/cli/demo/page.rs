@@ -1,0 +1,78 @@
+//! Small things that work: a page through a tunnel, bytes sent along with the head, a server that speaks first.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::answer::ESTABLISHED;
+use super::client::Target;
+use super::rights::SSH_PORT;
+use super::steps::{Expecting, Failure, Steps};
+use super::world::World;
+
+pub(super) fn show(world: &World, steps: &mut Steps) {
+    steps.section("Through a tunnel");
+    steps.record("a page", page(world));
+    steps.record("a request sent with the head", early_request(world));
+    if ssh_banner().is_some() {
+        steps.record("a server that speaks first", banner_through(world));
+    }
+}
+
+/// What the machine's own sshd says to who connects; `None` where there is none.
+pub(super) fn ssh_banner() -> Option<String> {
+    let sshd = SocketAddr::from((Ipv4Addr::LOCALHOST, SSH_PORT));
+    let stream = TcpStream::connect_timeout(&sshd, SSH_PATIENCE).ok()?;
+    stream.set_read_timeout(Some(SSH_PATIENCE)).ok()?;
+    read_banner(stream).ok().filter(|banner| banner.starts_with("SSH-"))
+}
+
+fn page(world: &World) -> Result<String, Failure> {
+    let mut stream = world.client.open(world.web(), &world.rights.token)?;
+    stream.write_all(GET).expecting("a request taken")?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expecting("the device's page")?;
+    check_page(&reply, &world.page)
+}
+
+/// The device must get what comes in one segment with the head.
+fn early_request(world: &World) -> Result<String, Failure> {
+    let mut request = world.web().connect(Some(&world.rights.token));
+    request.extend_from_slice(GET);
+    let (mut stream, answer) = world.client.ask(&request).expecting(ESTABLISHED)?;
+    ESTABLISHED.check(&answer)?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expecting("the device's page")?;
+    check_page(&reply, &world.page)
+}
+
+fn check_page(reply: &str, page: &str) -> Result<String, Failure> {
+    let status = reply.lines().next().unwrap_or_default();
+    match reply.split_once("\r\n\r\n") {
+        Some((_, body)) if body == page && status == "HTTP/1.1 200 OK" => {
+            Ok(format!("{status}, {:?}", body.trim_end()))
+        }
+        _ => Err(Failure::new(format!("HTTP/1.1 200 OK and {page:?}"), format!("{reply:?}"))),
+    }
+}
+
+fn banner_through(world: &World) -> Result<String, Failure> {
+    let direct = ssh_banner().unwrap_or_default();
+    let target = Target { uuid: world.rights.ssh, port: SSH_PORT };
+    let stream = world.client.open(target, &world.rights.token)?;
+    let through = read_banner(stream).expecting(&direct)?;
+    if through == direct { Ok(through) } else { Err(Failure::new(direct, through)) }
+}
+
+fn read_banner(stream: TcpStream) -> std::io::Result<String> {
+    let mut banner = String::new();
+    BufReader::new(stream.take(BANNER_BYTES_MAX)).read_line(&mut banner)?;
+    Ok(banner.trim_end().to_owned())
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: device\r\n\r\n";
+
+const SSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// RFC 4253, section 4.2.
+const BANNER_BYTES_MAX: u64 = 255;

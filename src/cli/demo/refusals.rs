@@ -1,0 +1,158 @@
+//! Every refusal that one machine can provoke, as the client reads it, beside its true cause.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::answer::*;
+use super::client::{Target, close};
+use super::rights::SSH_PORT;
+use super::steps::{Expecting, Failure, Steps};
+use super::world::{SESSIONS_PER_DEVICE, World};
+
+/// One way to be refused.
+struct Case {
+    name: &'static str,
+    request: Vec<u8>,
+    /// What the reply must say.
+    expected: Expected,
+    /// What the audit log must say.
+    cause: &'static str,
+}
+
+/// A case that came out as expected.
+struct Refused {
+    cause: &'static str,
+    /// By which the audit log knows the session.
+    client: SocketAddr,
+    answer: Answer,
+}
+
+pub(super) fn show(world: &World, steps: &mut Steps) {
+    steps.section("Refused, as the client reads it");
+    let mut refused = Vec::new();
+    for case in cases(world) {
+        let outcome = refuse(world, &case).map(|case| {
+            let line = case.answer.to_columns();
+            refused.push(case);
+            line
+        });
+        steps.record(case.name, outcome);
+    }
+    steps.note("a loop", "needs nodes that forward to each other; this one has no other");
+    steps.record("the answers with 403 are alike", look_alike(&refused));
+    steps.record("the audit log tells them apart", audited(&world.audit(), &refused));
+}
+
+/// In the order of the reply table.
+fn cases(world: &World) -> Vec<Case> {
+    let (rights, echo) = (&world.rights, world.echo());
+    let token = rights.token.as_str();
+    let to = |target: Target| target.connect(Some(token));
+    let to_device = |uuid| to(Target { uuid, ..echo });
+    let with = |token: &str| echo.connect(Some(token));
+    let get = format!("GET http://{echo}/ HTTP/1.1\r\n\r\n").into_bytes();
+    let endless = |len| format!("CONNECT {echo} HTTP/1.1\r\nPadding: {}", "-".repeat(len)).into_bytes();
+    let rows = [
+        ("a target that is no device", b"CONNECT lamp:80 HTTP/1.1\r\n\r\n".to_vec(), MALFORMED, "malformed"),
+        ("a device that does not exist", to_device(world.unknown), NOT_PERMITTED, "device-unknown"),
+        ("a device without a grant", to_device(rights.private), NOT_PERMITTED, "no-grant"),
+        ("a port without a grant", to(Target { port: SSH_PORT, ..echo }), NOT_PERMITTED, "port-not-granted"),
+        ("GET instead of CONNECT", get, METHOD, "method"),
+        ("no token", echo.connect(None), CREDENTIALS, "credential-missing"),
+        ("an unknown token", with("sg_unknown"), CREDENTIALS, "credential-unknown"),
+        ("a revoked token", with(&rights.revoked_token), CREDENTIALS, "credential-revoked"),
+        ("an expired token", with(&rights.expired_token), CREDENTIALS, "credential-expired"),
+        ("a head that does not end", endless(16), HEAD_TIMEOUT, "head-timeout"),
+        (OVER_THE_LIMIT, to(echo), LIMIT, "limit-device"),
+        ("a head over 8 KiB", endless(8 * 1024), HEAD_TOO_LARGE, "head-too-large"),
+        (
+            "an address outside vpn.allow",
+            to_device(rights.outside),
+            DEVICE_ADDRESS,
+            "device-address-not-allowed",
+        ),
+        ("a closed port", to(world.closed()), DEVICE_PORT_CLOSED, "device-port-closed"),
+        (
+            "an address without a route",
+            to_device(rights.unreachable),
+            DEVICE_UNREACHABLE,
+            "device-unreachable",
+        ),
+        ("a device that is offline", to_device(rights.offline), DEVICE_OFFLINE, "device-offline"),
+        ("a device that does not answer", to(world.silent()), DEVICE_TIMEOUT, "device-timeout"),
+    ];
+    rows.map(|(name, request, expected, cause)| Case { name, request, expected, cause }).into()
+}
+
+fn refuse(world: &World, case: &Case) -> Result<Refused, Failure> {
+    let held = if case.name == OVER_THE_LIMIT { fill_device(world)? } else { Vec::new() };
+    let (mut stream, answer) = world.client.ask(&case.request).expecting(case.expected)?;
+    case.expected.check(&answer)?;
+    let after = stream.read(&mut [0; 64]).expecting("a close after the reply")?;
+    if after != 0 {
+        return Err(Failure::new("a close after the reply", "more bytes"));
+    }
+    let client = stream.local_addr().expecting("an address of the client")?;
+    for tunnel in held {
+        close(tunnel).expecting("a tunnel that closes")?;
+    }
+    Ok(Refused { cause: case.cause, client, answer })
+}
+
+/// As many tunnels as one device may have.
+fn fill_device(world: &World) -> Result<Vec<TcpStream>, Failure> {
+    (0..SESSIONS_PER_DEVICE).map(|_| world.client.open(world.echo(), &world.rights.token)).collect()
+}
+
+/// Whether a client can tell a device that does not exist from one that it may not reach.
+fn look_alike(refused: &[Refused]) -> Result<String, Failure> {
+    let mut answers =
+        refused.iter().map(|case| &case.answer).filter(|answer| answer.slug() == "not-permitted");
+    let Some(first) = answers.next() else {
+        return Err(Failure::new("answers with 403", "none"));
+    };
+    match answers.find(|answer| answer.head != first.head) {
+        None => Ok(format!("{} bytes that tell nobody which devices exist", first.head.len())),
+        Some(other) => Err(Failure::new(format!("{:?}", first.head), format!("{:?}", other.head))),
+    }
+}
+
+/// Whether the audit log names the cause of every refusal.
+fn audited(log: &Path, refused: &[Refused]) -> Result<String, Failure> {
+    let deadline = Instant::now() + AUDIT_PATIENCE;
+    loop {
+        let causes = causes_in(log).expecting(format!("a log at {}", log.display()))?;
+        let wrong =
+            refused.iter().find(|case| causes.get(&case.client).is_none_or(|cause| cause != case.cause));
+        match wrong {
+            None => {
+                return Ok(format!("{} causes, such as device-unknown and no-grant", refused.len()));
+            }
+            // The log's own thread writes it, a little later.
+            Some(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Some(case) => {
+                let came = causes.get(&case.client).map_or("nothing about that client", String::as_str);
+                return Err(Failure::new(case.cause, came));
+            }
+        }
+    }
+}
+
+/// By the client's address.
+fn causes_in(log: &Path) -> io::Result<HashMap<SocketAddr, String>> {
+    let text = std::fs::read_to_string(log)?;
+    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let by_client = events.filter_map(|event| {
+        let client = event["client"].as_str()?.parse().ok()?;
+        Some((client, event["cause"].as_str()?.to_owned()))
+    });
+    Ok(by_client.collect())
+}
+
+/// Asked while every place on the device is taken.
+const OVER_THE_LIMIT: &str = "a session over the limit";
+
+const AUDIT_PATIENCE: Duration = Duration::from_secs(3);

@@ -1,0 +1,123 @@
+//! A second relay, small and short-lived: its store goes away and comes back, then it drains.
+
+use std::io;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::DemoError;
+use super::answer::{Answer, DRAINING, ESTABLISHED, Expected, UNDECIDED};
+use super::client::{Client, Target};
+use super::echo::{exchange, open_echo};
+use super::rights::{PERSON, device, user_ports};
+use super::steps::{Expecting, Failure, Steps};
+use super::world::{World, config};
+use crate::config::{Authz, Config, Engine};
+use crate::node::Node;
+use crate::store::sqlite::{Admin, GrantTarget};
+
+pub(super) fn show(world: &World, steps: &mut Steps) -> Result<(), DemoError> {
+    steps.section("A second relay, whose store goes away");
+    let store = Store::write(world)?;
+    let node = Node::start(small(&store.path))?;
+    let asker = Asker { client: Client { relay: node.client_addresses()[0] }, store: &store };
+    match open_echo(asker.client, store.target, &store.token) {
+        Err(failure) => steps.record("a tunnel", Err(failure)),
+        Ok(mut tunnel) => {
+            steps.record("right after", asker.lose_store());
+            steps.record("later than authz.max_stale", asker.ask_until(UNDECIDED));
+            steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
+            steps.record("with its store back", asker.regain_store());
+            node.engine().drain();
+            steps.record("draining", asker.ask_until(DRAINING));
+            steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));
+        }
+    }
+    node.stop();
+    Ok(())
+}
+
+/// A store of its own, which knows the echo device and one token.
+struct Store {
+    path: PathBuf,
+    target: Target,
+    token: String,
+}
+
+impl Store {
+    fn write(world: &World) -> Result<Self, DemoError> {
+        let path = world.folder().join("second.db");
+        let echo = world.echo_address();
+        let device = device("echo", echo.ip(), None)?;
+        Admin::init(&path)?;
+        let mut admin = Admin::open(&path)?;
+        admin.add_principal(PERSON)?;
+        admin.add_device(&device)?;
+        admin.add_grant(PERSON, &GrantTarget::Device(device.uuid), user_ports(), None)?;
+        let token = admin.issue_token(PERSON, None, None)?.token;
+        Ok(Self { path, target: Target { uuid: device.uuid, port: echo.port() }, token })
+    }
+
+    fn away(&self) -> PathBuf {
+        self.path.with_extension("away")
+    }
+}
+
+/// Asks the second relay.
+struct Asker<'a> {
+    client: Client,
+    store: &'a Store,
+}
+
+impl Asker<'_> {
+    /// The last snapshot stays in force for a while.
+    fn lose_store(&self) -> Result<String, Failure> {
+        std::fs::rename(&self.store.path, self.store.away()).expecting("a store that can be moved")?;
+        let answer = self.ask().expecting(ESTABLISHED)?;
+        ESTABLISHED.check(&answer)?;
+        Ok(format!("{}; its last snapshot decides", answer.status_line()))
+    }
+
+    fn regain_store(&self) -> Result<String, Failure> {
+        std::fs::rename(self.store.away(), &self.store.path).expecting("a store that can be moved")?;
+        self.ask_until(ESTABLISHED)
+    }
+
+    /// Asks for tunnels until the answer is `expected`.
+    fn ask_until(&self, expected: Expected) -> Result<String, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask().expecting(expected)?;
+            match expected.check(&answer) {
+                Ok(()) => return Ok(answer.to_columns()),
+                Err(failure) if Instant::now() > deadline => return Err(failure),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn ask(&self) -> io::Result<Answer> {
+        let request = self.store.target.connect(Some(&self.store.token));
+        self.client.ask(&request).map(|(_, answer)| answer)
+    }
+}
+
+fn still_echoes(tunnel: &mut TcpStream) -> Result<String, Failure> {
+    exchange(tunnel, 1)?;
+    Ok("still echoes".to_owned())
+}
+
+fn small(store: &Path) -> Config {
+    Config {
+        engine: Engine { threads: 1, ..Engine::default() },
+        authz: Authz { max_stale: MAX_STALE, ..Authz::default() },
+        ..config(store.to_owned())
+    }
+}
+
+/// Short, so that it can be waited for; long beside `authz.refresh`, after which a store is asked again.
+const MAX_STALE: Duration = Duration::from_secs(1);
+
+/// For what takes a little while to come about.
+const PATIENCE: Duration = Duration::from_secs(10);

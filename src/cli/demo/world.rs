@@ -1,0 +1,143 @@
+//! The demo's world: a folder, a store, devices, and a relay between them and the client.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::DemoError;
+use super::client::{Client, Target};
+use super::devices::{ClosedPort, Device, SilentPort};
+use super::rights::{Addresses, Rights, new_uuid};
+use super::steps::Steps;
+use crate::authz::DeviceUuid;
+use crate::config::{Admin, Audit, Config, Limits, Listen, Store, StoreUrl, Timeouts, Vpn};
+use crate::node::Node;
+
+pub(super) struct World {
+    node: Node,
+    pub client: Client,
+    pub rights: Rights,
+    /// Of no device.
+    pub unknown: DeviceUuid,
+    pub page: String,
+    web: Device,
+    echo: Device,
+    closed: ClosedPort,
+    silent: SilentPort,
+    folder: TempDir,
+}
+
+impl World {
+    /// Sets everything up, and shows it.
+    pub fn set_up(steps: &mut Steps) -> Result<Self, DemoError> {
+        steps.section("Set up, on loopback and in a temporary folder");
+        let folder = tempfile::Builder::new().prefix("sluicegate-demo-").tempdir();
+        let folder = folder.map_err(|source| DemoError::SetUp { what: "temporary folder", source })?;
+        let device = |source| DemoError::SetUp { what: "device", source };
+
+        let page = format!("Hello from a device behind sluicegate {}.\n", env!("CARGO_PKG_VERSION"));
+        let web = Device::web(WEB, page.clone()).map_err(device)?;
+        let echo = Device::echo(ECHO).map_err(device)?;
+        let closed = ClosedPort::take(web.address().ip()).map_err(device)?;
+        let silent = SilentPort::take(echo.address().ip()).map_err(device)?;
+
+        let store = folder.path().join(STORE);
+        let addresses = Addresses { web: web.address().ip(), echo: echo.address().ip() };
+        let rights = Rights::write(&store, &addresses)?;
+        steps.record("a store", Ok(format!("SQLite, {}", store.display())));
+        steps.record("who may do what", Ok(rights.summary.clone()));
+        steps.record("a device that serves a page", Ok(format!("HTTP on {}", web.address())));
+        steps.record("a device that echoes", Ok(format!("and sends and takes bulk, on {}", echo.address())));
+
+        let audit = Audit { path: Some(folder.path().join(AUDIT)) };
+        let node = Node::start(Config { audit, ..config(store) })?;
+        let client = Client { relay: node.client_addresses()[0] };
+        let relay = format!("clients on {}, admin on {}", client.relay, node.admin_address());
+        steps.record("a relay", Ok(relay));
+        Ok(Self { node, client, rights, unknown: new_uuid()?, page, web, echo, closed, silent, folder })
+    }
+
+    /// Ends the relay, then the devices, and removes the folder.
+    pub fn take_down(self) -> Result<(), DemoError> {
+        let Self { node, web, echo, folder, .. } = self;
+        node.stop();
+        drop((web, echo));
+        let path = folder.path().to_owned();
+        folder.close().map_err(|source| DemoError::Folder { path, source })
+    }
+
+    pub fn web(&self) -> Target {
+        Target { uuid: self.rights.web, port: self.web.address().port() }
+    }
+
+    pub fn echo(&self) -> Target {
+        Target { uuid: self.rights.echo, port: self.echo.address().port() }
+    }
+
+    pub fn echo_address(&self) -> SocketAddr {
+        self.echo.address()
+    }
+
+    /// A port of the web device that nobody listens on.
+    pub fn closed(&self) -> Target {
+        Target { uuid: self.rights.web, port: self.closed.port() }
+    }
+
+    /// A port of the echo device that does not answer.
+    pub fn silent(&self) -> Target {
+        Target { uuid: self.rights.echo, port: self.silent.port() }
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join(STORE)
+    }
+
+    pub fn audit(&self) -> PathBuf {
+        self.folder.path().join(AUDIT)
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.node.admin_address()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The relay's. Free ports, and patience and limits that are short enough to be seen.
+pub(super) fn config(store: PathBuf) -> Config {
+    Config {
+        store: Store { url: StoreUrl::Sqlite(store) },
+        listen: vec![Listen {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            suffixes: vec!["balena".to_owned()],
+        }],
+        limits: Limits {
+            sessions: 256,
+            sessions_per_principal: 256,
+            sessions_per_device: SESSIONS_PER_DEVICE,
+        },
+        timeouts: Timeouts { head: HEAD_TIMEOUT, connect: CONNECT_TIMEOUT, ..Timeouts::default() },
+        vpn: Vpn::loopback(),
+        admin: Admin { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) },
+        ..Config::default()
+    }
+}
+
+/// Low, so that the demo can reach it.
+pub(super) const SESSIONS_PER_DEVICE: u32 = 16;
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Loopback answers at once or never.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Each device has an address of its own, as behind a VPN.
+const WEB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const ECHO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+const STORE: &str = "store.db";
+const AUDIT: &str = "audit.jsonl";

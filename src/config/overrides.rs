@@ -1,0 +1,150 @@
+//! The environment on top of a file: `SLUICEGATE_SECTION__KEY` sets `section.key`.
+//!
+//! An element of a list is named by its place, from 0: `SLUICEGATE_LISTEN__0__ADDRESS`. A value is TOML
+//! where it reads as TOML (`5`, `true`, `["10.8.0.0/16"]`), else text (`3s`). A variable with no `__` is
+//! no override, as `SLUICEGATE_TOKEN` is none.
+
+use std::fmt;
+
+use toml::{Table, Value};
+
+use super::ConfigError;
+
+/// The overrides in this process's environment.
+pub fn environment() -> Result<Vec<(String, String)>, ConfigError> {
+    let is_ours = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    std::env::vars_os()
+        .filter(|(name, _)| is_ours(name))
+        .map(|(name, value)| match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => Ok((name, value)),
+            (name, _) => Err(ConfigError::Override {
+                variable: name.unwrap_or_else(|name| name.to_string_lossy().into_owned()),
+                problem: "is not UTF-8; set it again or unset it".to_owned(),
+            }),
+        })
+        .collect()
+}
+
+/// In the order of their keys, so that the environment's order means nothing.
+pub(super) struct Overrides(Vec<Override>);
+
+struct Override {
+    variable: String,
+    steps: Vec<Step>,
+    value: Value,
+}
+
+/// One part of a dotted key.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Place(usize),
+    Key(String),
+}
+
+impl Overrides {
+    pub fn collect(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut overrides: Vec<Override> = environment
+            .into_iter()
+            .filter_map(|(variable, value)| {
+                let steps = steps(&variable)?;
+                Some(Override { variable, steps, value: read_value(value) })
+            })
+            .collect();
+        overrides.sort_by(|a, b| a.steps.cmp(&b.steps));
+        Self(overrides)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn apply(&self, table: &mut Table) -> Result<(), ConfigError> {
+        self.0.iter().try_for_each(|each| each.apply(table))
+    }
+
+    /// The variable that set the dotted `key`, something in it, or the whole that it is a part of.
+    pub fn variable_of(&self, key: &str) -> Option<&str> {
+        let is_part = |part: &str, whole: &str| {
+            part.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let is_about = |each: &&Override| {
+            let own = each.key();
+            is_part(key, &own) || is_part(&own, key)
+        };
+        self.0.iter().find(is_about).map(|each| each.variable.as_str())
+    }
+}
+
+impl Override {
+    fn key(&self) -> String {
+        self.steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(".")
+    }
+
+    fn apply(&self, table: &mut Table) -> Result<(), ConfigError> {
+        let wrong = |problem| ConfigError::Override { variable: self.variable.clone(), problem };
+        let mut steps = self.steps.iter().peekable();
+        let Some(Step::Key(section)) = steps.next() else {
+            return Err(wrong("names a place in a list, but no list".to_owned()));
+        };
+        let mut at = table.entry(section.clone()).or_insert_with(|| empty_for(steps.peek()));
+        while let Some(step) = steps.next() {
+            at = match (at, step) {
+                (Value::Array(elements), Step::Place(place)) => {
+                    if *place > elements.len() {
+                        return Err(wrong(format!("the next free place in the list is {}", elements.len())));
+                    }
+                    if *place == elements.len() {
+                        elements.push(empty_for(steps.peek()));
+                    }
+                    &mut elements[*place]
+                }
+                (Value::Table(table), Step::Key(key)) => {
+                    table.entry(key.clone()).or_insert_with(|| empty_for(steps.peek()))
+                }
+                (Value::Array(_), Step::Key(key)) => {
+                    return Err(wrong(format!("`{key}` should be a place in a list, from 0")));
+                }
+                (_, step) => return Err(wrong(format!("`{step}` lies below a key that is no section"))),
+            };
+        }
+        *at = self.value.clone();
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Place(place) => write!(f, "{place}"),
+            Self::Key(key) => f.write_str(key),
+        }
+    }
+}
+
+/// `None` for a variable that is no override.
+fn steps(variable: &str) -> Option<Vec<Step>> {
+    let keys = variable.strip_prefix(PREFIX)?;
+    let step = |key: &str| match key.parse() {
+        Ok(place) => Step::Place(place),
+        Err(_) => Step::Key(key.to_lowercase()),
+    };
+    keys.contains("__").then(|| keys.split("__").map(step).collect())
+}
+
+/// No key is a date, so what reads as one is text.
+fn read_value(text: String) -> Value {
+    match text.parse() {
+        Ok(Value::Datetime(_)) | Err(_) => Value::String(text),
+        Ok(value) => value,
+    }
+}
+
+/// What a step leads into where nothing is there yet.
+fn empty_for(next: Option<&&Step>) -> Value {
+    match next {
+        Some(Step::Place(_)) => Value::Array(Vec::new()),
+        _ => Value::Table(Table::new()),
+    }
+}
+
+const PREFIX: &str = "SLUICEGATE_";
