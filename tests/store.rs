@@ -1,6 +1,7 @@
 //! The embedded store, on real files: what a relay reads of what was written, and what it is told when the
 //! file is not what it should be.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use rusqlite::Connection;
@@ -472,6 +473,15 @@ fn readers_and_writers_do_not_wait_for_each_other() {
     assert!(matches!(source.read_changes(), Ok(Changes::Nothing)), "nothing is committed");
     transaction.commit().unwrap();
     store.admin.add_principal("carol").unwrap();
+}
+
+#[test]
+fn a_folder_made_for_the_store_is_its_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("a/b");
+    Admin::init(&made.join("store.db")).unwrap();
+    let mode = std::fs::metadata(&made).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "{mode:o}");
 }
 
 #[test]

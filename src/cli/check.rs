@@ -1,23 +1,40 @@
 //! `sluicegate check`: whether a relay could start with this configuration.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Loaded;
-use super::output::{Answer, CommandError, Output};
+use super::output::{Answer, CommandError, Done, Output};
 use crate::config::StoreUrl;
+use crate::engine::Shortage;
 use crate::store;
 
-/// The configuration was read already, so what is left is the store: that it can be read whole, and how
-/// many of its rows do not decode.
+/// The configuration was read already. What is left is the store, which must be readable whole with every
+/// row decoding, and what a relay would warn of.
 pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+    let file = loaded.file.as_ref().map(|file| file.display().to_string());
+    let shown = file.as_deref().unwrap_or("the embedded defaults");
+    let store = check_store(loaded)?;
+    let warning = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
+    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "warnings": Vec::from_iter(&warning) });
+    let note = warning.map(|warning| format!("warning: {warning}"));
+    Answer::Done(Done { text: format!("{shown}: fine\n{}", store.text), note, facts }).print(output)
+}
+
+/// What is to be said of a store that a relay could start with.
+struct StoreFacts {
+    text: String,
+    /// `None` where it is to be created yet.
+    name: Option<String>,
+    rows: Value,
+}
+
+fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     let StoreUrl::Sqlite(path) = &loaded.config.store.url;
-    let config = loaded.file.as_ref().map(|file| file.display().to_string());
-    let shown = config.as_deref().unwrap_or("the embedded defaults");
-    if loaded.file.is_none() && !path.exists() {
-        let text = format!("{shown}: fine; the first `sluicegate run` creates the store {}", path.display());
-        return Answer::done(text, json!({ "config": config, "store": null })).print(output);
-    }
     let mut source = store::source(&loaded.config.store.url);
+    if loaded.file.is_none() && !path.exists() {
+        let text = format!("{}: the first `sluicegate run` creates it", source.describe());
+        return Ok(StoreFacts { text, name: None, rows: Value::Null });
+    }
     let rows = source.read_all()?;
     if let Some(first) = rows.quarantined.first() {
         return Err(CommandError::failed(format!(
@@ -29,11 +46,12 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
         )));
     }
     let (credentials, grants, devices) = (rows.credentials.len(), rows.grants.len(), rows.devices.len());
-    let text = format!(
-        "{shown}: fine\n{}: fine, {credentials} credentials, {grants} grants, {devices} devices",
-        source.describe()
-    );
-    let rows = json!({ "credentials": credentials, "grants": grants, "devices": devices });
-    let facts = json!({ "config": config, "store": source.describe(), "rows": rows });
-    Answer::done(text, facts).print(output)
+    Ok(StoreFacts {
+        text: format!(
+            "{}: fine, {credentials} credentials, {grants} grants, {devices} devices",
+            source.describe()
+        ),
+        name: Some(source.describe()),
+        rows: json!({ "credentials": credentials, "grants": grants, "devices": devices }),
+    })
 }

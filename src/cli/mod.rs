@@ -53,22 +53,27 @@ enum Command {
     /// Say what is wrong with the configuration and the store, or that nothing is.
     Check,
     /// The store that rights come from.
-    #[command(subcommand)]
-    Store(store::StoreCommand),
+    Store(OnStore<store::StoreCommand>),
     /// Who may hold tokens and grants.
-    #[command(subcommand)]
-    Principal(principal::PrincipalCommand),
+    Principal(OnStore<principal::PrincipalCommand>),
     /// What a client shows to be somebody.
-    #[command(subcommand)]
-    Token(token::TokenCommand),
+    Token(OnStore<token::TokenCommand>),
     /// What tunnels end at.
-    #[command(subcommand)]
-    Device(device::DeviceCommand),
+    Device(OnStore<device::DeviceCommand>),
     /// Who may reach which ports of which devices.
-    #[command(subcommand)]
-    Grant(grant::GrantCommand),
+    Grant(OnStore<grant::GrantCommand>),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
+}
+
+/// A command on a store, which can be another one than the relay's.
+#[derive(Debug, Args)]
+struct OnStore<C: Subcommand> {
+    #[command(subcommand)]
+    command: C,
+    /// The store to work on, such as sqlite:PATH, instead of the configuration's.
+    #[arg(long, global = true, value_name = "URL", value_parser = |url: &str| StoreUrl::try_from(url.to_owned()))]
+    store: Option<StoreUrl>,
 }
 
 /// Runs the command that the process was given.
@@ -89,11 +94,11 @@ impl CommandLine {
             Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
             Command::Check => check::run(&global.loaded()?, global.output()),
-            Command::Store(command) => store::run(command, &global.store()?),
-            Command::Principal(command) => principal::run(command, &global.store()?),
-            Command::Token(command) => token::run(command, &global.store()?),
-            Command::Device(command) => device::run(command, &global.store()?),
-            Command::Grant(command) => grant::run(command, &global.store()?),
+            Command::Store(on) => store::run(on.command, &global.context(on.store)?),
+            Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),
+            Command::Token(on) => token::run(on.command, &global.context(on.store)?),
+            Command::Device(on) => device::run(on.command, &global.context(on.store)?),
+            Command::Grant(on) => grant::run(on.command, &global.context(on.store)?),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }
@@ -110,20 +115,35 @@ impl Global {
     fn loaded(&self) -> Result<Loaded, CommandError> {
         let file = match &self.config {
             Some(file) => Some(file.clone()),
-            None => Some(PathBuf::from(INSTALLED_CONFIG)).filter(|file| file.exists()),
+            None => installed_config()?,
         };
         let environment = config::environment().map_err(CommandError::failed)?;
         let config = Config::load(file.as_deref(), environment).map_err(CommandError::failed)?;
         Ok(Loaded { config, file })
     }
 
-    fn store(&self) -> Result<StoreContext, CommandError> {
-        let url: StoreUrl = self.loaded()?.config.store.url;
+    /// For a command on `store`, or on the configuration's where none was given.
+    fn context(&self, store: Option<StoreUrl>) -> Result<StoreContext, CommandError> {
+        let url = match store {
+            Some(url) => url,
+            None => self.loaded()?.config.store.url,
+        };
         Ok(StoreContext { url, output: self.output() })
     }
 
     fn output(&self) -> Output {
         if self.json { Output::Json } else { Output::Text }
+    }
+}
+
+/// A file that is there and cannot be looked at is no reason to run on the embedded defaults instead.
+fn installed_config() -> Result<Option<PathBuf>, CommandError> {
+    let path = PathBuf::from(INSTALLED_CONFIG);
+    match path.try_exists() {
+        Ok(exists) => Ok(exists.then_some(path)),
+        Err(error) => Err(CommandError::failed(format!(
+            "{INSTALLED_CONFIG} cannot be looked for ({error}); run as a user who may, or name a --config"
+        ))),
     }
 }
 

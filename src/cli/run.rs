@@ -1,9 +1,8 @@
 //! `sluicegate run`: the relay, until a signal ends it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::io::{self, IsTerminal};
 
+use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -16,16 +15,16 @@ use crate::store::sqlite::Admin;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    start_log(&config.log);
+    start_log(&config.log)?;
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
-    let signals = SignalCount::start().map_err(CommandError::failed)?;
+    let requests = EndRequests::start().map_err(CommandError::failed)?;
     let node = Node::start(config.clone()).map_err(CommandError::failed)?;
     announce(&node)?;
-    signals.wait_for_one();
+    requests.wait()?;
     tracing::info!(patience = ?config.timeouts.drain, "draining; another signal ends it at once");
-    match node.drain(config.timeouts.drain, || signals.count() > 1) {
+    match node.drain(config.timeouts.drain, || requests.has_one()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => tracing::warn!(sessions, "timeouts.drain is over; ending what is left"),
         Drained::Interrupted => tracing::warn!("a second signal; ending what is left"),
@@ -35,7 +34,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
 }
 
 /// Starts the log on stderr; `RUST_LOG` goes before the configuration.
-fn start_log(log: &Log) {
+fn start_log(log: &Log) -> Result<(), CommandError> {
     let level = match log.level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -43,12 +42,17 @@ fn start_log(log: &Log) {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives)
+            .map_err(|error| CommandError::failed(format!("RUST_LOG is not understood: {error}")))?,
+        _ => EnvFilter::new(level),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
+    Ok(())
 }
 
 /// Nobody configured anything, so nobody is asked to run `store init` either.
@@ -69,33 +73,32 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     print(&format!("ready client={clients} admin={admin}\n"))
 }
 
-/// How often this process was asked to end.
-struct SignalCount {
-    count: Arc<AtomicUsize>,
+/// The requests to end that this process gets.
+struct EndRequests {
+    asked: Receiver<()>,
 }
 
-impl SignalCount {
-    fn start() -> std::io::Result<Self> {
-        let count = Arc::new(AtomicUsize::new(0));
+impl EndRequests {
+    fn start() -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
-        let counted = Arc::clone(&count);
+        let (ask, asked) = bounded(REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for _signal in signals.forever() {
-                counted.fetch_add(1, Ordering::Relaxed);
+                // A full queue says what one more request would say.
+                let _already_full = ask.try_send(());
             }
         })?;
-        Ok(Self { count })
+        Ok(Self { asked })
     }
 
-    fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+    fn wait(&self) -> Result<(), CommandError> {
+        self.asked.recv().map_err(|_| CommandError::failed("the thread that waits for signals has ended"))
     }
 
-    fn wait_for_one(&self) {
-        while self.count() == 0 {
-            std::thread::sleep(SIGNAL_LOOK);
-        }
+    fn has_one(&self) -> bool {
+        !self.asked.is_empty()
     }
 }
 
-const SIGNAL_LOOK: Duration = Duration::from_millis(50);
+/// The first request drains, the second ends it at once; more have nothing to add.
+const REQUESTS_MAX: usize = 2;

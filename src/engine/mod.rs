@@ -2,6 +2,7 @@
 //!
 //! Decides from the shared [`Authority`] and never asks a store.
 
+mod descriptors;
 mod forward;
 mod kernel;
 mod limits;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Sender, bounded};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::authz::Authority;
 use crate::config::Config;
@@ -35,10 +35,13 @@ use crate::sys::ring::RingError;
 use crate::sys::socket;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
+use descriptors::sessions_max;
 use kernel::{RingKernel, connection_options};
 use limits::Limits;
 use shared::{Shared, ThreadShared};
 use worker::Worker;
+
+pub use descriptors::Shortage;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -197,29 +200,3 @@ fn bind_all(config: &Config, threads: usize) -> Result<(Vec<SocketAddr>, Vec<Vec
     }
     Ok((addresses, by_thread))
 }
-
-/// `limits.sessions`, or as many as the process may open descriptors for.
-fn sessions_max(config: &Config, threads: usize) -> u32 {
-    let wanted = config.limits.sessions;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
-    // Only what the process was granted anyway; where it fails, the soft limit stays in force.
-    let granted = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
-    let free = granted.saturating_sub(DESCRIPTORS_RESERVED);
-    let pipes = (config.engine.pipes * threads) as u64 * 2;
-    // Pipes are dispensable (a direction without one copies), so they get at most half.
-    let for_sessions = free.saturating_sub(pipes).max(free / 2);
-    let possible = u32::try_from(for_sessions / DESCRIPTORS_PER_SESSION).unwrap_or(u32::MAX);
-    if possible < wanted {
-        tracing::warn!(
-            "limits.sessions is {wanted}, but {granted} file descriptors are enough for {possible}; raise \
-             LimitNOFILE= or `ulimit -n`"
-        );
-    }
-    wanted.min(possible)
-}
-
-/// The client's socket and the device's.
-const DESCRIPTORS_PER_SESSION: u64 = 2;
-
-/// For rings, listeners, the store, the admin side, logs, and clients that are told that the node is full.
-const DESCRIPTORS_RESERVED: u64 = 128;

@@ -32,7 +32,7 @@ pub struct TunnelArgs {
     /// The device and its port: UUID:PORT, with or without a suffix, as in UUID.balena:22.
     #[arg(value_name = "UUID:PORT")]
     target: Target,
-    /// The relay's client listener, as HOST:PORT or [IPV6]:PORT.
+    /// The client listener of the relay. An IPv6 address stands in brackets.
     #[arg(long, value_name = "HOST:PORT")]
     relay: RelayName,
     /// Take local connections here, each carried by a relay connection of its own; port 0 picks a free one.

@@ -9,6 +9,8 @@ mod names;
 mod principals;
 mod tokens;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,7 +69,8 @@ impl Admin {
     pub fn init(path: &Path) -> Result<Initialised, StoreError> {
         let place = Place::new(path);
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| place.unreadable(error))?;
+            let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
+            made.map_err(|error| place.unreadable(error))?;
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut admin = Self::connect(place, flags)?;
@@ -170,3 +173,6 @@ impl From<AdminError> for Failure {
 
 /// How long a command waits for another writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Of a folder that is made for the store: who holds what is nobody else's business.
+const FOLDER_MODE: u32 = 0o700;

@@ -1,0 +1,47 @@
+# What people and CI run. `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench tools
+
+CARGO_DENY_VERSION := 0.20.2
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+demo: ## Build a release and show a whole relay with real tunnels through it
+	@cargo build --release --locked
+	exec target/release/sluicegate demo
+
+test: tools lint ## Lint, then run every test
+	@if cargo nextest --version >/dev/null 2>&1; then
+		exec cargo nextest run --locked
+	fi
+	# One closing line for all test binaries, each of which has only its own.
+	log=$$(mktemp); trap 'rm -f "$$log"' EXIT
+	cargo test --locked --no-fail-fast --lib --bins --tests 2>&1 | tee "$$log" || failed=1
+	awk '/^test result:/ { passed += $$4; failed += $$6 } END { print passed+0 " passed, " failed+0 " failed" }' "$$log"
+	exit $${failed:-0}
+
+lint: ## Formatting, clippy, documentation, licences and banned crates
+	@cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	if cargo deny --version >/dev/null 2>&1 \
+		|| cargo install --locked cargo-deny --version $(CARGO_DENY_VERSION); then
+		cargo deny --log-level error check bans licenses sources
+	else
+		echo "SKIPPED: lint: cargo-deny is not there and cannot be installed" \
+			| tee -a "$${SLUICEGATE_SKIP_LOG:-/dev/null}"
+	fi
+
+check: ## The fastest look at whether everything compiles
+	@cargo check --locked --all-targets
+
+bench: ## The microbenches
+	@cargo bench --locked
+
+tools: ## Install the clients that tests use, where they are missing and we are root
+	@.ci/tools

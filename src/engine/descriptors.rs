@@ -1,0 +1,118 @@
+//! How many sessions the limit on open files leaves room for.
+
+use std::fmt;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::Config;
+use crate::sys::cpu;
+
+/// `limits.sessions` is more than the process may open descriptors for. Shown as the advice that follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// `limits.sessions`.
+    pub sessions_wanted: u32,
+    /// What the descriptors are enough for.
+    pub sessions_possible: u32,
+    /// The hard limit on open files, to which a relay raises its own.
+    pub descriptors: u64,
+}
+
+impl Shortage {
+    /// `None` where there is room for all of `limits.sessions`.
+    pub fn of(config: &Config) -> Option<Self> {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        Self::under(config, threads(config), hard)
+    }
+
+    fn under(config: &Config, threads: usize, descriptors: u64) -> Option<Self> {
+        let free = descriptors.saturating_sub(RESERVED);
+        let pipes = (config.engine.pipes * threads) as u64 * 2;
+        // Pipes are dispensable (a direction without one copies), so they get at most half.
+        let for_sessions = free.saturating_sub(pipes).max(free / 2);
+        let sessions_possible = u32::try_from(for_sessions / PER_SESSION).unwrap_or(u32::MAX);
+        let sessions_wanted = config.limits.sessions;
+        (sessions_possible < sessions_wanted).then_some(Self {
+            sessions_wanted,
+            sessions_possible,
+            descriptors,
+        })
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sessions_wanted, sessions_possible, descriptors } = self;
+        write!(
+            f,
+            "limits.sessions is {sessions_wanted}, but {descriptors} file descriptors are enough for \
+             {sessions_possible}; raise LimitNOFILE= or `ulimit -n`"
+        )
+    }
+}
+
+/// `limits.sessions`, or as many as the process may open descriptors for.
+pub(super) fn sessions_max(config: &Config, threads: usize) -> u32 {
+    let wanted = config.limits.sessions;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    // Only what the process was granted anyway; where it fails, the soft limit stays in force.
+    let granted = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    match Shortage::under(config, threads, granted) {
+        Some(shortage) => {
+            tracing::warn!("{shortage}");
+            shortage.sessions_possible
+        }
+        None => wanted,
+    }
+}
+
+/// `engine.threads`, or one per CPU that this process may use.
+fn threads(config: &Config) -> usize {
+    match config.engine.threads {
+        0 => cpu::allowed().map_or(1, |cpus| cpus.len()),
+        threads => threads,
+    }
+}
+
+/// The client's socket and the device's.
+const PER_SESSION: u64 = 2;
+
+/// For rings, listeners, the store, the admin side, logs, and clients that are told that the node is full.
+const RESERVED: u64 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Engine, Limits};
+
+    fn config(sessions: u32, pipes: usize) -> Config {
+        Config {
+            limits: Limits { sessions, ..Limits::default() },
+            engine: Engine { pipes, ..Engine::default() },
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn sessions_share_the_descriptors_with_pipes() {
+        assert_eq!(Shortage::under(&config(1_000, 100), 2, RESERVED + 400 + 2_000), None);
+        let shortage = Shortage::under(&config(1_001, 100), 2, RESERVED + 400 + 2_000).unwrap();
+        assert_eq!(shortage.sessions_possible, 1_000);
+        assert_eq!(
+            shortage.to_string(),
+            "limits.sessions is 1001, but 2528 file descriptors are enough for 1000; raise LimitNOFILE= or \
+             `ulimit -n`"
+        );
+    }
+
+    #[test]
+    fn pipes_take_half_of_the_descriptors_at_most() {
+        let shortage = Shortage::under(&config(8_000, 512), 2, RESERVED + 1_000).unwrap();
+        assert_eq!(shortage.sessions_possible, 250);
+    }
+
+    #[test]
+    fn fewer_descriptors_than_the_reserve_leave_no_session() {
+        assert_eq!(Shortage::under(&config(1, 0), 1, 64).unwrap().sessions_possible, 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! What integration tests share: the real binary as a child, devices and clients on real sockets, and
+//! content whose every byte counts.
+//!
+//! Helpers bring things about and report what happened; what must be true is asserted in the tests.
+#![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses a part of this")]
+
+mod audit;
+mod client;
+mod content;
+mod device;
+mod netns;
+mod process;
+mod site;
+mod skip;
+
+use std::time::{Duration, Instant};
+
+pub use audit::Audit;
+pub use client::{Answer, Request, connect, read_head};
+pub use content::{Content, Digest, End, receive, receive_slowly};
+pub use device::{Device, V4, V6, reset};
+pub use netns::Namespace;
+pub use process::{Relay, Signal};
+pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
+pub use skip::{ipv6_or_skip, root_or_skip, tools_or_skip};
+
+/// How long anything may take that has no deadline of its own. Far beyond what a busy two-core machine
+/// needs, so that reaching it means "never".
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer; `None` when patience has run out.
+pub fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let give_up_at = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() > give_up_at {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,146 @@
+//! A place where a relay can run: a folder with a store, a configuration and an audit log.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use super::process::{self, Relay};
+use super::{Answer, Audit, Device, Request};
+
+/// At 127.0.0.1; alice may reach every port of it.
+pub const DEVICE: &str = "00112233445566778899aabbccddeeff";
+
+/// At ::1; alice may reach every port of it.
+pub const DEVICE_V6: &str = "66666666666666666666666666666666";
+
+/// No site knows it before a test adds it.
+pub const OTHER_DEVICE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd";
+
+/// A store with principal `alice`, her token, and a grant on every port of every device.
+pub struct Site {
+    folder: TempDir,
+    config: Table,
+    /// Alice's.
+    pub token: String,
+    /// What `token list` calls it.
+    pub credential: String,
+    pub grant: i64,
+}
+
+impl Site {
+    /// A site whose configuration has the tables of `fragment` on top of free loopback ports.
+    pub fn new(fragment: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let base = format!(
+            r#"
+            listen = [{{ address = "127.0.0.1:0" }}]
+            store.url = "sqlite:{folder}/store.db"
+            audit.path = "{folder}/audit.jsonl"
+            admin.address = "127.0.0.1:0"
+            vpn.allow = ["127.0.0.0/8", "::1/128"]
+            log.level = "debug"
+            "#,
+            folder = folder.path().display()
+        );
+        let mut config: Table = toml::from_str(&base).unwrap();
+        lay_over(&mut config, toml::from_str(fragment).unwrap());
+        let mut site = Self { folder, config, token: String::new(), credential: String::new(), grant: 0 };
+        site.write_config();
+        site.fill();
+        site
+    }
+
+    /// Has `sluicegate` do what `arguments` say, and gives what it printed.
+    pub fn cli(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments).arg("--json").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sluicegate {} failed: {told}", arguments.join(" "));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The binary with this site's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(process::BINARY);
+        command.args(arguments).arg("--config").arg(self.config_path()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&self) -> Relay {
+        Relay::start(self.command(&["run"]))
+    }
+
+    /// As [`Site::start`], through a program that runs what it gets as arguments, such as `prlimit`.
+    pub fn start_through(&self, wrapper: &[&str]) -> Relay {
+        let run = self.command(&["run"]);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+        Relay::start(command)
+    }
+
+    /// Alice asks for a port of [`DEVICE`].
+    pub fn ask(&self, relay: &Relay, port: u16) -> Answer {
+        Request::to(DEVICE, port).bearer(&self.token).send(relay.address())
+    }
+
+    /// Alice's request for the port of a device that stands in for [`DEVICE`].
+    pub fn request(&self, device: &Device) -> Request {
+        let uuid = if device.address().is_ipv6() { DEVICE_V6 } else { DEVICE };
+        Request::to(uuid, device.port()).bearer(&self.token)
+    }
+
+    /// Changes the configuration for relays that start from now on.
+    pub fn configure(&mut self, fragment: &str) {
+        lay_over(&mut self.config, toml::from_str(fragment).unwrap());
+        self.write_config();
+    }
+
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.path("audit.jsonl"))
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.path("store.db")
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.path("sluicegate.toml")
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_config(&self) {
+        std::fs::write(self.config_path(), toml::to_string(&self.config).unwrap()).unwrap();
+    }
+
+    fn fill(&mut self) {
+        self.cli(&["store", "init"]);
+        self.cli(&["principal", "add", "alice"]);
+        let issued = self.cli(&["token", "issue", "alice"]);
+        self.token = issued["token"].as_str().unwrap().to_owned();
+        self.credential = issued["credential"].as_str().unwrap().to_owned();
+        self.cli(&["device", "add", DEVICE, "--address", "127.0.0.1"]);
+        self.cli(&["device", "add", DEVICE_V6, "--address", "::1"]);
+        self.grant = self.cli(&["grant", "add", "alice", "--any"])["id"].as_i64().unwrap();
+    }
+}
+
+/// Puts what `top` says over `base`, table by table.
+fn lay_over(base: &mut Table, top: Table) {
+    for (key, value) in top {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
