@@ -8,11 +8,13 @@ pub(super) struct Listener {
     socket: OwnedFd,
     /// Accept has failed for want of descriptors or memory; not asked again before.
     paused_until: Option<Tick>,
+    /// An accept is in flight. It holds the socket open, whatever we do to our end of it.
+    pub is_accepting: bool,
 }
 
 impl Listener {
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, paused_until: None }
+        Self { socket, paused_until: None, is_accepting: false }
     }
 
     pub fn pause_until(&mut self, tick: Tick) {

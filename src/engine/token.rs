@@ -11,6 +11,8 @@ pub(super) enum Token {
     Accept {
         listener: u32,
     },
+    /// The cancellation of an accept.
+    CancelAccept,
     /// Another thread wants attention.
     Wake,
 }
@@ -69,6 +71,7 @@ impl Token {
         match self {
             Self::Session { slot, purpose } => u64::from(slot.0) << 8 | purpose as u64,
             Self::Accept { listener } => u64::from(listener) << 8 | ACCEPT,
+            Self::CancelAccept => CANCEL_ACCEPT,
             Self::Wake => WAKE,
         }
     }
@@ -78,6 +81,7 @@ impl Token {
         let number = u32::try_from(bits >> 8).ok()?;
         match bits & 0xff {
             ACCEPT => Some(Self::Accept { listener: number }),
+            CANCEL_ACCEPT => Some(Self::CancelAccept),
             WAKE => Some(Self::Wake),
             purpose => {
                 let purpose = *Purpose::ALL.get(usize::try_from(purpose).ok()?)?;
@@ -87,6 +91,7 @@ impl Token {
     }
 }
 
+const CANCEL_ACCEPT: u64 = 0xfd;
 const ACCEPT: u64 = 0xfe;
 const WAKE: u64 = 0xff;
 
@@ -142,7 +147,7 @@ mod tests {
             let token = Token::Session { slot: Slot(u32::MAX), purpose };
             assert_eq!(Token::from_bits(token.into_bits()), Some(token));
         }
-        for token in [Token::Wake, Token::Accept { listener: 7 }] {
+        for token in [Token::Wake, Token::CancelAccept, Token::Accept { listener: 7 }] {
             assert_eq!(Token::from_bits(token.into_bits()), Some(token));
         }
         assert_eq!(Token::from_bits(u64::MAX << 40), None);

@@ -91,6 +91,7 @@ impl Worker {
             let now = self.clock.read();
             if shared.is_stopping() && stop_by.is_none() {
                 stop_by = Some(now.after(STOP_TIME));
+                self.stop_accepting();
             }
             let rechecks = shared.rechecks();
             // The pin lasts for this turn only, and the turn does not block.
@@ -117,7 +118,7 @@ impl Worker {
             self.thread().counters.hot.turns.add(1);
             if let Some(stop_by) = stop_by {
                 self.stop_sessions(now, &view);
-                if self.sessions.is_empty() || now.tick() >= stop_by {
+                if self.has_nothing_left() || now.tick() >= stop_by {
                     return Ok(());
                 }
             }
@@ -185,6 +186,7 @@ impl Worker {
             Some(Token::Accept { listener }) => {
                 self.on_accept(listener as usize, completion, now, view);
             }
+            Some(Token::CancelAccept) => {}
             Some(Token::Wake) => {
                 self.thread().wake.clear();
                 if !completion.more {
@@ -196,10 +198,11 @@ impl Worker {
     }
 
     fn on_accept(&mut self, number: usize, completion: Completion, now: Instant, view: &PinnedView<'_>) {
+        self.listeners[number].is_accepting = completion.more;
+        if self.shared.is_stopping() {
+            return;
+        }
         if let Some(client) = completion.accepted {
-            if self.shared.is_stopping() {
-                return;
-            }
             let place = self.shared.limits.enter();
             if place.is_none() && self.told_full >= TOLD_FULL_MAX {
                 // Not even room for a refusal: the close is all that this client gets.
@@ -306,11 +309,29 @@ impl Worker {
     }
 
     fn accept(&mut self, number: usize) {
+        self.listeners[number].is_accepting = true;
         let token = Token::Accept { listener: number as u32 };
         self.kernel.push(token, Operation::AcceptMultishot { listener: self.listeners[number].as_fd() });
     }
 
+    /// Takes back the accepts, so that nobody is listening any more when the thread has ended.
+    fn stop_accepting(&mut self) {
+        for (number, listener) in (0u32..).zip(&self.listeners) {
+            if listener.is_accepting {
+                let token = Token::Accept { listener: number }.into_bits();
+                self.kernel.push(Token::CancelAccept, Operation::Cancel { token });
+            }
+        }
+    }
+
+    fn has_nothing_left(&self) -> bool {
+        self.sessions.is_empty() && !self.listeners.iter().any(|listener| listener.is_accepting)
+    }
+
     fn resume_accepting(&mut self, now: Instant) {
+        if self.shared.is_stopping() {
+            return;
+        }
         for number in 0..self.listeners.len() {
             if self.listeners[number].take_resumed(now.tick()) {
                 self.accept(number);
