@@ -75,15 +75,14 @@ impl Model {
     fn decide(&self, query: &Query, node: Option<&str>, now: UnixMillis) -> Decision {
         let expired = |end: Option<UnixMillis>| end.is_some_and(|end| now >= end);
         let Some(key) = query.key else { return Decision::Refuse(Refusal::CredentialMissing) };
+        let credential = self.credentials.iter().find(|row| row.key == key);
+        if credential.is_some_and(|row| self.ended_principals.contains(&row.principal)) {
+            return Decision::Refuse(Refusal::PrincipalRevoked);
+        }
         if self.ended_keys.contains(&key) {
             return Decision::Refuse(Refusal::CredentialRevoked);
         }
-        let Some(credential) = self.credentials.iter().find(|row| row.key == key) else {
-            return Decision::Refuse(Refusal::CredentialUnknown);
-        };
-        if self.ended_principals.contains(&credential.principal) {
-            return Decision::Refuse(Refusal::PrincipalRevoked);
-        }
+        let Some(credential) = credential else { return Decision::Refuse(Refusal::CredentialUnknown) };
         if credential.revoked {
             return Decision::Refuse(Refusal::CredentialRevoked);
         }

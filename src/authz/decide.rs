@@ -58,13 +58,16 @@ impl Snapshot {
         now: UnixMillis,
     ) -> Result<&Credential, Refusal> {
         let key = key.ok_or(Refusal::CredentialMissing)?;
+        let credential = self.credential(&key);
+        // A principal's removal revokes its credentials too; the removal is the true cause.
+        if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
+            return Err(Refusal::PrincipalRevoked);
+        }
         if revocations.credential(&key) {
             return Err(Refusal::CredentialRevoked);
         }
-        let credential = self.credential(&key).ok_or(Refusal::CredentialUnknown)?;
-        if revocations.principal(credential.principal) {
-            Err(Refusal::PrincipalRevoked)
-        } else if credential.revoked {
+        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
+        if credential.revoked {
             Err(Refusal::CredentialRevoked)
         } else if has_expired(credential.expires_at, now) {
             Err(Refusal::CredentialExpired)

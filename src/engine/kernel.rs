@@ -52,7 +52,7 @@ pub(super) trait Kernel {
 /// An operation of a session on one of its sockets.
 pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
     Receive(&'a K::Socket),
-    ReceiveMultishot(&'a K::Socket),
+    ReceiveStream(&'a K::Socket),
     Connect(&'a K::Socket, SocketAddr),
     PollReadable(&'a K::Socket),
     PollWritable(&'a K::Socket),
@@ -146,9 +146,7 @@ impl Kernel for RingKernel {
     fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
         let operation = match operation {
             SocketOperation::Receive(socket) => Operation::Receive { socket: socket.as_fd() },
-            SocketOperation::ReceiveMultishot(socket) => {
-                Operation::ReceiveMultishot { socket: socket.as_fd() }
-            }
+            SocketOperation::ReceiveStream(socket) => Operation::ReceiveStream { socket: socket.as_fd() },
             SocketOperation::Connect(socket, address) => {
                 Operation::Connect { socket: socket.as_fd(), address }
             }

@@ -27,8 +27,9 @@ pub enum Operation<'a> {
     Receive {
         socket: BorrowedFd<'a>,
     },
-    /// All that arrives, each piece into a buffer of the thread's ring, until it fails or is cancelled.
-    ReceiveMultishot {
+    /// What arrives, each piece into a buffer of the thread's ring, until [`RECEIVE_BYTES_MAX`] have, or
+    /// it fails, or is cancelled. Where the kernel cannot count (before 6.17), one piece alone.
+    ReceiveStream {
         socket: BorrowedFd<'a>,
     },
     Connect {
@@ -113,6 +114,16 @@ pub struct Ring {
     addresses: Vec<Box<SockAddr>>,
     /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
     accept_tokens: Vec<u64>,
+    receive_limit: ReceiveLimit,
+}
+
+/// Whether the kernel can end a multishot receive after a number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ReceiveLimit {
+    Counted,
+    /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
+    /// bytes before; so receives are single.
+    Missing,
 }
 
 impl Ring {
@@ -121,7 +132,7 @@ impl Ring {
     /// Completions that find the completion queue full are kept by the kernel (`IORING_FEAT_NODROP`), so
     /// `COMPLETIONS` bounds speed, not correctness.
     pub fn new() -> Result<Self, RingError> {
-        let ring = IoUring::builder()
+        let mut ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
@@ -140,7 +151,14 @@ impl Ring {
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
             return Err(RingError::Unsupported { feature: "stable submission" });
         }
-        Ok(Self { ring, backlog: VecDeque::new(), addresses: Vec::new(), accept_tokens: Vec::new() })
+        let receive_limit = ReceiveLimit::probe(&mut ring)?;
+        Ok(Self {
+            ring,
+            backlog: VecDeque::new(),
+            addresses: Vec::new(),
+            accept_tokens: Vec::new(),
+            receive_limit,
+        })
     }
 
     /// Queues `operation`; the next turn submits it.
@@ -231,12 +249,14 @@ impl Ring {
             Operation::AcceptMultishot { listener } => {
                 opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC).build()
             }
-            Operation::Receive { socket } => opcode::Recv::new(fd(socket), std::ptr::null_mut(), 0)
-                .buf_group(super::buffers::GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT),
-            Operation::ReceiveMultishot { socket } => {
-                opcode::RecvMulti::new(fd(socket), super::buffers::GROUP).build()
+            Operation::ReceiveStream { socket } if self.receive_limit == ReceiveLimit::Counted => {
+                limited_receive(fd(socket))
+            }
+            Operation::Receive { socket } | Operation::ReceiveStream { socket } => {
+                opcode::Recv::new(fd(socket), std::ptr::null_mut(), 0)
+                    .buf_group(super::buffers::GROUP)
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT)
             }
             Operation::Connect { socket, address } => {
                 let address = Box::new(SockAddr::from(address));
@@ -255,6 +275,32 @@ impl Ring {
             Operation::Cancel { token } => opcode::AsyncCancel2::new(CancelBuilder::user_data(token)).build(),
         }
     }
+}
+
+impl ReceiveLimit {
+    /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
+    /// as the descriptor, one that does not refuses the field.
+    fn probe(ring: &mut IoUring) -> Result<Self, RingError> {
+        let entry = limited_receive(Fd(-1));
+        // SAFETY: the entry points to no memory.
+        let pushed = unsafe { ring.submission().push(&entry) };
+        debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
+        ring.submit_and_wait(1).map_err(RingError::Setup)?;
+        let result = ring.completion().next().map(|completion| completion.result());
+        Ok(if result == Some(-libc::EBADF) { Self::Counted } else { Self::Missing })
+    }
+}
+
+/// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
+fn limited_receive(socket: Fd) -> squeue::Entry {
+    let mut entry = opcode::RecvMulti::new(socket, super::buffers::GROUP).build();
+    // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), and the four bytes
+    // at `OPTLEN_OFFSET` are its `optlen`, a plain number for which the crate has no setter.
+    unsafe {
+        let optlen = (&raw mut entry).cast::<u8>().add(OPTLEN_OFFSET).cast::<u32>();
+        optlen.write(RECEIVE_BYTES_MAX as u32);
+    }
+    entry
 }
 
 /// Owns a descriptor that an accept of this ring has just made.
@@ -288,6 +334,15 @@ fn setup_error(error: io::Error) -> RingError {
     }
 }
 
+/// Bytes that one stream receive delivers at most, but for the rest of its last buffer. It bounds what a
+/// direction has to keep when its sink stops taking, and what one session can have of a turn.
+pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
+
+/// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
+const OPTLEN_OFFSET: usize = 44;
+
+const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
+
 /// Operations that one turn can queue before it has to enter the kernel early.
 const SUBMISSIONS: u32 = 1024;
 
@@ -308,6 +363,8 @@ const NEEDED: [(u8, &str); 6] = [
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -316,6 +373,41 @@ mod tests {
         assert!(disabled.contains("kernel.io_uring_disabled=0"), "{disabled}");
         let old = setup_error(io::Error::from_raw_os_error(libc::EINVAL)).to_string();
         assert!(old.contains("Linux 6.1"), "{old}");
+    }
+
+    #[test]
+    fn a_stream_receive_ends_by_itself_at_its_bound() {
+        use std::io::Write;
+        let mut ring = Ring::new().unwrap();
+        let _buffers = super::super::buffers::Buffers::register(&ring, 256).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (receiver, _) = listener.accept().unwrap();
+        let writer = std::thread::spawn(move || {
+            // More than the relay takes: the rest stays in the sockets, or is cut off.
+            let _cut_off = sender.write_all(&[7; 4 * RECEIVE_BYTES_MAX]);
+        });
+        ring.push(1, Operation::ReceiveStream { socket: receiver.as_fd() });
+        let (mut received, mut more) = (0, true);
+        while more {
+            let mut completions = Vec::new();
+            ring.turn(Wait::Until(Duration::from_secs(5)), &mut completions).unwrap();
+            assert!(!completions.is_empty(), "nothing more came after {received} bytes");
+            for completion in completions {
+                assert!(completion.result > 0, "{completion:?}");
+                received += completion.result as usize;
+                more = completion.more;
+            }
+        }
+        match ring.receive_limit {
+            ReceiveLimit::Counted => {
+                let last = super::super::buffers::BUFFER_BYTES;
+                assert!((RECEIVE_BYTES_MAX..RECEIVE_BYTES_MAX + last).contains(&received), "{received}");
+            }
+            ReceiveLimit::Missing => assert!(received <= super::super::buffers::BUFFER_BYTES),
+        }
+        drop(receiver);
+        writer.join().unwrap();
     }
 
     #[test]

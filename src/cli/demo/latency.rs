@@ -16,14 +16,14 @@ pub(super) fn show(world: &World, steps: &mut Steps) {
         steps.figure("new tunnel, p50", taken.percentile(50.0), &remark);
         format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
     });
-    steps.record("200 new tunnels", opened);
+    steps.record(&format!("{TUNNELS} new tunnels"), opened);
     let exchanged = exchange_many(world).map(|taken| {
         let remark =
             format!("p99 {}, {ROUND_TRIPS} round trips of {MESSAGE_BYTES} B", taken.percentile(99.0));
         steps.figure("request and response, p50", taken.percentile(50.0), &remark);
         format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
     });
-    steps.record("2,000 round trips in one", exchanged);
+    steps.record(&format!("{ROUND_TRIPS} round trips in one"), exchanged);
 }
 
 /// Times of one kind.
@@ -66,7 +66,8 @@ impl Taken {
     }
 
     fn percentile(&self, percentile: f64) -> String {
-        format!("{:.0} µs", self.histogram.value_at_percentile(percentile) as f64 / 1000.0)
+        let us = self.histogram.value_at_percentile(percentile) as f64 / 1000.0;
+        if us < 10_000.0 { format!("{us:.0} µs") } else { format!("{:.1} ms", us / 1000.0) }
     }
 }
 

@@ -25,12 +25,12 @@ pub(super) fn show(world: &World, steps: &mut Steps) -> Result<(), DemoError> {
     match open_echo(asker.client, store.target, &store.token) {
         Err(failure) => steps.record("a tunnel", Err(failure)),
         Ok(mut tunnel) => {
-            steps.record("right after", asker.lose_store());
-            steps.record("later than authz.max_stale", asker.ask_until(UNDECIDED));
+            steps.record("right after it went", asker.lose_store());
+            steps.record("later than authz.max_stale", asker.ask_until(UNDECIDED, ESTABLISHED));
             steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
             steps.record("with its store back", asker.regain_store());
             node.engine().drain();
-            steps.record("draining", asker.ask_until(DRAINING));
+            steps.record("draining", asker.ask_until(DRAINING, ESTABLISHED));
             steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));
         }
     }
@@ -81,19 +81,21 @@ impl Asker<'_> {
 
     fn regain_store(&self) -> Result<String, Failure> {
         std::fs::rename(self.store.away(), &self.store.path).expecting("a store that can be moved")?;
-        self.ask_until(ESTABLISHED)
+        self.ask_until(ESTABLISHED, UNDECIDED)
     }
 
-    /// Asks for tunnels until the answer is `expected`.
-    fn ask_until(&self, expected: Expected) -> Result<String, Failure> {
+    /// Asks for tunnels until the answer is `expected`, and takes nothing but `meanwhile` before: a store
+    /// that is gone is no reason to tell anybody that a right is.
+    fn ask_until(&self, expected: Expected, meanwhile: Expected) -> Result<String, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.ask().expecting(expected)?;
             match expected.check(&answer) {
                 Ok(()) => return Ok(answer.to_columns()),
                 Err(failure) if Instant::now() > deadline => return Err(failure),
-                Err(_) => thread::sleep(Duration::from_millis(20)),
+                Err(_) => meanwhile.check(&answer)?,
             }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

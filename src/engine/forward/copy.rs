@@ -2,7 +2,8 @@
 //!
 //! A buffer goes back to the ring in the same call in which it came, so a stalled tunnel can never keep
 //! the thread's buffers from the others. What its sink did not take goes to a spill of its own, and the
-//! receive is cancelled. The spill is bounded by what the kernel delivers before it sees that cancel.
+//! receive is cancelled. A receive ends by itself after a number of bytes, and the next is asked for only
+//! when the spill is empty, so that number bounds the spill, however late the cancel comes.
 
 use std::io;
 
@@ -11,13 +12,13 @@ use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+use crate::sys::ring::RECEIVE_BYTES_MAX;
 use crate::telemetry::HotCounters;
 
-/// Bytes that one direction may hold in our memory while its sink is full: what the kernel delivers in
-/// two batches of a multishot receive (at most 32 buffers each, `MULTISHOT_MAX_RETRY` in its
-/// io_uring/net.c), one under way when the sink fills up and one before the cancel is seen. The most that
-/// was ever measured is a quarter of it. A kernel that delivers more breaks the tunnel, not the node.
-const SPILL_BYTES_MAX: usize = 2 * 32 * BUFFER_BYTES;
+/// Bytes that one direction may hold in our memory while its sink is full: what one receive delivers
+/// before it ends by itself, with a buffer for what it overshoots, or a head's early bytes. A kernel that
+/// delivers more breaks the tunnel, not the node.
+const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 
 #[derive(Default)]
 pub(super) struct CopyPath {
@@ -47,6 +48,10 @@ impl CopyPath {
     fn keep(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if self.spill.len() - self.spill_sent + bytes.len() > SPILL_BYTES_MAX {
             return Err(Broken::sink(io::ErrorKind::OutOfMemory.into()));
+        }
+        if self.spill.capacity() == 0 && !bytes.is_empty() {
+            // Once and for all: growing by halves would leave the smaller pieces behind.
+            self.spill.reserve_exact(SPILL_BYTES_MAX);
         }
         self.spill.extend_from_slice(bytes);
         Ok(())

@@ -176,10 +176,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         match &mut self.path {
             Path::Copy(path) => {
                 path.note_receiving();
-                io.submit(
-                    self.direction.purpose(Task::Receive),
-                    SocketOperation::ReceiveMultishot(ends.source),
-                );
+                io.submit(self.direction.purpose(Task::Receive), SocketOperation::ReceiveStream(ends.source));
             }
             Path::Splice(_) => {
                 io.submit(self.direction.purpose(Task::Readable), SocketOperation::PollReadable(ends.source))

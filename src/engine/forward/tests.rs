@@ -168,6 +168,6 @@ fn a_kernel_that_never_stops_delivering_breaks_the_tunnel_at_the_spills_bound() 
         }
     };
     assert_eq!(broken.error.kind(), io::ErrorKind::OutOfMemory);
-    assert_eq!(held(&bench).div_ceil(4096), 64 + 1);
+    assert_eq!(held(&bench).div_ceil(4096), 32 + 4 + 1);
     assert_eq!(bench.kernel.buffers_out(), 0);
 }
