@@ -57,7 +57,10 @@ impl Setting {
 
     /// A client that has sent its head for `port` of the device.
     fn connect(&self, node: &Node, port: u16) -> TcpStream {
-        let mut client = TcpStream::connect(node.client_addresses()[0]).unwrap();
+        self.ask(TcpStream::connect(node.client_addresses()[0]).unwrap(), port)
+    }
+
+    fn ask(&self, mut client: TcpStream, port: u16) -> TcpStream {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let token = &self.token;
         write!(
@@ -128,12 +131,27 @@ fn a_node_is_alive_and_ready_once_it_has_started() {
 }
 
 #[test]
-fn a_client_that_comes_at_once_is_decided() {
-    let setting = Setting::new();
+fn the_first_client_that_is_accepted_is_decided() {
+    let mut setting = Setting::new();
     let device = TcpListener::bind("127.0.0.1:0").unwrap();
-    let node = setting.start();
-    let client = setting.connect(&node, device.local_addr().unwrap().port());
-    assert_eq!(status_of(&client), "HTTP/1.1 200 Connection Established");
+    let port = device.local_addr().unwrap().port();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    setting.config.listen[0].address = address;
+    std::thread::scope(|threads| {
+        // It was there first, and comes in as soon as anybody listens.
+        let client = threads.spawn(|| {
+            let since = Instant::now();
+            loop {
+                match TcpStream::connect(address) {
+                    Ok(client) => return setting.ask(client, port),
+                    Err(_) => assert!(since.elapsed() < PATIENCE, "nobody listens"),
+                }
+            }
+        });
+        let node = setting.start();
+        assert_eq!(status_of(&client.join().unwrap()), "HTTP/1.1 200 Connection Established");
+        drop(node);
+    });
 }
 
 #[test]
@@ -247,7 +265,8 @@ fn an_admin_address_that_is_taken_is_told_in_one_line_and_frees_the_client_ports
     let told = error.to_string();
     let expected = format!("admin.address {} cannot be listened on: ", setting.config.admin.address);
     assert!(told.starts_with(&expected) && !told.contains('\n'), "{told}");
-    TcpListener::bind(client).unwrap();
+    // The kernel takes a ring down in its own time, and a listener with it.
+    wait_for("a free client port", || TcpListener::bind(client).is_ok());
 }
 
 #[test]
@@ -262,7 +281,10 @@ fn a_node_that_stops_answers_nobody_and_has_written_every_event() {
     let addresses = [node.client_addresses()[0], node.admin_address()];
     node.stop();
     for address in addresses {
-        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        let is_refused =
+            || TcpStream::connect(address).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+        // The kernel takes a ring down in its own time, and a listener with it.
+        wait_for("nobody listens", is_refused);
     }
     let text = std::fs::read_to_string(path).unwrap();
     let event: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();

@@ -93,3 +93,38 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// Accept fails for want of descriptors, which is not over at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    async fn panics() -> &'static str {
+        panic!("a fault of our own")
+    }
+
+    #[test]
+    fn a_panic_ends_one_connection_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().route("/panic", get(panics)).route("/livez", get(livez));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(accept(listener, routes))
+        });
+        let get = |path: &str| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(CONNECTION_TIME)).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        // More than there are places: a panic gives its place back.
+        for _ in 0..=CONNECTIONS_MAX {
+            assert!(!get("/panic").is_ok_and(|answer| answer.contains("200 OK")));
+        }
+        assert!(get("/livez").unwrap().starts_with("HTTP/1.1 200 OK"));
+    }
+}

@@ -36,7 +36,8 @@ struct CommandLine {
 #[derive(Debug, Args)]
 struct Global {
     /// The configuration file. Without one, /etc/sluicegate/sluicegate.toml where it is there, else the
-    /// embedded defaults.
+    /// embedded defaults. The environment's SLUICEGATE_SECTION__KEY, such as SLUICEGATE_TIMEOUTS__HEAD=3s or
+    /// SLUICEGATE_LISTEN__0__ADDRESS=127.0.0.1:3128, goes before either.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print data as JSON.
