@@ -80,6 +80,16 @@ impl Site {
         Relay::start(command)
     }
 
+    /// Runs the relay where it is expected to give up: its exit code and what it said on stderr. `None`
+    /// where it did not end by itself.
+    pub fn start_in_vain(&self) -> Option<(Option<i32>, String)> {
+        let mut child = self.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let ended = super::wait_for(|| child.try_wait().unwrap());
+        let _gone_already = child.kill();
+        let output = child.wait_with_output().unwrap();
+        Some((ended?.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
     /// Alice asks for a port of [`DEVICE`].
     pub fn ask(&self, relay: &Relay, port: u16) -> Answer {
         Request::to(DEVICE, port).bearer(&self.token).send(relay.address())
