@@ -9,7 +9,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Microseconds, to two significant digits, up to [`LATENCY_MAX`]; what took longer counts as that.
+/// Microseconds, to two significant digits, up to two minutes; what took longer counts as that.
 pub struct Latency {
     recent: Mutex<Box<Histogram<u32>>>,
     /// Everything that was read before, and an empty histogram to swap in.
