@@ -121,13 +121,13 @@ fn a_vpn_interface_that_goes_away_takes_no_device_elsewhere() {
     wired.node.ip("link add vpn1 type veth peer name vpn2");
     let device = wired.device.enter(|| Device::listening(DEVICE_IP));
     let site = site_with("vpn = { allow = ['10.77.0.0/24'], interface = 'vpn1' }");
-    let answer = wired.node.enter(|| {
+    let (answer, events) = wired.node.enter(|| {
         let relay = site.start();
         wired.node.ip("link del vpn1");
-        ask(&site, &relay, device.port())
+        (ask(&site, &relay, device.port()), site.audit().wait_for_events(1))
     });
     assert_eq!((answer.status, answer.slug().as_deref()), (502, Some("device-unreachable")));
-    assert_eq!(site.audit().wait_for_events(1)[0]["cause"], "vpn-interface-missing");
+    assert_eq!(events[0]["cause"], "vpn-interface-missing");
     assert!(!device.was_connected_to());
 }
 
