@@ -71,7 +71,8 @@ fn many_silent_devices_do_not_delay_one_that_answers() {
 
 #[test]
 fn a_tunnel_in_which_nothing_moves_is_ended() {
-    let site = Site::new("timeouts.idle = '500ms'");
+    // The timeouts of stages that are over have no say.
+    let site = Site::new("timeouts = { head = '1h', connect = '1h', idle = '500ms' }");
     let relay = site.start();
     let device = Device::listening(V4);
     let mut client = site.request(&device).send(relay.address()).opened();
@@ -106,7 +107,7 @@ fn a_byte_now_and_then_in_either_direction_keeps_a_tunnel_open() {
 
 #[test]
 fn a_half_closed_tunnel_in_which_nothing_moves_is_ended_sooner() {
-    let site = Site::new("timeouts.idle = '1h'\ntimeouts.half_closed = '500ms'");
+    let site = Site::new("timeouts = { head = '1h', connect = '1h', idle = '1h', half_closed = '500ms' }");
     let relay = site.start();
     let device = Device::listening(V4);
     let mut client = site.request(&device).send(relay.address()).opened();

@@ -32,12 +32,13 @@ impl Namespace {
         self.thread.as_raw()
     }
 
-    /// Runs `ip` inside.
-    pub fn ip(&self, arguments: &str) {
+    /// Runs `ip` inside; what it printed.
+    pub fn ip(&self, arguments: &str) -> String {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         let output = self.enter(|| Command::new("ip").args(&arguments).output().unwrap());
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip {} failed: {told}", arguments.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Has a thread inside do `act`; sockets and processes that it makes stay inside.

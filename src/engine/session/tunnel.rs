@@ -31,6 +31,8 @@ impl<K: Kernel> Session<K> {
             expires_at: dial.expires_at,
             handshake_us,
         }));
+        // That of the dial is over; the tunnel's own is set as it is driven.
+        self.deadline = None;
         self.drive(turn, |tunnel, client, device, io| {
             tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
             tunnel.down.start(&[], &Ends { source: device, sink: client }, io).map_err(down)
