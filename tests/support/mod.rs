@@ -20,7 +20,7 @@ pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, V4, V6, reset};
 pub use netns::Namespace;
-pub use process::{Relay, Signal};
+pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, tools_or_skip};
 

@@ -1,8 +1,8 @@
-//! The real binary as a child process: started, watched, signalled, and killed when a test is done.
+//! Child processes, above all the real binary: started, watched, signalled, and killed when a test is done.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, unbounded};
@@ -121,6 +121,40 @@ impl Drop for Relay {
             eprintln!("--- the relay's log ---\n{}", self.log.text());
         }
     }
+}
+
+/// Any other program that is to end with the test.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill();
+        let _gone_already = self.0.wait();
+    }
+}
+
+/// Runs a program to its end, with `input` on its stdin.
+pub fn output_of(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // Fails where the program ends before it has read all, which its output then tells.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().unwrap()
+    })
+}
+
+#[track_caller]
+pub fn assert_done(output: &Output) {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {told}", output.status);
 }
 
 /// What `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR`.
