@@ -1,0 +1,124 @@
+//! A whole comparison as plain values, and what is written of it: `report.json`, `report.md` and plots.
+
+mod chart;
+mod figures;
+mod json;
+mod markdown;
+mod number;
+mod plots;
+mod standing;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use figures::{Bound, Figure, Verdict};
+pub use json::JsonError;
+pub use markdown::figures_table;
+pub use number::number;
+pub use standing::{Better, Measure, Spread};
+
+use crate::record::Run;
+use crate::works::Work;
+
+/// What one call of the comparison found out.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub settings: Settings,
+    /// In the order in which tables name them.
+    pub contenders: Vec<Entrant>,
+    pub left_out: Vec<LeftOut>,
+    pub runs: Vec<Run>,
+    pub failures: Vec<Failure>,
+}
+
+/// Where it was measured.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    pub kernel: String,
+    pub distribution: String,
+    pub cpu: String,
+    pub cores: usize,
+    pub memory_kib: u64,
+    pub congestion_control: String,
+    /// What the kernel says of each weakness of this CPU that it mitigates, or does not.
+    pub mitigations: BTreeMap<String, String>,
+}
+
+/// How it was measured.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Settings {
+    /// What followed the program's name.
+    pub arguments: Vec<String>,
+    pub started_at: String,
+    pub rounds: usize,
+    pub warm_up_seconds: f64,
+    pub measure_seconds: f64,
+    pub relay_cpu: usize,
+    pub generator_cpu: usize,
+    /// False when somebody ended it before the plan was done.
+    pub complete: bool,
+}
+
+/// Who took part, and how it was set up.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Entrant {
+    pub name: String,
+    pub version: String,
+    pub settings: String,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub contender: String,
+    pub reason: String,
+}
+
+/// One contender did not get through one work once.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    pub contender: String,
+    pub work: Work,
+    pub round: usize,
+    pub reason: String,
+}
+
+/// A report could not be written, or read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error("{path} cannot be written: {source}; `--out DIR` puts the report elsewhere")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be drawn: {detail}")]
+    Draw { path: PathBuf, detail: String },
+    #[error(transparent)]
+    Json(#[from] JsonError),
+}
+
+impl Report {
+    /// Writes everything into `folder`, which is made where it is missing.
+    pub fn write(&self, folder: &Path) -> Result<(), ReportError> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
+        let plots = plots::draw(self, folder)?;
+        put(folder.join("report.json"), &self.to_json()?)?;
+        put(folder.join("report.md"), &markdown::write(self, &plots))
+    }
+
+    /// Whether sluicegate, whichever way it forwarded, failed anywhere.
+    pub fn sluicegate_failed(&self) -> bool {
+        let is_ours = |contender: &str| contender.starts_with(OURS);
+        self.failures.iter().any(|failure| is_ours(&failure.contender))
+            || self.runs.iter().any(|run| is_ours(&run.contender) && run.load.errors > 0)
+    }
+}
+
+/// The contender that everything is set in relation to. Its variants' names begin with it.
+pub const OURS: &str = "sluicegate";
+
+fn put(path: PathBuf, text: &str) -> Result<(), ReportError> {
+    std::fs::write(&path, text).map_err(|source| ReportError::Write { path, source })
+}
