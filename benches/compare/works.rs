@@ -51,19 +51,24 @@ impl fmt::Display for Direction {
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bulk { direction, streams } => write!(f, "bulk {direction}, {streams} streams"),
-            Self::Exchange { bytes, connections, pace: Pace::Closed } => {
-                write!(f, "{bytes} B exchanges, {connections} connections")
-            }
-            Self::Exchange { bytes, connections, pace: Pace::Open { percent } } => {
-                write!(f, "{bytes} B exchanges, {connections} connections, open at {percent} %")
+        match *self {
+            Self::Bulk { direction, streams } => write!(f, "bulk {direction}, {}", count(streams, "stream")),
+            Self::Exchange { bytes, connections, pace } => {
+                write!(f, "{bytes} B exchanges, {}", count(connections, "connection"))?;
+                match pace {
+                    Pace::Closed => Ok(()),
+                    Pace::Open { percent } => write!(f, ", open at {percent} %"),
+                }
             }
             Self::NewTunnels { in_flight } => write!(f, "new tunnels, {in_flight} in flight"),
-            Self::Idle { sessions } => write!(f, "idle, {sessions} sessions"),
+            Self::Idle { sessions } => write!(f, "idle, {}", count(sessions, "session")),
             Self::Mixed { streams, connections } => {
-                write!(f, "{connections} connections beside {streams} streams")
+                write!(f, "{} beside {}", count(connections, "connection"), count(streams, "stream"))
             }
         }
     }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
