@@ -1,10 +1,12 @@
-//! What `make compare` makes of its runs, and of the file that names further peers.
+//! What `make compare` plans, what it makes of its runs, and of the file that names further peers.
 #![allow(dead_code, unused_imports, reason = "these modules are the comparison's, which uses all of them")]
 
 use std::path::Path;
 
 #[path = "../benches/compare/contender/peers.rs"]
 mod peers;
+#[path = "../benches/compare/plan.rs"]
+mod plan;
 #[path = "../benches/compare/record.rs"]
 mod record;
 #[path = "../benches/compare/report/mod.rs"]
@@ -13,8 +15,11 @@ mod report;
 mod works;
 
 use peers::{Peer, Places};
+use plan::{Extent, Plan, closed_of};
 use record::{Cost, Latency, Load, Run};
-use report::{Entrant, Failure, LeftOut, Machine, Measure, Report, Settings, Spread, Verdict};
+use report::figures::Verdict;
+use report::standing::{Measure, Spread};
+use report::{Entrant, Failure, LeftOut, Machine, Report, Settings};
 use works::{Direction, Pace, Work};
 
 const BULK: Work = Work::Bulk { direction: Direction::Down, streams: 32 };
@@ -145,7 +150,35 @@ fn a_written_report_tells_figures_failures_and_who_was_left_out() {
 fn numbers_show_three_digits_that_count() {
     let shown = [0.27, 1.5, 99.99, 999.6, 1_234_567.8, 0.0].map(report::number);
 
-    assert_eq!(shown, ["0.270", "1.50", "100", "1,000", "1,234,568", "0.000"]);
+    assert_eq!(shown, ["0.270", "1.50", "100", "1,000", "1,234,568", "0"]);
+}
+
+#[test]
+fn in_each_round_everybody_runs_once_and_another_one_begins() {
+    let rounds: Vec<Vec<usize>> = (0..4).map(|round| plan::order(3, round).collect()).collect();
+
+    assert_eq!(rounds, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+}
+
+#[test]
+fn an_open_loop_comes_after_the_closed_one_that_sets_its_rate() {
+    let mut plan = Plan::new(Extent::Full);
+    plan.keep(&["128 B exchanges, 1 connection, open at 80 %".to_owned()]);
+
+    let [closed, open] = plan.works[..] else { panic!("{:?}", plan.works) };
+    assert_eq!((closed, closed_of(open)), (EXCHANGE, Some(EXCHANGE)));
+}
+
+#[test]
+fn the_quick_plan_measures_every_figure() {
+    let measured = |figures: Vec<report::figures::Figure>| {
+        figures.into_iter().map(|figure| figure.work).collect::<std::collections::HashSet<_>>()
+    };
+    let needed = measured(report(Vec::new()).figures());
+
+    let quick = Plan::new(Extent::Quick).works.into_iter().collect();
+
+    assert_eq!(needed, quick);
 }
 
 #[test]

@@ -84,8 +84,10 @@ fn paint_chart(area: &Area, chart: &Chart, shown: &[usize]) -> Painted {
         }
         Scale::Logarithmic => {
             let positive = bars().map(|bar| bar.value.min).filter(|&min| min > 0.0);
-            let low = positive.fold(f64::INFINITY, f64::min).min(high.max(1.0)) / 2.0;
-            let range = (low..high.max(low * 2.0) * HEADROOM).log_scale();
+            let least = positive.fold(f64::INFINITY, f64::min).min(high.max(1.0));
+            // A whole decade below, so that the lowest bar can be seen and the axis is labelled.
+            let low = 10_f64.powf((least / 2.0).log10().floor());
+            let range = (low..high.max(low * 10.0) * HEADROOM).log_scale();
             fill(builder.build_cartesian_2d(x, range)?, chart, shown, low)
         }
     }
@@ -107,6 +109,7 @@ where
         .light_line_style(WHITE)
         .y_desc(chart.unit)
         .label_style(FONT)
+        .y_labels(Y_LABELS_MAX)
         .x_label_formatter(&|x| {
             chart.groups.get(*x as usize).map_or(String::new(), |group| group.label.clone())
         })
@@ -149,14 +152,14 @@ impl Ranged for Places {
     }
 }
 
-/// Told apart by people who see few colours too (Okabe and Ito's), in the order of the contenders; after
-/// that the same ones again, paler.
+/// In the order of the contenders: grey for none, warm colours for ours, others for peers.
 fn colour(series: usize) -> RGBAColor {
     let (red, green, blue) = COLOURS[series % COLOURS.len()];
-    RGBColor(red, green, blue).mix(if series < COLOURS.len() { 1.0 } else { 0.5 })
+    RGBColor(red, green, blue).into()
 }
 
-const COLOURS: [(u8, u8, u8); 8] = [
+/// Okabe and Ito's, which people who see few colours can tell apart too, and some more.
+const COLOURS: [(u8, u8, u8); 13] = [
     (153, 153, 153),
     (213, 94, 0),
     (230, 159, 0),
@@ -164,10 +167,18 @@ const COLOURS: [(u8, u8, u8); 8] = [
     (204, 121, 167),
     (0, 114, 178),
     (86, 180, 233),
+    (30, 60, 120),
     (0, 158, 115),
+    (120, 90, 60),
+    (110, 70, 160),
+    (150, 190, 60),
+    (40, 40, 40),
 ];
 
 const FONT: (&str, i32) = ("sans-serif", 13);
+
+/// Below ten, so that a decade of a logarithmic axis gets one label, not nine.
+const Y_LABELS_MAX: usize = 9;
 
 const CHART_WIDTH: u32 = 820;
 const CHART_HEIGHT: u32 = 320;

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::figures::{Bound, Figure, Peer, Verdict};
 use super::plots::{Plot, Section};
-use super::tables::{NOTHING, Table};
+use super::tables::{Cells, NOTHING, Table};
 use super::{Machine, Measure, Report, Settings, number};
 use crate::works::Work;
 
@@ -27,7 +27,8 @@ pub(super) fn write(report: &Report, plots: &[Plot]) -> String {
 
 /// Each figure with what was measured, and whether it is met.
 pub fn figures_table(report: &Report) -> String {
-    let mut table = Table::new(&["work", "figure", "measured", "by round", "medians", "verdict"]);
+    let mut table =
+        Table::new(Cells::Text, &["work", "figure", "measured", "by round", "medians", "verdict"]);
     for figure in report.figures() {
         let reference = figure.measured.as_ref().and_then(|measured| measured.reference.as_ref());
         let by_round = reference.and_then(|reference| reference.by_round);
@@ -82,7 +83,7 @@ fn medians(figure: &Figure) -> String {
 }
 
 fn machine_table(machine: &Machine) -> Table {
-    let mut table = Table::new(&["", ""]);
+    let mut table = Table::new(Cells::Text, &["", ""]);
     let gibibytes = machine.memory_kib as f64 / (1024.0 * 1024.0);
     let rows = [
         ("CPU", format!("{}, {} cores", machine.cpu, machine.cores)),
@@ -106,7 +107,8 @@ struct Method<'a>(&'a Settings);
 impl fmt::Display for Method<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { rounds, warm_up_seconds, measure_seconds, relay_cpu, generator_cpu, .. } = self.0;
-        writeln!(f, "`{}`, started at {}.\n", self.0.arguments.join(" "), self.0.started_at)?;
+        let arguments = self.0.arguments.join(" ");
+        writeln!(f, "`make compare ARGS=\"{arguments}\"`, started at {}.\n", self.0.started_at)?;
         writeln!(
             f,
             "Each contender runs each work {rounds} times, {measure_seconds} s after {warm_up_seconds} s of \
@@ -122,7 +124,7 @@ impl fmt::Display for Method<'_> {
 }
 
 fn contenders(report: &Report) -> String {
-    let mut table = Table::new(&["contender", "version", "settings"]);
+    let mut table = Table::new(Cells::Text, &["contender", "version", "settings"]);
     for entrant in &report.contenders {
         table.row([entrant.name.clone(), entrant.version.clone(), entrant.settings.clone()]);
     }

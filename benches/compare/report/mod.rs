@@ -1,12 +1,12 @@
 //! A whole comparison as plain values, and what is written of it: `report.json`, `report.md` and plots.
 
 mod chart;
-mod figures;
+pub mod figures;
 mod json;
 mod markdown;
 mod number;
 mod plots;
-mod standing;
+pub mod standing;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use figures::{Bound, Figure, Verdict};
 pub use json::JsonError;
 pub use markdown::figures_table;
 pub use number::number;
-pub use standing::{Better, Measure, Spread};
+pub use standing::Measure;
 
 use crate::record::Run;
 use crate::works::Work;
@@ -94,11 +93,20 @@ pub enum ReportError {
     Write { path: PathBuf, source: io::Error },
     #[error("{path} cannot be drawn: {detail}")]
     Draw { path: PathBuf, detail: String },
+    #[error("{path} cannot be read: {source}")]
+    Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Json(#[from] JsonError),
 }
 
 impl Report {
+    /// Reads a `report.json`.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
+        Ok(Self::from_json(&text)?)
+    }
+
     /// Writes everything into `folder`, which is made where it is missing.
     pub fn write(&self, folder: &Path) -> Result<(), ReportError> {
         std::fs::create_dir_all(folder)

@@ -1,9 +1,10 @@
 //! Numbers for people: three digits that count, and thousands apart.
 
-/// `value` with as many decimals as it takes to see three digits, none from 100 on.
+/// `value` with as many decimals as it takes to see three digits, none from 100 on, and three at most.
 pub fn number(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = match magnitude {
+        0.0 => 0,
         _ if magnitude >= 99.95 => 0,
         _ if magnitude >= 9.995 => 1,
         _ if magnitude >= 0.9995 => 2,

@@ -120,7 +120,7 @@ fn bulk(wanted: Direction) -> Sketch {
             (Measure::CpuPerGigabyte, Scale::Linear),
         ],
         label: Box::new(move |work| match work {
-            Work::Bulk { direction, streams } if direction == wanted => Some(format!("{streams} streams")),
+            Work::Bulk { direction, streams } if direction == wanted => Some(format!("streams: {streams}")),
             _ => None,
         }),
     }
@@ -140,7 +140,7 @@ fn exchanges(size: usize, section: Section) -> Sketch {
         label: Box::new(move |work| match work {
             Work::Exchange { bytes, connections, pace } if bytes == size && Section::of(work) == section => {
                 Some(match pace {
-                    Pace::Closed => format!("{connections} connections"),
+                    Pace::Closed => format!("connections: {connections}"),
                     Pace::Open { percent } => format!("{connections} at {percent} %"),
                 })
             }

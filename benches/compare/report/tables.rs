@@ -5,10 +5,20 @@ use std::fmt;
 use super::{Measure, OURS, Report, number};
 use crate::works::Work;
 
-/// A table of Markdown: the first column to the left, the others, as numbers, to the right.
+/// A table of Markdown.
 pub(super) struct Table {
+    cells: Cells,
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
+}
+
+/// What stands right of the first column, and so where.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cells {
+    /// To the left.
+    Text,
+    /// To the right.
+    Numbers,
 }
 
 /// What a column shows of a contender's runs.
@@ -24,8 +34,8 @@ enum Column {
 }
 
 impl Table {
-    pub fn new(headings: &[&str]) -> Self {
-        Self { headings: headings.iter().map(ToString::to_string).collect(), rows: Vec::new() }
+    pub fn new(cells: Cells, headings: &[&str]) -> Self {
+        Self { cells, headings: headings.iter().map(ToString::to_string).collect(), rows: Vec::new() }
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -36,7 +46,7 @@ impl Table {
     /// How the contenders stand in `work`.
     pub fn of_work(report: &Report, work: Work) -> Self {
         let columns = columns_of(work);
-        let mut table = Self::new(&["contender"]);
+        let mut table = Self::new(Cells::Numbers, &["contender"]);
         table.headings.extend(columns.iter().map(|column| column.heading()));
         for name in report.entrants_of(work) {
             let cells = columns.iter().map(|column| column.cell(report, work, name));
@@ -49,7 +59,11 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| {} |", self.headings.join(" | "))?;
-        writeln!(f, "|:--|{}", "--:|".repeat(self.headings.len().saturating_sub(1)))?;
+        let rule = match self.cells {
+            Cells::Text => ":--|",
+            Cells::Numbers => "--:|",
+        };
+        writeln!(f, "|:--|{}", rule.repeat(self.headings.len().saturating_sub(1)))?;
         self.rows.iter().try_for_each(|row| writeln!(f, "| {} |", row.join(" | ")))
     }
 }
