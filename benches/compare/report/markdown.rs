@@ -107,7 +107,8 @@ struct Method<'a>(&'a Settings);
 impl fmt::Display for Method<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { rounds, warm_up_seconds, measure_seconds, relay_cpu, generator_cpu, .. } = self.0;
-        let arguments = self.0.arguments.join(" ");
+        let quoted = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+        let arguments = self.0.arguments.iter().map(quoted).collect::<Vec<_>>().join(" ");
         writeln!(f, "`make compare ARGS=\"{arguments}\"`, started at {}.\n", self.0.started_at)?;
         writeln!(
             f,

@@ -89,8 +89,8 @@ impl Column {
             Self::Ratio(_) if contender == OURS => None,
             Self::Ratio(measure) => report.ratio(work, measure, contender).map(number),
             Self::Sum(measure) => {
-                let sum: f64 = report.runs_of(work, contender).filter_map(|run| measure.of(run)).sum();
-                Some(format!("{sum}"))
+                let values = report.runs_of(work, contender).filter_map(|run| measure.of(run));
+                values.reduce(|sum, value| sum + value).map(number)
             }
         };
         text.unwrap_or_else(|| NOTHING.to_owned())
