@@ -84,7 +84,7 @@ impl<'a> Rounds<'a> {
         report: &Report,
     ) -> Result<(Load, Option<Cost>), RunError> {
         let rate = rate_of(work, contender.name(), report)?;
-        let mut started = contender.start(self.backend.address(), self.relay_cpu)?;
+        let mut started = contender.start(work, self.backend.address(), self.relay_cpu)?;
         let timing = Timing { warm_up: self.plan.warm_up, measure: self.plan.measure };
         let relay = started.relay.as_ref().map(Relay::id);
         let measured = measure(work, rate, &started.target, &mut self.backend, relay, timing);

@@ -30,7 +30,7 @@ impl Contender for Direct {
         }
     }
 
-    fn start(&self, backend: SocketAddr, _: Cpu) -> Result<Started, StartError> {
+    fn start(&self, _: Work, backend: SocketAddr, _: Cpu) -> Result<Started, StartError> {
         Ok(Started { target: Target { address: backend, opening: Opening::Plain }, relay: None })
     }
 }

@@ -37,7 +37,7 @@ impl Contender for Extra {
         self.0.joins(work)
     }
 
-    fn start(&self, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
+    fn start(&self, _: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
         let mut launch = Launch::prepare(cpu)?;
         let listen_port = self.0.port.unwrap_or(launch.port);
         launch.port = listen_port;

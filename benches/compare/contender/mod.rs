@@ -33,8 +33,9 @@ pub trait Contender {
     /// Whether it takes part in `work`.
     fn joins(&self, work: Work, extent: Extent) -> bool;
 
-    /// A fresh one in front of `backend`; returns when it accepts connections.
-    fn start(&self, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError>;
+    /// A fresh one in front of `backend`, set up as is best for `work` where its settings can serve only one
+    /// kind well; returns when it accepts connections.
+    fn start(&self, work: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError>;
 }
 
 /// What the report says about a contender.

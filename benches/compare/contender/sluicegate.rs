@@ -75,7 +75,7 @@ impl Contender for Sluicegate {
         self.forwarding == Forwarding::Auto || (is_down && extent == Extent::Full)
     }
 
-    fn start(&self, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
+    fn start(&self, _: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
         debug_assert!(backend.ip().is_loopback(), "the device's address is loopback's");
         let mut launch = Launch::prepare(cpu)?;
         let text = self.config(launch.port);
