@@ -87,7 +87,6 @@ impl Worker {
         let mut stop_by = None;
         loop {
             self.take_completions(stop_by, &mut completions)?;
-            self.spin.note_batch(completions.len());
             let now = self.clock.read();
             if shared.is_stopping() && stop_by.is_none() {
                 stop_by = Some(now.after(STOP_TIME));
@@ -179,6 +178,7 @@ impl Worker {
     fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
         match Token::from_bits(completion.token) {
             Some(Token::Session { slot, purpose }) => {
+                self.spin.note_session(slot);
                 let Completion { result, more, buffer, .. } = completion;
                 let outcome = Outcome { result, more, buffer };
                 self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));
