@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Engine as EngineConfig};
 use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::pipe::Pipe;
-use crate::sys::ring::{Completion, Operation, Ring, RingError, Wait};
+use crate::sys::ring::{Completion, First, Operation, Ring, RingError, Wait};
 use crate::sys::socket::{self, ConnectionOptions, Keepalive, UserTimeout};
 
 use super::token::Token;
@@ -52,7 +52,7 @@ pub(super) trait Kernel {
 /// An operation of a session on one of its sockets.
 pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
     Receive(&'a K::Socket),
-    ReceiveStream(&'a K::Socket),
+    ReceiveStream(&'a K::Socket, First),
     Connect(&'a K::Socket, SocketAddr),
     PollReadable(&'a K::Socket),
     PollWritable(&'a K::Socket),
@@ -146,7 +146,9 @@ impl Kernel for RingKernel {
     fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
         let operation = match operation {
             SocketOperation::Receive(socket) => Operation::Receive { socket: socket.as_fd() },
-            SocketOperation::ReceiveStream(socket) => Operation::ReceiveStream { socket: socket.as_fd() },
+            SocketOperation::ReceiveStream(socket, first) => {
+                Operation::ReceiveStream { socket: socket.as_fd(), first }
+            }
             SocketOperation::Connect(socket, address) => {
                 Operation::Connect { socket: socket.as_fd(), address }
             }

@@ -250,7 +250,7 @@ impl Kernel for ScriptedKernel {
         assert!(self.pending.iter().all(|pending| pending.purpose != purpose), "{purpose:?} twice");
         let what = match operation {
             SocketOperation::Receive(socket) => What::Receive { socket: socket.clone(), is_multishot: false },
-            SocketOperation::ReceiveStream(socket) => {
+            SocketOperation::ReceiveStream(socket, _) => {
                 What::Receive { socket: socket.clone(), is_multishot: true }
             }
             SocketOperation::Connect(..) => What::Connect,

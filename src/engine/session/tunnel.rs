@@ -1,6 +1,7 @@
 //! An open tunnel: both directions, its timeouts, and every way in which it ends.
 
 use std::io;
+use std::time::Duration;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
@@ -28,14 +29,15 @@ impl<K: Kernel> Session<K> {
             up: Flow::new(Direction::Up, forwarding),
             down: Flow::new(Direction::Down, forwarding),
             active_at: turn.now.tick(),
+            watch_at: None,
             expires_at: dial.expires_at,
             handshake_us,
         }));
         // That of the dial is over; the tunnel's own is set as it is driven.
         self.deadline = None;
         self.drive(turn, |tunnel, client, device, io| {
-            tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
-            tunnel.down.start(&[], &Ends { source: device, sink: client }, io).map_err(down)
+            tunnel.up.start(&dial.early, &tunnel.up_ends(client, device), io).map_err(up)?;
+            tunnel.down.start(&[], &tunnel.down_ends(client, device), io).map_err(down)
         });
     }
 
@@ -45,11 +47,11 @@ impl<K: Kernel> Session<K> {
         };
         self.drive(turn, |tunnel, client, device, io| match direction {
             Direction::Up => {
-                let ends = Ends { source: client, sink: device };
+                let ends = tunnel.up_ends(client, device);
                 tunnel.up.complete(task, outcome, &ends, io).map_err(up)
             }
             Direction::Down => {
-                let ends = Ends { source: device, sink: client };
+                let ends = tunnel.down_ends(client, device);
                 tunnel.down.complete(task, outcome, &ends, io).map_err(down)
             }
         });
@@ -58,10 +60,10 @@ impl<K: Kernel> Session<K> {
     pub(super) fn resume_forwarding(&mut self, turn: &mut Turn<'_, K>) {
         self.drive(turn, |tunnel, client, device, io| {
             if tunnel.up.wants_turn() {
-                tunnel.up.resume(&Ends { source: client, sink: device }, io).map_err(up)?;
+                tunnel.up.resume(&tunnel.up_ends(client, device), io).map_err(up)?;
             }
             if tunnel.down.wants_turn() {
-                tunnel.down.resume(&Ends { source: device, sink: client }, io).map_err(down)?;
+                tunnel.down.resume(&tunnel.down_ends(client, device), io).map_err(down)?;
             }
             Ok(())
         });
@@ -78,6 +80,10 @@ impl<K: Kernel> Session<K> {
             // Nothing can be decided now, and the right that it was opened by is over.
             return self.break_tunnel("right-expired", turn);
         }
+        if tunnel.watch_at.is_some_and(|watch_at| watch_at <= turn.now.tick()) {
+            self.watch_ended_source(turn);
+        }
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.quiet_until(turn) > turn.now.tick() {
             self.deadline = Some(tunnel.deadline(turn));
             return;
@@ -114,6 +120,19 @@ impl<K: Kernel> Session<K> {
         self.close_tunnel(cause, turn);
     }
 
+    /// One direction has been finished for a while: its source is not read any more, but may still fail.
+    fn watch_ended_source(&mut self, turn: &mut Turn<'_, K>) {
+        self.drive(turn, |tunnel, client, device, io| {
+            tunnel.watch_at = None;
+            if tunnel.up.is_finished() {
+                tunnel.up.watch_source(&tunnel.up_ends(client, device), io);
+            } else {
+                tunnel.down.watch_source(&tunnel.down_ends(client, device), io);
+            }
+            Ok(())
+        });
+    }
+
     /// Runs `step` on the tunnel with both sockets, then looks at what it led to.
     fn drive(
         &mut self,
@@ -148,6 +167,7 @@ impl<K: Kernel> Session<K> {
         if self.deadline.is_none() || tunnel.is_half_closed() != was_half_closed {
             if tunnel.is_half_closed() != was_half_closed {
                 tunnel.active_at = turn.now.tick();
+                tunnel.watch_at = Some(turn.now.after(WATCH_DELAY));
             }
             self.deadline = Some(tunnel.deadline(turn));
         }
@@ -180,6 +200,18 @@ impl<P> Tunnel<P> {
         self.up.is_finished() || self.down.is_finished()
     }
 
+    fn up_ends<'a, K: Kernel<Pipe = P>>(&self, client: &'a K::Socket, device: &'a K::Socket) -> Ends<'a, K> {
+        Ends { source: client, sink: device, is_last: self.down.is_finished() }
+    }
+
+    fn down_ends<'a, K: Kernel<Pipe = P>>(
+        &self,
+        client: &'a K::Socket,
+        device: &'a K::Socket,
+    ) -> Ends<'a, K> {
+        Ends { source: device, sink: client, is_last: self.up.is_finished() }
+    }
+
     fn has_expired<K: Kernel>(&self, turn: &Turn<'_, K>) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= turn.now.wall)
     }
@@ -193,10 +225,11 @@ impl<P> Tunnel<P> {
     }
 
     fn deadline<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
-        let quiet_until = self.quiet_until(turn);
-        let Some(expires_at) = self.expires_at else { return quiet_until };
+        let next =
+            self.watch_at.map_or(self.quiet_until(turn), |watch_at| watch_at.min(self.quiet_until(turn)));
+        let Some(expires_at) = self.expires_at else { return next };
         let left_ms = u64::try_from(expires_at.0.saturating_sub(turn.now.wall.0)).unwrap_or(0);
-        quiet_until.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
+        next.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
     }
 }
 
@@ -246,3 +279,7 @@ const fn ended_right(refusal: Refusal) -> &'static str {
         _ => refusal.cause(),
     }
 }
+
+/// How long a half-closed tunnel goes unwatched for a reset by the side that has ended. Most are over
+/// sooner, and are spared the cost of arming the watch and of taking it back.
+const WATCH_DELAY: Duration = Duration::from_millis(100);
