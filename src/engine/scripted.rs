@@ -294,6 +294,8 @@ impl Kernel for ScriptedKernel {
         socket.0.reset_on_close.set(true);
     }
 
+    fn watch_for_silence(&self, _socket: &Socket) {}
+
     fn open_device_socket(&self, _address: SocketAddr) -> io::Result<Socket> {
         self.device.check()?;
         Ok(self.device.clone())

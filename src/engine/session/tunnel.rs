@@ -29,7 +29,7 @@ impl<K: Kernel> Session<K> {
             up: Flow::new(Direction::Up, forwarding),
             down: Flow::new(Direction::Down, forwarding),
             active_at: turn.now.tick(),
-            watch_at: None,
+            settle_at: Some(turn.now.after(LASTS_AFTER)),
             expires_at: dial.expires_at,
             handshake_us,
         }));
@@ -80,8 +80,8 @@ impl<K: Kernel> Session<K> {
             // Nothing can be decided now, and the right that it was opened by is over.
             return self.break_tunnel("right-expired", turn);
         }
-        if tunnel.watch_at.is_some_and(|watch_at| watch_at <= turn.now.tick()) {
-            self.watch_ended_source(turn);
+        if tunnel.settle_at.is_some_and(|settle_at| settle_at <= turn.now.tick()) {
+            self.settle(turn);
         }
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.quiet_until(turn) > turn.now.tick() {
@@ -113,17 +113,30 @@ impl<K: Kernel> Session<K> {
     /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes what
     /// it has for the whole.
     pub(super) fn break_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
-        turn.kernel.reset_on_close(&self.client);
-        if let Some(device) = &self.device {
-            turn.kernel.reset_on_close(device);
-        }
+        self.reset_on_close(Side::Client, turn);
+        self.reset_on_close(Side::Device, turn);
         self.close_tunnel(cause, turn);
     }
 
-    /// One direction has been finished for a while: its source is not read any more, but may still fail.
-    fn watch_ended_source(&mut self, turn: &mut Turn<'_, K>) {
+    fn reset_on_close(&self, side: Side, turn: &mut Turn<'_, K>) {
+        let socket = match side {
+            Side::Client => Some(&self.client),
+            Side::Device => self.device.as_ref(),
+        };
+        if let Some(socket) = socket {
+            turn.kernel.reset_on_close(socket);
+        }
+    }
+
+    /// The tunnel has lasted, open or half-closed, and gets what shorter ones are spared: a watch for a
+    /// device that goes without a word, and one for a source that has ended and may still fail.
+    fn settle(&mut self, turn: &mut Turn<'_, K>) {
         self.drive(turn, |tunnel, client, device, io| {
-            tunnel.watch_at = None;
+            tunnel.settle_at = None;
+            io.kernel.watch_for_silence(device);
+            if !tunnel.is_half_closed() {
+                return Ok(());
+            }
             if tunnel.up.is_finished() {
                 tunnel.up.watch_source(&tunnel.up_ends(client, device), io);
             } else {
@@ -157,8 +170,14 @@ impl<K: Kernel> Session<K> {
         if tunnel.bytes() != bytes_before {
             tunnel.active_at = turn.now.tick();
         }
-        if let Err((side, error)) = stepped {
-            return self.break_tunnel(side.broken_cause(&error), turn);
+        match stepped {
+            Ok(()) => {}
+            Err((side, error)) if is_reset(&error) => {
+                // Its own side is past being reset.
+                self.reset_on_close(side.other(), turn);
+                return self.close_tunnel(side.broken_cause(&error), turn);
+            }
+            Err((side, error)) => return self.break_tunnel(side.broken_cause(&error), turn),
         }
         if tunnel.up.is_finished() && tunnel.down.is_finished() {
             return self.close_tunnel("closed", turn);
@@ -167,7 +186,7 @@ impl<K: Kernel> Session<K> {
         if self.deadline.is_none() || tunnel.is_half_closed() != was_half_closed {
             if tunnel.is_half_closed() != was_half_closed {
                 tunnel.active_at = turn.now.tick();
-                tunnel.watch_at = Some(turn.now.after(WATCH_DELAY));
+                tunnel.settle_at = Some(turn.now.after(HALF_CLOSED_LASTS_AFTER));
             }
             self.deadline = Some(tunnel.deadline(turn));
         }
@@ -226,7 +245,7 @@ impl<P> Tunnel<P> {
 
     fn deadline<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
         let next =
-            self.watch_at.map_or(self.quiet_until(turn), |watch_at| watch_at.min(self.quiet_until(turn)));
+            self.settle_at.map_or(self.quiet_until(turn), |settle_at| settle_at.min(self.quiet_until(turn)));
         let Some(expires_at) = self.expires_at else { return next };
         let left_ms = u64::try_from(expires_at.0.saturating_sub(turn.now.wall.0)).unwrap_or(0);
         next.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
@@ -241,8 +260,15 @@ enum Side {
 }
 
 impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Device,
+            Self::Device => Self::Client,
+        }
+    }
+
     fn broken_cause(self, error: &io::Error) -> &'static str {
-        let is_reset = matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE));
+        let is_reset = is_reset(error);
         let is_timeout = error.raw_os_error() == Some(libc::ETIMEDOUT);
         match self {
             Self::Client if is_reset => "client-reset",
@@ -253,6 +279,11 @@ impl Side {
             Self::Device => "device-error",
         }
     }
+}
+
+/// Its peer has ended the connection, and the kernel has let go of it.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
 fn up(broken: Broken) -> (Side, io::Error) {
@@ -280,6 +311,9 @@ const fn ended_right(refusal: Refusal) -> &'static str {
     }
 }
 
-/// How long a half-closed tunnel goes unwatched for a reset by the side that has ended. Most are over
-/// sooner, and are spared the cost of arming the watch and of taking it back.
-const WATCH_DELAY: Duration = Duration::from_millis(100);
+/// After how long an open tunnel is one that lasts. Soon enough for what takes a minute to notice, late enough
+/// that the many short ones are over, and that the dial's timer is there to be used again.
+const LASTS_AFTER: Duration = Duration::from_secs(5);
+
+/// The same for a half-closed one; most are over at once.
+const HALF_CLOSED_LASTS_AFTER: Duration = Duration::from_millis(100);
