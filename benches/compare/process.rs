@@ -60,16 +60,7 @@ impl Snapshot {
     fn add(&mut self, process: u32) -> io::Result<()> {
         let folder = format!("/proc/{process}");
         let stat = std::fs::read_to_string(format!("{folder}/stat"))?;
-        // The command's name may hold anything, and ends with the last bracket; proc_pid_stat(5).
-        let fields: Vec<u64> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .skip(1)
-            .map(|field| field.parse().unwrap_or(0))
-            .collect();
-        let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0);
+        let field = |number| stat_field(&stat, number);
         // Its own, and that of children that it has waited for.
         self.user_ticks += field(14) + field(16);
         self.system_ticks += field(15) + field(17);
@@ -92,17 +83,30 @@ impl Snapshot {
     }
 }
 
-/// All processes below `parent`.
+/// All processes below `parent`. Not every kernel lists a process's children, but each knows its parent.
 fn children(parent: u32) -> io::Result<Vec<u32>> {
-    let mut below = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{parent}/task"))? {
-        let listed = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-        for child in listed.split_whitespace().filter_map(|id| id.parse().ok()) {
-            below.push(child);
-            below.extend(children(child).unwrap_or_default());
-        }
+    let mut pairs = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        pairs.push((process, stat_field(&stat, 4) as u32));
     }
-    Ok(below)
+    let mut below = vec![parent];
+    let mut looked_at = 0;
+    while looked_at < below.len() {
+        let above = below[looked_at];
+        below.extend(pairs.iter().filter(|(_, parent)| *parent == above).map(|(process, _)| process));
+        looked_at += 1;
+    }
+    Ok(below.split_off(1))
+}
+
+/// A numeric field of `/proc/PID/stat`, counted as proc_pid_stat(5) does, from the fourth on.
+fn stat_field(stat: &str, number: usize) -> u64 {
+    // The command's name may hold anything, and ends with the last bracket.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().nth(number - 3).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 fn number_after(text: &str, key: &str) -> u64 {

@@ -30,7 +30,9 @@ pub struct Served {
 /// What a moment of serving came to.
 pub enum Step {
     /// So many bytes of bulk have arrived.
-    Goes { bulk_bytes: u64 },
+    Goes {
+        bulk_bytes: u64,
+    },
     /// From now on it is to be told of this.
     Wants(Interest),
     Over,

@@ -19,7 +19,9 @@ use crate::works::Direction;
 pub enum Job {
     Stream(Direction),
     /// Messages of so many bytes, each sent when it is due and the one before is answered.
-    Exchange { bytes: usize },
+    Exchange {
+        bytes: usize,
+    },
     /// Says one byte, hears it, and is done.
     Once,
 }

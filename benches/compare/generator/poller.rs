@@ -41,7 +41,12 @@ pub struct Ready {
 impl<T: AsFd> Poller<T> {
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, places: Vec::new(), free: Vec::new(), events: vec![EpollEvent::empty(); EVENTS_MAX] })
+        Ok(Self {
+            epoll,
+            places: Vec::new(),
+            free: Vec::new(),
+            events: vec![EpollEvent::empty(); EVENTS_MAX],
+        })
     }
 
     pub fn add(&mut self, socket: T, interest: Interest) -> io::Result<Key> {
