@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Receiver;
 use rusqlite::Connection;
 use sluicegate::authz::{
     Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
-    UnixMillis,
+    UnixMillis, View,
 };
 use sluicegate::config::{Authz, StoreUrl};
 use sluicegate::control::{Control, ControlError};
@@ -65,6 +66,26 @@ impl Store {
         let connection = Connection::open(self.path()).unwrap();
         connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
         connection.execute_batch(statements).unwrap();
+    }
+
+    /// A control thread, and what `look` sees in each view that it publishes.
+    fn watched<T: Send + 'static>(
+        &self,
+        look: impl Fn(&View) -> T + Send + 'static,
+    ) -> (Control, Receiver<T>) {
+        let config = Authz::default();
+        let authority = Arc::new(Authority::new(config.max_stale, None));
+        let (sender, seen) = crossbeam::channel::unbounded();
+        let on_publish = {
+            let authority = Arc::clone(&authority);
+            move || {
+                let pin = authority.pin();
+                // Nobody looks any more once the test is over.
+                let _ = sender.send(look(pin.get().unwrap()));
+            }
+        };
+        let source = store::source(&StoreUrl::Sqlite(self.path()));
+        (Control::start(source, authority, on_publish, &config).unwrap(), seen)
     }
 
     fn node(&self) -> Node {
@@ -308,26 +329,45 @@ fn a_revocation_outlives_a_row_that_takes_it_back() {
 }
 
 #[test]
-fn what_has_ended_ends_before_the_rest_is_applied() {
+fn a_long_list_of_changes_begins_with_what_has_ended() {
     let mut store = Store::new();
     let key = store.issue();
-    let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
-    let (sender, seen) = crossbeam::channel::unbounded();
-    let on_publish = {
-        let authority = Arc::clone(&authority);
-        move || {
-            let pin = authority.pin();
-            let view = pin.get().unwrap();
-            sender.send((view.snapshot.generation().0, view.revocations.credential(&key))).unwrap();
-        }
-    };
-    let source = store::source(&StoreUrl::Sqlite(store.path()));
-    let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
+    let (_control, seen) =
+        store.watched(move |view| (view.snapshot.generation().0, view.revocations.credential(&key)));
 
-    store.revoke(key);
+    // More than are applied at once.
+    store.by_hand(
+        "BEGIN;
+         UPDATE credentials SET revoked_at = 1;
+         INSERT INTO devices (uuid, created_at)
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n <= 1000)
+            SELECT printf('%032x', n), 1 FROM numbers;
+         COMMIT",
+    );
 
     let seen: Vec<_> = (0..3).map(|_| seen.recv_timeout(PATIENCE).unwrap()).collect();
     assert_eq!(seen, [(1, false), (1, true), (2, true)]);
+}
+
+#[test]
+fn a_right_that_is_replaced_in_one_transaction_never_looks_ended() {
+    let mut store = Store::new();
+    let key = store.issue();
+    let (_control, seen) = store.watched(move |view| {
+        let query = Query { key: Some(key), device: Some(uuid()), port: 80 };
+        let decision = view.snapshot.decide(&query, &view.revocations, None, UnixMillis::now());
+        (view.snapshot.generation().0, matches!(decision, Decision::Allow(_)))
+    });
+
+    store.by_hand(
+        "BEGIN;
+         UPDATE grants SET revoked_at = 1;
+         INSERT INTO grants (principal, scope, port_min, port_max, created_at) VALUES (1, 'any', 1, 65535, 1);
+         COMMIT",
+    );
+
+    let seen: Vec<_> = (0..2).map(|_| seen.recv_timeout(PATIENCE).unwrap()).collect();
+    assert_eq!(seen, [(1, true), (2, true)]);
 }
 
 #[test]

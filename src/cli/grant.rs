@@ -23,6 +23,7 @@ pub enum GrantCommand {
 
 #[derive(Debug, Args)]
 pub struct AddGrant {
+    /// Its name, as `principal add` gave it.
     principal: String,
     #[command(flatten)]
     target: Target,

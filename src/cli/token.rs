@@ -12,6 +12,7 @@ use crate::store::sqlite::{Admin, AdminError, Revoked};
 pub enum TokenCommand {
     /// Issue a token and print it, this once; the store keeps only its SHA-256.
     Issue {
+        /// Its name, as `principal add` gave it.
         principal: String,
         /// A span such as 30d, or an RFC 3339 time. Without it the token does not expire.
         #[arg(long, value_parser = parse_expiry, value_name = "WHEN")]

@@ -36,14 +36,19 @@ impl Publisher {
         self.publish_snapshot(candidate);
     }
 
-    /// Publishes changes, what has ended first: applying a long list takes its time.
+    /// Publishes changes, all in one view, so that a right that was replaced in one transaction never looks
+    /// as if it had ended. Of a long list, which takes its time to apply, what has ended goes first.
     pub(super) fn take_changes(&mut self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
-        self.end(changes);
-        let candidate = self.current.snapshot.apply(self.next_generation(), changes);
-        self.publish_snapshot(candidate);
+        if changes.len() > TOGETHER_MAX {
+            self.end(changes);
+        }
+        let snapshot = Arc::new(self.current.snapshot.apply(self.next_generation(), changes));
+        let revocations = &self.current.revocations;
+        let revocations = revocations.with(changes).map_or_else(|| Arc::clone(revocations), Arc::new);
+        self.publish(View { snapshot, revocations });
     }
 
     /// Frees the views that no engine looks at any more, on this thread. To be called from time to time.
@@ -142,6 +147,9 @@ impl Retired {
         self.views.retain(|view| Arc::strong_count(view) > 1);
     }
 }
+
+/// Changes that are applied well within a millisecond or two.
+const TOGETHER_MAX: usize = 1_000;
 
 /// Retired views that are kept. Engines look at a view for one turn, well under a refresh, so that more
 /// than two or three mean a stuck engine; then the oldest are left to it, to keep memory bounded.

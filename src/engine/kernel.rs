@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Engine as EngineConfig};
 use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::pipe::Pipe;
-use crate::sys::ring::{Completion, Operation, Ring, RingError, Wait};
-use crate::sys::socket::{self, ConnectionOptions, Keepalive, UserTimeout};
+use crate::sys::ring::{Completion, First, Operation, Ring, RingError, Wait};
+use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 
 use super::token::Token;
 
@@ -35,6 +35,8 @@ pub(super) trait Kernel {
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
+    /// Turns on what tells of a peer that has gone without a word. Client sockets have it from the start.
+    fn watch_for_silence(&self, socket: &Self::Socket);
 
     /// The bytes that a completed receive put into a buffer.
     fn received(&self, buffer: BufferId, len: usize) -> &[u8];
@@ -52,7 +54,7 @@ pub(super) trait Kernel {
 /// An operation of a session on one of its sockets.
 pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
     Receive(&'a K::Socket),
-    ReceiveStream(&'a K::Socket),
+    ReceiveStream(&'a K::Socket, First),
     Connect(&'a K::Socket, SocketAddr),
     PollReadable(&'a K::Socket),
     PollWritable(&'a K::Socket),
@@ -90,7 +92,7 @@ pub(super) struct RingKernel {
     ring: Ring,
     buffers: Buffers,
     pipes: PipePool,
-    connection: ConnectionOptions,
+    silence: WatchForSilence,
     vpn_interface: Option<String>,
 }
 
@@ -107,7 +109,7 @@ impl RingKernel {
             ring,
             buffers,
             pipes: PipePool::new(&config.engine),
-            connection: connection_options(config),
+            silence: silence_options(config),
             vpn_interface: config.vpn.interface.clone(),
         })
     }
@@ -146,7 +148,9 @@ impl Kernel for RingKernel {
     fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
         let operation = match operation {
             SocketOperation::Receive(socket) => Operation::Receive { socket: socket.as_fd() },
-            SocketOperation::ReceiveStream(socket) => Operation::ReceiveStream { socket: socket.as_fd() },
+            SocketOperation::ReceiveStream(socket, first) => {
+                Operation::ReceiveStream { socket: socket.as_fd(), first }
+            }
             SocketOperation::Connect(socket, address) => {
                 Operation::Connect { socket: socket.as_fd(), address }
             }
@@ -184,7 +188,12 @@ impl Kernel for RingKernel {
     }
 
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
-        socket::open(address, self.vpn_interface.as_deref(), self.connection)
+        socket::open(address, self.vpn_interface.as_deref())
+    }
+
+    fn watch_for_silence(&self, socket: &OwnedFd) {
+        // The connection may have failed already, which its next completion tells.
+        let _failed_already = socket::watch_for_silence(socket, self.silence);
     }
 
     fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
@@ -226,9 +235,9 @@ impl Conveyor for Pipe {
     }
 }
 
-/// What the config asks of every connection.
-pub(super) fn connection_options(config: &Config) -> ConnectionOptions {
-    ConnectionOptions {
+/// How the config wants silent peers found out.
+pub(super) fn silence_options(config: &Config) -> WatchForSilence {
+    WatchForSilence {
         keepalive: Keepalive(config.timeouts.keepalive),
         user_timeout: UserTimeout(config.timeouts.user_timeout),
     }

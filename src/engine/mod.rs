@@ -36,7 +36,7 @@ use crate::sys::socket;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 use descriptors::sessions_max;
-use kernel::{RingKernel, connection_options};
+use kernel::{RingKernel, silence_options};
 use limits::Limits;
 use shared::{Shared, ThreadShared};
 use worker::Worker;
@@ -181,7 +181,7 @@ impl EngineHandle {
 
 /// Binds every configured address once for each thread: the addresses, and each thread's sockets.
 fn bind_all(config: &Config, threads: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), EngineError> {
-    let options = connection_options(config);
+    let options = silence_options(config);
     let mut addresses = Vec::with_capacity(config.listen.len());
     let mut by_thread: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
     for listen in &config.listen {

@@ -250,7 +250,7 @@ impl Kernel for ScriptedKernel {
         assert!(self.pending.iter().all(|pending| pending.purpose != purpose), "{purpose:?} twice");
         let what = match operation {
             SocketOperation::Receive(socket) => What::Receive { socket: socket.clone(), is_multishot: false },
-            SocketOperation::ReceiveStream(socket) => {
+            SocketOperation::ReceiveStream(socket, _) => {
                 What::Receive { socket: socket.clone(), is_multishot: true }
             }
             SocketOperation::Connect(..) => What::Connect,
@@ -293,6 +293,8 @@ impl Kernel for ScriptedKernel {
     fn reset_on_close(&self, socket: &Socket) {
         socket.0.reset_on_close.set(true);
     }
+
+    fn watch_for_silence(&self, _socket: &Socket) {}
 
     fn open_device_socket(&self, _address: SocketAddr) -> io::Result<Socket> {
         self.device.check()?;

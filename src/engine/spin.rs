@@ -2,9 +2,13 @@
 //!
 //! Going to sleep and being woken costs more than a small message does, so while messages follow each
 //! other closely it pays to wait awake. A thread spins only after a short gap, only for `busy_poll`, and
-//! not for a while once it has spun in vain a few times; an idle thread never spins.
+//! not for a while once it has spun in vain a few times; an idle thread never spins. Neither does one
+//! that serves many sessions at once: what arrives while it sleeps is then taken together, which is
+//! worth more than the wait.
 
 use std::time::Duration;
+
+use super::token::Slot;
 
 pub(super) struct Spin {
     busy_poll: Duration,
@@ -14,18 +18,30 @@ pub(super) struct Spin {
     resting: u32,
     /// The last time without work was short.
     was_short: bool,
-    /// Completions per turn, averaged over about the last eight turns, times eight.
-    batch_by_eight: usize,
+    /// One bit for each session that had one of the last completions, by its slot; two may share a bit.
+    sessions_seen: u64,
+    /// Completions since `sessions_seen` was empty.
+    completions_seen: u32,
+    /// The last completions belonged to many sessions.
+    serves_many: bool,
 }
 
 impl Spin {
     pub fn new(busy_poll: Duration) -> Self {
-        Self { busy_poll, misses: 0, resting: 0, was_short: false, batch_by_eight: 0 }
+        Self {
+            busy_poll,
+            misses: 0,
+            resting: 0,
+            was_short: false,
+            sessions_seen: 0,
+            completions_seen: 0,
+            serves_many: false,
+        }
     }
 
     /// How long to look on; `None` to sleep at once.
     pub fn budget(&mut self) -> Option<Duration> {
-        if self.busy_poll.is_zero() || !self.was_short || self.batch_by_eight > 8 * BATCH_MAX {
+        if self.busy_poll.is_zero() || !self.was_short || self.serves_many {
             return None;
         }
         if self.resting > 0 {
@@ -47,9 +63,15 @@ impl Spin {
         }
     }
 
-    /// A turn took `completions` at once.
-    pub fn note_batch(&mut self, completions: usize) {
-        self.batch_by_eight = self.batch_by_eight - self.batch_by_eight / 8 + completions;
+    /// A completion belonged to the session in `slot`.
+    pub fn note_session(&mut self, slot: Slot) {
+        self.sessions_seen |= 1 << (slot.0 % u64::BITS);
+        self.completions_seen += 1;
+        if self.completions_seen == COMPLETIONS_LOOKED_AT {
+            self.serves_many = self.sessions_seen.count_ones() > SESSIONS_MAX;
+            self.sessions_seen = 0;
+            self.completions_seen = 0;
+        }
     }
 
     /// The thread had nothing to do for `gap`, asleep or awake.
@@ -62,8 +84,11 @@ impl Spin {
 /// spin would have saved.
 const SHORT_GAP: u32 = 4;
 
-/// Above this many completions per turn, sleeping is cheaper.
-const BATCH_MAX: usize = 4;
+/// Sessions that take turns closely enough for each to wait for the next message awake.
+const SESSIONS_MAX: u32 = 8;
+
+/// Completions over which sessions are counted; no more than there are bits, so that all can differ.
+const COMPLETIONS_LOOKED_AT: u32 = 64;
 
 const MISSES_TO_REST: u32 = 8;
 
@@ -102,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_with_many_completions_per_turn_sleeps_at_once() {
+    fn a_thread_that_serves_many_sessions_sleeps_at_once() {
         let mut spin = Spin::new(POLL);
         spin.note_gap(Duration::from_micros(10));
-        for _ in 0..50 {
-            spin.note_batch(20);
+        for number in 0..COMPLETIONS_LOOKED_AT {
+            spin.note_session(Slot(100 + number % (SESSIONS_MAX + 1)));
         }
         assert_eq!(spin.budget(), None);
-        for _ in 0..50 {
-            spin.note_batch(1);
+        for number in 0..COMPLETIONS_LOOKED_AT {
+            spin.note_session(Slot(100 + number % SESSIONS_MAX));
         }
         assert_eq!(spin.budget(), Some(POLL));
     }

@@ -1,8 +1,9 @@
 //! Deadlines of a worker's sessions: a hierarchical wheel of milliseconds.
 //!
-//! A session has one entry at most that matters. Moving a deadline later costs nothing: the entry fires
-//! at its old time, and whoever owns it looks at the true deadline and puts it back. So per message there
-//! is no timer work at all, which is why this is not a heap or a crate that wants each change told.
+//! A session's slot has one entry at most that matters. Moving a deadline later costs nothing: the entry
+//! fires at its old time, and whoever owns it looks at the true deadline and puts it back; the next session
+//! in the slot finds it set and needs none of its own. So per message there is no timer work at all, and
+//! per short session hardly any, which is why this is not a heap or a crate that wants each change told.
 
 use super::token::Slot;
 
@@ -10,12 +11,11 @@ use super::token::Slot;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tick(pub u64);
 
-/// An entry that fired: look at slot `slot`, unless its session is no longer number `session`.
+/// Says when to look at the session in `slot`, whichever it is by then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
     pub at: Tick,
     pub slot: Slot,
-    pub session: u64,
 }
 
 pub(super) struct Wheel {
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn entry(at: u64) -> Entry {
-        Entry { at: Tick(at), slot: Slot(at as u32), session: at }
+        Entry { at: Tick(at), slot: Slot(at as u32) }
     }
 
     #[test]

@@ -41,9 +41,9 @@ pub(super) struct Worker {
 
 #[derive(Clone, Copy, Default)]
 struct Arrangement {
-    /// The session's timer entry that is due first.
+    /// The slot's timer entry that is due first; it may be an earlier session's.
     timer: Option<Tick>,
-    /// It is among the runnable ones.
+    /// The session is among the runnable ones.
     runnable: bool,
 }
 
@@ -87,7 +87,6 @@ impl Worker {
         let mut stop_by = None;
         loop {
             self.take_completions(stop_by, &mut completions)?;
-            self.spin.note_batch(completions.len());
             let now = self.clock.read();
             if shared.is_stopping() && stop_by.is_none() {
                 stop_by = Some(now.after(STOP_TIME));
@@ -179,6 +178,7 @@ impl Worker {
     fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
         match Token::from_bits(completion.token) {
             Some(Token::Session { slot, purpose }) => {
+                self.spin.note_session(slot);
                 let Completion { result, more, buffer, .. } = completion;
                 let outcome = Outcome { result, more, buffer };
                 self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));
@@ -260,44 +260,42 @@ impl Worker {
             if let Some(session) = self.sessions.take(slot) {
                 session.release(&mut turn(&mut self.kernel, &self.shared, self.number, now, view));
             }
-            *self.arrangement(slot) = Arrangement::default();
+            self.arrangement(slot).runnable = false;
             for listener in &mut self.listeners {
                 listener.resume_at(now.tick());
             }
             return;
         }
-        let (id, deadline, wants_turn) = (session.id, session.deadline(), session.wants_turn());
+        let (deadline, wants_turn) = (session.deadline(), session.wants_turn());
         if wants_turn && !std::mem::replace(&mut self.arrangement(slot).runnable, true) {
             self.runnable.push(slot);
         }
         if let Some(deadline) = deadline {
-            self.set_timer(slot, id, deadline);
+            self.set_timer(slot, deadline);
         }
     }
 
     /// Makes sure that an entry fires no later than `deadline`.
-    fn set_timer(&mut self, slot: Slot, session: u64, deadline: Tick) {
+    fn set_timer(&mut self, slot: Slot, deadline: Tick) {
         let arrangement = self.arrangement(slot);
         if arrangement.timer.is_none_or(|set| deadline < set) {
             arrangement.timer = Some(deadline);
-            self.timers.insert(Entry { at: deadline, slot, session });
+            self.timers.insert(Entry { at: deadline, slot });
         }
     }
 
     fn on_timer(&mut self, entry: Entry, now: Instant, view: &PinnedView<'_>) {
-        let Some(session) = self.sessions.get_mut(entry.slot) else { return };
-        let (id, deadline) = (session.id, session.deadline());
         let arrangement = self.arrangement(entry.slot);
-        // An entry of an earlier session in this slot, or one that an earlier deadline has overtaken.
-        if id != entry.session || arrangement.timer != Some(entry.at) {
+        // One that an earlier deadline has overtaken.
+        if arrangement.timer != Some(entry.at) {
             return;
         }
         arrangement.timer = None;
-        match deadline {
+        match self.sessions.get_mut(entry.slot).and_then(|session| session.deadline()) {
             Some(deadline) if deadline <= now.tick() => {
                 self.with_session(entry.slot, now, view, Session::on_deadline);
             }
-            Some(deadline) => self.set_timer(entry.slot, entry.session, deadline),
+            Some(deadline) => self.set_timer(entry.slot, deadline),
             None => {}
         }
     }

@@ -31,6 +31,7 @@ pub enum Operation<'a> {
     /// it fails, or is cancelled. Where the kernel cannot count (before 6.17), one piece alone.
     ReceiveStream {
         socket: BorrowedFd<'a>,
+        first: First,
     },
     Connect {
         socket: BorrowedFd<'a>,
@@ -62,6 +63,15 @@ pub enum Operation<'a> {
     Cancel {
         token: u64,
     },
+}
+
+/// What the kernel does first with a receive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum First {
+    /// Reads: something has probably arrived.
+    Read,
+    /// Waits for readiness: nothing has probably arrived, and a read would be in vain.
+    Wait,
 }
 
 /// What became of an operation.
@@ -249,10 +259,10 @@ impl Ring {
             Operation::AcceptMultishot { listener } => {
                 opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC).build()
             }
-            Operation::ReceiveStream { socket } if self.receive_limit == ReceiveLimit::Counted => {
-                limited_receive(fd(socket))
+            Operation::ReceiveStream { socket, first } if self.receive_limit == ReceiveLimit::Counted => {
+                limited_receive(fd(socket), first)
             }
-            Operation::Receive { socket } | Operation::ReceiveStream { socket } => {
+            Operation::Receive { socket } | Operation::ReceiveStream { socket, .. } => {
                 opcode::Recv::new(fd(socket), std::ptr::null_mut(), 0)
                     .buf_group(super::buffers::GROUP)
                     .build()
@@ -281,7 +291,7 @@ impl ReceiveLimit {
     /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
     /// as the descriptor, one that does not refuses the field.
     fn probe(ring: &mut IoUring) -> Result<Self, RingError> {
-        let entry = limited_receive(Fd(-1));
+        let entry = limited_receive(Fd(-1), First::Read);
         // SAFETY: the entry points to no memory.
         let pushed = unsafe { ring.submission().push(&entry) };
         debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
@@ -292,13 +302,18 @@ impl ReceiveLimit {
 }
 
 /// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
-fn limited_receive(socket: Fd) -> squeue::Entry {
+fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
     let mut entry = opcode::RecvMulti::new(socket, super::buffers::GROUP).build();
-    // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), and the four bytes
-    // at `OPTLEN_OFFSET` are its `optlen`, a plain number for which the crate has no setter.
+    // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
+    // `OPTLEN_OFFSET` are its `optlen` and the two at `IOPRIO_OFFSET` its `ioprio`, plain numbers for which
+    // the crate has no setters.
     unsafe {
-        let optlen = (&raw mut entry).cast::<u8>().add(OPTLEN_OFFSET).cast::<u32>();
-        optlen.write(RECEIVE_BYTES_MAX as u32);
+        let entry = (&raw mut entry).cast::<u8>();
+        entry.add(OPTLEN_OFFSET).cast::<u32>().write(RECEIVE_BYTES_MAX as u32);
+        if first == First::Wait {
+            let ioprio = entry.add(IOPRIO_OFFSET).cast::<u16>();
+            ioprio.write(ioprio.read() | RECVSEND_POLL_FIRST);
+        }
     }
     entry
 }
@@ -340,6 +355,12 @@ pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
 
 /// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
 const OPTLEN_OFFSET: usize = 44;
+
+/// `ioprio` there, which holds a receive's flags.
+const IOPRIO_OFFSET: usize = 2;
+
+/// IORING_RECVSEND_POLL_FIRST there.
+const RECVSEND_POLL_FIRST: u16 = 1;
 
 const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
 
@@ -387,7 +408,7 @@ mod tests {
             // More than the relay takes: the rest stays in the sockets, or is cut off.
             let _cut_off = sender.write_all(&[7; 4 * RECEIVE_BYTES_MAX]);
         });
-        ring.push(1, Operation::ReceiveStream { socket: receiver.as_fd() });
+        ring.push(1, Operation::ReceiveStream { socket: receiver.as_fd(), first: First::Wait });
         let (mut received, mut more) = (0, true);
         while more {
             let mut completions = Vec::new();

@@ -16,23 +16,24 @@ pub struct Keepalive(pub Duration);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserTimeout(pub Duration);
 
-/// What every connection of ours gets, on either side.
+/// How every connection of ours, on either side, learns that its peer is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionOptions {
+pub struct WatchForSilence {
     pub keepalive: Keepalive,
     pub user_timeout: UserTimeout,
 }
 
 /// Opens a listener of its own for the calling thread; the kernel spreads clients over all listeners of
 /// one address. Accepted sockets inherit `options`, so that accepting needs no call per option.
-pub fn listen(address: SocketAddr, options: ConnectionOptions) -> io::Result<OwnedFd> {
+pub fn listen(address: SocketAddr, options: WatchForSilence) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    options.apply(&socket)?;
+    socket.set_tcp_nodelay(true)?;
+    watch_for_silence(&socket, options)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -51,13 +52,24 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
 }
 
 /// A non-blocking socket towards a device, bound to `interface` where one is named.
-pub fn open(to: SocketAddr, interface: Option<&str>, options: ConnectionOptions) -> io::Result<OwnedFd> {
+pub fn open(to: SocketAddr, interface: Option<&str>) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(interface) = interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
-    options.apply(&socket)?;
+    socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+/// Has the kernel notice by itself that the peer of a connected socket has gone silent.
+pub fn watch_for_silence(socket: &impl AsFd, options: WatchForSilence) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let interval = (options.keepalive.0 / KEEPALIVE_PROBES).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new()
+        .with_time(options.keepalive.0.max(Duration::from_secs(1)))
+        .with_interval(interval);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout.0))
 }
 
 /// The address that a listener is bound to.
@@ -85,21 +97,9 @@ pub fn reset_on_close(socket: &impl AsFd) {
     let _gone_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-impl ConnectionOptions {
-    fn apply(self, socket: &Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
-        let interval = (self.keepalive.0 / 4).max(Duration::from_secs(1));
-        let keepalive = TcpKeepalive::new()
-            .with_time(self.keepalive.0.max(Duration::from_secs(1)))
-            .with_interval(interval)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.user_timeout.0))
-    }
-}
-
 /// Connections that wait for accept, per listener; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Unanswered probes before a connection counts as dead.
+/// Probes that go unanswered in the time of one keepalive. It is the user timeout that ends the connection
+/// (tcp(7)), so the kernel's own number of probes does not matter.
 const KEEPALIVE_PROBES: u32 = 4;

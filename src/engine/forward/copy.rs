@@ -12,7 +12,7 @@ use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
-use crate::sys::ring::RECEIVE_BYTES_MAX;
+use crate::sys::ring::{First, RECEIVE_BYTES_MAX};
 use crate::telemetry::HotCounters;
 
 /// Bytes that one direction may hold in our memory while its sink is full: what one receive delivers
@@ -136,10 +136,10 @@ impl<P: Conveyor> Flow<P> {
                     io.counters.promotions.add(1);
                 }
                 self.path = Path::Splice(SplicePath::beginning_at(self.bytes));
-                self.read(ends, io);
+                self.read(First::Read, ends, io);
             }
         } else if !io.in_flight.has(receive) {
-            self.read(ends, io);
+            self.read(First::Read, ends, io);
         }
     }
 

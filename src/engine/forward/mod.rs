@@ -14,6 +14,7 @@ use super::kernel::{Kernel, SocketOperation};
 use super::token::{InFlight, Purpose, Slot, Token};
 use crate::config::Forwarding;
 use crate::sys::buffers::BufferId;
+use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
 use copy::CopyPath;
 use splice::SplicePath;
@@ -65,6 +66,8 @@ pub(super) struct Broken {
 pub(super) struct Ends<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
+    /// The other direction is finished: both sockets are closed as soon as this one is.
+    pub is_last: bool,
 }
 
 /// What a flow may do to the world: queue operations under its session's name, and count.
@@ -122,7 +125,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
         if early.is_empty() {
-            self.read(ends, io);
+            self.read(First::Wait, ends, io);
             return Ok(());
         }
         // Whatever the path, early bytes are in our memory, so they go by copying.
@@ -172,11 +175,14 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     }
 
     /// Asks for what the source sends next, by the path in force.
-    fn read<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+    fn read<K: Kernel<Pipe = P>>(&mut self, first: First, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
         match &mut self.path {
             Path::Copy(path) => {
                 path.note_receiving();
-                io.submit(self.direction.purpose(Task::Receive), SocketOperation::ReceiveStream(ends.source));
+                io.submit(
+                    self.direction.purpose(Task::Receive),
+                    SocketOperation::ReceiveStream(ends.source, first),
+                );
             }
             Path::Splice(_) => {
                 io.submit(self.direction.purpose(Task::Readable), SocketOperation::PollReadable(ends.source))
@@ -193,7 +199,8 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         self.watch_source(ends, io);
     }
 
-    fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+    /// Has the source's reset told, where the source is not read any more.
+    pub fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
         let hangup = self.direction.purpose(Task::Hangup);
         if !io.in_flight.has(hangup) {
             io.submit(hangup, SocketOperation::PollHangup(ends.source));
@@ -202,9 +209,10 @@ impl<P: super::kernel::Conveyor> Flow<P> {
 
     /// The last byte is with the sink: pass the FIN on.
     fn finish<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
-        io.kernel.shut_write(ends.sink);
+        if !ends.is_last {
+            io.kernel.shut_write(ends.sink);
+        }
         self.finished = true;
-        self.watch_source(ends, io);
     }
 
     /// The sink took `bytes`.

@@ -11,6 +11,7 @@ use super::copy::CopyPath;
 use super::{Broken, Ends, Flow, Io, Path, Task, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
+use crate::sys::ring::First;
 
 pub(super) struct SplicePath<P> {
     pipe: Option<P>,
@@ -173,7 +174,7 @@ impl<P: Conveyor> Flow<P> {
                 if self.forwarding == Forwarding::Auto && path.quiet_in_a_row >= QUIET_BURSTS_TO_COPY {
                     self.path = Path::Copy(CopyPath::default());
                 }
-                self.read(ends, io);
+                self.read(First::Wait, ends, io);
             }
         }
         Ok(())
@@ -195,7 +196,7 @@ impl<P: Conveyor> Flow<P> {
     /// Every pipe is in use: copy, until the direction earns a pipe again.
     fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
         self.path = Path::Copy(CopyPath::default());
-        self.read(ends, io);
+        self.read(First::Read, ends, io);
     }
 }
 

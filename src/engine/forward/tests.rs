@@ -35,7 +35,7 @@ impl Bench {
             &mut Io<'_, ScriptedKernel>,
         ) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
-        let ends = Ends { source: &self.source, sink: &self.sink };
+        let ends = Ends { source: &self.source, sink: &self.sink, is_last: false };
         let mut io = Io {
             kernel: &mut self.kernel,
             slot: Slot(0),

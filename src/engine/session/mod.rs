@@ -102,6 +102,8 @@ struct Tunnel<P> {
     down: Flow<P>,
     /// Of the last byte in either direction.
     active_at: Tick,
+    /// When to do what only a tunnel that lasts is worth; absent once it is done.
+    settle_at: Option<Tick>,
     expires_at: Option<UnixMillis>,
     handshake_us: u64,
 }

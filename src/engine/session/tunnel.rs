@@ -1,6 +1,7 @@
 //! An open tunnel: both directions, its timeouts, and every way in which it ends.
 
 use std::io;
+use std::time::Duration;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
@@ -28,14 +29,15 @@ impl<K: Kernel> Session<K> {
             up: Flow::new(Direction::Up, forwarding),
             down: Flow::new(Direction::Down, forwarding),
             active_at: turn.now.tick(),
+            settle_at: Some(turn.now.after(LASTS_AFTER)),
             expires_at: dial.expires_at,
             handshake_us,
         }));
         // That of the dial is over; the tunnel's own is set as it is driven.
         self.deadline = None;
         self.drive(turn, |tunnel, client, device, io| {
-            tunnel.up.start(&dial.early, &Ends { source: client, sink: device }, io).map_err(up)?;
-            tunnel.down.start(&[], &Ends { source: device, sink: client }, io).map_err(down)
+            tunnel.up.start(&dial.early, &tunnel.up_ends(client, device), io).map_err(up)?;
+            tunnel.down.start(&[], &tunnel.down_ends(client, device), io).map_err(down)
         });
     }
 
@@ -45,11 +47,11 @@ impl<K: Kernel> Session<K> {
         };
         self.drive(turn, |tunnel, client, device, io| match direction {
             Direction::Up => {
-                let ends = Ends { source: client, sink: device };
+                let ends = tunnel.up_ends(client, device);
                 tunnel.up.complete(task, outcome, &ends, io).map_err(up)
             }
             Direction::Down => {
-                let ends = Ends { source: device, sink: client };
+                let ends = tunnel.down_ends(client, device);
                 tunnel.down.complete(task, outcome, &ends, io).map_err(down)
             }
         });
@@ -58,10 +60,10 @@ impl<K: Kernel> Session<K> {
     pub(super) fn resume_forwarding(&mut self, turn: &mut Turn<'_, K>) {
         self.drive(turn, |tunnel, client, device, io| {
             if tunnel.up.wants_turn() {
-                tunnel.up.resume(&Ends { source: client, sink: device }, io).map_err(up)?;
+                tunnel.up.resume(&tunnel.up_ends(client, device), io).map_err(up)?;
             }
             if tunnel.down.wants_turn() {
-                tunnel.down.resume(&Ends { source: device, sink: client }, io).map_err(down)?;
+                tunnel.down.resume(&tunnel.down_ends(client, device), io).map_err(down)?;
             }
             Ok(())
         });
@@ -78,6 +80,10 @@ impl<K: Kernel> Session<K> {
             // Nothing can be decided now, and the right that it was opened by is over.
             return self.break_tunnel("right-expired", turn);
         }
+        if tunnel.settle_at.is_some_and(|settle_at| settle_at <= turn.now.tick()) {
+            self.settle(turn);
+        }
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.quiet_until(turn) > turn.now.tick() {
             self.deadline = Some(tunnel.deadline(turn));
             return;
@@ -107,11 +113,37 @@ impl<K: Kernel> Session<K> {
     /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes what
     /// it has for the whole.
     pub(super) fn break_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
-        turn.kernel.reset_on_close(&self.client);
-        if let Some(device) = &self.device {
-            turn.kernel.reset_on_close(device);
-        }
+        self.reset_on_close(Side::Client, turn);
+        self.reset_on_close(Side::Device, turn);
         self.close_tunnel(cause, turn);
+    }
+
+    fn reset_on_close(&self, side: Side, turn: &mut Turn<'_, K>) {
+        let socket = match side {
+            Side::Client => Some(&self.client),
+            Side::Device => self.device.as_ref(),
+        };
+        if let Some(socket) = socket {
+            turn.kernel.reset_on_close(socket);
+        }
+    }
+
+    /// The tunnel has lasted, open or half-closed, and gets what shorter ones are spared: a watch for a
+    /// device that goes without a word, and one for a source that has ended and may still fail.
+    fn settle(&mut self, turn: &mut Turn<'_, K>) {
+        self.drive(turn, |tunnel, client, device, io| {
+            tunnel.settle_at = None;
+            io.kernel.watch_for_silence(device);
+            if !tunnel.is_half_closed() {
+                return Ok(());
+            }
+            if tunnel.up.is_finished() {
+                tunnel.up.watch_source(&tunnel.up_ends(client, device), io);
+            } else {
+                tunnel.down.watch_source(&tunnel.down_ends(client, device), io);
+            }
+            Ok(())
+        });
     }
 
     /// Runs `step` on the tunnel with both sockets, then looks at what it led to.
@@ -138,8 +170,14 @@ impl<K: Kernel> Session<K> {
         if tunnel.bytes() != bytes_before {
             tunnel.active_at = turn.now.tick();
         }
-        if let Err((side, error)) = stepped {
-            return self.break_tunnel(side.broken_cause(&error), turn);
+        match stepped {
+            Ok(()) => {}
+            Err((side, error)) if is_reset(&error) => {
+                // Its own side is past being reset.
+                self.reset_on_close(side.other(), turn);
+                return self.close_tunnel(side.broken_cause(&error), turn);
+            }
+            Err((side, error)) => return self.break_tunnel(side.broken_cause(&error), turn),
         }
         if tunnel.up.is_finished() && tunnel.down.is_finished() {
             return self.close_tunnel("closed", turn);
@@ -148,6 +186,7 @@ impl<K: Kernel> Session<K> {
         if self.deadline.is_none() || tunnel.is_half_closed() != was_half_closed {
             if tunnel.is_half_closed() != was_half_closed {
                 tunnel.active_at = turn.now.tick();
+                tunnel.settle_at = Some(turn.now.after(HALF_CLOSED_LASTS_AFTER));
             }
             self.deadline = Some(tunnel.deadline(turn));
         }
@@ -180,6 +219,18 @@ impl<P> Tunnel<P> {
         self.up.is_finished() || self.down.is_finished()
     }
 
+    fn up_ends<'a, K: Kernel<Pipe = P>>(&self, client: &'a K::Socket, device: &'a K::Socket) -> Ends<'a, K> {
+        Ends { source: client, sink: device, is_last: self.down.is_finished() }
+    }
+
+    fn down_ends<'a, K: Kernel<Pipe = P>>(
+        &self,
+        client: &'a K::Socket,
+        device: &'a K::Socket,
+    ) -> Ends<'a, K> {
+        Ends { source: device, sink: client, is_last: self.up.is_finished() }
+    }
+
     fn has_expired<K: Kernel>(&self, turn: &Turn<'_, K>) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= turn.now.wall)
     }
@@ -193,10 +244,11 @@ impl<P> Tunnel<P> {
     }
 
     fn deadline<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
-        let quiet_until = self.quiet_until(turn);
-        let Some(expires_at) = self.expires_at else { return quiet_until };
+        let next =
+            self.settle_at.map_or(self.quiet_until(turn), |settle_at| settle_at.min(self.quiet_until(turn)));
+        let Some(expires_at) = self.expires_at else { return next };
         let left_ms = u64::try_from(expires_at.0.saturating_sub(turn.now.wall.0)).unwrap_or(0);
-        quiet_until.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
+        next.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
     }
 }
 
@@ -208,8 +260,15 @@ enum Side {
 }
 
 impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Device,
+            Self::Device => Self::Client,
+        }
+    }
+
     fn broken_cause(self, error: &io::Error) -> &'static str {
-        let is_reset = matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE));
+        let is_reset = is_reset(error);
         let is_timeout = error.raw_os_error() == Some(libc::ETIMEDOUT);
         match self {
             Self::Client if is_reset => "client-reset",
@@ -220,6 +279,11 @@ impl Side {
             Self::Device => "device-error",
         }
     }
+}
+
+/// Its peer has ended the connection, and the kernel has let go of it.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
 fn up(broken: Broken) -> (Side, io::Error) {
@@ -246,3 +310,10 @@ const fn ended_right(refusal: Refusal) -> &'static str {
         _ => refusal.cause(),
     }
 }
+
+/// After how long an open tunnel is one that lasts. Soon enough for what takes a minute to notice, late enough
+/// that the many short ones are over, and that the dial's timer is there to be used again.
+const LASTS_AFTER: Duration = Duration::from_secs(5);
+
+/// The same for a half-closed one; most are over at once.
+const HALF_CLOSED_LASTS_AFTER: Duration = Duration::from_millis(100);

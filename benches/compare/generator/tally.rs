@@ -1,0 +1,103 @@
+//! What has arrived, counted while it is being measured.
+
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+use crate::record::{Latency, Load};
+
+pub struct Tally {
+    clock: Instant,
+    /// Whether an answer makes the next message due.
+    pub is_closed_loop: bool,
+    is_recording: bool,
+    bytes: u64,
+    exchanges: u64,
+    latency_ns: Histogram<u64>,
+    errors: u64,
+    first_error: Option<String>,
+    /// Of the last byte, answer or new tunnel, recorded or not.
+    pub progress_ns: u64,
+    /// Messages of an open loop that have been due so far.
+    pub owed: u64,
+}
+
+impl Tally {
+    pub fn new() -> Self {
+        Self {
+            clock: Instant::now(),
+            is_closed_loop: false,
+            owed: 0,
+            is_recording: false,
+            bytes: 0,
+            exchanges: 0,
+            latency_ns: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are in order"),
+            errors: 0,
+            first_error: None,
+            progress_ns: 0,
+        }
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        self.clock.elapsed().as_nanos() as u64
+    }
+
+    pub fn record(&mut self) {
+        self.is_recording = true;
+    }
+
+    pub fn arrived(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.progress_ns = self.now_ns();
+        }
+        if self.is_recording {
+            self.bytes += bytes;
+        }
+    }
+
+    /// What was due at `due_ns` is done; gives the time.
+    pub fn exchanged(&mut self, due_ns: u64) -> u64 {
+        let now_ns = self.now_ns();
+        self.progress_ns = now_ns;
+        if self.is_recording {
+            self.exchanges += 1;
+            self.latency_ns.saturating_record(now_ns.saturating_sub(due_ns).max(1));
+        }
+        now_ns
+    }
+
+    /// Errors count from the first connection on: a relay that fails while it warms up has failed.
+    pub fn failed(&mut self, error: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(error);
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    pub fn first_error(&self) -> Option<&str> {
+        self.first_error.as_deref()
+    }
+
+    pub fn into_load(self, seconds: f64) -> Load {
+        let us = |quantile| self.latency_ns.value_at_quantile(quantile) as f64 / 1000.0;
+        let latency_us = (self.exchanges > 0).then(|| Latency {
+            p50: us(0.5),
+            p90: us(0.9),
+            p99: us(0.99),
+            p999: us(0.999),
+            max: self.latency_ns.max() as f64 / 1000.0,
+        });
+        Load {
+            seconds,
+            bytes: self.bytes,
+            exchanges: self.exchanges,
+            latency_us,
+            errors: self.errors,
+            first_error: self.first_error,
+        }
+    }
+}
+
+const LATENCY_MAX_NS: u64 = 60_000_000_000;
