@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench tools
+.PHONY: help demo test lint check bench compare tools
 
 CARGO_DENY_VERSION := 0.20.2
 
@@ -42,6 +42,10 @@ check: ## The fastest look at whether everything compiles
 
 bench: ## The microbenches
 	@cargo bench --locked
+
+compare: ## Measure beside the peers and write a report; ARGS="--quick" takes 3 minutes, ARGS=--help tells more
+	@.ci/tools compare
+	exec cargo bench --locked --bench compare -- $(ARGS)
 
 tools: ## Install the clients that tests use, where they are missing and we are root
 	@.ci/tools
