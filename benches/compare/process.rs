@@ -64,7 +64,9 @@ impl Snapshot {
         // Its own, and that of children that it has waited for.
         self.user_ticks += field(14) + field(16);
         self.system_ticks += field(15) + field(17);
-        self.rss_kib += number_after(&std::fs::read_to_string(format!("{folder}/status"))?, "VmRSS:");
+        // `status` tells RSS from counters that each CPU adds to in batches: wrong by up to 128 KiB for each.
+        let memory = std::fs::read_to_string(format!("{folder}/smaps_rollup"))?;
+        self.rss_kib += number_after(&memory, "Rss:");
         for task in std::fs::read_dir(format!("{folder}/task"))? {
             self.add_thread(&task?.path());
         }

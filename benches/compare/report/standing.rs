@@ -23,6 +23,8 @@ pub enum Measure {
     UserPerExchanges,
     SystemPerExchanges,
     ExchangesPerCpuSecond,
+    /// Percent of its core that the relay used: far below 100, something else was the limit.
+    RelayCpuPercent,
     RssMib,
     RssKibPerSession,
     /// Percent of one core.
@@ -65,6 +67,7 @@ impl Measure {
             Self::UserPerExchanges => Some(cost?.cpu_user_seconds / bundles(load)),
             Self::SystemPerExchanges => Some(cost?.cpu_system_seconds / bundles(load)),
             Self::ExchangesPerCpuSecond => Some(load.exchanges as f64 / cpu_seconds(cost?)),
+            Self::RelayCpuPercent => Some(cpu_seconds(cost?) / load.seconds * 100.0),
             Self::RssMib => Some(cost?.rss_kib as f64 / 1024.0),
             Self::RssKibPerSession => cost?.rss_kib_per_session,
             Self::IdleCpuPercent => Some(cost?.idle_cpu_share? * 100.0),
@@ -104,6 +107,7 @@ impl Measure {
             Self::SystemPerGigabyte | Self::SystemPerExchanges => "system",
             Self::CpuPerExchanges => "CPU s/100 k",
             Self::ExchangesPerCpuSecond => "per CPU s",
+            Self::RelayCpuPercent => "relay CPU %",
             Self::RssMib => "RSS MiB",
             Self::RssKibPerSession => "KiB/session",
             Self::IdleCpuPercent => "idle CPU %",

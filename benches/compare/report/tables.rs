@@ -102,6 +102,7 @@ fn columns_of(work: Work) -> Vec<Column> {
     let mut columns = vec![Column::Median(main), Column::Range(main), Column::Ratio(main)];
     columns.extend(match work {
         Work::Bulk { .. } => vec![
+            Column::Median(Measure::RelayCpuPercent),
             Column::Median(Measure::CpuPerGigabyte),
             Column::Ratio(Measure::CpuPerGigabyte),
             Column::Median(Measure::UserPerGigabyte),
@@ -126,6 +127,7 @@ fn columns_of(work: Work) -> Vec<Column> {
 
 fn exchange_columns() -> Vec<Column> {
     vec![
+        Column::Median(Measure::RelayCpuPercent),
         Column::Median(Measure::P50),
         Column::Ratio(Measure::P50),
         Column::Median(Measure::P90),
