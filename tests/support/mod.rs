@@ -8,6 +8,7 @@ mod audit;
 mod client;
 mod content;
 mod device;
+pub mod forwarder;
 mod netns;
 mod process;
 mod site;

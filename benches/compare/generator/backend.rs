@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use socket2::Socket;
 
 use super::poller::{Interest, Ready};
-use super::socket::{Done, discard, read, write};
+use super::socket::{Buffers, Done, discard, read, write};
 
 /// What a connection is for; the first byte that its client sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,33 +69,29 @@ impl Role {
 }
 
 impl Served {
-    pub fn new(socket: Socket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        // Whoever ends first, no relay's port is left in TIME_WAIT towards us.
-        socket.set_linger(Some(Duration::ZERO))?;
-        Ok(Self { socket, role: None, unsent: Vec::new() })
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, role: None, unsent: Vec::new() }
     }
 
     /// Does what can be done now. Whatever fails, the client is the one to notice.
-    pub fn serve(&mut self, ready: Ready, scratch: &mut [u8]) -> Step {
-        match self.try_serve(ready, scratch) {
+    pub fn serve(&mut self, ready: Ready, buffers: &mut Buffers) -> Step {
+        match self.try_serve(ready, buffers) {
             Ok(served) => served,
             Err(_) => Step::Over,
         }
     }
 
-    fn try_serve(&mut self, ready: Ready, scratch: &mut [u8]) -> io::Result<Step> {
+    fn try_serve(&mut self, ready: Ready, buffers: &mut Buffers) -> io::Result<Step> {
         match self.role {
-            None => self.begin(scratch),
-            Some(Role::Echo) => self.echo(ready, scratch),
-            Some(role) => self.move_bulk(role, ready, scratch),
+            None => self.begin(buffers),
+            Some(Role::Echo) => self.echo(ready, buffers),
+            Some(role) => self.move_bulk(role, ready, buffers),
         }
     }
 
-    fn begin(&mut self, scratch: &mut [u8]) -> io::Result<Step> {
-        let first = match read(&self.socket, &mut scratch[..1])? {
-            Done::Bytes(_) => scratch[0],
+    fn begin(&mut self, buffers: &mut Buffers) -> io::Result<Step> {
+        let first = match read(&self.socket, &mut buffers.received[..1])? {
+            Done::Bytes(_) => buffers.received[0],
             Done::WouldBlock => return Ok(Step::Goes { bulk_bytes: 0 }),
             Done::Ended => return Ok(Step::Over),
         };
@@ -109,19 +104,19 @@ impl Served {
         Ok(Step::Goes { bulk_bytes: 0 })
     }
 
-    fn echo(&mut self, ready: Ready, scratch: &mut [u8]) -> io::Result<Step> {
+    fn echo(&mut self, ready: Ready, buffers: &mut Buffers) -> io::Result<Step> {
         if ready.writable && !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
             self.send(&unsent)?;
         }
         while self.unsent.is_empty() {
-            let len = match read(&self.socket, scratch)? {
+            let len = match read(&self.socket, &mut buffers.received)? {
                 Done::Bytes(len) => len,
                 Done::WouldBlock => break,
                 Done::Ended => return Ok(Step::Over),
             };
-            self.send(&scratch[..len])?;
-            if len < scratch.len() {
+            self.send(&buffers.received[..len])?;
+            if len < buffers.received.len() {
                 break;
             }
         }
@@ -139,17 +134,17 @@ impl Served {
         Ok(())
     }
 
-    fn move_bulk(&mut self, role: Role, ready: Ready, scratch: &mut [u8]) -> io::Result<Step> {
+    fn move_bulk(&mut self, role: Role, ready: Ready, buffers: &mut Buffers) -> io::Result<Step> {
         let mut bulk_bytes = 0;
         if ready.readable && role != Role::Source {
-            match discard(&self.socket, scratch)? {
+            match discard(&self.socket, &mut buffers.received)? {
                 Done::Bytes(len) => bulk_bytes = len as u64,
                 Done::WouldBlock => {}
                 Done::Ended => return Ok(Step::Over),
             }
         }
         if ready.writable && role != Role::Sink {
-            write(&self.socket, scratch)?;
+            write(&self.socket, buffers.bulk())?;
         }
         Ok(Step::Goes { bulk_bytes })
     }

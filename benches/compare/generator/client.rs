@@ -1,7 +1,6 @@
 //! One client connection: connects, opens its tunnel where there is a relay that wants it, then does its
 //! job.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -9,8 +8,9 @@ use socket2::Socket;
 
 use super::Opening;
 use super::backend::Role;
+use super::exchange::Exchange;
 use super::poller::{Interest, Ready};
-use super::socket::{Done, discard, read, write};
+use super::socket::{Buffers, Done, broke, discard, read, write};
 use super::tally::Tally;
 use crate::works::Direction;
 
@@ -18,7 +18,7 @@ use crate::works::Direction;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
     Stream(Direction),
-    /// Messages of so many bytes, each sent when it is due and the one before is answered.
+    /// Messages of so many bytes.
     Exchange {
         bytes: usize,
     },
@@ -32,7 +32,8 @@ pub struct Client {
     stage: Stage,
     /// When it began to connect.
     began_ns: u64,
-    exchange: Exchange,
+    /// Of a [`Job::Exchange`]; others have none to make.
+    pub exchange: Exchange,
 }
 
 enum Stage {
@@ -42,19 +43,6 @@ enum Stage {
     /// The role is told, and on its way back.
     Greeting,
     Working,
-}
-
-/// Where an exchanging client stands.
-#[derive(Default)]
-struct Exchange {
-    /// When the message that is out was due; `None` between two.
-    out_since_ns: Option<u64>,
-    /// Due and not out yet.
-    due_ns: VecDeque<u64>,
-    /// Which message is out, told in its first bytes.
-    number: u64,
-    unsent: usize,
-    received: usize,
 }
 
 /// What a moment came to.
@@ -67,13 +55,11 @@ pub enum Step {
 }
 
 impl Client {
-    pub fn new(socket: Socket, job: Job, now_ns: u64) -> Self {
-        Self { socket, job, stage: Stage::Connecting, began_ns: now_ns, exchange: Exchange::default() }
-    }
-
-    /// Its tunnel is open and has been used.
-    pub fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Working)
+    /// The `number`th client.
+    pub fn new(socket: Socket, number: u64, job: Job, now_ns: u64) -> Self {
+        let bytes = if let Job::Exchange { bytes } = job { bytes } else { 0 };
+        let exchange = Exchange::new(bytes, number);
+        Self { socket, job, stage: Stage::Connecting, began_ns: now_ns, exchange }
     }
 
     /// Does what can be done now; what arrives is counted in `tally`.
@@ -81,32 +67,32 @@ impl Client {
         &mut self,
         ready: Ready,
         opening: &OpeningBytes,
-        scratch: &mut [u8],
+        buffers: &mut Buffers,
         tally: &mut Tally,
     ) -> Result<Step, String> {
         match &mut self.stage {
             Stage::Connecting if ready.writable => self.begin(opening),
             Stage::Connecting => Ok(Step::Goes),
-            Stage::Opening(_) => self.open(scratch),
-            Stage::Greeting => self.hear_greeting(scratch, tally),
-            Stage::Working => self.work(ready, scratch, tally).map_err(|error| broke(&error)),
+            Stage::Opening(_) => self.open(buffers),
+            Stage::Greeting => self.hear_greeting(buffers, tally),
+            Stage::Working => self.work(ready, buffers, tally),
         }
     }
 
-    /// A message was due at `due_ns`: it is sent now, or once the ones before are answered. `false` where
-    /// too many wait already.
-    pub fn owe(&mut self, due_ns: u64, scratch: &mut [u8]) -> Result<bool, String> {
-        if self.exchange.due_ns.len() >= DUE_MAX {
-            return Ok(false);
-        }
-        self.exchange.due_ns.push_back(due_ns);
-        self.send_next(scratch).map_err(|error| broke(&error))?;
-        Ok(true)
+    /// A message more is due: it is sent now, or once those before it are answered.
+    pub fn owe(&mut self, buffers: &mut Buffers) -> Result<(), String> {
+        self.exchange.owe();
+        self.exchange.send(&self.socket, buffers)
+    }
+
+    /// Its tunnel is open and has been used.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Working)
     }
 
     fn begin(&mut self, opening: &OpeningBytes) -> Result<Step, String> {
         if let Ok(Some(error)) = self.socket.take_error() {
-            return Err(format!("a client could not connect: {error}"));
+            return Err(could_not_connect(&error));
         }
         match opening.request.as_slice() {
             [] => self.greet(),
@@ -118,22 +104,25 @@ impl Client {
         }
     }
 
-    fn open(&mut self, scratch: &mut [u8]) -> Result<Step, String> {
+    fn open(&mut self, buffers: &mut Buffers) -> Result<Step, String> {
         let Stage::Opening(head) = &mut self.stage else { return Ok(Step::Goes) };
         // No byte of the tunnel comes before ours, so all that arrives is head.
-        match read(&self.socket, scratch).map_err(|error| broke(&error))? {
-            Done::Bytes(len) => head.extend_from_slice(&scratch[..len]),
+        match read(&self.socket, &mut buffers.received).map_err(|error| broke(&error))? {
+            Done::Bytes(len) => head.extend_from_slice(&buffers.received[..len]),
             Done::WouldBlock => return Ok(Step::Goes),
             Done::Ended => return Err(format!("closed in the reply: {:?}", String::from_utf8_lossy(head))),
         }
-        if !head.ends_with(b"\r\n\r\n") {
-            return Ok(Step::Goes);
+        let end = head.windows(HEAD_END.len()).position(|bytes| bytes == HEAD_END);
+        let behind = end.map(|end| head.len() - end - HEAD_END.len());
+        let status = String::from_utf8_lossy(head.split(|&byte| byte == b'\r').next().unwrap_or_default());
+        match (behind, status.split(' ').nth(1)) {
+            (Some(0), Some("200")) => self.greet(),
+            (Some(_), Some("200")) => {
+                Err("bytes came behind the relay's 200 that nobody had sent".to_owned())
+            }
+            (None, _) if head.len() <= HEAD_BYTES_MAX => Ok(Step::Goes),
+            _ => Err(format!("the relay said {status:?}")),
         }
-        if !head.starts_with(b"HTTP/1.1 200 ") {
-            let head = String::from_utf8_lossy(head);
-            return Err(format!("the relay said {:?}", head.lines().next().unwrap_or_default()));
-        }
-        self.greet()
     }
 
     fn greet(&mut self) -> Result<Step, String> {
@@ -157,9 +146,9 @@ impl Client {
         Ok(Step::Opened(interest))
     }
 
-    fn hear_greeting(&mut self, scratch: &mut [u8], tally: &mut Tally) -> Result<Step, String> {
-        match read(&self.socket, &mut scratch[..2]).map_err(|error| broke(&error))? {
-            Done::Bytes(1) if scratch[0] == Role::Echo.byte() => {}
+    fn hear_greeting(&mut self, buffers: &mut Buffers, tally: &mut Tally) -> Result<Step, String> {
+        match read(&self.socket, &mut buffers.received[..2]).map_err(|error| broke(&error))? {
+            Done::Bytes(1) if buffers.received[0] == Role::Echo.byte() => {}
             Done::Bytes(_) => return Err("the first byte back was not the one sent".to_owned()),
             Done::WouldBlock => return Ok(Step::Goes),
             Done::Ended => return Err("closed before its first byte came back".to_owned()),
@@ -172,88 +161,53 @@ impl Client {
         Ok(Step::Opened(Interest::Edges))
     }
 
-    fn work(&mut self, ready: Ready, scratch: &mut [u8], tally: &mut Tally) -> io::Result<Step> {
+    fn work(&mut self, ready: Ready, buffers: &mut Buffers, tally: &mut Tally) -> Result<Step, String> {
         match self.job {
             Job::Stream(direction) => {
-                if ready.readable && direction != Direction::Up {
-                    match discard(&self.socket, scratch)? {
-                        Done::Bytes(len) => tally.arrived(len as u64),
-                        Done::WouldBlock => {}
-                        Done::Ended => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    }
-                }
-                if ready.writable && direction != Direction::Down {
-                    write(&self.socket, scratch)?;
-                }
+                self.stream(direction, ready, buffers, tally).map_err(|error| broke(&error))?;
             }
-            Job::Exchange { bytes } => self.exchange(bytes, scratch, tally)?,
+            Job::Exchange { .. } => self.exchange(buffers, tally)?,
             // Nothing comes any more, unless the relay ends it.
             Job::Once => {
-                if let Done::Ended = read(&self.socket, &mut scratch[..1])? {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                match read(&self.socket, &mut buffers.received[..1]).map_err(|error| broke(&error))? {
+                    Done::WouldBlock => {}
+                    Done::Bytes(_) => return Err("a byte came that nobody had sent".to_owned()),
+                    Done::Ended => return Err("closed while it was idle".to_owned()),
                 }
             }
         }
         Ok(Step::Goes)
     }
 
-    fn exchange(&mut self, bytes: usize, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
-        self.send_rest(scratch)?;
-        loop {
-            let len = match read(&self.socket, scratch)? {
-                Done::Bytes(len) => len,
-                Done::WouldBlock => return Ok(()),
+    fn stream(
+        &mut self,
+        direction: Direction,
+        ready: Ready,
+        buffers: &mut Buffers,
+        tally: &mut Tally,
+    ) -> io::Result<()> {
+        if ready.readable && direction != Direction::Up {
+            match discard(&self.socket, &mut buffers.received)? {
+                Done::Bytes(len) => tally.arrived(len as u64),
+                Done::WouldBlock => {}
                 Done::Ended => return Err(io::ErrorKind::UnexpectedEof.into()),
-            };
-            let Some(due_ns) = self.exchange.out_since_ns else {
-                return Err(io::Error::other("an answer that nobody asked for"));
-            };
-            let number = self.exchange.number.to_le_bytes();
-            if self.exchange.received == 0 && len >= number.len() && scratch[..number.len()] != number {
-                return Err(io::Error::other("the answer to another message"));
             }
-            self.exchange.received += len;
-            if self.exchange.received > bytes {
-                return Err(io::Error::other("more came back than was sent"));
-            }
-            if self.exchange.received < bytes {
-                continue;
-            }
-            let answered_ns = tally.exchanged(due_ns);
-            self.exchange.out_since_ns = None;
-            if tally.is_closed_loop {
-                self.exchange.due_ns.push_back(answered_ns);
-            }
-            return self.send_next(scratch);
         }
-    }
-
-    /// Sends the message that is due first, unless one is out.
-    fn send_next(&mut self, scratch: &mut [u8]) -> io::Result<()> {
-        let Job::Exchange { bytes } = self.job else { return Ok(()) };
-        if self.exchange.out_since_ns.is_some() {
-            return Ok(());
-        }
-        let Some(due_ns) = self.exchange.due_ns.pop_front() else { return Ok(()) };
-        self.exchange.out_since_ns = Some(due_ns);
-        self.exchange.number += 1;
-        self.exchange.received = 0;
-        self.exchange.unsent = bytes;
-        self.send_rest(scratch)
-    }
-
-    fn send_rest(&mut self, scratch: &mut [u8]) -> io::Result<()> {
-        let Job::Exchange { bytes } = self.job else { return Ok(()) };
-        let number = self.exchange.number.to_le_bytes();
-        let named = number.len().min(bytes);
-        scratch[..named].copy_from_slice(&number[..named]);
-        while self.exchange.unsent > 0 {
-            match write(&self.socket, &scratch[bytes - self.exchange.unsent..bytes])? {
-                Done::Bytes(sent) => self.exchange.unsent -= sent,
-                Done::WouldBlock | Done::Ended => break,
-            }
+        if ready.writable && direction != Direction::Down {
+            write(&self.socket, buffers.bulk())?;
         }
         Ok(())
+    }
+
+    fn exchange(&mut self, buffers: &mut Buffers, tally: &mut Tally) -> Result<(), String> {
+        self.exchange.send(&self.socket, buffers)?;
+        let Some(due_ns) = self.exchange.receive(&self.socket, buffers)? else { return Ok(()) };
+        let answered_ns = tally.exchanged(due_ns);
+        if !tally.is_scheduled {
+            self.exchange.follow(answered_ns as f64, 0.0);
+            self.exchange.owe();
+        }
+        self.exchange.send(&self.socket, buffers)
     }
 }
 
@@ -281,6 +235,10 @@ impl OpeningBytes {
     }
 }
 
+pub fn could_not_connect(error: &io::Error) -> String {
+    format!("a client could not connect: {error}")
+}
+
 /// Sends what a new connection always has room for.
 fn send_small(socket: &Socket, bytes: &[u8]) -> Result<(), String> {
     match write(socket, bytes) {
@@ -290,10 +248,8 @@ fn send_small(socket: &Socket, bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-fn broke(error: &io::Error) -> String {
-    format!("a connection broke: {error}")
-}
+/// An empty line.
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
-/// Messages that may be due on one connection and not out. At 1,000 connections this is minutes of a rate
-/// that nobody keeps up with.
-const DUE_MAX: usize = 10_000;
+/// Of a reply; a relay that says more is not understood.
+const HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -1,5 +1,6 @@
 //! Everything that one work is done with: its clients, the backend's side of them, and what they tally.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use socket2::Socket;
 use super::backend::{self, Served};
 use super::client::{self, Client, Job, OpeningBytes};
 use super::poller::{Interest, Key, Poller, Ready};
+use super::socket::Buffers;
 use super::tally::Tally;
 use super::{Backend, MeasureError, STALL_MAX, Target, socket};
 use crate::record::Load;
@@ -15,18 +17,23 @@ use crate::record::Load;
 pub struct Field {
     poller: Poller<Peer>,
     ready: Vec<Ready>,
-    /// What is sent, and where what is received goes.
-    scratch: Box<[u8]>,
+    buffers: Buffers,
     tally: Tally,
     opening: OpeningBytes,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     clients_begun: u64,
     /// Begun and not yet through.
     in_flight: usize,
     /// Clients whose tunnel is open, in the order in which they opened.
     open: Vec<Key>,
-    /// Clients that are done with [`Job::Once`] stay connected.
-    keeps_used: bool,
+    used: Used,
+}
+
+/// What becomes of clients that are done with [`Job::Once`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Used {
+    Close,
+    Keep,
 }
 
 /// What keeps the clients going.
@@ -34,12 +41,20 @@ pub struct Field {
 pub enum Pacing {
     /// Each goes on by itself.
     Peers,
-    /// A message is due every so many nanoseconds, by turns on the first so many of the open clients.
-    Open { interval_ns: f64, began_ns: u64, clients: usize },
+    /// So many messages are due each second, by turns on the open clients.
+    Schedule { rate: f64 },
     /// So many are always being opened.
     NewTunnels { in_flight: usize },
     /// Nothing is supposed to move.
     Idle,
+}
+
+/// Messages that are due at an even rate.
+struct Schedule {
+    began_ns: u64,
+    interval_ns: f64,
+    /// Messages that have been due so far.
+    owed: u64,
 }
 
 enum Peer {
@@ -49,30 +64,27 @@ enum Peer {
 }
 
 impl Field {
-    pub fn new(target: &Target, backend: &Backend) -> Result<Self, MeasureError> {
+    /// For messages of up to `message_bytes`.
+    pub fn new(
+        target: &Target,
+        backend: &Backend,
+        message_bytes: usize,
+        used: Used,
+    ) -> Result<Self, MeasureError> {
         let mut poller = Poller::new()?;
         poller.add(Peer::Listener(backend.listener.try_clone()?), Interest::Readable)?;
         Ok(Self {
             poller,
             ready: Vec::new(),
-            scratch: vec![b'.'; SCRATCH_BYTES].into_boxed_slice(),
+            buffers: Buffers::new(message_bytes),
             tally: Tally::new(),
             opening: OpeningBytes::new(&target.opening, backend.address.port()),
             address: target.address,
             clients_begun: 0,
             in_flight: 0,
             open: Vec::new(),
-            keeps_used: false,
+            used,
         })
-    }
-
-    pub fn keep_used(&mut self) {
-        self.keeps_used = true;
-    }
-
-    /// From now on what arrives counts.
-    pub fn record(&mut self) {
-        self.tally.record();
     }
 
     /// Opens `count` clients more, a few at a time, and returns when all are through.
@@ -91,96 +103,151 @@ impl Field {
             if self.open.len() > opened {
                 progressed_ns = now_ns;
             }
-            let is_stuck = now_ns - progressed_ns > STALL_MAX.as_nanos() as u64;
-            if is_stuck || self.tally.errors() > 0 {
-                let first = self.first_error();
-                return Err(MeasureError::Opening { opened: self.open.len(), wanted, first });
+            if self.tally.errors() > 0 || now_ns - progressed_ns > STALL_MAX.as_nanos() as u64 {
+                let hint = self.hint();
+                return Err(MeasureError::Opening { opened: self.open.len(), wanted, hint });
             }
         }
         Ok(())
     }
 
     /// Every open client begins to exchange, and goes on by itself.
-    pub fn closed_loop(&mut self) -> Result<Pacing, MeasureError> {
-        self.tally.is_closed_loop = true;
-        let now_ns = self.tally.now_ns();
+    pub fn begin_exchanges(&mut self) {
+        let now_ns = self.tally.now_ns() as f64;
         for place in 0..self.open.len() {
-            self.owe(place, now_ns);
+            self.follow(place, now_ns, 0.0);
+            self.owe(place);
         }
-        Ok(Pacing::Peers)
     }
 
-    /// Messages are due `rate` times a second, from now on, by turns on the open clients.
-    pub fn open_loop(&mut self, rate: f64) -> Pacing {
-        Pacing::Open { interval_ns: 1e9 / rate, began_ns: self.tally.now_ns(), clients: self.open.len() }
+    /// From now on what arrives counts.
+    pub fn record(&mut self) {
+        self.tally.record();
     }
 
     /// Goes on for `duration`; gives how long it was exactly.
     pub fn run(&mut self, pacing: Pacing, duration: Duration) -> Result<Duration, MeasureError> {
         let began_ns = self.tally.now_ns();
+        let mut schedule = match pacing {
+            Pacing::Schedule { rate } => Some(self.begin_schedule(rate, began_ns)),
+            _ => None,
+        };
         self.tally.progress_ns = began_ns;
         let mut now_ns = began_ns;
         while now_ns - began_ns < duration.as_nanos() as u64 {
-            let patience_ms = self.pace(pacing, now_ns)?;
-            self.turn(patience_ms)?;
+            if let Pacing::NewTunnels { in_flight } = pacing {
+                self.keep_in_flight(in_flight)?;
+            }
+            match &mut schedule {
+                Some(schedule) => {
+                    self.owe_what_is_due(schedule, now_ns);
+                    // The core is ours: looking on keeps to the schedule better than any sleep.
+                    self.turn(0)?;
+                }
+                None => self.turn(PATIENCE_MS)?,
+            }
             now_ns = self.tally.now_ns();
-            let is_idle = matches!(pacing, Pacing::Idle);
-            if !is_idle && now_ns.saturating_sub(self.tally.progress_ns) > STALL_MAX.as_nanos() as u64 {
-                return Err(MeasureError::Stalled { first: self.first_error() });
+            let still_ns = now_ns.saturating_sub(self.tally.progress_ns);
+            if !matches!(pacing, Pacing::Idle) && still_ns > STALL_MAX.as_nanos() as u64 {
+                return Err(MeasureError::Nothing { seconds: STALL_MAX.as_secs_f64(), hint: self.hint() });
             }
             if self.tally.errors() > ERRORS_MAX {
-                return Err(MeasureError::Errors { errors: self.tally.errors(), first: self.first_error() });
+                return Err(MeasureError::Errors { errors: self.tally.errors(), hint: self.hint() });
             }
         }
         Ok(Duration::from_nanos(now_ns - began_ns))
+    }
+
+    /// Waits a while for answers to what was due by a schedule while it was recorded. What stays
+    /// unanswered has waited as long as that at least: a stall at the end must not go unseen.
+    pub fn await_answers(&mut self) -> Result<(), MeasureError> {
+        let give_up_ns = self.tally.now_ns() + ANSWER_PATIENCE.as_nanos() as u64;
+        let mut unanswered = self.unanswered();
+        while !unanswered.is_empty() && self.tally.now_ns() < give_up_ns {
+            self.turn(PATIENCE_MS)?;
+            unanswered = self.unanswered();
+        }
+        for due_ns in unanswered {
+            self.tally.unanswered(due_ns);
+        }
+        Ok(())
     }
 
     pub fn into_load(self, seconds: f64) -> Load {
         self.tally.into_load(seconds)
     }
 
-    /// Begins what is due at `now_ns`; how long the next wait may be.
-    fn pace(&mut self, pacing: Pacing, now_ns: u64) -> Result<u8, MeasureError> {
-        match pacing {
-            Pacing::Peers | Pacing::Idle => Ok(PATIENCE_MS),
-            Pacing::NewTunnels { in_flight } => {
-                while self.in_flight < in_flight {
-                    self.begin_client(Job::Once)?;
-                }
-                Ok(PATIENCE_MS)
-            }
-            Pacing::Open { interval_ns, began_ns, clients } => {
-                let due = ((now_ns - began_ns) as f64 / interval_ns) as u64;
-                while self.tally.owed < due {
-                    let due_ns = began_ns + (self.tally.owed as f64 * interval_ns) as u64;
-                    self.owe((self.tally.owed % clients as u64) as usize, due_ns);
-                    self.tally.owed += 1;
-                }
-                // The core is ours: looking on keeps to the schedule better than any sleep.
-                Ok(0)
-            }
+    /// What may explain that something did not come about.
+    pub fn hint(&self) -> String {
+        match self.tally.first_error() {
+            Some(error) => format!("the first error: {error}"),
+            None => "no connection failed".to_owned(),
         }
     }
 
-    fn owe(&mut self, place: usize, due_ns: u64) {
+    fn begin_schedule(&mut self, rate: f64, began_ns: u64) -> Schedule {
+        self.tally.is_scheduled = true;
+        let interval_ns = 1e9 / rate;
+        let clients = self.open.len();
+        for place in 0..clients {
+            self.follow(place, began_ns as f64 + place as f64 * interval_ns, clients as f64 * interval_ns);
+        }
+        Schedule { began_ns, interval_ns, owed: 0 }
+    }
+
+    fn owe_what_is_due(&mut self, schedule: &mut Schedule, now_ns: u64) {
+        let due = ((now_ns - schedule.began_ns) as f64 / schedule.interval_ns) as u64;
+        while schedule.owed < due {
+            self.owe((schedule.owed % self.open.len() as u64) as usize);
+            schedule.owed += 1;
+        }
+    }
+
+    fn follow(&mut self, place: usize, due_ns: f64, step_ns: f64) {
+        if let Some(Peer::Client(client)) = self.poller.get_mut(self.open[place]) {
+            client.exchange.follow(due_ns, step_ns);
+        }
+    }
+
+    fn owe(&mut self, place: usize) {
         let key = self.open[place];
+        // One that broke has been counted as an error then.
         let Some(Peer::Client(client)) = self.poller.get_mut(key) else { return };
-        match client.owe(due_ns, &mut self.scratch) {
-            Ok(true) => {}
-            Ok(false) => self.tally.failed("messages were due faster than answers came".to_owned()),
-            Err(error) => {
-                self.tally.failed(error);
-                self.poller.remove(key);
+        if let Err(error) = client.owe(&mut self.buffers) {
+            self.tally.failed(error);
+            self.poller.remove(key);
+        }
+    }
+
+    fn unanswered(&mut self) -> Vec<u64> {
+        let since_ns = self.tally.since_ns();
+        let mut unanswered = Vec::new();
+        for &key in &self.open {
+            if let Some(Peer::Client(client)) = self.poller.get_mut(key) {
+                unanswered.extend(client.exchange.unanswered(since_ns));
             }
         }
+        unanswered
+    }
+
+    fn keep_in_flight(&mut self, in_flight: usize) -> Result<(), MeasureError> {
+        // One that fails at once is not followed by another one in the same turn.
+        for _ in self.in_flight..in_flight {
+            self.begin_client(Job::Once)?;
+        }
+        Ok(())
     }
 
     fn begin_client(&mut self, job: Job) -> Result<(), MeasureError> {
         self.clients_begun += 1;
-        let socket = socket::connect(self.address, self.clients_begun)?;
-        let client = Client::new(socket, job, self.tally.now_ns());
-        self.poller.add(Peer::Client(client), Interest::Edges)?;
-        self.in_flight += 1;
+        match socket::connect(self.address, self.clients_begun) {
+            Ok(socket) => {
+                let client = Client::new(socket, self.clients_begun, job, self.tally.now_ns());
+                self.poller.add(Peer::Client(client), Interest::Edges)?;
+                self.in_flight += 1;
+            }
+            Err(error) => self.tally.failed(client::could_not_connect(&error)),
+        }
         Ok(())
     }
 
@@ -190,25 +257,32 @@ impl Field {
         for &one in &ready {
             match self.poller.get_mut(one.key) {
                 None => {}
-                Some(Peer::Listener(listener)) => {
-                    let accepted = listener.accept().ok().and_then(|(socket, _)| Served::new(socket).ok());
-                    if let Some(served) = accepted {
-                        self.poller.add(Peer::Served(served), Interest::Edges)?;
-                    }
-                }
-                Some(Peer::Served(served)) => match served.serve(one, &mut self.scratch) {
+                Some(Peer::Listener(_)) => self.accept(one.key)?,
+                Some(Peer::Served(served)) => match served.serve(one, &mut self.buffers) {
                     backend::Step::Goes { bulk_bytes } => self.tally.arrived(bulk_bytes),
                     backend::Step::Wants(interest) => self.poller.set_interest(one.key, interest)?,
                     backend::Step::Over => drop(self.poller.remove(one.key)),
                 },
                 Some(Peer::Client(client)) => {
                     let was_open = client.is_open();
-                    let step = client.act(one, &self.opening, &mut self.scratch, &mut self.tally);
+                    let step = client.act(one, &self.opening, &mut self.buffers, &mut self.tally);
                     self.after(one.key, was_open, step)?;
                 }
             }
         }
         self.ready = ready;
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Key) -> Result<(), MeasureError> {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(Peer::Listener(socket)) = self.poller.get_mut(listener) else { break };
+            match socket::accept(socket) {
+                Ok(Some(socket)) => self.poller.add(Peer::Served(Served::new(socket)), Interest::Edges)?,
+                Ok(None) => break,
+                Err(error) => return Err(MeasureError::Generator(error)),
+            };
+        }
         Ok(())
     }
 
@@ -226,7 +300,7 @@ impl Field {
                     self.poller.set_interest(key, interest)?;
                 }
             }
-            Ok(client::Step::Done) if self.keeps_used => self.open.push(key),
+            Ok(client::Step::Done) if self.used == Used::Keep => self.open.push(key),
             Ok(client::Step::Done) => drop(self.poller.remove(key)),
             Err(error) => {
                 self.tally.failed(error);
@@ -235,10 +309,6 @@ impl Field {
         }
         self.in_flight -= usize::from(!was_open);
         Ok(())
-    }
-
-    fn first_error(&self) -> String {
-        self.tally.first_error().unwrap_or("none").to_owned()
     }
 }
 
@@ -255,11 +325,14 @@ impl AsFd for Peer {
 /// Clients that are being opened at a time, where a work does not say how many.
 const OPENING_MAX: usize = 64;
 
+/// Connections that the backend takes before others have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
 /// Errors of one run after which it is given up.
 const ERRORS_MAX: u64 = 1_000;
 
 /// How long a wait for readiness may take, so that the end of a run is not missed.
 const PATIENCE_MS: u8 = 10;
 
-/// As much as a 256 KiB pipe takes, and more than the largest message.
-const SCRATCH_BYTES: usize = 256 * 1024;
+/// How long answers may take that are still to come at the end.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@
 
 mod backend;
 mod client;
+mod exchange;
 mod field;
 mod poller;
 mod socket;
@@ -19,9 +20,9 @@ use socket2::Socket;
 
 use crate::process::Snapshot;
 use crate::record::{Cost, Load};
-use crate::works::{Pace, Work};
+use crate::works::{Direction, Pace, Work};
 use client::Job;
-use field::{Field, Pacing};
+use field::{Field, Pacing, Used};
 
 /// Where clients connect, and how they come through.
 pub struct Target {
@@ -51,12 +52,14 @@ pub struct Backend {
 pub enum MeasureError {
     #[error("the generator failed: {0}")]
     Generator(#[from] io::Error),
-    #[error("only {opened} of {wanted} connections could be opened; the first error: {first}")]
-    Opening { opened: usize, wanted: usize, first: String },
-    #[error("nothing came through for {} s; the first error: {first}", STALL_MAX.as_secs())]
-    Stalled { first: String },
-    #[error("{errors} errors; the first: {first}")]
-    Errors { errors: u64, first: String },
+    #[error("only {opened} of {wanted} connections could be opened; {hint}")]
+    Opening { opened: usize, wanted: usize, hint: String },
+    #[error("nothing came through for {seconds:.1} s; {hint}")]
+    Nothing { seconds: f64, hint: String },
+    #[error("{errors} errors; {hint}")]
+    Errors { errors: u64, hint: String },
+    #[error("an open loop needs to be told its rate")]
+    NoRate,
     #[error("the relay's process cannot be looked at: {0}")]
     Process(io::Error),
 }
@@ -75,8 +78,8 @@ impl Backend {
     }
 }
 
-/// Puts what is at `target` to `work`. `rate` is what [`Pace::Open`] sends per second. The cost is that of
-/// process `relay` and its children, over exactly the time that was measured.
+/// Puts what is at `target` to `work`. `rate` is how many messages are due per second for [`Pace::Open`]. The
+/// cost is that of process `relay` and its children, over exactly the time that was measured.
 pub fn measure(
     work: Work,
     rate: Option<f64>,
@@ -85,7 +88,13 @@ pub fn measure(
     relay: Option<u32>,
     timing: Timing,
 ) -> Result<(Load, Option<Cost>), MeasureError> {
-    let mut field = Field::new(target, backend)?;
+    let (message_bytes, used) = match work {
+        Work::Exchange { bytes, .. } => (bytes, Used::Close),
+        Work::Mixed { .. } => (MIXED_BYTES, Used::Close),
+        Work::Idle { .. } => (0, Used::Keep),
+        Work::Bulk { .. } | Work::NewTunnels { .. } => (0, Used::Close),
+    };
+    let mut field = Field::new(target, backend, message_bytes, used)?;
     let pacing = match work {
         Work::Bulk { direction, streams } => {
             field.open(streams, Job::Stream(direction))?;
@@ -93,18 +102,20 @@ pub fn measure(
         }
         Work::Exchange { bytes, connections, pace } => {
             field.open(connections, Job::Exchange { bytes })?;
-            match (pace, rate) {
-                (Pace::Open { .. }, Some(rate)) => field.open_loop(rate),
-                _ => field.closed_loop()?,
+            match pace {
+                Pace::Open { .. } => Pacing::Schedule { rate: rate.ok_or(MeasureError::NoRate)? },
+                Pace::Closed => {
+                    field.begin_exchanges();
+                    Pacing::Peers
+                }
             }
         }
         Work::NewTunnels { in_flight } => Pacing::NewTunnels { in_flight },
         Work::Mixed { streams, connections } => {
-            // The exchanges are what is counted, and the first to open are the ones that are paced.
             field.open(connections, Job::Exchange { bytes: MIXED_BYTES })?;
-            let pacing = field.closed_loop()?;
-            field.open(streams, Job::Stream(crate::works::Direction::Down))?;
-            pacing
+            field.begin_exchanges();
+            field.open(streams, Job::Stream(Direction::Down))?;
+            Pacing::Peers
         }
         Work::Idle { sessions } => return idle(field, sessions, relay, timing),
     };
@@ -113,7 +124,25 @@ pub fn measure(
     field.record();
     let seconds = field.run(pacing, timing.measure)?.as_secs_f64();
     let after = Snapshot::of(relay)?;
-    Ok((field.into_load(seconds), Snapshot::cost(before, after)))
+    if let Pacing::Schedule { .. } = pacing {
+        field.await_answers()?;
+    }
+    let hint = field.hint();
+    let mut load = field.into_load(seconds);
+    if load.bytes == 0 && load.exchanges == 0 {
+        return Err(MeasureError::Nothing { seconds, hint });
+    }
+    load.bytes += load.exchanges * payload_of_exchange(work);
+    Ok((load, Snapshot::cost(before, after)))
+}
+
+/// Bytes both ways that come with each exchange, and are not counted one by one.
+fn payload_of_exchange(work: Work) -> u64 {
+    match work {
+        Work::Exchange { bytes, .. } => 2 * bytes as u64,
+        Work::NewTunnels { .. } => 2,
+        Work::Bulk { .. } | Work::Mixed { .. } | Work::Idle { .. } => 0,
+    }
 }
 
 /// Opens sessions, uses each once, and looks at what the relay keeps of them.
@@ -123,7 +152,6 @@ fn idle(
     relay: Option<u32>,
     timing: Timing,
 ) -> Result<(Load, Option<Cost>), MeasureError> {
-    field.keep_used();
     // What a relay sets up with its first sessions is not theirs.
     field.open(IDLE_WARM_UP, Job::Once)?;
     field.run(Pacing::Idle, SETTLE)?;

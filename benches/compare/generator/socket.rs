@@ -1,11 +1,12 @@
-//! Non-blocking sockets and the calls on them, with "would block" told apart from an error.
+//! Sockets and the calls on them, none of which waits, with "would block" told apart from an error.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How a call on a socket went.
@@ -15,11 +16,59 @@ pub enum Done {
     Ended,
 }
 
+/// What all connections send from and receive into, as only one of them is looked at at a time.
+pub struct Buffers {
+    pub received: Box<[u8]>,
+    sent: Box<[u8]>,
+}
+
+impl Buffers {
+    /// For messages of up to `message_bytes`.
+    pub fn new(message_bytes: usize) -> Self {
+        let len = BULK_BYTES.max(message_bytes);
+        // No two stretches of it are alike before 16 KiB, so that an answer in the wrong order is noticed.
+        let noise = (0..len as u32).map(|place| (place.wrapping_mul(0x9e37_79b1) >> 15) as u8);
+        Self { received: vec![0; len].into_boxed_slice(), sent: noise.collect() }
+    }
+
+    /// What bulk consists of.
+    pub fn bulk(&self) -> &[u8] {
+        &self.sent
+    }
+
+    /// The message of so many bytes that begins with `tag`, as far as it fits.
+    pub fn message(&mut self, bytes: usize, tag: u64) -> &[u8] {
+        self.message_and_received(bytes, tag).0
+    }
+
+    pub fn message_and_received(&mut self, bytes: usize, tag: u64) -> (&[u8], &[u8]) {
+        let message = &mut self.sent[..bytes];
+        for (byte, tag) in message.iter_mut().zip(tag.to_le_bytes()) {
+            *byte = tag;
+        }
+        (message, &self.received)
+    }
+}
+
+/// A listener whose connections inherit that they send at once and end with a reset.
 pub fn listen() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    // Whoever ends first, no relay's port is left in TIME_WAIT towards us.
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// The next connection that waits; `None` where none does.
+pub fn accept(listener: &Socket) -> io::Result<Option<Socket>> {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    match listener.accept() {
+        Ok((socket, _)) => Ok(Some(socket)),
+        Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted | Interrupted) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Begins to connect. `number` spreads the clients over loopback addresses, so that one's ports do not
@@ -31,33 +80,38 @@ pub fn connect(to: SocketAddr, number: u64) -> io::Result<Socket> {
     socket.set_linger(Some(Duration::ZERO))?;
     if to.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) {
         let from = Ipv4Addr::new(127, 0, 0, 1 + (number % SOURCES) as u8);
-        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::from((from, 0)).into())?;
     }
     match socket.connect(&to.into()) {
-        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => Ok(socket),
     }
 }
 
 pub fn write(socket: &Socket, bytes: &[u8]) -> io::Result<Done> {
-    told(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(|sent| sent.max(1)))
+    told(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL))
 }
 
 pub fn read(socket: &Socket, into: &mut [u8]) -> io::Result<Done> {
-    told(recv(socket.as_raw_fd(), into, MsgFlags::empty()))
+    told(recv(socket.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT))
 }
 
-/// Takes up to `scratch.len()` bytes off the socket without copying them anywhere (tcp(7), MSG_TRUNC).
-pub fn discard(socket: &Socket, scratch: &mut [u8]) -> io::Result<Done> {
-    told(recv(socket.as_raw_fd(), scratch, MsgFlags::MSG_TRUNC))
+/// Takes up to `room.len()` bytes off the socket without copying them anywhere (tcp(7), MSG_TRUNC).
+pub fn discard(socket: &Socket, room: &mut [u8]) -> io::Result<Done> {
+    told(recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC))
+}
+
+/// An error in the words that reports have for it.
+pub fn broke(error: &io::Error) -> String {
+    format!("a connection broke: {error}")
 }
 
 fn told(result: nix::Result<usize>) -> io::Result<Done> {
     match result {
         Ok(0) => Ok(Done::Ended),
         Ok(bytes) => Ok(Done::Bytes(bytes)),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(Done::WouldBlock),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Done::WouldBlock),
         Err(error) => Err(error.into()),
     }
 }
@@ -66,3 +120,6 @@ const BACKLOG: i32 = 4096;
 
 /// Loopback addresses that clients connect from.
 const SOURCES: u64 = 50;
+
+/// Of bulk, moved by one call. As much as a 256 KiB pipe takes; each stream gets no more per turn.
+const BULK_BYTES: usize = 256 * 1024;
