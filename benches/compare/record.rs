@@ -49,7 +49,7 @@ pub struct Cost {
     pub switches_involuntary: u64,
     /// At the end, under load.
     pub rss_kib: u64,
-    /// RSS that came with the idle sessions, each; only of [`Work::Idle`].
+    /// RSS that came with the idle sessions, each, and what was there for them before; only of [`Work::Idle`].
     pub rss_kib_per_session: Option<f64>,
     /// CPU that the relay took while nothing moved, as a share of one core; only of [`Work::Idle`].
     pub idle_cpu_share: Option<f64>,

@@ -92,7 +92,10 @@ impl<'a> Rounds<'a> {
             return Err(RunError::Ended { status, said });
         }
         let said = || started.relay.as_ref().map_or_else(String::new, Relay::said);
-        let (load, cost) = measured.map_err(|source| RunError::Measure { source, said: said() })?;
+        let (load, mut cost) = measured.map_err(|source| RunError::Measure { source, said: said() })?;
+        if let Some(grown) = cost.as_mut().and_then(|cost| cost.rss_kib_per_session.as_mut()) {
+            *grown += started.rss_ahead_kib;
+        }
         let moves = !matches!(work, Work::Idle { .. });
         if moves && load.bytes == 0 && load.exchanges == 0 {
             let first = load.first_error.unwrap_or_else(|| "none".to_owned());

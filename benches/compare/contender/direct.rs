@@ -31,6 +31,6 @@ impl Contender for Direct {
     }
 
     fn start(&self, _: Work, backend: SocketAddr, _: Cpu) -> Result<Started, StartError> {
-        Ok(Started { target: Target { address: backend, opening: Opening::Plain }, relay: None })
+        Ok(Started::new(Target { address: backend, opening: Opening::Plain }, None))
     }
 }

@@ -44,6 +44,6 @@ impl Contender for Extra {
         let (backend_host, backend_port) = (backend.ip().to_string(), backend.port());
         launch.command = self.0.command(&Places { listen_port, backend_host, backend_port });
         let target = Target { address: launch.address(), opening: Opening::Plain };
-        Ok(Started { target, relay: Some(launch.start()?) })
+        Ok(Started::new(target, Some(launch.start()?)))
     }
 }

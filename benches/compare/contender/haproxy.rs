@@ -59,7 +59,7 @@ impl Contender for HaProxy {
         let program = find_or_missing("haproxy", "haproxy").map_err(std::io::Error::other)?;
         launch.command = vec![program.display().to_string(), "-db".to_owned(), "-f".to_owned(), config];
         let target = Target { address: launch.address(), opening: Opening::Plain };
-        Ok(Started { target, relay: Some(launch.start()?) })
+        Ok(Started::new(target, Some(launch.start()?)))
     }
 }
 

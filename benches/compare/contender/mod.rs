@@ -49,6 +49,15 @@ pub struct Started {
     pub target: Target,
     /// `None` where clients reach the backend directly.
     pub relay: Option<Relay>,
+    /// Memory that it took at its start for each session to come; what RSS grows by is not all of its cost.
+    pub rss_ahead_kib: f64,
+}
+
+impl Started {
+    /// One that takes memory only as sessions come.
+    fn new(target: Target, relay: Option<Relay>) -> Self {
+        Self { target, relay, rss_ahead_kib: 0.0 }
+    }
 }
 
 /// Why a contender cannot take part on this machine.

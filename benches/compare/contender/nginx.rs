@@ -44,7 +44,7 @@ impl Contender for Nginx {
         let words = [&program.display().to_string(), "-e", "stderr", "-p", &folder, "-c", &config];
         launch.command = words.map(str::to_owned).to_vec();
         let target = Target { address: launch.address(), opening: Opening::Plain };
-        Ok(Started { target, relay: Some(launch.start()?) })
+        Ok(Started::new(target, Some(launch.start()?)))
     }
 }
 

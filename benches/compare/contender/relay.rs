@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 use sluicegate::sys::cpu::Cpu;
 use tempfile::TempDir;
 
+use crate::generator::MeasureError;
+use crate::process::Snapshot;
+
 /// A running relay. Dropped, it is ended, with every process that it started.
 pub struct Relay {
     child: Child,
@@ -36,6 +39,8 @@ pub(super) struct Launch {
 pub enum StartError {
     #[error("no folder, file or port for it: {0}")]
     Prepare(#[from] io::Error),
+    #[error(transparent)]
+    Look(#[from] MeasureError),
     #[error("setpriv of util-linux, which starts it, cannot be started: {0}")]
     Spawn(io::Error),
     #[error("it ended by itself ({status}); it said: {said}")]
@@ -101,6 +106,12 @@ impl Relay {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// All of its memory that is resident.
+    pub(super) fn rss_kib(&self) -> Result<f64, StartError> {
+        let snapshot = Snapshot::of(Some(self.id()))?;
+        Ok(snapshot.map_or(0.0, |snapshot| snapshot.rss_kib as f64))
     }
 
     /// The end of what it printed, in one line.

@@ -11,7 +11,7 @@ use sluicegate::sys::cpu::Cpu;
 use tempfile::TempDir;
 
 use super::relay::Launch;
-use super::{Contender, Facts, Missing, StartError, Started, output_of};
+use super::{Contender, Facts, Missing, Relay, StartError, Started, output_of};
 use crate::generator::{Opening, Target};
 use crate::plan::Extent;
 use crate::works::{Direction, Work};
@@ -75,20 +75,33 @@ impl Contender for Sluicegate {
         self.forwarding == Forwarding::Auto || (is_down && extent == Extent::Full)
     }
 
-    fn start(&self, _: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
+    fn start(&self, work: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError> {
         debug_assert!(backend.ip().is_loopback(), "the device's address is loopback's");
-        let mut launch = Launch::prepare(cpu)?;
-        let text = self.config(launch.port);
-        let config = launch.write("sluicegate.toml", &text)?;
-        launch.command = [PROGRAM, "run", "--config", &config].map(str::to_owned).to_vec();
+        // Its table of sessions is made at the start. Only a smaller one shows what that takes.
+        let smallest_kib = match work {
+            Work::Idle { .. } => Some(self.launch(SESSIONS_FEW, cpu)?.1.rss_kib()?),
+            _ => None,
+        };
+        let (address, relay) = self.launch(SESSIONS, cpu)?;
+        let rss_ahead_kib = match smallest_kib {
+            Some(smallest_kib) => (relay.rss_kib()? - smallest_kib) / f64::from(SESSIONS - SESSIONS_FEW),
+            None => 0.0,
+        };
         let opening = Opening::Connect { uuid: DEVICE.to_owned(), token: self.site.token.clone() };
-        let target = Target { address: launch.address(), opening };
-        Ok(Started { target, relay: Some(launch.start()?) })
+        Ok(Started { target: Target { address, opening }, relay: Some(relay), rss_ahead_kib })
     }
 }
 
 impl Sluicegate {
-    fn config(&self, port: u16) -> String {
+    fn launch(&self, sessions: u32, cpu: Cpu) -> Result<(SocketAddr, Relay), StartError> {
+        let mut launch = Launch::prepare(cpu)?;
+        let address = launch.address();
+        let config = launch.write("sluicegate.toml", &self.config(launch.port, sessions))?;
+        launch.command = [PROGRAM, "run", "--config", &config].map(str::to_owned).to_vec();
+        Ok((address, launch.start()?))
+    }
+
+    fn config(&self, port: u16, sessions: u32) -> String {
         format!(
             r#"listen = [{{ address = "127.0.0.1:{port}" }}]
             store.url = "{store}"
@@ -98,9 +111,9 @@ impl Sluicegate {
             timeouts.drain = "100ms"
             log.level = "warn"
             [limits]
-            sessions = {SESSIONS}
-            sessions_per_principal = {SESSIONS}
-            sessions_per_device = {SESSIONS}
+            sessions = {sessions}
+            sessions_per_principal = {sessions}
+            sessions_per_device = {sessions}
             "#,
             store = self.site.store(),
             forwarding = self.forwarding.key(),
@@ -167,6 +180,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sluicegate");
 
 /// Beyond the 5,000 of the idle work.
 const SESSIONS: u32 = 6_000;
+
+/// Next to nothing beside [`SESSIONS`].
+const SESSIONS_FEW: u32 = 1;
 
 const PRINCIPAL: &str = "compare";
 const DEVICE: &str = "00112233445566778899aabbccddeeff";

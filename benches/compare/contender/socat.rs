@@ -47,7 +47,7 @@ impl Contender for Socat {
             format!("TCP:{backend},nodelay"),
         ];
         let target = Target { address: launch.address(), opening: Opening::Plain };
-        Ok(Started { target, relay: Some(launch.start()?) })
+        Ok(Started::new(target, Some(launch.start()?)))
     }
 }
 
