@@ -108,8 +108,9 @@ impl Relay {
         self.child.id()
     }
 
-    /// All of its memory that is resident.
-    pub(super) fn rss_kib(&self) -> Result<f64, StartError> {
+    /// All of its memory that is resident, once it has come to rest.
+    pub(super) fn rss_at_rest_kib(&self) -> Result<f64, StartError> {
+        std::thread::sleep(SETTLE);
         let snapshot = Snapshot::of(Some(self.id()))?;
         Ok(snapshot.map_or(0.0, |snapshot| snapshot.rss_kib as f64))
     }
@@ -163,5 +164,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From SIGTERM to SIGKILL.
 const TERM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For a relay to finish what it begins when it already accepts.
+const SETTLE: Duration = Duration::from_millis(500);
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);

@@ -79,12 +79,14 @@ impl Contender for Sluicegate {
         debug_assert!(backend.ip().is_loopback(), "the device's address is loopback's");
         // Its table of sessions is made at the start. Only a smaller one shows what that takes.
         let smallest_kib = match work {
-            Work::Idle { .. } => Some(self.launch(SESSIONS_FEW, cpu)?.1.rss_kib()?),
+            Work::Idle { .. } => Some(self.launch(SESSIONS_FEW, cpu)?.1.rss_at_rest_kib()?),
             _ => None,
         };
         let (address, relay) = self.launch(SESSIONS, cpu)?;
         let rss_ahead_kib = match smallest_kib {
-            Some(smallest_kib) => (relay.rss_kib()? - smallest_kib) / f64::from(SESSIONS - SESSIONS_FEW),
+            Some(smallest_kib) => {
+                (relay.rss_at_rest_kib()? - smallest_kib) / f64::from(SESSIONS - SESSIONS_FEW)
+            }
             None => 0.0,
         };
         let opening = Opening::Connect { uuid: DEVICE.to_owned(), token: self.site.token.clone() };
