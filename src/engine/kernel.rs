@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Engine as EngineConfig};
 use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::pipe::Pipe;
-use crate::sys::ring::{Completion, First, Operation, Ring, RingError, Wait};
+use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wait};
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 
 use super::token::Token;
@@ -31,6 +31,8 @@ pub(super) trait Kernel {
     fn cancel(&mut self, token: Token, target: Token);
 
     fn send(&self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// Receives into memory of ours; only while no receive of the ring's is in flight.
+    fn receive(&self, socket: &Self::Socket, into: &mut [u8]) -> io::Result<usize>;
     fn shut_write(&self, socket: &Self::Socket);
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
@@ -115,8 +117,13 @@ impl RingKernel {
     }
 
     /// One turn of the ring; see [`Ring::turn`].
-    pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
-        self.ring.turn(wait, completions)
+    pub fn turn(
+        &mut self,
+        wait: Wait,
+        gather: Option<Gather>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        self.ring.turn(wait, gather, completions)
     }
 
     /// Looks on for up to `budget`, without calling into the system, until a turn would find completions.
@@ -177,6 +184,10 @@ impl Kernel for RingKernel {
 
     fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
         socket::send_now(socket.as_fd(), bytes)
+    }
+
+    fn receive(&self, socket: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
+        socket::receive_now(socket.as_fd(), into)
     }
 
     fn shut_write(&self, socket: &OwnedFd) {

@@ -10,9 +10,9 @@ mod listener;
 mod session;
 mod sessions;
 mod shared;
-mod spin;
 mod timers;
 mod token;
+mod waiting;
 mod worker;
 
 #[cfg(test)]

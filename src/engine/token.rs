@@ -64,6 +64,21 @@ impl Purpose {
         Self::DownDrain,
         Self::Cancel,
     ];
+
+    /// Whether it is part of moving a stream, rather than a message or a step of the handshake.
+    pub const fn is_of_stream(self) -> bool {
+        matches!(
+            self,
+            Self::UpReadable
+                | Self::UpWritable
+                | Self::UpFill
+                | Self::UpDrain
+                | Self::DownReadable
+                | Self::DownWritable
+                | Self::DownFill
+                | Self::DownDrain
+        )
+    }
 }
 
 impl Token {

@@ -10,9 +10,9 @@ use super::listener::Listener;
 use super::session::{Accepted, Instant, Session, Turn};
 use super::sessions::Sessions;
 use super::shared::{Shared, ThreadShared};
-use super::spin::Spin;
 use super::timers::{Entry, Tick, Wheel};
 use super::token::{Slot, Token};
+use super::waiting::Waiting;
 use crate::authz::{PinnedView, UnixMillis};
 use crate::sys::ring::{Completion, Operation, Wait};
 use crate::sys::socket;
@@ -35,7 +35,7 @@ pub(super) struct Worker {
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
     rechecks_seen: u64,
-    spin: Spin,
+    waiting: Waiting,
     clock: Clock,
 }
 
@@ -56,7 +56,7 @@ impl Worker {
     pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
-        let spin = Spin::new(shared.config.engine.busy_poll);
+        let waiting = Waiting::new(shared.config.engine.busy_poll);
         let mut worker = Self {
             kernel,
             shared,
@@ -69,7 +69,7 @@ impl Worker {
             sessions_begun: 0,
             told_full: 0,
             rechecks_seen: 0,
-            spin,
+            waiting,
             clock: Clock { began: std::time::Instant::now() },
         };
         worker.watch_wake();
@@ -114,7 +114,10 @@ impl Worker {
                 self.on_timer(entry, now, &view);
             }
             self.resume_accepting(now);
-            self.thread().counters.hot.turns.add(1);
+            let hot = &self.thread().counters.hot;
+            hot.turns.add(1);
+            let spliced_bytes = hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get();
+            self.waiting.note_turn(spliced_bytes);
             if let Some(stop_by) = stop_by {
                 self.stop_sessions(now, &view);
                 if self.has_nothing_left() || now.tick() >= stop_by {
@@ -132,29 +135,29 @@ impl Worker {
     ) -> std::io::Result<()> {
         let wait = self.wait(stop_by);
         if wait == Wait::No {
-            return self.kernel.turn(Wait::No, completions);
+            return self.kernel.turn(Wait::No, None, completions);
         }
-        let Some(budget) = self.spin.budget() else {
+        let Some(budget) = self.waiting.budget() else {
             let asleep_at = std::time::Instant::now();
-            self.kernel.turn(wait, completions)?;
-            self.spin.note_gap(asleep_at.elapsed());
+            self.kernel.turn(wait, self.waiting.gather(), completions)?;
+            self.waiting.note_gap(asleep_at.elapsed());
             return Ok(());
         };
-        self.kernel.turn(Wait::No, completions)?;
+        self.kernel.turn(Wait::No, None, completions)?;
         if !completions.is_empty() {
             return Ok(());
         }
         let counters = &self.shared.threads[self.number].counters.hot;
         if self.kernel.has_work_within(budget) {
-            self.spin.hit();
+            self.waiting.hit();
             counters.spins_hit.add(1);
-            self.kernel.turn(Wait::No, completions)
+            self.kernel.turn(Wait::No, None, completions)
         } else {
-            self.spin.miss();
+            self.waiting.miss();
             counters.spins_missed.add(1);
             let asleep_at = std::time::Instant::now();
-            self.kernel.turn(wait, completions)?;
-            self.spin.note_gap(budget + asleep_at.elapsed());
+            self.kernel.turn(wait, self.waiting.gather(), completions)?;
+            self.waiting.note_gap(budget + asleep_at.elapsed());
             Ok(())
         }
     }
@@ -178,7 +181,7 @@ impl Worker {
     fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
         match Token::from_bits(completion.token) {
             Some(Token::Session { slot, purpose }) => {
-                self.spin.note_session(slot);
+                self.waiting.note_completion(slot, purpose);
                 let Completion { result, more, buffer, .. } = completion;
                 let outcome = Outcome { result, more, buffer };
                 self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));

@@ -96,6 +96,13 @@ pub enum Wait {
     Forever,
 }
 
+/// That a wait is to go on for several completions, for as long as `patience`; then one is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gather {
+    pub completions: u32,
+    pub patience: Duration,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     #[error(
@@ -183,8 +190,13 @@ impl Ring {
     }
 
     /// Submits what was queued, waits as told for a first completion, and appends all there are to
-    /// `completions`.
-    pub fn turn(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+    /// `completions`. A kernel before 6.12 does not gather, and returns with the first.
+    pub fn turn(
+        &mut self,
+        wait: Wait,
+        gather: Option<Gather>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         while let Some(entry) = self.backlog.pop_front() {
             if !self.try_push(&entry) {
                 self.backlog.push_front(entry);
@@ -205,7 +217,13 @@ impl Ring {
             Wait::Until(_) => SubmitArgs::new().timespec(&timespec),
             Wait::No | Wait::Forever => SubmitArgs::new(),
         };
-        let want = usize::from(wait != Wait::No);
+        let gather = gather.filter(|_| wait != Wait::No && self.ring.params().is_feature_min_timeout());
+        let (want, arguments) = match gather {
+            Some(Gather { completions, patience }) => {
+                (completions as usize, arguments.min_wait_usec(patience.as_micros() as u32))
+            }
+            None => (usize::from(wait != Wait::No), arguments),
+        };
         match self.ring.submitter().submit_with_args(want, &arguments) {
             Ok(_) => {}
             Err(error) if is_no_failure(&error) => {}
@@ -412,7 +430,7 @@ mod tests {
         let (mut received, mut more) = (0, true);
         while more {
             let mut completions = Vec::new();
-            ring.turn(Wait::Until(Duration::from_secs(5)), &mut completions).unwrap();
+            ring.turn(Wait::Until(Duration::from_secs(5)), None, &mut completions).unwrap();
             assert!(!completions.is_empty(), "nothing more came after {received} bytes");
             for completion in completions {
                 assert!(completion.result > 0, "{completion:?}");
@@ -432,6 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn a_gathering_wait_ends_with_its_patience_or_with_enough() {
+        let mut ring = Ring::new().unwrap();
+        let wake = super::super::wake::Wake::new().unwrap();
+        wake.wake();
+        for (operations, gathered) in [(1, 1), (5, 5)] {
+            for token in 0..operations {
+                ring.push(token, Operation::PollReadable { fd: wake.as_fd() });
+            }
+            let gather = Gather { completions: 5, patience: Duration::from_millis(20) };
+            let mut completions = Vec::new();
+            let began = std::time::Instant::now();
+            ring.turn(Wait::Forever, Some(gather), &mut completions).unwrap();
+            assert_eq!(completions.len(), gathered);
+            if gathered < 5 && ring.ring.params().is_feature_min_timeout() {
+                assert!(began.elapsed() >= gather.patience);
+            }
+        }
+    }
+
+    #[test]
     fn more_operations_than_the_queue_holds_all_complete() {
         let mut ring = Ring::new().unwrap();
         let wake = super::super::wake::Wake::new().unwrap();
@@ -442,7 +480,7 @@ mod tests {
         }
         let mut completions = Vec::new();
         while completions.len() < count as usize {
-            ring.turn(Wait::Until(Duration::from_secs(5)), &mut completions).unwrap();
+            ring.turn(Wait::Until(Duration::from_secs(5)), None, &mut completions).unwrap();
         }
         let mut tokens: Vec<u64> = completions.iter().map(|completion| completion.token).collect();
         tokens.sort_unstable();

@@ -26,8 +26,8 @@ pub(super) struct CopyPath {
     spill: Vec<u8>,
     /// How much of the spill has been sent.
     spill_sent: usize,
-    /// Buffers that came full, in a row.
-    full_in_a_row: u8,
+    /// How much what came looks like a stream; see [`Self::note_received`].
+    streaming: u8,
     /// Splice as soon as the receive has ended and the spill is out.
     promote: bool,
     /// The receive in flight was told to end.
@@ -42,6 +42,17 @@ impl CopyPath {
 
     pub fn note_receiving(&mut self) {
         self.receive_cancelled = false;
+    }
+
+    /// A buffer that came full speaks for a stream, one that did not against it, but not so much that a
+    /// single one settles it: a stream's segments need not be multiples of a buffer. Those of loopback are
+    /// fifteen buffers and a part.
+    fn note_received(&mut self, len: usize) {
+        self.streaming = if len == BUFFER_BYTES {
+            self.streaming.saturating_add(1)
+        } else {
+            self.streaming.saturating_sub(PART_AGAINST)
+        };
     }
 
     /// Keeps what the sink did not take.
@@ -73,9 +84,10 @@ impl<P: Conveyor> Flow<P> {
             (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
             (0.., _) => self.source_ended = true,
             (error, _) => match -error {
-                // All buffers were filled in one batch. They go back before this turn ends, so the
-                // receive is simply asked for again.
-                libc::ENOBUFS => io.counters.buffers_exhausted.add(1),
+                libc::ENOBUFS => {
+                    io.counters.buffers_exhausted.add(1);
+                    self.receive_without_buffer(ends, io)?;
+                }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => return Err(Broken::source(errno(error))),
             },
@@ -143,6 +155,26 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
+    /// All buffers were filled in one batch. They go back before this turn ends, but those who were served
+    /// are also the first to ask again, so whoever was not takes a little now.
+    fn receive_without_buffer<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        if matches!(&self.path, Path::Copy(path) if path.is_spilled()) {
+            return Ok(());
+        }
+        let mut bytes = [0; BUFFER_BYTES];
+        match io.kernel.receive(ends.source, &mut bytes) {
+            Ok(0) => self.source_ended = true,
+            Ok(len) => self.forward_received(&bytes[..len], ends, io.kernel, io.counters)?,
+            Err(error) if is_no_failure(&error) => {}
+            Err(error) => return Err(Broken::source(error)),
+        }
+        Ok(())
+    }
+
     fn forward_buffer<K: Kernel<Pipe = P>>(
         &mut self,
         buffer: BufferId,
@@ -165,9 +197,8 @@ impl<P: Conveyor> Flow<P> {
         counters: &HotCounters,
     ) -> Result<(), Broken> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
-        let is_full = bytes.len() == BUFFER_BYTES;
-        path.full_in_a_row = if is_full { path.full_in_a_row.saturating_add(1) } else { 0 };
-        path.promote |= streams(self.forwarding, path.full_in_a_row);
+        path.note_received(bytes.len());
+        path.promote |= streams(self.forwarding, path.streaming);
         let spilled = path.is_spilled();
         let sent =
             if spilled { 0 } else { send_until_full(kernel, ends.sink, bytes).map_err(Broken::sink)? };
@@ -200,15 +231,22 @@ impl<P: Conveyor> Flow<P> {
     }
 }
 
-/// Whether so many full buffers in a row make a direction one to splice. Where splicing is forced, only
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Whether a direction that looks so much like a stream is one to splice. Where splicing is forced, only
 /// early bytes are copied.
-fn streams(forwarding: Forwarding, full_in_a_row: u8) -> bool {
+fn streams(forwarding: Forwarding, streaming: u8) -> bool {
     match forwarding {
-        Forwarding::Auto => full_in_a_row >= FULL_BUFFERS_TO_PROMOTE,
+        Forwarding::Auto => streaming >= STREAMING_TO_PROMOTE,
         Forwarding::Copy => false,
         Forwarding::Splice | Forwarding::RingSplice => true,
     }
 }
 
-/// 64 KiB with no pause: a stream.
-const FULL_BUFFERS_TO_PROMOTE: u8 = 16;
+/// 64 KiB with hardly a pause: a stream.
+const STREAMING_TO_PROMOTE: u8 = 16;
+
+/// How many full buffers one that is not full outweighs.
+const PART_AGAINST: u8 = 4;

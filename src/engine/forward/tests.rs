@@ -132,6 +132,30 @@ fn a_stalled_copy_gives_its_buffers_back_and_stops_receiving() {
 }
 
 #[test]
+fn a_stream_is_promoted_whatever_the_size_of_its_segments() {
+    // What loopback's largest segment comes as, and what two of Ethernet's do.
+    for segment in [[4096; 15].iter().chain(&[4043]).copied().collect::<Vec<_>>(), vec![2896]] {
+        let mut bench = Bench::new(Forwarding::Auto, 7);
+        bench.sink.state().room.set(usize::MAX / 2);
+        bench.start(&[]).unwrap();
+        let is_stream = segment.contains(&4096);
+        for &len in segment.iter().cycle().take(100) {
+            bench.source.state().incoming.borrow_mut().extend(vec![1; len]);
+            let buffer = bench.kernel.deliver(&bench.source.clone());
+            let outcome = Outcome { result: len as i32, more: true, buffer: Some(buffer) };
+            bench.act(|flow, ends, io| flow.complete(Task::Receive, outcome, ends, io)).unwrap();
+        }
+        // It changes path once the receive in flight has ended.
+        bench.in_flight.end(Purpose::UpReceive);
+        bench.kernel.pending.clear();
+        let ended = Outcome { result: -libc::ECANCELED, more: false, buffer: None };
+        bench.act(|flow, ends, io| flow.complete(Task::Receive, ended, ends, io)).unwrap();
+        let is_promoted = matches!(bench.flow.path, Path::Splice(_));
+        assert_eq!(is_promoted, is_stream, "{segment:?}");
+    }
+}
+
+#[test]
 fn a_reset_of_a_source_that_is_not_read_is_noticed() {
     let mut bench = Bench::new(Forwarding::Copy, 7);
     bench.start(b"the sink has no room for this").unwrap();
