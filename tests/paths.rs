@@ -301,6 +301,33 @@ fn running_out_of_receive_buffers_delays_and_loses_nothing() {
 }
 
 #[test]
+fn streams_that_use_up_the_receive_buffers_leave_some_for_new_clients_and_quiet_tunnels() {
+    let (site, relay) = site_with("engine = { forwarding = 'copy', buffers = 2, threads = 1 }");
+    let greedy = Device::serving(V4, |mut socket| drop(std::io::copy(&mut socket, &mut std::io::sink())));
+    let echo = Device::echo(V4);
+    let mut quiet = site.request(&echo).send(relay.address()).opened();
+    let streams: Vec<_> = (0..6).map(|_| site.request(&greedy).send(relay.address()).opened()).collect();
+    thread::scope(|scope| {
+        for mut stream in &streams {
+            scope.spawn(move || while stream.write_all(&[7; 256 * 1024]).is_ok() {});
+        }
+        for number in 0..20u8 {
+            // Answered with 408 where its head finds no buffer for all of `timeouts.head`.
+            site.request(&echo).send(relay.address()).opened();
+            quiet.write_all(&[number]).unwrap();
+            let mut echoed = [0];
+            quiet.read_exact(&mut echoed).unwrap();
+            assert_eq!(echoed, [number]);
+        }
+        for stream in &streams {
+            let _ended = stream.shutdown(Shutdown::Both);
+        }
+    });
+    let exhausted = relay.metric("sluicegate_buffers_exhausted_total").unwrap();
+    assert!(exhausted > 0.0, "two buffers were enough, so nothing was tested");
+}
+
+#[test]
 fn running_out_of_pipes_falls_back_to_copying() {
     let (site, relay) = site_with("engine = { pipes = 1, threads = 1 }");
     let device = Device::listening(V4);

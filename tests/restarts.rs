@@ -108,7 +108,7 @@ impl Traffic {
     }
 
     /// Whether each client has got an answer, an end or a reset, and none waits in vain.
-    fn is_over(self) -> bool {
+    fn told_all(self) -> bool {
         let waits_in_vain =
             |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         let ends: Vec<_> = self.clients.into_iter().map(|client| client.join().unwrap()).collect();
@@ -168,7 +168,7 @@ fn a_node_that_is_stopped_in_traffic_ends_in_time_and_starts_again() {
             let traffic = Traffic::start(&site, node.client_addresses()[0], &devices);
             thread::sleep(SETTLING * round);
             assert!(stop(node).is_some(), "{forwarding}, round {round}: it does not end");
-            assert!(traffic.is_over(), "{forwarding}, round {round}: a client waits in vain");
+            assert!(traffic.told_all(), "{forwarding}, round {round}: a client waits in vain");
         }
     }
 }
@@ -205,7 +205,7 @@ fn a_relay_that_is_told_to_end_in_traffic_exits_0_in_time_and_starts_again() {
             let took = began.elapsed();
             assert_eq!(code, Some(0), "{forwarding}, round {round}");
             assert!(took < STOP_TIME_MAX, "{forwarding}, round {round}: it took {took:?}");
-            assert!(traffic.is_over(), "{forwarding}, round {round}: a client waits in vain");
+            assert!(traffic.told_all(), "{forwarding}, round {round}: a client waits in vain");
         }
     }
 }

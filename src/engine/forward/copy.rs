@@ -18,7 +18,7 @@ use crate::telemetry::HotCounters;
 /// Bytes that one direction may hold in our memory while its sink is full: what one receive delivers
 /// before it ends by itself, with a buffer for what it overshoots, or a head's early bytes. A kernel that
 /// delivers more breaks the tunnel, not the node.
-const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
+pub(super) const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 
 #[derive(Default)]
 pub(super) struct CopyPath {

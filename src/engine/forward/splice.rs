@@ -217,7 +217,7 @@ fn is_retry(result: i32) -> bool {
 }
 
 /// Bytes that one direction may move before the thread looks at its other sessions.
-const TURN_BYTES_MAX: u64 = 256 * 1024;
+pub(in crate::engine) const TURN_BYTES_MAX: u64 = 256 * 1024;
 
 /// A burst below this is cheaper to copy.
 const QUIET_BYTES: u64 = 8 * 1024;
