@@ -134,7 +134,7 @@ fn turn(criterion: &mut Criterion) {
 
 fn round_trips(criterion: &mut Criterion) {
     for tunnels in TUNNELS {
-        let mut group = criterion.benchmark_group(format!("{MESSAGE_BYTES} B, {tunnels} tunnels"));
+        let mut group = criterion.benchmark_group(format!("{MESSAGE_BYTES} B through {tunnels}"));
         group.throughput(Throughput::Elements(tunnels as u64));
         let mut pairs: Vec<_> = (0..tunnels).map(|_| direct()).collect();
         group.bench_function("direct", |bencher| bencher.iter(|| exchange(&mut pairs)));
