@@ -7,6 +7,7 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sluicegate::engine::SESSION_BYTES_MAX;
 use support::{
     Answer, Content, Device, Digest, End, Relay, Site, V4, V6, connect, ipv6_or_skip, receive,
     receive_slowly, reset,
@@ -395,16 +396,19 @@ fn a_slow_reader_on_either_side_gets_every_byte() {
 }
 
 #[test]
-fn readers_that_stall_leave_the_relay_with_bounded_memory() {
+fn readers_that_stall_leave_the_relay_with_the_memory_per_session_that_is_documented() {
     const TUNNELS: usize = 32;
-    /// Per tunnel, beyond what the kernel holds: a named bound of the engine is below this.
-    const RSS_BYTES_PER_TUNNEL_MAX: u64 = 512 * 1024;
+    /// What else grows: tables, and what the allocator rounds up.
+    const OTHER_BYTES_MAX: u64 = 2 << 20;
     for forwarding in ["copy", "splice", "auto"] {
         let site = site_with(forwarding);
-        let relay = site.start();
+        let mut run = site.command(&["run"]);
+        // Else a kilobyte in use here and there would count as two megabytes each.
+        run.env("MIMALLOC_ALLOW_THP", "0");
+        let relay = Relay::start(run);
         let device = Device::listening(V4);
-        let before = relay.rss_bytes();
         let tunnels: Vec<_> = (0..TUNNELS).map(|_| tunnel(&site, &relay, &device)).collect();
+        let before = relay.rss_bytes();
         let taken: u64 = thread::scope(|scope| {
             let fillers: Vec<_> = tunnels
                 .iter()
@@ -414,7 +418,8 @@ fn readers_that_stall_leave_the_relay_with_bounded_memory() {
         });
         let grown = relay.rss_bytes().saturating_sub(before);
         println!("{forwarding}: {TUNNELS} stalled tunnels took {taken} bytes; the relay grew by {grown}");
-        assert!(grown < TUNNELS as u64 * RSS_BYTES_PER_TUNNEL_MAX, "{forwarding}: grew by {grown} bytes");
+        let documented = (TUNNELS * SESSION_BYTES_MAX) as u64;
+        assert!(grown <= documented + OTHER_BYTES_MAX, "{forwarding}: grew by {grown} bytes");
         // And it serves others meanwhile.
         let echo = Device::echo(V4);
         let mut neighbour = site.request(&echo).send(relay.address()).opened();

@@ -6,6 +6,8 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use support::{Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
 
@@ -79,20 +81,35 @@ fn sessions_that_never_open_a_tunnel_count_as_well_and_give_their_place_back() {
     assert!(asks_until_opened(&site, &relay, device.port()));
 }
 
+/// Some get no more than a close, which may be a reset: there is a bound to what is told.
+fn all_that_is_told(mut client: TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let _closed = client.read_to_end(&mut answer);
+    answer
+}
+
 #[test]
 fn a_flood_beyond_the_limit_is_answered_or_closed_and_then_forgotten() {
     let site = Site::new("limits.sessions = 2");
     let relay = site.start();
     let device = Device::echo(V4);
     let tunnels: Vec<_> = (0..2).map(|_| site.ask(&relay, device.port()).opened()).collect();
-    let flood: Vec<_> = (0..1500).map(|_| connect(relay.address())).collect();
-    let mut answers = Vec::new();
-    for mut client in flood {
-        let mut answer = Vec::new();
-        // Some get no more than a close, which may be a reset: there is a bound to what is told.
-        let _closed = client.read_to_end(&mut answer);
-        answers.push(answer);
-    }
+    let is_over = AtomicBool::new(false);
+    let answers = thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let mut words = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(tunnels.iter().all(is_alive), "after {words} words");
+                words += 1;
+            }
+            words
+        });
+        let flood: Vec<_> = (0..1500).map(|_| connect(relay.address())).collect();
+        let answers: Vec<_> = flood.into_iter().map(all_that_is_told).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(running.join().unwrap() > 0, "running tunnels go on meanwhile");
+        answers
+    });
     let told = answers.iter().filter(|answer| answer.starts_with(b"HTTP/1.1 429 ")).count();
     let closed = answers.iter().filter(|answer| answer.is_empty()).count();
     assert_eq!(told + closed, 1500);

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::{Content, Device, Digest, End, Relay, Site, V4, receive, reset};
+use support::{Content, Device, Digest, End, Relay, Signal, Site, V4, receive, reset};
 
 const PATHS: [&str; 4] = ["auto", "copy", "splice", "ring-splice"];
 
@@ -236,42 +236,47 @@ fn a_direction_that_changes_its_pace_again_and_again_changes_its_path_and_loses_
 }
 
 #[test]
-fn thousands_of_short_tunnels_pass_beside_a_few_long_ones() {
-    const THREADS: u64 = 4;
-    const SHORT_EACH: u64 = 500;
-    let (site, relay) = site_with("");
-    let long = Device::listening(V4);
-    let short = Device::echo(V4);
+fn thousands_of_short_tunnels_pass_beside_a_few_long_ones_by_every_path() {
+    for forwarding in PATHS {
+        let (site, relay) = site_with(&format!("engine.forwarding = '{forwarding}'"));
+        let long = Device::listening(V4);
+        let short = Device::echo(V4);
+        thread::scope(|scope| {
+            for seed in 0..3 {
+                let ends = tunnel(&site, &relay, &long);
+                scope.spawn(move || pass_a_long_stream(ends, Content::new(seed, 32 << 20)));
+            }
+            for thread in 0..4 {
+                let (site, relay, short) = (&site, &relay, &short);
+                scope.spawn(move || pass_short_messages(site, relay, short, thread));
+            }
+        });
+        assert!(relay.metric_becomes("sluicegate_sessions", |sessions| sessions == 0.0), "{forwarding}");
+    }
+}
+
+fn pass_a_long_stream((client, device): (TcpStream, TcpStream), content: Content) {
     thread::scope(|scope| {
-        for seed in 0..3 {
-            let (client, device) = tunnel(&site, &relay, &long);
-            scope.spawn(move || {
-                let content = Content::new(seed, 64 << 20);
-                thread::scope(|scope| {
-                    scope.spawn(|| {
-                        content.send(&mut &client).unwrap();
-                        client.shutdown(Shutdown::Write).unwrap();
-                    });
-                    assert_eq!(receive(&mut &device), (content.digest(), End::Fin), "the long one {seed}");
-                });
-            });
-        }
-        for thread in 0..THREADS {
-            let (site, relay, short) = (&site, &relay, &short);
-            scope.spawn(move || {
-                for number in 0..SHORT_EACH {
-                    let mut client = site.request(short).send(relay.address()).opened();
-                    let sent = Content::new(thread << 32 | number, 1 + number * 7 % 3000).to_vec();
-                    client.write_all(&sent).unwrap();
-                    client.shutdown(Shutdown::Write).unwrap();
-                    let mut received = Vec::new();
-                    client.read_to_end(&mut received).unwrap();
-                    assert!(received == sent, "short tunnel {number} of thread {thread}");
-                }
-            });
-        }
+        scope.spawn(|| {
+            content.send(&mut &client).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(receive(&mut &device), (content.digest(), End::Fin), "{content:?}");
     });
-    assert!(relay.metric_becomes("sluicegate_sessions", |sessions| sessions == 0.0));
+}
+
+/// Tunnels one after the other, each for one message and its echo.
+fn pass_short_messages(site: &Site, relay: &Relay, echo: &Device, seed: u64) {
+    const TUNNELS: u64 = 300;
+    for number in 0..TUNNELS {
+        let mut client = site.request(echo).send(relay.address()).opened();
+        let sent = Content::new(seed << 32 | number, 1 + number * 7 % 3000).to_vec();
+        client.write_all(&sent).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert!(received == sent, "short tunnel {number} of thread {seed}");
+    }
 }
 
 #[test]
@@ -294,6 +299,33 @@ fn running_out_of_receive_buffers_delays_and_loses_nothing() {
                     assert_eq!(Content::digest_of(&received), down.digest());
                 });
             });
+        }
+    });
+    let exhausted = relay.metric("sluicegate_buffers_exhausted_total").unwrap();
+    assert!(exhausted > 0.0, "two buffers were enough, so nothing was tested");
+}
+
+#[test]
+fn streams_that_use_up_the_receive_buffers_leave_some_for_new_clients_and_quiet_tunnels() {
+    let (site, relay) = site_with("engine = { forwarding = 'copy', buffers = 2, threads = 1 }");
+    let greedy = Device::serving(V4, |mut socket| drop(std::io::copy(&mut socket, &mut std::io::sink())));
+    let echo = Device::echo(V4);
+    let mut quiet = site.request(&echo).send(relay.address()).opened();
+    let streams: Vec<_> = (0..6).map(|_| site.request(&greedy).send(relay.address()).opened()).collect();
+    thread::scope(|scope| {
+        for mut stream in &streams {
+            scope.spawn(move || while stream.write_all(&[7; 256 * 1024]).is_ok() {});
+        }
+        for number in 0..20u8 {
+            // Answered with 408 where its head finds no buffer for all of `timeouts.head`.
+            site.request(&echo).send(relay.address()).opened();
+            quiet.write_all(&[number]).unwrap();
+            let mut echoed = [0];
+            quiet.read_exact(&mut echoed).unwrap();
+            assert_eq!(echoed, [number]);
+        }
+        for stream in &streams {
+            let _ended = stream.shutdown(Shutdown::Both);
         }
     });
     let exhausted = relay.metric("sluicegate_buffers_exhausted_total").unwrap();
@@ -329,11 +361,13 @@ fn running_out_of_pipes_falls_back_to_copying() {
 }
 
 #[test]
-fn five_thousand_tunnels_are_open_at_once() {
+fn five_thousand_tunnels_are_open_at_once_and_end_in_time_with_their_relay() {
     const TUNNELS: usize = 5_000;
     raise_descriptor_limit();
-    let (site, relay) =
-        site_with("limits = { sessions = 6000, sessions_per_principal = 6000, sessions_per_device = 6000 }");
+    let (site, mut relay) = site_with(
+        "limits = { sessions = 6000, sessions_per_principal = 6000, sessions_per_device = 6000 }
+         timeouts.drain = '1ms'",
+    );
     let device = Device::listening(V4);
     let request = site.request(&device);
     let mut tunnels = Vec::with_capacity(TUNNELS);
@@ -352,5 +386,11 @@ fn five_thousand_tunnels_are_open_at_once() {
         let mut received = [0; 8];
         client.read_exact(&mut received).unwrap();
         assert_eq!(u64::from_le_bytes(received), number);
+    }
+    relay.signal(Signal::SIGTERM);
+    let ended = relay.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(0));
+    for (client, device) in &mut tunnels {
+        assert_eq!((receive(client).1, receive(device).1), (End::Reset, End::Reset));
     }
 }

@@ -1,4 +1,5 @@
 //! A made-up set of rights of any size, the same for the same size in every run.
+#![allow(dead_code, reason = "each bench is a crate of its own and uses a part of this")]
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -68,7 +68,7 @@ pub struct Engine {
     pub pipe_bytes: usize,
     /// Pipes that one thread may hold, in use and pooled.
     pub pipes: usize,
-    /// Receive buffers that one thread shares among its sessions; a power of two, at most 32768.
+    /// Receive buffers of 4 KiB that one thread shares among its sessions; a power of two, at most 32768.
     pub buffers: u16,
 }
 
@@ -87,7 +87,7 @@ pub enum Forwarding {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Sessions on this node, from accept to close.
+    /// Sessions on this node, from accept to close. Each holds up to 288 KiB while its reader stalls.
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,

@@ -31,8 +31,6 @@ pub(super) trait Kernel {
     fn cancel(&mut self, token: Token, target: Token);
 
     fn send(&self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
-    /// Receives into memory of ours; only while no receive of the ring's is in flight.
-    fn receive(&self, socket: &Self::Socket, into: &mut [u8]) -> io::Result<usize>;
     fn shut_write(&self, socket: &Self::Socket);
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
@@ -184,10 +182,6 @@ impl Kernel for RingKernel {
 
     fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
         socket::send_now(socket.as_fd(), bytes)
-    }
-
-    fn receive(&self, socket: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
-        socket::receive_now(socket.as_fd(), into)
     }
 
     fn shut_write(&self, socket: &OwnedFd) {

@@ -1,7 +1,21 @@
 //! The data plane: one pinned thread per CPU, each with its own ring, listeners, sessions and timers.
 //!
 //! Decides from the shared [`Authority`] and never asks a store.
+//!
+//! # Memory
+//! An idle tunnel holds no buffer and no pipe. One whose reader has stalled holds, per direction, either
+//! what it copied and could not send, at most half of [`SESSION_BYTES_MAX`], or one pipe of
+//! `engine.pipe_bytes`, never both; so at most 288 KiB of the node's memory, or 512 KiB of the kernel's by
+//! default. For a whole node that is
+//!
+//! - `limits.sessions` × 288 KiB for stalled tunnels (2.2 GiB for the default of 8,000, all stalled at once),
+//! - per engine thread `engine.buffers` × 4 KiB (4 MiB), taken at start,
+//! - per engine thread `engine.pipes` × `engine.pipe_bytes` (128 MiB), the kernel's, kept once made.
+//!
+//! Socket buffers are the kernel's too: up to the largest values of `net.ipv4.tcp_rmem` and
+//! `net.ipv4.tcp_wmem` for either socket of a tunnel.
 
+mod agenda;
 mod descriptors;
 mod forward;
 mod kernel;
@@ -42,6 +56,7 @@ use shared::{Shared, ThreadShared};
 use worker::Worker;
 
 pub use descriptors::Shortage;
+pub use forward::SESSION_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

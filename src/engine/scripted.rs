@@ -286,16 +286,6 @@ impl Kernel for ScriptedKernel {
         Ok(count)
     }
 
-    fn receive(&self, socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
-        socket.check()?;
-        let bytes = socket.take_incoming(1 + self.roll(into.len()));
-        if bytes.is_empty() && !socket.0.peer_ended.get() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        into[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
-    }
-
     fn shut_write(&self, socket: &Socket) {
         assert!(!socket.0.shut.replace(true), "a FIN is sent once");
     }

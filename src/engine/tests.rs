@@ -1,5 +1,7 @@
 //! The engine on a real ring and real sockets, with a snapshot made by hand.
 
+mod turns;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -43,15 +45,19 @@ fn authority() -> Arc<Authority> {
     Arc::new(authority)
 }
 
-fn engine(forwarding: Forwarding) -> Engine {
+fn config(forwarding: Forwarding) -> Config {
     let mut config = Config { vpn: crate::config::Vpn::loopback(), ..Config::default() };
     config.engine.forwarding = forwarding;
     config.listen = vec![Listen { address: "127.0.0.1:0".parse().unwrap(), suffixes: vec!["balena".into()] }];
-    Engine::start(Arc::new(config), authority(), AuditSender::disabled()).unwrap()
+    config
 }
 
-fn connect(engine: &Engine, port: u16) -> TcpStream {
-    let mut client = TcpStream::connect(engine.client_addresses()[0]).unwrap();
+fn engine(forwarding: Forwarding) -> Engine {
+    Engine::start(Arc::new(config(forwarding)), authority(), AuditSender::disabled()).unwrap()
+}
+
+fn connect(relay: SocketAddr, port: u16) -> TcpStream {
+    let mut client = TcpStream::connect(relay).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let head =
         format!("CONNECT {UUID}.balena:{port} HTTP/1.0\r\nProxy-Authorization: Bearer {TOKEN}\r\n\r\n");
@@ -80,7 +86,7 @@ fn bytes_come_back_through_every_path() {
             std::io::copy(&mut from, &mut socket).unwrap();
         });
         let engine = engine(forwarding);
-        let mut client = connect(&engine, port);
+        let mut client = connect(engine.client_addresses()[0], port);
         assert_eq!(read_head(&mut client), "HTTP/1.0 200 Connection Established\r\n\r\n");
         let sent: Vec<u8> = (0..16_000_000u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect();
         let mut writer = client.try_clone().unwrap();
@@ -102,7 +108,7 @@ fn bytes_come_back_through_every_path() {
 fn a_closed_port_is_told_in_the_reply() {
     let engine = engine(Forwarding::Auto);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut client = connect(&engine, port);
+    let mut client = connect(engine.client_addresses()[0], port);
     let head = read_head(&mut client);
     assert!(head.starts_with("HTTP/1.0 502 Device Port Closed\r\n"), "{head}");
     assert!(head.contains("device-port-closed"), "{head}");

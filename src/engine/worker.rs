@@ -1,9 +1,12 @@
 //! One engine thread: takes completions, lets sessions act, submits, and sleeps when there is nothing.
 
+use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::agenda::Agenda;
 use super::forward::Outcome;
 use super::kernel::RingKernel;
 use super::listener::Listener;
@@ -25,16 +28,25 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     number: usize,
     listeners: Vec<Listener>,
+    /// What the ring has completed and no agenda holds yet; empty but while completions are taken.
+    completions: Vec<Completion>,
+    agenda: Agenda<OwnedFd>,
     sessions: Sessions<RingKernel>,
     timers: Wheel,
+    /// Timers that are due; empty but while they are looked at.
+    fired: Vec<Entry>,
     /// By slot: what the worker has set for the session there.
     arrangements: Vec<Arrangement>,
-    /// Sessions with work that no completion will announce.
+    /// Sessions with work that no completion will announce, for the next turn.
     runnable: Vec<Slot>,
+    /// Those of this turn; empty between turns.
+    resuming: Vec<Slot>,
     sessions_begun: u64,
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
     rechecks_seen: u64,
+    /// When to give up on what is left; set once the node stops.
+    stop_by: Option<Tick>,
     waiting: Waiting,
     clock: Clock,
 }
@@ -62,13 +74,18 @@ impl Worker {
             shared,
             number,
             listeners: listeners.into_iter().map(Listener::new).collect(),
+            completions: Vec::with_capacity(COMPLETIONS_USUAL),
+            agenda: Agenda::new(),
             sessions: Sessions::with_capacity(sessions_max),
             timers: Wheel::new(),
+            fired: Vec::new(),
             arrangements: Vec::with_capacity(sessions_max),
             runnable: Vec::new(),
+            resuming: Vec::new(),
             sessions_begun: 0,
             told_full: 0,
             rechecks_seen: 0,
+            stop_by: None,
             waiting,
             clock: Clock { began: std::time::Instant::now() },
         };
@@ -80,60 +97,76 @@ impl Worker {
     }
 
     /// Turns until the node stops and the last session is over, or the stop takes too long.
-    pub fn run(mut self) -> std::io::Result<()> {
+    pub fn run(mut self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let mut completions = Vec::with_capacity(1024);
-        let mut fired = Vec::new();
-        let mut stop_by = None;
-        loop {
-            self.take_completions(stop_by, &mut completions)?;
-            let now = self.clock.read();
-            if shared.is_stopping() && stop_by.is_none() {
-                stop_by = Some(now.after(STOP_TIME));
-                self.stop_accepting();
-            }
-            let rechecks = shared.rechecks();
-            // The pin lasts for this turn only, and the turn does not block.
-            let view = shared.authority.pin();
-            if rechecks != self.rechecks_seen {
-                self.rechecks_seen = rechecks;
-                self.sessions.start_sweep();
-            }
-            for completion in completions.drain(..) {
-                self.dispatch(completion, now, &view);
-            }
-            for slot in std::mem::take(&mut self.runnable) {
-                self.arrangement(slot).runnable = false;
-                self.with_session(slot, now, &view, Session::resume);
-            }
-            for slot in self.sessions.sweep(SWEEP_SESSIONS) {
-                self.with_session(slot, now, &view, Session::recheck);
-            }
-            self.timers.advance(now.tick(), &mut fired);
-            for entry in fired.drain(..) {
-                self.on_timer(entry, now, &view);
-            }
-            self.resume_accepting(now);
-            let hot = &self.thread().counters.hot;
-            hot.turns.add(1);
-            let spliced_bytes = hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get();
-            self.waiting.note_turn(spliced_bytes);
-            if let Some(stop_by) = stop_by {
-                self.stop_sessions(now, &view);
-                if self.has_nothing_left() || now.tick() >= stop_by {
-                    return Ok(());
-                }
+        while self.turn(&shared)?.is_continue() {}
+        Ok(())
+    }
+
+    /// Sleeps until there is work, and does it; breaks once the thread has nothing left to live for.
+    pub fn turn(&mut self, shared: &Shared) -> io::Result<ControlFlow<()>> {
+        self.take_completions()?;
+        let now = self.clock.read();
+        if shared.is_stopping() && self.stop_by.is_none() {
+            self.stop_by = Some(now.after(STOP_TIME));
+            self.stop_accepting();
+        }
+        let rechecks = shared.rechecks();
+        // The pin lasts for this turn only, and the turn does not block.
+        let view = shared.authority.pin();
+        if rechecks != self.rechecks_seen {
+            self.rechecks_seen = rechecks;
+            self.sessions.start_sweep();
+        }
+        self.work(now, &view);
+        self.resume_accepting(now);
+        let hot = &self.thread().counters.hot;
+        hot.turns.add(1);
+        let spliced_bytes = hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get();
+        self.waiting.note_turn(spliced_bytes);
+        let Some(stop_by) = self.stop_by else { return Ok(ControlFlow::Continue(())) };
+        self.stop_sessions(now, &view);
+        let is_over = self.has_nothing_left() || now.tick() >= stop_by;
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// What is due in this turn, running tunnels before those that are to be.
+    fn work(&mut self, now: Instant, view: &PinnedView<'_>) {
+        // Before anything is dispatched, so that no stream has two shares of one turn.
+        std::mem::swap(&mut self.runnable, &mut self.resuming);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.agenda.begin_turn(&mut completions);
+        while let Some(completion) = self.agenda.next_unserved() {
+            self.dispatch(completion, now, view);
+        }
+        for completion in completions.drain(..) {
+            if let Some(completion) = self.agenda.take_up(completion) {
+                self.dispatch(completion, now, view);
             }
         }
+        self.completions = completions;
+        let mut resuming = std::mem::take(&mut self.resuming);
+        for slot in resuming.drain(..) {
+            self.arrangement(slot).runnable = false;
+            self.with_session(slot, now, view, Session::resume);
+        }
+        self.resuming = resuming;
+        while let Some(completion) = self.agenda.next_handshake() {
+            self.dispatch(completion, now, view);
+        }
+        while let Some(accepted) = self.agenda.next_arrival() {
+            self.begin_session(accepted, now, view);
+        }
+        for slot in self.sessions.sweep(SWEEP_SESSIONS) {
+            self.with_session(slot, now, view, Session::recheck);
+        }
+        self.look_at_timers(now, view);
     }
 
     /// Submits what the last turn queued and takes what has completed, after a wait where there is none.
-    fn take_completions(
-        &mut self,
-        stop_by: Option<Tick>,
-        completions: &mut Vec<Completion>,
-    ) -> std::io::Result<()> {
-        let wait = self.wait(stop_by);
+    fn take_completions(&mut self) -> io::Result<()> {
+        let wait = self.wait();
+        let completions = &mut self.completions;
         if wait == Wait::No {
             return self.kernel.turn(Wait::No, None, completions);
         }
@@ -163,12 +196,12 @@ impl Worker {
     }
 
     /// How long the next turn may sleep.
-    fn wait(&self, stop_by: Option<Tick>) -> Wait {
-        if !self.runnable.is_empty() || self.sessions.is_sweeping() {
+    fn wait(&self) -> Wait {
+        if !self.agenda.is_empty() || !self.runnable.is_empty() || self.sessions.is_sweeping() {
             return Wait::No;
         }
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
-        let next = [self.timers.next(), paused_until, stop_by].into_iter().flatten().min();
+        let next = [self.timers.next(), paused_until, self.stop_by].into_iter().flatten().min();
         match next {
             Some(tick) => {
                 let now_us = self.clock.read().monotonic_us;
@@ -187,7 +220,7 @@ impl Worker {
                 self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));
             }
             Some(Token::Accept { listener }) => {
-                self.on_accept(listener as usize, completion, now, view);
+                self.on_accept(listener as usize, completion, now);
             }
             Some(Token::CancelAccept) => {}
             Some(Token::Wake) => {
@@ -200,19 +233,13 @@ impl Worker {
         }
     }
 
-    fn on_accept(&mut self, number: usize, completion: Completion, now: Instant, view: &PinnedView<'_>) {
+    fn on_accept(&mut self, number: usize, completion: Completion, now: Instant) {
         self.listeners[number].is_accepting = completion.more;
         if self.shared.is_stopping() {
             return;
         }
         if let Some(client) = completion.accepted {
-            let place = self.shared.limits.enter();
-            if place.is_none() && self.told_full >= TOLD_FULL_MAX {
-                // Not even room for a refusal: the close is all that this client gets.
-                self.thread().counters.sessions.accept_dropped.add(1);
-            } else {
-                self.begin_session(number, client, place, now, view);
-            }
+            self.admit(number, client, now);
         } else if is_exhaustion(-completion.result) {
             self.thread().counters.sessions.accept_pauses.add(1);
             self.listeners[number].pause_until(now.after(ACCEPT_PAUSE));
@@ -223,19 +250,23 @@ impl Worker {
         }
     }
 
-    fn begin_session(
-        &mut self,
-        listener: usize,
-        client: OwnedFd,
-        place: Option<super::limits::Place>,
-        now: Instant,
-        view: &PinnedView<'_>,
-    ) {
+    /// Gives a client a place, or one among those that are told that there is none.
+    fn admit(&mut self, listener: usize, client: OwnedFd, now: Instant) {
+        let place = self.shared.limits.enter();
+        if place.is_none() && self.told_full >= TOLD_FULL_MAX {
+            // Not even room for a refusal: the close is all that this client gets.
+            self.thread().counters.sessions.accept_dropped.add(1);
+            return;
+        }
+        self.told_full += usize::from(place.is_none());
+        let address = socket::peer_address(&client);
+        self.agenda.admit(Accepted { client, address, listener, place, at_us: now.monotonic_us });
+    }
+
+    fn begin_session(&mut self, accepted: Accepted<OwnedFd>, now: Instant, view: &PinnedView<'_>) {
         self.sessions_begun += 1;
         let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
         let slot = self.sessions.reserve();
-        self.told_full += usize::from(place.is_none());
-        let accepted = Accepted { address: socket::peer_address(&client), client, listener, place };
         let mut turn = turn(&mut self.kernel, &self.shared, self.number, now, view);
         let session = Session::begin(id, slot, accepted, &mut turn);
         self.sessions.fill(slot, session);
@@ -287,6 +318,15 @@ impl Worker {
         }
     }
 
+    fn look_at_timers(&mut self, now: Instant, view: &PinnedView<'_>) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.timers.advance(now.tick(), &mut fired);
+        for entry in fired.drain(..) {
+            self.on_timer(entry, now, view);
+        }
+        self.fired = fired;
+    }
+
     fn on_timer(&mut self, entry: Entry, now: Instant, view: &PinnedView<'_>) {
         let arrangement = self.arrangement(entry.slot);
         // One that an earlier deadline has overtaken.
@@ -317,6 +357,7 @@ impl Worker {
 
     /// Takes back the accepts, so that nobody is listening any more when the thread has ended.
     fn stop_accepting(&mut self) {
+        self.agenda.turn_away();
         for (number, listener) in (0u32..).zip(&self.listeners) {
             if listener.is_accepting {
                 let token = Token::Accept { listener: number }.into_bits();
@@ -389,6 +430,9 @@ const TOLD_FULL_MAX: usize = 256;
 
 /// Sessions whose decision is put again in one turn.
 const SWEEP_SESSIONS: usize = 256;
+
+/// Completions per turn that no memory has to be found for.
+const COMPLETIONS_USUAL: usize = 1024;
 
 /// A session's number holds its thread's above this many bits.
 const SESSION_NUMBER_BITS: u32 = 48;

@@ -88,6 +88,13 @@ pub struct Completion {
     pub accepted: Option<OwnedFd>,
 }
 
+impl Completion {
+    /// It was a receive, and every buffer was in use.
+    pub fn found_no_buffer(&self) -> bool {
+        self.result == -libc::ENOBUFS
+    }
+}
+
 /// How long [`Ring::turn`] may wait for a first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub use audit::Audit;
 pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
-pub use device::{Device, V4, V6, reset};
+pub use device::{Device, Silent, V4, V6, reset};
 pub use netns::Namespace;
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};

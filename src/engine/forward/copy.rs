@@ -18,7 +18,7 @@ use crate::telemetry::HotCounters;
 /// Bytes that one direction may hold in our memory while its sink is full: what one receive delivers
 /// before it ends by itself, with a buffer for what it overshoots, or a head's early bytes. A kernel that
 /// delivers more breaks the tunnel, not the node.
-const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
+pub(super) const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 
 #[derive(Default)]
 pub(super) struct CopyPath {
@@ -84,10 +84,9 @@ impl<P: Conveyor> Flow<P> {
             (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
             (0.., _) => self.source_ended = true,
             (error, _) => match -error {
-                libc::ENOBUFS => {
-                    io.counters.buffers_exhausted.add(1);
-                    self.receive_without_buffer(ends, io)?;
-                }
+                // All buffers were filled in one batch. They go back before this turn ends, so the
+                // receive is simply asked for again; the worker sees to it that it is then among the first.
+                libc::ENOBUFS => io.counters.buffers_exhausted.add(1),
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => return Err(Broken::source(errno(error))),
             },
@@ -155,26 +154,6 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// All buffers were filled in one batch. They go back before this turn ends, but those who were served
-    /// are also the first to ask again, so whoever was not takes a little now.
-    fn receive_without_buffer<K: Kernel<Pipe = P>>(
-        &mut self,
-        ends: &Ends<'_, K>,
-        io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
-        if matches!(&self.path, Path::Copy(path) if path.is_spilled()) {
-            return Ok(());
-        }
-        let mut bytes = [0; BUFFER_BYTES];
-        match io.kernel.receive(ends.source, &mut bytes) {
-            Ok(0) => self.source_ended = true,
-            Ok(len) => self.forward_received(&bytes[..len], ends, io.kernel, io.counters)?,
-            Err(error) if is_no_failure(&error) => {}
-            Err(error) => return Err(Broken::source(error)),
-        }
-        Ok(())
-    }
-
     fn forward_buffer<K: Kernel<Pipe = P>>(
         &mut self,
         buffer: BufferId,
@@ -229,10 +208,6 @@ impl<P: Conveyor> Flow<P> {
             io.cancel(receive);
         }
     }
-}
-
-fn is_no_failure(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Whether a direction that looks so much like a stream is one to splice. Where splicing is forced, only

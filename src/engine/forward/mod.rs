@@ -16,8 +16,10 @@ use crate::config::Forwarding;
 use crate::sys::buffers::BufferId;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
-use copy::CopyPath;
+use copy::{CopyPath, SPILL_BYTES_MAX};
 use splice::SplicePath;
+#[cfg(test)]
+pub(super) use splice::TURN_BYTES_MAX;
 
 /// Bytes on their way from `source` to `sink`.
 pub(super) struct Flow<P> {
@@ -293,6 +295,9 @@ impl<K: Kernel> Io<'_, K> {
         }
     }
 }
+
+/// What one tunnel may hold in the node's memory, both directions together, while nobody takes it.
+pub const SESSION_BYTES_MAX: usize = 2 * SPILL_BYTES_MAX;
 
 /// The error of a completion whose result is negative.
 fn errno(result: i32) -> io::Error {

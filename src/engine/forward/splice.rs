@@ -220,7 +220,7 @@ fn is_retry(result: i32) -> bool {
 /// Bytes that one direction may move before the thread looks at its other sessions: about 80 us. With a
 /// quarter of it, many streams at once cost more than twice the CPU in the worst of runs: a source whose
 /// buffer is never emptied sends what is next on our CPU, whenever we make room.
-const TURN_BYTES_MAX: u64 = 1024 * 1024;
+pub(in crate::engine) const TURN_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A burst below this is cheaper to copy.
 const QUIET_BYTES: u64 = 8 * 1024;

@@ -1,13 +1,10 @@
 //! From accept to the decision: collects the head, parses it, asks the view.
 
-use std::io::ErrorKind;
-
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
 use crate::engine::kernel::Kernel;
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
-use crate::sys::buffers::BUFFER_BYTES;
 use crate::wire::{HeadError, HttpVersion, Reply, parse_head};
 
 impl<K: Kernel> Session<K> {
@@ -29,33 +26,13 @@ impl<K: Kernel> Session<K> {
             (error, _) => {
                 give_back(outcome, turn.kernel);
                 match -error {
-                    libc::ENOBUFS => self.read_head_without_buffer(turn),
-                    libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
+                    libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
                     errno => {
                         let error = std::io::Error::from_raw_os_error(errno);
                         self.note_lost_client("client-error", Some(error), turn);
                     }
                 }
             }
-        }
-    }
-
-    /// Streams have filled all buffers, and would again before a client in its handshake had one.
-    fn read_head_without_buffer(&mut self, turn: &mut Turn<'_, K>) {
-        let Stage::Head(head) = &mut self.stage else { return };
-        turn.counters.hot.buffers_exhausted.add(1);
-        let mut bytes = [0; BUFFER_BYTES];
-        match turn.kernel.receive(&self.client, &mut bytes) {
-            Ok(0) => self.on_head_end(turn),
-            Ok(len) => {
-                head.extend_from_slice(&bytes[..len]);
-                let head = std::mem::take(head);
-                self.on_head(head, turn);
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                self.submit_on_client(Purpose::Head, turn);
-            }
-            Err(error) => self.note_lost_client("client-error", Some(error), turn),
         }
     }
 

@@ -73,6 +73,8 @@ pub(super) struct Accepted<S> {
     pub listener: usize,
     /// `None` where the node is full, and the client is only to be told so.
     pub place: Option<Place>,
+    /// When, by the thread's clock.
+    pub at_us: u64,
 }
 
 /// What the session is doing.
@@ -128,7 +130,7 @@ pub(super) struct Turn<'a, K: Kernel> {
 impl<K: Kernel> Session<K> {
     /// Begins with a client that was just accepted; its head is asked for.
     pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, turn: &mut Turn<'_, K>) -> Self {
-        let Accepted { client, address, listener, place } = accepted;
+        let Accepted { client, address, listener, place, at_us } = accepted;
         let mut session = Self {
             id,
             slot,
@@ -138,7 +140,7 @@ impl<K: Kernel> Session<K> {
             stage: Stage::Head(Vec::new()),
             in_flight: InFlight::default(),
             client_address: address,
-            accepted_at_us: turn.now.monotonic_us,
+            accepted_at_us: at_us,
             query: None,
             rights: None,
             generation: None,

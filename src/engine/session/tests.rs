@@ -55,7 +55,8 @@ impl Bench {
 
     fn begin(&mut self) -> Session<ScriptedKernel> {
         let place = self.shared.limits.enter();
-        let accepted = Accepted { client: self.client.clone(), address: None, listener: 0, place };
+        let client = self.client.clone();
+        let accepted = Accepted { client, address: None, listener: 0, place, at_us: self.now.monotonic_us };
         self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
     }
 

@@ -1,0 +1,175 @@
+//! Turns of a worker, one by one, on a real ring: what each kind of work gets of a turn.
+
+use std::time::Instant;
+
+use super::*;
+use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
+use crate::engine::forward::TURN_BYTES_MAX;
+use crate::sys::buffers::BUFFER_BYTES;
+use crate::sys::ring::RECEIVE_BYTES_MAX;
+
+/// A worker that the test drives, with a device that it can reach.
+struct Bench {
+    worker: Worker,
+    shared: Arc<Shared>,
+    relay: SocketAddr,
+    device: TcpListener,
+}
+
+impl Bench {
+    fn new(forwarding: Forwarding) -> Self {
+        let mut config = config(forwarding);
+        config.limits.sessions_per_device = CLIENTS as u32 + 10;
+        let config = Arc::new(config);
+        let (addresses, mut listeners) = bind_all(&config, 1).unwrap();
+        let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
+        let thread = ThreadShared { wake: Wake::new().unwrap(), counters: Arc::default() };
+        let kernel = RingKernel::new(&config).unwrap();
+        let shared =
+            Arc::new(Shared::new(config, authority(), AuditSender::disabled(), limits, vec![thread]));
+        let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
+        let device = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { worker, shared, relay: addresses[0], device }
+    }
+
+    fn turn(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        assert!(self.worker.turn(&shared).unwrap().is_continue());
+    }
+
+    fn counters(&self) -> &EngineCounters {
+        &self.shared.threads[0].counters
+    }
+
+    /// A client that has sent its head and waits.
+    fn client(&self) -> TcpStream {
+        connect(self.relay, self.device.local_addr().unwrap().port())
+    }
+
+    /// A tunnel by its two ends.
+    fn tunnel(&mut self) -> (TcpStream, TcpStream) {
+        let opened = self.counters().sessions.tunnels_opened.get();
+        let mut client = self.client();
+        while self.counters().sessions.tunnels_opened.get() == opened {
+            self.turn();
+        }
+        assert!(read_head(&mut client).starts_with("HTTP/1.0 200"));
+        let (device, _) = self.device.accept().unwrap();
+        device.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        (client, device)
+    }
+}
+
+/// A tunnel that always has one short message under way.
+struct Quiet {
+    client: TcpStream,
+    device: TcpStream,
+    passed: usize,
+}
+
+impl Quiet {
+    fn start((mut client, device): (TcpStream, TcpStream)) -> Self {
+        device.set_nonblocking(true).unwrap();
+        client.write_all(b"x").unwrap();
+        Self { client, device, passed: 0 }
+    }
+
+    fn look(&mut self) {
+        if self.device.read(&mut [0]).is_ok() {
+            self.passed += 1;
+            self.client.write_all(b"x").unwrap();
+        }
+    }
+}
+
+const CLIENTS: usize = 1_000;
+
+/// Messages of a quiet tunnel that pass while others have all they want. There are far more turns; but it
+/// is for the system to say when a message is there.
+const MESSAGES_MIN: usize = 10;
+
+#[test]
+fn a_thousand_clients_that_come_at_once_have_a_share_of_each_turn_and_all_are_served() {
+    let mut bench = Bench::new(Forwarding::Auto);
+    let mut quiet = Quiet::start(bench.tunnel());
+    bench.device.set_nonblocking(true).unwrap();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| bench.client()).collect();
+    let give_up_at = Instant::now() + Duration::from_secs(60);
+    let (mut accepted, mut dialled) = (1, 1);
+    while bench.counters().sessions.tunnels_opened.get() < CLIENTS as u64 + 1 {
+        assert!(Instant::now() < give_up_at, "{accepted} accepted, {dialled} dialled, and no more");
+        bench.turn();
+        quiet.look();
+        let accepted_now = bench.counters().sessions.accepted.get();
+        let dialled_now = bench.counters().accept_to_dial.total().len();
+        assert!(accepted_now - accepted <= ARRIVALS_PER_TURN as u64, "{accepted_now} after {accepted}");
+        assert!(dialled_now - dialled <= HANDSHAKES_PER_TURN as u64, "{dialled_now} after {dialled}");
+        (accepted, dialled) = (accepted_now, dialled_now);
+        // Makes room in the device's backlog.
+        while bench.device.accept().is_ok() {}
+    }
+    for client in &mut clients {
+        assert!(read_head(client).starts_with("HTTP/1.0 200"));
+    }
+    assert!(quiet.passed >= MESSAGES_MIN, "only {} messages passed", quiet.passed);
+}
+
+/// Streams that never end have `share` bytes of a turn each, and a quiet tunnel is served beside them.
+fn streams_have(share: usize, forwarding: Forwarding) {
+    const STREAMS: usize = 8;
+    const TURNS: usize = 1_000;
+    let mut bench = Bench::new(forwarding);
+    let mut quiet = Quiet::start(bench.tunnel());
+    let streams: Vec<_> = (0..STREAMS).map(|_| Stream::start(bench.tunnel())).collect();
+    let moved = |bench: &Bench| {
+        let hot = &bench.counters().hot;
+        hot.bytes_up_copied.get() + hot.bytes_up_spliced.get()
+    };
+    let (mut before, mut most) = (moved(&bench), 0);
+    for _ in 0..TURNS {
+        bench.turn();
+        quiet.look();
+        most = most.max(moved(&bench) - before);
+        before = moved(&bench);
+    }
+    assert!(most as usize <= STREAMS * share + 1, "{most} bytes in one turn");
+    assert!(most as usize > STREAMS * share / 100, "the streams hardly moved: {most} bytes in one turn");
+    assert!(quiet.passed >= MESSAGES_MIN, "only {} messages passed", quiet.passed);
+    drop(streams);
+}
+
+/// A client that sends and a device that takes all that they can, until this is dropped.
+struct Stream {
+    ends: [TcpStream; 2],
+}
+
+impl Stream {
+    fn start((client, device): (TcpStream, TcpStream)) -> Self {
+        let ends = [client.try_clone().unwrap(), device.try_clone().unwrap()];
+        let (mut client, mut device) = (client, device);
+        std::thread::spawn(move || while client.write_all(&[7; 256 * 1024]).is_ok() {});
+        std::thread::spawn(move || std::io::copy(&mut device, &mut std::io::sink()));
+        Self { ends }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        for end in &self.ends {
+            let _gone_already = end.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn spliced_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
+    let pipe_bytes = config(Forwarding::Splice).engine.pipe_bytes;
+    // The last pipe that is begun within the share is emptied.
+    streams_have(TURN_BYTES_MAX as usize + pipe_bytes, Forwarding::Splice);
+}
+
+#[test]
+fn copied_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
+    // What was kept for want of room goes out beside what comes next.
+    streams_have(2 * (RECEIVE_BYTES_MAX + BUFFER_BYTES), Forwarding::Copy);
+}
