@@ -7,9 +7,9 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::backend::{self, Served};
+use super::buffers::Buffers;
 use super::client::{self, Client, Job, OpeningBytes};
 use super::poller::{Interest, Key, Poller, Ready};
-use super::socket::Buffers;
 use super::tally::Tally;
 use super::{Backend, MeasureError, STALL_MAX, Target, socket};
 use crate::record::Load;
@@ -76,7 +76,7 @@ impl Field {
         Ok(Self {
             poller,
             ready: Vec::new(),
-            buffers: Buffers::new(message_bytes),
+            buffers: Buffers::new(message_bytes)?,
             tally: Tally::new(),
             opening: OpeningBytes::new(&target.opening, backend.address.port()),
             address: target.address,

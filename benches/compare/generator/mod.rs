@@ -1,9 +1,10 @@
 //! The load: clients and devices in one thread, on a core of their own.
 //!
 //! One thread plays both sides so that each relay has the other core to itself, whatever it is put to. It
-//! copies as little as it can: bulk is taken off the sockets unread.
+//! copies as little as it can: bulk is sent out of a file's pages, and taken off the sockets unread.
 
 mod backend;
+mod buffers;
 mod client;
 mod exchange;
 mod field;
