@@ -99,7 +99,7 @@ pub fn measure(
     let pacing = match work {
         Work::Bulk { direction, streams } => {
             field.open(streams, Job::Stream(direction))?;
-            Pacing::Peers
+            Pacing::Streams
         }
         Work::Exchange { bytes, connections, pace } => {
             field.open(connections, Job::Exchange { bytes })?;
@@ -107,7 +107,7 @@ pub fn measure(
                 Pace::Open { .. } => Pacing::Schedule { rate: rate.ok_or(MeasureError::NoRate)? },
                 Pace::Closed => {
                     field.begin_exchanges();
-                    Pacing::Peers
+                    Pacing::Answers
                 }
             }
         }
@@ -116,7 +116,7 @@ pub fn measure(
             field.open(connections, Job::Exchange { bytes: MIXED_BYTES })?;
             field.begin_exchanges();
             field.open(streams, Job::Stream(Direction::Down))?;
-            Pacing::Peers
+            Pacing::Answers
         }
         Work::Idle { sessions } => return idle(field, sessions, relay, timing),
     };
