@@ -5,6 +5,7 @@
 mod contender;
 mod generator;
 mod machine;
+mod network;
 mod options;
 mod plan;
 mod process;
@@ -96,6 +97,9 @@ fn compare(options: &Options) -> Result<Outcome, CompareError> {
     let &[relay_cpu, generator_cpu, ..] = cpus.as_slice() else {
         return Err(CompareError::OneCpu(cpus.len()));
     };
+    if let Err(error) = network::isolate() {
+        eprintln!("{error}");
+    }
     let interrupted = watch_signals()?;
     // Threads that start from now on share it; relays are put elsewhere.
     cpu::pin_thread(generator_cpu)?;

@@ -12,7 +12,7 @@ use crate::record::Cost;
 pub struct Snapshot {
     user_ticks: u64,
     system_ticks: u64,
-    /// Of the threads that live now, in nanoseconds; finer than ticks.
+    /// Of the threads that live now, in nanoseconds; finer than ticks. 0 where the kernel does not tell.
     ran_ns: u64,
     threads: BTreeSet<u32>,
     switches_voluntary: u64,
@@ -24,9 +24,11 @@ impl Snapshot {
     /// `None` where there is no relay.
     pub fn of(relay: Option<u32>) -> Result<Option<Self>, MeasureError> {
         let Some(relay) = relay else { return Ok(None) };
+        // Finding them takes longest, so it comes before anything is read.
+        let children = children(relay).map_err(MeasureError::Process)?;
         let mut snapshot = Self::default();
         snapshot.add(relay).map_err(MeasureError::Process)?;
-        for child in children(relay).map_err(MeasureError::Process)? {
+        for child in children {
             // It may be gone by now; what it took is then in its parent's sum.
             let _gone = snapshot.add(child);
         }
@@ -40,7 +42,7 @@ impl Snapshot {
         let system = after.system_ticks.saturating_sub(before.system_ticks) as f64;
         let ticks = user + system;
         // Ticks are coarse over a second, so they only tell the shares, as long as no thread came or went.
-        let seconds = if before.threads == after.threads {
+        let seconds = if before.threads == after.threads && after.ran_ns > 0 {
             after.ran_ns.saturating_sub(before.ran_ns) as f64 / 1e9
         } else {
             ticks / TICKS_PER_SECOND

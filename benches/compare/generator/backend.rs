@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
 
+use super::buffers::Buffers;
 use super::poller::{Interest, Ready};
-use super::socket::{Buffers, Done, discard, read, write};
+use super::socket::{Done, discard, read, write};
 
 /// What a connection is for; the first byte that its client sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +99,8 @@ impl Served {
         let Some(role) = Role::of(first) else { return Ok(Step::Over) };
         self.role = Some(role);
         if role != Role::Echo {
+            // Sending a file has no flag that says so.
+            self.socket.set_nonblocking(true)?;
             return Ok(Step::Wants(role.interest()));
         }
         write(&self.socket, &[first])?;
@@ -144,7 +147,7 @@ impl Served {
             }
         }
         if ready.writable && role != Role::Sink {
-            write(&self.socket, buffers.bulk())?;
+            buffers.send_bulk(&self.socket)?;
         }
         Ok(Step::Goes { bulk_bytes })
     }

@@ -8,9 +8,10 @@ use socket2::Socket;
 
 use super::Opening;
 use super::backend::Role;
+use super::buffers::Buffers;
 use super::exchange::Exchange;
 use super::poller::{Interest, Ready};
-use super::socket::{Buffers, Done, broke, discard, read, write};
+use super::socket::{Done, broke, discard, read, write};
 use super::tally::Tally;
 use crate::works::Direction;
 
@@ -194,7 +195,7 @@ impl Client {
             }
         }
         if ready.writable && direction != Direction::Down {
-            write(&self.socket, buffers.bulk())?;
+            buffers.send_bulk(&self.socket)?;
         }
         Ok(())
     }

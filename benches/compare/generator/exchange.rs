@@ -3,7 +3,8 @@
 
 use socket2::Socket;
 
-use super::socket::{Buffers, Done, broke, read, write};
+use super::buffers::Buffers;
+use super::socket::{Done, broke, read, write};
 
 pub struct Exchange {
     message_bytes: usize,

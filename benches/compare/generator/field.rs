@@ -7,9 +7,9 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::backend::{self, Served};
+use super::buffers::Buffers;
 use super::client::{self, Client, Job, OpeningBytes};
 use super::poller::{Interest, Key, Poller, Ready};
-use super::socket::Buffers;
 use super::tally::Tally;
 use super::{Backend, MeasureError, STALL_MAX, Target, socket};
 use crate::record::Load;
@@ -39,8 +39,10 @@ pub enum Used {
 /// What keeps the clients going.
 #[derive(Clone, Copy, Debug)]
 pub enum Pacing {
-    /// Each goes on by itself.
-    Peers,
+    /// Each stream goes on by itself.
+    Streams,
+    /// So does each exchange: an answer makes the next message due.
+    Answers,
     /// So many messages are due each second, by turns on the open clients.
     Schedule { rate: f64 },
     /// So many are always being opened.
@@ -76,7 +78,7 @@ impl Field {
         Ok(Self {
             poller,
             ready: Vec::new(),
-            buffers: Buffers::new(message_bytes),
+            buffers: Buffers::new(message_bytes)?,
             tally: Tally::new(),
             opening: OpeningBytes::new(&target.opening, backend.address.port()),
             address: target.address,
@@ -138,14 +140,10 @@ impl Field {
             if let Pacing::NewTunnels { in_flight } = pacing {
                 self.keep_in_flight(in_flight)?;
             }
-            match &mut schedule {
-                Some(schedule) => {
-                    self.owe_what_is_due(schedule, now_ns);
-                    // The core is ours: looking on keeps to the schedule better than any sleep.
-                    self.turn(0)?;
-                }
-                None => self.turn(PATIENCE_MS)?,
+            if let Some(schedule) = &mut schedule {
+                self.owe_what_is_due(schedule, now_ns);
             }
+            self.turn(pacing.patience_ms())?;
             now_ns = self.tally.now_ns();
             let still_ns = now_ns.saturating_sub(self.tally.progress_ns);
             if !matches!(pacing, Pacing::Idle) && still_ns > STALL_MAX.as_nanos() as u64 {
@@ -312,6 +310,19 @@ impl Field {
     }
 }
 
+impl Pacing {
+    /// How long a wait for readiness may take.
+    fn patience_ms(self) -> u8 {
+        match self {
+            // The core is ours. By looking on all the time we keep to the schedule, and what is measured is how
+            // long a relay takes to wake up, not how long we do.
+            Self::Answers | Self::Schedule { .. } | Self::NewTunnels { .. } => 0,
+            // That would cut streams into smaller pieces than anybody who sleeps gets.
+            Self::Streams | Self::Idle => PATIENCE_MS,
+        }
+    }
+}
+
 impl AsFd for Peer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -331,7 +342,7 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// Errors of one run after which it is given up.
 const ERRORS_MAX: u64 = 1_000;
 
-/// How long a wait for readiness may take, so that the end of a run is not missed.
+/// Short enough that the end of a run is not missed.
 const PATIENCE_MS: u8 = 10;
 
 /// How long answers may take that are still to come at the end.

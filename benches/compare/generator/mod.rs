@@ -1,9 +1,10 @@
 //! The load: clients and devices in one thread, on a core of their own.
 //!
 //! One thread plays both sides so that each relay has the other core to itself, whatever it is put to. It
-//! copies as little as it can: bulk is taken off the sockets unread.
+//! copies as little as it can: bulk is sent out of a file's pages, and taken off the sockets unread.
 
 mod backend;
+mod buffers;
 mod client;
 mod exchange;
 mod field;
@@ -98,7 +99,7 @@ pub fn measure(
     let pacing = match work {
         Work::Bulk { direction, streams } => {
             field.open(streams, Job::Stream(direction))?;
-            Pacing::Peers
+            Pacing::Streams
         }
         Work::Exchange { bytes, connections, pace } => {
             field.open(connections, Job::Exchange { bytes })?;
@@ -106,7 +107,7 @@ pub fn measure(
                 Pace::Open { .. } => Pacing::Schedule { rate: rate.ok_or(MeasureError::NoRate)? },
                 Pace::Closed => {
                     field.begin_exchanges();
-                    Pacing::Peers
+                    Pacing::Answers
                 }
             }
         }
@@ -115,7 +116,7 @@ pub fn measure(
             field.open(connections, Job::Exchange { bytes: MIXED_BYTES })?;
             field.begin_exchanges();
             field.open(streams, Job::Stream(Direction::Down))?;
-            Pacing::Peers
+            Pacing::Answers
         }
         Work::Idle { sessions } => return idle(field, sessions, relay, timing),
     };

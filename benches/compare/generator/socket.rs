@@ -16,40 +16,6 @@ pub enum Done {
     Ended,
 }
 
-/// What all connections send from and receive into, as only one of them is looked at at a time.
-pub struct Buffers {
-    pub received: Box<[u8]>,
-    sent: Box<[u8]>,
-}
-
-impl Buffers {
-    /// For messages of up to `message_bytes`.
-    pub fn new(message_bytes: usize) -> Self {
-        let len = BULK_BYTES.max(message_bytes);
-        // No two stretches of it are alike before 16 KiB, so that an answer in the wrong order is noticed.
-        let noise = (0..len as u32).map(|place| (place.wrapping_mul(0x9e37_79b1) >> 15) as u8);
-        Self { received: vec![0; len].into_boxed_slice(), sent: noise.collect() }
-    }
-
-    /// What bulk consists of.
-    pub fn bulk(&self) -> &[u8] {
-        &self.sent
-    }
-
-    /// The message of so many bytes that begins with `tag`, as far as it fits.
-    pub fn message(&mut self, bytes: usize, tag: u64) -> &[u8] {
-        self.message_and_received(bytes, tag).0
-    }
-
-    pub fn message_and_received(&mut self, bytes: usize, tag: u64) -> (&[u8], &[u8]) {
-        let message = &mut self.sent[..bytes];
-        for (byte, tag) in message.iter_mut().zip(tag.to_le_bytes()) {
-            *byte = tag;
-        }
-        (message, &self.received)
-    }
-}
-
 /// A listener whose connections inherit that they send at once and end with a reset.
 pub fn listen() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -107,7 +73,8 @@ pub fn broke(error: &io::Error) -> String {
     format!("a connection broke: {error}")
 }
 
-fn told(result: nix::Result<usize>) -> io::Result<Done> {
+/// Tells "would block" apart from an error.
+pub fn told(result: nix::Result<usize>) -> io::Result<Done> {
     match result {
         Ok(0) => Ok(Done::Ended),
         Ok(bytes) => Ok(Done::Bytes(bytes)),
@@ -120,6 +87,3 @@ const BACKLOG: i32 = 4096;
 
 /// Loopback addresses that clients connect from.
 const SOURCES: u64 = 50;
-
-/// Of bulk, moved by one call. As much as a 256 KiB pipe takes; each stream gets no more per turn.
-const BULK_BYTES: usize = 256 * 1024;
