@@ -10,10 +10,10 @@ use sluicegate::authz::{
     Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
     UnixMillis,
 };
-use sluicegate::config::{Authz, StoreUrl};
+use sluicegate::config::{self, Authz, StoreUrl};
 use sluicegate::control::{Control, ControlError};
 use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
-use sluicegate::store::{self, StoreError};
+use sluicegate::store::{self, Source, StoreError};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -73,7 +73,7 @@ impl Store {
 
     fn node_with(&self, config: &Authz, on_publish: impl Fn() + Send + 'static) -> Node {
         let authority = Arc::new(Authority::new(config.max_stale, None));
-        let source = store::source(&StoreUrl::Sqlite(self.path()));
+        let source = sqlite_source(self.path());
         let control = Control::start(source, Arc::clone(&authority), on_publish, config).unwrap();
         Node { authority, control }
     }
@@ -106,6 +106,11 @@ impl Node {
     fn store_is_lost(&self) -> bool {
         self.control.status().get().last_error.is_some()
     }
+}
+
+fn sqlite_source(path: PathBuf) -> Box<dyn Source> {
+    let store = config::Store { url: StoreUrl::Sqlite(path), ..config::Store::default() };
+    store::source(&store, &Authz::default())
 }
 
 fn uuid() -> DeviceUuid {
@@ -200,7 +205,7 @@ fn a_publication_is_told_after_it_is_in_force() {
             }
         }
     };
-    let source = store::source(&StoreUrl::Sqlite(store.path()));
+    let source = sqlite_source(store.path());
     let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
 
     store.revoke(key);
@@ -321,7 +326,7 @@ fn what_has_ended_ends_before_the_rest_is_applied() {
             sender.send((view.snapshot.generation().0, view.revocations.credential(&key))).unwrap();
         }
     };
-    let source = store::source(&StoreUrl::Sqlite(store.path()));
+    let source = sqlite_source(store.path());
     let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
 
     store.revoke(key);
@@ -361,7 +366,7 @@ fn a_fault_in_a_refresh_is_survived_and_nothing_is_missed() {
 #[test]
 fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
-    let source = store::source(&StoreUrl::Sqlite(folder.path().join("none.db")));
+    let source = sqlite_source(folder.path().join("none.db"));
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
     let error = Control::start(source, authority, || {}, &Authz::default()).err().unwrap();
     assert!(matches!(error, ControlError::Store(StoreError::Missing { .. })), "{error}");

@@ -9,7 +9,9 @@ mod client;
 mod content;
 mod device;
 mod netns;
+mod postgres;
 mod process;
+mod rights;
 mod site;
 mod skip;
 
@@ -20,7 +22,9 @@ pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, V4, V6, reset};
 pub use netns::Namespace;
+pub use postgres::{Cluster, Database};
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
+pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, tools_or_skip};
 

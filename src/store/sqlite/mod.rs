@@ -2,7 +2,6 @@
 //! commands write it ([`Admin`]), both at the same time.
 
 mod admin;
-mod decode;
 mod outbox;
 mod relations;
 mod schema;
@@ -12,14 +11,15 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-pub use admin::{
-    Admin, AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
-    PrincipalRow, Revoked,
-};
-pub use schema::Initialised;
+pub use admin::Admin;
 pub use source::SqliteSource;
 
+pub use super::Initialised;
 use super::StoreError;
+pub use super::admin::{
+    AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
+    PrincipalRow, Revoked,
+};
 
 /// Rows that the outbox keeps. A relay that missed more than that reads everything, which is then about
 /// as fast as reading so many rows one by one.

@@ -4,9 +4,9 @@ use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::OUTBOX_ROWS_MAX;
-use super::decode::{self, BadRow};
 use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
 use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
+use crate::store::decode::{self, BadRow};
 
 /// A row of the outbox, with everything by which it can be known again.
 #[derive(Clone, PartialEq)]

@@ -1,8 +1,9 @@
 //! The three relations of the contract, as queries on the reference schema.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Params, Row, Transaction};
 
-use super::decode::BadRow;
+use crate::store::decode::{self, BadRow, Value};
 
 /// Decodes each row that `sql` selects.
 pub(super) fn for_each<T>(
@@ -18,6 +19,18 @@ pub(super) fn for_each<T>(
         take(decode(row));
     }
     Ok(())
+}
+
+impl decode::Row for Row<'_> {
+    fn value(&self, index: usize) -> Option<Value<'_>> {
+        self.get_ref(index).ok().map(|value| match value {
+            ValueRef::Null => Value::Null,
+            ValueRef::Integer(integer) => Value::Integer(integer),
+            ValueRef::Real(real) => Value::Real(real),
+            ValueRef::Text(text) => Value::Text(text),
+            ValueRef::Blob(bytes) => Value::Bytes(bytes),
+        })
+    }
 }
 
 /// Relation `credentials` of the contract. What is held by nobody, or by a principal that was removed, has

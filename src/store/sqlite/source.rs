@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction};
 
-use super::decode::{self, BadRow};
 use super::outbox::{self, OutboxRow};
 use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
 use super::{Place, schema};
+use crate::store::decode::{self, BadRow};
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// See the module.
@@ -112,18 +112,36 @@ impl Open {
                 ended.extend(bad.end());
                 quarantined.push(bad.quarantined);
             };
-            for_each(transaction, CREDENTIALS, [], decode::credential, |row| match row {
-                Ok(credential) => credentials.push(credential),
-                Err(bad) => take_bad(bad),
-            })?;
-            for_each(transaction, GRANTS, [], decode::grant, |row| match row {
-                Ok(grant) => grants.push(grant),
-                Err(bad) => take_bad(bad),
-            })?;
-            for_each(transaction, DEVICES, [], decode::device, |row| match row {
-                Ok(device) => devices.push(device),
-                Err(bad) => take_bad(bad),
-            })?;
+            for_each(
+                transaction,
+                CREDENTIALS,
+                [],
+                |row| decode::credential(row),
+                |row| match row {
+                    Ok(credential) => credentials.push(credential),
+                    Err(bad) => take_bad(bad),
+                },
+            )?;
+            for_each(
+                transaction,
+                GRANTS,
+                [],
+                |row| decode::grant(row),
+                |row| match row {
+                    Ok(grant) => grants.push(grant),
+                    Err(bad) => take_bad(bad),
+                },
+            )?;
+            for_each(
+                transaction,
+                DEVICES,
+                [],
+                |row| decode::device(row),
+                |row| match row {
+                    Ok(device) => devices.push(device),
+                    Err(bad) => take_bad(bad),
+                },
+            )?;
             Ok((rows, OutboxRow::newest(transaction)?))
         })
     }
