@@ -4,8 +4,8 @@
 mod support;
 
 use sluicegate::authz::{DeviceUuid, KeyHash, PortRange, PrincipalId, UnixMillis};
-use sluicegate::store::admin::GrantTarget;
 use sluicegate::store::StoreError;
+use sluicegate::store::admin::GrantTarget;
 
 use support::{Cluster, Rights, UUID};
 

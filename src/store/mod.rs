@@ -121,6 +121,8 @@ pub enum StoreError {
          `hot_standby_feedback = on` keeps it from happening"
     )]
     Interrupted { store: String, detail: String },
+    #[error("{store} was restored from a dump; `sluicegate store init` fits its outbox to this server")]
+    Restored { store: String },
     #[error("{store} runs PostgreSQL {found}; the reference schema needs 13 or later")]
     ServerVersion { store: String, found: String },
     #[error("store.password_file {path} cannot be read ({detail}); see that it is there and readable")]

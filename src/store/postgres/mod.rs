@@ -2,7 +2,9 @@
 //! the store commands write it ([`Admin`]).
 
 mod admin;
+mod changes;
 mod connect;
+mod outbox;
 mod relations;
 mod row;
 mod schema;

@@ -26,6 +26,7 @@ pub(super) fn initialise(session: &Session, place: &Place) -> Result<Initialised
             session.execute(sql, &[&version]).map_err(error)?;
         }
     }
+    session.batch(FIT_OUTBOX).map_err(error)?;
     session.batch("COMMIT").map_err(error)?;
     Ok(outcome)
 }
@@ -100,6 +101,10 @@ fn refusal(identity: &Identity, place: &Place) -> StoreError {
 const MIGRATIONS: [&str; 1] = [include_str!("../schema/postgres/0001_reference.sql")];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Removes what a dump brought along from another cluster, whose transaction numbers mean nothing here.
+const FIT_OUTBOX: &str = "
+    DELETE FROM sluicegate.changes WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
 
 /// The first with `xid8`, as `server_version_num` says it.
 const SERVER_VERSION_MIN: i64 = 130_000;

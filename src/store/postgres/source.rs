@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::Statement;
 
+use super::changes::RowsByKey;
 use super::connect::{Access, Connector};
+use super::outbox::{News, Outbox, Position};
 use super::relations::{CREDENTIALS, DEVICES, GRANTS};
 use super::schema;
 use super::session::{Failure, Session};
@@ -24,9 +26,18 @@ pub struct PostgresSource {
     open: Option<Open>,
 }
 
-/// A session and what was prepared on it.
+/// A session, what was prepared on it, and how far it has read.
 struct Open {
     session: Session,
+    relations: Relations,
+    rows_by_key: RowsByKey,
+    outbox: Outbox,
+    /// `None` until everything was read through this session.
+    position: Option<Position>,
+}
+
+/// The relations' queries, prepared on a session.
+struct Relations {
     credentials: Statement,
     grants: Statement,
     devices: Statement,
@@ -58,7 +69,7 @@ impl Source for PostgresSource {
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
-        Ok(Changes::Behind)
+        self.with_open(Open::read_changes)
     }
 
     fn describe(&self) -> String {
@@ -73,26 +84,97 @@ impl Open {
         let kind = if connected.state.is_standby { "standby" } else { "primary" };
         tracing::info!("reading rights from {host}, a {kind}");
         schema::check(&session, &connector.place)?;
-        let prepare = |sql| session.prepare(sql).map_err(|failure| connector.place.error(failure));
-        let (credentials, grants, devices) = (prepare(CREDENTIALS)?, prepare(GRANTS)?, prepare(DEVICES)?);
-        Ok(Self { session, credentials, grants, devices })
+        let prepared = || {
+            let relations = Relations {
+                credentials: session.prepare(CREDENTIALS)?,
+                grants: session.prepare(GRANTS)?,
+                devices: session.prepare(DEVICES)?,
+            };
+            Ok((relations, RowsByKey::prepare(&session)?, Outbox::prepare(&session)?))
+        };
+        let (relations, rows_by_key, outbox) =
+            prepared().map_err(|failure| connector.place.error(failure))?;
+        Ok(Self { session, relations, rows_by_key, outbox, position: None })
     }
 
     fn read_all(&mut self, connector: &Connector) -> Result<Rows, StoreError> {
-        self.read_all_rows().map_err(|failure| connector.place.error(failure))
+        let error = |failure| connector.place.error(failure);
+        self.session.batch(BEGIN).map_err(error)?;
+        let look = self.outbox.look(&self.session, &Position::BEGINNING).map_err(error)?;
+        look.check(&connector.place)?;
+        let position = self.outbox.position(&self.session, &look).map_err(error)?;
+        let rows = self.relations.read(&self.session).map_err(error)?;
+        self.session.batch("COMMIT").map_err(error)?;
+        self.position = Some(position);
+        Ok(rows)
     }
 
-    fn read_all_rows(&mut self) -> Result<Rows, Failure> {
+    fn read_changes(&mut self, connector: &Connector) -> Result<Changes, StoreError> {
+        let error = |failure| connector.place.error(failure);
+        let Some(position) = &mut self.position else {
+            return Ok(Changes::Behind);
+        };
+        let look = self.outbox.look(&self.session, position).map_err(error)?;
+        look.check(&connector.place)?;
+        match look.news {
+            News::Nothing => {
+                position.advance(&look);
+                Ok(Changes::Nothing)
+            }
+            News::Lost => Ok(Changes::Behind),
+            News::Some => self.read_changed(connector),
+        }
+    }
+
+    fn read_changed(&mut self, connector: &Connector) -> Result<Changes, StoreError> {
+        let error = |failure| connector.place.error(failure);
+        let (Some(position), session) = (&mut self.position, &self.session) else {
+            return Ok(Changes::Behind);
+        };
+        session.batch(BEGIN).map_err(error)?;
+        // Again, since this is another moment.
+        let look = self.outbox.look(session, position).map_err(error)?;
+        look.check(&connector.place)?;
+        let changed = match look.news {
+            News::Lost => None,
+            News::Some | News::Nothing => self.outbox.changed_rows(session, position).map_err(error)?,
+        };
+        let Some(changed) = changed else {
+            session.batch("ROLLBACK").map_err(error)?;
+            return Ok(Changes::Behind);
+        };
+        let next = self.outbox.position(session, &look).map_err(error)?;
+        let rows = self.rows_by_key.read(session, &changed).map_err(error)?;
+        session.batch("COMMIT").map_err(error)?;
+        *position = next;
+        let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
+        for row in rows {
+            match row {
+                Ok(change) => changes.push(change),
+                Err(bad) => {
+                    changes.extend(bad.end());
+                    quarantined.push(bad.quarantined);
+                }
+            }
+        }
+        if changes.is_empty() && quarantined.is_empty() {
+            return Ok(Changes::Nothing);
+        }
+        Ok(Changes::Some { changes, quarantined })
+    }
+}
+
+impl Relations {
+    /// Reads all, row by row as they come.
+    fn read(&self, session: &Session) -> Result<Rows, Failure> {
+        session.batch(&format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis()))?;
         let mut rows = Rows::default();
         let Rows { credentials, grants, devices, quarantined, ended } = &mut rows;
         let mut take_bad = |bad: BadRow| {
             ended.extend(bad.end());
             quarantined.push(bad.quarantined);
         };
-        let session = &self.session;
-        session.batch(BEGIN)?;
-        session.batch(&format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis()))?;
-        session.for_each(&self.credentials, &[], |row: &Row| match decode::credential(row) {
+        session.for_each(&self.credentials, &[], |row| match decode::credential(row) {
             Ok(credential) => credentials.push(credential),
             Err(bad) => take_bad(bad),
         })?;
@@ -104,7 +186,6 @@ impl Open {
             Ok(device) => devices.push(device),
             Err(bad) => take_bad(bad),
         })?;
-        session.batch("COMMIT")?;
         Ok(rows)
     }
 }
