@@ -247,16 +247,15 @@ fn note_skip() {
     skip(&name, "needs PostgreSQL's server programs");
 }
 
-/// The folder of the server's programs, the newest where there are several.
+/// The folder of the server's programs: Debian's newest, else the first on the path.
 fn tools() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-    let debian = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<_> = std::env::split_paths(&path).collect();
-    let mut debian: Vec<_> = debian.collect();
-    debian.sort();
-    folders.extend(debian.into_iter().rev());
-    folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+    let mut folders: Vec<_> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    folders.sort();
+    folders.reverse();
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let programs = ["initdb", "postgres", "pg_basebackup"];
+    folders.into_iter().find(|folder| programs.iter().all(|program| folder.join(program).exists()))
 }
 
 /// A folder that the server's user owns.
