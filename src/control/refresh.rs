@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, select};
 
 use super::publisher::Publisher;
 use super::quarantine::Quarantine;
@@ -71,15 +71,23 @@ impl Refresher {
 
     /// Keeps up with the store until the other end of `stopped` is dropped.
     pub(super) fn run(mut self, stopped: &Receiver<()>) {
-        while stopped.recv_timeout(self.pause()) == Err(RecvTimeoutError::Timeout) {
+        let wake_ups = self.source.wake_ups();
+        loop {
+            select! {
+                recv(stopped) -> _ => return,
+                recv(wake_ups) -> _ => {}
+                default(self.pause()) => {}
+            }
             self.turn();
         }
     }
 
-    /// Until the next read. A store that fails is asked less and less often, but comes back soon.
+    /// Until the next read. A store that fails is asked less and less often, by no two nodes in step, but comes
+    /// back soon.
     fn pause(&self) -> Duration {
         let pause = self.refresh_every.saturating_mul(1 << self.failures.min(16));
-        pause.min(FAILURE_PAUSE_MAX.max(self.refresh_every)).max(PAUSE_MIN)
+        let pause = pause.min(FAILURE_PAUSE_MAX.max(self.refresh_every)).max(PAUSE_MIN);
+        if self.failures == 0 { pause } else { jittered(pause) }
     }
 
     fn turn(&mut self) {

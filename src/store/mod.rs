@@ -7,6 +7,8 @@ pub mod sqlite;
 
 use std::fmt;
 
+use crossbeam::channel::{self, Receiver};
+
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
 use crate::config::{self, Authz, StoreUrl};
 
@@ -20,6 +22,12 @@ pub trait Source: Send {
 
     /// What was committed since the last successful read of either kind.
     fn read_changes(&mut self) -> Result<Changes, StoreError>;
+
+    /// Tells when there is something to read before the next poll. A hint that nothing depends on: a store
+    /// that cannot give any never does.
+    fn wake_ups(&mut self) -> Receiver<()> {
+        channel::never()
+    }
 
     /// For log lines: the kind and place of the store, without secrets.
     fn describe(&self) -> String;

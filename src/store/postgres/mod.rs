@@ -4,6 +4,7 @@
 mod admin;
 mod changes;
 mod connect;
+mod listen;
 mod outbox;
 mod relations;
 mod row;

@@ -4,12 +4,14 @@
 //! as long as the socket lives, and a server that stops in the middle of one keeps its socket alive. Here
 //! every wait has a deadline.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Row, Statement};
@@ -19,19 +21,22 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub(super) struct Session {
     client: Client,
     tls: MakeRustlsConnect,
-    /// Notifications that came in, and the end of the connection.
-    messages: tokio::sync::mpsc::Receiver<Message>,
+    /// One for each notification; closed when the connection has ended.
+    notifications: mpsc::Receiver<()>,
     /// For the server to begin an answer, or to go on with one.
     patience: Duration,
     /// `None` only while this is dropped.
     runtime: Option<Runtime>,
 }
 
-/// What a server says without having been asked.
-pub(super) enum Message {
+/// What comes of listening to a server.
+pub(super) enum Heard {
     Notification,
-    /// The connection has ended; `None` where the server said no more than that.
-    End(Option<tokio_postgres::Error>),
+    Nothing,
+    /// The connection has ended.
+    End,
+    /// Whoever listens is to stop.
+    Stop,
 }
 
 /// Why a call on a session came to nothing.
@@ -69,23 +74,22 @@ impl Session {
                 });
             }
         };
-        let (sender, messages) = tokio::sync::mpsc::channel(MESSAGES_MAX);
+        let (sender, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
         runtime.spawn(async move {
-            let end = loop {
-                match std::future::poll_fn(|context| connection.poll_message(context)).await {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
                     // A full queue says what one more would say.
-                    Some(Ok(AsyncMessage::Notification(_))) => drop(sender.try_send(Message::Notification)),
-                    Some(Ok(AsyncMessage::Notice(notice))) => {
+                    Ok(AsyncMessage::Notification(_)) => drop(sender.try_send(())),
+                    Ok(AsyncMessage::Notice(notice)) => {
                         tracing::debug!("the server says: {}", notice.message());
                     }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => break Some(error),
-                    None => break None,
+                    Ok(_) => {}
+                    // Whoever waits for an answer is told; nobody else needs to know.
+                    Err(_) => break,
                 }
-            };
-            drop(sender.send(Message::End(end)).await);
+            }
         });
-        Ok(Self { client, tls: tls.clone(), messages, patience, runtime: Some(runtime) })
+        Ok(Self { client, tls: tls.clone(), notifications, patience, runtime: Some(runtime) })
     }
 
     /// Runs statements that have no parameters and give no rows.
@@ -137,15 +141,19 @@ impl Session {
         })
     }
 
-    /// Waits for what the server says unasked; `None` where it says nothing in `patience`.
-    pub(super) fn listen(&mut self, patience: Duration) -> Option<Message> {
-        let messages = &mut self.messages;
-        let waiting = async { timeout(patience, messages.recv()).await };
+    /// Waits for a notification, for `patience`, and until `stopped` changes.
+    pub(super) fn listen(&mut self, patience: Duration, stopped: &mut watch::Receiver<()>) -> Heard {
+        let notifications = &mut self.notifications;
         let runtime = self.runtime.as_ref().expect("it is there until the session is dropped");
-        match runtime.block_on(waiting) {
-            Ok(message) => Some(message.unwrap_or(Message::End(None))),
-            Err(_elapsed) => None,
-        }
+        runtime.block_on(async {
+            let heard = pin!(timeout(patience, notifications.recv()));
+            match select(heard, pin!(stopped.changed())).await {
+                Either::Left((Ok(Some(())), _)) => Heard::Notification,
+                Either::Left((Ok(None), _)) => Heard::End,
+                Either::Left((Err(_elapsed), _)) => Heard::Nothing,
+                Either::Right(_) => Heard::Stop,
+            }
+        })
     }
 
     fn run<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
@@ -192,8 +200,8 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-/// Unread messages that a session keeps; more have nothing to add.
-const MESSAGES_MAX: usize = 8;
+/// Unread notifications that a session keeps; more have nothing to add.
+const NOTIFICATIONS_MAX: usize = 8;
 
 /// For a request to cancel what did not answer, over a connection of its own.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);

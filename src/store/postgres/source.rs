@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
 use tokio_postgres::Statement;
 
 use super::changes::RowsByKey;
 use super::connect::{Access, Connector};
+use super::listen::WakeUps;
 use super::outbox::{News, Outbox, Position};
 use super::relations::{CREDENTIALS, DEVICES, GRANTS};
 use super::schema;
@@ -24,6 +26,8 @@ pub struct PostgresSource {
     lag_max: Duration,
     /// `None` before the first read and after an error.
     open: Option<Open>,
+    /// `None` until somebody wants to be woken.
+    wake_ups: Option<WakeUps>,
 }
 
 /// A session, what was prepared on it, and how far it has read.
@@ -45,7 +49,12 @@ struct Relations {
 
 impl PostgresSource {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz) -> Self {
-        Self { connector: Connector::new(url, store), lag_max: authz.max_replica_lag, open: None }
+        Self {
+            connector: Connector::new(url, store),
+            lag_max: authz.max_replica_lag,
+            open: None,
+            wake_ups: None,
+        }
     }
 
     /// Runs `read` on a session, and drops the session where that fails.
@@ -70,6 +79,10 @@ impl Source for PostgresSource {
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
         self.with_open(Open::read_changes)
+    }
+
+    fn wake_ups(&mut self) -> Receiver<()> {
+        self.wake_ups.get_or_insert_with(|| WakeUps::start(self.connector.clone())).receiver()
     }
 
     fn describe(&self) -> String {
