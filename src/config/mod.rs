@@ -4,6 +4,7 @@
 mod load;
 mod overrides;
 pub mod postgres;
+mod queries;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,6 +17,7 @@ use serde::Deserialize;
 pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
+pub use queries::{Queries, Query};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -158,6 +160,11 @@ pub struct Authz {
     /// A standby that is further behind its primary is not read where another host is not.
     #[serde(with = "humantime_serde")]
     pub max_replica_lag: Duration,
+    /// How often a store whose queries were replaced is read: whole, since it has no outbox.
+    #[serde(with = "humantime_serde")]
+    pub reread: Duration,
+    /// For a schema of the operator's own.
+    pub queries: Queries,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -286,6 +293,8 @@ impl Default for Authz {
             reconcile: Duration::from_secs(3600),
             max_stale: Duration::from_secs(24 * 3600),
             max_replica_lag: Duration::from_secs(10),
+            reread: Duration::from_secs(10),
+            queries: Queries::default(),
         }
     }
 }

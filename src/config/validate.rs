@@ -66,6 +66,7 @@ fn check_durations(config: &Config) -> Result<(), Finding> {
         ("authz.reconcile", authz.reconcile, TICK..=LONGEST),
         ("authz.max_stale", authz.max_stale, TICK..=LONGEST),
         ("authz.max_replica_lag", authz.max_replica_lag, TICK..=LONGEST),
+        ("authz.reread", authz.reread, TICK..=LONGEST),
         ("engine.busy_poll", config.engine.busy_poll, Duration::ZERO..=BUSY_POLL_MAX),
     ];
     for (key, duration, range) in bounded {

@@ -11,7 +11,7 @@ use super::quarantine::Quarantine;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::Authz;
-use crate::store::{Changes, Source, StoreError};
+use crate::store::{Changes, Rows, Source, StoreError};
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
@@ -121,6 +121,7 @@ impl Refresher {
                 self.publisher.take_changes(&changes);
                 self.quarantine.update(&changes, quarantined);
             }
+            Changes::All(rows) => self.take_everything(rows),
             Changes::Behind => {
                 tracing::info!("the outbox of {} does not reach back; reading all", self.source.describe());
                 self.read_everything()?;
@@ -130,12 +131,16 @@ impl Refresher {
     }
 
     fn read_everything(&mut self) -> Result<(), StoreError> {
-        let mut rows = self.source.read_all()?;
+        let rows = self.source.read_all()?;
+        self.take_everything(rows);
+        self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
+        Ok(())
+    }
+
+    fn take_everything(&mut self, mut rows: Rows) {
         let quarantined = std::mem::take(&mut rows.quarantined);
         self.publisher.take_rows(rows, &quarantined);
         self.quarantine.replace(quarantined);
-        self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
-        Ok(())
     }
 
     /// The store was read at `now`, and what it said is in force.

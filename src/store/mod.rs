@@ -1,8 +1,10 @@
 //! Where rights come from: a [`Source`] of checked rows. Nothing above this module knows SQL.
 
 pub mod admin;
+mod contract;
 mod decode;
 pub mod postgres;
+mod reread;
 pub mod sqlite;
 
 use std::fmt;
@@ -36,7 +38,7 @@ pub trait Source: Send {
 /// The source that the configuration names. Connects with its first read, and so never fails here.
 pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
     match &store.url {
-        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path)),
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
         StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
     }
 }
@@ -68,12 +70,14 @@ pub enum Changes {
         changes: Vec<Change>,
         quarantined: Vec<Quarantined>,
     },
+    /// Of a store that has no outbox: all that it says now, which is not what it said before.
+    All(Rows),
     /// The outbox does not lead from the last read to now: read everything.
     Behind,
 }
 
 /// A row that does not decode to the contract. Its last good version stays in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Quarantined {
     pub key: RowKey,
     pub reason: String,
@@ -135,6 +139,8 @@ pub enum StoreError {
     ServerVersion { store: String, found: String },
     #[error("store.password_file {path} cannot be read ({detail}); see that it is there and readable")]
     PasswordFile { path: String, detail: String },
+    #[error("the query for {relation} on {store} breaks the contract ({detail}); mend it or what it reads")]
+    Contract { store: String, relation: &'static str, detail: String },
     #[error("a query on {store} failed ({detail}); is its schema as `sluicegate store init` made it?")]
     Query { store: String, detail: String },
 }
@@ -150,6 +156,7 @@ impl StoreError {
             | Self::Full { detail, .. }
             | Self::Slow { detail, .. }
             | Self::Interrupted { detail, .. }
+            | Self::Contract { detail, .. }
             | Self::Query { detail, .. } => detail.clone(),
             whole => whole.to_string(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode};
 
 use super::session::{Failure, Session};
-use super::state::{self, ServerState};
+use super::state::ServerState;
 use super::{Place, tls};
 use crate::config::postgres::{POSTGRES_PORT, Target};
 use crate::config::{PostgresUrl, Store};
@@ -52,8 +52,9 @@ impl Connector {
         self.url.target
     }
 
-    pub(super) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout
+    /// Whether there is more than one host.
+    pub(super) fn has_choice(&self) -> bool {
+        self.hosts() > 1
     }
 
     /// Opens a session to the first host that answers, suits `target` and is at most `lag_max` behind. Where
@@ -110,8 +111,7 @@ impl Connector {
         let config = self.driver_config(host)?;
         let session =
             Session::open(&config, &tls, self.connect_timeout, self.statement_timeout).map_err(error)?;
-        let row = session.query_one(&format!("SELECT {}", state::COLUMNS), &[]).map_err(error)?;
-        let state = ServerState::of(&row).map_err(Failure::from).map_err(error)?;
+        let state = ServerState::query(&session).map_err(error)?;
         let read_only = match access {
             Access::Read => "on",
             Access::Write => "off",

@@ -19,7 +19,7 @@ use tokio_postgres::error::SqlState;
 pub use admin::Admin;
 pub use source::PostgresSource;
 
-use super::StoreError;
+use super::{Relation, StoreError};
 use session::Failure;
 
 /// What a store is called in errors: its URL without secrets.
@@ -33,6 +33,17 @@ impl Place {
 
     fn unreachable(&self, detail: impl ToString) -> StoreError {
         StoreError::Unreachable { store: self.describe(), detail: detail.to_string() }
+    }
+
+    /// As [`Place::error`], of the query for `relation`: what is wrong with a query, or with the values that it
+    /// computes, breaks the contract.
+    fn relation_error(&self, relation: Relation, failure: Failure) -> StoreError {
+        match self.error(failure) {
+            StoreError::Query { store, detail } => {
+                StoreError::Contract { store, relation: relation.name(), detail }
+            }
+            other => other,
+        }
     }
 
     /// Sorts what a server or the driver says by what a person can do about it.

@@ -4,55 +4,63 @@
 //! held beside them. After an error the session is dropped, and with it the position in the outbox: the next
 //! read may reach another server, whose transaction numbers mean other transactions.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::Receiver;
-use tokio_postgres::Statement;
+use crossbeam::channel::{self, Receiver};
 
 use super::changes::RowsByKey;
-use super::connect::{Access, Connector};
+use super::connect::{Access, Connected, Connector};
 use super::listen::WakeUps;
 use super::outbox::{News, Outbox, Position};
-use super::relations::{CREDENTIALS, DEVICES, GRANTS};
-use super::schema;
+use super::relations::Relations;
 use super::session::{Failure, Session};
-use crate::config::{Authz, PostgresUrl, Store};
-use crate::store::decode::{self, BadRow};
+use super::state::ServerState;
+use super::{Place, schema};
+use crate::config::{Authz, PostgresUrl, Queries, Store};
+use crate::store::reread::Rereading;
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// See the module.
 pub struct PostgresSource {
     connector: Connector,
+    queries: Queries,
     lag_max: Duration,
+    /// Where the queries were replaced, so that there is no outbox to go by.
+    rereading: Option<Rereading>,
     /// `None` before the first read and after an error.
     open: Option<Open>,
+    /// When hosts are next looked through for one that is less behind.
+    look_around_at: Instant,
     /// `None` until somebody wants to be woken.
     wake_ups: Option<WakeUps>,
 }
 
-/// A session, what was prepared on it, and how far it has read.
+/// A session and what was prepared on it.
 struct Open {
     session: Session,
+    state: ServerState,
     relations: Relations,
-    rows_by_key: RowsByKey,
-    outbox: Outbox,
-    /// `None` until everything was read through this session.
-    position: Option<Position>,
+    /// `None` where the queries were replaced.
+    follower: Option<Follower>,
 }
 
-/// The relations' queries, prepared on a session.
-struct Relations {
-    credentials: Statement,
-    grants: Statement,
-    devices: Statement,
+/// What follows the outbox of the reference schema.
+struct Follower {
+    outbox: Outbox,
+    rows_by_key: RowsByKey,
+    /// `None` until everything was read through this session.
+    position: Option<Position>,
 }
 
 impl PostgresSource {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz) -> Self {
         Self {
             connector: Connector::new(url, store),
+            queries: authz.queries.clone(),
             lag_max: authz.max_replica_lag,
+            rereading: authz.queries.are_replaced().then(|| Rereading::new(authz.reread)),
             open: None,
+            look_around_at: Instant::now(),
             wake_ups: None,
         }
     }
@@ -60,28 +68,84 @@ impl PostgresSource {
     /// Runs `read` on a session, and drops the session where that fails.
     fn with_open<T>(
         &mut self,
-        read: impl FnOnce(&mut Open, &Connector) -> Result<T, StoreError>,
+        read: impl FnOnce(&mut Open, &Place) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => Open::new(&self.connector, self.lag_max)?,
+            None => self.connect()?,
         };
-        let value = read(&mut open, &self.connector)?;
+        let was_behind = open.state.lag > self.lag_max;
+        let value = read(&mut open, &self.connector.place)?;
+        self.tell_lag(was_behind, open.state);
         self.open = Some(open);
+        self.leave_if_behind();
         Ok(value)
+    }
+
+    fn connect(&self) -> Result<Open, StoreError> {
+        let connected = self.connector.connect(self.connector.target(), Access::Read, self.lag_max)?;
+        let host = self.connector.host_name(connected.host);
+        let kind = if connected.state.is_standby { "standby" } else { "primary" };
+        tracing::info!("reading rights from {host}, a {kind}");
+        self.tell_lag(false, connected.state);
+        Open::new(connected, &self.queries, &self.connector.place)
+    }
+
+    fn tell_lag(&self, was_behind: bool, state: ServerState) {
+        let is_behind = state.lag > self.lag_max;
+        let (store, lag) = (self.connector.place.describe(), state.lag.as_secs());
+        if is_behind && !was_behind {
+            tracing::warn!(
+                "the standby of {store} is {lag} s behind its primary, and no other host will do; what was revoked \
+                 since is not known here"
+            );
+        } else if was_behind && !is_behind {
+            tracing::info!("the standby of {store} has caught up");
+        }
+    }
+
+    /// Goes over to a host that is not behind, where there is one.
+    fn leave_if_behind(&mut self) {
+        let is_behind = self.open.as_ref().is_some_and(|open| open.state.lag > self.lag_max);
+        if !is_behind || !self.connector.has_choice() || Instant::now() < self.look_around_at {
+            return;
+        }
+        self.look_around_at = Instant::now() + LOOK_AROUND_PAUSE;
+        // What cannot be reached is told when there is nothing else to read from.
+        if let Ok(other) = self.connector.connect(self.connector.target(), Access::Read, self.lag_max)
+            && other.state.lag <= self.lag_max
+        {
+            tracing::info!("leaving a standby that is behind");
+            self.open = None;
+        }
     }
 }
 
 impl Source for PostgresSource {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        self.with_open(Open::read_all)
+        let rows = self.with_open(Open::read_all)?;
+        if let Some(rereading) = &mut self.rereading {
+            rereading.note(&rows);
+        }
+        Ok(rows)
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
+        if let Some(rereading) = &self.rereading {
+            if !rereading.is_due() {
+                return Ok(Changes::Nothing);
+            }
+            let rows = self.with_open(Open::read_all)?;
+            return Ok(self.rereading.as_mut().map_or(Changes::Behind, |rereading| rereading.changes(rows)));
+        }
         self.with_open(Open::read_changes)
     }
 
+    /// Only the reference schema's triggers give any.
     fn wake_ups(&mut self) -> Receiver<()> {
+        if self.rereading.is_some() {
+            return channel::never();
+        }
         self.wake_ups.get_or_insert_with(|| WakeUps::start(self.connector.clone())).receiver()
     }
 
@@ -91,63 +155,80 @@ impl Source for PostgresSource {
 }
 
 impl Open {
-    fn new(connector: &Connector, lag_max: Duration) -> Result<Self, StoreError> {
-        let connected = connector.connect(connector.target(), Access::Read, lag_max)?;
-        let (session, host) = (connected.session, connector.host_name(connected.host));
-        let kind = if connected.state.is_standby { "standby" } else { "primary" };
-        tracing::info!("reading rights from {host}, a {kind}");
-        schema::check(&session, &connector.place)?;
-        let prepared = || {
-            let relations = Relations {
-                credentials: session.prepare(CREDENTIALS)?,
-                grants: session.prepare(GRANTS)?,
-                devices: session.prepare(DEVICES)?,
-            };
-            Ok((relations, RowsByKey::prepare(&session)?, Outbox::prepare(&session)?))
-        };
-        let (relations, rows_by_key, outbox) =
-            prepared().map_err(|failure| connector.place.error(failure))?;
-        Ok(Self { session, relations, rows_by_key, outbox, position: None })
+    fn new(connected: Connected, queries: &Queries, place: &Place) -> Result<Self, StoreError> {
+        let Connected { session, state, .. } = connected;
+        let uses_reference = !queries.are_replaced();
+        if uses_reference {
+            schema::check(&session, place)?;
+        }
+        let relations = Relations::prepare(&session, queries, place)?;
+        let follower = uses_reference.then(|| Follower::prepare(&session)).transpose();
+        Ok(Self { relations, state, follower: follower.map_err(|failure| place.error(failure))?, session })
     }
 
-    fn read_all(&mut self, connector: &Connector) -> Result<Rows, StoreError> {
-        let error = |failure| connector.place.error(failure);
-        self.session.batch(BEGIN).map_err(error)?;
-        let look = self.outbox.look(&self.session, &Position::BEGINNING).map_err(error)?;
-        look.check(&connector.place)?;
-        let position = self.outbox.position(&self.session, &look).map_err(error)?;
-        let rows = self.relations.read(&self.session).map_err(error)?;
-        self.session.batch("COMMIT").map_err(error)?;
-        self.position = Some(position);
+    fn read_all(&mut self, place: &Place) -> Result<Rows, StoreError> {
+        let session = &self.session;
+        let error = |failure| place.error(failure);
+        session.batch(BEGIN).map_err(error)?;
+        let position = match &self.follower {
+            Some(follower) => {
+                let look = follower.outbox.look(session, &Position::BEGINNING).map_err(error)?;
+                look.check(place)?;
+                self.state = look.state;
+                Some(follower.outbox.position(session, &look).map_err(error)?)
+            }
+            None => {
+                self.state = ServerState::query(session).map_err(error)?;
+                None
+            }
+        };
+        let rows = self.relations.read(session, place)?;
+        session.batch("COMMIT").map_err(error)?;
+        if let Some(follower) = &mut self.follower {
+            follower.position = position;
+        }
         Ok(rows)
     }
 
-    fn read_changes(&mut self, connector: &Connector) -> Result<Changes, StoreError> {
-        let error = |failure| connector.place.error(failure);
+    fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {
+        match &mut self.follower {
+            Some(follower) => follower.read_changes(&self.session, &mut self.state, place),
+            None => Ok(Changes::Behind),
+        }
+    }
+}
+
+impl Follower {
+    fn prepare(session: &Session) -> Result<Self, Failure> {
+        let (outbox, rows_by_key) = (Outbox::prepare(session)?, RowsByKey::prepare(session)?);
+        Ok(Self { outbox, rows_by_key, position: None })
+    }
+
+    fn read_changes(
+        &mut self,
+        session: &Session,
+        state: &mut ServerState,
+        place: &Place,
+    ) -> Result<Changes, StoreError> {
+        let error = |failure| place.error(failure);
         let Some(position) = &mut self.position else {
             return Ok(Changes::Behind);
         };
-        let look = self.outbox.look(&self.session, position).map_err(error)?;
-        look.check(&connector.place)?;
+        let look = self.outbox.look(session, position).map_err(error)?;
+        look.check(place)?;
+        *state = look.state;
         match look.news {
             News::Nothing => {
                 position.advance(&look);
-                Ok(Changes::Nothing)
+                return Ok(Changes::Nothing);
             }
-            News::Lost => Ok(Changes::Behind),
-            News::Some => self.read_changed(connector),
+            News::Lost => return Ok(Changes::Behind),
+            News::Some => {}
         }
-    }
-
-    fn read_changed(&mut self, connector: &Connector) -> Result<Changes, StoreError> {
-        let error = |failure| connector.place.error(failure);
-        let (Some(position), session) = (&mut self.position, &self.session) else {
-            return Ok(Changes::Behind);
-        };
         session.batch(BEGIN).map_err(error)?;
         // Again, since this is another moment.
         let look = self.outbox.look(session, position).map_err(error)?;
-        look.check(&connector.place)?;
+        look.check(place)?;
         let changed = match look.news {
             News::Lost => None,
             News::Some | News::Nothing => self.outbox.changed_rows(session, position).map_err(error)?,
@@ -177,34 +258,7 @@ impl Open {
     }
 }
 
-impl Relations {
-    /// Reads all, row by row as they come.
-    fn read(&self, session: &Session) -> Result<Rows, Failure> {
-        session.batch(&format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis()))?;
-        let mut rows = Rows::default();
-        let Rows { credentials, grants, devices, quarantined, ended } = &mut rows;
-        let mut take_bad = |bad: BadRow| {
-            ended.extend(bad.end());
-            quarantined.push(bad.quarantined);
-        };
-        session.for_each(&self.credentials, &[], |row| match decode::credential(row) {
-            Ok(credential) => credentials.push(credential),
-            Err(bad) => take_bad(bad),
-        })?;
-        session.for_each(&self.grants, &[], |row| match decode::grant(row) {
-            Ok(grant) => grants.push(grant),
-            Err(bad) => take_bad(bad),
-        })?;
-        session.for_each(&self.devices, &[], |row| match decode::device(row) {
-            Ok(device) => devices.push(device),
-            Err(bad) => take_bad(bad),
-        })?;
-        Ok(rows)
-    }
-}
-
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// For the server to send one whole relation, which may be tens of millions of rows. That it keeps sending
-/// is seen to by `store.statement_timeout`.
-const FULL_READ_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Between two looks for a host that is less behind than the one that is read.
+const LOOK_AROUND_PAUSE: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use super::session::{Failure, Session};
 use crate::config::postgres::Target;
 
 /// See the module.
@@ -16,6 +17,11 @@ pub(super) struct ServerState {
 }
 
 impl ServerState {
+    pub(super) fn query(session: &Session) -> Result<Self, Failure> {
+        let row = session.query_one(&format!("SELECT {COLUMNS}"), &[])?;
+        Ok(Self::of(&row)?)
+    }
+
     /// Reads columns `is_standby, takes_writes, lag_ms` of [`COLUMNS`].
     pub(super) fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let lag_ms: i64 = row.try_get("lag_ms")?;

@@ -15,11 +15,11 @@ pub use admin::Admin;
 pub use source::SqliteSource;
 
 pub use super::Initialised;
-use super::StoreError;
 pub use super::admin::{
     AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
     PrincipalRow, Revoked,
 };
+use super::{Relation, StoreError};
 
 /// Rows that the outbox keeps. A relay that missed more than that reads everything, which is then about
 /// as fast as reading so many rows one by one.
@@ -46,6 +46,16 @@ impl Place {
 
     fn unreadable(&self, detail: impl ToString) -> StoreError {
         StoreError::Unreadable { store: self.describe(), detail: detail.to_string() }
+    }
+
+    /// As [`Place::error`], of the query for `relation`: what is wrong with a query breaks the contract.
+    fn relation_error(&self, relation: Relation, error: rusqlite::Error) -> StoreError {
+        match self.error(error) {
+            StoreError::Query { store, detail } => {
+                StoreError::Contract { store, relation: relation.name(), detail }
+            }
+            other => other,
+        }
     }
 
     /// Sorts what SQLite says by what a person can do about it.
