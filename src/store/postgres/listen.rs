@@ -105,11 +105,20 @@ impl Listener {
         }
         // For what was revoked while nobody listened.
         self.wake();
+        let mut echoes = [].iter();
         loop {
-            match session.listen(SILENCE_MAX, &mut self.stopped) {
-                Heard::Notification => self.wake(),
+            let echo = echoes.next();
+            match session.listen(*echo.unwrap_or(&SILENCE_MAX), &mut self.stopped) {
+                Heard::Notification => {
+                    self.wake();
+                    // What is read may be a standby, which the revocation reaches later than the word of it.
+                    if self.connector.has_choice() {
+                        echoes = ECHOES.iter();
+                    }
+                }
                 Heard::Stop => return End::Stopped,
                 Heard::End => return End::Lost("the connection for wake-ups has ended".to_owned()),
+                Heard::Nothing if echo.is_some() => self.wake(),
                 Heard::Nothing => {
                     if let Err(failure) = session.batch("SELECT") {
                         return End::Lost(self.connector.place.error(failure).to_string());
@@ -158,6 +167,15 @@ const WAKE_UPS_MAX: usize = 1;
 
 /// After so long without a word the server is asked whether it is still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Pauses before a wake-up is repeated, for standbys: the first takes what arrives at once, the last what
+/// takes long. Whatever takes longer is found by polling.
+const ECHOES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(200),
+    Duration::from_millis(750),
+];
 
 /// Between two attempts to listen; doubled with each.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
