@@ -48,7 +48,7 @@ fn readers(cluster: &Cluster) -> i64 {
 }
 
 fn has_caught_up(standby: &Cluster, primary: &Cluster) -> Option<()> {
-    let sql = "SELECT pg_current_wal_insert_lsn()::text";
+    let sql = "SELECT pg_current_wal_flush_lsn()::text";
     let written: String = primary.client("postgres").query_one(sql, &[]).unwrap().get(0);
     let sql = "SELECT coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)";
     wait_for(|| {

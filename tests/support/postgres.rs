@@ -49,6 +49,11 @@ impl Cluster {
 
     /// As [`Cluster::start`], with lines for its postgresql.conf.
     pub fn configured(settings: &str) -> Option<Self> {
+        Self::with_files(settings, &[])
+    }
+
+    /// As [`Cluster::configured`], with files in its data folder that nobody else may read.
+    pub fn with_files(settings: &str, files: &[(&str, &str)]) -> Option<Self> {
         let Some(tools) = tools() else {
             note_skip();
             return None;
@@ -66,6 +71,11 @@ impl Cluster {
         let output = initdb.arg(&data).output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
         append(&data.join("postgresql.conf"), &format!("{SETTINGS}{settings}"));
+        for (name, text) in files {
+            let file = data.join(name);
+            std::fs::write(&file, text).unwrap();
+            own(&file, 0o600);
+        }
         let mut cluster = Self { data, port: 0, server: None };
         cluster.run();
         Some(cluster)
@@ -174,7 +184,9 @@ impl Server {
         let mut shell = as_unprivileged(Command::new("sh"));
         shell.args(["-c", script, "server"]);
         shell.arg(tools().unwrap()).arg(data).arg(port.to_string());
-        let mut supervisor = shell.stdin(Stdio::piped()).spawn().unwrap();
+        // Not the test's own, which whoever runs it waits for the end of.
+        shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut supervisor = shell.spawn().unwrap();
         let stdin = supervisor.stdin.take().unwrap();
         Self { supervisor, stdin }
     }
@@ -261,11 +273,16 @@ fn tools() -> Option<PathBuf> {
 /// A folder that the server's user owns.
 fn data_folder() -> PathBuf {
     let folder = tempfile::Builder::new().prefix("sluicegate-postgres-").tempdir().unwrap().keep();
-    if let Some((uid, gid)) = unprivileged() {
-        nix::unistd::chown(&folder, Some(uid), Some(gid)).unwrap();
-    }
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    own(&folder, 0o700);
     folder
+}
+
+/// Gives a file to the server's user alone.
+fn own(path: &Path, mode: u32) {
+    if let Some((uid, gid)) = unprivileged() {
+        nix::unistd::chown(path, Some(uid), Some(gid)).unwrap();
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// The server refuses to run as root.
