@@ -6,7 +6,7 @@ use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash};
 use sluicegate::store::admin::{DevicePatch, Revoked};
 use sluicegate::store::{Changes, Quarantined, Source, StoreError};
 
-use support::{Cluster, Rights, UUID};
+use support::{Cluster, Rights, UUID, postgres_source, wait_for};
 
 fn changes(source: &mut Box<dyn Source>) -> (Vec<Change>, Vec<Quarantined>) {
     match source.read_changes().unwrap() {
@@ -280,6 +280,35 @@ fn more_than_a_hundred_thousand_changes_are_read_by_reading_everything() {
     assert!(is_behind(&mut source));
     assert_eq!(source.read_all().unwrap().devices.len(), 100_001);
     assert!(is_nothing(&mut source));
+}
+
+#[test]
+fn a_large_outbox_is_never_looked_through_whole() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let rights = Rights::new(cluster);
+    rights.by_hand(
+        "INSERT INTO sluicegate.devices (uuid) SELECT md5(n::text) FROM generate_series(1, 50000) n",
+    );
+    rights.by_hand("ANALYZE sluicegate.changes");
+    let scans = || -> (i64, i64) {
+        let sql = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'changes'";
+        let row = rights.database.client().query_one(sql, &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    let before = scans();
+
+    let mut source = postgres_source(&rights.database.relay_url());
+    source.read_all().unwrap();
+    // More than once each, since a server plans a statement anew after some executions.
+    for _ in 0..20 {
+        assert!(is_nothing(&mut source));
+        rights.by_hand("UPDATE sluicegate.devices SET online = false WHERE id = 1");
+        assert_eq!(changes(&mut source).0.len(), 1);
+    }
+
+    drop(source);
+    let after = wait_for(|| Some(scans()).filter(|after| after.1 > before.1 + 40)).unwrap();
+    assert_eq!(after.0, before.0);
 }
 
 #[test]

@@ -175,25 +175,41 @@ impl ChangedRow {
 
 /// `$1` and `$2` are a position's `xmin` and `seen`. What is visible and was written by a transaction that is
 /// yet to come was written in another cluster: the store was restored from a dump.
+///
+/// Here and below, what is wanted is asked for in the order of `changes_by_xid`, from an end of it: planners
+/// take a bound that they cannot guess for one that most rows keep, and would look through the whole outbox.
 const LOOK: &str = "
     SELECT {state},
         (SELECT coalesce(max(version), 0) FROM sluicegate.schema_version) AS version,
         pg_snapshot_xmin(now_seen)::text::int8 AS xmin,
         prunes,
         pruned_xid::text::int8 AS pruned_xid,
-        EXISTS (
-            SELECT FROM sluicegate.changes WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
-        ) AS is_news,
-        EXISTS (SELECT FROM sluicegate.changes WHERE xid >= pg_snapshot_xmax(now_seen)) AS is_restored
+        (
+            SELECT true FROM sluicegate.changes
+            WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
+            ORDER BY xid DESC LIMIT 1
+        ) IS NOT NULL AS is_news,
+        coalesce(
+            (SELECT xid FROM sluicegate.changes ORDER BY xid DESC LIMIT 1) >= pg_snapshot_xmax(now_seen), false
+        ) AS is_restored
     FROM sluicegate.outbox_state, pg_current_snapshot() AS now_seen";
 
 const CHANGES: &str = "
-    SELECT relation, key_sha256, key_id FROM sluicegate.changes
-    WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
-    ORDER BY id LIMIT $3::int8";
+    SELECT relation, key_sha256, key_id FROM (
+        SELECT * FROM sluicegate.changes
+        WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
+        ORDER BY xid DESC LIMIT $3::int8
+    ) AS since ORDER BY id";
 
+/// Each transaction by one step down the index, however many rows it wrote.
 const TRANSACTIONS: &str = "
-    SELECT DISTINCT xid::text::int8 FROM sluicegate.changes WHERE xid >= $1::int8::text::xid8";
+    WITH RECURSIVE since AS (
+        (SELECT xid FROM sluicegate.changes WHERE xid >= $1::int8::text::xid8 ORDER BY xid LIMIT 1)
+        UNION ALL
+        SELECT (SELECT xid FROM sluicegate.changes WHERE xid > since.xid ORDER BY xid LIMIT 1)
+        FROM since WHERE xid IS NOT NULL
+    )
+    SELECT xid::text::int8 FROM since WHERE xid IS NOT NULL";
 
 /// Changes that are read one by one. For more than that, reading everything is as fast.
 const OUTBOX_ROWS_MAX: i64 = 100_000;
