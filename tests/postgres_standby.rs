@@ -124,12 +124,13 @@ fn a_standby_that_is_behind_is_not_chosen_first() {
 }
 
 #[test]
-fn a_standby_without_its_primary_is_told_to_be_behind_until_it_catches_up() {
+fn a_standby_without_its_primary_is_told_and_goes_stale_until_it_catches_up() {
     let Some(mut primary) = Cluster::start() else { return };
     let standby = primary.standby("");
     let site = {
         let database = primary.database();
-        let site = Site::on_postgres(&database, "authz.max_replica_lag = \"500ms\"");
+        let site =
+            Site::on_postgres(&database, "authz.max_replica_lag = \"500ms\"\nauthz.max_stale = \"4s\"");
         has_caught_up(&standby, &primary).unwrap();
         site
     };
@@ -142,9 +143,12 @@ fn a_standby_without_its_primary_is_told_to_be_behind_until_it_catches_up() {
 
     primary.stop();
     assert!(relay.logs("s behind its primary, and no other host will do"));
-    assert_eq!(site.ask(&relay, device.port()).status, 200);
+    let becomes =
+        |status: u16| wait_for(|| (site.ask(&relay, device.port()).status == status).then_some(())).is_some();
+    assert!(becomes(503), "what it says is as stale as its last word from the primary");
     primary.run();
     assert!(relay.logs("has caught up"));
+    assert!(becomes(200));
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl Refresher {
         self.publisher.reclaim();
         let now = UnixMillis::now();
         self.read()?;
-        self.confirm(now);
+        let lag_ms = i64::try_from(self.source.lag().as_millis()).unwrap_or(i64::MAX);
+        self.confirm(UnixMillis(now.0.saturating_sub(lag_ms)));
         Ok(())
     }
 
@@ -143,7 +144,7 @@ impl Refresher {
         self.quarantine.replace(quarantined);
     }
 
-    /// The store was read at `now`, and what it said is in force.
+    /// The store was read as it was at `now`, and what it said is in force.
     fn confirm(&mut self, now: UnixMillis) {
         self.authority.confirm(now);
         self.failures = 0;

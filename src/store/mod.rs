@@ -8,6 +8,7 @@ mod reread;
 pub mod sqlite;
 
 use std::fmt;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver};
 
@@ -24,6 +25,11 @@ pub trait Source: Send {
 
     /// What was committed since the last successful read of either kind.
     fn read_changes(&mut self) -> Result<Changes, StoreError>;
+
+    /// How old what was read last was already then: more than nothing only for a copy that is behind.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Tells when there is something to read before the next poll. A hint that nothing depends on: a store
     /// that cannot give any never does.

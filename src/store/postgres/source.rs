@@ -39,6 +39,8 @@ pub struct PostgresSource {
 struct Open {
     session: Session,
     state: ServerState,
+    /// When the server was last seen to be behind by nothing.
+    caught_up_at: Option<Instant>,
     relations: Relations,
     /// `None` where the queries were replaced.
     follower: Option<Follower>,
@@ -141,6 +143,10 @@ impl Source for PostgresSource {
         self.with_open(Open::read_changes)
     }
 
+    fn lag(&self) -> Duration {
+        self.open.as_ref().map_or(Duration::ZERO, |open| open.state.lag)
+    }
+
     /// Only the reference schema's triggers give any.
     fn wake_ups(&mut self) -> Receiver<()> {
         if self.rereading.is_some() {
@@ -163,38 +169,51 @@ impl Open {
         }
         let relations = Relations::prepare(&session, queries, place)?;
         let follower = uses_reference.then(|| Follower::prepare(&session)).transpose();
-        Ok(Self { relations, state, follower: follower.map_err(|failure| place.error(failure))?, session })
+        let follower = follower.map_err(|failure| place.error(failure))?;
+        Ok(Self { relations, state, caught_up_at: None, follower, session })
+    }
+
+    /// Takes note of what the server is at. What it says of its lag is as old as the last commit that it
+    /// has, and so too much where a long silence has just ended; it cannot lag by more than it was seen to
+    /// not lag for.
+    fn observe(&mut self, mut state: ServerState) {
+        if state.lag.is_zero() {
+            self.caught_up_at = Some(Instant::now());
+        } else if let Some(at) = self.caught_up_at {
+            state.lag = state.lag.min(at.elapsed());
+        }
+        self.state = state;
     }
 
     fn read_all(&mut self, place: &Place) -> Result<Rows, StoreError> {
         let session = &self.session;
         let error = |failure| place.error(failure);
         session.batch(BEGIN).map_err(error)?;
-        let position = match &self.follower {
+        let (state, position) = match &self.follower {
             Some(follower) => {
                 let look = follower.outbox.look(session, &Position::BEGINNING).map_err(error)?;
                 look.check(place)?;
-                self.state = look.state;
-                Some(follower.outbox.position(session, &look).map_err(error)?)
+                (look.state, Some(follower.outbox.position(session, &look).map_err(error)?))
             }
-            None => {
-                self.state = ServerState::query(session).map_err(error)?;
-                None
-            }
+            None => (ServerState::query(session).map_err(error)?, None),
         };
         let rows = self.relations.read(session, place)?;
         session.batch("COMMIT").map_err(error)?;
         if let Some(follower) = &mut self.follower {
             follower.position = position;
         }
+        self.observe(state);
         Ok(rows)
     }
 
     fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {
-        match &mut self.follower {
-            Some(follower) => follower.read_changes(&self.session, &mut self.state, place),
-            None => Ok(Changes::Behind),
-        }
+        let Some(follower) = &mut self.follower else {
+            return Ok(Changes::Behind);
+        };
+        let mut state = self.state;
+        let changes = follower.read_changes(&self.session, &mut state, place)?;
+        self.observe(state);
+        Ok(changes)
     }
 }
 
