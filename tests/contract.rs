@@ -280,6 +280,9 @@ fn a_relay_serves_tunnels_on_a_schema_of_the_operators_own() {
     assert!(said.contains("1 credentials, 1 grants, 1 devices"), "{said}");
 
     let relay = Relay::start(command("run"));
+    let told = "credentials.key_sha256 comes from \"api key\".\"key hash\", which may be null";
+    assert!(relay.logs(told), "{}", relay.log());
+    assert!(!relay.log().contains("devices.online comes from"), "that one is not null");
     let device = Device::echo(V4);
     let ask = || Request::to(UUID, device.port()).bearer("secret").send(relay.address()).status;
     assert_eq!(ask(), 200);

@@ -10,6 +10,13 @@ struct Column {
     name: &'static str,
     /// Any of these will do.
     kinds: &'static [Kind],
+    nullability: Nullability,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nullability {
+    Nullable,
+    NotNull,
 }
 
 /// The type of a column, as PostgreSQL calls it.
@@ -72,6 +79,14 @@ pub(super) fn check(relation: Relation, given: &[Given<'_>]) -> Result<(), Misma
     }
 }
 
+/// The columns of `relation` in which a null is a bad value: their places, from 0, and names.
+pub(super) fn not_null(relation: Relation) -> impl Iterator<Item = (usize, &'static str)> {
+    let columns = columns(relation).iter().enumerate();
+    columns
+        .filter(|(_, column)| column.nullability == Nullability::NotNull)
+        .map(|(place, column)| (place, column.name))
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -116,13 +131,17 @@ const fn columns(relation: Relation) -> &'static [Column] {
 }
 
 const fn column(name: &'static str, kinds: &'static [Kind]) -> Column {
-    Column { name, kinds }
+    Column { name, kinds, nullability: Nullability::NotNull }
+}
+
+const fn nullable(name: &'static str, kinds: &'static [Kind]) -> Column {
+    Column { name, kinds, nullability: Nullability::Nullable }
 }
 
 const CREDENTIALS: [Column; 4] = [
     column("key_sha256", &[Kind::Bytea]),
     column("principal", &[Kind::Int8]),
-    column("expires_at", &[Kind::Timestamptz]),
+    nullable("expires_at", &[Kind::Timestamptz]),
     column("revoked", &[Kind::Bool]),
 ];
 
@@ -130,19 +149,19 @@ const GRANTS: [Column; 8] = [
     column("grant_id", &[Kind::Int8]),
     column("principal", &[Kind::Int8]),
     column("scope", &[Kind::Text]),
-    column("target", &[Kind::Int8]),
+    nullable("target", &[Kind::Int8]),
     column("port_min", &[Kind::Int4]),
     column("port_max", &[Kind::Int4]),
-    column("expires_at", &[Kind::Timestamptz]),
+    nullable("expires_at", &[Kind::Timestamptz]),
     column("revoked", &[Kind::Bool]),
 ];
 
 const DEVICES: [Column; 6] = [
     column("device", &[Kind::Int8]),
     column("uuid", &[Kind::Text]),
-    column("fleet", &[Kind::Int8]),
-    column("address", &[Kind::Text, Kind::Inet]),
-    column("node", &[Kind::Text]),
+    nullable("fleet", &[Kind::Int8]),
+    nullable("address", &[Kind::Text, Kind::Inet]),
+    nullable("node", &[Kind::Text]),
     column("online", &[Kind::Bool]),
 ];
 

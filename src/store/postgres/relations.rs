@@ -27,6 +27,7 @@ impl Relations {
             let statement =
                 session.prepare(sql).map_err(|failure| place.relation_error(relation, failure))?;
             check(relation, &statement, place)?;
+            tell_nullable(session, relation, &statement).map_err(|failure| place.error(failure))?;
             Ok(statement)
         };
         Ok(Self {
@@ -76,6 +77,27 @@ fn check(relation: Relation, statement: &Statement, place: &Place) -> Result<(),
     contract::check(relation, &given).map_err(|mismatch| broken(mismatch.to_string()))
 }
 
+/// Tells of columns that come right from a table that allows null, where the contract has none. No breach: the
+/// query may leave such rows out, and those that it does not are quarantined one by one.
+fn tell_nullable(session: &Session, relation: Relation, statement: &Statement) -> Result<(), Failure> {
+    for (index, name) in contract::not_null(relation) {
+        let origin =
+            statement.columns().get(index).and_then(|column| column.table_oid().zip(column.column_id()));
+        let Some((table, column)) = origin else {
+            continue;
+        };
+        let found = session.query_opt(NULLABLE, &[&table, &column])?;
+        if let Some(row) = found {
+            tracing::info!(
+                "{}.{name} comes from {}, which may be null; rows in which it is will be quarantined",
+                relation.name(),
+                row.try_get::<_, &str>(0)?
+            );
+        }
+    }
+    Ok(())
+}
+
 fn read(
     session: &Session,
     place: &Place,
@@ -103,6 +125,11 @@ pub(super) const GRANTS: &str = "
 /// Relation `devices` on the reference schema.
 pub(super) const DEVICES: &str = "
     SELECT id AS device, uuid, fleet, address, node, online FROM sluicegate.devices";
+
+/// A table's column by the table's and its own number, if it may be null. Of a view nothing is known.
+const NULLABLE: &str = "
+    SELECT format('%I.%I', relname, attname) FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    WHERE attrelid = $1 AND attnum = $2 AND NOT attnotnull AND relkind IN ('r', 'p')";
 
 /// For the server to send one whole relation, which may be tens of millions of rows. That it keeps sending
 /// is seen to by `store.statement_timeout`.
