@@ -62,7 +62,7 @@ impl Node {
             }
         };
         let control = Control::start(
-            store::source(&config.store.url),
+            store::source(&config.store, &config.authz),
             Arc::clone(&authority),
             on_publish,
             &config.authz,

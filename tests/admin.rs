@@ -37,7 +37,7 @@ impl Setting {
         let token = admin.issue_token("alice", None, None).unwrap().token;
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
-            store: Store { url: StoreUrl::Sqlite(path) },
+            store: Store { url: StoreUrl::Sqlite(path), ..Store::default() },
             listen: vec![Listen { address: anywhere, suffixes: vec!["balena".to_owned()] }],
             engine: Engine { threads: 2, ..Engine::default() },
             vpn: Vpn::loopback(),

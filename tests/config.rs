@@ -45,7 +45,8 @@ fn a_value_of_the_wrong_kind_is_told_with_its_key() {
     let told = refusal("[store]\nurl = \"mysql://db\"");
     assert_eq!(
         told,
-        "sluicegate.toml:2:7: store.url: `mysql:` is no store; this version knows `sqlite:PATH`"
+        "sluicegate.toml:2:7: store.url: `mysql:` is no store; use `sqlite:PATH` or \
+         `postgres://USER@HOST/DATABASE`"
     );
     let told = refusal("[engine]\nforwarding = \"warp\"");
     assert!(told.contains("engine.forwarding") && told.contains("ring-splice"), "{told}");
@@ -251,14 +252,20 @@ fn a_node_without_a_file_can_be_told_to_allow_something_else_or_nothing() {
 }
 
 #[test]
-fn a_postgres_store_is_told_to_come_later_and_its_password_is_told_to_nobody() {
-    let told = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena\"");
-    assert_eq!(
-        told,
-        "sluicegate.toml:2:7: store.url: this version cannot read PostgreSQL yet; use `sqlite:PATH`"
+fn the_password_of_a_store_is_told_to_nobody() {
+    let told = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena?sslmode=never\"");
+    assert!(
+        told.starts_with(
+            "sluicegate.toml:2:7: store.url: this is no PostgreSQL URL (sslmode `never` is none of"
+        ),
+        "{told}"
     );
+    assert!(!told.contains("hunter2"), "{told}");
     let told = refusal("[store]\nurl = \"mysql://relay:hunter2@db/balena\"");
     assert!(!told.contains("hunter2"), "{told}");
+    let text = format!("{VPN}[store]\nurl = \"postgres://relay:hunter2@db/balena\"");
+    let config = load(&text, &[]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
 }
 
 #[test]

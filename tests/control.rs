@@ -11,10 +11,10 @@ use sluicegate::authz::{
     Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
     UnixMillis, View,
 };
-use sluicegate::config::{Authz, StoreUrl};
+use sluicegate::config::{self, Authz, StoreUrl};
 use sluicegate::control::{Control, ControlError};
 use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
-use sluicegate::store::{self, StoreError};
+use sluicegate::store::{self, Source, StoreError};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -84,7 +84,7 @@ impl Store {
                 let _ = sender.send(look(pin.get().unwrap()));
             }
         };
-        let source = store::source(&StoreUrl::Sqlite(self.path()));
+        let source = sqlite_source(self.path());
         (Control::start(source, authority, on_publish, &config).unwrap(), seen)
     }
 
@@ -94,7 +94,7 @@ impl Store {
 
     fn node_with(&self, config: &Authz, on_publish: impl Fn() + Send + 'static) -> Node {
         let authority = Arc::new(Authority::new(config.max_stale, None));
-        let source = store::source(&StoreUrl::Sqlite(self.path()));
+        let source = sqlite_source(self.path());
         let control = Control::start(source, Arc::clone(&authority), on_publish, config).unwrap();
         Node { authority, control }
     }
@@ -127,6 +127,11 @@ impl Node {
     fn store_is_lost(&self) -> bool {
         self.control.status().get().last_error.is_some()
     }
+}
+
+fn sqlite_source(path: PathBuf) -> Box<dyn Source> {
+    let store = config::Store { url: StoreUrl::Sqlite(path), ..config::Store::default() };
+    store::source(&store, &Authz::default())
 }
 
 fn uuid() -> DeviceUuid {
@@ -221,7 +226,7 @@ fn a_publication_is_told_after_it_is_in_force() {
             }
         }
     };
-    let source = store::source(&StoreUrl::Sqlite(store.path()));
+    let source = sqlite_source(store.path());
     let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
 
     store.revoke(key);
@@ -401,7 +406,7 @@ fn a_fault_in_a_refresh_is_survived_and_nothing_is_missed() {
 #[test]
 fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
-    let source = store::source(&StoreUrl::Sqlite(folder.path().join("none.db")));
+    let source = sqlite_source(folder.path().join("none.db"));
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
     let error = Control::start(source, authority, || {}, &Authz::default()).err().unwrap();
     assert!(matches!(error, ControlError::Store(StoreError::Missing { .. })), "{error}");

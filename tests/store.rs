@@ -2,10 +2,11 @@
 //! file is not what it should be.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash, PortRange, PrincipalId};
+use sluicegate::config::Authz;
 use sluicegate::store::sqlite::{
     Admin, DevicePatch, GrantTarget, Initialised, NewDevice, Revoked, SqliteSource,
 };
@@ -35,7 +36,7 @@ impl Store {
 
     /// A source that has read everything there is now.
     fn source(&self) -> SqliteSource {
-        let mut source = SqliteSource::new(&self.path());
+        let mut source = source_at(&self.path());
         source.read_all().unwrap();
         source
     }
@@ -59,6 +60,10 @@ impl Store {
         let issued = self.admin.issue_token("alice", None, None).unwrap();
         KeyHash::of_token(issued.token.as_bytes())
     }
+}
+
+fn source_at(path: &Path) -> SqliteSource {
+    SqliteSource::new(path, &Authz::default())
 }
 
 fn device(uuid: &str) -> NewDevice {
@@ -102,7 +107,7 @@ fn everything_that_was_written_is_read() {
     let ports = PortRange::new(22, 80).unwrap();
     store.admin.add_grant("alice", &GrantTarget::Device(uuid), ports, None).unwrap();
 
-    let rows = SqliteSource::new(&store.path()).read_all().unwrap();
+    let rows = source_at(&store.path()).read_all().unwrap();
 
     assert_eq!((rows.credentials.len(), rows.grants.len(), rows.devices.len()), (1, 1, 1));
     assert_eq!((rows.credentials[0].key, rows.credentials[0].revoked), (key, false));
@@ -379,7 +384,7 @@ fn a_file_that_is_no_database_is_damaged() {
         "a text that is not a database, and quite a bit longer than its header. ".repeat(99),
     )
     .unwrap();
-    let error = SqliteSource::new(&path).read_all().unwrap_err();
+    let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
     let error = Admin::init(&path).unwrap_err();
@@ -397,7 +402,7 @@ fn overwritten_pages_are_damage() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     std::fs::write(&path, bytes).unwrap();
-    let error = SqliteSource::new(&path).read_all().unwrap_err();
+    let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
 }
 
@@ -406,7 +411,7 @@ fn a_store_of_another_schema_version_names_the_remedy() {
     let store = Store::new();
     for (version, remedy) in [(0, "`sluicegate store init` brings it"), (99, "or a newer one")] {
         store.by_hand().pragma_update(None, "user_version", version).unwrap();
-        let error = SqliteSource::new(&store.path()).read_all().unwrap_err();
+        let error = source_at(&store.path()).read_all().unwrap_err();
         assert!(matches!(error, StoreError::Version { found, .. } if found == version), "{error}");
         assert!(error.to_string().contains(remedy), "{error}");
     }
@@ -426,7 +431,7 @@ fn an_empty_file_asks_for_init() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     std::fs::write(&path, "").unwrap();
-    let error = SqliteSource::new(&path).read_all().unwrap_err();
+    let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Version { found: 0, .. }), "{error}");
     assert!(error.to_string().contains("`sluicegate store init` fills it"), "{error}");
 }
@@ -439,7 +444,7 @@ fn another_programs_database_is_refused_and_left_alone() {
     other.execute_batch("CREATE TABLE notes (text); PRAGMA user_version = 3").unwrap();
     let before = std::fs::read(&path).unwrap();
 
-    let error = SqliteSource::new(&path).read_all().unwrap_err();
+    let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     let error = Admin::init(&path).unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
@@ -455,7 +460,7 @@ fn a_store_that_somebody_holds_exclusively_is_locked() {
     holder
         .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM changes; COMMIT")
         .unwrap();
-    let mut source = SqliteSource::new(&path);
+    let mut source = source_at(&path);
     let error = source.read_all().unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
 

@@ -12,7 +12,7 @@ use super::{
 pub struct Generation(pub u64);
 
 /// One committed change of the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// New, or with new values.
     Credential(Credential),

@@ -189,7 +189,7 @@ pub enum Scope {
 }
 
 /// A row of the relation `credentials`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Credential {
     pub key: KeyHash,
     pub principal: PrincipalId,
@@ -198,7 +198,7 @@ pub struct Credential {
 }
 
 /// A row of the relation `grants`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Grant {
     pub id: GrantId,
     pub principal: PrincipalId,
@@ -209,7 +209,7 @@ pub struct Grant {
 }
 
 /// A row of the relation `devices`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Device {
     pub id: DeviceId,
     pub uuid: DeviceUuid,

@@ -29,9 +29,12 @@ struct StoreFacts {
 }
 
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
-    let StoreUrl::Sqlite(path) = &loaded.config.store.url;
-    let mut source = store::source(&loaded.config.store.url);
-    if loaded.file.is_none() && !path.exists() {
+    let config = &loaded.config;
+    let mut source = store::source(&config.store, &config.authz);
+    if let StoreUrl::Sqlite(path) = &config.store.url
+        && loaded.file.is_none()
+        && !path.exists()
+    {
         let text = format!("{}: the first `sluicegate run` creates it", source.describe());
         return Ok(StoreFacts { text, name: None, rows: Value::Null });
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{Answer, Cell, CommandError, StoreContext, Table};
 use super::values::parse_uuid;
 use crate::authz::DeviceUuid;
-use crate::store::sqlite::{Admin, AdminError, DevicePatch, NewDevice};
+use crate::store::admin::{Admin, AdminError, DevicePatch, NewDevice};
 
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
@@ -191,7 +191,7 @@ mod tests {
         run(&mut store, &format!("add {UUID}")).unwrap();
         store.admin.add_principal("alice").unwrap();
         let uuid = DeviceUuid::parse(UUID).unwrap();
-        let target = crate::store::sqlite::GrantTarget::Device(uuid);
+        let target = crate::store::admin::GrantTarget::Device(uuid);
         store.admin.add_grant("alice", &target, crate::authz::PortRange::ANY, None).unwrap();
         run(&mut store, &format!("remove {UUID}")).unwrap();
         assert!(store.admin.grants().unwrap()[0].revoked_at.is_some());

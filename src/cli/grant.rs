@@ -6,7 +6,7 @@ use serde_json::json;
 use super::output::{Answer, Cell, CommandError, StoreContext, Table, rfc3339};
 use super::values::{parse_expiry, parse_ports, parse_uuid, show_ports, state};
 use crate::authz::{DeviceUuid, GrantId, PortRange, UnixMillis};
-use crate::store::sqlite::{Admin, AdminError, GrantTarget, Revoked};
+use crate::store::admin::{Admin, AdminError, GrantTarget, Revoked};
 
 #[derive(Debug, Subcommand)]
 pub enum GrantCommand {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::cli::output::Output;
     use crate::cli::support::{Store, parse};
-    use crate::store::sqlite::NewDevice;
+    use crate::store::admin::NewDevice;
 
     const UUID: &str = "00112233445566778899aabbccddeeff";
 

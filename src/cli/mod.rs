@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, StoreUrl};
+use crate::config::{self, Config, Store, StoreUrl};
 use output::{CommandError, Output, StoreContext};
 
 /// A relay node for device tunnels.
@@ -72,7 +72,7 @@ enum Command {
 struct OnStore<C: Subcommand> {
     #[command(subcommand)]
     command: C,
-    /// The store to work on, such as sqlite:PATH, instead of the configuration's.
+    /// The store to work on, such as sqlite:PATH or postgres://USER@HOST/DATABASE, instead of the configuration's.
     #[arg(long, global = true, value_name = "URL", value_parser = |url: &str| StoreUrl::try_from(url.to_owned()))]
     store: Option<StoreUrl>,
 }
@@ -125,11 +125,11 @@ impl Global {
 
     /// For a command on `store`, or on the configuration's where none was given.
     fn context(&self, store: Option<StoreUrl>) -> Result<StoreContext, CommandError> {
-        let url = match store {
-            Some(url) => url,
-            None => self.loaded()?.config.store.url,
+        let store = match store {
+            Some(url) => Store { url, ..Store::default() },
+            None => self.loaded()?.config.store,
         };
-        Ok(StoreContext { url, output: self.output() })
+        Ok(StoreContext { store, output: self.output() })
     }
 
     fn output(&self) -> Output {

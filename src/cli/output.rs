@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::authz::UnixMillis;
-use crate::config::StoreUrl;
+use crate::config::Store;
 use crate::store::StoreError;
-use crate::store::sqlite::{Admin, AdminError};
+use crate::store::admin::{Admin, AdminError};
 
 /// What every store command needs to know.
 #[derive(Clone, Debug)]
 pub struct StoreContext {
-    pub url: StoreUrl,
+    pub store: Store,
     pub output: Output,
 }
 
@@ -68,9 +68,7 @@ pub(super) enum Cell {
 
 impl StoreContext {
     pub(super) fn open(&self) -> Result<Admin, StoreError> {
-        match &self.url {
-            StoreUrl::Sqlite(path) => Admin::open(path),
-        }
+        Admin::open(&self.store)
     }
 
     /// Opens the store, lets `command` work on it and prints its answer.

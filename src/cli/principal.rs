@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{Answer, Cell, CommandError, StoreContext, Table};
-use crate::store::sqlite::{Admin, AdminError};
+use crate::store::admin::{Admin, AdminError};
 
 #[derive(Debug, Subcommand)]
 pub enum PrincipalCommand {

@@ -57,8 +57,9 @@ fn start_log(log: &Log) -> Result<(), CommandError> {
 
 /// Nobody configured anything, so nobody is asked to run `store init` either.
 fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
-    let StoreUrl::Sqlite(path) = url;
-    if !path.exists() {
+    if let StoreUrl::Sqlite(path) = url
+        && !path.exists()
+    {
         Admin::init(path)?;
         tracing::info!(path = %path.display(), "created an empty store");
     }

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::output::{Answer, CommandError, StoreContext};
 use crate::config::StoreUrl;
-use crate::store::sqlite::{Admin, Initialised};
+use crate::store::Initialised;
+use crate::store::admin::Admin;
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
@@ -15,13 +16,15 @@ pub enum StoreCommand {
 
 pub fn run(command: StoreCommand, context: &StoreContext) -> Result<(), CommandError> {
     let StoreCommand::Init = command;
-    let StoreUrl::Sqlite(path) = &context.url;
-    let outcome = match Admin::init(path)? {
+    let outcome = match Admin::init(&context.store)? {
         Initialised::Created => "created",
         Initialised::Migrated { .. } => "migrated",
         Initialised::UpToDate => "up-to-date",
     };
-    let path = path.display().to_string();
-    let text = format!("the store {path} is {}", outcome.replace('-', " "));
-    Answer::done(text, json!({ "path": path, "outcome": outcome })).print(context.output)
+    let (key, place) = match &context.store.url {
+        StoreUrl::Sqlite(path) => ("path", path.display().to_string()),
+        StoreUrl::Postgres(url) => ("url", url.to_string()),
+    };
+    let text = format!("the store {place} is {}", outcome.replace('-', " "));
+    Answer::done(text, json!({ key: place, "outcome": outcome })).print(context.output)
 }

@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use clap::{Command, Subcommand};
 
-use crate::store::sqlite::Admin;
+use crate::config::{self, StoreUrl};
+use crate::store::admin::Admin;
 
 /// An empty store in a folder of its own.
 pub(super) struct Store {
@@ -16,8 +17,9 @@ impl Store {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
-        let admin = Admin::open(&path).unwrap();
+        let store = config::Store { url: StoreUrl::Sqlite(path), ..config::Store::default() };
+        Admin::init(&store).unwrap();
+        let admin = Admin::open(&store).unwrap();
         Self { folder, admin }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::output::{Answer, CommandError, Done, StoreContext, Table, rfc3339};
 use super::values::{parse_expiry, state};
 use crate::authz::UnixMillis;
-use crate::store::sqlite::{Admin, AdminError, Revoked};
+use crate::store::admin::{Admin, AdminError, Revoked};
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {

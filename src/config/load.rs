@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::overrides::Overrides;
 use super::validate::{self, Finding};
-use super::{Config, Listen, StoreUrl, Vpn};
+use super::{Config, Listen, PostgresUrl, StoreUrl, Vpn};
 
 /// What is wrong with a configuration, where, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,10 +21,14 @@ pub enum ConfigError {
     Wrong { place: Place, problem: String },
     #[error("the environment's {variable}: {problem}")]
     Override { variable: String, problem: String },
-    #[error("`{scheme}` is no store; this version knows `sqlite:PATH`")]
+    #[error("`{scheme}` is no store; use `sqlite:PATH` or `postgres://USER@HOST/DATABASE`")]
     StoreUrl { scheme: String },
-    #[error("this version cannot read PostgreSQL yet; use `sqlite:PATH`")]
-    StorePostgres,
+    #[error(
+        "this is no PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
+    )]
+    StorePostgresUrl { detail: String },
+    #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]
+    Query { file: String, detail: String },
 }
 
 /// Where in a file something stands; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
@@ -99,7 +103,7 @@ impl TryFrom<String> for StoreUrl {
     fn try_from(url: String) -> Result<Self, ConfigError> {
         match url.split_once(':') {
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("postgres" | "postgresql", _)) => Err(ConfigError::StorePostgres),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Box::new(PostgresUrl::parse(&url)?))),
             // No more of it is repeated: a URL can hold a password.
             Some((scheme, _)) => Err(ConfigError::StoreUrl { scheme: format!("{scheme}:") }),
             None => Err(ConfigError::StoreUrl { scheme: url }),

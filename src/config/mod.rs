@@ -3,6 +3,8 @@
 
 mod load;
 mod overrides;
+pub mod postgres;
+mod queries;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +16,8 @@ use serde::Deserialize;
 
 pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
+pub use postgres::PostgresUrl;
+pub use queries::{Queries, Query};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -36,13 +40,23 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     pub url: StoreUrl,
+    /// Holds the password of a PostgreSQL store, read again with every connection. Without it, the URL's
+    /// or the environment's PGPASSWORD is used.
+    pub password_file: Option<PathBuf>,
+    /// For one host of a PostgreSQL store to accept a connection.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// For a PostgreSQL store to begin an answer, or to go on with one.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
 }
 
-/// `sqlite:PATH`.
+/// `sqlite:PATH` or `postgres://…`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum StoreUrl {
     Sqlite(PathBuf),
+    Postgres(Box<PostgresUrl>),
 }
 
 /// One client listener, served by every engine thread.
@@ -143,6 +157,14 @@ pub struct Authz {
     /// Without word from the store for this long, nothing is decided any more.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
+    /// A standby that is further behind its primary is not read where another host is not.
+    #[serde(with = "humantime_serde")]
+    pub max_replica_lag: Duration,
+    /// How often a store whose queries were replaced is read: whole, since it has no outbox.
+    #[serde(with = "humantime_serde")]
+    pub reread: Duration,
+    /// For a schema of the operator's own.
+    pub queries: Queries,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -213,7 +235,12 @@ impl Default for Config {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: StoreUrl::Sqlite(state_folder().join("sluicegate.db")) }
+        Self {
+            url: StoreUrl::Sqlite(state_folder().join("sluicegate.db")),
+            password_file: None,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -265,6 +292,9 @@ impl Default for Authz {
             refresh: Duration::from_millis(100),
             reconcile: Duration::from_secs(3600),
             max_stale: Duration::from_secs(24 * 3600),
+            max_replica_lag: Duration::from_secs(10),
+            reread: Duration::from_secs(10),
+            queries: Queries::default(),
         }
     }
 }

@@ -60,9 +60,13 @@ fn check_durations(config: &Config) -> Result<(), Finding> {
         ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
         ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
         ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),
+        ("store.connect_timeout", config.store.connect_timeout, TICK..=LONGEST),
+        ("store.statement_timeout", config.store.statement_timeout, TICK..=STATEMENT_TIMEOUT_MAX),
         ("authz.refresh", authz.refresh, TICK..=LONGEST),
         ("authz.reconcile", authz.reconcile, TICK..=LONGEST),
         ("authz.max_stale", authz.max_stale, TICK..=LONGEST),
+        ("authz.max_replica_lag", authz.max_replica_lag, TICK..=LONGEST),
+        ("authz.reread", authz.reread, TICK..=LONGEST),
         ("engine.busy_poll", config.engine.busy_poll, Duration::ZERO..=BUSY_POLL_MAX),
     ];
     for (key, duration, range) in bounded {
@@ -130,6 +134,9 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Ten years: longer than any process lives, short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// The server counts in milliseconds in an int; whole days read better than its exact end.
+const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// The kernel counts silence in whole seconds.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(1);

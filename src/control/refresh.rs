@@ -4,14 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, select};
 
 use super::publisher::Publisher;
 use super::quarantine::Quarantine;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::Authz;
-use crate::store::{Changes, Source, StoreError};
+use crate::store::{Changes, Rows, Source, StoreError};
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
@@ -71,15 +71,23 @@ impl Refresher {
 
     /// Keeps up with the store until the other end of `stopped` is dropped.
     pub(super) fn run(mut self, stopped: &Receiver<()>) {
-        while stopped.recv_timeout(self.pause()) == Err(RecvTimeoutError::Timeout) {
+        let wake_ups = self.source.wake_ups();
+        loop {
+            select! {
+                recv(stopped) -> _ => return,
+                recv(wake_ups) -> _ => {}
+                default(self.pause()) => {}
+            }
             self.turn();
         }
     }
 
-    /// Until the next read. A store that fails is asked less and less often, but comes back soon.
+    /// Until the next read. A store that fails is asked less and less often, by no two nodes in step, but comes
+    /// back soon.
     fn pause(&self) -> Duration {
         let pause = self.refresh_every.saturating_mul(1 << self.failures.min(16));
-        pause.min(FAILURE_PAUSE_MAX.max(self.refresh_every)).max(PAUSE_MIN)
+        let pause = pause.min(FAILURE_PAUSE_MAX.max(self.refresh_every)).max(PAUSE_MIN);
+        if self.failures == 0 { pause } else { jittered(pause) }
     }
 
     fn turn(&mut self) {
@@ -99,7 +107,8 @@ impl Refresher {
         self.publisher.reclaim();
         let now = UnixMillis::now();
         self.read()?;
-        self.confirm(now);
+        let lag_ms = i64::try_from(self.source.lag().as_millis()).unwrap_or(i64::MAX);
+        self.confirm(UnixMillis(now.0.saturating_sub(lag_ms)));
         Ok(())
     }
 
@@ -113,6 +122,7 @@ impl Refresher {
                 self.publisher.take_changes(&changes);
                 self.quarantine.update(&changes, quarantined);
             }
+            Changes::All(rows) => self.take_everything(rows),
             Changes::Behind => {
                 tracing::info!("the outbox of {} does not reach back; reading all", self.source.describe());
                 self.read_everything()?;
@@ -122,15 +132,19 @@ impl Refresher {
     }
 
     fn read_everything(&mut self) -> Result<(), StoreError> {
-        let mut rows = self.source.read_all()?;
-        let quarantined = std::mem::take(&mut rows.quarantined);
-        self.publisher.take_rows(rows, &quarantined);
-        self.quarantine.replace(quarantined);
+        let rows = self.source.read_all()?;
+        self.take_everything(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
         Ok(())
     }
 
-    /// The store was read at `now`, and what it said is in force.
+    fn take_everything(&mut self, mut rows: Rows) {
+        let quarantined = std::mem::take(&mut rows.quarantined);
+        self.publisher.take_rows(rows, &quarantined);
+        self.quarantine.replace(quarantined);
+    }
+
+    /// The store was read as it was at `now`, and what it said is in force.
     fn confirm(&mut self, now: UnixMillis) {
         self.authority.confirm(now);
         self.failures = 0;

@@ -1,11 +1,19 @@
 //! Where rights come from: a [`Source`] of checked rows. Nothing above this module knows SQL.
 
+pub mod admin;
+mod contract;
+mod decode;
+pub mod postgres;
+mod reread;
 pub mod sqlite;
 
 use std::fmt;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver};
 
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
-use crate::config::StoreUrl;
+use crate::config::{self, Authz, StoreUrl};
 
 /// A database that the relay reads and never writes.
 ///
@@ -18,15 +26,35 @@ pub trait Source: Send {
     /// What was committed since the last successful read of either kind.
     fn read_changes(&mut self) -> Result<Changes, StoreError>;
 
+    /// How old what was read last was already then: more than nothing only for a copy that is behind.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Tells when there is something to read before the next poll. A hint that nothing depends on: a store
+    /// that cannot give any never does.
+    fn wake_ups(&mut self) -> Receiver<()> {
+        channel::never()
+    }
+
     /// For log lines: the kind and place of the store, without secrets.
     fn describe(&self) -> String;
 }
 
-/// The source at `url`. Connects with its first read, and so never fails here.
-pub fn source(url: &StoreUrl) -> Box<dyn Source> {
-    match url {
-        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path)),
+/// The source that the configuration names. Connects with its first read, and so never fails here.
+pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
+    match &store.url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
     }
+}
+
+/// What initialising a store found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initialised {
+    Created,
+    Migrated { from: i64 },
+    UpToDate,
 }
 
 /// Every row of the three relations that decoded, and what became of those that did not.
@@ -48,12 +76,14 @@ pub enum Changes {
         changes: Vec<Change>,
         quarantined: Vec<Quarantined>,
     },
+    /// Of a store that has no outbox: all that it says now, which is not what it said before.
+    All(Rows),
     /// The outbox does not lead from the last read to now: read everything.
     Behind,
 }
 
 /// A row that does not decode to the contract. Its last good version stays in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Quarantined {
     pub key: RowKey,
     pub reason: String,
@@ -94,8 +124,49 @@ pub enum StoreError {
     Version { store: String, found: i64, wanted: i64, remedy: &'static str },
     #[error("{store} cannot be used ({detail}); check its path, permissions and disk")]
     Unreadable { store: String, detail: String },
+    #[error("{store} cannot be reached ({detail}); see that it runs and that `store.url` leads to it")]
+    Unreachable { store: String, detail: String },
+    #[error(
+        "{store} refuses its role ({detail}); see to its password and to the rights in docs/postgresql.md"
+    )]
+    Denied { store: String, detail: String },
+    #[error("{store} has no connection left ({detail}); end idle ones or raise its max_connections")]
+    Full { store: String, detail: String },
+    #[error("{store} is too slow ({detail}); see what it is busy with, or raise `store.statement_timeout`")]
+    Slow { store: String, detail: String },
+    #[error(
+        "{store} broke a read off ({detail}); it is tried again, and on a standby \
+         `hot_standby_feedback = on` keeps it from happening"
+    )]
+    Interrupted { store: String, detail: String },
+    #[error("{store} was restored from a dump; `sluicegate store init` fits its outbox to this server")]
+    Restored { store: String },
+    #[error("{store} runs PostgreSQL {found}; the reference schema needs 13 or later")]
+    ServerVersion { store: String, found: String },
+    #[error("store.password_file {path} cannot be read ({detail}); see that it is there and readable")]
+    PasswordFile { path: String, detail: String },
+    #[error("the query for {relation} on {store} breaks the contract ({detail}); mend it or what it reads")]
+    Contract { store: String, relation: &'static str, detail: String },
     #[error("a query on {store} failed ({detail}); is its schema as `sluicegate store init` made it?")]
     Query { store: String, detail: String },
+}
+
+impl StoreError {
+    /// What went wrong, without saying where again: for a list of servers that all failed.
+    fn detail(&self) -> String {
+        match self {
+            Self::Unreadable { detail, .. }
+            | Self::Corrupt { detail, .. }
+            | Self::Unreachable { detail, .. }
+            | Self::Denied { detail, .. }
+            | Self::Full { detail, .. }
+            | Self::Slow { detail, .. }
+            | Self::Interrupted { detail, .. }
+            | Self::Contract { detail, .. }
+            | Self::Query { detail, .. } => detail.clone(),
+            whole => whole.to_string(),
+        }
+    }
 }
 
 impl RowKey {

@@ -10,7 +10,9 @@ mod content;
 mod device;
 pub mod forwarder;
 mod netns;
+mod postgres;
 mod process;
+mod rights;
 mod site;
 mod skip;
 
@@ -21,7 +23,9 @@ pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, Silent, V4, V6, reset};
 pub use netns::Namespace;
+pub use postgres::{Cluster, Database};
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
+pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, tools_or_skip};
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use toml::Table;
 
 use super::process::{self, Relay};
-use super::{Answer, Audit, Device, Request};
+use super::{Answer, Audit, Database, Device, Request};
 
 /// At 127.0.0.1; alice may reach every port of it.
 pub const DEVICE: &str = "00112233445566778899aabbccddeeff";
@@ -23,6 +23,8 @@ pub const OTHER_DEVICE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef
 pub struct Site {
     folder: TempDir,
     config: Table,
+    /// Where commands write, when that is not where the relay reads.
+    writes_to: Option<String>,
     /// Alice's.
     pub token: String,
     /// What `token list` calls it.
@@ -33,6 +35,19 @@ pub struct Site {
 impl Site {
     /// A site whose configuration has the tables of `fragment` on top of free loopback ports.
     pub fn new(fragment: &str) -> Self {
+        Self::made(fragment, None)
+    }
+
+    /// As [`Site::new`], with its store on PostgreSQL: commands write as the owner, the relay reads under its
+    /// own role.
+    pub fn on_postgres(database: &Database, fragment: &str) -> Self {
+        let mut config: Table = toml::from_str(fragment).unwrap();
+        let store: Table = toml::from_str(&format!("store.url = \"{}\"", database.relay_url())).unwrap();
+        lay_over(&mut config, store);
+        Self::made(&toml::to_string(&config).unwrap(), Some(database.owner_url()))
+    }
+
+    fn made(fragment: &str, writes_to: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = format!(
             r#"
@@ -47,7 +62,8 @@ impl Site {
         );
         let mut config: Table = toml::from_str(&base).unwrap();
         lay_over(&mut config, toml::from_str(fragment).unwrap());
-        let mut site = Self { folder, config, token: String::new(), credential: String::new(), grant: 0 };
+        let mut site =
+            Self { folder, config, writes_to, token: String::new(), credential: String::new(), grant: 0 };
         site.write_config();
         site.fill();
         site
@@ -55,7 +71,9 @@ impl Site {
 
     /// Has `sluicegate` do what `arguments` say, and gives what it printed.
     pub fn cli(&self, arguments: &[&str]) -> Value {
-        let output = self.command(arguments).arg("--json").output().unwrap();
+        let mut command = self.command(arguments);
+        command.args(self.writes_to.iter().flat_map(|url| ["--store", url.as_str()]));
+        let output = command.arg("--json").output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "sluicegate {} failed: {told}", arguments.join(" "));
         serde_json::from_slice(&output.stdout).unwrap()

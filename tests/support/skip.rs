@@ -28,7 +28,7 @@ fn is_installed(tool: &str) -> bool {
     path.split(':').chain(["/usr/sbin", "/sbin"]).any(|folder| Path::new(folder).join(tool).exists())
 }
 
-fn skip(name: &str, why: &str) -> bool {
+pub fn skip(name: &str, why: &str) -> bool {
     let line = format!("SKIPPED: {name}: {why}");
     eprintln!("{line}");
     if let Some(path) = std::env::var_os("SLUICEGATE_SKIP_LOG") {

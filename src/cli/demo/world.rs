@@ -110,7 +110,7 @@ impl World {
 /// The relay's. Free ports, and patience and limits that are short enough to be seen.
 pub(super) fn config(store: PathBuf) -> Config {
     Config {
-        store: Store { url: StoreUrl::Sqlite(store) },
+        store: Store { url: StoreUrl::Sqlite(store), ..Store::default() },
         listen: vec![Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             suffixes: vec!["balena".to_owned()],

@@ -2,7 +2,6 @@
 //! commands write it ([`Admin`]), both at the same time.
 
 mod admin;
-mod decode;
 mod outbox;
 mod relations;
 mod schema;
@@ -12,14 +11,15 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-pub use admin::{
-    Admin, AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
-    PrincipalRow, Revoked,
-};
-pub use schema::Initialised;
+pub use admin::Admin;
 pub use source::SqliteSource;
 
-use super::StoreError;
+pub use super::Initialised;
+pub use super::admin::{
+    AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
+    PrincipalRow, Revoked,
+};
+use super::{Relation, StoreError};
 
 /// Rows that the outbox keeps. A relay that missed more than that reads everything, which is then about
 /// as fast as reading so many rows one by one.
@@ -46,6 +46,16 @@ impl Place {
 
     fn unreadable(&self, detail: impl ToString) -> StoreError {
         StoreError::Unreadable { store: self.describe(), detail: detail.to_string() }
+    }
+
+    /// As [`Place::error`], of the query for `relation`: what is wrong with a query breaks the contract.
+    fn relation_error(&self, relation: Relation, error: rusqlite::Error) -> StoreError {
+        match self.error(error) {
+            StoreError::Query { store, detail } => {
+                StoreError::Contract { store, relation: relation.name(), detail }
+            }
+            other => other,
+        }
     }
 
     /// Sorts what SQLite says by what a person can do about it.

@@ -4,14 +4,43 @@ use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::OUTBOX_ROWS_MAX;
-use super::decode::{self, BadRow};
 use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
 use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
+use crate::store::Changes;
+use crate::store::decode::{self, BadRow};
+
+/// What was committed after outbox row `since`, and the newest row now.
+pub(super) fn changes(
+    transaction: &Transaction<'_>,
+    since: Option<OutboxRow>,
+) -> rusqlite::Result<(Changes, Option<OutboxRow>)> {
+    let newest = OutboxRow::newest(transaction)?;
+    if newest == since {
+        return Ok((Changes::Nothing, newest));
+    }
+    if !leads_on(transaction, since.as_ref(), newest.as_ref())? {
+        return Ok((Changes::Behind, newest));
+    }
+    let Some(changed) = changed_rows(transaction, since.map_or(0, |row| row.id))? else {
+        return Ok((Changes::Behind, newest));
+    };
+    let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
+    for key in changed {
+        key.read(transaction, &mut |row| match row {
+            Ok(change) => changes.push(change),
+            Err(bad) => {
+                changes.extend(bad.end());
+                quarantined.push(bad.quarantined);
+            }
+        })?;
+    }
+    Ok((Changes::Some { changes, quarantined }, newest))
+}
 
 /// A row of the outbox, with everything by which it can be known again.
 #[derive(Clone, PartialEq)]
 pub(super) struct OutboxRow {
-    pub(super) id: i64,
+    id: i64,
     relation: Value,
     key: Value,
     changed_at: Value,
@@ -36,7 +65,7 @@ impl OutboxRow {
 /// Whether the outbox holds everything that was committed between `since` and `newest`: the row that was
 /// read last is still there and the same, or none was there and the first one ever is. A store that was
 /// restored in place from a backup fails this too.
-pub(super) fn leads_on(
+fn leads_on(
     transaction: &Transaction<'_>,
     since: Option<&OutboxRow>,
     newest: Option<&OutboxRow>,
@@ -55,10 +84,7 @@ pub(super) fn leads_on(
 
 /// The rows that changed after outbox row `since`, each once, in the order of their last change; `None`
 /// where the outbox holds what no trigger of ours wrote.
-pub(super) fn changed_rows(
-    transaction: &Transaction<'_>,
-    since: i64,
-) -> rusqlite::Result<Option<Vec<ChangedRow>>> {
+fn changed_rows(transaction: &Transaction<'_>, since: i64) -> rusqlite::Result<Option<Vec<ChangedRow>>> {
     let mut statement = transaction.prepare_cached(
         "SELECT relation, key FROM changes WHERE id > ?1 GROUP BY relation, key ORDER BY max(id)",
     )?;
@@ -67,7 +93,7 @@ pub(super) fn changed_rows(
 }
 
 /// A row that the outbox names.
-pub(super) enum ChangedRow {
+enum ChangedRow {
     Principal(PrincipalId),
     Credential(KeyHash),
     Grant(GrantId),
@@ -91,7 +117,7 @@ impl ChangedRow {
     }
 
     /// Reads the row as it is now and gives it, or its absence, to `take`.
-    pub(super) fn read(
+    fn read(
         &self,
         transaction: &Transaction<'_>,
         take: &mut impl FnMut(Result<Change, BadRow>),

@@ -2,15 +2,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::{Place, StoreError};
-
-/// What initialising a store found and did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initialised {
-    Created,
-    Migrated { from: i64 },
-    UpToDate,
-}
+use super::Place;
+use crate::store::{Initialised, StoreError};
 
 /// Applies the migrations that `connection`'s database lacks, all or none.
 pub(super) fn initialise(connection: &mut Connection, place: &Place) -> Result<Initialised, StoreError> {

@@ -11,15 +11,19 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction};
 
-use super::decode::{self, BadRow};
 use super::outbox::{self, OutboxRow};
-use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
+use super::relations::Relations;
 use super::{Place, schema};
+use crate::config::{Authz, Queries};
+use crate::store::reread::Rereading;
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// See the module.
 pub struct SqliteSource {
     place: Place,
+    queries: Queries,
+    /// Where the queries were replaced, so that there is no outbox to go by.
+    rereading: Option<Rereading>,
     /// `None` before the first read and after an error.
     open: Option<Open>,
 }
@@ -28,6 +32,7 @@ pub struct SqliteSource {
 struct Open {
     connection: Connection,
     file: FileId,
+    relations: Relations,
     /// `None` until everything was read through this connection.
     position: Option<Position>,
 }
@@ -40,8 +45,10 @@ struct Position {
 }
 
 impl SqliteSource {
-    pub fn new(path: &Path) -> Self {
-        Self { place: Place::new(path), open: None }
+    pub fn new(path: &Path, authz: &Authz) -> Self {
+        let queries = authz.queries.clone();
+        let rereading = queries.are_replaced().then(|| Rereading::new(authz.reread));
+        Self { place: Place::new(path), queries, rereading, open: None }
     }
 
     /// Runs `read` on a connection to the file that is at the path now.
@@ -68,18 +75,32 @@ impl SqliteSource {
         let file = FileId::at(&self.place)?;
         match self.open.take() {
             Some(open) if open.file == file => Ok(open),
-            _ => Open::new(file, &self.place),
+            _ => Open::new(file, Relations::new(&self.queries), &self.place),
         }
     }
 }
 
 impl Source for SqliteSource {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        self.with_open(Open::read_all)
+        if self.rereading.is_none() {
+            return self.with_open(Open::read_all);
+        }
+        let rows = self.with_open(Open::read_foreign)?;
+        if let Some(rereading) = &mut self.rereading {
+            rereading.note(&rows);
+        }
+        Ok(rows)
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
-        self.with_open(Open::read_changes)
+        match &mut self.rereading {
+            None => self.with_open(Open::read_changes),
+            Some(rereading) if !rereading.is_due() => Ok(Changes::Nothing),
+            Some(_) => {
+                let rows = self.with_open(Open::read_foreign)?;
+                Ok(self.rereading.as_mut().map_or(Changes::Behind, |rereading| rereading.changes(rows)))
+            }
+        }
     }
 
     fn describe(&self) -> String {
@@ -90,7 +111,7 @@ impl Source for SqliteSource {
 impl Open {
     /// `file` was looked at before this opens the path, so that a file that replaces it meanwhile is
     /// noticed with the next read.
-    fn new(file: FileId, place: &Place) -> Result<Self, StoreError> {
+    fn new(file: FileId, relations: Relations, place: &Place) -> Result<Self, StoreError> {
         let open = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&place.path, flags)?;
@@ -101,31 +122,20 @@ impl Open {
             Ok(connection)
         };
         let connection = open().map_err(|error| place.error(error))?;
-        Ok(Self { connection, file, position: None })
+        Ok(Self { connection, file, relations, position: None })
     }
 
     fn read_all(&mut self, place: &Place) -> Result<Rows, StoreError> {
-        self.read(place, |transaction, _| {
-            let mut rows = Rows::default();
-            let Rows { credentials, grants, devices, quarantined, ended } = &mut rows;
-            let mut take_bad = |bad: BadRow| {
-                ended.extend(bad.end());
-                quarantined.push(bad.quarantined);
-            };
-            for_each(transaction, CREDENTIALS, [], decode::credential, |row| match row {
-                Ok(credential) => credentials.push(credential),
-                Err(bad) => take_bad(bad),
-            })?;
-            for_each(transaction, GRANTS, [], decode::grant, |row| match row {
-                Ok(grant) => grants.push(grant),
-                Err(bad) => take_bad(bad),
-            })?;
-            for_each(transaction, DEVICES, [], decode::device, |row| match row {
-                Ok(device) => devices.push(device),
-                Err(bad) => take_bad(bad),
-            })?;
-            Ok((rows, OutboxRow::newest(transaction)?))
+        self.read(place, |transaction, relations, _| {
+            let rows = relations.read(transaction, place)?;
+            Ok((rows, OutboxRow::newest(transaction).map_err(|error| place.error(error))?))
         })
+    }
+
+    /// Reads what need not have our schema.
+    fn read_foreign(&mut self, place: &Place) -> Result<Rows, StoreError> {
+        let transaction = self.connection.transaction().map_err(|error| place.error(error))?;
+        self.relations.read(&transaction, place)
     }
 
     fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {
@@ -138,28 +148,8 @@ impl Open {
                 }
             }
         }
-        self.read(place, |transaction, since| {
-            let newest = OutboxRow::newest(transaction)?;
-            if newest == since {
-                return Ok((Changes::Nothing, newest));
-            }
-            if !outbox::leads_on(transaction, since.as_ref(), newest.as_ref())? {
-                return Ok((Changes::Behind, newest));
-            }
-            let Some(changed) = outbox::changed_rows(transaction, since.map_or(0, |row| row.id))? else {
-                return Ok((Changes::Behind, newest));
-            };
-            let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
-            for key in changed {
-                key.read(transaction, &mut |row| match row {
-                    Ok(change) => changes.push(change),
-                    Err(bad) => {
-                        changes.extend(bad.end());
-                        quarantined.push(bad.quarantined);
-                    }
-                })?;
-            }
-            Ok((Changes::Some { changes, quarantined }, newest))
+        self.read(place, |transaction, _, since| {
+            outbox::changes(transaction, since).map_err(|error| place.error(error))
         })
     }
 
@@ -167,14 +157,18 @@ impl Open {
     fn read<T>(
         &mut self,
         place: &Place,
-        read: impl FnOnce(&Transaction<'_>, Option<OutboxRow>) -> rusqlite::Result<(T, Option<OutboxRow>)>,
+        read: impl FnOnce(
+            &Transaction<'_>,
+            &Relations,
+            Option<OutboxRow>,
+        ) -> Result<(T, Option<OutboxRow>), StoreError>,
     ) -> Result<T, StoreError> {
         let error = |error| place.error(error);
         let data_version = data_version(&self.connection).map_err(error)?;
         let transaction = self.connection.transaction().map_err(error)?;
         schema::check(&transaction, place)?;
         let since = self.position.as_ref().and_then(|position| position.newest.clone());
-        let (value, newest) = read(&transaction, since).map_err(error)?;
+        let (value, newest) = read(&transaction, &self.relations, since)?;
         transaction.commit().map_err(error)?;
         self.position = Some(Position { data_version, newest });
         Ok(value)
@@ -216,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
         Admin::init(&path).unwrap();
-        let mut source = SqliteSource::new(&path);
+        let mut source = SqliteSource::new(&path, &Authz::default());
         source.read_all().unwrap();
         let open = source.open.as_ref().unwrap();
         let error = open.connection.execute("DELETE FROM changes", []).unwrap_err();

@@ -1,46 +1,10 @@
 //! Devices and the fleets that they are in.
 
-use std::net::IpAddr;
-
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::names::{self, Nearest};
-use super::{Admin, AdminError, Failure};
+use super::{Admin, Failure, nearest};
 use crate::authz::{DeviceId, DeviceUuid, FleetId, UnixMillis};
-
-/// A device to add.
-#[derive(Clone, Debug)]
-pub struct NewDevice {
-    pub uuid: DeviceUuid,
-    pub name: Option<String>,
-    /// Made where there is none of that name.
-    pub fleet: Option<String>,
-    pub address: Option<IpAddr>,
-    /// The node that holds its VPN connection; any reaches it where this is absent.
-    pub node: Option<String>,
-    pub online: bool,
-}
-
-/// What to change about a device; what is absent stays.
-#[derive(Clone, Debug, Default)]
-pub struct DevicePatch {
-    pub address: Option<IpAddr>,
-    pub node: Option<String>,
-    pub online: Option<bool>,
-}
-
-/// A device as listings show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceRow {
-    pub id: DeviceId,
-    pub uuid: String,
-    pub name: Option<String>,
-    pub fleet: Option<String>,
-    pub address: Option<String>,
-    pub node: Option<String>,
-    pub online: bool,
-    pub created_at: UnixMillis,
-}
+use crate::store::admin::{AdminError, DevicePatch, DeviceRow, NewDevice, names};
 
 impl Admin {
     pub fn add_device(&mut self, device: &NewDevice) -> Result<DeviceId, AdminError> {
@@ -122,7 +86,7 @@ pub(super) fn device_with(transaction: &Transaction<'_>, uuid: DeviceUuid) -> Re
         return Ok(id);
     }
     let nearest =
-        Nearest::find(transaction, "SELECT uuid FROM devices", &uuid, "`sluicegate device list` shows all")?;
+        nearest(transaction, "SELECT uuid FROM devices", &uuid, "`sluicegate device list` shows all")?;
     Err(AdminError::DeviceUnknown { uuid, nearest }.into())
 }
 
@@ -131,7 +95,7 @@ pub(super) fn fleet_named(transaction: &Transaction<'_>, name: &str) -> Result<F
         return Ok(id);
     }
     let otherwise = "`sluicegate device add --fleet` makes one";
-    let nearest = Nearest::find(transaction, "SELECT name FROM fleets", name, otherwise)?;
+    let nearest = nearest(transaction, "SELECT name FROM fleets", name, otherwise)?;
     Err(AdminError::FleetUnknown { name: name.to_owned(), nearest }.into())
 }
 

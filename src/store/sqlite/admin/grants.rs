@@ -1,32 +1,10 @@
 //! Grants: which principal may reach which ports of which devices.
 
+use super::Admin;
 use super::devices::{device_with, fleet_named};
 use super::principals::principal_named;
-use super::{Admin, AdminError, Revoked};
-use crate::authz::{DeviceUuid, GrantId, PortRange, UnixMillis};
-
-/// Which devices a grant is about, in the words of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GrantTarget {
-    Any,
-    Fleet(String),
-    Device(DeviceUuid),
-}
-
-/// A grant as listings show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantRow {
-    pub id: GrantId,
-    pub principal: String,
-    pub scope: String,
-    /// A fleet's name or a device's uuid; the number, where what it names is gone.
-    pub target: Option<String>,
-    pub port_min: u16,
-    pub port_max: u16,
-    pub created_at: UnixMillis,
-    pub expires_at: Option<UnixMillis>,
-    pub revoked_at: Option<UnixMillis>,
-}
+use crate::authz::{GrantId, PortRange, UnixMillis};
+use crate::store::admin::{AdminError, GrantRow, GrantTarget, Revoked};
 
 impl Admin {
     pub fn add_grant(

@@ -1,11 +1,10 @@
-//! The writing side, for the store commands and the demo. The relay never comes here.
+//! The writing side of the embedded store.
 //!
 //! Each call is one transaction. Triggers of the schema tell the relays what changed; what a call adds is
 //! to keep the outbox short.
 
 mod devices;
 mod grants;
-mod names;
 mod principals;
 mod tokens;
 
@@ -16,52 +15,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub use devices::{DevicePatch, DeviceRow, NewDevice};
-pub use grants::{GrantRow, GrantTarget};
-pub use principals::PrincipalRow;
-pub use tokens::{CredentialRow, IssuedToken};
-
-use super::{Initialised, OUTBOX_ROWS_MAX, Place, schema};
-use crate::authz::UnixMillis;
-use crate::store::StoreError;
-use names::Nearest;
+use super::{OUTBOX_ROWS_MAX, Place, schema};
+use crate::store::admin::{AdminError, Nearest};
+use crate::store::{Initialised, StoreError};
 
 /// An open store that may be changed.
 pub struct Admin {
     place: Place,
     connection: Connection,
-}
-
-/// What came of ending something that may have ended before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revoked {
-    Now,
-    Before(UnixMillis),
-}
-
-/// Why a change was not made; each text ends in what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("no principal is named `{name}`; {nearest}")]
-    PrincipalUnknown { name: String, nearest: Nearest },
-    #[error("a principal named `{name}` exists; choose another name")]
-    PrincipalExists { name: String },
-    #[error("no credential is called {id}; `sluicegate token list` shows them all")]
-    CredentialUnknown { id: String },
-    #[error("no device has the uuid {uuid}; {nearest}")]
-    DeviceUnknown { uuid: String, nearest: Nearest },
-    #[error("a device with the uuid {uuid} exists; `sluicegate device set` changes it")]
-    DeviceExists { uuid: String },
-    #[error("no fleet is named `{name}`; {nearest}")]
-    FleetUnknown { name: String, nearest: Nearest },
-    #[error("no grant has the number {id}; `sluicegate grant list` shows them all")]
-    GrantUnknown { id: i64 },
-    #[error("`{name}` is no good name; use 1 to {max} printable characters", max = names::NAME_CHARS_MAX)]
-    Name { name: String },
-    #[error("the system gave no random bytes ({0}); try again")]
-    Random(getrandom::Error),
 }
 
 impl Admin {
@@ -169,6 +130,18 @@ impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         Self::Admin(Box::new(error))
     }
+}
+
+/// What `name` may have been meant to be, among the texts that `sql` selects.
+fn nearest(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    name: &str,
+    otherwise: &'static str,
+) -> Result<Nearest, Failure> {
+    let mut statement = transaction.prepare(sql)?;
+    let candidates: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(Nearest::among(candidates, name, otherwise))
 }
 
 /// How long a command waits for another writer.

@@ -2,20 +2,9 @@
 
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::names::{self, Nearest};
-use super::{Admin, AdminError, Failure};
+use super::{Admin, Failure, nearest};
 use crate::authz::{PrincipalId, UnixMillis};
-
-/// A principal that was not removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrincipalRow {
-    pub id: PrincipalId,
-    pub name: String,
-    pub created_at: UnixMillis,
-    /// Neither revoked nor expired.
-    pub live_credentials: i64,
-    pub live_grants: i64,
-}
+use crate::store::admin::{AdminError, PrincipalRow, names};
 
 impl Admin {
     pub fn add_principal(&mut self, name: &str) -> Result<PrincipalId, AdminError> {
@@ -69,7 +58,7 @@ pub(super) fn principal_named(transaction: &Transaction<'_>, name: &str) -> Resu
         return Ok(id);
     }
     let sql = "SELECT name FROM principals WHERE removed_at IS NULL";
-    let nearest = Nearest::find(transaction, sql, name, "`sluicegate principal add` makes one")?;
+    let nearest = nearest(transaction, sql, name, "`sluicegate principal add` makes one")?;
     Err(AdminError::PrincipalUnknown { name: name.to_owned(), nearest }.into())
 }
 

@@ -1,29 +1,10 @@
-//! Tokens: made here, told once, kept as their SHA-256.
+//! Credentials: whose they are, until when, and whether they have been revoked.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
+use super::Admin;
 use super::principals::principal_named;
-use super::{Admin, AdminError, Revoked, names};
-use crate::authz::{CredentialId, KeyHash, UnixMillis};
-
-/// A token that nobody can be told again.
-pub struct IssuedToken {
-    /// The secret itself; this type has no `Debug` for its sake.
-    pub token: String,
-    pub credential: CredentialId,
-}
-
-/// A credential as listings show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CredentialRow {
-    pub credential: CredentialId,
-    pub principal: String,
-    pub label: Option<String>,
-    pub created_at: UnixMillis,
-    pub expires_at: Option<UnixMillis>,
-    pub revoked_at: Option<UnixMillis>,
-}
+use crate::authz::{KeyHash, UnixMillis};
+use crate::store::admin::token::{NewToken, credential_head};
+use crate::store::admin::{AdminError, CredentialRow, IssuedToken, Revoked, names};
 
 impl Admin {
     pub fn issue_token(
@@ -33,10 +14,7 @@ impl Admin {
         expires_at: Option<UnixMillis>,
     ) -> Result<IssuedToken, AdminError> {
         label.map_or(Ok(()), names::check)?;
-        let mut secret = [0; TOKEN_BYTES];
-        getrandom::fill(&mut secret).map_err(AdminError::Random)?;
-        let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
-        let key = KeyHash::of_token(token.as_bytes());
+        let NewToken { token, key } = NewToken::generate()?;
         self.write(|transaction| {
             let principal = principal_named(transaction, principal)?;
             transaction.execute(
@@ -71,9 +49,7 @@ impl Admin {
 
     /// Revokes the credential that listings show as `id`: the first 16 hex digits of its key.
     pub fn revoke_credential(&mut self, id: &str) -> Result<Revoked, AdminError> {
-        let unknown = || AdminError::CredentialUnknown { id: id.escape_debug().to_string() };
-        let mut head = [0; 8];
-        hex::decode_to_slice(id, &mut head).map_err(|_| unknown())?;
+        let head = credential_head(id)?;
         self.write(|transaction| {
             let sql = "UPDATE credentials SET revoked_at = ?2
                 WHERE substr(key_sha256, 1, 8) = ?1 AND revoked_at IS NULL";
@@ -82,12 +58,8 @@ impl Admin {
             }
             let sql = "SELECT max(revoked_at) FROM credentials WHERE substr(key_sha256, 1, 8) = ?1";
             let before: Option<i64> = transaction.query_row(sql, [head], |row| row.get(0))?;
-            Ok(before.map(|at| Revoked::Before(UnixMillis(at))).ok_or_else(unknown)?)
+            let before = before.map(|at| Revoked::Before(UnixMillis(at)));
+            Ok(before.ok_or_else(|| AdminError::CredentialUnknown { id: id.to_owned() })?)
         })
     }
 }
-
-/// Tells our tokens from other secrets, for people and for scanners of leaked ones.
-const TOKEN_PREFIX: &str = "sg_";
-
-const TOKEN_BYTES: usize = 32;

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use rusqlite::Transaction;
-
-use super::{AdminError, Failure};
+use super::AdminError;
 
 /// For the end of an error about a name that does not exist.
 #[derive(Debug)]
@@ -16,27 +14,19 @@ pub enum Nearest {
 }
 
 impl Nearest {
-    /// Looks for `name` among the texts that `sql` selects.
-    pub(super) fn find(
-        transaction: &Transaction<'_>,
-        sql: &str,
+    pub(in crate::store) fn among(
+        candidates: impl IntoIterator<Item = String>,
         name: &str,
         otherwise: &'static str,
-    ) -> Result<Self, Failure> {
-        let mut statement = transaction.prepare(sql)?;
-        let mut nearest: Option<(usize, String)> = None;
-        for candidate in statement.query_map([], |row| row.get::<_, String>(0))? {
-            let candidate = candidate?;
-            let distance = strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
-            if nearest.as_ref().is_none_or(|(least, _)| distance < *least) {
-                nearest = Some((distance, candidate));
-            }
-        }
+    ) -> Self {
+        let distance =
+            |candidate: &String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
         let alike = (name.chars().count() / 3).max(1);
-        Ok(match nearest {
+        let nearest = candidates.into_iter().map(|candidate| (distance(&candidate), candidate)).min();
+        match nearest {
             Some((distance, candidate)) if distance <= alike => Self::Is(candidate),
             _ => Self::Try(otherwise),
-        })
+        }
     }
 }
 
@@ -50,7 +40,7 @@ impl fmt::Display for Nearest {
 }
 
 /// Refuses a name that could not be typed again or would break a line.
-pub(super) fn check(name: &str) -> Result<(), AdminError> {
+pub(in crate::store) fn check(name: &str) -> Result<(), AdminError> {
     let good = !name.trim().is_empty()
         && name.trim() == name
         && name.chars().count() <= NAME_CHARS_MAX
@@ -59,4 +49,4 @@ pub(super) fn check(name: &str) -> Result<(), AdminError> {
 }
 
 /// Of a principal, a fleet, a node, a device or a label.
-pub(super) const NAME_CHARS_MAX: usize = 128;
+pub(in crate::store) const NAME_CHARS_MAX: usize = 128;

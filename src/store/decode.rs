@@ -1,16 +1,35 @@
-//! Rows of the three relations as checked values. Strict: what is not exactly as the contract says is told
-//! with its key and reason, and never guessed.
+//! Rows of the three relations as checked values, whatever store they come from. Strict: what is not exactly
+//! as the contract says is told with its key and reason, and never guessed.
 
 use std::net::IpAddr;
 
-use rusqlite::Row;
-use rusqlite::types::ValueRef;
-
+use super::{Quarantined, Relation, RowKey};
 use crate::authz::{
     Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Scope, UnixMillis,
 };
-use crate::store::{Quarantined, Relation, RowKey};
+
+/// A row as a store's driver has it.
+pub(super) trait Row {
+    /// The value of the column at `index`, from 0; `None` where the row has no such column.
+    fn value(&self, index: usize) -> Option<Value<'_>>;
+}
+
+/// One value of a row, in the words that stores have for it.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Boolean(bool),
+    Text(&'a [u8]),
+    Bytes(&'a [u8]),
+    Time(UnixMillis),
+    /// An address with its prefix in bits, where that is shorter than the address.
+    Address(IpAddr, Option<u8>),
+    /// What no column of the contract can hold.
+    Other(&'a str),
+}
 
 /// A row that does not decode.
 pub(super) struct BadRow {
@@ -31,15 +50,15 @@ impl BadRow {
 }
 
 /// Columns: `key_sha256, principal, expires_at, revoked`.
-pub(super) fn credential(row: &Row<'_>) -> Result<Credential, BadRow> {
+pub(super) fn credential(row: &impl Row) -> Result<Credential, BadRow> {
     let revoked = Column::of(row, 3, "revoked").boolean();
-    let column = Column::of(row, 0, "key_sha256");
+    let column = Column { shown: Shown::Size, ..Column::of(row, 0, "key_sha256") };
     let key = column.sha256().map_err(|reason| column.bad_key(Relation::Credentials, reason))?;
     let decode = || {
         Ok(Credential {
             key,
             principal: PrincipalId(Column::of(row, 1, "principal").integer()?),
-            expires_at: Column::of(row, 2, "expires_at").nullable(Column::integer)?.map(UnixMillis),
+            expires_at: Column::of(row, 2, "expires_at").nullable(Column::time)?,
             revoked: revoked.clone()?,
         })
     };
@@ -47,7 +66,7 @@ pub(super) fn credential(row: &Row<'_>) -> Result<Credential, BadRow> {
 }
 
 /// Columns: `grant_id, principal, scope, target, port_min, port_max, expires_at, revoked`.
-pub(super) fn grant(row: &Row<'_>) -> Result<Grant, BadRow> {
+pub(super) fn grant(row: &impl Row) -> Result<Grant, BadRow> {
     let revoked = Column::of(row, 7, "revoked").boolean();
     let column = Column::of(row, 0, "grant_id");
     let id = column.integer().map(GrantId).map_err(|reason| column.bad_key(Relation::Grants, reason))?;
@@ -60,7 +79,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, BadRow> {
             scope: scope(Column::of(row, 2, "scope").text()?, target)?,
             ports: PortRange::new(ports.0, ports.1)
                 .ok_or_else(|| format!("ports {}-{} are no range", ports.0, ports.1))?,
-            expires_at: Column::of(row, 6, "expires_at").nullable(Column::integer)?.map(UnixMillis),
+            expires_at: Column::of(row, 6, "expires_at").nullable(Column::time)?,
             revoked: revoked.clone()?,
         })
     };
@@ -68,7 +87,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, BadRow> {
 }
 
 /// Columns: `device, uuid, fleet, address, node, online`.
-pub(super) fn device(row: &Row<'_>) -> Result<Device, BadRow> {
+pub(super) fn device(row: &impl Row) -> Result<Device, BadRow> {
     let column = Column::of(row, 0, "device");
     let id = column.integer().map(DeviceId).map_err(|reason| column.bad_key(Relation::Devices, reason))?;
     let decode = || {
@@ -105,39 +124,58 @@ type Reason = String;
 struct Column<'a> {
     name: &'static str,
     /// `None` where the row has no such column.
-    value: Option<ValueRef<'a>>,
+    value: Option<Value<'a>>,
+    shown: Shown,
+}
+
+/// How much of a bad text a log line may show.
+enum Shown {
+    Text,
+    /// The text may be a secret that a wrong query gives in the place of its hash.
+    Size,
 }
 
 impl<'a> Column<'a> {
-    fn of(row: &'a Row<'_>, index: usize, name: &'static str) -> Self {
-        Self { name, value: row.get_ref(index).ok() }
+    fn of(row: &'a impl Row, index: usize, name: &'static str) -> Self {
+        Self { name, value: row.value(index), shown: Shown::Text }
     }
 
     fn nullable<T>(&self, decode: impl FnOnce(&Self) -> Result<T, Reason>) -> Result<Option<T>, Reason> {
         match self.value {
-            Some(ValueRef::Null) => Ok(None),
+            Some(Value::Null) => Ok(None),
             _ => decode(self).map(Some),
         }
     }
 
     fn integer(&self) -> Result<i64, Reason> {
         match self.value {
-            Some(ValueRef::Integer(integer)) => Ok(integer),
+            Some(Value::Integer(integer)) => Ok(integer),
             _ => Err(self.is_no("integer")),
         }
     }
 
     fn boolean(&self) -> Result<bool, Reason> {
         match self.value {
-            Some(ValueRef::Integer(0)) => Ok(false),
-            Some(ValueRef::Integer(1)) => Ok(true),
+            Some(Value::Boolean(boolean)) => Ok(boolean),
+            // Of stores that have no truth values of their own.
+            Some(Value::Integer(0)) => Ok(false),
+            Some(Value::Integer(1)) => Ok(true),
             _ => Err(self.is_no("boolean (0 or 1)")),
+        }
+    }
+
+    fn time(&self) -> Result<UnixMillis, Reason> {
+        match self.value {
+            Some(Value::Time(time)) => Ok(time),
+            // Of stores that have no times of their own.
+            Some(Value::Integer(unix_millis)) => Ok(UnixMillis(unix_millis)),
+            _ => Err(self.is_no("time")),
         }
     }
 
     fn text(&self) -> Result<&'a str, Reason> {
         match self.value {
-            Some(ValueRef::Text(bytes)) => std::str::from_utf8(bytes).map_err(|_| self.is_no("UTF-8")),
+            Some(Value::Text(bytes)) => std::str::from_utf8(bytes).map_err(|_| self.is_no("UTF-8")),
             _ => Err(self.is_no("text")),
         }
     }
@@ -158,12 +196,16 @@ impl<'a> Column<'a> {
     }
 
     fn address(&self) -> Result<IpAddr, Reason> {
-        self.text()?.parse().map_err(|_| self.is_no("IP address"))
+        match self.value {
+            Some(Value::Address(address, None)) => Ok(address),
+            Some(Value::Address(..)) => Err(self.is_no("IP address")),
+            _ => self.text()?.parse().map_err(|_| self.is_no("IP address")),
+        }
     }
 
     fn sha256(&self) -> Result<KeyHash, Reason> {
         match self.value {
-            Some(ValueRef::Blob(bytes)) => {
+            Some(Value::Bytes(bytes)) => {
                 bytes.try_into().map(KeyHash::from_bytes).map_err(|_| self.is_no("SHA-256 (32 bytes)"))
             }
             _ => Err(self.is_no("SHA-256 (32 bytes)")),
@@ -183,11 +225,19 @@ impl<'a> Column<'a> {
     fn shown(&self) -> String {
         match self.value {
             None => "absent".to_owned(),
-            Some(ValueRef::Null) => "null".to_owned(),
-            Some(ValueRef::Integer(integer)) => integer.to_string(),
-            Some(ValueRef::Real(real)) => real.to_string(),
-            Some(ValueRef::Text(text)) => format!("`{}`", shortened(&String::from_utf8_lossy(text))),
-            Some(ValueRef::Blob(bytes)) => format!("{} bytes", bytes.len()),
+            Some(Value::Null) => "null".to_owned(),
+            Some(Value::Integer(integer)) => integer.to_string(),
+            Some(Value::Real(real)) => real.to_string(),
+            Some(Value::Text(text)) if matches!(self.shown, Shown::Size) => {
+                format!("a text of {} bytes", text.len())
+            }
+            Some(Value::Text(text)) => format!("`{}`", shortened(&String::from_utf8_lossy(text))),
+            Some(Value::Boolean(boolean)) => boolean.to_string(),
+            Some(Value::Bytes(bytes)) => format!("{} bytes", bytes.len()),
+            Some(Value::Time(time)) => format!("{} ms after 1970", time.0),
+            Some(Value::Address(address, None)) => address.to_string(),
+            Some(Value::Address(address, Some(prefix))) => format!("{address}/{prefix}"),
+            Some(Value::Other(kind)) => format!("a value of type {kind}"),
         }
     }
 }
@@ -207,6 +257,7 @@ const SHOWN_CHARS_MAX: usize = 70;
 #[cfg(test)]
 mod tests {
     use rusqlite::Connection;
+    use rusqlite::Row;
 
     use super::*;
 
@@ -228,17 +279,17 @@ mod tests {
 
     #[test]
     fn rows_as_the_contract_says_decode() {
-        let credential = decoded(&format!("{KEY}, 7, 1000, 0"), credential).ok();
+        let credential = decoded(&format!("{KEY}, 7, 1000, 0"), |row| credential(row)).ok();
         let (key, principal) = (KeyHash::from_bytes([1; 32]), PrincipalId(7));
         let expires_at = Some(UnixMillis(1000));
         assert_eq!(credential, Some(Credential { key, principal, expires_at, revoked: false }));
 
-        let grant = decoded("3, 7, 'fleet', 9, 22, 80, NULL, 1", grant).ok();
+        let grant = decoded("3, 7, 'fleet', 9, 22, 80, NULL, 1", |row| grant(row)).ok();
         let (id, scope) = (GrantId(3), Scope::Fleet(FleetId(9)));
         let ports = PortRange::new(22, 80).unwrap();
         assert_eq!(grant, Some(Grant { id, principal, scope, ports, expires_at: None, revoked: true }));
 
-        let device = decoded(&format!("5, {UUID}, NULL, '10.1.2.3', 'vpn-1', 1"), device).ok();
+        let device = decoded(&format!("5, {UUID}, NULL, '10.1.2.3', 'vpn-1', 1"), |row| device(row)).ok();
         let expected = Device {
             id: DeviceId(5),
             uuid: DeviceUuid::parse(UUID.trim_matches('\'')).unwrap(),
@@ -254,16 +305,19 @@ mod tests {
     fn each_wrong_value_of_a_credential_is_told() {
         for (values, told) in [
             (format!("{KEY}, 'x', NULL, 0"), "principal is `x`, which is no integer"),
-            (format!("{KEY}, 1, 'soon', 0"), "expires_at is `soon`, which is no integer"),
-            (format!("{KEY}, 1, 1.5, 0"), "expires_at is 1.5, which is no integer"),
+            (format!("{KEY}, 1, 'soon', 0"), "expires_at is `soon`, which is no time"),
+            (format!("{KEY}, 1, 1.5, 0"), "expires_at is 1.5, which is no time"),
             (format!("{KEY}, 1, NULL, 2"), "revoked is 2, which is no boolean"),
             (format!("{KEY}, 1, NULL, NULL"), "revoked is null, which is no boolean"),
             (format!("{KEY}, NULL, NULL, 0"), "principal is null, which is no integer"),
             (format!("{KEY}, 1, NULL"), "revoked is absent"),
             ("x'0102', 1, NULL, 0".to_owned(), "credentials 2 bytes: key_sha256 is 2 bytes, which is no SHA"),
-            ("'text', 1, NULL, 0".to_owned(), "credentials `text`: key_sha256 is `text`"),
+            (
+                "'secret', 1, NULL, 0".to_owned(),
+                "credentials a text of 6 bytes: key_sha256 is a text of 6 bytes",
+            ),
         ] {
-            let reason = reason(&values, credential);
+            let reason = reason(&values, |row| credential(row));
             assert!(reason.contains(told), "{values}: {reason}");
         }
     }
@@ -280,7 +334,7 @@ mod tests {
             ("1, 1, 'any', NULL, 1, 65536, NULL, 0", "port_max is 65536, which is no port"),
             ("1, 1, CAST(x'ff' AS TEXT), NULL, 1, 2, NULL, 0", "which is no UTF-8"),
         ] {
-            let reason = reason(values, grant);
+            let reason = reason(values, |row| grant(row));
             assert!(reason.contains(told), "{values}: {reason}");
         }
     }
@@ -295,7 +349,7 @@ mod tests {
             (format!("1, {UUID}, NULL, NULL, '', 1"), "node is ``, which is no name"),
             (format!("1, {UUID}, NULL, NULL, NULL, 'yes'"), "online is `yes`, which is no boolean"),
         ] {
-            let reason = reason(&values, device);
+            let reason = reason(&values, |row| device(row));
             assert!(reason.contains(told), "{values}: {reason}");
         }
     }

@@ -1,0 +1,250 @@
+//! `postgres://…` as libpq reads it: taken apart once, and never shown with its password.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use tokio_postgres::config::Host;
+
+use super::ConfigError;
+
+/// Where a PostgreSQL store is and how it wants to be spoken to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    /// All hosts, the database, user and password, and what else the driver knows by itself.
+    driver: tokio_postgres::Config,
+    pub tls: Tls,
+    pub target: Target,
+}
+
+/// What the URL says about TLS, as libpq means it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    pub mode: TlsMode,
+    pub root: RootCertificates,
+    /// `sslcert` and `sslkey`: what this node proves itself by.
+    pub client: Option<ClientCertificate>,
+}
+
+/// `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+    /// TLS where the server has it. Whose it is, is not looked at.
+    #[default]
+    Prefer,
+    /// TLS or nothing. Whose it is, is looked at only where `sslrootcert` is given.
+    Require,
+    /// The server's certificate must lead to a root.
+    VerifyCa,
+    /// And be for the host that was dialled.
+    VerifyFull,
+}
+
+/// `sslrootcert`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RootCertificates {
+    /// Those that the machine trusts; `sslrootcert=system` says so too.
+    #[default]
+    System,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// `target_session_attrs`: which of the hosts will do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    #[default]
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    /// A standby where there is one.
+    PreferStandby,
+}
+
+impl PostgresUrl {
+    pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
+        let wrong = |detail: String| ConfigError::StorePostgresUrl { detail };
+        let (base, own, others) = split(url);
+        let driver: tokio_postgres::Config =
+            format!("{base}{others}").parse().map_err(|error: tokio_postgres::Error| {
+                // The driver's own words name the option, never its value.
+                wrong(error.source().map_or(error.to_string(), ToString::to_string))
+            })?;
+        if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
+            return Err(wrong("it names no host".to_owned()));
+        }
+        if driver.get_user().is_none() {
+            return Err(wrong("it names no user".to_owned()));
+        }
+        let (mut tls, mut target) = (Tls::default(), Target::default());
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in own {
+            match name {
+                "sslmode" => tls.mode = one_of(name, &value, &TLS_MODES)?,
+                "target_session_attrs" => target = one_of(name, &value, &TARGETS)?,
+                "sslrootcert" if value == "system" => tls.root = RootCertificates::System,
+                "sslrootcert" => tls.root = RootCertificates::File(value.into()),
+                "sslcert" => certificate = Some(PathBuf::from(value)),
+                _ => key = Some(PathBuf::from(value)),
+            }
+        }
+        tls.client = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+            (None, None) => None,
+            _ => return Err(wrong("sslcert and sslkey go together".to_owned())),
+        };
+        Ok(Self { driver, tls, target })
+    }
+
+    /// Not to be used as it is: `tls` and `target` are not in it, and no timeout of ours.
+    pub fn driver(&self) -> &tokio_postgres::Config {
+        &self.driver
+    }
+}
+
+/// Without the password and without parameters.
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let driver = &self.driver;
+        write!(f, "postgres://{}@", driver.get_user().unwrap_or_default())?;
+        let ports = driver.get_ports();
+        let port = |place: usize| ports.get(place).or(ports.last()).copied().unwrap_or(POSTGRES_PORT);
+        let comma = |place| if place > 0 { "," } else { "" };
+        for (place, host) in driver.get_hosts().iter().enumerate() {
+            match host {
+                Host::Tcp(name) => write!(f, "{}{name}:{}", comma(place), port(place))?,
+                Host::Unix(path) => write!(f, "{}{}:{}", comma(place), path.display(), port(place))?,
+            }
+        }
+        if driver.get_hosts().is_empty() {
+            for (place, address) in driver.get_hostaddrs().iter().enumerate() {
+                write!(f, "{}{address}:{}", comma(place), port(place))?;
+            }
+        }
+        write!(f, "/{}", driver.get_dbname().or(driver.get_user()).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self}, {:?}, {:?})", self.tls, self.target)
+    }
+}
+
+/// The URL up to its parameters, the parameters that are read here, decoded, and the others as they were.
+fn split(url: &str) -> (&str, Vec<(&str, String)>, String) {
+    // A password may hold what would begin the parameters elsewhere.
+    let credentials_end = url.find('@').unwrap_or(0);
+    let Some(begin) = url[credentials_end..].find('?').map(|begin| credentials_end + begin) else {
+        return (url, Vec::new(), String::new());
+    };
+    let (mut own, mut others) = (Vec::new(), String::new());
+    for parameter in url[begin + 1..].split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some((name, value)) if OWN_PARAMETERS.contains(&name) => {
+                own.push((name, percent_decode_str(value).decode_utf8_lossy().into_owned()));
+            }
+            _ => {
+                others.push(if others.is_empty() { '?' } else { '&' });
+                others.push_str(parameter);
+            }
+        }
+    }
+    (&url[..begin], own, others)
+}
+
+fn one_of<T: Copy>(name: &str, value: &str, known: &[(&str, T)]) -> Result<T, ConfigError> {
+    known.iter().find(|(each, _)| *each == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let known: Vec<_> = known.iter().map(|(each, _)| *each).collect();
+        let value = value.escape_debug();
+        ConfigError::StorePostgresUrl { detail: format!("{name} `{value}` is none of {}", known.join(", ")) }
+    })
+}
+
+/// Of the parameters, those that the driver does not know or reads in another way than libpq.
+const OWN_PARAMETERS: [&str; 5] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs"];
+
+const TLS_MODES: [(&str, TlsMode); 5] = [
+    ("disable", TlsMode::Disable),
+    ("prefer", TlsMode::Prefer),
+    ("require", TlsMode::Require),
+    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-full", TlsMode::VerifyFull),
+];
+
+const TARGETS: [(&str, Target); 6] = [
+    ("any", Target::Any),
+    ("read-write", Target::ReadWrite),
+    ("read-only", Target::ReadOnly),
+    ("primary", Target::Primary),
+    ("standby", Target::Standby),
+    ("prefer-standby", Target::PreferStandby),
+];
+
+/// Where a URL names no port.
+pub const POSTGRES_PORT: u16 = 5432;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> PostgresUrl {
+        PostgresUrl::parse(url).unwrap()
+    }
+
+    fn refusal(url: &str) -> String {
+        PostgresUrl::parse(url).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_hosts_are_kept_and_the_password_is_not_shown() {
+        let url = parsed("postgres://relay:se?cret@db1,db2:6000/rights?connect_timeout=3");
+        assert_eq!(url.driver().get_password(), Some(&b"se?cret"[..]));
+        assert_eq!(url.to_string(), "postgres://relay@db1:5432,db2:6000/rights");
+        assert!(!format!("{url:?}").contains("cret"), "{url:?}");
+    }
+
+    #[test]
+    fn a_folder_of_sockets_is_a_host() {
+        let url = parsed("postgresql://relay@%2Fvar%2Frun%2Fpostgresql/rights");
+        assert_eq!(url.to_string(), "postgres://relay@/var/run/postgresql:5432/rights");
+    }
+
+    #[test]
+    fn what_libpq_knows_and_the_driver_does_not_is_read() {
+        let url = parsed(
+            "postgres://relay@db/rights?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem&sslcert=a&sslkey=b\
+             &target_session_attrs=prefer-standby&application_name=relay-1",
+        );
+        assert_eq!(url.tls.mode, TlsMode::VerifyFull);
+        assert_eq!(url.tls.root, RootCertificates::File("/etc/ca.pem".into()));
+        assert_eq!(url.tls.client, Some(ClientCertificate { certificate: "a".into(), key: "b".into() }));
+        assert_eq!(url.target, Target::PreferStandby);
+        assert_eq!(url.driver().get_application_name(), Some("relay-1"));
+    }
+
+    #[test]
+    fn each_mistake_is_told_without_the_password() {
+        for (url, told) in [
+            ("postgres://a:secret@h/d?sslmode=never", "sslmode `never` is none of disable, prefer, require"),
+            ("postgres://a:secret@h/d?target_session_attrs=x", "`x` is none of any, read-write"),
+            ("postgres://a:secret@h/d?sslcert=x", "sslcert and sslkey go together"),
+            ("postgres://a:secret@h/d?nonsense=1", "unknown option `nonsense`"),
+            ("postgres://a:secret@h:port/d", "invalid value for option `port`"),
+            ("postgres://a:secret@/d", "it names no host"),
+            ("postgres://h/d", "it names no user"),
+        ] {
+            let refusal = refusal(url);
+            assert!(refusal.contains(told) && !refusal.contains("secret"), "{url}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Finds a server among the hosts of a URL and opens a session to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_postgres::config::{Host, SslMode};
+
+use super::session::{Failure, Session};
+use super::state::ServerState;
+use super::{Place, tls};
+use crate::config::postgres::{POSTGRES_PORT, Target};
+use crate::config::{PostgresUrl, Store};
+use crate::store::StoreError;
+
+/// Everything that it takes to open sessions to a store.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) place: Place,
+    url: PostgresUrl,
+    password_file: Option<PathBuf>,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy)]
+pub(super) enum Access {
+    /// The server refuses to change anything, whatever a query tries.
+    Read,
+    Write,
+}
+
+/// An open session and the server that it leads to.
+pub(super) struct Connected {
+    pub(super) session: Session,
+    pub(super) host: usize,
+    pub(super) state: ServerState,
+}
+
+impl Connector {
+    pub(super) fn new(url: &PostgresUrl, store: &Store) -> Self {
+        Self {
+            place: Place(url.to_string()),
+            url: url.clone(),
+            password_file: store.password_file.clone(),
+            connect_timeout: store.connect_timeout,
+            statement_timeout: store.statement_timeout,
+        }
+    }
+
+    pub(super) fn target(&self) -> Target {
+        self.url.target
+    }
+
+    /// Whether there is more than one host.
+    pub(super) fn has_choice(&self) -> bool {
+        self.hosts() > 1
+    }
+
+    /// Opens a session to the first host that answers, suits `target` and is at most `lag_max` behind. Where
+    /// all are behind, to the one that is least.
+    pub(super) fn connect(
+        &self,
+        target: Target,
+        access: Access,
+        lag_max: Duration,
+    ) -> Result<Connected, StoreError> {
+        let mut refusals = Vec::new();
+        let mut behind: Option<Connected> = None;
+        let fallback = (target == Target::PreferStandby).then_some(Target::Any);
+        for target in std::iter::once(target).chain(fallback) {
+            for host in 0..self.hosts() {
+                match self.connect_to(host, access) {
+                    Ok(connected) if !connected.state.suits(target) => {
+                        let what = if connected.state.is_standby { "a standby" } else { "a primary" };
+                        let detail = format!("is {what}, which target_session_attrs does not want");
+                        refusals.push((host, self.place.unreachable(detail)));
+                    }
+                    Ok(connected) if connected.state.lag <= lag_max => return Ok(connected),
+                    Ok(connected) => {
+                        if behind.as_ref().is_none_or(|best| connected.state.lag < best.state.lag) {
+                            behind = Some(connected);
+                        }
+                    }
+                    Err(error) => refusals.push((host, error)),
+                }
+            }
+        }
+        behind.ok_or_else(|| self.refusal(refusals))
+    }
+
+    /// For log lines.
+    pub(super) fn host_name(&self, host: usize) -> String {
+        let driver = self.url.driver();
+        let port = self.port(host);
+        match (driver.get_hosts().get(host), driver.get_hostaddrs().get(host)) {
+            (Some(Host::Tcp(name)), _) => format!("{name}:{port}"),
+            (Some(Host::Unix(path)), _) => format!("{}:{port}", path.display()),
+            (None, Some(address)) => format!("{address}:{port}"),
+            (None, None) => format!("host {host}"),
+        }
+    }
+
+    fn hosts(&self) -> usize {
+        self.url.driver().get_hosts().len().max(self.url.driver().get_hostaddrs().len())
+    }
+
+    fn connect_to(&self, host: usize, access: Access) -> Result<Connected, StoreError> {
+        let error = |failure: Failure| self.place.error(failure);
+        let tls = tls::connector(&self.url.tls).map_err(|error| self.place.unreachable(error))?;
+        let config = self.driver_config(host)?;
+        let session =
+            Session::open(&config, &tls, self.connect_timeout, self.statement_timeout).map_err(error)?;
+        let state = ServerState::query(&session).map_err(error)?;
+        let read_only = match access {
+            Access::Read => "on",
+            Access::Write => "off",
+        };
+        session
+            .batch(&format!(
+                "SET statement_timeout = {}; SET lock_timeout = {}; \
+                 SET idle_in_transaction_session_timeout = {}; SET default_transaction_read_only = {read_only}",
+                self.statement_timeout.as_millis(),
+                LOCK_TIMEOUT.as_millis(),
+                IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
+            ))
+            .map_err(error)?;
+        Ok(Connected { session, host, state })
+    }
+
+    /// The driver's configuration for one host, with the timeouts that make a dead one noticed.
+    fn driver_config(&self, host: usize) -> Result<tokio_postgres::Config, StoreError> {
+        let url = self.url.driver();
+        let mut config = tokio_postgres::Config::new();
+        config.user(url.get_user().unwrap_or_default());
+        config.dbname(url.get_dbname().or(url.get_user()).unwrap_or_default());
+        config.application_name(url.get_application_name().unwrap_or(APPLICATION_NAME));
+        if let Some(options) = url.get_options() {
+            config.options(options);
+        }
+        if let Some(password) = self.password()? {
+            config.password(password);
+        }
+        let mut ssl_mode = tls::driver_mode(self.url.tls.mode);
+        match url.get_hosts().get(host) {
+            Some(Host::Tcp(name)) => {
+                config.host(name);
+            }
+            Some(Host::Unix(path)) => {
+                config.host_path(path);
+                // As with libpq: there is nobody between the ends of a local socket.
+                ssl_mode = SslMode::Disable;
+            }
+            None => {}
+        }
+        if let Some(address) = url.get_hostaddrs().get(host) {
+            config.hostaddr(*address);
+        }
+        config.port(self.port(host));
+        config.ssl_mode(ssl_mode);
+        config.ssl_negotiation(url.get_ssl_negotiation());
+        config.channel_binding(url.get_channel_binding());
+        config.connect_timeout(self.connect_timeout);
+        config.keepalives(true);
+        config.keepalives_idle(KEEPALIVE_IDLE);
+        config.keepalives_interval(KEEPALIVE_INTERVAL);
+        config.keepalives_retries(KEEPALIVE_RETRIES);
+        config.tcp_user_timeout(self.statement_timeout);
+        Ok(config)
+    }
+
+    /// The file's, else the URL's, else the environment's. Read each time, so that it can be changed.
+    fn password(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(path) = &self.password_file {
+            let password = std::fs::read(path).map_err(|error| StoreError::PasswordFile {
+                path: path.display().to_string(),
+                detail: error.to_string(),
+            })?;
+            return Ok(Some(password.trim_ascii_end().to_vec()));
+        }
+        let from_url = self.url.driver().get_password().map(<[u8]>::to_vec);
+        Ok(from_url.or_else(|| std::env::var_os("PGPASSWORD").map(|password| password.into_encoded_bytes())))
+    }
+
+    /// As libpq does: a port for each host, or one for all.
+    fn port(&self, host: usize) -> u16 {
+        let ports = self.url.driver().get_ports();
+        ports.get(host).or(ports.last()).copied().unwrap_or(POSTGRES_PORT)
+    }
+
+    /// Why no host would do. With more than one, all are told.
+    fn refusal(&self, mut refusals: Vec<(usize, StoreError)>) -> StoreError {
+        if refusals.len() == 1
+            && let Some((_, refusal)) = refusals.pop()
+        {
+            return refusal;
+        }
+        let told: Vec<_> = refusals
+            .into_iter()
+            .map(|(host, refusal)| format!("{}: {}", self.host_name(host), refusal.detail()))
+            .collect();
+        self.place.unreachable(told.join("; "))
+    }
+}
+
+/// How the server's own lists show this node, unless the URL says otherwise.
+const APPLICATION_NAME: &str = "sluicegate";
+
+/// For a table that somebody is changing the form of. Reading waits for nothing else.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// For a node that stops in the middle of a read: its snapshot must not keep the server from vacuuming.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection that a firewall forgot is noticed within half a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;

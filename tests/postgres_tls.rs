@@ -1,0 +1,168 @@
+//! TLS to a PostgreSQL server: each `sslmode` lets in and turns away what libpq's does.
+
+mod support;
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use sluicegate::config::Authz;
+use sluicegate::store::{self, Source, StoreError};
+
+use support::{Cluster, Rights, store_at};
+
+/// A certificate authority with its certificate in a file.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+/// A certificate and its key, as PEM.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new(folder: &tempfile::TempDir, name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let file = folder.path().join(format!("{name}.pem"));
+        std::fs::write(&file, issuer.pem()).unwrap();
+        Self { issuer, file }
+    }
+
+    fn issue(&self, common_name: &str, alternative_names: &[&str]) -> Pair {
+        let names: Vec<String> = alternative_names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// A server with a certificate for 127.0.0.1, or for the names that are given.
+fn server(authority: &Authority, names: &[&str]) -> Option<Cluster> {
+    let pair = authority.issue("db", names);
+    let settings = "ssl = on\nssl_cert_file = 'own.crt'\nssl_key_file = 'own.key'\nssl_ca_file = 'ca.crt'\n";
+    let root = authority.issuer.pem();
+    Cluster::with_files(
+        settings,
+        &[("own.crt", &pair.certificate), ("own.key", &pair.key), ("ca.crt", &root)],
+    )
+}
+
+fn source(rights: &Rights, parameters: &str) -> Box<dyn Source> {
+    let url = format!("{}?application_name=reader&{parameters}", rights.database.relay_url());
+    store::source(&store_at(&url), &Authz::default())
+}
+
+/// Whether the relay's session is encrypted, by the server's word.
+fn is_encrypted(rights: &Rights, parameters: &str) -> Result<bool, StoreError> {
+    let mut source = source(rights, parameters);
+    source.read_all()?;
+    let sql =
+        "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'reader'
+        ORDER BY backend_start DESC LIMIT 1";
+    Ok(rights.database.client().query_one(sql, &[]).unwrap().get(0))
+}
+
+fn refusal(rights: &Rights, parameters: &str) -> String {
+    source(rights, parameters).read_all().unwrap_err().to_string()
+}
+
+#[test]
+fn without_a_root_a_connection_is_encrypted_where_it_can_be_and_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(cluster) = server(&Authority::new(&folder, "ours"), &["elsewhere.example"]) else { return };
+    let rights = Rights::new(&cluster);
+    for (parameters, encrypted) in
+        [("", true), ("sslmode=disable", false), ("sslmode=prefer", true), ("sslmode=require", true)]
+    {
+        assert_eq!(is_encrypted(&rights, parameters).unwrap(), encrypted, "{parameters}");
+    }
+}
+
+#[test]
+fn a_server_without_tls_is_read_only_where_that_is_allowed() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let rights = Rights::new(cluster);
+    assert!(!is_encrypted(&rights, "sslmode=prefer").unwrap());
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let refusal = refusal(&rights, &format!("sslmode={mode}"));
+        assert!(refusal.contains("server does not support TLS"), "{mode}: {refusal}");
+    }
+}
+
+#[test]
+fn a_root_that_is_given_is_one_to_go_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Authority::new(&folder, "ours"), Authority::new(&folder, "theirs"));
+    let Some(cluster) = server(&ours, &["elsewhere.example"]) else { return };
+    let rights = Rights::new(&cluster);
+    for mode in ["require", "verify-ca"] {
+        let with = |authority: &Authority| format!("sslmode={mode}&sslrootcert={}", authority.file.display());
+        assert!(is_encrypted(&rights, &with(&ours)).unwrap(), "{mode}: whatever name it is for");
+        let refusal = refusal(&rights, &with(&theirs));
+        assert!(refusal.contains("invalid peer certificate"), "{mode}: {refusal}");
+    }
+}
+
+#[test]
+fn a_full_check_wants_the_host_that_was_dialled() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(&folder, "ours");
+    let full = format!("sslmode=verify-full&sslrootcert={}", ours.file.display());
+    let Some(here) = server(&ours, &["127.0.0.1"]) else { return };
+    assert!(is_encrypted(&Rights::new(&here), &full).unwrap());
+    let Some(elsewhere) = server(&ours, &["elsewhere.example"]) else { return };
+    let refusal = refusal(&Rights::new(&elsewhere), &full);
+    assert!(refusal.contains("not valid for name"), "{refusal}");
+}
+
+#[test]
+fn the_machines_own_roots_do_not_lead_to_an_unknown_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(cluster) = server(&Authority::new(&folder, "ours"), &["127.0.0.1"]) else { return };
+    let rights = Rights::new(&cluster);
+    for parameters in ["sslmode=verify-ca", "sslmode=verify-full&sslrootcert=system"] {
+        let refusal = refusal(&rights, parameters);
+        let told = ["invalid peer certificate", "this machine trusts no certificate"];
+        assert!(told.iter().any(|told| refusal.contains(told)), "{parameters}: {refusal}");
+    }
+}
+
+#[test]
+fn a_node_can_prove_itself_by_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(&folder, "ours");
+    let Some(cluster) = server(&ours, &["127.0.0.1"]) else { return };
+    let rights = Rights::new(&cluster);
+    let role = rights.database.relay();
+    let hba = format!("hostssl all {role} all cert\nhost all postgres all trust\n");
+    std::fs::write(cluster.data().join("pg_hba.conf"), hba).unwrap();
+    rights.by_hand("SELECT pg_reload_conf()");
+    support::wait_for(|| cluster.try_client(&role, "postgres").is_err().then_some(())).unwrap();
+
+    let pair = ours.issue(&role, &[]);
+    let (certificate, key) = (folder.path().join("node.crt"), folder.path().join("node.key"));
+    std::fs::write(&certificate, pair.certificate).unwrap();
+    std::fs::write(&key, pair.key).unwrap();
+    let with = format!("sslmode=require&sslcert={}&sslkey={}", certificate.display(), key.display());
+    assert!(is_encrypted(&rights, &with).unwrap());
+    assert!(source(&rights, "sslmode=require").read_all().is_err());
+}
+
+#[test]
+fn a_file_that_holds_no_certificate_is_told() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let rights = Rights::new(cluster);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("root.pem");
+    let with = format!("sslmode=verify-ca&sslrootcert={}", file.display());
+    assert!(refusal(&rights, &with).contains("root.pem cannot be read as PEM"));
+    std::fs::write(&file, "nothing").unwrap();
+    assert!(refusal(&rights, &with).contains("there is no certificate in it"));
+}
