@@ -7,6 +7,7 @@ mod decide;
 mod decision;
 mod revocations;
 mod snapshot;
+mod survey;
 mod table;
 mod types;
 
