@@ -1,6 +1,7 @@
 //! The TOML file as types: every key, its default and its unit. [`Config::load`] reads a file and the
 //! environment's overrides into them.
 
+mod guard;
 mod load;
 mod overrides;
 mod validate;
@@ -12,6 +13,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use guard::{
+    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
+};
 pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
 
@@ -131,7 +135,7 @@ pub struct Vpn {
     pub node: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Authz {
     /// How often the store is asked for changes.
@@ -143,6 +147,8 @@ pub struct Authz {
     /// Without word from the store for this long, nothing is decided any more.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
+    /// What a read of the store must pass before it decides anything.
+    pub guard: Guard,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -265,6 +271,7 @@ impl Default for Authz {
             refresh: Duration::from_millis(100),
             reconcile: Duration::from_secs(3600),
             max_stale: Duration::from_secs(24 * 3600),
+            guard: Guard::default(),
         }
     }
 }
