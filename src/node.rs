@@ -61,12 +61,8 @@ impl Node {
                 engine.recheck();
             }
         };
-        let control = Control::start(
-            store::source(&config.store.url),
-            Arc::clone(&authority),
-            on_publish,
-            &config.authz,
-        )?;
+        let control =
+            Control::start(store::source(&config.store.url), Arc::clone(&authority), on_publish, &config)?;
         let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender)?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();

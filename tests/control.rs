@@ -10,7 +10,7 @@ use sluicegate::authz::{
     Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
     UnixMillis,
 };
-use sluicegate::config::{Authz, StoreUrl};
+use sluicegate::config::{Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
 use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
 use sluicegate::store::{self, StoreError};
@@ -74,7 +74,8 @@ impl Store {
     fn node_with(&self, config: &Authz, on_publish: impl Fn() + Send + 'static) -> Node {
         let authority = Arc::new(Authority::new(config.max_stale, None));
         let source = store::source(&StoreUrl::Sqlite(self.path()));
-        let control = Control::start(source, Arc::clone(&authority), on_publish, config).unwrap();
+        let config = Config { authz: config.clone(), ..Config::default() };
+        let control = Control::start(source, Arc::clone(&authority), on_publish, &config).unwrap();
         Node { authority, control }
     }
 }
@@ -201,7 +202,7 @@ fn a_publication_is_told_after_it_is_in_force() {
         }
     };
     let source = store::source(&StoreUrl::Sqlite(store.path()));
-    let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
+    let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
 
     store.revoke(key);
 
@@ -273,8 +274,9 @@ fn a_row_that_turns_bad_keeps_its_last_good_version_through_full_reads() {
         UPDATE credentials SET expires_at = NULL, principal = 1;",
     );
     wait_for("two rows are quarantined", || node.control.status().get().quarantined == 2);
-    let seen = node.generation();
-    wait_for("two more full reads", || node.generation().0 >= seen.0 + 2);
+    let reads = || node.control.status().get().reads_of_everything;
+    let seen = reads();
+    wait_for("two more full reads", || reads() >= seen + 2);
     assert!(node.allows(key), "{:?}", node.decide(key));
 
     store.by_hand("UPDATE grants SET revoked_at = 1");
@@ -322,7 +324,7 @@ fn what_has_ended_ends_before_the_rest_is_applied() {
         }
     };
     let source = store::source(&StoreUrl::Sqlite(store.path()));
-    let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
+    let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
 
     store.revoke(key);
 
@@ -363,7 +365,7 @@ fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let source = store::source(&StoreUrl::Sqlite(folder.path().join("none.db")));
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
-    let error = Control::start(source, authority, || {}, &Authz::default()).err().unwrap();
+    let error = Control::start(source, authority, || {}, &Config::default()).err().unwrap();
     assert!(matches!(error, ControlError::Store(StoreError::Missing { .. })), "{error}");
 }
 

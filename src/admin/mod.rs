@@ -2,6 +2,7 @@
 //!
 //! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
 
+mod guard;
 mod http;
 mod latency;
 mod metrics;
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use crate::authz::{Authority, UnixMillis};
-use crate::control::StatusHandle;
+use crate::control::{Rule, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::telemetry::LostEvents;
 
@@ -55,6 +56,8 @@ pub enum AdminError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Readiness {
     Ready,
+    /// Ready, on the last good snapshot: the guard keeps the store's last word back.
+    Holding(Rule),
     Draining,
     /// Nothing can be decided: no snapshot, or one that is too old.
     Undecided(&'static str),
@@ -102,7 +105,10 @@ impl Sources {
         }
         match self.authority.trouble(UnixMillis::now()) {
             Some(undecided) => Readiness::Undecided(undecided.cause()),
-            None => Readiness::Ready,
+            None => match self.control.get().hold {
+                Some(held) => Readiness::Holding(held.hold.rule),
+                None => Readiness::Ready,
+            },
         }
     }
 }

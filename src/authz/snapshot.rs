@@ -25,6 +25,13 @@ pub enum Change {
     PrincipalGone(PrincipalId),
 }
 
+impl Change {
+    /// Whether it tells of a row that is not there any more.
+    pub const fn is_gone(&self) -> bool {
+        matches!(self, Self::CredentialGone(_) | Self::GrantGone(_) | Self::DeviceGone(_))
+    }
+}
+
 /// Rows that a snapshot holds, by relation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RowCounts {

@@ -144,7 +144,7 @@ impl Serialize for DeviceUuid {
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z, the resolution in which rights expire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 

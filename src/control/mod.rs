@@ -1,9 +1,14 @@
 //! Keeps the snapshot in force in step with the store.
 //!
 //! One thread reads the store on a short timer, and whole on a long one, and publishes what it says to the
-//! shared [`Authority`]. Whatever goes wrong here, a fault of our own included, leaves the last snapshot in
-//! force.
+//! shared [`Authority`], if the guard lets it. Whatever goes wrong here, a fault of our own included, leaves
+//! the last snapshot in force.
 
+mod absences;
+mod admission;
+mod guard;
+mod holding;
+mod mirror;
 mod publisher;
 mod quarantine;
 mod refresh;
@@ -14,10 +19,12 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{self, Sender};
 
+pub use guard::{Hold, Rule};
+pub use holding::{HoldCounts, HoldStatus};
 pub use status::{Status, StatusHandle};
 
 use crate::authz::Authority;
-use crate::config::Authz;
+use crate::config::Config;
 use crate::store::{Source, StoreError};
 use refresh::Refresher;
 
@@ -38,8 +45,8 @@ pub enum ControlError {
 }
 
 impl Control {
-    /// Reads all of `source`, publishes it to `authority` as generation 1, and only then returns: a node
-    /// that cannot read its store does not start. From then on a thread of its own keeps up.
+    /// Reads all of `source`, publishes it to `authority` unless the guard holds it, and only then returns:
+    /// a node that cannot read its store does not start. From then on a thread of its own keeps up.
     ///
     /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
     /// be decided again then.
@@ -47,7 +54,7 @@ impl Control {
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: impl Fn() + Send + 'static,
-        config: &Authz,
+        config: &Config,
     ) -> Result<Self, ControlError> {
         let refresher = Refresher::start(source, authority, Box::new(on_publish), config)?;
         let status = refresher.status();

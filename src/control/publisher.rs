@@ -6,44 +6,41 @@ use std::sync::Arc;
 use crossbeam::epoch;
 
 use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, View};
-use crate::store::{Quarantined, RowKey, Rows};
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
     authority: Arc<Authority>,
     on_publish: Box<dyn Fn() + Send>,
-    current: Arc<View>,
+    /// `None` until a first snapshot is published.
+    in_force: Option<Arc<View>>,
+    revocations: Arc<Revocations>,
     retired: Retired,
 }
 
 impl Publisher {
-    /// Publishes `rows` as generation 1.
-    pub(super) fn start(authority: Arc<Authority>, on_publish: Box<dyn Fn() + Send>, rows: Rows) -> Self {
-        let none = Revocations::default();
-        let revocations = Arc::new(none.with(&ends(&rows)).unwrap_or(none));
-        let Rows { credentials, grants, devices, .. } = rows;
-        let snapshot = Arc::new(Snapshot::build(Generation(1), credentials, grants, devices));
-        let current = Arc::new(View { snapshot, revocations });
-        authority.publish(Arc::clone(&current));
-        on_publish();
-        Self { authority, on_publish, current, retired: Retired::default() }
-    }
-
-    /// Publishes a full read. What it says has ended, ends first, whatever comes of the rest.
-    pub(super) fn take_rows(&mut self, rows: Rows, quarantined: &[Quarantined]) {
-        self.end(&ends(&rows));
-        let candidate = self.candidate(rows, quarantined);
-        self.publish_snapshot(candidate);
-    }
-
-    /// Publishes changes, what has ended first: applying a long list takes its time.
-    pub(super) fn take_changes(&mut self, changes: &[Change]) {
-        if changes.is_empty() {
-            return;
+    pub(super) fn new(authority: Arc<Authority>, on_publish: Box<dyn Fn() + Send>) -> Self {
+        Self {
+            authority,
+            on_publish,
+            in_force: None,
+            revocations: Arc::default(),
+            retired: Retired::default(),
         }
-        self.end(changes);
-        let candidate = self.current.snapshot.apply(self.next_generation(), changes);
-        self.publish_snapshot(candidate);
+    }
+
+    /// Ends what `changes` say has ended, at once and whatever snapshot is in force.
+    pub(super) fn end(&mut self, changes: &[Change]) {
+        if let Some(revocations) = self.revocations.with(changes) {
+            self.revocations = Arc::new(revocations);
+            if let Some(view) = &self.in_force {
+                self.put_in_force(Arc::clone(&view.snapshot));
+            }
+        }
+    }
+
+    /// Puts `snapshot` in force, with all that has ended on top of it.
+    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.put_in_force(snapshot);
     }
 
     /// Frees the views that no engine looks at any more, on this thread. To be called from time to time.
@@ -51,69 +48,23 @@ impl Publisher {
         self.retired.reclaim();
     }
 
-    pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.current.snapshot
+    pub(super) fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
-    /// A snapshot of `rows`, and of the last good version of each row that is quarantined.
-    fn candidate(&self, rows: Rows, quarantined: &[Quarantined]) -> Snapshot {
-        let Rows { credentials, grants, devices, .. } = rows;
-        let old = &self.current.snapshot;
-        // First, so that a good row that claims the same uuid or key wins.
-        let credentials = carried(quarantined, |key| match key {
-            RowKey::Credential(key) => old.credential(key),
-            _ => None,
-        })
-        .chain(credentials);
-        let grants = carried(quarantined, |key| match key {
-            RowKey::Grant(id) => old.grant(*id),
-            _ => None,
-        })
-        .chain(grants);
-        let devices = carried(quarantined, |key| match key {
-            RowKey::Device(id) => old.device(*id),
-            _ => None,
-        })
-        .chain(devices);
-        Snapshot::build(self.next_generation(), credentials.collect(), grants.collect(), devices.collect())
+    /// Of the next snapshot to be published.
+    pub(super) fn next_generation(&self) -> Generation {
+        Generation(self.in_force.as_ref().map_or(0, |view| view.snapshot.generation().0) + 1)
     }
 
-    fn end(&mut self, changes: &[Change]) {
-        if let Some(revocations) = self.current.revocations.with(changes) {
-            let snapshot = Arc::clone(&self.current.snapshot);
-            self.publish(View { snapshot, revocations: Arc::new(revocations) });
-        }
-    }
-
-    fn publish_snapshot(&mut self, snapshot: Snapshot) {
-        let revocations = Arc::clone(&self.current.revocations);
-        self.publish(View { snapshot: Arc::new(snapshot), revocations });
-    }
-
-    fn publish(&mut self, view: View) {
-        let view = Arc::new(view);
+    fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
+        let view = Arc::new(View { snapshot, revocations: Arc::clone(&self.revocations) });
         self.authority.publish(Arc::clone(&view));
-        self.retired.push(std::mem::replace(&mut self.current, view));
+        if let Some(old) = self.in_force.replace(view) {
+            self.retired.push(old);
+        }
         (self.on_publish)();
     }
-
-    fn next_generation(&self) -> Generation {
-        Generation(self.current.snapshot.generation().0 + 1)
-    }
-}
-
-/// What `rows` explicitly say has ended.
-fn ends(rows: &Rows) -> Vec<Change> {
-    let credentials = rows.credentials.iter().filter(|row| row.revoked).copied().map(Change::Credential);
-    let grants = rows.grants.iter().filter(|row| row.revoked).copied().map(Change::Grant);
-    rows.ended.iter().cloned().chain(credentials).chain(grants).collect()
-}
-
-fn carried<T>(
-    quarantined: &[Quarantined],
-    last_good: impl Fn(&RowKey) -> Option<T>,
-) -> impl Iterator<Item = T> {
-    quarantined.iter().filter_map(move |row| last_good(&row.key))
 }
 
 /// Views that are not in force any more, but that an engine may still be looking at.

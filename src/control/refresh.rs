@@ -1,4 +1,4 @@
-//! The control thread's loop: read, publish, confirm, wait.
+//! The control thread's loop: read, admit, confirm, wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use super::admission::Admission;
+use super::guard::{Guard, broken_contract};
 use super::publisher::Publisher;
-use super::quarantine::Quarantine;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
-use crate::config::Authz;
+use crate::config::Config;
 use crate::store::{Changes, Source, StoreError};
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
     source: Box<dyn Source>,
     authority: Arc<Authority>,
-    publisher: Publisher,
-    quarantine: Quarantine,
+    admission: Admission,
     status: StatusHandle,
     refresh_every: Duration,
     reconcile_every: Duration,
     reconcile_at: Instant,
+    /// Between full reads that are wanted before their time.
+    reread_pause: Duration,
     /// Failed reads in a row.
     failures: u32,
     /// The failure that was last told in the log.
@@ -30,39 +32,35 @@ pub(super) struct Refresher {
 }
 
 impl Refresher {
-    /// Reads everything and publishes it.
+    /// Reads everything and admits it.
     pub(super) fn start(
         mut source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
-        config: &Authz,
+        config: &Config,
     ) -> Result<Self, StoreError> {
         let now = UnixMillis::now();
-        let mut rows = source.read_all()?;
-        let mut quarantine = Quarantine::default();
-        quarantine.replace(std::mem::take(&mut rows.quarantined));
-        let publisher = Publisher::start(Arc::clone(&authority), on_publish, rows);
+        let rows = source.read_all()?;
+        let publisher = Publisher::new(Arc::clone(&authority), on_publish);
+        let mut admission = Admission::new(Guard::new(config.authz.guard.clone()), publisher);
+        admission.take_rows(rows);
         authority.confirm(now);
-        let status = StatusHandle::new(Status {
-            store: source.describe(),
-            generation: publisher.snapshot().generation(),
-            rows: publisher.snapshot().row_counts(),
-            confirmed_at: now,
-            last_error: None,
-            quarantined: quarantine.len(),
-        });
-        Ok(Self {
+        let status = StatusHandle::new(Status { store: source.describe(), ..Status::default() });
+        let config = &config.authz;
+        let mut refresher = Self {
             source,
             authority,
-            publisher,
-            quarantine,
+            admission,
             status,
             refresh_every: config.refresh,
             reconcile_every: config.reconcile,
             reconcile_at: Instant::now() + jittered(config.reconcile),
+            reread_pause: REREAD_PAUSE_MIN,
             failures: 0,
             trouble: None,
-        })
+        };
+        refresher.confirm(now);
+        Ok(refresher)
     }
 
     pub(super) fn status(&self) -> StatusHandle {
@@ -86,7 +84,12 @@ impl Refresher {
         // Unwind safe: after a fault everything is read anew, and views are replaced as a whole.
         match catch_unwind(AssertUnwindSafe(|| self.refresh())) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.fail(error.to_string()),
+            Ok(Err(error)) => {
+                if let Some(hold) = broken_contract(&error) {
+                    self.admission.hold_without_candidate(hold);
+                }
+                self.fail(error.to_string());
+            }
             Err(panic) => {
                 // What was read may be lost: the source takes it for delivered.
                 self.reconcile_at = Instant::now();
@@ -96,7 +99,7 @@ impl Refresher {
     }
 
     fn refresh(&mut self) -> Result<(), StoreError> {
-        self.publisher.reclaim();
+        self.admission.reclaim();
         let now = UnixMillis::now();
         self.read()?;
         self.confirm(now);
@@ -108,42 +111,45 @@ impl Refresher {
             return self.read_everything();
         }
         match self.source.read_changes()? {
-            Changes::Nothing => {}
-            Changes::Some { changes, quarantined } => {
-                self.publisher.take_changes(&changes);
-                self.quarantine.update(&changes, quarantined);
-            }
+            Changes::Nothing => self.admission.take_nothing(),
+            Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
             Changes::Behind => {
                 tracing::info!("the outbox of {} does not reach back; reading all", self.source.describe());
                 self.read_everything()?;
             }
         }
+        self.hasten_reconcile();
         Ok(())
     }
 
     fn read_everything(&mut self) -> Result<(), StoreError> {
-        let mut rows = self.source.read_all()?;
-        let quarantined = std::mem::take(&mut rows.quarantined);
-        self.publisher.take_rows(rows, &quarantined);
-        self.quarantine.replace(quarantined);
+        let began = Instant::now();
+        let rows = self.source.read_all()?;
+        self.admission.take_rows(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
+        self.reread_pause = REREAD_PAUSE_MIN.max(began.elapsed() * REREAD_PAUSE_FACTOR);
+        self.hasten_reconcile();
         Ok(())
     }
 
-    /// The store was read at `now`, and what it said is in force.
+    /// Puts the next full read forward where it could heal a hold or confirm an absence.
+    fn hasten_reconcile(&mut self) {
+        if self.admission.wants_everything_read() {
+            self.reconcile_at = self.reconcile_at.min(Instant::now() + self.reread_pause);
+        }
+    }
+
+    /// The store was read at `now`, and what it said is in force or held.
     fn confirm(&mut self, now: UnixMillis) {
         self.authority.confirm(now);
         self.failures = 0;
         if self.trouble.take().is_some() {
             tracing::info!("{} can be read again", self.source.describe());
         }
-        let snapshot = self.publisher.snapshot();
         self.status.update(|status| {
-            status.generation = snapshot.generation();
-            status.rows = snapshot.row_counts();
+            self.admission.tell(status);
             status.confirmed_at = now;
             status.last_error = None;
-            status.quarantined = self.quarantine.len();
         });
     }
 
@@ -153,7 +159,10 @@ impl Refresher {
         self.failures = self.failures.saturating_add(1);
         if self.trouble.as_ref() != Some(&error) {
             tracing::warn!("{error}; until then the last good snapshot decides");
-            self.status.update(|status| status.last_error = Some(error.clone()));
+            self.status.update(|status| {
+                self.admission.tell(status);
+                status.last_error = Some(error.clone());
+            });
             self.trouble = Some(error);
         }
     }
@@ -173,6 +182,12 @@ fn jittered(period: Duration) -> Duration {
 
 /// Between two reads of a store that fails.
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Between two full reads that are wanted before their time; a hold can last for days.
+const REREAD_PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// How many times longer than a full read the pause after it is, so that a large store has time for others.
+const REREAD_PAUSE_FACTOR: u32 = 10;
 
 /// Between two reads at all, also where `authz.refresh` is 0.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

@@ -98,6 +98,13 @@ pub enum StoreError {
     Query { store: String, detail: String },
 }
 
+impl StoreError {
+    /// Whether the store is there and answers, but not as the contract says.
+    pub const fn breaks_contract(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Version { .. })
+    }
+}
+
 impl RowKey {
     pub const fn relation(&self) -> Relation {
         match self {

@@ -1,0 +1,211 @@
+//! What the store says, what is in force, and the way from the one to the other.
+//!
+//! What has ended, ends first. The rest is put to the guard, and then either published or held: the last
+//! good snapshot stays in force, and the next read is put to the guard again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::absences::{Absences, Settled};
+use super::guard::{Candidate, Difference, Guard, Hold, Read, Since, revokes_everything};
+use super::holding::Holding;
+use super::mirror::Mirror;
+use super::publisher::Publisher;
+use super::quarantine::{Quarantine, row_key};
+use super::status::Status;
+use crate::authz::{Change, RowCounts, Snapshot, UnixMillis};
+use crate::store::{Quarantined, Relation, RowKey, Rows};
+
+/// Everything that rows pass through, once they were read.
+pub(super) struct Admission {
+    guard: Guard,
+    publisher: Publisher,
+    /// What passed the guard last; `None` before anything has.
+    last_good: Option<Arc<Snapshot>>,
+    /// Rows of `last_good` that are not revoked.
+    live: RowCounts,
+    mirror: Mirror,
+    absences: Absences,
+    quarantine: Quarantine,
+    /// Why revocations that the last full read told are not believed; see [`revokes_everything`].
+    doubt: Option<Hold>,
+    holding: Holding,
+    reads_of_everything: u64,
+}
+
+impl Admission {
+    pub(super) fn new(guard: Guard, publisher: Publisher) -> Self {
+        Self {
+            guard,
+            publisher,
+            last_good: None,
+            live: RowCounts::default(),
+            mirror: Mirror::empty(),
+            absences: Absences::default(),
+            quarantine: Quarantine::default(),
+            doubt: None,
+            holding: Holding::default(),
+            reads_of_everything: 0,
+        }
+    }
+
+    /// A full read.
+    pub(super) fn take_rows(&mut self, mut rows: Rows) {
+        let quarantined = std::mem::take(&mut rows.quarantined);
+        self.absences.count_read(Read::Everything);
+        let ends = self.believed_ends(&rows);
+        self.publisher.end(&ends);
+        self.mirror.replace(rows, &quarantined, self.last_good.as_deref());
+        self.quarantine.replace(quarantined);
+        self.reads_of_everything += 1;
+        self.judge(Read::Everything);
+    }
+
+    /// A read of changes. Deleted rows are no ends: their absence waits for the next read.
+    pub(super) fn take_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
+        self.absences.count_read(Read::Changes);
+        let bad: HashSet<&RowKey> = quarantined.iter().map(|row| &row.key).collect();
+        // What is told as gone and does not decode either is there, and says that it is revoked.
+        let is_end =
+            |change: &&Change| !change.is_gone() || row_key(change).is_some_and(|key| bad.contains(&key));
+        let ends: Vec<Change> = changes.iter().filter(is_end).cloned().collect();
+        self.publisher.end(&ends);
+        self.mirror.apply(changes, &bad);
+        self.quarantine.update(changes, quarantined);
+        self.judge(Read::Changes);
+    }
+
+    /// A read of changes that found none. It confirms what the one before told.
+    pub(super) fn take_nothing(&mut self) {
+        self.absences.count_read(Read::Changes);
+        if self.absences.waiting() > 0 || self.holding.is_without_candidate() {
+            self.judge(Read::Changes);
+        }
+    }
+
+    /// The store answered, but not with what could be a candidate.
+    pub(super) fn hold_without_candidate(&mut self, hold: Hold) {
+        if self.guard.is_enabled() {
+            self.holding.hold_without_candidate(hold);
+        }
+    }
+
+    /// Whether a full read is wanted before its time, to heal a hold or to confirm an absence.
+    pub(super) fn wants_everything_read(&self) -> bool {
+        self.holding.is_holding() || self.absences.want_everything_read()
+    }
+
+    /// Frees what no engine looks at any more. To be called from time to time.
+    pub(super) fn reclaim(&mut self) {
+        self.publisher.reclaim();
+    }
+
+    pub(super) fn tell(&self, status: &mut Status) {
+        let last_good = self.last_good.as_deref();
+        status.generation = last_good.map(Snapshot::generation);
+        status.rows = last_good.map(Snapshot::row_counts).unwrap_or_default();
+        status.quarantined = self.quarantine.len();
+        status.hold = self.holding.current().cloned();
+        status.holds = self.holding.counts();
+        status.absences_waiting = self.absences.waiting();
+        status.absences_honoured = self.absences.honoured();
+        status.reads_of_everything = self.reads_of_everything;
+    }
+
+    /// What `rows` explicitly say has ended, but for a relation that seems to end as a whole.
+    fn believed_ends(&mut self, rows: &Rows) -> Vec<Change> {
+        let since = if self.reads_of_everything == 0 { Since::Start } else { Since::Read };
+        let revocations = self.publisher.revocations();
+        let doubt =
+            self.last_good.as_deref().filter(|_| self.guard.is_enabled()).and_then(|last_good| {
+                revokes_everything(rows, last_good, revocations, since, UnixMillis::now())
+            });
+        let doubted = doubt.as_ref().map(|(relation, _)| *relation);
+        self.doubt = doubt.map(|(_, hold)| hold);
+        ends(rows).filter(|change| doubted.is_none() || relation_of(change) != doubted).collect()
+    }
+
+    fn judge(&mut self, read: Read) {
+        let now = UnixMillis::now();
+        let difference = match &self.last_good {
+            Some(last_good) => self.mirror.difference(last_good),
+            None => Difference::default(),
+        };
+        match self.verdict(&difference, read, now) {
+            Ok(()) => self.publish(difference, read, now),
+            Err(hold) => self.holding.hold(hold),
+        }
+    }
+
+    fn verdict(&self, difference: &Difference, read: Read, now: UnixMillis) -> Result<(), Hold> {
+        if !self.guard.is_enabled() {
+            return Ok(());
+        }
+        if let Some(hold) = &self.doubt {
+            return Err(hold.clone());
+        }
+        self.guard.check(&Candidate {
+            store: self.mirror.snapshot(),
+            difference,
+            live: self.live,
+            revocations: self.publisher.revocations(),
+            duplicates: self.mirror.duplicates(),
+            bad_rows: self.quarantine.len(),
+            bad_examples: self.quarantine.examples(),
+            read,
+            now,
+        })
+    }
+
+    /// Puts what the store says in force, but for absences that no second read has confirmed.
+    fn publish(&mut self, difference: Difference, read: Read, now: UnixMillis) {
+        let revocations = self.publisher.revocations();
+        let settled = if self.guard.is_enabled() {
+            self.absences.settle(&difference, revocations, read, now)
+        } else {
+            self.absences.settle_all(&difference, revocations, now)
+        };
+        self.put_in_force(difference, settled);
+        self.holding.heal();
+    }
+
+    fn put_in_force(&mut self, difference: Difference, settled: Settled) {
+        self.publisher.end(&settled.ended);
+        let difference = difference.without(&settled.kept);
+        let generation = self.publisher.next_generation();
+        let next = match &self.last_good {
+            None => {
+                let first = self.mirror.snapshot().apply(generation, &[]);
+                self.live = count_live(&first);
+                first
+            }
+            Some(_) if difference.is_empty() => return,
+            Some(last_good) => {
+                self.live = difference.count_live(self.live);
+                last_good.apply(generation, &difference.changes())
+            }
+        };
+        let next = Arc::new(next);
+        self.last_good = Some(Arc::clone(&next));
+        self.mirror.share(&next, &settled.kept);
+        self.publisher.publish(next);
+    }
+}
+
+fn ends(rows: &Rows) -> impl Iterator<Item = Change> {
+    let credentials = rows.credentials.iter().filter(|row| row.revoked).copied().map(Change::Credential);
+    let grants = rows.grants.iter().filter(|row| row.revoked).copied().map(Change::Grant);
+    rows.ended.iter().cloned().chain(credentials).chain(grants)
+}
+
+fn relation_of(change: &Change) -> Option<Relation> {
+    row_key(change).map(|key| key.relation())
+}
+
+fn count_live(snapshot: &Snapshot) -> RowCounts {
+    RowCounts {
+        credentials: snapshot.credentials().filter(|row| !row.revoked).count(),
+        grants: snapshot.grants().filter(|row| !row.revoked).count(),
+        devices: snapshot.row_counts().devices,
+    }
+}

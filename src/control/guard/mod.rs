@@ -1,0 +1,169 @@
+//! What stands between a read of the store and its publication.
+//!
+//! One file per rule; each looks at the candidate and either lets it pass or says why not. The guard keeps
+//! nothing between two reads and changes nothing: what is held, honoured or published is up to `admission`.
+
+mod bounds;
+mod canaries;
+mod contract;
+mod decode;
+mod difference;
+mod loss;
+mod unique;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::authz::{Revocations, RowCounts, Snapshot, UnixMillis};
+use crate::config;
+use crate::store::{Quarantined, Relation};
+
+pub(super) use canaries::Canaries;
+pub(super) use contract::broken_contract;
+pub(super) use difference::{Difference, Touched, is_live_credential, is_live_grant};
+pub(super) use loss::{Since, revokes_everything};
+pub(super) use unique::Duplicates;
+
+/// What a candidate can fail by, in the order in which it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// The store answers as the contract says.
+    Contract,
+    /// Rows decode.
+    Decode,
+    /// No key is there twice.
+    Unique,
+    /// Each relation has about as many rows as it should.
+    Bounds,
+    /// Questions with known answers are answered so.
+    Canaries,
+    /// Nothing vanishes without a revocation.
+    Loss,
+}
+
+/// Why the last good snapshot stays in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Hold {
+    pub rule: Rule,
+    /// What was counted, and what may be.
+    pub figures: String,
+    /// Some of the rows that it is about, by what listings call them.
+    pub examples: Vec<String>,
+    /// How bad it is, to be compared with another hold by the same rule.
+    #[serde(skip)]
+    pub extent: usize,
+}
+
+/// What was read, against what is in force.
+pub(super) struct Candidate<'a> {
+    /// What the store says, quarantined rows by their last good versions.
+    pub store: &'a Snapshot,
+    /// Where it differs from what is in force; empty while nothing is.
+    pub difference: &'a Difference,
+    /// Rows in force that are not revoked.
+    pub live: RowCounts,
+    /// All that are told, those of this read included.
+    pub revocations: &'a Revocations,
+    pub duplicates: &'a Duplicates,
+    /// Rows that do not decode, and some of them.
+    pub bad_rows: usize,
+    pub bad_examples: &'a [Quarantined],
+    /// Whether rows were read one by one because the store told of them, and by how many.
+    pub read: Read,
+    pub now: UnixMillis,
+}
+
+/// What a read was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Read {
+    /// Every row. What a query does not give is taken for absent.
+    Everything,
+    /// What the outbox named. An absence is told.
+    Changes,
+}
+
+/// The rules, as they are configured.
+pub(super) struct Guard {
+    config: config::Guard,
+    canaries: Canaries,
+}
+
+impl Guard {
+    pub(super) fn new(config: config::Guard) -> Self {
+        let canaries = Canaries::new(&config);
+        Self { config, canaries }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
+    /// The first rule that the candidate fails.
+    pub(super) fn check(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
+        decode::check(candidate, self.config.max_bad_rows)?;
+        unique::check(candidate)?;
+        bounds::check(candidate, &self.config.bounds)?;
+        self.canaries.check(candidate)?;
+        loss::check(candidate, self.config.max_loss)
+    }
+}
+
+impl Rule {
+    pub const ALL: [Self; 6] =
+        [Self::Contract, Self::Decode, Self::Unique, Self::Bounds, Self::Canaries, Self::Loss];
+
+    /// As metrics, logs and commands name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Contract => "contract",
+            Self::Decode => "decode",
+            Self::Unique => "unique",
+            Self::Bounds => "bounds",
+            Self::Canaries => "canaries",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Hold {
+    /// `examples` may be longer than what is kept of it.
+    pub(super) fn new(
+        rule: Rule,
+        extent: usize,
+        figures: String,
+        examples: impl IntoIterator<Item = impl ToString>,
+    ) -> Self {
+        let examples = examples.into_iter().take(EXAMPLES_MAX).map(|example| example.to_string()).collect();
+        Self { rule, figures, examples, extent }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {}: {}", self.rule, self.figures)?;
+        if self.examples.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; such as {}", self.examples.join(", "))
+    }
+}
+
+/// Each relation with its part of `counts`.
+fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
+    [
+        (Relation::Credentials, counts.credentials),
+        (Relation::Grants, counts.grants),
+        (Relation::Devices, counts.devices),
+    ]
+}
+
+/// Rows that a hold names. Enough to see what they have in common.
+const EXAMPLES_MAX: usize = 5;
