@@ -185,6 +185,40 @@ fn a_row_that_one_read_alone_does_not_give_loses_nothing() {
 }
 
 #[test]
+fn grants_that_turn_to_targets_that_are_not_there_hold() {
+    let installation = Installation::new(30);
+    let judged = installation.start();
+    installation.sql("UPDATE grants SET target = target + 1000 WHERE id = 1");
+    assert!(judged.comes_to(|judged| judged.decide(0) == Decision::Refuse(Refusal::NoGrant)));
+    assert_eq!(judged.held_by(), None, "one is a person's work");
+    installation.sql("UPDATE grants SET target = id");
+    assert!(judged.comes_to(|judged| judged.allows(0)));
+
+    installation.sql("UPDATE grants SET target = target + 1000 WHERE id <= 21");
+    let told = holds_and_heals(&judged, Rule::References, 30, || {
+        installation.sql("UPDATE grants SET target = id");
+    });
+    assert!(told.contains("21 of 30 grants"), "{told}");
+
+    let swapped =
+        GRANTS.replace("principal, scope, target", "target AS principal, scope, principal AS target");
+    installation.replace_query("grants", &format!("SELECT {swapped}"));
+    let told = holds_and_heals(&judged, Rule::Loss, 30, || installation.restore_query("grants"));
+    assert!(told.contains("27 of 30 grants"), "what nobody holds is absent: {told}");
+}
+
+#[test]
+fn grants_of_principals_who_lose_their_credentials_to_others_hold() {
+    let installation = Installation::new(30);
+    let judged = installation.start();
+    installation.sql("UPDATE credentials SET principal = 1");
+    let told = holds_and_heals(&judged, Rule::References, 30, || {
+        installation.sql("UPDATE credentials SET principal = id");
+    });
+    assert!(told.contains("20 of 30 grants"), "{told}");
+}
+
+#[test]
 fn a_revocation_counts_through_a_hold() {
     let installation = Installation::new(30);
     let judged = installation.start();

@@ -7,13 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::absences::{Absences, Settled};
-use super::guard::{Candidate, Difference, Guard, Hold, Read, Since, revokes_everything};
+use super::guard::{Candidate, Difference, Guard, Hold, Prober, Read, Since, Verdict, revokes_everything};
 use super::holding::Holding;
+use super::masks::Masks;
 use super::mirror::Mirror;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
 use super::status::Status;
-use crate::authz::{Change, RowCounts, Snapshot, UnixMillis};
+use crate::authz::{Change, Device, RowCounts, Snapshot, UnixMillis};
+use crate::config::Config;
 use crate::store::{Quarantined, Relation, RowKey, Rows};
 
 /// Everything that rows pass through, once they were read.
@@ -30,13 +32,18 @@ pub(super) struct Admission {
     /// Why revocations that the last full read told are not believed; see [`revokes_everything`].
     doubt: Option<Hold>,
     holding: Holding,
+    prober: Prober,
+    /// On the last good snapshot, while something else is held back.
+    masks: Masks,
     reads_of_everything: u64,
 }
 
 impl Admission {
-    pub(super) fn new(guard: Guard, publisher: Publisher) -> Self {
+    pub(super) fn new(config: &Config, publisher: Publisher) -> Self {
         Self {
-            guard,
+            guard: Guard::new(config),
+            prober: Prober::new(config),
+            masks: Masks::default(),
             publisher,
             last_good: None,
             live: RowCounts::default(),
@@ -78,7 +85,8 @@ impl Admission {
     /// A read of changes that found none. It confirms what the one before told.
     pub(super) fn take_nothing(&mut self) {
         self.absences.count_read(Read::Changes);
-        if self.absences.waiting() > 0 || self.holding.is_without_candidate() {
+        let is_awaited = self.absences.waiting() > 0 || self.prober.is_asking();
+        if is_awaited || self.holding.is_without_candidate() {
             self.judge(Read::Changes);
         }
     }
@@ -132,19 +140,26 @@ impl Admission {
             None => Difference::default(),
         };
         match self.verdict(&difference, read, now) {
-            Ok(()) => self.publish(difference, read, now),
-            Err(hold) => self.holding.hold(hold),
+            Verdict::Publish => self.publish(difference, read, now),
+            Verdict::Wait => self.mask(&difference),
+            Verdict::Hold(hold) => {
+                self.mask(&difference);
+                self.holding.hold(hold);
+            }
         }
     }
 
-    fn verdict(&self, difference: &Difference, read: Read, now: UnixMillis) -> Result<(), Hold> {
+    fn verdict(&mut self, difference: &Difference, read: Read, now: UnixMillis) -> Verdict {
         if !self.guard.is_enabled() {
-            return Ok(());
+            return Verdict::Publish;
         }
         if let Some(hold) = &self.doubt {
-            return Err(hold.clone());
+            return Verdict::Hold(hold.clone());
         }
-        self.guard.check(&Candidate {
+        let last_good = self.last_good.as_deref();
+        let unlocated = last_good.and_then(|last_good| self.guard.unlocated(difference, last_good));
+        let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
+        self.guard.judge(&Candidate {
             store: self.mirror.snapshot(),
             difference,
             live: self.live,
@@ -153,8 +168,20 @@ impl Admission {
             bad_rows: self.quarantine.len(),
             bad_examples: self.quarantine.examples(),
             read,
+            unlocated,
             now,
         })
+    }
+
+    /// The last good snapshot stays, but is not to lead to addresses that are other devices' now.
+    fn mask(&mut self, difference: &Difference) {
+        let Some(last_good) = &self.last_good else { return };
+        let masks = Masks::on(last_good.devices(), difference, self.mirror.snapshot());
+        if masks != self.masks {
+            let masked = last_good.apply(last_good.generation(), &masks.changes(last_good));
+            self.masks = masks;
+            self.publisher.publish(Arc::new(masked));
+        }
     }
 
     /// Puts what the store says in force, but for absences that no second read has confirmed.
@@ -173,22 +200,41 @@ impl Admission {
         self.publisher.end(&settled.ended);
         let difference = difference.without(&settled.kept);
         let generation = self.publisher.next_generation();
+        let masks = std::mem::take(&mut self.masks);
         let next = match &self.last_good {
             None => {
                 let first = self.mirror.snapshot().apply(generation, &[]);
                 self.live = count_live(&first);
                 first
             }
-            Some(_) if difference.is_empty() => return,
+            Some(last_good) if difference.is_empty() => {
+                if !masks.is_empty() {
+                    self.publisher.publish(Arc::clone(last_good));
+                }
+                return;
+            }
             Some(last_good) => {
                 self.live = difference.count_live(self.live);
-                last_good.apply(generation, &difference.changes())
+                let mut changes = difference.changes();
+                let stale = self.stale_devices(&settled.kept, last_good);
+                let masks = Masks::on(stale.into_iter(), &difference, self.mirror.snapshot());
+                changes.extend(masks.changes(last_good));
+                last_good.apply(generation, &changes)
             }
         };
         let next = Arc::new(next);
         self.last_good = Some(Arc::clone(&next));
         self.mirror.share(&next, &settled.kept);
         self.publisher.publish(next);
+    }
+
+    /// Devices that are published as they were, with no word of the store that they still are.
+    fn stale_devices(&self, kept: &HashSet<RowKey>, last_good: &Snapshot) -> Vec<Device> {
+        let device = |key: &RowKey| match key {
+            RowKey::Device(id) => last_good.device(*id),
+            _ => None,
+        };
+        kept.iter().chain(self.quarantine.keys()).filter_map(device).collect()
     }
 }
 

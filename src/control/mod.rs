@@ -8,6 +8,7 @@ mod absences;
 mod admission;
 mod guard;
 mod holding;
+mod masks;
 mod mirror;
 mod publisher;
 mod quarantine;

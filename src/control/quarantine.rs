@@ -39,6 +39,10 @@ impl Quarantine {
         self.keys.len()
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.keys.iter()
+    }
+
     pub(super) fn examples(&self) -> &[Quarantined] {
         &self.examples
     }

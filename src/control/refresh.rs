@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::admission::Admission;
-use super::guard::{Guard, broken_contract};
+use super::guard::broken_contract;
 use super::publisher::Publisher;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
@@ -42,7 +42,7 @@ impl Refresher {
         let now = UnixMillis::now();
         let rows = source.read_all()?;
         let publisher = Publisher::new(Arc::clone(&authority), on_publish);
-        let mut admission = Admission::new(Guard::new(config.authz.guard.clone()), publisher);
+        let mut admission = Admission::new(config, publisher);
         admission.take_rows(rows);
         authority.confirm(now);
         let status = StatusHandle::new(Status { store: source.describe(), ..Status::default() });

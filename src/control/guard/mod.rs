@@ -3,12 +3,16 @@
 //! One file per rule; each looks at the candidate and either lets it pass or says why not. The guard keeps
 //! nothing between two reads and changes nothing: what is held, honoured or published is up to `admission`.
 
+mod addresses;
 mod bounds;
 mod canaries;
 mod contract;
 mod decode;
 mod difference;
+mod location;
 mod loss;
+mod probe;
+mod references;
 mod unique;
 
 use std::fmt;
@@ -16,13 +20,15 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::authz::{Revocations, RowCounts, Snapshot, UnixMillis};
-use crate::config;
+use crate::config::{self, Allowance, Config};
 use crate::store::{Quarantined, Relation};
 
-pub(super) use canaries::Canaries;
+use canaries::Canaries;
 pub(super) use contract::broken_contract;
-pub(super) use difference::{Difference, Touched, is_live_credential, is_live_grant};
+pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is_live_grant};
+pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
+pub(super) use probe::{Network, Prober};
 pub(super) use unique::Duplicates;
 
 /// What a candidate can fail by, in the order in which it is asked.
@@ -41,6 +47,21 @@ pub enum Rule {
     Canaries,
     /// Nothing vanishes without a revocation.
     Loss,
+    /// Grants name principals and targets that are there.
+    References,
+    /// Devices lie in the networks that may be dialled.
+    Addresses,
+    /// Devices that the store loses sight of are really gone.
+    Location,
+}
+
+/// What comes of a candidate.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Publish,
+    /// The network was asked and has not answered yet.
+    Wait,
+    Hold(Hold),
 }
 
 /// Why the last good snapshot stays in force.
@@ -72,6 +93,8 @@ pub(super) struct Candidate<'a> {
     pub bad_examples: &'a [Quarantined],
     /// Whether rows were read one by one because the store told of them, and by how many.
     pub read: Read,
+    /// What the network says of devices that the store has lost sight of, where those are too many.
+    pub unlocated: Option<(&'a Unlocated, Network)>,
     pub now: UnixMillis,
 }
 
@@ -87,32 +110,60 @@ pub(super) enum Read {
 /// The rules, as they are configured.
 pub(super) struct Guard {
     config: config::Guard,
+    vpn: config::Vpn,
     canaries: Canaries,
 }
 
 impl Guard {
-    pub(super) fn new(config: config::Guard) -> Self {
-        let canaries = Canaries::new(&config);
-        Self { config, canaries }
+    pub(super) fn new(config: &Config) -> Self {
+        let guard = config.authz.guard.clone();
+        Self { canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
         self.config.enabled
     }
 
-    /// The first rule that the candidate fails.
-    pub(super) fn check(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        decode::check(candidate, self.config.max_bad_rows)?;
+    /// Devices that the network is to be asked about before [`Guard::judge`].
+    pub(super) fn unlocated(&self, difference: &Difference, in_force: &Snapshot) -> Option<Unlocated> {
+        Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
+    }
+
+    /// Asks rule after rule; the first that the candidate fails decides.
+    pub(super) fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
+        match self.check(candidate) {
+            Err(hold) => Verdict::Hold(hold),
+            Ok(()) => match candidate.unlocated {
+                Some((unlocated, network)) => unlocated.verdict(network),
+                None => Verdict::Publish,
+            },
+        }
+    }
+
+    fn check(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
+        let config = &self.config;
+        decode::check(candidate, config.max_bad_rows)?;
         unique::check(candidate)?;
-        bounds::check(candidate, &self.config.bounds)?;
+        bounds::check(candidate, &config.bounds)?;
         self.canaries.check(candidate)?;
-        loss::check(candidate, self.config.max_loss)
+        loss::check(candidate, config.max_loss)?;
+        references::check(candidate, config.max_dangling)?;
+        addresses::check(candidate, config.max_outside, &self.vpn)
     }
 }
 
 impl Rule {
-    pub const ALL: [Self; 6] =
-        [Self::Contract, Self::Decode, Self::Unique, Self::Bounds, Self::Canaries, Self::Loss];
+    pub const ALL: [Self; 9] = [
+        Self::Contract,
+        Self::Decode,
+        Self::Unique,
+        Self::Bounds,
+        Self::Canaries,
+        Self::Loss,
+        Self::References,
+        Self::Addresses,
+        Self::Location,
+    ];
 
     /// As metrics, logs and commands name it.
     pub const fn name(self) -> &'static str {
@@ -123,6 +174,9 @@ impl Rule {
             Self::Bounds => "bounds",
             Self::Canaries => "canaries",
             Self::Loss => "loss",
+            Self::References => "references",
+            Self::Addresses => "addresses",
+            Self::Location => "location",
         }
     }
 }
@@ -164,6 +218,15 @@ fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
         (Relation::Devices, counts.devices),
     ]
 }
+
+/// Whether `count` of `total` rows are more than may be, or more than half. One or two rows never are: that
+/// is a person's work.
+fn exceeds(count: usize, total: usize, allowed: Allowance) -> bool {
+    allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 > total)
+}
+
+/// Rows that one may change by hand in the time of a read.
+const PERSONS_WORK_ROWS: usize = 2;
 
 /// Rows that a hold names. Enough to see what they have in common.
 const EXAMPLES_MAX: usize = 5;
