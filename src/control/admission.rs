@@ -7,12 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::absences::{Absences, Settled};
-use super::guard::{Candidate, Difference, Guard, Hold, Prober, Read, Since, Verdict, revokes_everything};
+use super::guard::{
+    Candidate, Difference, Guard, Hold, Prober, Read, Replay, Since, Verdict, revokes_everything,
+};
 use super::holding::Holding;
 use super::masks::Masks;
 use super::mirror::Mirror;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
+use super::recent::Recent;
 use super::status::Status;
 use crate::authz::{Change, Device, RowCounts, Snapshot, UnixMillis};
 use crate::config::Config;
@@ -33,6 +36,8 @@ pub(super) struct Admission {
     doubt: Option<Hold>,
     holding: Holding,
     prober: Prober,
+    recent: Recent,
+    node: Option<String>,
     /// On the last good snapshot, while something else is held back.
     masks: Masks,
     reads_of_everything: u64,
@@ -43,6 +48,8 @@ impl Admission {
         Self {
             guard: Guard::new(config),
             prober: Prober::new(config),
+            recent: Recent::new(config.authz.guard.replay),
+            node: config.vpn.node.clone(),
             masks: Masks::default(),
             publisher,
             last_good: None,
@@ -103,9 +110,11 @@ impl Admission {
         self.holding.is_holding() || self.absences.want_everything_read()
     }
 
-    /// Frees what no engine looks at any more. To be called from time to time.
-    pub(super) fn reclaim(&mut self) {
+    /// Frees what no engine looks at any more, and fetches what they have allowed. To be called before each
+    /// read.
+    pub(super) fn look_after_engines(&mut self) {
         self.publisher.reclaim();
+        self.recent.fetch(self.publisher.authority());
     }
 
     pub(super) fn tell(&self, status: &mut Status) {
@@ -159,7 +168,7 @@ impl Admission {
         let last_good = self.last_good.as_deref();
         let unlocated = last_good.and_then(|last_good| self.guard.unlocated(difference, last_good));
         let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
-        self.guard.judge(&Candidate {
+        let candidate = Candidate {
             store: self.mirror.snapshot(),
             difference,
             live: self.live,
@@ -170,7 +179,10 @@ impl Admission {
             read,
             unlocated,
             now,
-        })
+        };
+        let (recent, node) = (self.recent.queries(), self.node.as_deref());
+        let replay = last_good.map(|in_force| Replay { recent, in_force, node });
+        self.guard.judge(&candidate, replay)
     }
 
     /// The last good snapshot stays, but is not to lead to addresses that are other devices' now.

@@ -12,6 +12,7 @@ mod masks;
 mod mirror;
 mod publisher;
 mod quarantine;
+mod recent;
 mod refresh;
 mod status;
 

@@ -48,6 +48,10 @@ impl Publisher {
         self.retired.reclaim();
     }
 
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     pub(super) fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
     }
@@ -58,7 +62,7 @@ impl Publisher {
     }
 
     fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
-        let view = Arc::new(View { snapshot, revocations: Arc::clone(&self.revocations) });
+        let view = Arc::new(View { snapshot, revocations: Arc::clone(&self.revocations), previous: None });
         self.authority.publish(Arc::clone(&view));
         if let Some(old) = self.in_force.replace(view) {
             self.retired.push(old);

@@ -99,7 +99,7 @@ impl Refresher {
     }
 
     fn refresh(&mut self) -> Result<(), StoreError> {
-        self.admission.reclaim();
+        self.admission.look_after_engines();
         let now = UnixMillis::now();
         self.read()?;
         self.confirm(now);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use sluicegate::authz::{Authority, Decision, DeviceUuid, KeyHash, Query, UnixMillis};
+use sluicegate::authz::{Authority, Decision, DeviceUuid, KeyHash, Query, UnixMillis, Witness};
 use sluicegate::config::{Authz, Config, StoreUrl, Vpn};
 use sluicegate::control::{Control, Rule, Status};
 use sluicegate::store;
@@ -24,9 +24,10 @@ pub struct Installation {
     pub principals: usize,
 }
 
-/// A control thread on an installation, and what it publishes to.
+/// A control thread on an installation, and what it publishes to. Stands where an engine thread does.
 pub struct Judged {
     pub authority: Arc<Authority>,
+    witness: Arc<Witness>,
     pub control: Control,
     devices: usize,
     principals: usize,
@@ -116,7 +117,8 @@ impl Installation {
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let source = store::source(&StoreUrl::Sqlite(self.store_path()));
         let control = Control::start(source, Arc::clone(&authority), || {}, &config).unwrap();
-        Judged { authority, control, devices: self.devices, principals: self.principals }
+        let witness = authority.witness();
+        Judged { authority, witness, control, devices: self.devices, principals: self.principals }
     }
 }
 
@@ -125,11 +127,22 @@ impl Judged {
         self.control.status().get()
     }
 
-    /// What the holder of the grant on `device` is told.
+    /// What the holder of the grant on `device` would be told.
     pub fn decide(&self, device: usize) -> Decision {
+        self.authority.pin().decide(&self.query(device), UnixMillis::now())
+    }
+
+    /// The holder of the grant on `device` asks for it, as a client does.
+    pub fn ask(&self, device: usize) -> Decision {
+        let (view, query, now) = (self.authority.pin(), self.query(device), UnixMillis::now());
+        let decision = view.decide(&query, now);
+        self.witness.note(&view, &query, &decision, now);
+        decision
+    }
+
+    fn query(&self, device: usize) -> Query {
         let key = Some(Installation::key(device % self.principals));
-        let query = Query { key, device: Some(Installation::uuid(device)), port: 22 };
-        self.authority.pin().decide(&query, UnixMillis::now())
+        Query { key, device: Some(Installation::uuid(device)), port: 22 }
     }
 
     pub fn allows(&self, device: usize) -> bool {

@@ -13,6 +13,7 @@ mod location;
 mod loss;
 mod probe;
 mod references;
+mod replay;
 mod unique;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is
 pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
 pub(super) use probe::{Network, Prober};
+pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
 
 /// What a candidate can fail by, in the order in which it is asked.
@@ -53,6 +55,8 @@ pub enum Rule {
     Addresses,
     /// Devices that the store loses sight of are really gone.
     Location,
+    /// What was allowed a moment ago is allowed still.
+    Replay,
 }
 
 /// What comes of a candidate.
@@ -129,14 +133,20 @@ impl Guard {
         Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
     }
 
-    /// Asks rule after rule; the first that the candidate fails decides.
-    pub(super) fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
-        match self.check(candidate) {
-            Err(hold) => Verdict::Hold(hold),
-            Ok(()) => match candidate.unlocated {
-                Some((unlocated, network)) => unlocated.verdict(network),
-                None => Verdict::Publish,
-            },
+    /// Asks rule after rule; the first that the candidate fails decides. `replay` is `None` while nothing is
+    /// in force.
+    pub(super) fn judge(&self, candidate: &Candidate<'_>, replay: Option<Replay<'_>>) -> Verdict {
+        if let Err(hold) = self.check(candidate) {
+            return Verdict::Hold(hold);
+        }
+        if let Some((unlocated, network)) = candidate.unlocated
+            && let verdict @ (Verdict::Wait | Verdict::Hold(_)) = unlocated.verdict(network)
+        {
+            return verdict;
+        }
+        match replay.map(|replay| replay::check(candidate, replay, self.config.max_replay_failures)) {
+            Some(Err(hold)) => Verdict::Hold(hold),
+            Some(Ok(())) | None => Verdict::Publish,
         }
     }
 
@@ -153,7 +163,7 @@ impl Guard {
 }
 
 impl Rule {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Contract,
         Self::Decode,
         Self::Unique,
@@ -163,6 +173,7 @@ impl Rule {
         Self::References,
         Self::Addresses,
         Self::Location,
+        Self::Replay,
     ];
 
     /// As metrics, logs and commands name it.
@@ -177,6 +188,7 @@ impl Rule {
             Self::References => "references",
             Self::Addresses => "addresses",
             Self::Location => "location",
+            Self::Replay => "replay",
         }
     }
 }

@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::timers::Tick;
 use super::token::{InFlight, Purpose, Slot};
 use crate::authz::{
-    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Route, UnixMillis,
+    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Route, UnixMillis, Witness,
 };
 use crate::telemetry::{EngineCounters, SessionFacts};
 use crate::wire::HttpVersion;
@@ -121,6 +121,7 @@ pub(super) struct Turn<'a, K: Kernel> {
     pub view: &'a PinnedView<'a>,
     pub shared: &'a Shared,
     pub counters: &'a EngineCounters,
+    pub witness: &'a Witness,
 }
 
 impl<K: Kernel> Session<K> {
