@@ -147,6 +147,9 @@ pub struct Authz {
     /// Without word from the store for this long, nothing is decided any more.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
+    /// The folder in which the last good snapshot is kept for a restart without the store. The state folder
+    /// where a configuration was read, and nothing is kept where none was.
+    pub state: Option<PathBuf>,
     /// What a read of the store must pass before it decides anything.
     pub guard: Guard,
 }
@@ -271,6 +274,7 @@ impl Default for Authz {
             refresh: Duration::from_millis(100),
             reconcile: Duration::from_secs(3600),
             max_stale: Duration::from_secs(24 * 3600),
+            state: None,
             guard: Guard::default(),
         }
     }

@@ -63,6 +63,19 @@ impl Admission {
         }
     }
 
+    /// Begins with what an earlier process kept on disk, if there is anything.
+    pub(super) fn restore(&mut self) -> Option<&Snapshot> {
+        let kept = self.publisher.restore()?;
+        self.live = count_live(&kept);
+        self.mirror.share(&kept, &HashSet::new());
+        Some(self.last_good.insert(kept))
+    }
+
+    /// The store was heard at `now`, and what it said is in force or held.
+    pub(super) fn confirm(&mut self, now: UnixMillis) {
+        self.publisher.confirm(now);
+    }
+
     /// A full read.
     pub(super) fn take_rows(&mut self, mut rows: Rows) {
         let quarantined = std::mem::take(&mut rows.quarantined);
@@ -113,7 +126,7 @@ impl Admission {
     /// Frees what no engine looks at any more, and fetches what they have allowed. To be called before each
     /// read.
     pub(super) fn look_after_engines(&mut self) {
-        self.publisher.reclaim();
+        self.publisher.tidy();
         self.recent.fetch(self.publisher.authority());
     }
 

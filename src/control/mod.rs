@@ -10,6 +10,7 @@ mod guard;
 mod holding;
 mod masks;
 mod mirror;
+mod persist;
 mod publisher;
 mod quarantine;
 mod recent;
@@ -48,7 +49,8 @@ pub enum ControlError {
 
 impl Control {
     /// Reads all of `source`, publishes it to `authority` unless the guard holds it, and only then returns:
-    /// a node that cannot read its store does not start. From then on a thread of its own keeps up.
+    /// a node that cannot read its store does not start, unless a snapshot of it was kept on disk. From then
+    /// on a thread of its own keeps up.
     ///
     /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
     /// be decided again then.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crossbeam::epoch;
 
-use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, View};
+use super::persist::{Kept, Persistence};
+use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, UnixMillis, View};
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
@@ -15,26 +16,50 @@ pub(super) struct Publisher {
     in_force: Option<Arc<View>>,
     revocations: Arc<Revocations>,
     retired: Retired,
+    /// `None` where nothing is kept on disk.
+    persistence: Option<Persistence>,
 }
 
 impl Publisher {
-    pub(super) fn new(authority: Arc<Authority>, on_publish: Box<dyn Fn() + Send>) -> Self {
-        Self {
-            authority,
-            on_publish,
-            in_force: None,
-            revocations: Arc::default(),
-            retired: Retired::default(),
-        }
+    pub(super) fn new(
+        authority: Arc<Authority>,
+        on_publish: Box<dyn Fn() + Send>,
+        persistence: Option<Persistence>,
+    ) -> Self {
+        let (revocations, retired) = (Arc::default(), Retired::default());
+        Self { authority, on_publish, in_force: None, revocations, retired, persistence }
+    }
+
+    /// Puts in force what was kept on disk by an earlier process, if there is anything.
+    pub(super) fn restore(&mut self) -> Option<Arc<Snapshot>> {
+        let kept = match self.persistence.as_ref()?.load() {
+            Ok(kept) => kept?,
+            Err(error) => {
+                tracing::error!("{error}");
+                return None;
+            }
+        };
+        let Kept { snapshot, revocations, confirmed_at } = kept;
+        let snapshot = Arc::new(snapshot);
+        self.revocations = Arc::new(revocations);
+        self.authority.confirm(confirmed_at);
+        self.authority.lost_store();
+        self.put_in_force(Arc::clone(&snapshot));
+        Some(snapshot)
     }
 
     /// Ends what `changes` say has ended, at once and whatever snapshot is in force.
     pub(super) fn end(&mut self, changes: &[Change]) {
-        if let Some(revocations) = self.revocations.with(changes) {
-            self.revocations = Arc::new(revocations);
-            if let Some(view) = &self.in_force {
-                self.put_in_force(Arc::clone(&view.snapshot));
-            }
+        let Some(revocations) = self.revocations.with(changes) else { return };
+        if let Some(persistence) = &mut self.persistence {
+            persistence.note_ends(&self.revocations.news(changes));
+        }
+        self.revocations = Arc::new(revocations);
+        if let Some(view) = &self.in_force {
+            self.put_in_force(Arc::clone(&view.snapshot));
+        }
+        if let Some(persistence) = &mut self.persistence {
+            persistence.sync_ends();
         }
     }
 
@@ -43,9 +68,21 @@ impl Publisher {
         self.put_in_force(snapshot);
     }
 
-    /// Frees the views that no engine looks at any more, on this thread. To be called from time to time.
-    pub(super) fn reclaim(&mut self) {
+    /// The store has confirmed at `now` that it was heard.
+    pub(super) fn confirm(&mut self, now: UnixMillis) {
+        self.authority.confirm(now);
+        if let Some(persistence) = &mut self.persistence {
+            persistence.confirm(now);
+        }
+    }
+
+    /// Frees the views that no engine looks at any more, on this thread, and keeps on disk what is in
+    /// force. To be called from time to time.
+    pub(super) fn tidy(&mut self) {
         self.retired.reclaim();
+        if let Some(persistence) = &mut self.persistence {
+            persistence.turn();
+        }
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -63,6 +100,9 @@ impl Publisher {
 
     fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
         let view = Arc::new(View { snapshot, revocations: Arc::clone(&self.revocations), previous: None });
+        if let Some(persistence) = &mut self.persistence {
+            persistence.keep(&view);
+        }
         self.authority.publish(Arc::clone(&view));
         if let Some(old) = self.in_force.replace(view) {
             self.retired.push(old);

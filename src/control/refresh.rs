@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::admission::Admission;
 use super::guard::broken_contract;
+use super::persist::Persistence;
 use super::publisher::Publisher;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
@@ -32,34 +33,42 @@ pub(super) struct Refresher {
 }
 
 impl Refresher {
-    /// Reads everything and admits it.
+    /// Begins with what was kept on disk, reads everything and admits it. Fails where neither can be had.
     pub(super) fn start(
-        mut source: Box<dyn Source>,
+        source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
         config: &Config,
     ) -> Result<Self, StoreError> {
-        let now = UnixMillis::now();
-        let rows = source.read_all()?;
-        let publisher = Publisher::new(Arc::clone(&authority), on_publish);
-        let mut admission = Admission::new(config, publisher);
-        admission.take_rows(rows);
-        authority.confirm(now);
-        let status = StatusHandle::new(Status { store: source.describe(), ..Status::default() });
-        let config = &config.authz;
+        let store = source.describe();
+        let persistence = config.authz.state.as_ref().map(|folder| Persistence::new(folder, store.clone()));
+        let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);
         let mut refresher = Self {
+            admission: Admission::new(config, publisher),
             source,
             authority,
-            admission,
-            status,
-            refresh_every: config.refresh,
-            reconcile_every: config.reconcile,
-            reconcile_at: Instant::now() + jittered(config.reconcile),
+            status: StatusHandle::new(Status { store, ..Status::default() }),
+            refresh_every: config.authz.refresh,
+            reconcile_every: config.authz.reconcile,
+            reconcile_at: Instant::now(),
             reread_pause: REREAD_PAUSE_MIN,
             failures: 0,
             trouble: None,
         };
-        refresher.confirm(now);
+        let kept = refresher.admission.restore().map(|kept| (kept.generation(), kept.row_counts()));
+        match (refresher.refresh(), kept) {
+            (Ok(()), _) => {}
+            (Err(error), None) => return Err(error),
+            (Err(error), Some((generation, rows))) => {
+                tracing::warn!(
+                    generation = generation.0,
+                    grants = rows.grants,
+                    devices = rows.devices,
+                    "beginning with the snapshot that was kept on disk"
+                );
+                refresher.fail(error.to_string());
+            }
+        }
         Ok(refresher)
     }
 
@@ -141,7 +150,7 @@ impl Refresher {
 
     /// The store was read at `now`, and what it said is in force or held.
     fn confirm(&mut self, now: UnixMillis) {
-        self.authority.confirm(now);
+        self.admission.confirm(now);
         self.failures = 0;
         if self.trouble.take().is_some() {
             tracing::info!("{} can be read again", self.source.describe());

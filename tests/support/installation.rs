@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sluicegate::authz::{Authority, Decision, DeviceUuid, KeyHash, Query, UnixMillis, Witness};
 use sluicegate::config::{Authz, Config, StoreUrl, Vpn};
-use sluicegate::control::{Control, Rule, Status};
+use sluicegate::control::{Control, ControlError, Rule, Status};
 use sluicegate::store;
 use sluicegate::store::sqlite::Admin;
 use tempfile::TempDir;
@@ -107,6 +107,10 @@ impl Installation {
     }
 
     pub fn start_with(&self, configure: impl FnOnce(&mut Config)) -> Judged {
+        self.try_start(configure).unwrap()
+    }
+
+    pub fn try_start(&self, configure: impl FnOnce(&mut Config)) -> Result<Judged, ControlError> {
         let authz = Authz {
             refresh: Duration::from_millis(10),
             reconcile: Duration::from_millis(50),
@@ -116,9 +120,9 @@ impl Installation {
         configure(&mut config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let source = store::source(&StoreUrl::Sqlite(self.store_path()));
-        let control = Control::start(source, Arc::clone(&authority), || {}, &config).unwrap();
+        let control = Control::start(source, Arc::clone(&authority), || {}, &config)?;
         let witness = authority.witness();
-        Judged { authority, witness, control, devices: self.devices, principals: self.principals }
+        Ok(Judged { authority, witness, control, devices: self.devices, principals: self.principals })
     }
 }
 
