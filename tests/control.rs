@@ -310,7 +310,7 @@ fn a_revocation_outlives_a_row_that_takes_it_back() {
 }
 
 #[test]
-fn what_has_ended_ends_before_the_rest_is_applied() {
+fn what_has_ended_ends_before_a_long_list_of_other_changes_is_applied() {
     let mut store = Store::new();
     let key = store.issue();
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
@@ -326,10 +326,44 @@ fn what_has_ended_ends_before_the_rest_is_applied() {
     let source = store::source(&StoreUrl::Sqlite(store.path()));
     let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
 
-    store.revoke(key);
+    store.by_hand(
+        "BEGIN; UPDATE credentials SET revoked_at = 1;
+        INSERT INTO grants (principal, scope, port_min, port_max, created_at)
+            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
+            SELECT 1, 'any', 1, 80, 0 FROM n; COMMIT",
+    );
 
     let seen: Vec<_> = (0..3).map(|_| seen.recv_timeout(PATIENCE).unwrap()).collect();
     assert_eq!(seen, [(1, false), (1, true), (2, true)]);
+}
+
+#[test]
+fn a_right_that_another_one_replaces_in_the_same_read_does_not_lapse_in_between() {
+    let mut store = Store::new();
+    let key = store.issue();
+    let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
+    let (sender, seen) = crossbeam::channel::unbounded();
+    let on_publish = {
+        let authority = Arc::clone(&authority);
+        move || {
+            let query = Query { key: Some(key), device: Some(uuid()), port: 80 };
+            let decision = authority.pin().decide(&query, UnixMillis::now());
+            // The first publication is not confirmed yet when it is told.
+            if !matches!(decision, Decision::Undecided(_)) {
+                sender.send(decision).unwrap();
+            }
+        }
+    };
+    let source = store::source(&StoreUrl::Sqlite(store.path()));
+    let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
+
+    store.by_hand(
+        "BEGIN; UPDATE grants SET revoked_at = 1 WHERE id = 1;
+        INSERT INTO grants (principal, scope, port_min, port_max, created_at) VALUES (1, 'any', 1, 80, 0); COMMIT",
+    );
+
+    let decision = seen.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(&decision, Decision::Allow(route) if route.grant == GrantId(2)), "{decision:?}");
 }
 
 #[test]

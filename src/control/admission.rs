@@ -82,10 +82,13 @@ impl Admission {
         self.absences.count_read(Read::Everything);
         let ends = self.believed_ends(&rows);
         self.publisher.end(&ends);
+        // What follows takes its time.
+        self.publisher.settle();
         self.mirror.replace(rows, &quarantined, self.last_good.as_deref());
         self.quarantine.replace(quarantined);
         self.reads_of_everything += 1;
         self.judge(Read::Everything);
+        self.publisher.settle();
     }
 
     /// A read of changes. Deleted rows are no ends: their absence waits for the next read.
@@ -97,9 +100,13 @@ impl Admission {
             |change: &&Change| !change.is_gone() || row_key(change).is_some_and(|key| bad.contains(&key));
         let ends: Vec<Change> = changes.iter().filter(is_end).cloned().collect();
         self.publisher.end(&ends);
+        if changes.len() > QUICK_CHANGES_MAX {
+            self.publisher.settle();
+        }
         self.mirror.apply(changes, &bad);
         self.quarantine.update(changes, quarantined);
         self.judge(Read::Changes);
+        self.publisher.settle();
     }
 
     /// A read of changes that found none. It confirms what the one before told.
@@ -108,6 +115,7 @@ impl Admission {
         let is_awaited = self.absences.waiting() > 0 || self.prober.is_asking();
         if is_awaited || self.holding.is_without_candidate() {
             self.judge(Read::Changes);
+            self.publisher.settle();
         }
     }
 
@@ -280,3 +288,6 @@ fn count_live(snapshot: &Snapshot) -> RowCounts {
         devices: snapshot.row_counts().devices,
     }
 }
+
+/// Changes that are applied and judged in some milliseconds, so that what they end can wait for the rest.
+const QUICK_CHANGES_MAX: usize = 1_000;

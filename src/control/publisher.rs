@@ -15,6 +15,8 @@ pub(super) struct Publisher {
     /// `None` until a first snapshot is published.
     in_force: Option<Arc<View>>,
     revocations: Arc<Revocations>,
+    /// The view in force has all of them.
+    is_settled: bool,
     retired: Retired,
     /// `None` where nothing is kept on disk.
     persistence: Option<Persistence>,
@@ -27,7 +29,7 @@ impl Publisher {
         persistence: Option<Persistence>,
     ) -> Self {
         let (revocations, retired) = (Arc::default(), Retired::default());
-        Self { authority, on_publish, in_force: None, revocations, retired, persistence }
+        Self { authority, on_publish, in_force: None, revocations, is_settled: true, retired, persistence }
     }
 
     /// Puts in force what was kept on disk by an earlier process, if there is anything.
@@ -48,14 +50,24 @@ impl Publisher {
         Some(snapshot)
     }
 
-    /// Ends what `changes` say has ended, at once and whatever snapshot is in force.
+    /// Ends what `changes` say has ended, with the next view, which [`Publisher::settle`] sees to at the latest.
+    ///
+    /// Not at once: one read may end a right and give the one that takes its place, and a tunnel should not
+    /// end in between.
     pub(super) fn end(&mut self, changes: &[Change]) {
         let Some(revocations) = self.revocations.with(changes) else { return };
         if let Some(persistence) = &mut self.persistence {
             persistence.note_ends(&self.revocations.news(changes));
         }
         self.revocations = Arc::new(revocations);
-        if let Some(view) = &self.in_force {
+        self.is_settled = false;
+    }
+
+    /// Puts in force what has ended and is not yet.
+    pub(super) fn settle(&mut self) {
+        if !self.is_settled
+            && let Some(view) = &self.in_force
+        {
             self.put_in_force(Arc::clone(&view.snapshot));
         }
         if let Some(persistence) = &mut self.persistence {
@@ -79,6 +91,8 @@ impl Publisher {
     /// Frees the views that no engine looks at any more, on this thread, and keeps on disk what is in
     /// force. To be called from time to time.
     pub(super) fn tidy(&mut self) {
+        // What a fault has kept back.
+        self.settle();
         self.retired.reclaim();
         if let Some(persistence) = &mut self.persistence {
             persistence.turn();
@@ -104,6 +118,7 @@ impl Publisher {
             persistence.keep(&view);
         }
         self.authority.publish(Arc::clone(&view));
+        self.is_settled = true;
         if let Some(old) = self.in_force.replace(view) {
             self.retired.push(old);
         }
