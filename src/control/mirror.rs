@@ -57,6 +57,11 @@ impl Mirror {
         self.touched.add(kept.iter().cloned());
     }
 
+    /// Another snapshot is in force, which differs from the last one in `touched`.
+    pub(super) fn touch(&mut self, touched: Touched) {
+        self.touched.merge(touched);
+    }
+
     pub(super) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }

@@ -6,11 +6,14 @@
 
 mod absences;
 mod admission;
+mod commands;
 mod guard;
+mod history;
 mod holding;
 mod masks;
 mod mirror;
 mod persist;
+mod probation;
 mod publisher;
 mod quarantine;
 mod recent;
@@ -22,6 +25,9 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{self, Sender};
 
+pub use commands::{
+    Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, RolledBack,
+};
 pub use guard::{Hold, Rule};
 pub use holding::{HoldCounts, HoldStatus};
 pub use status::{Status, StatusHandle};
@@ -37,6 +43,7 @@ pub struct Control {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     status: StatusHandle,
+    commands: Commands,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,16 +70,22 @@ impl Control {
         let refresher = Refresher::start(source, authority, Box::new(on_publish), config)?;
         let status = refresher.status();
         let (stop, stopped) = channel::bounded(0);
+        let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || refresher.run(&stopped))
+            .spawn(move || refresher.run(&stopped, &requests))
             .map_err(ControlError::Thread)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), status })
+        Ok(Self { stop: Some(stop), thread: Some(thread), status, commands: Commands { queue } })
     }
 
     /// What the thread is at, for whoever asks, also after it has stopped.
     pub fn status(&self) -> StatusHandle {
         self.status.clone()
+    }
+
+    /// A way to look into what is held, and to act on it.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Publisher {
     /// `None` until a first snapshot is published.
     in_force: Option<Arc<View>>,
     revocations: Arc<Revocations>,
+    /// What refusals are compared with; see [`View::previous`].
+    previous: Option<Arc<Snapshot>>,
     /// The view in force has all of them.
     is_settled: bool,
     retired: Retired,
@@ -29,7 +31,16 @@ impl Publisher {
         persistence: Option<Persistence>,
     ) -> Self {
         let (revocations, retired) = (Arc::default(), Retired::default());
-        Self { authority, on_publish, in_force: None, revocations, is_settled: true, retired, persistence }
+        Self {
+            authority,
+            on_publish,
+            in_force: None,
+            revocations,
+            previous: None,
+            is_settled: true,
+            retired,
+            persistence,
+        }
     }
 
     /// Puts in force what was kept on disk by an earlier process, if there is anything.
@@ -80,6 +91,14 @@ impl Publisher {
         self.put_in_force(snapshot);
     }
 
+    /// What refusals are to be compared with from the next view on, or at once where it is nothing.
+    pub(super) fn compare_with(&mut self, previous: Option<Arc<Snapshot>>) {
+        let was_compared = std::mem::replace(&mut self.previous, previous).is_some();
+        if was_compared && self.previous.is_none() {
+            self.is_settled = false;
+        }
+    }
+
     /// The store has confirmed at `now` that it was heard.
     pub(super) fn confirm(&mut self, now: UnixMillis) {
         self.authority.confirm(now);
@@ -113,7 +132,11 @@ impl Publisher {
     }
 
     fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
-        let view = Arc::new(View { snapshot, revocations: Arc::clone(&self.revocations), previous: None });
+        let view = Arc::new(View {
+            snapshot,
+            revocations: Arc::clone(&self.revocations),
+            previous: self.previous.clone(),
+        });
         if let Some(persistence) = &mut self.persistence {
             persistence.keep(&view);
         }

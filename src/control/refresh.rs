@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{self, Receiver};
 
 use super::admission::Admission;
+use super::commands::Request;
 use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
@@ -76,11 +77,36 @@ impl Refresher {
         self.status.clone()
     }
 
-    /// Keeps up with the store until the other end of `stopped` is dropped.
-    pub(super) fn run(mut self, stopped: &Receiver<()>) {
-        while stopped.recv_timeout(self.pause()) == Err(RecvTimeoutError::Timeout) {
+    /// Keeps up with the store, and answers requests, until the other end of `stopped` is dropped.
+    pub(super) fn run(mut self, stopped: &Receiver<()>, requests: &Receiver<Request>) {
+        loop {
+            let next_turn = channel::after(self.pause());
+            loop {
+                channel::select_biased! {
+                    recv(stopped) -> _ => return,
+                    recv(next_turn) -> _ => break,
+                    recv(requests) -> request => match request {
+                        Ok(request) => self.answer(request),
+                        // Nobody is left who could ask, or stop this thread otherwise.
+                        Err(_) => return,
+                    },
+                }
+            }
             self.turn();
         }
+    }
+
+    fn answer(&mut self, request: Request) {
+        // Who has stopped waiting needs no answer. A fault is answered by the sender's being dropped.
+        let answered = catch_unwind(AssertUnwindSafe(|| match request {
+            Request::Diff(answer) => drop(answer.send(self.admission.diff())),
+            Request::Accept(answer) => drop(answer.send(self.admission.accept())),
+            Request::RollBack(answer) => drop(answer.send(self.admission.roll_back())),
+        }));
+        if let Err(panic) = answered {
+            tracing::error!("a fault of sluicegate itself ({}); please report it", message(&*panic));
+        }
+        self.status.update(|status| self.admission.tell(status));
     }
 
     /// Until the next read. A store that fails is asked less and less often, but comes back soon.

@@ -29,6 +29,12 @@ pub struct Status {
     pub absences_waiting: usize,
     /// Rows that ended so.
     pub absences_honoured: u64,
+    /// Refusals are being compared with what decided before.
+    pub on_probation: bool,
+    /// Refusals so far that the generation before would not have given.
+    pub regressions: u64,
+    /// Times that the node went back to a generation before, by itself or by a person's word.
+    pub rollbacks: u64,
     /// Full reads so far.
     pub reads_of_everything: u64,
 }

@@ -164,6 +164,13 @@ impl Touched {
         Self::Rows(HashSet::new())
     }
 
+    pub(in crate::control) fn merge(&mut self, other: Self) {
+        match other {
+            Self::Everything => *self = Self::Everything,
+            Self::Rows(keys) => self.add(keys),
+        }
+    }
+
     /// Adds `keys`; too many to keep are everything.
     pub(in crate::control) fn add(&mut self, keys: impl IntoIterator<Item = RowKey>) {
         if let Self::Rows(known) = self {

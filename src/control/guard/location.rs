@@ -19,7 +19,7 @@ pub(in crate::control) struct Unlocated {
     /// Where those were whose addresses nobody else has got.
     pub addresses: Vec<IpAddr>,
     /// Devices that could be dialled.
-    total: usize,
+    pub total: usize,
 }
 
 impl Unlocated {

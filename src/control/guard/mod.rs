@@ -57,6 +57,10 @@ pub enum Rule {
     Location,
     /// What was allowed a moment ago is allowed still.
     Replay,
+    /// What was published is not refusing what the generation before allowed.
+    Probation,
+    /// An operator has gone back to the generation before.
+    Operator,
 }
 
 /// What comes of a candidate.
@@ -113,15 +117,24 @@ pub(super) enum Read {
 
 /// The rules, as they are configured.
 pub(super) struct Guard {
+    /// What a person has accepted, for as long as it gets no worse and is not mended.
+    waiver: Option<Waiver>,
     config: config::Guard,
     vpn: config::Vpn,
     canaries: Canaries,
 }
 
+/// A rule that may fail as badly as it did.
+struct Waiver {
+    rule: Rule,
+    extent: usize,
+    used: bool,
+}
+
 impl Guard {
     pub(super) fn new(config: &Config) -> Self {
         let guard = config.authz.guard.clone();
-        Self { canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
+        Self { waiver: None, canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -133,9 +146,14 @@ impl Guard {
         Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
     }
 
+    /// A person accepts what `hold` is about, and what will be held for the same.
+    pub(super) fn waive(&mut self, hold: &Hold) {
+        self.waiver = Some(Waiver { rule: hold.rule, extent: hold.extent, used: false });
+    }
+
     /// Asks rule after rule; the first that the candidate fails decides. `replay` is `None` while nothing is
     /// in force.
-    pub(super) fn judge(&self, candidate: &Candidate<'_>, replay: Option<Replay<'_>>) -> Verdict {
+    pub(super) fn judge(&mut self, candidate: &Candidate<'_>, replay: Option<Replay<'_>>) -> Verdict {
         if let Err(hold) = self.check(candidate) {
             return Verdict::Hold(hold);
         }
@@ -150,20 +168,37 @@ impl Guard {
         }
     }
 
-    fn check(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        let config = &self.config;
-        decode::check(candidate, config.max_bad_rows)?;
-        unique::check(candidate)?;
-        bounds::check(candidate, &config.bounds)?;
-        self.canaries.check(candidate)?;
-        loss::check(candidate, config.max_loss)?;
-        references::check(candidate, config.max_dangling)?;
-        addresses::check(candidate, config.max_outside, &self.vpn)
+    fn check(&mut self, candidate: &Candidate<'_>) -> Result<(), Hold> {
+        let outcomes = [
+            decode::check(candidate, self.config.max_bad_rows),
+            unique::check(candidate),
+            bounds::check(candidate, &self.config.bounds),
+            self.canaries.check(candidate),
+        ];
+        outcomes.into_iter().try_for_each(|outcome| self.pass(outcome))?;
+        // One that nothing needs any more is over.
+        self.waiver =
+            self.waiver.take().filter(|waiver| waiver.used).map(|waiver| Waiver { used: false, ..waiver });
+        loss::check(candidate, self.config.max_loss)?;
+        references::check(candidate, self.config.max_dangling)?;
+        addresses::check(candidate, self.config.max_outside, &self.vpn)
+    }
+
+    /// What a rule says of rows as such, unless a person has accepted that. What it says of a change is
+    /// accepted once, and no matter afterwards.
+    fn pass(&mut self, outcome: Result<(), Hold>) -> Result<(), Hold> {
+        match (outcome, &mut self.waiver) {
+            (Err(hold), Some(waiver)) if waiver.rule == hold.rule && hold.extent <= waiver.extent => {
+                waiver.used = true;
+                Ok(())
+            }
+            (outcome, _) => outcome,
+        }
     }
 }
 
 impl Rule {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Contract,
         Self::Decode,
         Self::Unique,
@@ -174,6 +209,8 @@ impl Rule {
         Self::Addresses,
         Self::Location,
         Self::Replay,
+        Self::Probation,
+        Self::Operator,
     ];
 
     /// As metrics, logs and commands name it.
@@ -189,6 +226,8 @@ impl Rule {
             Self::Addresses => "addresses",
             Self::Location => "location",
             Self::Replay => "replay",
+            Self::Probation => "probation",
+            Self::Operator => "operator",
         }
     }
 }

@@ -3,6 +3,9 @@
 //! What has ended, ends first. The rest is put to the guard, and then either published or held: the last
 //! good snapshot stays in force, and the next read is put to the guard again.
 
+mod person;
+mod rollback;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -10,16 +13,19 @@ use super::absences::{Absences, Settled};
 use super::guard::{
     Candidate, Difference, Guard, Hold, Prober, Read, Replay, Since, Verdict, revokes_everything,
 };
+use super::history::History;
 use super::holding::Holding;
 use super::masks::Masks;
 use super::mirror::Mirror;
+use super::probation::Probation;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
 use super::recent::Recent;
 use super::status::Status;
 use crate::authz::{Change, Device, RowCounts, Snapshot, UnixMillis};
-use crate::config::Config;
+use crate::config::{Config, OnRegression};
 use crate::store::{Quarantined, Relation, RowKey, Rows};
+use rollback::Rejection;
 
 /// Everything that rows pass through, once they were read.
 pub(super) struct Admission {
@@ -41,6 +47,12 @@ pub(super) struct Admission {
     /// On the last good snapshot, while something else is held back.
     masks: Masks,
     reads_of_everything: u64,
+    history: History,
+    probation: Probation,
+    /// Why what the store says is not published again, after a rollback.
+    rejection: Option<Rejection>,
+    on_regression: OnRegression,
+    rollbacks: u64,
 }
 
 impl Admission {
@@ -60,6 +72,11 @@ impl Admission {
             doubt: None,
             holding: Holding::default(),
             reads_of_everything: 0,
+            history: History::new(config.authz.guard.probation),
+            probation: Probation::new(config),
+            rejection: None,
+            on_regression: config.authz.guard.on_regression,
+            rollbacks: 0,
         }
     }
 
@@ -131,11 +148,11 @@ impl Admission {
         self.holding.is_holding() || self.absences.want_everything_read()
     }
 
-    /// Frees what no engine looks at any more, and fetches what they have allowed. To be called before each
-    /// read.
+    /// Frees what no engine looks at any more, and fetches what they have seen. To be called before each read.
     pub(super) fn look_after_engines(&mut self) {
         self.publisher.tidy();
         self.recent.fetch(self.publisher.authority());
+        self.look_for_regressions();
     }
 
     pub(super) fn tell(&self, status: &mut Status) {
@@ -148,6 +165,9 @@ impl Admission {
         status.absences_waiting = self.absences.waiting();
         status.absences_honoured = self.absences.honoured();
         status.reads_of_everything = self.reads_of_everything;
+        status.on_probation = self.history.oldest().is_some();
+        status.regressions = self.probation.total();
+        status.rollbacks = self.rollbacks;
     }
 
     /// What `rows` explicitly say has ended, but for a relation that seems to end as a whole.
@@ -185,6 +205,9 @@ impl Admission {
         }
         if let Some(hold) = &self.doubt {
             return Verdict::Hold(hold.clone());
+        }
+        if let Some(hold) = self.rejected(now) {
+            return Verdict::Hold(hold);
         }
         let last_good = self.last_good.as_deref();
         let unlocated = last_good.and_then(|last_good| self.guard.unlocated(difference, last_good));
@@ -226,11 +249,13 @@ impl Admission {
             self.absences.settle_all(&difference, revocations, now)
         };
         self.put_in_force(difference, settled);
+        self.rejection = None;
         self.holding.heal();
     }
 
     fn put_in_force(&mut self, difference: Difference, settled: Settled) {
         self.publisher.end(&settled.ended);
+        self.history.end(&settled.ended);
         let difference = difference.without(&settled.kept);
         let generation = self.publisher.next_generation();
         let masks = std::mem::take(&mut self.masks);
@@ -256,7 +281,10 @@ impl Admission {
             }
         };
         let next = Arc::new(next);
-        self.last_good = Some(Arc::clone(&next));
+        if let Some(before) = self.last_good.replace(Arc::clone(&next)) {
+            self.history.push(before, difference.keys().collect());
+            self.publisher.compare_with(self.history.oldest().cloned());
+        }
         self.mirror.share(&next, &settled.kept);
         self.publisher.publish(next);
     }
