@@ -63,13 +63,20 @@ impl Node {
         };
         let control =
             Control::start(store::source(&config.store.url), Arc::clone(&authority), on_publish, &config)?;
-        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender)?;
+        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
         handle.recheck();
-        let sources = Sources { engine: handle.clone(), control: control.status(), authority, audit_lost };
-        let admin = match Admin::start(config.admin.address, sources) {
+        let sources = Sources {
+            engine: handle.clone(),
+            control: control.status(),
+            authority,
+            commands: control.commands(),
+            audit: audit_sender,
+            audit_lost,
+        };
+        let admin = match Admin::start(&config.admin, sources) {
             Ok(admin) => admin,
             Err(error) => {
                 engine.stop();

@@ -23,8 +23,14 @@ fn narrowed(installation: &Installation, configure: impl FnOnce(&mut Config)) ->
 /// Clients ask for these devices again and again, for as long as it takes a rollback to come, and longer.
 fn ask_for(judged: &Judged, devices: impl Iterator<Item = usize> + Clone) {
     for _ in 0..30 {
-        devices.clone().for_each(|device| drop(judged.ask(device)));
+        ask_once(judged, devices.clone());
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn ask_once(judged: &Judged, devices: impl Iterator<Item = usize>) {
+    for device in devices {
+        let _whatever_they_are_told = judged.ask(device);
     }
 }
 
@@ -67,7 +73,7 @@ fn what_has_ended_since_does_not_come_back_with_a_rollback() {
     assert_eq!(judged.hold().0, Rule::Probation);
     assert_eq!(judged.decide(9), Decision::Refuse(Refusal::GrantRevoked));
     assert_eq!(judged.decide(10), Decision::Refuse(Refusal::GrantExpired), "an end that was told");
-    assert_eq!(judged.decide(11), Decision::Refuse(Refusal::GrantRevoked), "an absence that was honoured");
+    assert_eq!(judged.decide(11), Decision::Refuse(Refusal::NoGrant), "an absence that was honoured");
     assert_eq!(judged.decide(12), Decision::Refuse(Refusal::DeviceUnknown), "and that of a device");
     assert_eq!(judged.allowed(), 26);
 
@@ -79,8 +85,8 @@ fn what_has_ended_since_does_not_come_back_with_a_rollback() {
 fn nobody_brings_a_right_back_by_knocking() {
     let installation = Installation::new(30);
     let judged = narrowed(&installation, |_| {});
-    // Every pair of two principals, and two pairs of a third.
-    ask_for(&judged, (0..30).filter(|device| device % 3 < 1).chain([1, 4]));
+    // Every pair of one principal, and two of a second.
+    ask_for(&judged, (0..30).filter(|device| device % 3 == 0).chain([1, 4]));
     judged.read_whole(2);
     assert_eq!((judged.held_by(), judged.allowed()), (None, 0));
     assert!(judged.status().regressions > 30);
@@ -93,7 +99,7 @@ fn a_large_share_of_all_decisions_is_enough() {
         config.authz.guard.max_regressions =
             Regressions { pairs: 1_000, principals: 3, share: 0.05, decisions: 20 };
     });
-    (0..19).for_each(|device| drop(judged.ask(device)));
+    ask_once(&judged, 0..19);
     judged.read_whole(2);
     assert_eq!(judged.held_by(), None, "nineteen are too few");
     ask_for(&judged, 0..3);

@@ -31,6 +31,12 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &Status) -> Result
     }
     let help = "Rows that one read did not give, and that stay until a second does not either.";
     gauge(encoder, "guard_absences_waiting", help, status.absences_waiting as i64)?;
+    let help = "Whether refusals are being compared with what decided before.";
+    gauge(encoder, "guard_on_probation", help, i64::from(status.on_probation))?;
+    let help = "Refusals that the generation before would not have given.";
+    counter(encoder, "guard_regressions", help, status.regressions)?;
+    let help = "Times that the node went back to a generation before.";
+    counter(encoder, "guard_rollbacks", help, status.rollbacks)?;
     let help = "Rows that ended by their absence from two reads.";
     counter(encoder, "guard_absences_honoured", help, status.absences_honoured)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Decision, Query, Refusal, Regression, Revocations, Snapshot, Undecided, UnixMillis, Witness};
+use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Undecided, UnixMillis, Witness};
 use crate::sys::root::{Pin, Root};
 
 /// What decides: a snapshot with the revocations on top of it.
@@ -120,19 +120,13 @@ impl PinnedView<'_> {
         self.view.get()
     }
 
-    /// What the generation before would have allowed where this one refuses. Revocations and expiries
-    /// count for both, so that they explain a refusal.
-    pub(super) fn regression(&self, query: &Query, refusal: Refusal, now: UnixMillis) -> Option<Regression> {
+    /// What the generation before would allow; `None` as well where there is none to compare with.
+    /// Revocations and expiries count for both.
+    pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Route> {
         let view = self.view.get()?;
         let previous = view.previous.as_ref()?;
         match previous.decide(query, &view.revocations, self.authority.node.as_deref(), now) {
-            Decision::Allow(route) => Some(Regression {
-                query: *query,
-                refusal,
-                principal: route.principal,
-                device: route.device,
-                address: route.address,
-            }),
+            Decision::Allow(route) => Some(route),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Decision, DeviceId, PinnedView, PrincipalId, Query, Refusal, UnixMillis};
+use super::{Decision, DeviceId, PinnedView, PrincipalId, Query, Refusal, Route, UnixMillis};
 
 /// See the module.
 pub struct Witness {
@@ -39,12 +39,29 @@ impl Witness {
                 let _oldest_is_forgotten = self.allowed.force_push(*query);
             }
             Decision::Refuse(refusal) => {
-                if let Some(regression) = view.regression(query, *refusal, now) {
-                    let _oldest_is_forgotten = self.regressions.force_push(regression);
-                }
+                self.note_regression(view, query, *refusal, now);
             }
             Decision::Undecided(_) => {}
         }
+    }
+
+    /// Takes note of a refusal that the generation before would not have given and that no expiry explains.
+    /// Says whether it is one.
+    pub fn note_regression(
+        &self,
+        view: &PinnedView<'_>,
+        query: &Query,
+        refusal: Refusal,
+        now: UnixMillis,
+    ) -> bool {
+        if matches!(refusal, Refusal::CredentialExpired | Refusal::GrantExpired) {
+            return false;
+        }
+        let Some(route) = view.allowed_before(query, now) else { return false };
+        let Route { principal, device, address, .. } = route;
+        let regression = Regression { query: *query, refusal, principal, device, address };
+        let _oldest_is_forgotten = self.regressions.force_push(regression);
+        true
     }
 
     pub(super) fn new() -> Self {

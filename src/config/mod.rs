@@ -158,6 +158,9 @@ pub struct Authz {
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     pub address: SocketAddr,
+    /// For what changes something, and for what is nobody else's business: for this user's processes alone.
+    /// `admin.sock` in the state folder where a configuration was read, and nothing where none was.
+    pub socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -282,7 +285,7 @@ impl Default for Authz {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)) }
+        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)), socket: None }
     }
 }
 

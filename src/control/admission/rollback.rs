@@ -23,6 +23,7 @@ impl Admission {
         self.history.forget_old();
         if self.history.oldest().is_none() {
             self.publisher.compare_with(None);
+            self.publisher.settle();
         }
         let Some(in_force) = &self.last_good else { return };
         let Some(evidence) = self.probation.look(self.publisher.authority(), in_force) else { return };
