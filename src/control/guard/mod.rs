@@ -14,6 +14,8 @@ mod loss;
 mod probe;
 mod references;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod unique;
 
 use std::fmt;
