@@ -31,14 +31,15 @@ struct Published {
 impl Published {
     fn new(snapshot: Snapshot) -> Self {
         let authority = Authority::new(Duration::from_secs(3600), None);
-        let current = Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default() });
+        let current =
+            Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default(), previous: None });
         authority.publish(Arc::clone(&current));
         Self { authority, current }
     }
 
     fn publish(&mut self, snapshot: Snapshot) {
         let revocations: Arc<Revocations> = Arc::clone(&self.current.revocations);
-        self.current = Arc::new(View { snapshot: Arc::new(snapshot), revocations });
+        self.current = Arc::new(View { snapshot: Arc::new(snapshot), revocations, previous: None });
         self.authority.publish(Arc::clone(&self.current));
     }
 

@@ -119,7 +119,11 @@ fn authority() -> Authority {
     };
     let authority = Authority::new(Duration::from_secs(3600), None);
     let snapshot = Snapshot::build(Generation(1), vec![credential], vec![grant], vec![device]);
-    authority.publish(Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default() }));
+    authority.publish(Arc::new(View {
+        snapshot: Arc::new(snapshot),
+        revocations: Arc::default(),
+        previous: None,
+    }));
     authority.confirm(UnixMillis::now());
     authority
 }

@@ -65,15 +65,22 @@ impl Node {
             store::source(&config.store, &config.authz),
             Arc::clone(&authority),
             on_publish,
-            &config.authz,
+            &config,
         )?;
-        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender)?;
+        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
         handle.recheck();
-        let sources = Sources { engine: handle.clone(), control: control.status(), authority, audit_lost };
-        let admin = match Admin::start(config.admin.address, sources) {
+        let sources = Sources {
+            engine: handle.clone(),
+            control: control.status(),
+            authority,
+            commands: control.commands(),
+            audit: audit_sender,
+            audit_lost,
+        };
+        let admin = match Admin::start(&config.admin, sources) {
             Ok(admin) => admin,
             Err(error) => {
                 engine.stop();

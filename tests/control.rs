@@ -11,7 +11,7 @@ use sluicegate::authz::{
     Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
     UnixMillis, View,
 };
-use sluicegate::config::{self, Authz, StoreUrl};
+use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
 use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
 use sluicegate::store::{self, Source, StoreError};
@@ -73,8 +73,8 @@ impl Store {
         &self,
         look: impl Fn(&View) -> T + Send + 'static,
     ) -> (Control, Receiver<T>) {
-        let config = Authz::default();
-        let authority = Arc::new(Authority::new(config.max_stale, None));
+        let config = Config::default();
+        let authority = Arc::new(Authority::new(config.authz.max_stale, None));
         let (sender, seen) = crossbeam::channel::unbounded();
         let on_publish = {
             let authority = Arc::clone(&authority);
@@ -95,7 +95,8 @@ impl Store {
     fn node_with(&self, config: &Authz, on_publish: impl Fn() + Send + 'static) -> Node {
         let authority = Arc::new(Authority::new(config.max_stale, None));
         let source = sqlite_source(self.path());
-        let control = Control::start(source, Arc::clone(&authority), on_publish, config).unwrap();
+        let config = Config { authz: config.clone(), ..Config::default() };
+        let control = Control::start(source, Arc::clone(&authority), on_publish, &config).unwrap();
         Node { authority, control }
     }
 }
@@ -227,7 +228,7 @@ fn a_publication_is_told_after_it_is_in_force() {
         }
     };
     let source = sqlite_source(store.path());
-    let _control = Control::start(source, authority, on_publish, &Authz::default()).unwrap();
+    let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
 
     store.revoke(key);
 
@@ -299,8 +300,9 @@ fn a_row_that_turns_bad_keeps_its_last_good_version_through_full_reads() {
         UPDATE credentials SET expires_at = NULL, principal = 1;",
     );
     wait_for("two rows are quarantined", || node.control.status().get().quarantined == 2);
-    let seen = node.generation();
-    wait_for("two more full reads", || node.generation().0 >= seen.0 + 2);
+    let reads = || node.control.status().get().reads_of_everything;
+    let seen = reads();
+    wait_for("two more full reads", || reads() >= seen + 2);
     assert!(node.allows(key), "{:?}", node.decide(key));
 
     store.by_hand("UPDATE grants SET revoked_at = 1");
@@ -408,7 +410,7 @@ fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let source = sqlite_source(folder.path().join("none.db"));
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
-    let error = Control::start(source, authority, || {}, &Authz::default()).err().unwrap();
+    let error = Control::start(source, authority, || {}, &Config::default()).err().unwrap();
     assert!(matches!(error, ControlError::Store(StoreError::Missing { .. })), "{error}");
 }
 

@@ -16,13 +16,26 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::local::LocalSocket;
 use super::{Readiness, Sources, metrics};
 
 /// Serves until `stopped` resolves. Requests that are under way are not worth waiting for.
-pub(super) async fn serve(listener: TcpListener, sources: Sources, stopped: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    local: Option<LocalSocket>,
+    sources: Sources,
+    stopped: oneshot::Receiver<()>,
+) {
+    let local_sources = sources.clone();
+    let locally = async {
+        match &local {
+            Some(local) => local.serve(local_sources).await,
+            None => std::future::pending().await,
+        }
+    };
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -30,6 +43,7 @@ pub(super) async fn serve(listener: TcpListener, sources: Sources, stopped: ones
         .with_state(sources);
     tokio::select! {
         error = accept(listener, routes) => tracing::error!(%error, "the admin side has ended"),
+        error = locally => tracing::error!(%error, "the admin side has ended by its socket"),
         _ = stopped => {}
     }
 }
@@ -44,7 +58,7 @@ async fn accept(listener: TcpListener, routes: Router) -> io::Error {
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(stream, routes.clone(), place))),
+            Ok((stream, _)) => drop(tokio::spawn(answer(stream, routes.clone(), place, CONNECTION_TIME))),
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be taken");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -53,13 +67,19 @@ async fn accept(listener: TcpListener, routes: Router) -> io::Error {
     }
 }
 
-async fn answer(stream: TcpStream, routes: Router, _place: OwnedSemaphorePermit) {
+/// Serves one request, in `time` at most.
+pub(super) async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    routes: Router,
+    _place: OwnedSemaphorePermit,
+    time: Duration,
+) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // One that broke off or took too long is its client's business.
-    let _ended = tokio::time::timeout(CONNECTION_TIME, connection).await;
+    let _ended = tokio::time::timeout(time, connection).await;
 }
 
 async fn livez() -> &'static str {
@@ -69,6 +89,7 @@ async fn livez() -> &'static str {
 async fn readyz(State(sources): State<Sources>) -> Response {
     match sources.readiness() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Readiness::Holding(rule) => (StatusCode::OK, format!("ready, holding by rule {rule}\n")),
         Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
         Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
     }

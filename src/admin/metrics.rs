@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Sources;
 use super::latency::LatencyMetric;
+use super::{Sources, guard};
 use crate::authz::UnixMillis;
 use crate::telemetry::{Counter, EngineCounters, Latency};
 
@@ -59,7 +59,8 @@ impl Collector for Scrape {
         self.encode_engines(&mut encoder)?;
         self.encode_bytes(&mut encoder)?;
         self.encode_handshakes(&mut encoder)?;
-        self.encode_snapshot(&mut encoder)
+        self.encode_snapshot(&mut encoder)?;
+        guard::encode(&mut encoder, &self.sources.control.get())
     }
 }
 
@@ -109,8 +110,8 @@ impl Scrape {
     fn encode_snapshot(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let status = self.sources.control.get();
         let age_ms = UnixMillis::now().0.saturating_sub(status.confirmed_at.0).max(0);
-        let generation = status.generation.0 as i64;
-        gauge(encoder, "snapshot_generation", "Number of the snapshot in force.", generation)?;
+        let generation = status.generation.map_or(0, |generation| generation.0) as i64;
+        gauge(encoder, "snapshot_generation", "Number of the snapshot in force, 0 for none.", generation)?;
         let metric = ConstGauge::new(age_ms as f64 / 1000.0);
         let help = "Time since the store last confirmed the snapshot in force.";
         let descriptor =
@@ -138,13 +139,23 @@ impl Scrape {
     }
 }
 
-fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+pub(super) fn counter(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), fmt::Error> {
     let metric = ConstCounter::new(value);
     let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
     metric.encode(descriptor)
 }
 
-fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: i64) -> Result<(), fmt::Error> {
+pub(super) fn gauge(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    value: i64,
+) -> Result<(), fmt::Error> {
     let metric = ConstGauge::new(value);
     let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
     metric.encode(descriptor)

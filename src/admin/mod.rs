@@ -1,9 +1,12 @@
-//! HTTP for operators: health and metrics. Reads what others publish; never touches an engine.
+//! HTTP for operators: health and metrics, and on a local socket what is held and what to do about it. Reads
+//! what others publish; never touches an engine.
 //!
 //! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
 
+mod guard;
 mod http;
 mod latency;
+pub mod local;
 mod metrics;
 
 use std::fmt;
@@ -15,9 +18,12 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use crate::authz::{Authority, UnixMillis};
-use crate::control::StatusHandle;
+use crate::config;
+use crate::control::{Commands, Rule, StatusHandle};
 use crate::engine::EngineHandle;
-use crate::telemetry::LostEvents;
+use crate::telemetry::{AuditSender, LostEvents};
+
+use local::LocalSocket;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
 pub struct Admin {
@@ -33,6 +39,8 @@ pub struct Sources {
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,
+    pub commands: Commands,
+    pub audit: AuditSender,
     pub audit_lost: LostEvents,
 }
 
@@ -47,6 +55,8 @@ impl fmt::Debug for Sources {
 pub enum AdminError {
     #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("admin.socket {path} cannot be listened on: {source}; name another path, or end who is there")]
+    Socket { path: String, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
 }
@@ -55,17 +65,25 @@ pub enum AdminError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Readiness {
     Ready,
+    /// Ready, on the last good snapshot: the guard keeps the store's last word back.
+    Holding(Rule),
     Draining,
     /// Nothing can be decided: no snapshot, or one that is too old.
     Undecided(&'static str),
 }
 
 impl Admin {
-    pub fn start(address: SocketAddr, sources: Sources) -> Result<Self, AdminError> {
+    pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminError> {
+        let address = config.address;
         let refused = |source| AdminError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let local = config.socket.as_deref().map(|path| {
+            let refused = |source| AdminError::Socket { path: path.display().to_string(), source };
+            LocalSocket::bind(path).map_err(refused)
+        });
+        let local = local.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -74,7 +92,7 @@ impl Admin {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(http::serve(listener, sources, stopped)))
+            .spawn(move || runtime.block_on(http::serve(listener, local, sources, stopped)))
             .map_err(AdminError::Thread)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
@@ -102,7 +120,10 @@ impl Sources {
         }
         match self.authority.trouble(UnixMillis::now()) {
             Some(undecided) => Readiness::Undecided(undecided.cause()),
-            None => Readiness::Ready,
+            None => match self.control.get().hold {
+                Some(held) => Readiness::Holding(held.hold.rule),
+                None => Readiness::Ready,
+            },
         }
     }
 }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::{Decision, Query, Refusal, Revocations, Snapshot, Undecided, UnixMillis};
+use parking_lot::Mutex;
+
+use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Undecided, UnixMillis, Witness};
 use crate::sys::root::{Pin, Root};
 
 /// What decides: a snapshot with the revocations on top of it.
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pub revocations: Arc<Revocations>,
+    /// What decided before; there while the snapshot is on probation.
+    pub previous: Option<Arc<Snapshot>>,
 }
 
 /// Shared by the control thread, which publishes, and the engines, which decide.
@@ -22,6 +26,8 @@ pub struct Authority {
     max_stale_ms: i64,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
+    /// One per engine thread; locked only where a thread starts and where the control thread looks.
+    witnesses: Mutex<Vec<Arc<Witness>>>,
 }
 
 /// The view in force, held for one turn of an engine.
@@ -38,6 +44,7 @@ impl Authority {
             store_reachable: AtomicBool::new(false),
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
             node: node.map(Into::into),
+            witnesses: Mutex::default(),
         }
     }
 
@@ -65,6 +72,18 @@ impl Authority {
         } else {
             self.is_stale(now).then_some(Undecided::Stale)
         }
+    }
+
+    /// For an engine thread that starts to decide.
+    pub fn witness(&self) -> Arc<Witness> {
+        let witness = Arc::new(Witness::new());
+        self.witnesses.lock().push(Arc::clone(&witness));
+        witness
+    }
+
+    /// Of all threads.
+    pub fn witnesses(&self) -> Vec<Arc<Witness>> {
+        self.witnesses.lock().clone()
     }
 
     /// Pins the view; once per turn of an event loop, never across a blocking wait.
@@ -100,6 +119,17 @@ impl PinnedView<'_> {
     pub fn get(&self) -> Option<&View> {
         self.view.get()
     }
+
+    /// What the generation before would allow; `None` as well where there is none to compare with.
+    /// Revocations and expiries count for both.
+    pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Route> {
+        let view = self.view.get()?;
+        let previous = view.previous.as_ref()?;
+        match previous.decide(query, &view.revocations, self.authority.node.as_deref(), now) {
+            Decision::Allow(route) => Some(route),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +150,7 @@ mod tests {
         Arc::new(View {
             snapshot: Arc::new(Snapshot::build(Generation(1), vec![known], vec![], vec![])),
             revocations: Arc::new(Revocations::default().with(revoked).unwrap_or_default()),
+            previous: None,
         })
     }
 

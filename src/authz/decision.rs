@@ -6,7 +6,7 @@ use super::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, KeyHash, Pr
 use crate::wire::Reply;
 
 /// What a client asks: may the holder of this token reach that device and port?
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// `None` where the head carried no credential.
     pub key: Option<KeyHash>,

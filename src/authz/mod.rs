@@ -7,8 +7,10 @@ mod decide;
 mod decision;
 mod revocations;
 mod snapshot;
+mod survey;
 mod table;
 mod types;
+mod witness;
 
 pub use authority::{Authority, PinnedView, View};
 pub use decision::{Decision, Query, Refusal, Route, Undecided};
@@ -18,3 +20,4 @@ pub use types::{
     Credential, CredentialId, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Scope, UnixMillis,
 };
+pub use witness::{Regression, Witness};

@@ -26,6 +26,33 @@ impl Revocations {
         (next.len() > self.len()).then_some(next)
     }
 
+    /// The ends that `changes` tell of and that are new to the set, in their barest form.
+    pub fn news(&self, changes: &[Change]) -> Vec<Change> {
+        let end = |change: &Change| match change {
+            Change::Credential(row) if row.revoked => Some(Change::CredentialGone(row.key)),
+            Change::Grant(row) if row.revoked => Some(Change::GrantGone(row.id)),
+            Change::CredentialGone(_) | Change::GrantGone(_) | Change::PrincipalGone(_) => {
+                Some(change.clone())
+            }
+            Change::Credential(_) | Change::Grant(_) | Change::Device(_) | Change::DeviceGone(_) => None,
+        };
+        let is_new = |end: &Change| match end {
+            Change::CredentialGone(key) => !self.credential(key),
+            Change::GrantGone(id) => !self.grant(*id),
+            Change::PrincipalGone(id) => !self.principal(*id),
+            _ => false,
+        };
+        changes.iter().filter_map(end).filter(is_new).collect()
+    }
+
+    /// Every end of the set, in the form in which [`Revocations::with`] takes it.
+    pub fn iter(&self) -> impl Iterator<Item = Change> {
+        let credentials = self.credentials.iter().copied().map(Change::CredentialGone);
+        let grants = self.grants.iter().copied().map(Change::GrantGone);
+        let principals = self.principals.iter().copied().map(Change::PrincipalGone);
+        credentials.chain(grants).chain(principals)
+    }
+
     pub fn credential(&self, key: &KeyHash) -> bool {
         self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
     }

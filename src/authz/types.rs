@@ -57,6 +57,12 @@ impl fmt::Debug for KeyHash {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CredentialId([u8; 8]);
 
+impl CredentialId {
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+}
+
 impl fmt::Display for CredentialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -138,7 +144,7 @@ impl Serialize for DeviceUuid {
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z, the resolution in which rights expire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+pub mod authz;
 pub mod check;
 pub mod demo;
 pub mod device;
@@ -63,6 +64,9 @@ enum Command {
     Device(OnStore<device::DeviceCommand>),
     /// Who may reach which ports of which devices.
     Grant(OnStore<grant::GrantCommand>),
+    /// What decides on a running relay, and what its guard holds back.
+    #[command(subcommand)]
+    Authz(authz::AuthzCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
 }
@@ -100,6 +104,7 @@ impl CommandLine {
             Command::Token(on) => token::run(on.command, &global.context(on.store)?),
             Command::Device(on) => device::run(on.command, &global.context(on.store)?),
             Command::Grant(on) => grant::run(on.command, &global.context(on.store)?),
+            Command::Authz(command) => authz::run(command, &global.loaded()?, global.output()),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }

@@ -72,6 +72,8 @@ impl Config {
         if !overrides.is_empty() {
             config = source.overridden(&overrides)?;
         }
+        config.authz.state.get_or_insert_with(state_folder);
+        config.admin.socket.get_or_insert_with(|| state_folder().join("admin.sock"));
         match validate::check(&config) {
             Ok(()) => Ok(config),
             Err(Finding { key, problem }) => Err(match overrides.variable_of(&key) {

@@ -1,6 +1,7 @@
 //! The TOML file as types: every key, its default and its unit. [`Config::load`] reads a file and the
 //! environment's overrides into them.
 
+mod guard;
 mod load;
 mod overrides;
 pub mod postgres;
@@ -14,6 +15,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use guard::{
+    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
+};
 pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
@@ -145,7 +149,7 @@ pub struct Vpn {
     pub node: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Authz {
     /// How often the store is asked for changes.
@@ -165,12 +169,20 @@ pub struct Authz {
     pub reread: Duration,
     /// For a schema of the operator's own.
     pub queries: Queries,
+    /// The folder in which the last good snapshot is kept for a restart without the store. The state folder
+    /// where a configuration was read, and nothing is kept where none was.
+    pub state: Option<PathBuf>,
+    /// What a read of the store must pass before it decides anything.
+    pub guard: Guard,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     pub address: SocketAddr,
+    /// For what changes something, and for what is nobody else's business: for this user's processes alone.
+    /// `admin.sock` in the state folder where a configuration was read, and nothing where none was.
+    pub socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -295,13 +307,15 @@ impl Default for Authz {
             max_replica_lag: Duration::from_secs(10),
             reread: Duration::from_secs(10),
             queries: Queries::default(),
+            state: None,
+            guard: Guard::default(),
         }
     }
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)) }
+        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)), socket: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 
-use super::Config;
+use super::{Config, Guard};
 
 /// A value that cannot work.
 pub(super) struct Finding {
@@ -18,6 +18,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_listeners(config)?;
     check_durations(config)?;
     check_counts(config)?;
+    check_guard(&config.authz.guard)?;
     check_vpn(config)
 }
 
@@ -67,6 +68,8 @@ fn check_durations(config: &Config) -> Result<(), Finding> {
         ("authz.max_stale", authz.max_stale, TICK..=LONGEST),
         ("authz.max_replica_lag", authz.max_replica_lag, TICK..=LONGEST),
         ("authz.reread", authz.reread, TICK..=LONGEST),
+        ("authz.guard.probe_time", authz.guard.probe_time, TICK..=PROBE_TIME_MAX),
+        ("authz.guard.probation", authz.guard.probation, Duration::ZERO..=LONGEST),
         ("engine.busy_poll", config.engine.busy_poll, Duration::ZERO..=BUSY_POLL_MAX),
     ];
     for (key, duration, range) in bounded {
@@ -105,6 +108,38 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
     }
     if engine.pipes > PIPES_MAX {
         return found("engine.pipes", &format!("must be at most {PIPES_MAX}; each takes two descriptors"));
+    }
+    Ok(())
+}
+
+fn check_guard(guard: &Guard) -> Result<(), Finding> {
+    let shares = [
+        ("max_bad_rows.share", guard.max_bad_rows.share),
+        ("max_loss.share", guard.max_loss.share),
+        ("max_dangling.share", guard.max_dangling.share),
+        ("max_outside.share", guard.max_outside.share),
+        ("max_unlocated.share", guard.max_unlocated.share),
+        ("max_replay_failures", guard.max_replay_failures),
+        ("max_regressions.share", guard.max_regressions.share),
+    ];
+    for (key, share) in shares {
+        if !(0.0..=1.0).contains(&share) {
+            return found(&format!("authz.guard.{key}"), "is a share, from 0 to 1");
+        }
+    }
+    let bounds = &guard.bounds;
+    for (relation, bound) in
+        [("credentials", bounds.credentials), ("grants", bounds.grants), ("devices", bounds.devices)]
+    {
+        if bound.min.zip(bound.max).is_some_and(|(min, max)| min > max) {
+            return found(&format!("authz.guard.bounds.{relation}"), "has a min above its max");
+        }
+    }
+    if guard.probe_port == 0 {
+        return found("authz.guard.probe_port", "must be at least 1");
+    }
+    if guard.replay > REPLAY_MAX {
+        return found("authz.guard.replay", &format!("must be at most {REPLAY_MAX}; each is replayed"));
     }
     Ok(())
 }
@@ -149,6 +184,12 @@ const USER_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// Longer takes a CPU for itself.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
+
+/// A candidate waits for it, and with the candidate whoever was given a right by it.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Some ten milliseconds of the control thread's time.
+const REPLAY_MAX: usize = 100_000;
 
 const THREADS_MAX: usize = 1024;
 

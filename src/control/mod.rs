@@ -1,11 +1,22 @@
 //! Keeps the snapshot in force in step with the store.
 //!
 //! One thread reads the store on a short timer, and whole on a long one, and publishes what it says to the
-//! shared [`Authority`]. Whatever goes wrong here, a fault of our own included, leaves the last snapshot in
-//! force.
+//! shared [`Authority`], if the guard lets it. Whatever goes wrong here, a fault of our own included, leaves
+//! the last snapshot in force.
 
+mod absences;
+mod admission;
+mod commands;
+mod guard;
+mod history;
+mod holding;
+mod masks;
+mod mirror;
+mod persist;
+mod probation;
 mod publisher;
 mod quarantine;
+mod recent;
 mod refresh;
 mod status;
 
@@ -14,10 +25,15 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{self, Sender};
 
+pub use commands::{
+    Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, RolledBack,
+};
+pub use guard::{Hold, Rule};
+pub use holding::{HoldCounts, HoldStatus};
 pub use status::{Status, StatusHandle};
 
 use crate::authz::Authority;
-use crate::config::Authz;
+use crate::config::Config;
 use crate::store::{Source, StoreError};
 use refresh::Refresher;
 
@@ -27,6 +43,7 @@ pub struct Control {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     status: StatusHandle,
+    commands: Commands,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +55,9 @@ pub enum ControlError {
 }
 
 impl Control {
-    /// Reads all of `source`, publishes it to `authority` as generation 1, and only then returns: a node
-    /// that cannot read its store does not start. From then on a thread of its own keeps up.
+    /// Reads all of `source`, publishes it to `authority` unless the guard holds it, and only then returns:
+    /// a node that cannot read its store does not start, unless a snapshot of it was kept on disk. From then
+    /// on a thread of its own keeps up.
     ///
     /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
     /// be decided again then.
@@ -47,21 +65,27 @@ impl Control {
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: impl Fn() + Send + 'static,
-        config: &Authz,
+        config: &Config,
     ) -> Result<Self, ControlError> {
         let refresher = Refresher::start(source, authority, Box::new(on_publish), config)?;
         let status = refresher.status();
         let (stop, stopped) = channel::bounded(0);
+        let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || refresher.run(&stopped))
+            .spawn(move || refresher.run(&stopped, &requests))
             .map_err(ControlError::Thread)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), status })
+        Ok(Self { stop: Some(stop), thread: Some(thread), status, commands: Commands { queue } })
     }
 
     /// What the thread is at, for whoever asks, also after it has stopped.
     pub fn status(&self) -> StatusHandle {
         self.status.clone()
+    }
+
+    /// A way to look into what is held, and to act on it.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 }
 

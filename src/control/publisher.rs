@@ -5,120 +5,148 @@ use std::sync::Arc;
 
 use crossbeam::epoch;
 
-use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, View};
-use crate::store::{Quarantined, RowKey, Rows};
+use super::persist::{Kept, Persistence};
+use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, UnixMillis, View};
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
     authority: Arc<Authority>,
     on_publish: Box<dyn Fn() + Send>,
-    current: Arc<View>,
+    /// `None` until a first snapshot is published.
+    in_force: Option<Arc<View>>,
+    revocations: Arc<Revocations>,
+    /// What refusals are compared with; see [`View::previous`].
+    previous: Option<Arc<Snapshot>>,
+    /// The view in force has all of them.
+    is_settled: bool,
     retired: Retired,
+    /// `None` where nothing is kept on disk.
+    persistence: Option<Persistence>,
 }
 
 impl Publisher {
-    /// Publishes `rows` as generation 1.
-    pub(super) fn start(authority: Arc<Authority>, on_publish: Box<dyn Fn() + Send>, rows: Rows) -> Self {
-        let none = Revocations::default();
-        let revocations = Arc::new(none.with(&ends(&rows)).unwrap_or(none));
-        let Rows { credentials, grants, devices, .. } = rows;
-        let snapshot = Arc::new(Snapshot::build(Generation(1), credentials, grants, devices));
-        let current = Arc::new(View { snapshot, revocations });
-        authority.publish(Arc::clone(&current));
-        on_publish();
-        Self { authority, on_publish, current, retired: Retired::default() }
-    }
-
-    /// Publishes a full read. What it says has ended, ends first, whatever comes of the rest.
-    pub(super) fn take_rows(&mut self, rows: Rows, quarantined: &[Quarantined]) {
-        self.end(&ends(&rows));
-        let candidate = self.candidate(rows, quarantined);
-        self.publish_snapshot(candidate);
-    }
-
-    /// Publishes changes, all in one view, so that a right that was replaced in one transaction never looks
-    /// as if it had ended. Of a long list, which takes its time to apply, what has ended goes first.
-    pub(super) fn take_changes(&mut self, changes: &[Change]) {
-        if changes.is_empty() {
-            return;
+    pub(super) fn new(
+        authority: Arc<Authority>,
+        on_publish: Box<dyn Fn() + Send>,
+        persistence: Option<Persistence>,
+    ) -> Self {
+        let (revocations, retired) = (Arc::default(), Retired::default());
+        Self {
+            authority,
+            on_publish,
+            in_force: None,
+            revocations,
+            previous: None,
+            is_settled: true,
+            retired,
+            persistence,
         }
-        if changes.len() > TOGETHER_MAX {
-            self.end(changes);
-        }
-        let snapshot = Arc::new(self.current.snapshot.apply(self.next_generation(), changes));
-        let revocations = &self.current.revocations;
-        let revocations = revocations.with(changes).map_or_else(|| Arc::clone(revocations), Arc::new);
-        self.publish(View { snapshot, revocations });
     }
 
-    /// Frees the views that no engine looks at any more, on this thread. To be called from time to time.
-    pub(super) fn reclaim(&mut self) {
+    /// Puts in force what was kept on disk by an earlier process, if there is anything.
+    pub(super) fn restore(&mut self) -> Option<Arc<Snapshot>> {
+        let kept = match self.persistence.as_ref()?.load() {
+            Ok(kept) => kept?,
+            Err(error) => {
+                tracing::error!("{error}");
+                return None;
+            }
+        };
+        let Kept { snapshot, revocations, confirmed_at } = kept;
+        let snapshot = Arc::new(snapshot);
+        self.revocations = Arc::new(revocations);
+        self.authority.confirm(confirmed_at);
+        self.authority.lost_store();
+        self.put_in_force(Arc::clone(&snapshot));
+        Some(snapshot)
+    }
+
+    /// Ends what `changes` say has ended, with the next view, which [`Publisher::settle`] sees to at the latest.
+    ///
+    /// Not at once: one read may end a right and give the one that takes its place, and a tunnel should not
+    /// end in between.
+    pub(super) fn end(&mut self, changes: &[Change]) {
+        let Some(revocations) = self.revocations.with(changes) else { return };
+        if let Some(persistence) = &mut self.persistence {
+            persistence.note_ends(&self.revocations.news(changes));
+        }
+        self.revocations = Arc::new(revocations);
+        self.is_settled = false;
+    }
+
+    /// Puts in force what has ended and is not yet.
+    pub(super) fn settle(&mut self) {
+        if !self.is_settled
+            && let Some(view) = &self.in_force
+        {
+            self.put_in_force(Arc::clone(&view.snapshot));
+        }
+        if let Some(persistence) = &mut self.persistence {
+            persistence.sync_ends();
+        }
+    }
+
+    /// Puts `snapshot` in force, with all that has ended on top of it.
+    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        self.put_in_force(snapshot);
+    }
+
+    /// What refusals are to be compared with from the next view on, or at once where it is nothing.
+    pub(super) fn compare_with(&mut self, previous: Option<Arc<Snapshot>>) {
+        let was_compared = std::mem::replace(&mut self.previous, previous).is_some();
+        if was_compared && self.previous.is_none() {
+            self.is_settled = false;
+        }
+    }
+
+    /// The store has confirmed at `now` that it was heard.
+    pub(super) fn confirm(&mut self, now: UnixMillis) {
+        self.authority.confirm(now);
+        if let Some(persistence) = &mut self.persistence {
+            persistence.confirm(now);
+        }
+    }
+
+    /// Frees the views that no engine looks at any more, on this thread, and keeps on disk what is in
+    /// force. To be called from time to time.
+    pub(super) fn tidy(&mut self) {
+        // What a fault has kept back.
+        self.settle();
         self.retired.reclaim();
-    }
-
-    pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.current.snapshot
-    }
-
-    /// A snapshot of `rows`, and of the last good version of each row that is quarantined.
-    fn candidate(&self, rows: Rows, quarantined: &[Quarantined]) -> Snapshot {
-        let Rows { credentials, grants, devices, .. } = rows;
-        let old = &self.current.snapshot;
-        // First, so that a good row that claims the same uuid or key wins.
-        let credentials = carried(quarantined, |key| match key {
-            RowKey::Credential(key) => old.credential(key).copied(),
-            _ => None,
-        })
-        .chain(credentials);
-        let grants = carried(quarantined, |key| match key {
-            RowKey::Grant(id) => old.grant(*id).copied(),
-            _ => None,
-        })
-        .chain(grants);
-        let devices = carried(quarantined, |key| match key {
-            RowKey::Device(id) => old.device(*id).cloned(),
-            _ => None,
-        })
-        .chain(devices);
-        Snapshot::build(self.next_generation(), credentials.collect(), grants.collect(), devices.collect())
-    }
-
-    fn end(&mut self, changes: &[Change]) {
-        if let Some(revocations) = self.current.revocations.with(changes) {
-            let snapshot = Arc::clone(&self.current.snapshot);
-            self.publish(View { snapshot, revocations: Arc::new(revocations) });
+        if let Some(persistence) = &mut self.persistence {
+            persistence.turn();
         }
     }
 
-    fn publish_snapshot(&mut self, snapshot: Snapshot) {
-        let revocations = Arc::clone(&self.current.revocations);
-        self.publish(View { snapshot: Arc::new(snapshot), revocations });
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
     }
 
-    fn publish(&mut self, view: View) {
-        let view = Arc::new(view);
+    pub(super) fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// Of the next snapshot to be published.
+    pub(super) fn next_generation(&self) -> Generation {
+        Generation(self.in_force.as_ref().map_or(0, |view| view.snapshot.generation().0) + 1)
+    }
+
+    fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
+        let view = Arc::new(View {
+            snapshot,
+            revocations: Arc::clone(&self.revocations),
+            previous: self.previous.clone(),
+        });
+        if let Some(persistence) = &mut self.persistence {
+            persistence.keep(&view);
+        }
         self.authority.publish(Arc::clone(&view));
-        self.retired.push(std::mem::replace(&mut self.current, view));
+        self.is_settled = true;
+        if let Some(old) = self.in_force.replace(view) {
+            self.retired.push(old);
+        }
         (self.on_publish)();
     }
-
-    fn next_generation(&self) -> Generation {
-        Generation(self.current.snapshot.generation().0 + 1)
-    }
-}
-
-/// What `rows` explicitly say has ended.
-fn ends(rows: &Rows) -> Vec<Change> {
-    let credentials = rows.credentials.iter().filter(|row| row.revoked).copied().map(Change::Credential);
-    let grants = rows.grants.iter().filter(|row| row.revoked).copied().map(Change::Grant);
-    rows.ended.iter().cloned().chain(credentials).chain(grants).collect()
-}
-
-fn carried<T>(
-    quarantined: &[Quarantined],
-    last_good: impl Fn(&RowKey) -> Option<T>,
-) -> impl Iterator<Item = T> {
-    quarantined.iter().filter_map(move |row| last_good(&row.key))
 }
 
 /// Views that are not in force any more, but that an engine may still be looking at.
@@ -147,9 +175,6 @@ impl Retired {
         self.views.retain(|view| Arc::strong_count(view) > 1);
     }
 }
-
-/// Changes that are applied well within a millisecond or two.
-const TOGETHER_MAX: usize = 1_000;
 
 /// Retired views that are kept. Engines look at a view for one turn, well under a refresh, so that more
 /// than two or three mean a stuck engine; then the oldest are left to it, to keep memory bounded.

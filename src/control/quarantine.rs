@@ -9,6 +9,8 @@ use crate::store::{Quarantined, RowKey};
 #[derive(Default)]
 pub(super) struct Quarantine {
     keys: HashSet<RowKey>,
+    /// Some of the rows that were read last.
+    examples: Vec<Quarantined>,
 }
 
 impl Quarantine {
@@ -17,6 +19,7 @@ impl Quarantine {
         let before = std::mem::take(&mut self.keys);
         let is_new = |row: &&Quarantined| !before.contains(&row.key);
         tell(quarantined.iter().filter(is_new));
+        self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
         self.keys = quarantined.into_iter().map(|row| row.key).collect();
     }
 
@@ -26,15 +29,27 @@ impl Quarantine {
             self.keys.remove(&key);
         }
         tell(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
+        if !quarantined.is_empty() {
+            self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
+        }
         self.keys.extend(quarantined.into_iter().map(|row| row.key));
     }
 
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.keys.iter()
+    }
+
+    pub(super) fn examples(&self) -> &[Quarantined] {
+        &self.examples
+    }
 }
 
-fn row_key(change: &Change) -> Option<RowKey> {
+/// The row that a change is about; `None` for a principal, which is none of any relation.
+pub(super) fn row_key(change: &Change) -> Option<RowKey> {
     match change {
         Change::Credential(row) => Some(RowKey::Credential(row.key)),
         Change::CredentialGone(key) => Some(RowKey::Credential(*key)),
@@ -62,6 +77,9 @@ fn tell<'a>(mut rows: impl Iterator<Item = &'a Quarantined>) {
 
 /// Rows of one read that get a log line each, so that a bad million does not fill the disk.
 const TOLD_MAX: usize = 10;
+
+/// Rows whose reasons are kept, for whoever asks.
+const EXAMPLES_MAX: usize = 5;
 
 #[cfg(test)]
 mod tests {

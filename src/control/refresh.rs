@@ -1,28 +1,32 @@
-//! The control thread's loop: read, publish, confirm, wait.
+//! The control thread's loop: read, admit, confirm, wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, select};
+use crossbeam::channel::{self, Receiver};
 
+use super::admission::Admission;
+use super::commands::Request;
+use super::guard::broken_contract;
+use super::persist::Persistence;
 use super::publisher::Publisher;
-use super::quarantine::Quarantine;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
-use crate::config::Authz;
+use crate::config::Config;
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
     source: Box<dyn Source>,
     authority: Arc<Authority>,
-    publisher: Publisher,
-    quarantine: Quarantine,
+    admission: Admission,
     status: StatusHandle,
     refresh_every: Duration,
     reconcile_every: Duration,
     reconcile_at: Instant,
+    /// Between full reads that are wanted before their time.
+    reread_pause: Duration,
     /// Failed reads in a row.
     failures: u32,
     /// The failure that was last told in the log.
@@ -30,56 +34,81 @@ pub(super) struct Refresher {
 }
 
 impl Refresher {
-    /// Reads everything and publishes it.
+    /// Begins with what was kept on disk, reads everything and admits it. Fails where neither can be had.
     pub(super) fn start(
-        mut source: Box<dyn Source>,
+        source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
-        config: &Authz,
+        config: &Config,
     ) -> Result<Self, StoreError> {
-        let now = UnixMillis::now();
-        let mut rows = source.read_all()?;
-        let mut quarantine = Quarantine::default();
-        quarantine.replace(std::mem::take(&mut rows.quarantined));
-        let publisher = Publisher::start(Arc::clone(&authority), on_publish, rows);
-        authority.confirm(now);
-        let status = StatusHandle::new(Status {
-            store: source.describe(),
-            generation: publisher.snapshot().generation(),
-            rows: publisher.snapshot().row_counts(),
-            confirmed_at: now,
-            last_error: None,
-            quarantined: quarantine.len(),
-        });
-        Ok(Self {
+        let store = source.describe();
+        let persistence = config.authz.state.as_ref().map(|folder| Persistence::new(folder, store.clone()));
+        let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);
+        let mut refresher = Self {
+            admission: Admission::new(config, publisher),
             source,
             authority,
-            publisher,
-            quarantine,
-            status,
-            refresh_every: config.refresh,
-            reconcile_every: config.reconcile,
-            reconcile_at: Instant::now() + jittered(config.reconcile),
+            status: StatusHandle::new(Status { store, ..Status::default() }),
+            refresh_every: config.authz.refresh,
+            reconcile_every: config.authz.reconcile,
+            reconcile_at: Instant::now(),
+            reread_pause: REREAD_PAUSE_MIN,
             failures: 0,
             trouble: None,
-        })
+        };
+        let kept = refresher.admission.restore().map(|kept| (kept.generation(), kept.row_counts()));
+        match (refresher.refresh(), kept) {
+            (Ok(()), _) => {}
+            (Err(error), None) => return Err(error),
+            (Err(error), Some((generation, rows))) => {
+                tracing::warn!(
+                    generation = generation.0,
+                    grants = rows.grants,
+                    devices = rows.devices,
+                    "beginning with the snapshot that was kept on disk"
+                );
+                refresher.fail(error.to_string());
+            }
+        }
+        Ok(refresher)
     }
 
     pub(super) fn status(&self) -> StatusHandle {
         self.status.clone()
     }
 
-    /// Keeps up with the store until the other end of `stopped` is dropped.
-    pub(super) fn run(mut self, stopped: &Receiver<()>) {
+    /// Keeps up with the store, and answers requests, until the other end of `stopped` is dropped.
+    pub(super) fn run(mut self, stopped: &Receiver<()>, requests: &Receiver<Request>) {
         let wake_ups = self.source.wake_ups();
         loop {
-            select! {
-                recv(stopped) -> _ => return,
-                recv(wake_ups) -> _ => {}
-                default(self.pause()) => {}
+            let next_turn = channel::after(self.pause());
+            loop {
+                channel::select_biased! {
+                    recv(stopped) -> _ => return,
+                    recv(next_turn) -> _ => break,
+                    recv(wake_ups) -> _ => break,
+                    recv(requests) -> request => match request {
+                        Ok(request) => self.answer(request),
+                        // Nobody is left who could ask, or stop this thread otherwise.
+                        Err(_) => return,
+                    },
+                }
             }
             self.turn();
         }
+    }
+
+    fn answer(&mut self, request: Request) {
+        // Who has stopped waiting needs no answer. A fault is answered by the sender's being dropped.
+        let answered = catch_unwind(AssertUnwindSafe(|| match request {
+            Request::Diff(answer) => drop(answer.send(self.admission.diff())),
+            Request::Accept(answer) => drop(answer.send(self.admission.accept())),
+            Request::RollBack(answer) => drop(answer.send(self.admission.roll_back())),
+        }));
+        if let Err(panic) = answered {
+            tracing::error!("a fault of sluicegate itself ({}); please report it", message(&*panic));
+        }
+        self.status.update(|status| self.admission.tell(status));
     }
 
     /// Until the next read. A store that fails is asked less and less often, by no two nodes in step, but comes
@@ -94,7 +123,12 @@ impl Refresher {
         // Unwind safe: after a fault everything is read anew, and views are replaced as a whole.
         match catch_unwind(AssertUnwindSafe(|| self.refresh())) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.fail(error.to_string()),
+            Ok(Err(error)) => {
+                if let Some(hold) = broken_contract(&error) {
+                    self.admission.hold_without_candidate(hold);
+                }
+                self.fail(error.to_string());
+            }
             Err(panic) => {
                 // What was read may be lost: the source takes it for delivered.
                 self.reconcile_at = Instant::now();
@@ -104,7 +138,7 @@ impl Refresher {
     }
 
     fn refresh(&mut self) -> Result<(), StoreError> {
-        self.publisher.reclaim();
+        self.admission.look_after_engines();
         let now = UnixMillis::now();
         self.read()?;
         let lag_ms = i64::try_from(self.source.lag().as_millis()).unwrap_or(i64::MAX);
@@ -117,47 +151,50 @@ impl Refresher {
             return self.read_everything();
         }
         match self.source.read_changes()? {
-            Changes::Nothing => {}
-            Changes::Some { changes, quarantined } => {
-                self.publisher.take_changes(&changes);
-                self.quarantine.update(&changes, quarantined);
-            }
+            Changes::Nothing => self.admission.take_nothing(),
+            Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
             Changes::All(rows) => self.take_everything(rows),
             Changes::Behind => {
                 tracing::info!("the outbox of {} does not reach back; reading all", self.source.describe());
                 self.read_everything()?;
             }
         }
+        self.hasten_reconcile();
         Ok(())
     }
 
     fn read_everything(&mut self) -> Result<(), StoreError> {
+        let began = Instant::now();
         let rows = self.source.read_all()?;
         self.take_everything(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
+        self.reread_pause = REREAD_PAUSE_MIN.max(began.elapsed() * REREAD_PAUSE_FACTOR);
+        self.hasten_reconcile();
         Ok(())
     }
 
-    fn take_everything(&mut self, mut rows: Rows) {
-        let quarantined = std::mem::take(&mut rows.quarantined);
-        self.publisher.take_rows(rows, &quarantined);
-        self.quarantine.replace(quarantined);
+    fn take_everything(&mut self, rows: Rows) {
+        self.admission.take_rows(rows);
     }
 
-    /// The store was read as it was at `now`, and what it said is in force.
+    /// Puts the next full read forward where it could heal a hold or confirm an absence.
+    fn hasten_reconcile(&mut self) {
+        if self.admission.wants_everything_read() {
+            self.reconcile_at = self.reconcile_at.min(Instant::now() + self.reread_pause);
+        }
+    }
+
+    /// The store was read as it was at `now`, and what it said is in force or held.
     fn confirm(&mut self, now: UnixMillis) {
-        self.authority.confirm(now);
+        self.admission.confirm(now);
         self.failures = 0;
         if self.trouble.take().is_some() {
             tracing::info!("{} can be read again", self.source.describe());
         }
-        let snapshot = self.publisher.snapshot();
         self.status.update(|status| {
-            status.generation = snapshot.generation();
-            status.rows = snapshot.row_counts();
+            self.admission.tell(status);
             status.confirmed_at = now;
             status.last_error = None;
-            status.quarantined = self.quarantine.len();
         });
     }
 
@@ -167,7 +204,10 @@ impl Refresher {
         self.failures = self.failures.saturating_add(1);
         if self.trouble.as_ref() != Some(&error) {
             tracing::warn!("{error}; until then the last good snapshot decides");
-            self.status.update(|status| status.last_error = Some(error.clone()));
+            self.status.update(|status| {
+                self.admission.tell(status);
+                status.last_error = Some(error.clone());
+            });
             self.trouble = Some(error);
         }
     }
@@ -187,6 +227,12 @@ fn jittered(period: Duration) -> Duration {
 
 /// Between two reads of a store that fails.
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Between two full reads that are wanted before their time; a hold can last for days.
+const REREAD_PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// How many times longer than a full read the pause after it is, so that a large store has time for others.
+const REREAD_PAUSE_FACTOR: u32 = 10;
 
 /// Between two reads at all, also where `authz.refresh` is 0.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::holding::{HoldCounts, HoldStatus};
 use crate::authz::{Generation, RowCounts, UnixMillis};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Status {
     /// The kind and place of the store, without secrets.
     pub store: String,
-    /// Of the snapshot in force.
-    pub generation: Generation,
+    /// Of the snapshot in force; `None` while there is none.
+    pub generation: Option<Generation>,
     /// In the snapshot in force.
     pub rows: RowCounts,
     /// When the store last said that the snapshot is current.
@@ -20,6 +21,22 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Rows that do not decode now; their last good versions are in force.
     pub quarantined: usize,
+    /// Why the store's last word is not in force; `None` where it is.
+    pub hold: Option<HoldStatus>,
+    /// Holds so far, by rule.
+    pub holds: HoldCounts,
+    /// Rows that one read did not give, and that stay until a second does not either.
+    pub absences_waiting: usize,
+    /// Rows that ended so.
+    pub absences_honoured: u64,
+    /// Refusals are being compared with what decided before.
+    pub on_probation: bool,
+    /// Refusals so far that the generation before would not have given.
+    pub regressions: u64,
+    /// Times that the node went back to a generation before, by itself or by a person's word.
+    pub rollbacks: u64,
+    /// Full reads so far.
+    pub reads_of_everything: u64,
 }
 
 /// A way to the newest status, from any thread. Cheap to clone.

@@ -93,7 +93,10 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count)?;
         let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
         let threads = (0..count)
-            .map(|_| Ok(ThreadShared { wake: Wake::new()?, counters: Arc::default() }))
+            .map(|_| {
+                let witness = authority.witness();
+                Ok(ThreadShared { wake: Wake::new()?, counters: Arc::default(), witness })
+            })
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::limits::Limits;
-use crate::authz::Authority;
+use crate::authz::{Authority, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -24,10 +24,11 @@ pub(super) struct Shared {
     rechecks: AtomicU64,
 }
 
-/// One thread's part: how to wake it, and what it counts.
+/// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
 pub(super) struct ThreadShared {
     pub wake: Wake,
     pub counters: Arc<EngineCounters>,
+    pub witness: Arc<Witness>,
 }
 
 impl Shared {

@@ -40,6 +40,7 @@ fn authority() -> Arc<Authority> {
     authority.publish(Arc::new(View {
         snapshot: Arc::new(Snapshot::build(Generation(1), vec![credential], vec![grant], vec![device])),
         revocations: Arc::new(Revocations::default()),
+        previous: None,
     }));
     authority.confirm(UnixMillis::now());
     Arc::new(authority)

@@ -414,7 +414,8 @@ fn turn<'a>(
     now: Instant,
     view: &'a PinnedView<'a>,
 ) -> Turn<'a, RingKernel> {
-    Turn { kernel, now, view, shared, counters: &shared.threads[number].counters }
+    let ThreadShared { counters, witness, .. } = &shared.threads[number];
+    Turn { kernel, now, view, shared, counters, witness }
 }
 
 /// Whether accept failed because the process or the system has no more to give.

@@ -167,6 +167,11 @@ impl StoreError {
             whole => whole.to_string(),
         }
     }
+
+    /// Whether the store is there and answers, but not as the contract says.
+    pub const fn breaks_contract(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Contract { .. } | Self::Version { .. })
+    }
 }
 
 impl RowKey {

@@ -1,4 +1,5 @@
-//! Audit events, one for each tunnel that ended and for each refusal, and the engines' way to tell them.
+//! Audit events, one for each tunnel that ended, each refusal and each operator's command, and the way to tell
+//! them.
 //!
 //! Engines put events into a bounded queue and never wait. What finds the queue full is counted by the
 //! sender.
@@ -56,11 +57,24 @@ pub struct SessionRefusal {
     pub detail: Option<String>,
 }
 
+/// Something that a person on this machine had the node do, or tried to.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperatorCommand {
+    pub command: &'static str,
+    /// Of the process that asked, as far as the kernel tells.
+    pub uid: Option<u32>,
+    pub pid: Option<i32>,
+    /// `done` or `refused`.
+    pub outcome: &'static str,
+    pub detail: String,
+}
+
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum AuditEvent {
     SessionEnd(SessionEnd),
     Refusal(SessionRefusal),
+    OperatorCommand(OperatorCommand),
 }
 
 /// The engines' end of the queue.

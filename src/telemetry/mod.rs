@@ -5,7 +5,7 @@ mod audit_log;
 mod counters;
 mod latency;
 
-pub use audit::{AuditEvent, AuditSender, SessionEnd, SessionFacts, SessionRefusal};
+pub use audit::{AuditEvent, AuditSender, OperatorCommand, SessionEnd, SessionFacts, SessionRefusal};
 pub use audit_log::{AuditLog, LostEvents};
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;

@@ -83,6 +83,7 @@ impl Site {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(process::BINARY);
         command.args(arguments).arg("--config").arg(self.config_path()).stdin(Stdio::null());
+        command.env("STATE_DIRECTORY", self.path("state"));
         command
     }
 
@@ -95,6 +96,7 @@ impl Site {
         let run = self.command(&["run"]);
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+        command.env("STATE_DIRECTORY", self.path("state"));
         Relay::start(command)
     }
 

@@ -122,7 +122,7 @@ pub(super) fn config(store: PathBuf) -> Config {
         },
         timeouts: Timeouts { head: HEAD_TIMEOUT, connect: CONNECT_TIMEOUT, ..Timeouts::default() },
         vpn: Vpn::loopback(),
-        admin: Admin { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) },
+        admin: Admin { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ..Admin::default() },
         ..Config::default()
     }
 }

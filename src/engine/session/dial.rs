@@ -65,6 +65,7 @@ impl<K: Kernel> Session<K> {
             Decision::Allow(route) => dial.expires_at = route.expires_at,
             Decision::Refuse(refusal) => {
                 let version = dial.version;
+                self.is_regression(refusal, turn);
                 self.refuse(version, No::refused(refusal), turn);
             }
             // The client was allowed a moment ago, and nobody has said otherwise.

@@ -74,7 +74,11 @@ impl<K: Kernel> Session<K> {
             return self.refuse_draining(version, turn);
         }
         self.generation = turn.view.get().map(|view| view.snapshot.generation());
-        match self.decide(turn) {
+        let decision = self.decide(turn);
+        if let Some(query) = &self.query {
+            turn.witness.note(turn.view, query, &decision, turn.now.wall);
+        }
+        match decision {
             Decision::Allow(route) => {
                 self.rights = Some(Rights::of(&route));
                 self.dial(&route, dial, turn);

@@ -20,7 +20,8 @@ use super::shared::Shared;
 use super::timers::Tick;
 use super::token::{InFlight, Purpose, Slot};
 use crate::authz::{
-    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Route, UnixMillis,
+    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route, UnixMillis,
+    Witness,
 };
 use crate::telemetry::{EngineCounters, SessionFacts};
 use crate::wire::HttpVersion;
@@ -107,6 +108,9 @@ struct Tunnel<P> {
     /// When to do what only a tunnel that lasts is worth; absent once it is done.
     settle_at: Option<Tick>,
     expires_at: Option<UnixMillis>,
+    /// The right to it is gone, which may be a mistake of the snapshot in force: it ends at this time,
+    /// unless that is undone.
+    reprieved_until: Option<Tick>,
     handshake_us: u64,
 }
 
@@ -125,6 +129,7 @@ pub(super) struct Turn<'a, K: Kernel> {
     pub view: &'a PinnedView<'a>,
     pub shared: &'a Shared,
     pub counters: &'a EngineCounters,
+    pub witness: &'a Witness,
 }
 
 impl<K: Kernel> Session<K> {
@@ -276,6 +281,16 @@ impl<K: Kernel> Session<K> {
     fn decide(&self, turn: &Turn<'_, K>) -> Decision {
         let nothing_asked = Query { key: None, device: None, port: 0 };
         turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
+    }
+
+    /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.
+    fn is_regression(&self, refusal: Refusal, turn: &Turn<'_, K>) -> bool {
+        let query = self.query.as_ref();
+        query.is_some_and(|query| turn.witness.note_regression(turn.view, query, refusal, turn.now.wall))
+    }
+
+    fn was_allowed_before(&self, turn: &Turn<'_, K>) -> bool {
+        self.query.as_ref().is_some_and(|query| turn.view.allowed_before(query, turn.now.wall).is_some())
     }
 
     /// What the audit log says of this session.

@@ -31,7 +31,11 @@ impl Bench {
         authority.publish(view(true));
         authority.confirm(UnixMillis(0));
         let limits = Arc::new(Limits::new(&config.limits, 10));
-        let thread = ThreadShared { wake: Wake::new().unwrap(), counters: Arc::default() };
+        let thread = ThreadShared {
+            wake: Wake::new().unwrap(),
+            counters: Arc::default(),
+            witness: authority.witness(),
+        };
         let shared =
             Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
         let client = Socket::default();
@@ -50,6 +54,7 @@ impl Bench {
             view: &view,
             shared: &self.shared,
             counters: &self.shared.threads[0].counters,
+            witness: &self.shared.threads[0].witness,
         })
     }
 
@@ -103,6 +108,7 @@ fn view(is_granted: bool) -> Arc<View> {
     Arc::new(View {
         snapshot: Arc::new(Snapshot::build(Generation(1), vec![credential], grants, vec![device])),
         revocations: Arc::default(),
+        previous: None,
     })
 }
 

@@ -31,6 +31,7 @@ impl<K: Kernel> Session<K> {
             active_at: turn.now.tick(),
             settle_at: Some(turn.now.after(LASTS_AFTER)),
             expires_at: dial.expires_at,
+            reprieved_until: None,
             handshake_us,
         }));
         // That of the dial is over; the tunnel's own is set as it is driven.
@@ -72,7 +73,7 @@ impl<K: Kernel> Session<K> {
     /// A right expires, or nothing has moved for too long.
     pub(super) fn on_tunnel_deadline(&mut self, turn: &mut Turn<'_, K>) {
         let Stage::Tunnel(tunnel) = &self.stage else { return };
-        if tunnel.has_expired(turn) {
+        if tunnel.has_expired(turn) || tunnel.is_reprieve_over(turn) {
             self.recheck_tunnel(turn);
         }
         let Stage::Tunnel(tunnel) = &self.stage else { return };
@@ -99,15 +100,32 @@ impl<K: Kernel> Session<K> {
         match decision {
             Decision::Allow(route) => {
                 tunnel.expires_at = route.expires_at;
+                tunnel.reprieved_until = None;
                 self.rights = Some(Rights::of(&route));
                 self.deadline = Some(tunnel.deadline(turn));
             }
             // Where the device is says nothing about the right to reach it: a connection that stands may
             // stand.
             Decision::Refuse(Refusal::DeviceOffline | Refusal::DeviceElsewhere) => {}
-            Decision::Refuse(refusal) => self.break_tunnel(ended_right(refusal), turn),
+            Decision::Refuse(refusal) => self.end_right(refusal, turn),
             Decision::Undecided(_) => {}
         }
+    }
+
+    /// The right to this tunnel is gone. Where nothing explains that, the node is given the time to find
+    /// out whether it was a mistake.
+    fn end_right(&mut self, refusal: Refusal, turn: &mut Turn<'_, K>) {
+        let Stage::Tunnel(tunnel) = &self.stage else { return };
+        let is_reprieved = match tunnel.reprieved_until {
+            Some(until) => turn.now.tick() < until && self.was_allowed_before(turn),
+            None => self.is_regression(refusal, turn),
+        };
+        let Stage::Tunnel(tunnel) = &mut self.stage else { return };
+        if !is_reprieved {
+            return self.break_tunnel(ended_right(refusal), turn);
+        }
+        tunnel.reprieved_until.get_or_insert(turn.now.after(REPRIEVE));
+        self.deadline = Some(tunnel.deadline(turn));
     }
 
     /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes what
@@ -243,9 +261,14 @@ impl<P> Tunnel<P> {
         Tick(self.active_at.0.saturating_add(patience_ms))
     }
 
+    fn is_reprieve_over<K: Kernel>(&self, turn: &Turn<'_, K>) -> bool {
+        self.reprieved_until.is_some_and(|until| until <= turn.now.tick())
+    }
+
     fn deadline<K: Kernel>(&self, turn: &Turn<'_, K>) -> Tick {
-        let next =
-            self.settle_at.map_or(self.quiet_until(turn), |settle_at| settle_at.min(self.quiet_until(turn)));
+        let quiet_until = self.quiet_until(turn);
+        let last = Tick(u64::MAX);
+        let next = quiet_until.min(self.settle_at.unwrap_or(last)).min(self.reprieved_until.unwrap_or(last));
         let Some(expires_at) = self.expires_at else { return next };
         let left_ms = u64::try_from(expires_at.0.saturating_sub(turn.now.wall.0)).unwrap_or(0);
         next.min(Tick(turn.now.tick().0.saturating_add(left_ms).saturating_add(1)))
@@ -317,3 +340,6 @@ const LASTS_AFTER: Duration = Duration::from_secs(5);
 
 /// The same for a half-closed one; most are over at once.
 const HALF_CLOSED_LASTS_AFTER: Duration = Duration::from_millis(100);
+
+/// How long a tunnel outlives its right where no revocation explains the end. A rollback takes less.
+const REPRIEVE: Duration = Duration::from_secs(5);

@@ -23,10 +23,14 @@ impl Bench {
         let config = Arc::new(config);
         let (addresses, mut listeners) = bind_all(&config, 1).unwrap();
         let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
-        let thread = ThreadShared { wake: Wake::new().unwrap(), counters: Arc::default() };
+        let authority = authority();
+        let thread = ThreadShared {
+            wake: Wake::new().unwrap(),
+            counters: Arc::default(),
+            witness: authority.witness(),
+        };
         let kernel = RingKernel::new(&config).unwrap();
-        let shared =
-            Arc::new(Shared::new(config, authority(), AuditSender::disabled(), limits, vec![thread]));
+        let shared = Arc::new(Shared::new(config, authority, AuditSender::disabled(), limits, vec![thread]));
         let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }

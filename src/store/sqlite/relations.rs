@@ -123,18 +123,18 @@ impl decode::Row for Row<'_> {
     }
 }
 
-/// Relation `credentials` on the reference schema. What is held by nobody, or by a principal that was removed, has
-/// ended.
+/// Relation `credentials` on the reference schema. What a removed principal holds has ended. What nobody holds is
+/// absent, and no revocation: a column that has come to mean something else must not end rights for ever.
 pub(super) const CREDENTIALS: &str = "
     SELECT key_sha256, principal, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM credentials LEFT JOIN principals ON principals.id = principal";
+        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
+    FROM credentials JOIN principals ON principals.id = principal";
 
 /// Relation `grants` on the reference schema.
 pub(super) const GRANTS: &str = "
     SELECT grants.id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM grants LEFT JOIN principals ON principals.id = principal";
+        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
+    FROM grants JOIN principals ON principals.id = principal";
 
 /// Relation `devices` on the reference schema.
 pub(super) const DEVICES: &str = "SELECT id AS device, uuid, fleet, address, node, online FROM devices";

@@ -1,0 +1,42 @@
+//! The guard's part of `/metrics`.
+
+use std::fmt;
+
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::metrics::{counter, gauge};
+use crate::control::{Rule, Status};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RuleLabel {
+    rule: &'static str,
+}
+
+pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &Status) -> Result<(), fmt::Error> {
+    let held_by = status.hold.as_ref().map(|held| held.hold.rule);
+    let help = "Whether the last good snapshot is kept in spite of the store, by the rule that says so.";
+    let mut family = encoder.encode_descriptor("guard_held", help, None, MetricType::Gauge)?;
+    for rule in Rule::ALL {
+        let metric = ConstGauge::new(i64::from(held_by == Some(rule)));
+        metric.encode(family.encode_family(&RuleLabel { rule: rule.name() })?)?;
+    }
+    let help = "Holds so far, by rule.";
+    let mut family = encoder.encode_descriptor("guard_holds", help, None, MetricType::Counter)?;
+    for (rule, holds) in Rule::ALL.into_iter().zip(status.holds) {
+        let metric = ConstCounter::new(holds);
+        metric.encode(family.encode_family(&RuleLabel { rule: rule.name() })?)?;
+    }
+    let help = "Rows that one read did not give, and that stay until a second does not either.";
+    gauge(encoder, "guard_absences_waiting", help, status.absences_waiting as i64)?;
+    let help = "Whether refusals are being compared with what decided before.";
+    gauge(encoder, "guard_on_probation", help, i64::from(status.on_probation))?;
+    let help = "Refusals that the generation before would not have given.";
+    counter(encoder, "guard_regressions", help, status.regressions)?;
+    let help = "Times that the node went back to a generation before.";
+    counter(encoder, "guard_rollbacks", help, status.rollbacks)?;
+    let help = "Rows that ended by their absence from two reads.";
+    counter(encoder, "guard_absences_honoured", help, status.absences_honoured)
+}

@@ -1,0 +1,50 @@
+//! What the guard asks of a snapshot, beside decisions: rows by their other names, rights with no regard to
+//! where a device is, and where a device is with no regard to rights.
+
+use std::net::IpAddr;
+
+use super::snapshot::GrantKey;
+use super::{
+    Credential, CredentialId, Device, DeviceUuid, PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
+};
+
+impl Snapshot {
+    pub fn device_named(&self, uuid: DeviceUuid) -> Option<Device> {
+        self.devices.rows(uuid).next().cloned()
+    }
+
+    pub fn credential_called(&self, id: CredentialId) -> Option<Credential> {
+        self.credentials.rows(id).next().copied()
+    }
+
+    /// Whether a live grant of `principal` opens `port` of the device, wherever that is.
+    pub fn grants_access(
+        &self,
+        principal: PrincipalId,
+        device: DeviceUuid,
+        port: u16,
+        revocations: &Revocations,
+        now: UnixMillis,
+    ) -> bool {
+        let Some(device) = self.device_named(device) else { return false };
+        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
+        let mut keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
+        !revocations.principal(principal)
+            && keys.any(|key| {
+                self.grants.rows(key).any(|grant| {
+                    grant.ports.contains(port)
+                        && !grant.revoked
+                        && !revocations.grant(grant.id)
+                        && grant.expires_at.is_none_or(|end| end > now)
+                })
+            })
+    }
+}
+
+impl Device {
+    /// Where `node` (any, where it is `None`) can dial the device now.
+    pub fn location(&self, node: Option<&str>) -> Option<IpAddr> {
+        let is_ours = node.is_none() || self.node.is_none() || self.node.as_deref() == node;
+        self.address.filter(|_| self.online && is_ours)
+    }
+}

@@ -1,0 +1,162 @@
+//! `sluicegate authz`: what the guard holds, what that would change, and what to do about it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::Loaded;
+use super::output::{Answer, CommandError, Output, rfc3339};
+use crate::admin::local;
+use crate::authz::UnixMillis;
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum AuthzCommand {
+    /// Say what decides, whether the guard holds something back, and why.
+    Status,
+    /// List what would change if what the store says were published.
+    Diff,
+    /// Publish what the guard holds, in spite of it. Written to the audit log.
+    Accept,
+    /// Go back to what decided before the last publication, and stay there until `accept`. What was revoked
+    /// stays revoked. Written to the audit log.
+    Rollback,
+}
+
+pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+    let Some(socket) = &loaded.config.admin.socket else {
+        return Err(CommandError::failed("admin.socket is not configured; the relay cannot be asked"));
+    };
+    let (method, path) = match command {
+        AuthzCommand::Status => ("GET", local::STATUS),
+        AuthzCommand::Diff => ("GET", local::DIFF),
+        AuthzCommand::Accept => ("POST", local::ACCEPT),
+        AuthzCommand::Rollback => ("POST", local::ROLLBACK),
+    };
+    let facts = ask(socket, method, path)?;
+    let text = match command {
+        AuthzCommand::Status => status_text(&facts),
+        AuthzCommand::Diff => diff_text(&facts),
+        AuthzCommand::Accept => format!(
+            "published {} changed rows as generation {}, which rule {} had held",
+            facts["rows"],
+            facts["generation"],
+            word(&facts["rule"])
+        ),
+        AuthzCommand::Rollback => {
+            format!("went back from generation {} to {}", facts["from"], facts["to"])
+        }
+    };
+    Answer::done(text, facts).print(output)
+}
+
+/// One request to the relay that listens on `socket`.
+fn ask(socket: &Path, method: &str, path: &str) -> Result<Value, CommandError> {
+    let place = socket.display();
+    let unreachable = |error| {
+        CommandError::failed(format!(
+            "no relay can be asked at {place} ({error}); is it running, and are you the user that it runs as?"
+        ))
+    };
+    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n")
+        .map_err(unreachable)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(unreachable)?;
+    let not_understood = || CommandError::failed(format!("the answer from {place} is not understood"));
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let Ok(httparse::Status::Complete(head)) = response.parse(&answer) else { return Err(not_understood()) };
+    let body: Value = serde_json::from_slice(&answer[head..]).map_err(|_| not_understood())?;
+    match (response.code, body["error"].as_str()) {
+        (Some(200), _) => Ok(body),
+        (_, Some(error)) => Err(CommandError::failed(error.to_owned())),
+        _ => Err(not_understood()),
+    }
+}
+
+fn status_text(facts: &Value) -> String {
+    let rows = &facts["rows"];
+    let time = |at: &Value| rfc3339(UnixMillis(at.as_i64().unwrap_or_default()));
+    let mut lines = vec![
+        match facts["generation"].as_u64() {
+            Some(generation) => format!("in force: generation {generation}"),
+            None => "in force: nothing, so that nothing is decided".to_owned(),
+        },
+        format!(
+            "rows: {} credentials, {} grants, {} devices",
+            rows["credentials"], rows["grants"], rows["devices"]
+        ),
+        format!("store: {}, last heard {}", word(&facts["store"]), time(&facts["confirmed_at"])),
+    ];
+    if let Some(error) = facts["last_error"].as_str() {
+        lines.push(format!("store cannot be read: {error}"));
+    }
+    match &facts["hold"] {
+        Value::Null => lines.push("guard: holds nothing".to_owned()),
+        hold => {
+            lines.push(format!(
+                "guard: HOLDS by rule {} since {}",
+                word(&hold["rule"]),
+                time(&hold["since"])
+            ));
+            lines.push(format!("  {}", word(&hold["figures"])));
+            let examples = hold["examples"].as_array().into_iter().flatten();
+            lines.extend(examples.map(|example| format!("  such as {}", word(example))));
+            lines.push("  `sluicegate authz diff` lists what is held, `accept` publishes it".to_owned());
+        }
+    }
+    for (name, text) in [
+        ("quarantined", "rows do not decode; their last good versions are in force"),
+        ("absences_waiting", "rows were absent from one read, and stay until a second confirms it"),
+        ("regressions", "refusals so far that the generation before would not have given"),
+        ("rollbacks", "rollbacks so far"),
+    ] {
+        match facts[name].as_u64() {
+            Some(0) | None => {}
+            Some(count) => lines.push(format!("{count} {text}")),
+        }
+    }
+    lines.join("\n")
+}
+
+fn diff_text(facts: &Value) -> String {
+    let mut lines = Vec::new();
+    let mut total = 0;
+    for relation in ["credentials", "grants", "devices"] {
+        let counts = &facts[relation];
+        let count = |name: &str| counts[name].as_u64().unwrap_or_default();
+        let (gone, new, changed) = (count("gone"), count("new"), count("changed"));
+        total += gone + new + changed;
+        lines.push(format!("{relation}: {gone} gone, {new} new, {changed} changed"));
+    }
+    lines.push(format!("devices that could no longer be dialled: {}", facts["devices_unlocated"]));
+    let rows = facts["rows"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for row in rows {
+        let name = format!("{} {}", word(&row["relation"]), word(&row["row"]));
+        lines.push(match (row["before"].as_str(), row["after"].as_str()) {
+            (Some(before), Some(after)) => format!("~ {name}: {before} -> {after}"),
+            (Some(before), None) => format!("- {name}: {before}"),
+            (None, after) => format!("+ {name}: {}", after.unwrap_or_default()),
+        });
+    }
+    let unlisted = total.saturating_sub(rows.len() as u64);
+    if unlisted > 0 {
+        lines.push(format!("and {unlisted} more"));
+    }
+    lines.join("\n")
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// A little longer than the relay takes at most.
+const PATIENCE: Duration = Duration::from_secs(65);
+
+/// Of an answer, which has three or four.
+const HEADERS_MAX: usize = 32;

@@ -1,0 +1,321 @@
+//! What the store says, what is in force, and the way from the one to the other.
+//!
+//! What has ended, ends first. The rest is put to the guard, and then either published or held: the last
+//! good snapshot stays in force, and the next read is put to the guard again.
+
+mod person;
+mod rollback;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::absences::{Absences, Settled};
+use super::guard::{
+    Candidate, Difference, Guard, Hold, Prober, Read, Replay, Since, Verdict, revokes_everything,
+};
+use super::history::History;
+use super::holding::Holding;
+use super::masks::Masks;
+use super::mirror::Mirror;
+use super::probation::Probation;
+use super::publisher::Publisher;
+use super::quarantine::{Quarantine, row_key};
+use super::recent::Recent;
+use super::status::Status;
+use crate::authz::{Change, Device, RowCounts, Snapshot, UnixMillis};
+use crate::config::{Config, OnRegression};
+use crate::store::{Quarantined, Relation, RowKey, Rows};
+use rollback::Rejection;
+
+/// Everything that rows pass through, once they were read.
+pub(super) struct Admission {
+    guard: Guard,
+    publisher: Publisher,
+    /// What passed the guard last; `None` before anything has.
+    last_good: Option<Arc<Snapshot>>,
+    /// Rows of `last_good` that are not revoked.
+    live: RowCounts,
+    mirror: Mirror,
+    absences: Absences,
+    quarantine: Quarantine,
+    /// Why revocations that the last full read told are not believed; see [`revokes_everything`].
+    doubt: Option<Hold>,
+    holding: Holding,
+    prober: Prober,
+    recent: Recent,
+    node: Option<String>,
+    /// On the last good snapshot, while something else is held back.
+    masks: Masks,
+    reads_of_everything: u64,
+    history: History,
+    probation: Probation,
+    /// Why what the store says is not published again, after a rollback.
+    rejection: Option<Rejection>,
+    on_regression: OnRegression,
+    rollbacks: u64,
+}
+
+impl Admission {
+    pub(super) fn new(config: &Config, publisher: Publisher) -> Self {
+        Self {
+            guard: Guard::new(config),
+            prober: Prober::new(config),
+            recent: Recent::new(config.authz.guard.replay),
+            node: config.vpn.node.clone(),
+            masks: Masks::default(),
+            publisher,
+            last_good: None,
+            live: RowCounts::default(),
+            mirror: Mirror::empty(),
+            absences: Absences::default(),
+            quarantine: Quarantine::default(),
+            doubt: None,
+            holding: Holding::default(),
+            reads_of_everything: 0,
+            history: History::new(config.authz.guard.probation),
+            probation: Probation::new(config),
+            rejection: None,
+            on_regression: config.authz.guard.on_regression,
+            rollbacks: 0,
+        }
+    }
+
+    /// Begins with what an earlier process kept on disk, if there is anything.
+    pub(super) fn restore(&mut self) -> Option<&Snapshot> {
+        let kept = self.publisher.restore()?;
+        self.live = count_live(&kept);
+        self.mirror.share(&kept, &HashSet::new());
+        Some(self.last_good.insert(kept))
+    }
+
+    /// The store was heard at `now`, and what it said is in force or held.
+    pub(super) fn confirm(&mut self, now: UnixMillis) {
+        self.publisher.confirm(now);
+    }
+
+    /// A full read.
+    pub(super) fn take_rows(&mut self, mut rows: Rows) {
+        let quarantined = std::mem::take(&mut rows.quarantined);
+        self.absences.count_read(Read::Everything);
+        let ends = self.believed_ends(&rows);
+        self.publisher.end(&ends);
+        // What follows takes its time.
+        self.publisher.settle();
+        self.mirror.replace(rows, &quarantined, self.last_good.as_deref());
+        self.quarantine.replace(quarantined);
+        self.reads_of_everything += 1;
+        self.judge(Read::Everything);
+        self.publisher.settle();
+    }
+
+    /// A read of changes. Deleted rows are no ends: their absence waits for the next read.
+    pub(super) fn take_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
+        self.absences.count_read(Read::Changes);
+        let bad: HashSet<&RowKey> = quarantined.iter().map(|row| &row.key).collect();
+        // What is told as gone and does not decode either is there, and says that it is revoked.
+        let is_end =
+            |change: &&Change| !change.is_gone() || row_key(change).is_some_and(|key| bad.contains(&key));
+        let ends: Vec<Change> = changes.iter().filter(is_end).cloned().collect();
+        self.publisher.end(&ends);
+        if changes.len() > QUICK_CHANGES_MAX {
+            self.publisher.settle();
+        }
+        self.mirror.apply(changes, &bad);
+        self.quarantine.update(changes, quarantined);
+        self.judge(Read::Changes);
+        self.publisher.settle();
+    }
+
+    /// A read of changes that found none. It confirms what the one before told.
+    pub(super) fn take_nothing(&mut self) {
+        self.absences.count_read(Read::Changes);
+        let is_awaited = self.absences.waiting() > 0 || self.prober.is_asking();
+        if is_awaited || self.holding.is_without_candidate() {
+            self.judge(Read::Changes);
+            self.publisher.settle();
+        }
+    }
+
+    /// The store answered, but not with what could be a candidate.
+    pub(super) fn hold_without_candidate(&mut self, hold: Hold) {
+        if self.guard.is_enabled() {
+            self.holding.hold_without_candidate(hold);
+        }
+    }
+
+    /// Whether a full read is wanted before its time, to heal a hold or to confirm an absence.
+    pub(super) fn wants_everything_read(&self) -> bool {
+        self.holding.is_holding() || self.absences.want_everything_read()
+    }
+
+    /// Frees what no engine looks at any more, and fetches what they have seen. To be called before each read.
+    pub(super) fn look_after_engines(&mut self) {
+        self.publisher.tidy();
+        self.recent.fetch(self.publisher.authority());
+        self.look_for_regressions();
+    }
+
+    pub(super) fn tell(&self, status: &mut Status) {
+        let last_good = self.last_good.as_deref();
+        status.generation = last_good.map(Snapshot::generation);
+        status.rows = last_good.map(Snapshot::row_counts).unwrap_or_default();
+        status.quarantined = self.quarantine.len();
+        status.hold = self.holding.current().cloned();
+        status.holds = self.holding.counts();
+        status.absences_waiting = self.absences.waiting();
+        status.absences_honoured = self.absences.honoured();
+        status.reads_of_everything = self.reads_of_everything;
+        status.on_probation = self.history.oldest().is_some();
+        status.regressions = self.probation.total();
+        status.rollbacks = self.rollbacks;
+    }
+
+    /// What `rows` explicitly say has ended, but for a relation that seems to end as a whole.
+    fn believed_ends(&mut self, rows: &Rows) -> Vec<Change> {
+        let since = if self.reads_of_everything == 0 { Since::Start } else { Since::Read };
+        let revocations = self.publisher.revocations();
+        let doubt =
+            self.last_good.as_deref().filter(|_| self.guard.is_enabled()).and_then(|last_good| {
+                revokes_everything(rows, last_good, revocations, since, UnixMillis::now())
+            });
+        let doubted = doubt.as_ref().map(|(relation, _)| *relation);
+        self.doubt = doubt.map(|(_, hold)| hold);
+        ends(rows).filter(|change| doubted.is_none() || relation_of(change) != doubted).collect()
+    }
+
+    fn judge(&mut self, read: Read) {
+        let now = UnixMillis::now();
+        let difference = match &self.last_good {
+            Some(last_good) => self.mirror.difference(last_good),
+            None => Difference::default(),
+        };
+        match self.verdict(&difference, read, now) {
+            Verdict::Publish => self.publish(difference, read, now),
+            Verdict::Wait => self.mask(&difference),
+            Verdict::Hold(hold) => {
+                self.mask(&difference);
+                self.holding.hold(hold);
+            }
+        }
+    }
+
+    fn verdict(&mut self, difference: &Difference, read: Read, now: UnixMillis) -> Verdict {
+        if !self.guard.is_enabled() {
+            return Verdict::Publish;
+        }
+        if let Some(hold) = &self.doubt {
+            return Verdict::Hold(hold.clone());
+        }
+        if let Some(hold) = self.rejected(now) {
+            return Verdict::Hold(hold);
+        }
+        let last_good = self.last_good.as_deref();
+        let unlocated = last_good.and_then(|last_good| self.guard.unlocated(difference, last_good));
+        let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
+        let candidate = Candidate {
+            store: self.mirror.snapshot(),
+            difference,
+            live: self.live,
+            revocations: self.publisher.revocations(),
+            duplicates: self.mirror.duplicates(),
+            bad_rows: self.quarantine.len(),
+            bad_examples: self.quarantine.examples(),
+            read,
+            unlocated,
+            now,
+        };
+        let (recent, node) = (self.recent.queries(), self.node.as_deref());
+        let replay = last_good.map(|in_force| Replay { recent, in_force, node });
+        self.guard.judge(&candidate, replay)
+    }
+
+    /// The last good snapshot stays, but is not to lead to addresses that are other devices' now.
+    fn mask(&mut self, difference: &Difference) {
+        let Some(last_good) = &self.last_good else { return };
+        let masks = Masks::on(last_good.devices(), difference, self.mirror.snapshot());
+        if masks != self.masks {
+            let masked = last_good.apply(last_good.generation(), &masks.changes(last_good));
+            self.masks = masks;
+            self.publisher.publish(Arc::new(masked));
+        }
+    }
+
+    /// Puts what the store says in force, but for absences that no second read has confirmed.
+    fn publish(&mut self, difference: Difference, read: Read, now: UnixMillis) {
+        let revocations = self.publisher.revocations();
+        let settled = if self.guard.is_enabled() {
+            self.absences.settle(&difference, revocations, read, now)
+        } else {
+            self.absences.settle_all(&difference, revocations, now)
+        };
+        self.put_in_force(difference, settled);
+        self.rejection = None;
+        self.holding.heal();
+    }
+
+    fn put_in_force(&mut self, difference: Difference, settled: Settled) {
+        self.publisher.end(&settled.ended);
+        self.history.end(&settled.ended);
+        let difference = difference.without(&settled.kept);
+        let generation = self.publisher.next_generation();
+        let masks = std::mem::take(&mut self.masks);
+        let next = match &self.last_good {
+            None => {
+                let first = self.mirror.snapshot().apply(generation, &[]);
+                self.live = count_live(&first);
+                first
+            }
+            Some(last_good) if difference.is_empty() => {
+                if !masks.is_empty() {
+                    self.publisher.publish(Arc::clone(last_good));
+                }
+                return;
+            }
+            Some(last_good) => {
+                self.live = difference.count_live(self.live);
+                let mut changes = difference.changes();
+                let stale = self.stale_devices(&settled.kept, last_good);
+                let masks = Masks::on(stale.into_iter(), &difference, self.mirror.snapshot());
+                changes.extend(masks.changes(last_good));
+                last_good.apply(generation, &changes)
+            }
+        };
+        let next = Arc::new(next);
+        if let Some(before) = self.last_good.replace(Arc::clone(&next)) {
+            self.history.push(before, difference.keys().collect());
+            self.publisher.compare_with(self.history.oldest().cloned());
+        }
+        self.mirror.share(&next, &settled.kept);
+        self.publisher.publish(next);
+    }
+
+    /// Devices that are published as they were, with no word of the store that they still are.
+    fn stale_devices(&self, kept: &HashSet<RowKey>, last_good: &Snapshot) -> Vec<Device> {
+        let device = |key: &RowKey| match key {
+            RowKey::Device(id) => last_good.device(*id),
+            _ => None,
+        };
+        kept.iter().chain(self.quarantine.keys()).filter_map(device).collect()
+    }
+}
+
+fn ends(rows: &Rows) -> impl Iterator<Item = Change> {
+    let credentials = rows.credentials.iter().filter(|row| row.revoked).copied().map(Change::Credential);
+    let grants = rows.grants.iter().filter(|row| row.revoked).copied().map(Change::Grant);
+    rows.ended.iter().cloned().chain(credentials).chain(grants)
+}
+
+fn relation_of(change: &Change) -> Option<Relation> {
+    row_key(change).map(|key| key.relation())
+}
+
+fn count_live(snapshot: &Snapshot) -> RowCounts {
+    RowCounts {
+        credentials: snapshot.credentials().filter(|row| !row.revoked).count(),
+        grants: snapshot.grants().filter(|row| !row.revoked).count(),
+        devices: snapshot.row_counts().devices,
+    }
+}
+
+/// Changes that are applied and judged in some milliseconds, so that what they end can wait for the rest.
+const QUICK_CHANGES_MAX: usize = 1_000;

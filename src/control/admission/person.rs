@@ -1,0 +1,69 @@
+//! What a person may ask of the admission, and tell it.
+
+use std::sync::Arc;
+
+use super::Admission;
+use super::rollback::{Rejection, rejected_by_person};
+use crate::authz::{Change, Snapshot, UnixMillis};
+use crate::control::commands::{Accepted, CommandError, DiffReport, RolledBack};
+use crate::control::guard::Difference;
+use crate::control::holding::HoldStatus;
+
+impl Admission {
+    /// What publishing what the store says would change.
+    pub(in crate::control) fn diff(&mut self) -> Result<DiffReport, CommandError> {
+        let last_good = self.last_good.clone().ok_or(CommandError::NothingInForce)?;
+        let difference = self.mirror.difference(&last_good);
+        let node = self.node.as_deref();
+        Ok(DiffReport::of(&difference, self.holding.current().cloned(), node))
+    }
+
+    /// Publishes what the store says in spite of the hold, absences included, and without probation: a
+    /// person has looked at it.
+    pub(in crate::control) fn accept(&mut self) -> Result<Accepted, CommandError> {
+        let held: HoldStatus = self.holding.current().cloned().ok_or(CommandError::NothingHeld)?;
+        if self.holding.is_without_candidate() {
+            return Err(CommandError::NoCandidate);
+        }
+        let now = UnixMillis::now();
+        let difference = match &self.last_good {
+            Some(last_good) => self.mirror.difference(last_good),
+            None => Difference::default(),
+        };
+        let rows = difference.len();
+        self.guard.waive(&held.hold);
+        self.doubt = None;
+        self.rejection = None;
+        // Revocations that were doubted among them.
+        let revoked: Vec<Change> =
+            difference.changes().into_iter().filter(|change| !change.is_gone()).collect();
+        self.publisher.end(&revoked);
+        let settled = self.absences.settle_all(&difference, self.publisher.revocations(), now);
+        self.put_in_force(difference, settled);
+        self.history.forget_all();
+        self.publisher.compare_with(None);
+        self.probation.begin_anew();
+        self.holding.heal();
+        self.publisher.settle();
+        let generation = self.generation().ok_or(CommandError::NothingInForce)?;
+        Ok(Accepted { rule: held.hold.rule, figures: held.hold.figures, rows, generation })
+    }
+
+    /// Goes back to what was in force before the last publication that is on probation, and stays there
+    /// until a person accepts what the store says.
+    pub(in crate::control) fn roll_back(&mut self) -> Result<RolledBack, CommandError> {
+        let before = self.history.newest_first().next().cloned().ok_or(CommandError::NoHistory)?;
+        let from = self.generation().ok_or(CommandError::NothingInForce)?;
+        let to = before.generation();
+        self.return_to(&before);
+        let hold = rejected_by_person(to.0);
+        self.holding.hold(hold.clone());
+        self.rejection = Some(Rejection::Person(hold));
+        self.publisher.settle();
+        Ok(RolledBack { from, to })
+    }
+
+    fn generation(&self) -> Option<crate::authz::Generation> {
+        self.last_good.as_ref().map(Arc::as_ref).map(Snapshot::generation)
+    }
+}

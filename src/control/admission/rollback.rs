@@ -1,0 +1,132 @@
+//! Going back to what was in force before, and staying there until the store says something better.
+
+use std::sync::Arc;
+
+use super::{Admission, count_live};
+use crate::authz::{Change, Decision, Query, Snapshot, UnixMillis};
+use crate::config::OnRegression;
+use crate::control::guard::{Changed, Difference, Hold, Rule};
+use crate::control::masks::Masks;
+use crate::control::probation::Evidence;
+
+/// Why what the store says was taken out of force.
+pub(super) enum Rejection {
+    /// It refuses these, which the generation before allows.
+    Evidence(Evidence),
+    /// A person said so.
+    Person(Hold),
+}
+
+impl Admission {
+    /// Acts on what clients were refused.
+    pub(super) fn look_for_regressions(&mut self) {
+        self.history.forget_old();
+        if self.history.oldest().is_none() {
+            self.publisher.compare_with(None);
+            self.publisher.settle();
+        }
+        let Some(in_force) = &self.last_good else { return };
+        let Some(evidence) = self.probation.look(self.publisher.authority(), in_force) else { return };
+        match (self.on_regression, self.restorable(&evidence.queries)) {
+            (OnRegression::Rollback, Some(before)) => {
+                tracing::error!(
+                    "going back to generation {}, before which {}",
+                    before.generation().0,
+                    evidence.hold
+                );
+                self.return_to(&before);
+                self.holding.hold(evidence.hold.clone());
+                self.rejection = Some(Rejection::Evidence(evidence));
+            }
+            _ => {
+                tracing::error!("what is in force may be wrong, by {}", evidence.hold);
+                self.probation.begin_anew();
+            }
+        }
+    }
+
+    /// Puts `before` in force again: with everything that has ended since, and without the addresses that
+    /// are other devices' now.
+    pub(super) fn return_to(&mut self, before: &Arc<Snapshot>) {
+        let Some(rejected) = &self.last_good else { return };
+        let touched = self.history.return_to(before);
+        let since = Difference::between(before, rejected, &touched);
+        let returned = before.apply(self.publisher.next_generation(), &shortened(&since));
+        let returned = Arc::new(returned);
+        self.mirror.touch(touched);
+        let difference = self.mirror.difference(&returned);
+        self.masks = Masks::on(returned.devices(), &difference, self.mirror.snapshot());
+        let masked = returned.apply(returned.generation(), &self.masks.changes(&returned));
+        self.live = count_live(&returned);
+        self.last_good = Some(returned);
+        self.rollbacks += 1;
+        self.probation.begin_anew();
+        self.publisher.compare_with(self.history.oldest().cloned());
+        self.publisher.publish(Arc::new(masked));
+    }
+
+    /// Why what the store says stays out of force; `None` once it no longer refuses most of what it was
+    /// rejected for.
+    pub(super) fn rejected(&self, now: UnixMillis) -> Option<Hold> {
+        match self.rejection.as_ref()? {
+            Rejection::Person(hold) => Some(hold.clone()),
+            Rejection::Evidence(evidence) => {
+                let in_force = self.last_good.as_deref()?;
+                let is_still_refused = |query: &&Query| {
+                    self.is_allowed(in_force, query, now)
+                        && !self.is_allowed(self.mirror.snapshot(), query, now)
+                };
+                let refused = evidence.queries.iter().filter(is_still_refused).count();
+                (refused * 2 > evidence.queries.len()).then(|| evidence.hold.clone())
+            }
+        }
+    }
+
+    /// The newest snapshot that allows most of `queries`.
+    fn restorable(&self, queries: &[Query]) -> Option<Arc<Snapshot>> {
+        let now = UnixMillis::now();
+        let allows_most = |snapshot: &&Arc<Snapshot>| {
+            let allowed = queries.iter().filter(|query| self.is_allowed(snapshot, query, now)).count();
+            allowed * 2 > queries.len()
+        };
+        self.history.newest_first().find(allows_most).cloned()
+    }
+
+    fn is_allowed(&self, snapshot: &Snapshot, query: &Query, now: UnixMillis) -> bool {
+        let decision = snapshot.decide(query, self.publisher.revocations(), self.node.as_deref(), now);
+        matches!(decision, Decision::Allow(_))
+    }
+}
+
+/// What a person's rollback is told as.
+pub(super) fn rejected_by_person(generation: u64) -> Hold {
+    let figures = format!(
+        "an operator has gone back to generation {generation}; `sluicegate authz accept` publishes what the \
+         store says"
+    );
+    Hold::new(Rule::Operator, 1, figures, [""; 0])
+}
+
+/// The rows as they were before, but for rights that end sooner now: an end that was told is not put off.
+fn shortened(since: &Difference) -> Vec<Change> {
+    let credentials = since.credentials.iter().filter_map(|Changed { before, after }| {
+        let (mut before, after) = ((*before)?, (*after)?);
+        let is_sooner = ends_sooner(after.expires_at, before.expires_at);
+        before.expires_at = after.expires_at;
+        is_sooner.then_some(Change::Credential(before))
+    });
+    let grants = since.grants.iter().filter_map(|Changed { before, after }| {
+        let (mut before, after) = ((*before)?, (*after)?);
+        let is_sooner = ends_sooner(after.expires_at, before.expires_at);
+        before.expires_at = after.expires_at;
+        is_sooner.then_some(Change::Grant(before))
+    });
+    credentials.chain(grants).collect()
+}
+
+fn ends_sooner(one: Option<UnixMillis>, other: Option<UnixMillis>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one < other,
+        (one, other) => one.is_some() && other.is_none(),
+    }
+}

@@ -1,0 +1,82 @@
+//! Rule `location`: devices that the store loses sight of are really gone.
+//!
+//! Devices do go offline together, when a VPN server restarts; and a query that no longer finds them looks
+//! the same. So a mass loss of location is put to the network: if most of a sample still answer where they
+//! were, the store is wrong.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::probe::Network;
+use super::{Difference, Hold, Rule, Verdict};
+use crate::authz::{Device, DeviceId, Snapshot};
+use crate::config::{self, Allowance};
+use crate::store::RowKey;
+
+/// Devices that could be dialled and that the store gives no address any more, too many for one read.
+pub(in crate::control) struct Unlocated {
+    pub devices: HashSet<DeviceId>,
+    /// Where those were whose addresses nobody else has got.
+    pub addresses: Vec<IpAddr>,
+    /// Devices that could be dialled.
+    pub total: usize,
+}
+
+impl Unlocated {
+    /// `None` where no more were lost than may be.
+    pub(in crate::control) fn among(
+        difference: &Difference,
+        in_force: &Snapshot,
+        config: &config::Guard,
+        node: Option<&str>,
+    ) -> Option<Self> {
+        let Allowance { rows, .. } = config.max_unlocated;
+        let lost: Vec<&Device> = difference
+            .devices
+            .iter()
+            .filter(|row| row.after.as_ref().is_some_and(|device| device.location(node).is_none()))
+            .filter_map(|row| row.before.as_ref().filter(|device| device.location(node).is_some()))
+            .collect();
+        // Before all devices are counted.
+        if lost.len() <= rows {
+            return None;
+        }
+        let total = in_force.devices().filter(|device| device.location(node).is_some()).count();
+        if !config.max_unlocated.is_exceeded_by(lost.len(), total) {
+            return None;
+        }
+        let taken: HashSet<IpAddr> = difference
+            .devices
+            .iter()
+            .filter_map(|row| {
+                let address = |device: &Option<Device>| device.as_ref()?.address;
+                address(&row.after).filter(|after| address(&row.before) != Some(*after))
+            })
+            .collect();
+        let addresses = lost.iter().filter_map(|device| device.address);
+        Some(Self {
+            devices: lost.iter().map(|device| device.id).collect(),
+            addresses: addresses.filter(|address| !taken.contains(address)).collect(),
+            total,
+        })
+    }
+
+    /// What follows from what the network says of them.
+    pub(super) fn verdict(&self, network: Network) -> Verdict {
+        match network {
+            Network::Silent => Verdict::Publish,
+            Network::Asked => Verdict::Wait,
+            Network::Answers { answered, sampled } => Verdict::Hold(self.hold(answered, sampled)),
+        }
+    }
+
+    fn hold(&self, answered: usize, sampled: usize) -> Hold {
+        let lost = self.devices.len();
+        let figures = format!(
+            "{lost} of {} devices have lost their location, but {answered} of {sampled} that were asked still \
+             answer",
+            self.total
+        );
+        Hold::new(Rule::Location, lost, figures, self.devices.iter().map(|id| RowKey::Device(*id)))
+    }
+}

@@ -1,0 +1,129 @@
+//! Rule `loss`: nothing vanishes without a revocation.
+//!
+//! An absence is not a revocation. A few are honoured once a second read confirms them, which `absences`
+//! sees to; more than that is no deletion, but an answer that is wrong.
+
+use super::{Candidate, Hold, Read, Rule, is_live_credential, is_live_grant};
+use crate::authz::{Revocations, Snapshot, UnixMillis};
+use crate::config::Allowance;
+use crate::store::{Relation, RowKey, Rows};
+
+pub(super) fn check(candidate: &Candidate<'_>, allowed: Allowance) -> Result<(), Hold> {
+    let Candidate { difference, revocations, live, now, .. } = candidate;
+    let credentials = difference.lost_credentials(revocations, *now).map(|row| RowKey::Credential(row.key));
+    Lost::new(Relation::Credentials, live.credentials, credentials).check(candidate, allowed)?;
+    let grants = difference.lost_grants(revocations, *now).map(|row| RowKey::Grant(row.id));
+    Lost::new(Relation::Grants, live.grants, grants).check(candidate, allowed)?;
+    let devices = difference.lost_devices().map(|row| RowKey::Device(row.id));
+    Lost::new(Relation::Devices, live.devices, devices).check(candidate, allowed)
+}
+
+/// What one relation has lost.
+struct Lost {
+    relation: Relation,
+    rows: Vec<RowKey>,
+    /// Rows that were there.
+    total: usize,
+}
+
+impl Lost {
+    fn new(relation: Relation, total: usize, rows: impl Iterator<Item = RowKey>) -> Self {
+        Self { relation, rows: rows.collect(), total }
+    }
+
+    fn check(self, candidate: &Candidate<'_>, allowed: Allowance) -> Result<(), Hold> {
+        let lost = self.rows.len();
+        let is_most = lost * 2 > self.total && !self.is_one_removal(candidate.read);
+        if lost == 0 || !(is_most || allowed.is_exceeded_by(lost, self.total)) {
+            return Ok(());
+        }
+        let name = self.relation.name();
+        let figures = format!(
+            "{lost} of {} {name} have vanished with no revocation; authz.guard.max_loss is {} rows or {} %, \
+             and never more than half",
+            self.total,
+            allowed.rows,
+            allowed.share * 100.0
+        );
+        Err(Hold::new(Rule::Loss, lost, figures, self.rows))
+    }
+
+    /// `device remove` deletes one row, which the outbox tells of: the only one that any command deletes,
+    /// and it may be the last. A query that goes wrong is not told by the outbox.
+    fn is_one_removal(&self, read: Read) -> bool {
+        read == Read::Changes && self.relation == Relation::Devices && self.rows.len() == 1
+    }
+}
+
+/// Says so where a full read revokes every right of one kind that was live, with no word of it before.
+///
+/// Revocations are applied at once and for ever, whatever the guard says of the rest. This one thing they
+/// are not trusted with: an answer by which nobody holds anything any more, as an inverted flag gives it.
+/// One right alone may always be revoked, and what happened while the node was down is believed, unless
+/// the answer takes back what was revoked before.
+pub(in crate::control) fn revokes_everything(
+    rows: &Rows,
+    in_force: &Snapshot,
+    revocations: &Revocations,
+    since: Since,
+    now: UnixMillis,
+) -> Option<(Relation, Hold)> {
+    let credentials = Tally::of(rows.credentials.iter().map(|row| {
+        let known = in_force.credential(&row.key);
+        let was_live = known.is_some_and(|known| is_live_credential(&known, revocations, now));
+        (row.revoked, was_live, revocations.credential(&row.key))
+    }));
+    let grants = Tally::of(rows.grants.iter().map(|row| {
+        let known = in_force.grant(row.id);
+        let was_live = known.is_some_and(|known| is_live_grant(&known, revocations, now));
+        (row.revoked, was_live, revocations.grant(row.id))
+    }));
+    let (relation, _) = [(Relation::Credentials, credentials), (Relation::Grants, grants)]
+        .into_iter()
+        .find(|(_, tally)| tally.is_everything(since))?;
+    let figures = format!(
+        "every live row of {} reads as revoked at once; `sluicegate authz accept` revokes them if that is meant",
+        relation.name()
+    );
+    Some((relation, Hold::new(Rule::Loss, usize::MAX, figures, NO_EXAMPLES)))
+}
+
+/// What a full read follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::control) enum Since {
+    /// A time in which the node did not look.
+    Start,
+    /// Another read, a moment ago.
+    Read,
+}
+
+/// How the rows of one relation compare with what was known of them, as far as it took to tell.
+#[derive(Default)]
+struct Tally {
+    live_as_before: bool,
+    newly_revoked: usize,
+    taken_back: bool,
+}
+
+impl Tally {
+    /// Of rows that say whether they are revoked, were live, and were revoked before.
+    fn of(rows: impl Iterator<Item = (bool, bool, bool)>) -> Self {
+        let mut tally = Self::default();
+        for (is_revoked, was_live, was_revoked) in rows {
+            tally.newly_revoked += usize::from(is_revoked && was_live);
+            tally.taken_back |= !is_revoked && was_revoked;
+            tally.live_as_before |= !is_revoked && was_live;
+            // About always with the first row or two.
+            if tally.live_as_before {
+                break;
+            }
+        }
+        tally
+    }
+
+    fn is_everything(&self, since: Since) -> bool {
+        !self.live_as_before && self.newly_revoked > 1 && (self.taken_back || since == Since::Read)
+    }
+}
+
+const NO_EXAMPLES: [&str; 0] = [];

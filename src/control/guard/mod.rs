@@ -1,0 +1,285 @@
+//! What stands between a read of the store and its publication.
+//!
+//! One file per rule; each looks at the candidate and either lets it pass or says why not. The guard keeps
+//! nothing between two reads and changes nothing: what is held, honoured or published is up to `admission`.
+
+mod addresses;
+mod bounds;
+mod canaries;
+mod contract;
+mod decode;
+mod difference;
+mod location;
+mod loss;
+mod probe;
+mod references;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod unique;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::authz::{Revocations, RowCounts, Snapshot, UnixMillis};
+use crate::config::{self, Allowance, Config};
+use crate::store::{Quarantined, Relation};
+
+use canaries::Canaries;
+pub(super) use contract::broken_contract;
+pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is_live_grant};
+pub(super) use location::Unlocated;
+pub(super) use loss::{Since, revokes_everything};
+pub(super) use probe::{Network, Prober};
+pub(super) use replay::Replay;
+pub(super) use unique::Duplicates;
+
+/// What a candidate can fail by, in the order in which it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// The store answers as the contract says.
+    Contract,
+    /// Rows decode.
+    Decode,
+    /// No key is there twice.
+    Unique,
+    /// Each relation has about as many rows as it should.
+    Bounds,
+    /// Questions with known answers are answered so.
+    Canaries,
+    /// Nothing vanishes without a revocation.
+    Loss,
+    /// Grants name principals and targets that are there.
+    References,
+    /// Devices lie in the networks that may be dialled.
+    Addresses,
+    /// Devices that the store loses sight of are really gone.
+    Location,
+    /// What was allowed a moment ago is allowed still.
+    Replay,
+    /// What was published is not refusing what the generation before allowed.
+    Probation,
+    /// An operator has gone back to the generation before.
+    Operator,
+}
+
+/// What comes of a candidate.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Publish,
+    /// The network was asked and has not answered yet.
+    Wait,
+    Hold(Hold),
+}
+
+/// Why the last good snapshot stays in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Hold {
+    pub rule: Rule,
+    /// What was counted, and what may be.
+    pub figures: String,
+    /// Some of the rows that it is about, by what listings call them.
+    pub examples: Vec<String>,
+    /// How bad it is, to be compared with another hold by the same rule.
+    #[serde(skip)]
+    pub extent: usize,
+}
+
+/// What was read, against what is in force.
+pub(super) struct Candidate<'a> {
+    /// What the store says, quarantined rows by their last good versions.
+    pub store: &'a Snapshot,
+    /// Where it differs from what is in force; empty while nothing is.
+    pub difference: &'a Difference,
+    /// Rows in force that are not revoked.
+    pub live: RowCounts,
+    /// All that are told, those of this read included.
+    pub revocations: &'a Revocations,
+    pub duplicates: &'a Duplicates,
+    /// Rows that do not decode, and some of them.
+    pub bad_rows: usize,
+    pub bad_examples: &'a [Quarantined],
+    /// Whether rows were read one by one because the store told of them, and by how many.
+    pub read: Read,
+    /// What the network says of devices that the store has lost sight of, where those are too many.
+    pub unlocated: Option<(&'a Unlocated, Network)>,
+    pub now: UnixMillis,
+}
+
+/// What a read was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Read {
+    /// Every row. What a query does not give is taken for absent.
+    Everything,
+    /// What the outbox named. An absence is told.
+    Changes,
+}
+
+/// The rules, as they are configured.
+pub(super) struct Guard {
+    /// What a person has accepted, for as long as it gets no worse and is not mended.
+    waiver: Option<Waiver>,
+    config: config::Guard,
+    vpn: config::Vpn,
+    canaries: Canaries,
+}
+
+/// A rule that may fail as badly as it did.
+struct Waiver {
+    rule: Rule,
+    extent: usize,
+    used: bool,
+}
+
+impl Guard {
+    pub(super) fn new(config: &Config) -> Self {
+        let guard = config.authz.guard.clone();
+        Self { waiver: None, canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
+    /// Devices that the network is to be asked about before [`Guard::judge`].
+    pub(super) fn unlocated(&self, difference: &Difference, in_force: &Snapshot) -> Option<Unlocated> {
+        Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
+    }
+
+    /// A person accepts what `hold` is about, and what will be held for the same.
+    pub(super) fn waive(&mut self, hold: &Hold) {
+        self.waiver = Some(Waiver { rule: hold.rule, extent: hold.extent, used: false });
+    }
+
+    /// Asks rule after rule; the first that the candidate fails decides. `replay` is `None` while nothing is
+    /// in force.
+    pub(super) fn judge(&mut self, candidate: &Candidate<'_>, replay: Option<Replay<'_>>) -> Verdict {
+        if let Err(hold) = self.check(candidate) {
+            return Verdict::Hold(hold);
+        }
+        if let Some((unlocated, network)) = candidate.unlocated
+            && let verdict @ (Verdict::Wait | Verdict::Hold(_)) = unlocated.verdict(network)
+        {
+            return verdict;
+        }
+        match replay.map(|replay| replay::check(candidate, replay, self.config.max_replay_failures)) {
+            Some(Err(hold)) => Verdict::Hold(hold),
+            Some(Ok(())) | None => Verdict::Publish,
+        }
+    }
+
+    fn check(&mut self, candidate: &Candidate<'_>) -> Result<(), Hold> {
+        let outcomes = [
+            decode::check(candidate, self.config.max_bad_rows),
+            unique::check(candidate),
+            bounds::check(candidate, &self.config.bounds),
+            self.canaries.check(candidate),
+        ];
+        outcomes.into_iter().try_for_each(|outcome| self.pass(outcome))?;
+        // One that nothing needs any more is over.
+        self.waiver =
+            self.waiver.take().filter(|waiver| waiver.used).map(|waiver| Waiver { used: false, ..waiver });
+        loss::check(candidate, self.config.max_loss)?;
+        references::check(candidate, self.config.max_dangling)?;
+        addresses::check(candidate, self.config.max_outside, &self.vpn)
+    }
+
+    /// What a rule says of rows as such, unless a person has accepted that. What it says of a change is
+    /// accepted once, and no matter afterwards.
+    fn pass(&mut self, outcome: Result<(), Hold>) -> Result<(), Hold> {
+        match (outcome, &mut self.waiver) {
+            (Err(hold), Some(waiver)) if waiver.rule == hold.rule && hold.extent <= waiver.extent => {
+                waiver.used = true;
+                Ok(())
+            }
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+impl Rule {
+    pub const ALL: [Self; 12] = [
+        Self::Contract,
+        Self::Decode,
+        Self::Unique,
+        Self::Bounds,
+        Self::Canaries,
+        Self::Loss,
+        Self::References,
+        Self::Addresses,
+        Self::Location,
+        Self::Replay,
+        Self::Probation,
+        Self::Operator,
+    ];
+
+    /// As metrics, logs and commands name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Contract => "contract",
+            Self::Decode => "decode",
+            Self::Unique => "unique",
+            Self::Bounds => "bounds",
+            Self::Canaries => "canaries",
+            Self::Loss => "loss",
+            Self::References => "references",
+            Self::Addresses => "addresses",
+            Self::Location => "location",
+            Self::Replay => "replay",
+            Self::Probation => "probation",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Hold {
+    /// `examples` may be longer than what is kept of it.
+    pub(super) fn new(
+        rule: Rule,
+        extent: usize,
+        figures: String,
+        examples: impl IntoIterator<Item = impl ToString>,
+    ) -> Self {
+        let examples = examples.into_iter().take(EXAMPLES_MAX).map(|example| example.to_string()).collect();
+        Self { rule, figures, examples, extent }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {}: {}", self.rule, self.figures)?;
+        if self.examples.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; such as {}", self.examples.join(", "))
+    }
+}
+
+/// Each relation with its part of `counts`.
+fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
+    [
+        (Relation::Credentials, counts.credentials),
+        (Relation::Grants, counts.grants),
+        (Relation::Devices, counts.devices),
+    ]
+}
+
+/// Whether `count` of `total` rows are more than may be, or more than half. One or two rows never are: that
+/// is a person's work.
+fn exceeds(count: usize, total: usize, allowed: Allowance) -> bool {
+    allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 > total)
+}
+
+/// Rows that one may change by hand in the time of a read.
+const PERSONS_WORK_ROWS: usize = 2;
+
+/// Rows that a hold names. Enough to see what they have in common.
+const EXAMPLES_MAX: usize = 5;

@@ -1,0 +1,233 @@
+//! Whether a publication refuses what the generation before would have allowed, as clients notice.
+//!
+//! Engines report such refusals. One is a person's work; many, from several principals, are a publication
+//! that should not have passed the guard. Refusals for want of a location are put to the network first:
+//! devices do go offline.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::guard::{Hold, Network, Prober, Rule, Unlocated};
+use crate::authz::{Authority, DeviceId, PrincipalId, Query, Refusal, Regression, Snapshot};
+use crate::config::{Config, Regressions};
+
+/// See the module.
+pub(super) struct Probation {
+    limits: Regressions,
+    time: Duration,
+    /// The latest of each pair, of refusals that say that a right is gone.
+    rights: Pairs,
+    /// The same, of refusals for want of a location.
+    locations: Pairs,
+    window: Window,
+    prober: Prober,
+    /// Regressions so far.
+    total: u64,
+}
+
+/// What speaks against the snapshot in force.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub hold: Hold,
+    /// What was refused.
+    pub queries: Vec<Query>,
+}
+
+/// Regressions, one for each pair of principal and device.
+#[derive(Default)]
+struct Pairs {
+    pairs: HashMap<(PrincipalId, DeviceId), (Regression, Instant)>,
+}
+
+/// Decisions and regressions of the last seconds.
+#[derive(Default)]
+struct Window {
+    /// How many decisions there had been, at each look.
+    decided: VecDeque<(Instant, u64)>,
+    regressions: VecDeque<(Instant, PrincipalId)>,
+}
+
+impl Probation {
+    pub(super) fn new(config: &Config) -> Self {
+        let guard = &config.authz.guard;
+        Self {
+            limits: guard.max_regressions,
+            time: guard.probation,
+            rights: Pairs::default(),
+            locations: Pairs::default(),
+            window: Window::default(),
+            prober: Prober::new(config),
+            total: 0,
+        }
+    }
+
+    /// Fetches what the engines report, and says whether it is too much.
+    pub(super) fn look(&mut self, authority: &Authority, in_force: &Snapshot) -> Option<Evidence> {
+        let now = Instant::now();
+        let mut decided = 0;
+        for witness in authority.witnesses() {
+            decided += witness.decided();
+            witness.drain_regressions(|regression| self.note(regression, now));
+        }
+        self.window.turn(now, decided);
+        self.rights.forget_older_than(now, self.time);
+        self.locations.forget_older_than(now, self.time);
+        self.too_many_rights().or_else(|| self.too_many_locations(in_force))
+    }
+
+    /// Another snapshot is in force, by a rollback or by a person's word.
+    pub(super) fn begin_anew(&mut self) {
+        self.rights = Pairs::default();
+        self.locations = Pairs::default();
+        self.window = Window::default();
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn note(&mut self, regression: Regression, now: Instant) {
+        self.total += 1;
+        if matches!(regression.refusal, Refusal::DeviceOffline | Refusal::DeviceElsewhere) {
+            self.locations.note(regression, now);
+        } else {
+            self.window.note(regression.principal, now);
+            self.rights.note(regression, now);
+        }
+    }
+
+    fn too_many_rights(&self) -> Option<Evidence> {
+        let limits = &self.limits;
+        if self.rights.exceed(limits) {
+            let figures = format!(
+                "{} pairs of principal and device, of {} principals, are refused what the generation before \
+                 allowed; authz.guard.max_regressions is {} pairs of {} principals",
+                self.rights.pairs.len(),
+                self.rights.principals(),
+                limits.pairs,
+                limits.principals
+            );
+            return Some(self.rights.evidence(figures));
+        }
+        let (regressions, decided) = (self.window.regressions.len(), self.window.decisions());
+        let is_too_large_a_share = regressions >= limits.decisions
+            && regressions as f64 > limits.share * decided as f64
+            && self.window.principals() >= limits.principals;
+        is_too_large_a_share.then(|| {
+            let figures = format!(
+                "{regressions} of {decided} decisions within {} s refuse what the generation before allowed; \
+                 authz.guard.max_regressions is {} %",
+                WINDOW.as_secs(),
+                limits.share * 100.0
+            );
+            self.rights.evidence(figures)
+        })
+    }
+
+    /// Devices that the store has lost sight of one by one. What does not answer either is offline.
+    fn too_many_locations(&mut self, in_force: &Snapshot) -> Option<Evidence> {
+        if !self.locations.exceed(&self.limits) {
+            return None;
+        }
+        let unlocated = self.locations.unlocated(in_force);
+        match self.prober.ask(&unlocated) {
+            Network::Asked => None,
+            Network::Silent => {
+                self.locations = Pairs::default();
+                None
+            }
+            Network::Answers { answered, sampled } => {
+                let figures = format!(
+                    "{} pairs of principal and device, of {} principals, are refused for want of a location, \
+                     but {answered} of {sampled} devices that were asked answer",
+                    self.locations.pairs.len(),
+                    self.locations.principals()
+                );
+                Some(self.locations.evidence(figures))
+            }
+        }
+    }
+}
+
+impl Pairs {
+    fn note(&mut self, regression: Regression, now: Instant) {
+        let pair = (regression.principal, regression.device);
+        if self.pairs.len() < PAIRS_MAX || self.pairs.contains_key(&pair) {
+            self.pairs.insert(pair, (regression, now));
+        }
+    }
+
+    fn forget_older_than(&mut self, now: Instant, age: Duration) {
+        self.pairs.retain(|_, (_, at)| now - *at <= age);
+    }
+
+    fn principals(&self) -> usize {
+        self.pairs.keys().map(|(principal, _)| principal).collect::<HashSet<_>>().len()
+    }
+
+    fn exceed(&self, limits: &Regressions) -> bool {
+        self.pairs.len() >= limits.pairs && self.principals() >= limits.principals
+    }
+
+    fn evidence(&self, figures: String) -> Evidence {
+        let regressions = || self.pairs.values().map(|(regression, _)| regression);
+        let examples = regressions().map(|regression| {
+            let Regression { principal, device, refusal, .. } = regression;
+            format!("principal {} on device {} ({})", principal.0, device.0, refusal.cause())
+        });
+        Evidence {
+            hold: Hold::new(Rule::Probation, self.pairs.len(), figures, examples),
+            queries: regressions().map(|regression| regression.query).collect(),
+        }
+    }
+
+    /// Where the devices were, but for addresses that others have now.
+    fn unlocated(&self, in_force: &Snapshot) -> Unlocated {
+        let regressions = || self.pairs.values().map(|(regression, _)| regression);
+        let devices: HashSet<DeviceId> = regressions().map(|regression| regression.device).collect();
+        let taken: HashSet<_> = in_force
+            .devices()
+            .filter(|device| !devices.contains(&device.id))
+            .filter_map(|device| device.address)
+            .collect();
+        let addresses = regressions().map(|regression| regression.address);
+        let addresses = addresses.filter(|address| !taken.contains(address)).collect();
+        Unlocated { total: devices.len(), devices, addresses }
+    }
+}
+
+impl Window {
+    fn turn(&mut self, now: Instant, decided: u64) {
+        self.decided.push_back((now, decided));
+        while self.decided.len() > 1 && now - self.decided[0].0 > WINDOW {
+            self.decided.pop_front();
+        }
+        while self.regressions.front().is_some_and(|(at, _)| now - *at > WINDOW) {
+            self.regressions.pop_front();
+        }
+    }
+
+    fn note(&mut self, principal: PrincipalId, now: Instant) {
+        if self.regressions.len() < WINDOW_REGRESSIONS_MAX {
+            self.regressions.push_back((now, principal));
+        }
+    }
+
+    fn decisions(&self) -> u64 {
+        let ends = self.decided.front().zip(self.decided.back());
+        ends.map_or(0, |((_, first), (_, last))| last.saturating_sub(*first))
+    }
+
+    fn principals(&self) -> usize {
+        self.regressions.iter().map(|(_, principal)| principal).collect::<HashSet<_>>().len()
+    }
+}
+
+/// Over which the share of regressions is taken.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Regressions that are counted within the window. Far more than it takes.
+const WINDOW_REGRESSIONS_MAX: usize = 100_000;
+
+/// Pairs that are remembered.
+const PAIRS_MAX: usize = 1_000;

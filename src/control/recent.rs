@@ -1,0 +1,65 @@
+//! Decisions that were allowed of late, each once, the oldest forgotten first.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::authz::{Authority, Query};
+
+/// See the module.
+pub(super) struct Recent {
+    known: HashSet<Query>,
+    /// The same, in the order in which they came.
+    order: VecDeque<Query>,
+    max: usize,
+}
+
+impl Recent {
+    /// Remembers `max` decisions; nothing where that is 0.
+    pub(super) fn new(max: usize) -> Self {
+        Self { known: HashSet::new(), order: VecDeque::new(), max }
+    }
+
+    /// Fetches what the engines have allowed since the last time.
+    pub(super) fn fetch(&mut self, authority: &Authority) {
+        for witness in authority.witnesses() {
+            witness.drain_allowed(|query| self.note(query));
+        }
+    }
+
+    /// In the order in which they came.
+    pub(super) fn queries(&self) -> &VecDeque<Query> {
+        &self.order
+    }
+
+    fn note(&mut self, query: Query) {
+        if self.max == 0 || !self.known.insert(query) {
+            return;
+        }
+        self.order.push_back(query);
+        if self.order.len() > self.max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::KeyHash;
+
+    fn query(port: u16) -> Query {
+        Query { key: Some(KeyHash::of_token(b"token")), device: None, port }
+    }
+
+    #[test]
+    fn each_decision_is_remembered_once_and_the_oldest_is_forgotten() {
+        let mut recent = Recent::new(3);
+        for port in [1, 2, 1, 1, 3, 4] {
+            recent.note(query(port));
+        }
+        assert_eq!(recent.queries().iter().map(|query| query.port).collect::<Vec<_>>(), [2, 3, 4]);
+        recent.note(query(1));
+        assert_eq!(recent.queries().iter().map(|query| query.port).collect::<Vec<_>>(), [3, 4, 1]);
+    }
+}
