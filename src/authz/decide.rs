@@ -56,7 +56,7 @@ impl Snapshot {
         key: Option<KeyHash>,
         revocations: &Revocations,
         now: UnixMillis,
-    ) -> Result<&Credential, Refusal> {
+    ) -> Result<Credential, Refusal> {
         let key = key.ok_or(Refusal::CredentialMissing)?;
         let credential = self.credential(&key);
         // A principal's removal revokes its credentials too; the removal is the true cause.

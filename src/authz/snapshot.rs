@@ -113,18 +113,33 @@ impl Snapshot {
         }
     }
 
-    pub fn credential(&self, key: &KeyHash) -> Option<&Credential> {
-        self.credentials.rows(key.credential_id()).find(|row| row.key.matches(key))
+    pub fn credential(&self, key: &KeyHash) -> Option<Credential> {
+        self.credentials.rows(key.credential_id()).find(|row| row.key.matches(key)).copied()
     }
 
-    pub fn grant(&self, id: GrantId) -> Option<&Grant> {
+    pub fn grant(&self, id: GrantId) -> Option<Grant> {
         let place = self.grant_places.rows(id).next()?;
-        self.grants.rows(place.key).find(|row| row.id == id)
+        self.grants.rows(place.key).find(|row| row.id == id).copied()
     }
 
-    pub fn device(&self, id: DeviceId) -> Option<&Device> {
+    pub fn device(&self, id: DeviceId) -> Option<Device> {
         let place = self.device_places.rows(id).next()?;
-        self.devices.rows(place.uuid).next()
+        self.devices.rows(place.uuid).next().cloned()
+    }
+
+    /// Every credential, in no order.
+    pub fn credentials(&self) -> impl Iterator<Item = Credential> {
+        self.credentials.iter().copied()
+    }
+
+    /// Every grant, in no order.
+    pub fn grants(&self) -> impl Iterator<Item = Grant> {
+        self.grants.iter().copied()
+    }
+
+    /// Every device, in no order.
+    pub fn devices(&self) -> impl Iterator<Item = Device> {
+        self.devices.iter().cloned()
     }
 
     fn put_credential(&mut self, credential: Credential) {

@@ -81,6 +81,11 @@ impl<R: Row> Table<R> {
         self.branches[branch][shard].iter_hash(hash).filter(move |row| row.key() == key)
     }
 
+    /// Every row, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &R> {
+        self.branches.iter().flat_map(|branch| branch.iter()).flat_map(|shard| shard.iter())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -106,7 +111,7 @@ impl<R: Row> Table<R> {
             return;
         }
         let mut grown = Self::sized_for(self.len);
-        for row in self.branches.iter().flat_map(|branch| branch.iter()).flat_map(|shard| shard.iter()) {
+        for row in self.iter() {
             grown.put(row.clone(), |_| false);
         }
         *self = grown;

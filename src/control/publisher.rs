@@ -61,17 +61,17 @@ impl Publisher {
         let old = &self.current.snapshot;
         // First, so that a good row that claims the same uuid or key wins.
         let credentials = carried(quarantined, |key| match key {
-            RowKey::Credential(key) => old.credential(key).copied(),
+            RowKey::Credential(key) => old.credential(key),
             _ => None,
         })
         .chain(credentials);
         let grants = carried(quarantined, |key| match key {
-            RowKey::Grant(id) => old.grant(*id).copied(),
+            RowKey::Grant(id) => old.grant(*id),
             _ => None,
         })
         .chain(grants);
         let devices = carried(quarantined, |key| match key {
-            RowKey::Device(id) => old.device(*id).cloned(),
+            RowKey::Device(id) => old.device(*id),
             _ => None,
         })
         .chain(devices);
