@@ -1,12 +1,11 @@
 //! How a snapshot comes to its decision. Looks at nothing but memory.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use super::snapshot::GrantKey;
+use super::relations::{GrantKey, Located};
 use super::{
-    Credential, Decision, Device, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope,
-    Snapshot, UnixMillis,
+    Credential, Decision, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope, Snapshot,
+    UnixMillis,
 };
 
 impl Snapshot {
@@ -36,11 +35,11 @@ impl Snapshot {
         now: UnixMillis,
     ) -> Result<Route, Refusal> {
         let credential = self.live_credential(query.key, revocations, now)?;
-        let device = query.device.and_then(|uuid| self.devices.rows(uuid).next());
+        let device = query.device.and_then(|uuid| self.devices.find(uuid));
         let device = device.ok_or(Refusal::DeviceUnknown)?;
-        let grant = self.best_grant(credential.principal, device, query.port, revocations, now)?;
+        let grant = self.best_grant(credential.principal, &device, query.port, revocations, now)?;
         Ok(Route {
-            address: reachable_address(device, node)?,
+            address: reachable_address(&device, node)?,
             port: query.port,
             credential: credential.key.credential_id(),
             principal: credential.principal,
@@ -81,16 +80,16 @@ impl Snapshot {
     fn best_grant(
         &self,
         principal: PrincipalId,
-        device: &Device,
+        device: &Located<'_>,
         port: u16,
         revocations: &Revocations,
         now: UnixMillis,
-    ) -> Result<&Grant, Refusal> {
-        let mut best: Option<&Grant> = None;
+    ) -> Result<Grant, Refusal> {
+        let mut best: Option<Grant> = None;
         let mut refusal = Refusal::NoGrant;
         let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
         let keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
-        for grant in keys.flat_map(|key| self.grants.rows(key)) {
+        for grant in keys.flat_map(|key| self.grants.find(key)) {
             let problem = if !grant.ports.contains(port) {
                 Refusal::PortNotGranted
             } else if grant.revoked || revocations.grant(grant.id) {
@@ -98,7 +97,7 @@ impl Snapshot {
             } else if has_expired(grant.expires_at, now) {
                 Refusal::GrantExpired
             } else {
-                if best.is_none_or(|best| precedence(grant) > precedence(best)) {
+                if best.is_none_or(|best| grant.rank() < best.rank()) {
                     best = Some(grant);
                 }
                 continue;
@@ -112,8 +111,8 @@ impl Snapshot {
 }
 
 /// Where the device can be dialled, if this node may and can.
-fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refusal> {
-    match (device.node.as_deref(), node) {
+fn reachable_address(device: &Located<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
+    match (device.node, node) {
         (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
         _ if !device.online => Err(Refusal::DeviceOffline),
         _ => device.address.ok_or(Refusal::DeviceOffline),
@@ -122,11 +121,6 @@ fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refu
 
 fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
     expires_at.is_some_and(|end| end <= now)
-}
-
-/// Orders grants that all permit: lasting before expiring, then the older.
-fn precedence(grant: &Grant) -> impl Ord + use<> {
-    (grant.expires_at.is_none(), grant.expires_at, Reverse(grant.id))
 }
 
 /// How much a reason for having no grant says about what to do.
@@ -142,7 +136,7 @@ const fn telling(refusal: Refusal) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::{Change, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange};
+    use crate::authz::{Change, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange};
 
     const NOW: UnixMillis = UnixMillis(1_000);
     const PRINCIPAL: PrincipalId = PrincipalId(1);
