@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::relations::{GrantKey, Located};
+use super::relations::{GrantKey, Located, SoughtDevice, SoughtGrants};
 use super::{
     Credential, Decision, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope, Snapshot,
     UnixMillis,
@@ -34,9 +34,12 @@ impl Snapshot {
         node: Option<&str>,
         now: UnixMillis,
     ) -> Result<Route, Refusal> {
-        let credential = self.live_credential(query.key, revocations, now)?;
-        let device = query.device.and_then(|uuid| self.devices.find(uuid));
-        let device = device.ok_or(Refusal::DeviceUnknown)?;
+        // Both are fetched at once: nearly all of the time of a decision goes by waiting for memory.
+        let key = query.key.ok_or(Refusal::CredentialMissing)?;
+        let credential = self.credentials.seek(key);
+        let device = query.device.map(|uuid| self.devices.seek(uuid));
+        let credential = live_credential(credential.get(), &key, revocations, now)?;
+        let device = device.and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
         let grant = self.best_grant(credential.principal, &device, query.port, revocations, now)?;
         Ok(Route {
             address: reachable_address(&device, node)?,
@@ -48,31 +51,6 @@ impl Snapshot {
             generation: self.generation(),
             expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
         })
-    }
-
-    fn live_credential(
-        &self,
-        key: Option<KeyHash>,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<Credential, Refusal> {
-        let key = key.ok_or(Refusal::CredentialMissing)?;
-        let credential = self.credential(&key);
-        // A principal's removal revokes its credentials too; the removal is the true cause.
-        if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
-            return Err(Refusal::PrincipalRevoked);
-        }
-        if revocations.credential(&key) {
-            return Err(Refusal::CredentialRevoked);
-        }
-        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
-        if credential.revoked {
-            Err(Refusal::CredentialRevoked)
-        } else if has_expired(credential.expires_at, now) {
-            Err(Refusal::CredentialExpired)
-        } else {
-            Ok(credential)
-        }
     }
 
     /// Of the live grants that open `port` the one that lasts longest, and of those the oldest. Where
@@ -88,8 +66,8 @@ impl Snapshot {
         let mut best: Option<Grant> = None;
         let mut refusal = Refusal::NoGrant;
         let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
-        let keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
-        for grant in keys.flat_map(|key| self.grants.find(key)) {
+        let sought = scopes.map(|scope| scope.map(|scope| self.grants.seek(GrantKey { principal, scope })));
+        for grant in sought.into_iter().flatten().flat_map(SoughtGrants::rows) {
             let problem = if !grant.ports.contains(port) {
                 Refusal::PortNotGranted
             } else if grant.revoked || revocations.grant(grant.id) {
@@ -107,6 +85,29 @@ impl Snapshot {
             }
         }
         best.ok_or(refusal)
+    }
+}
+
+fn live_credential(
+    credential: Option<Credential>,
+    key: &KeyHash,
+    revocations: &Revocations,
+    now: UnixMillis,
+) -> Result<Credential, Refusal> {
+    // A principal's removal revokes its credentials too; the removal is the true cause.
+    if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
+        return Err(Refusal::PrincipalRevoked);
+    }
+    if revocations.credential(key) {
+        return Err(Refusal::CredentialRevoked);
+    }
+    let credential = credential.ok_or(Refusal::CredentialUnknown)?;
+    if credential.revoked {
+        Err(Refusal::CredentialRevoked)
+    } else if has_expired(credential.expires_at, now) {
+        Err(Refusal::CredentialExpired)
+    } else {
+        Ok(credential)
     }
 }
 

@@ -97,7 +97,7 @@ impl Snapshot {
     }
 
     pub fn credential(&self, key: &KeyHash) -> Option<Credential> {
-        self.credentials.get(key)
+        self.credentials.seek(*key).get()
     }
 
     pub fn grant(&self, id: GrantId) -> Option<Grant> {

@@ -4,7 +4,7 @@ use hashbrown::HashSet;
 
 use super::packed_end::PackedEnd;
 use super::{Edit, Identified, LastWords, pack_all};
-use crate::authz::table::{KeyHasher, Row, Table};
+use crate::authz::table::{KeyHasher, Row, Sought, Table};
 use crate::authz::{Credential, CredentialId, KeyHash, PrincipalId};
 
 #[derive(Clone)]
@@ -28,12 +28,11 @@ impl Credentials {
         self.whole.replace(whole, suspects, |row| keys.contains(&row.key));
     }
 
-    pub(in crate::authz) fn get(&self, key: &KeyHash) -> Option<Credential> {
+    /// Has the credential with `key` fetched.
+    #[inline]
+    pub(in crate::authz) fn seek(&self, key: KeyHash) -> SoughtCredential<'_> {
         let id = key.credential_id();
-        let packed = self.packed.rows(id).find(|row| row.key.matches(key));
-        packed
-            .map(PackedCredential::unpack)
-            .or_else(|| self.whole.rows(id).find(|row| row.key.matches(key)).copied())
+        SoughtCredential { key, packed: self.packed.seek(id), whole: self.whole.seek(id) }
     }
 
     pub(in crate::authz) fn iter(&self) -> impl Iterator<Item = Credential> {
@@ -42,6 +41,22 @@ impl Credentials {
 
     pub(in crate::authz) fn len(&self) -> usize {
         self.packed.len() + self.whole.len()
+    }
+}
+
+/// A credential on its way from memory.
+pub(in crate::authz) struct SoughtCredential<'a> {
+    key: KeyHash,
+    packed: Sought<'a, PackedCredential>,
+    whole: Sought<'a, Credential>,
+}
+
+impl SoughtCredential<'_> {
+    #[inline]
+    pub(in crate::authz) fn get(self) -> Option<Credential> {
+        let Self { key, packed, whole } = self;
+        let packed = packed.rows().find(|row| row.key.matches(&key)).map(PackedCredential::unpack);
+        packed.or_else(|| whole.rows().find(|row| row.key.matches(&key)).copied())
     }
 }
 

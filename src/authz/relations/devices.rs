@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 use super::index::{Entry, Index};
 use super::node_names::{NodeNames, NodeNumber};
 use super::{Edit, Identified, pack_all};
-use crate::authz::table::{KeyHasher, Row, Table};
+use crate::authz::table::{KeyHasher, Row, Sought, Table};
 use crate::authz::{Device, DeviceId, DeviceUuid, FleetId};
 
 #[derive(Clone)]
@@ -27,6 +27,21 @@ pub(in crate::authz) struct Located<'a> {
     pub(in crate::authz) address: Option<IpAddr>,
     pub(in crate::authz) node: Option<&'a str>,
     pub(in crate::authz) online: bool,
+}
+
+/// A device on its way from memory.
+pub(in crate::authz) struct SoughtDevice<'a> {
+    packed: Sought<'a, PackedDevice>,
+    whole: Sought<'a, Device>,
+    nodes: &'a NodeNames,
+}
+
+impl<'a> SoughtDevice<'a> {
+    #[inline]
+    pub(in crate::authz) fn get(self) -> Option<Located<'a>> {
+        let packed = self.packed.rows().next().map(|row| row.located(self.nodes));
+        packed.or_else(|| self.whole.rows().next().map(Device::located))
+    }
 }
 
 impl Devices {
@@ -62,9 +77,10 @@ impl Devices {
         self.index.replace(Vec::new(), &gone.filter(|id| !ids.contains(id)).collect());
     }
 
-    pub(in crate::authz) fn find(&self, uuid: DeviceUuid) -> Option<Located<'_>> {
-        let packed = self.packed.rows(uuid).next().map(|row| row.located(&self.nodes));
-        packed.or_else(|| self.whole.rows(uuid).next().map(Device::located))
+    /// Has the device with `uuid` fetched.
+    #[inline]
+    pub(in crate::authz) fn seek(&self, uuid: DeviceUuid) -> SoughtDevice<'_> {
+        SoughtDevice { packed: self.packed.seek(uuid), whole: self.whole.seek(uuid), nodes: &self.nodes }
     }
 
     pub(in crate::authz) fn get(&self, id: DeviceId) -> Option<Device> {

@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use super::index::{Entry, Index};
 use super::packed_end::PackedEnd;
 use super::{Edit, Identified, LastWords, pack_all};
-use crate::authz::table::{KeyHasher, Row, Table};
+use crate::authz::table::{KeyHasher, Row, Sought, Table};
 use crate::authz::{DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope, UnixMillis};
 
 #[derive(Clone)]
@@ -29,6 +29,20 @@ pub(in crate::authz) struct GrantRank {
     expires: bool,
     expires_at: Reverse<Option<UnixMillis>>,
     id: GrantId,
+}
+
+/// Grants on their way from memory.
+pub(in crate::authz) struct SoughtGrants<'a> {
+    packed: Sought<'a, PackedGrant>,
+    whole: Sought<'a, Grant>,
+}
+
+impl<'a> SoughtGrants<'a> {
+    /// By rank, those that are packed before the others.
+    #[inline]
+    pub(in crate::authz) fn rows(self) -> impl Iterator<Item = Grant> + use<'a> {
+        self.packed.rows().map(PackedGrant::unpack).chain(self.whole.rows().copied())
+    }
 }
 
 impl Grants {
@@ -57,9 +71,10 @@ impl Grants {
         packed.or_else(|| self.whole.bucket(digest).iter().find(|row| row.id == id).copied())
     }
 
-    /// By rank, those that are packed before the others.
-    pub(in crate::authz) fn find(&self, key: GrantKey) -> impl Iterator<Item = Grant> {
-        self.packed.rows(key).map(PackedGrant::unpack).chain(self.whole.rows(key).copied())
+    /// Has the grants with `key` fetched.
+    #[inline]
+    pub(in crate::authz) fn seek(&self, key: GrantKey) -> SoughtGrants<'_> {
+        SoughtGrants { packed: self.packed.seek(key), whole: self.whole.seek(key) }
     }
 
     pub(in crate::authz) fn iter(&self) -> impl Iterator<Item = Grant> {

@@ -13,8 +13,8 @@ mod packed_end;
 use std::hash::Hash;
 
 pub(super) use credentials::Credentials;
-pub(super) use devices::{Devices, Located};
-pub(super) use grants::{GrantKey, Grants};
+pub(super) use devices::{Devices, Located, SoughtDevice};
+pub(super) use grants::{GrantKey, Grants, SoughtGrants};
 use hashbrown::HashSet;
 
 /// What becomes of one row of a relation.

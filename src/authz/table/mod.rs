@@ -14,6 +14,8 @@ use std::sync::Arc;
 use hashbrown::DefaultHashBuilder;
 use shard::Shard;
 
+use crate::sys::memory;
+
 /// What a table holds.
 pub(super) trait Row: Clone {
     /// What it is found by.
@@ -71,10 +73,19 @@ impl<R: Row> Table<R> {
 
     /// Every row with `key`, by rank.
     pub(super) fn rows(&self, key: R::Key) -> impl Iterator<Item = &R> {
-        self.bucket(self.digest(key)).iter().filter(move |row| row.key() == key)
+        self.seek(key).rows()
+    }
+
+    /// Has the rows with `key` fetched, for a look at them later.
+    #[inline]
+    pub(super) fn seek(&self, key: R::Key) -> Sought<'_, R> {
+        let bucket = if self.len == 0 { &[] } else { self.bucket(self.digest(key)) };
+        memory::prefetch(bucket);
+        Sought { key, bucket }
     }
 
     /// Every row whose key has `digest`, by key and rank, and a few others.
+    #[inline]
     pub(super) fn bucket(&self, digest: KeyDigest) -> &[R] {
         let place = Place::of(digest, self.shards);
         self.branches[place.branch][place.shard].bucket(place.bucket)
@@ -97,6 +108,20 @@ impl<R: Row> Table<R> {
 impl<R: Row> Default for Table<R> {
     fn default() -> Self {
         Self::sized_for(0, KeyHasher::default())
+    }
+}
+
+/// Rows on their way from memory.
+pub(super) struct Sought<'a, R: Row> {
+    key: R::Key,
+    bucket: &'a [R],
+}
+
+impl<'a, R: Row> Sought<'a, R> {
+    /// Every row with the key, by rank.
+    #[inline]
+    pub(super) fn rows(self) -> impl Iterator<Item = &'a R> {
+        self.bucket.iter().filter(move |row| row.key() == self.key)
     }
 }
 
