@@ -2,11 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::relations::{GrantKey, Located, SoughtDevice, SoughtGrants};
-use super::{
-    Credential, Decision, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope, Snapshot,
-    UnixMillis,
-};
+use super::relations::{Located, SoughtDevice};
+use super::{Credential, Decision, Grant, KeyHash, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
 
 impl Snapshot {
     /// Decides from this snapshot, with `revocations` on top of it.
@@ -40,7 +37,11 @@ impl Snapshot {
         let device = query.device.map(|uuid| self.devices.seek(uuid));
         let credential = live_credential(credential.get(), &key, revocations, now)?;
         let device = device.and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
-        let grant = self.best_grant(credential.principal, &device, query.port, revocations, now)?;
+        let mut search =
+            GrantSearch { port: query.port, revocations, now, best: None, refusal: Refusal::NoGrant };
+        let grants = self.grants.seek(credential.principal, device.id, device.fleet);
+        grants.visit(|grant| search.consider(grant));
+        let grant = search.best.ok_or(search.refusal)?;
         Ok(Route {
             address: reachable_address(&device, node)?,
             port: query.port,
@@ -52,39 +53,37 @@ impl Snapshot {
             expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
         })
     }
+}
 
-    /// Of the live grants that open `port` the one that lasts longest, and of those the oldest. Where
-    /// there is none, a grant that ended says more than one for other ports.
-    fn best_grant(
-        &self,
-        principal: PrincipalId,
-        device: &Located<'_>,
-        port: u16,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<Grant, Refusal> {
-        let mut best: Option<Grant> = None;
-        let mut refusal = Refusal::NoGrant;
-        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
-        let sought = scopes.map(|scope| scope.map(|scope| self.grants.seek(GrantKey { principal, scope })));
-        for grant in sought.into_iter().flatten().flat_map(SoughtGrants::rows) {
-            let problem = if !grant.ports.contains(port) {
-                Refusal::PortNotGranted
-            } else if grant.revoked || revocations.grant(grant.id) {
-                Refusal::GrantRevoked
-            } else if has_expired(grant.expires_at, now) {
-                Refusal::GrantExpired
-            } else {
-                if best.is_none_or(|best| grant.rank() < best.rank()) {
-                    best = Some(grant);
-                }
-                continue;
-            };
-            if telling(problem) > telling(refusal) {
-                refusal = problem;
+/// Looks for the grant that a tunnel rests on.
+struct GrantSearch<'a> {
+    port: u16,
+    revocations: &'a Revocations,
+    now: UnixMillis,
+    /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
+    best: Option<Grant>,
+    /// The most telling reason against a grant. One that ended says more than one for other ports.
+    refusal: Refusal,
+}
+
+impl GrantSearch<'_> {
+    #[inline]
+    fn consider(&mut self, grant: Grant) {
+        let problem = if !grant.ports.contains(self.port) {
+            Refusal::PortNotGranted
+        } else if grant.revoked || self.revocations.grant(grant.id) {
+            Refusal::GrantRevoked
+        } else if has_expired(grant.expires_at, self.now) {
+            Refusal::GrantExpired
+        } else {
+            if self.best.is_none_or(|best| grant.rank() < best.rank()) {
+                self.best = Some(grant);
             }
+            return;
+        };
+        if telling(problem) > telling(self.refusal) {
+            self.refusal = problem;
         }
-        best.ok_or(refusal)
     }
 }
 

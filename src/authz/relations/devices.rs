@@ -31,16 +31,20 @@ pub(in crate::authz) struct Located<'a> {
 
 /// A device on its way from memory.
 pub(in crate::authz) struct SoughtDevice<'a> {
-    packed: Sought<'a, PackedDevice>,
-    whole: Sought<'a, Device>,
+    packed: Option<Sought<'a, PackedDevice>>,
+    /// `None` where there are none at all.
+    whole: Option<Sought<'a, Device>>,
     nodes: &'a NodeNames,
 }
 
 impl<'a> SoughtDevice<'a> {
     #[inline]
     pub(in crate::authz) fn get(self) -> Option<Located<'a>> {
-        let packed = self.packed.rows().next().map(|row| row.located(self.nodes));
-        packed.or_else(|| self.whole.rows().next().map(Device::located))
+        let packed = self.packed.and_then(|packed| packed.rows().next());
+        match packed {
+            Some(device) => Some(device.located(self.nodes)),
+            None => self.whole?.rows().next().map(Device::located),
+        }
     }
 }
 
@@ -56,9 +60,6 @@ impl Devices {
 
     pub(in crate::authz) fn edit(&mut self, edits: Vec<Edit<Device>>) {
         let Claims { put, removed, ids, uuids } = Claims::of(edits);
-        let entries = put.iter().map(|device| Entry::new(device.id, self.packed.digest(device.uuid)));
-        let displaced = self.index.replace(entries.collect(), &removed);
-
         for name in put.iter().filter_map(|device| device.node.as_deref()) {
             if self.nodes.number(name).is_none() {
                 Arc::make_mut(&mut self.nodes).add(name);
@@ -66,8 +67,14 @@ impl Devices {
         }
         let (packed, whole) = pack_all(put, |device| PackedDevice::pack(device, &self.nodes));
 
+        let mut entries = Vec::with_capacity(packed.len() + whole.len());
+        entries.extend(packed.iter().map(|row| Entry::new(row.id(), self.packed.digest(row.key()))));
+        entries.extend(whole.iter().map(|row| Entry::new(row.id, self.whole.digest(row.uuid))));
+        let displaced = self.index.replace(entries, &removed);
+
         let mut suspects = displaced.digests;
-        suspects.extend(uuids.iter().map(|uuid| self.packed.digest(*uuid)));
+        suspects.extend(uuids.iter().map(|uuid| self.whole.digest(*uuid)));
+        suspects.extend(uuids.iter().filter_map(ShortUuid::of).map(|uuid| self.packed.digest(uuid)));
         let goes = |id: DeviceId, uuid: DeviceUuid| displaced.ids.contains(&id) || uuids.contains(&uuid);
         let packed_gone = self.packed.replace(packed, suspects.clone(), |row| goes(row.id(), row.uuid()));
         let whole_gone = self.whole.replace(whole, suspects, |row| goes(row.id, row.uuid));
@@ -80,7 +87,11 @@ impl Devices {
     /// Has the device with `uuid` fetched.
     #[inline]
     pub(in crate::authz) fn seek(&self, uuid: DeviceUuid) -> SoughtDevice<'_> {
-        SoughtDevice { packed: self.packed.seek(uuid), whole: self.whole.seek(uuid), nodes: &self.nodes }
+        SoughtDevice {
+            packed: ShortUuid::of(&uuid).map(|uuid| self.packed.seek(uuid)),
+            whole: (!self.whole.is_empty()).then(|| self.whole.seek(uuid)),
+            nodes: &self.nodes,
+        }
     }
 
     pub(in crate::authz) fn get(&self, id: DeviceId) -> Option<Device> {
@@ -135,6 +146,17 @@ impl Claims {
     }
 }
 
+/// A uuid of 32 digits, compared and hashed as one number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct ShortUuid(u128);
+
+impl ShortUuid {
+    #[inline]
+    fn of(uuid: &DeviceUuid) -> Option<Self> {
+        uuid.as_bytes().try_into().ok().map(|bytes| Self(u128::from_ne_bytes(bytes)))
+    }
+}
+
 #[derive(Clone, Copy)]
 struct PackedDevice {
     uuid: [u8; 16],
@@ -163,6 +185,7 @@ impl PackedDevice {
         })
     }
 
+    #[inline]
     fn located<'a>(&self, nodes: &'a NodeNames) -> Located<'a> {
         Located {
             id: self.id(),
@@ -183,7 +206,7 @@ impl PackedDevice {
     }
 
     fn uuid(&self) -> DeviceUuid {
-        DeviceUuid::from_short(self.uuid)
+        DeviceUuid::from_bytes(&self.uuid).expect("a uuid may have 16 bytes")
     }
 }
 
@@ -203,11 +226,12 @@ impl Device {
 }
 
 impl Row for PackedDevice {
-    type Key = DeviceUuid;
+    type Key = ShortUuid;
     type Rank = ();
 
-    fn key(&self) -> DeviceUuid {
-        self.uuid()
+    #[inline]
+    fn key(&self) -> ShortUuid {
+        ShortUuid(u128::from_ne_bytes(self.uuid))
     }
 
     fn rank(&self) {}

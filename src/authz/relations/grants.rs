@@ -4,14 +4,16 @@ use std::cmp::Reverse;
 use std::hash::{Hash, Hasher};
 
 use super::index::{Entry, Index};
-use super::packed_end::PackedEnd;
+use super::packed_grants::{EndingGrant, LastingGrant, PackedKey};
 use super::{Edit, Identified, LastWords, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
-use crate::authz::{DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope, UnixMillis};
+use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope, UnixMillis};
 
 #[derive(Clone)]
 pub(in crate::authz) struct Grants {
-    packed: Table<PackedGrant>,
+    /// Most of them, in two thirds of the space that one with an end takes.
+    lasting: Table<LastingGrant>,
+    ending: Table<EndingGrant>,
     whole: Table<Grant>,
     index: Index<GrantId>,
 }
@@ -26,29 +28,55 @@ pub(in crate::authz) struct GrantKey {
 /// Orders grants that lead to the same devices: the one that lasts longest first, and of those the oldest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::authz) struct GrantRank {
-    expires: bool,
-    expires_at: Reverse<Option<UnixMillis>>,
+    ends: bool,
+    ends_at: Reverse<Option<UnixMillis>>,
     id: GrantId,
 }
 
-/// Grants on their way from memory.
+/// Grants on their way from memory, those of each scope on their own.
 pub(in crate::authz) struct SoughtGrants<'a> {
-    packed: Sought<'a, PackedGrant>,
-    whole: Sought<'a, Grant>,
+    lasting: [Option<Sought<'a, LastingGrant>>; SCOPES],
+    /// `None` where there are none at all.
+    others: Option<SoughtOthers<'a>>,
 }
 
-impl<'a> SoughtGrants<'a> {
-    /// By rank, those that are packed before the others.
+struct SoughtOthers<'a> {
+    ending: [Option<Sought<'a, EndingGrant>>; SCOPES],
+    whole: [Sought<'a, Grant>; SCOPES],
+}
+
+impl SoughtGrants<'_> {
+    /// Shows each grant to `visit`, those of a scope by rank.
     #[inline]
-    pub(in crate::authz) fn rows(self) -> impl Iterator<Item = Grant> + use<'a> {
-        self.packed.rows().map(PackedGrant::unpack).chain(self.whole.rows().copied())
+    pub(in crate::authz) fn visit(self, mut visit: impl FnMut(Grant)) {
+        for sought in self.lasting.into_iter().flatten() {
+            sought.rows().for_each(|row| visit(row.unpack()));
+        }
+        if let Some(others) = self.others {
+            others.visit(&mut visit);
+        }
     }
 }
+
+impl SoughtOthers<'_> {
+    fn visit(self, visit: &mut dyn FnMut(Grant)) {
+        for sought in self.ending.into_iter().flatten() {
+            sought.rows().for_each(|row| visit(row.unpack()));
+        }
+        for sought in self.whole {
+            sought.rows().for_each(|row| visit(*row));
+        }
+    }
+}
+
+/// Of the kinds of scope that name a device: itself, its fleet, any.
+const SCOPES: usize = 3;
 
 impl Grants {
     pub(in crate::authz) fn sized_for(rows: usize, hasher: KeyHasher) -> Self {
         Self {
-            packed: Table::sized_for(rows, hasher.clone()),
+            lasting: Table::sized_for(rows, hasher.clone()),
+            ending: Table::sized_for(0, hasher.clone()),
             whole: Table::sized_for(0, hasher.clone()),
             index: Index::sized_for(rows, hasher),
         }
@@ -56,29 +84,54 @@ impl Grants {
 
     pub(in crate::authz) fn edit(&mut self, edits: Vec<Edit<Grant>>) {
         let LastWords { put, removed } = LastWords::of(edits);
-        let entries = put.iter().map(|grant| Entry::new(grant.id, self.packed.digest(grant.key())));
+        let (lasting, others) = pack_all(put, LastingGrant::pack);
+        let (ending, whole) = pack_all(others, EndingGrant::pack);
+        let mut entries = Vec::with_capacity(lasting.len() + ending.len() + whole.len());
+        entries.extend(lasting.iter().map(|row| Entry::new(row.id(), self.lasting.digest(row.key()))));
+        entries.extend(ending.iter().map(|row| Entry::new(row.id(), self.ending.digest(row.key()))));
+        entries.extend(whole.iter().map(|row| Entry::new(row.id, self.whole.digest(row.key()))));
+
         // A new version may have another principal or scope than the old one.
-        let displaced = self.index.replace(entries.collect(), &removed);
-        let (packed, whole) = pack_all(put, PackedGrant::pack);
+        let displaced = self.index.replace(entries, &removed);
         let (ids, suspects) = (displaced.ids, displaced.digests);
-        self.packed.replace(packed, suspects.clone(), |row| ids.contains(&row.id()));
+        self.lasting.replace(lasting, suspects.clone(), |row| ids.contains(&row.id()));
+        self.ending.replace(ending, suspects.clone(), |row| ids.contains(&row.id()));
         self.whole.replace(whole, suspects, |row| ids.contains(&row.id));
     }
 
     pub(in crate::authz) fn get(&self, id: GrantId) -> Option<Grant> {
         let digest = self.index.get(id)?;
-        let packed = self.packed.bucket(digest).iter().find(|row| row.id() == id).map(PackedGrant::unpack);
-        packed.or_else(|| self.whole.bucket(digest).iter().find(|row| row.id == id).copied())
+        let lasting = self.lasting.bucket(digest).iter().find(|row| row.id() == id).map(LastingGrant::unpack);
+        let ending = || self.ending.bucket(digest).iter().find(|row| row.id() == id).map(EndingGrant::unpack);
+        let whole = || self.whole.bucket(digest).iter().find(|row| row.id == id).copied();
+        lasting.or_else(ending).or_else(whole)
     }
 
-    /// Has the grants with `key` fetched.
+    /// Has the grants fetched that lead from `principal` to a device.
     #[inline]
-    pub(in crate::authz) fn seek(&self, key: GrantKey) -> SoughtGrants<'_> {
-        SoughtGrants { packed: self.packed.seek(key), whole: self.whole.seek(key) }
+    pub(in crate::authz) fn seek(
+        &self,
+        principal: PrincipalId,
+        device: DeviceId,
+        fleet: Option<FleetId>,
+    ) -> SoughtGrants<'_> {
+        // Without a fleet, the same twice: a decision takes the better of equals.
+        let scopes = [Scope::Device(device), fleet.map_or(Scope::Any, Scope::Fleet), Scope::Any];
+        let keys = scopes.map(|scope| GrantKey { principal, scope });
+        let packed = keys.map(PackedKey::pack);
+        SoughtGrants {
+            lasting: packed.map(|key| key.map(|key| self.lasting.seek(key))),
+            others: (!self.ending.is_empty() || !self.whole.is_empty()).then(|| SoughtOthers {
+                ending: packed.map(|key| key.map(|key| self.ending.seek(key))),
+                whole: keys.map(|key| self.whole.seek(key)),
+            }),
+        }
     }
 
     pub(in crate::authz) fn iter(&self) -> impl Iterator<Item = Grant> {
-        self.packed.iter().map(PackedGrant::unpack).chain(self.whole.iter().copied())
+        let lasting = self.lasting.iter().map(LastingGrant::unpack);
+        let ending = self.ending.iter().map(EndingGrant::unpack);
+        lasting.chain(ending).chain(self.whole.iter().copied())
     }
 
     pub(in crate::authz) fn len(&self) -> usize {
@@ -88,8 +141,7 @@ impl Grants {
 
 impl Grant {
     pub(in crate::authz) fn rank(&self) -> GrantRank {
-        let expires_at = self.expires_at;
-        GrantRank { expires: expires_at.is_some(), expires_at: Reverse(expires_at), id: self.id }
+        GrantRank { ends: self.expires_at.is_some(), ends_at: Reverse(self.expires_at), id: self.id }
     }
 }
 
@@ -103,90 +155,6 @@ impl Hash for GrantKey {
         };
         state.write_i64(self.principal.0);
         state.write_i64(target);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct PackedGrant {
-    principal: u32,
-    /// 0 for the scope `any`.
-    target: u32,
-    ports: PortRange,
-    expires_at: PackedEnd,
-    /// The lowest byte first.
-    id: [u8; 5],
-    kind: PackedKind,
-}
-
-/// A scope without its target, and whether the grant is revoked.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum PackedKind {
-    Any,
-    Fleet,
-    Device,
-    RevokedAny,
-    RevokedFleet,
-    RevokedDevice,
-}
-
-impl PackedGrant {
-    fn pack(grant: &Grant) -> Option<Self> {
-        let (kind, target) = match (grant.scope, grant.revoked) {
-            (Scope::Any, false) => (PackedKind::Any, 0),
-            (Scope::Any, true) => (PackedKind::RevokedAny, 0),
-            (Scope::Fleet(fleet), false) => (PackedKind::Fleet, fleet.0),
-            (Scope::Fleet(fleet), true) => (PackedKind::RevokedFleet, fleet.0),
-            (Scope::Device(device), false) => (PackedKind::Device, device.0),
-            (Scope::Device(device), true) => (PackedKind::RevokedDevice, device.0),
-        };
-        let [id @ .., 0, 0, 0] = grant.id.0.to_le_bytes() else { return None };
-        Some(Self {
-            principal: grant.principal.0.try_into().ok()?,
-            target: target.try_into().ok()?,
-            ports: grant.ports,
-            expires_at: PackedEnd::pack(grant.expires_at)?,
-            id,
-            kind,
-        })
-    }
-
-    fn unpack(&self) -> Grant {
-        Grant {
-            id: self.id(),
-            principal: PrincipalId(self.principal.into()),
-            scope: self.scope(),
-            ports: self.ports,
-            expires_at: self.expires_at.unpack(),
-            revoked: self.kind as u8 >= PackedKind::RevokedAny as u8,
-        }
-    }
-
-    fn id(&self) -> GrantId {
-        let [a, b, c, d, e] = self.id;
-        GrantId(i64::from_le_bytes([a, b, c, d, e, 0, 0, 0]))
-    }
-
-    fn scope(&self) -> Scope {
-        let target = i64::from(self.target);
-        match self.kind {
-            PackedKind::Any | PackedKind::RevokedAny => Scope::Any,
-            PackedKind::Fleet | PackedKind::RevokedFleet => Scope::Fleet(FleetId(target)),
-            PackedKind::Device | PackedKind::RevokedDevice => Scope::Device(DeviceId(target)),
-        }
-    }
-}
-
-impl Row for PackedGrant {
-    type Key = GrantKey;
-    type Rank = GrantRank;
-
-    fn key(&self) -> GrantKey {
-        GrantKey { principal: PrincipalId(self.principal.into()), scope: self.scope() }
-    }
-
-    fn rank(&self) -> GrantRank {
-        self.unpack().rank()
     }
 }
 
@@ -210,5 +178,3 @@ impl Identified for Grant {
         self.id
     }
 }
-
-const _: () = assert!(size_of::<PackedGrant>() == 24);

@@ -9,12 +9,13 @@ mod grants;
 mod index;
 mod node_names;
 mod packed_end;
+mod packed_grants;
 
 use std::hash::Hash;
 
 pub(super) use credentials::Credentials;
 pub(super) use devices::{Devices, Located, SoughtDevice};
-pub(super) use grants::{GrantKey, Grants, SoughtGrants};
+pub(super) use grants::Grants;
 use hashbrown::HashSet;
 
 /// What becomes of one row of a relation.

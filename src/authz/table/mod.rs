@@ -39,6 +39,7 @@ pub(super) struct KeyDigest(u32);
 pub(super) struct KeyHasher(DefaultHashBuilder);
 
 impl KeyHasher {
+    #[inline]
     pub(super) fn digest(&self, key: impl Hash) -> KeyDigest {
         KeyDigest((self.0.hash_one(key) >> 32) as u32)
     }
@@ -72,6 +73,7 @@ impl<R: Row> Table<R> {
     }
 
     /// Every row with `key`, by rank.
+    #[inline]
     pub(super) fn rows(&self, key: R::Key) -> impl Iterator<Item = &R> {
         self.seek(key).rows()
     }
@@ -91,6 +93,7 @@ impl<R: Row> Table<R> {
         self.branches[place.branch][place.shard].bucket(place.bucket)
     }
 
+    #[inline]
     pub(super) fn digest(&self, key: R::Key) -> KeyDigest {
         self.hasher.digest(key)
     }
@@ -102,6 +105,11 @@ impl<R: Row> Table<R> {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -134,6 +142,7 @@ struct Place {
 }
 
 impl Place {
+    #[inline]
     fn of(digest: KeyDigest, shards: u32) -> Self {
         let scaled = u64::from(digest.0) * u64::from(shards);
         let (shard, within) = ((scaled >> 32) as usize, scaled as u32);
@@ -152,7 +161,7 @@ impl Place {
 
 /// Rows that a shard holds on average when a table is laid out. A change copies a shard whole: two to
 /// four KiB, well under a microsecond.
-const SHARD_ROWS: usize = 64;
+const SHARD_ROWS: usize = 128;
 
 /// Rows that a shard may hold on average before the table is laid out anew.
 const SHARD_ROWS_MAX: usize = 2 * SHARD_ROWS;
