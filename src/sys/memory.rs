@@ -2,14 +2,14 @@
 //!
 //! Unsafe because prefetching takes raw pointers; here it takes references, for which it is always sound.
 
-/// Has the processor fetch the first lines of `values`, up to [`LINES_MAX`], without waiting for them.
+/// Has the processor fetch the first and the last line of `values`, without waiting for them: all of what
+/// a few small values take. Lines between are left to the processor, which fetches neighbours by itself.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
-    let bytes = size_of_val(values).min(LINES_MAX * LINE_BYTES);
-    let start = values.as_ptr().cast::<u8>();
-    for offset in (0..bytes).step_by(LINE_BYTES) {
-        prefetch_line(start.wrapping_add(offset));
-    }
+    // Always two: to count lines would cost more than to ask for one twice.
+    let ends = values.as_ptr_range();
+    prefetch_line(ends.start.cast());
+    prefetch_line(ends.end.cast::<u8>().wrapping_sub(1));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -29,8 +29,3 @@ fn prefetch_line(address: *const u8) {
         std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
     }
 }
-
-const LINE_BYTES: usize = 64;
-
-/// Lines of one prefetch. A core has some dozen misses under way at once; more wait for one another.
-const LINES_MAX: usize = 3;

@@ -32,7 +32,13 @@ impl Credentials {
     #[inline]
     pub(in crate::authz) fn seek(&self, key: KeyHash) -> SoughtCredential<'_> {
         let id = key.credential_id();
-        SoughtCredential { key, packed: self.packed.seek(id), whole: self.whole.seek(id) }
+        let whole = if self.whole.is_empty() { None } else { Some(self.seek_whole(id)) };
+        SoughtCredential { key, packed: self.packed.seek(id), whole }
+    }
+
+    #[cold]
+    fn seek_whole(&self, id: CredentialId) -> Sought<'_, Credential> {
+        self.whole.seek(id)
     }
 
     pub(in crate::authz) fn iter(&self) -> impl Iterator<Item = Credential> {
@@ -48,15 +54,18 @@ impl Credentials {
 pub(in crate::authz) struct SoughtCredential<'a> {
     key: KeyHash,
     packed: Sought<'a, PackedCredential>,
-    whole: Sought<'a, Credential>,
+    /// `None` where there are none at all.
+    whole: Option<Sought<'a, Credential>>,
 }
 
 impl SoughtCredential<'_> {
     #[inline]
     pub(in crate::authz) fn get(self) -> Option<Credential> {
         let Self { key, packed, whole } = self;
-        let packed = packed.rows().find(|row| row.key.matches(&key)).map(PackedCredential::unpack);
-        packed.or_else(|| whole.rows().find(|row| row.key.matches(&key)).copied())
+        match packed.rows().find(|row| row.key.matches(&key)) {
+            Some(credential) => Some(credential.unpack()),
+            None => whole?.rows().find(|row| row.key.matches(&key)).copied(),
+        }
     }
 }
 

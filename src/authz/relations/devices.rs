@@ -89,9 +89,14 @@ impl Devices {
     pub(in crate::authz) fn seek(&self, uuid: DeviceUuid) -> SoughtDevice<'_> {
         SoughtDevice {
             packed: ShortUuid::of(&uuid).map(|uuid| self.packed.seek(uuid)),
-            whole: (!self.whole.is_empty()).then(|| self.whole.seek(uuid)),
+            whole: if self.whole.is_empty() { None } else { Some(self.seek_whole(uuid)) },
             nodes: &self.nodes,
         }
+    }
+
+    #[cold]
+    fn seek_whole(&self, uuid: DeviceUuid) -> Sought<'_, Device> {
+        self.whole.seek(uuid)
     }
 
     pub(in crate::authz) fn get(&self, id: DeviceId) -> Option<Device> {

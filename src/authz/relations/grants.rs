@@ -35,13 +35,13 @@ pub(in crate::authz) struct GrantRank {
 
 /// Grants on their way from memory, those of each scope on their own.
 pub(in crate::authz) struct SoughtGrants<'a> {
-    lasting: [Option<Sought<'a, LastingGrant>>; SCOPES],
+    lasting: [Sought<'a, LastingGrant>; SCOPES],
     /// `None` where there are none at all.
     others: Option<SoughtOthers<'a>>,
 }
 
 struct SoughtOthers<'a> {
-    ending: [Option<Sought<'a, EndingGrant>>; SCOPES],
+    ending: [Sought<'a, EndingGrant>; SCOPES],
     whole: [Sought<'a, Grant>; SCOPES],
 }
 
@@ -49,9 +49,11 @@ impl SoughtGrants<'_> {
     /// Shows each grant to `visit`, those of a scope by rank.
     #[inline]
     pub(in crate::authz) fn visit(self, mut visit: impl FnMut(Grant)) {
-        for sought in self.lasting.into_iter().flatten() {
-            sought.rows().for_each(|row| visit(row.unpack()));
-        }
+        let [device, fleet, any] = self.lasting;
+        let (device, fleet, any) = (device.rows(), fleet.rows(), any.rows());
+        device.for_each(|row| visit(row.unpack()));
+        fleet.for_each(|row| visit(row.unpack()));
+        any.for_each(|row| visit(row.unpack()));
         if let Some(others) = self.others {
             others.visit(&mut visit);
         }
@@ -59,8 +61,9 @@ impl SoughtGrants<'_> {
 }
 
 impl SoughtOthers<'_> {
+    #[cold]
     fn visit(self, visit: &mut dyn FnMut(Grant)) {
-        for sought in self.ending.into_iter().flatten() {
+        for sought in self.ending {
             sought.rows().for_each(|row| visit(row.unpack()));
         }
         for sought in self.whole {
@@ -116,15 +119,25 @@ impl Grants {
         fleet: Option<FleetId>,
     ) -> SoughtGrants<'_> {
         // Without a fleet, the same twice: a decision takes the better of equals.
-        let scopes = [Scope::Device(device), fleet.map_or(Scope::Any, Scope::Fleet), Scope::Any];
-        let keys = scopes.map(|scope| GrantKey { principal, scope });
-        let packed = keys.map(PackedKey::pack);
+        let device = GrantKey { principal, scope: Scope::Device(device) };
+        let fleet = GrantKey { principal, scope: fleet.map_or(Scope::Any, Scope::Fleet) };
+        let any = GrantKey { principal, scope: Scope::Any };
+        let lasting = |key| self.lasting.seek(PackedKey::pack_or_none(key));
         SoughtGrants {
-            lasting: packed.map(|key| key.map(|key| self.lasting.seek(key))),
-            others: (!self.ending.is_empty() || !self.whole.is_empty()).then(|| SoughtOthers {
-                ending: packed.map(|key| key.map(|key| self.ending.seek(key))),
-                whole: keys.map(|key| self.whole.seek(key)),
-            }),
+            lasting: [lasting(device), lasting(fleet), lasting(any)],
+            others: if self.ending.is_empty() && self.whole.is_empty() {
+                None
+            } else {
+                Some(self.seek_others([device, fleet, any]))
+            },
+        }
+    }
+
+    #[cold]
+    fn seek_others(&self, keys: [GrantKey; SCOPES]) -> SoughtOthers<'_> {
+        SoughtOthers {
+            ending: keys.map(|key| self.ending.seek(PackedKey::pack_or_none(key))),
+            whole: keys.map(|key| self.whole.seek(key)),
         }
     }
 

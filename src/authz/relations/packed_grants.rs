@@ -11,17 +11,26 @@ pub(super) struct PackedKey(u64);
 
 impl PackedKey {
     /// `None` where a number is too large.
+    fn pack(key: GrantKey) -> Option<Self> {
+        let packed = Self::pack_or_none(key);
+        (packed != Self::NONE).then_some(packed)
+    }
+
+    /// [`Self::NONE`] where a number is too large.
     #[inline]
-    pub(super) fn pack(key: GrantKey) -> Option<Self> {
+    pub(super) fn pack_or_none(key: GrantKey) -> Self {
         let (kind, target) = match key.scope {
             Scope::Any => (KIND_ANY, 0),
-            Scope::Fleet(fleet) => (KIND_FLEET, fleet.0),
-            Scope::Device(device) => (KIND_DEVICE, device.0),
+            Scope::Fleet(fleet) => (KIND_FLEET, fleet.0 as u64),
+            Scope::Device(device) => (KIND_DEVICE, device.0 as u64),
         };
-        let principal = u32::try_from(key.principal.0).ok()?;
-        let fits = (0..1 << TARGET_BITS).contains(&target);
-        fits.then_some(Self(u64::from(principal) << 32 | kind << TARGET_BITS | target as u64))
+        let principal = key.principal.0 as u64;
+        let too_large = principal >> 32 | target >> TARGET_BITS;
+        if too_large == 0 { Self(principal << 32 | kind << TARGET_BITS | target) } else { Self::NONE }
     }
+
+    /// The key of no grant.
+    const NONE: Self = Self(u64::MAX);
 
     #[inline]
     fn unpack(self) -> GrantKey {

@@ -128,10 +128,52 @@ pub(super) struct Sought<'a, R: Row> {
 impl<'a, R: Row> Sought<'a, R> {
     /// Every row with the key, by rank.
     #[inline]
-    pub(super) fn rows(self) -> impl Iterator<Item = &'a R> {
-        self.bucket.iter().filter(move |row| row.key() == self.key)
+    pub(super) fn rows(self) -> Hits<'a, R> {
+        let mut hits = 0;
+        for (number, row) in self.bucket.iter().take(AT_ONCE).enumerate() {
+            hits |= u32::from(row.key() == self.key) << number;
+        }
+        Hits { sought: self, hits }
     }
 }
+
+/// Rows with one key. Which of the first rows of a bucket those are is found for all of them at once: to
+/// stop at the first would save a few instructions, but nobody can foretell where that is, and a processor
+/// that guessed wrong has to start over.
+pub(super) struct Hits<'a, R: Row> {
+    sought: Sought<'a, R>,
+    hits: u32,
+}
+
+impl<'a, R: Row> Iterator for Hits<'a, R> {
+    type Item = &'a R;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a R> {
+        if self.hits != 0 {
+            let number = self.hits.trailing_zeros() as usize;
+            self.hits &= self.hits - 1;
+            return self.sought.bucket.get(number);
+        }
+        if self.sought.bucket.len() > AT_ONCE { self.beyond() } else { None }
+    }
+}
+
+impl<'a, R: Row> Hits<'a, R> {
+    #[cold]
+    fn beyond(&mut self) -> Option<&'a R> {
+        let Sought { key, bucket } = self.sought;
+        let rest = &bucket[AT_ONCE..];
+        let hit = rest.iter().position(|row| row.key() == key);
+        let passed = hit.map_or(rest.len(), |hit| hit + 1);
+        // Of what was passed none is looked at again.
+        self.sought.bucket = &bucket[passed..];
+        hit.map(|hit| &rest[hit])
+    }
+}
+
+/// Rows of a bucket that are looked at together.
+const AT_ONCE: usize = 8;
 
 /// Where a digest leads in a table of so many shards. Keeps the order of the digests.
 #[derive(Clone, Copy)]
@@ -149,7 +191,7 @@ impl Place {
         Self {
             branch: shard / BRANCH_SHARDS,
             shard: shard % BRANCH_SHARDS,
-            bucket: (within >> (32 - shard::BUCKETS.ilog2())) as usize,
+            bucket: ((u64::from(within) * shard::BUCKETS as u64) >> 32) as usize,
         }
     }
 
@@ -161,7 +203,7 @@ impl Place {
 
 /// Rows that a shard holds on average when a table is laid out. A change copies a shard whole: two to
 /// four KiB, well under a microsecond.
-const SHARD_ROWS: usize = 128;
+const SHARD_ROWS: usize = 64;
 
 /// Rows that a shard may hold on average before the table is laid out anew.
 const SHARD_ROWS_MAX: usize = 2 * SHARD_ROWS;

@@ -9,23 +9,23 @@ use super::{KeyDigest, Place, Row};
 #[derive(Clone)]
 pub(super) struct Shard<R> {
     rows: Arc<[R]>,
-    /// In steps of [`step_bits`], rounded down.
-    starts: [u8; BUCKETS],
+    /// Where each bucket begins and the one before it ends, in steps of [`step_bits`], rounded down.
+    bounds: [u8; BUCKETS + 1],
 }
 
 impl<R> Shard<R> {
     /// `rows` come in order and leave `rows` empty; `shards` is how many the table has.
     pub(super) fn new(rows: &mut Vec<Digested<R>>, shards: u32) -> Self {
         let step_bits = step_bits(rows.len());
-        let mut starts = [0; BUCKETS];
+        let mut bounds = [0; BUCKETS + 1];
         let mut row = 0;
-        for (bucket, start) in starts.iter_mut().enumerate() {
+        for (bucket, bound) in bounds.iter_mut().enumerate() {
             while row < rows.len() && Place::of(rows[row].digest, shards).bucket < bucket {
                 row += 1;
             }
-            *start = (row >> step_bits) as u8;
+            *bound = (row >> step_bits) as u8;
         }
-        Self { rows: rows.drain(..).map(|digested| digested.row).collect(), starts }
+        Self { rows: rows.drain(..).map(|digested| digested.row).collect(), bounds }
     }
 
     pub(super) fn rows(&self) -> &[R] {
@@ -35,14 +35,15 @@ impl<R> Shard<R> {
     /// The rows of a bucket, and in a crowded shard a few of its neighbours'.
     #[inline]
     pub(super) fn bucket(&self, bucket: usize) -> &[R] {
-        let rows = &*self.rows;
-        let step_bits = step_bits(rows.len());
-        let start = usize::from(self.starts[bucket]) << step_bits;
-        let end = match self.starts.get(bucket + 1) {
-            Some(&next) => ((usize::from(next) + 1) << step_bits) - 1,
-            None => rows.len(),
-        };
-        &rows[start..end.min(rows.len())]
+        let (start, end) = (usize::from(self.bounds[bucket]), usize::from(self.bounds[bucket + 1]));
+        if self.rows.len() <= EXACT_ROWS_MAX { &self.rows[start..end] } else { self.crowded(start, end) }
+    }
+
+    #[cold]
+    fn crowded(&self, start: usize, end: usize) -> &[R] {
+        let step_bits = step_bits(self.rows.len());
+        let end = ((end + 1) << step_bits) - 1;
+        &self.rows[start << step_bits..end.min(self.rows.len())]
     }
 }
 
@@ -55,7 +56,7 @@ impl<R> Shard<R> {
 
 impl<R> Default for Shard<R> {
     fn default() -> Self {
-        Self { rows: Arc::default(), starts: [0; BUCKETS] }
+        Self { rows: Arc::default(), bounds: [0; BUCKETS + 1] }
     }
 }
 
@@ -75,12 +76,14 @@ impl<R: Row> Digested<R> {
     }
 }
 
-/// How coarsely the starts of buckets are told in a shard of so many rows, in powers of two: in all but
-/// those that one key crowds, exactly.
-#[inline]
+/// How coarsely bounds are told in a shard of so many rows, in powers of two: in all but those that one key
+/// crowds, exactly.
 fn step_bits(rows: usize) -> u32 {
-    (rows >> 8).checked_ilog2().map_or(0, |bits| bits + 1)
+    (rows / (EXACT_ROWS_MAX + 1)).checked_ilog2().map_or(0, |bits| bits + 1)
 }
 
-/// Buckets of a shard; two rows each on average. A power of two.
-pub(super) const BUCKETS: usize = 32;
+const EXACT_ROWS_MAX: usize = u8::MAX as usize;
+
+/// Buckets of a shard, TWO rows each on average. With the bound that ends the last, its entry in the
+/// directory takes 48 bytes.
+pub(super) const BUCKETS: usize = 31;
