@@ -44,16 +44,20 @@ impl Revocations {
         Some(next)
     }
 
+    #[inline]
     pub fn credential(&self, key: &KeyHash) -> bool {
-        self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
+        !self.credentials.is_empty()
+            && self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
     }
 
+    #[inline]
     pub fn grant(&self, grant: GrantId) -> bool {
-        self.grants.rows(grant).next().is_some()
+        !self.grants.is_empty() && self.grants.rows(grant).next().is_some()
     }
 
+    #[inline]
     pub fn principal(&self, principal: PrincipalId) -> bool {
-        self.principals.rows(principal).next().is_some()
+        !self.principals.is_empty() && self.principals.rows(principal).next().is_some()
     }
 }
 

@@ -33,41 +33,46 @@ pub(in crate::authz) struct GrantRank {
     id: GrantId,
 }
 
-/// Grants on their way from memory, those of each scope on their own.
+/// Grants on their way from memory.
 pub(in crate::authz) struct SoughtGrants<'a> {
+    grants: &'a Grants,
+    keys: [GrantKey; SCOPES],
     lasting: [Sought<'a, LastingGrant>; SCOPES],
-    /// `None` where there are none at all.
-    others: Option<SoughtOthers<'a>>,
-}
-
-struct SoughtOthers<'a> {
-    ending: [Sought<'a, EndingGrant>; SCOPES],
-    whole: [Sought<'a, Grant>; SCOPES],
 }
 
 impl SoughtGrants<'_> {
-    /// Shows each grant to `visit`, those of a scope by rank.
+    /// Shows each grant to `visit`, those of one scope that are packed by rank.
     #[inline]
-    pub(in crate::authz) fn visit(self, mut visit: impl FnMut(Grant)) {
-        let [device, fleet, any] = self.lasting;
-        let (device, fleet, any) = (device.rows(), fleet.rows(), any.rows());
-        device.for_each(|row| visit(row.unpack()));
-        fleet.for_each(|row| visit(row.unpack()));
-        any.for_each(|row| visit(row.unpack()));
-        if let Some(others) = self.others {
-            others.visit(&mut visit);
+    pub(in crate::authz) fn visit(&self, mut visit: impl FnMut(Grant)) {
+        let [device, fleet, any] = &self.lasting;
+        let mut hits = device.hits() | fleet.hits() << 8 | any.hits() << 16;
+        while hits != 0 {
+            let bit = hits.trailing_zeros() as usize;
+            hits &= hits - 1;
+            if let Some(row) = self.lasting[(bit / 8) % 3].row(bit % 8) {
+                visit(row.unpack())
+            }
+        }
+        if device.is_long() || fleet.is_long() || any.is_long() {
+            self.visit_beyond(&mut visit);
+        }
+        if self.grants.has_others() {
+            self.visit_others(&mut visit)
         }
     }
-}
 
-impl SoughtOthers<'_> {
     #[cold]
-    fn visit(self, visit: &mut dyn FnMut(Grant)) {
-        for sought in self.ending {
-            sought.rows().for_each(|row| visit(row.unpack()));
+    fn visit_beyond(&self, visit: &mut dyn FnMut(Grant)) {
+        for sought in &self.lasting {
+            sought.beyond().for_each(|row| visit(row.unpack()));
         }
-        for sought in self.whole {
-            sought.rows().for_each(|row| visit(*row));
+    }
+
+    #[inline(never)]
+    fn visit_others(&self, visit: &mut dyn FnMut(Grant)) {
+        for key in self.keys {
+            self.grants.ending.rows(PackedKey::pack_or_none(key)).for_each(|row| visit(row.unpack()));
+            self.grants.whole.rows(key).for_each(|row| visit(*row));
         }
     }
 }
@@ -123,21 +128,26 @@ impl Grants {
         let fleet = GrantKey { principal, scope: fleet.map_or(Scope::Any, Scope::Fleet) };
         let any = GrantKey { principal, scope: Scope::Any };
         let lasting = |key| self.lasting.seek(PackedKey::pack_or_none(key));
+        if self.has_others() {
+            self.seek_others(&[device, fleet, any]);
+        }
         SoughtGrants {
+            grants: self,
+            keys: [device, fleet, any],
             lasting: [lasting(device), lasting(fleet), lasting(any)],
-            others: if self.ending.is_empty() && self.whole.is_empty() {
-                None
-            } else {
-                Some(self.seek_others([device, fleet, any]))
-            },
         }
     }
 
-    #[cold]
-    fn seek_others(&self, keys: [GrantKey; SCOPES]) -> SoughtOthers<'_> {
-        SoughtOthers {
-            ending: keys.map(|key| self.ending.seek(PackedKey::pack_or_none(key))),
-            whole: keys.map(|key| self.whole.seek(key)),
+    #[inline]
+    fn has_others(&self) -> bool {
+        !self.ending.is_empty() || !self.whole.is_empty()
+    }
+
+    #[inline(never)]
+    fn seek_others(&self, keys: &[GrantKey; SCOPES]) {
+        for key in keys {
+            self.ending.seek(PackedKey::pack_or_none(*key));
+            self.whole.seek(*key);
         }
     }
 

@@ -126,6 +126,26 @@ pub(super) struct Sought<'a, R: Row> {
 }
 
 impl<'a, R: Row> Sought<'a, R> {
+    #[inline]
+    pub(super) fn hits(&self) -> u32 {
+        let mut hits = 0;
+        for (number, row) in self.bucket.iter().take(AT_ONCE).enumerate() {
+            hits |= u32::from(row.key() == self.key) << number;
+        }
+        hits
+    }
+    #[inline]
+    pub(super) fn row(&self, number: usize) -> Option<&'a R> {
+        self.bucket.get(number)
+    }
+    #[inline]
+    pub(super) fn is_long(&self) -> bool {
+        self.bucket.len() > AT_ONCE
+    }
+    pub(super) fn beyond(&self) -> impl Iterator<Item = &'a R> {
+        self.bucket.get(AT_ONCE..).unwrap_or_default().iter().filter(|row| row.key() == self.key)
+    }
+
     /// Every row with the key, by rank.
     #[inline]
     pub(super) fn rows(self) -> Hits<'a, R> {
@@ -203,7 +223,7 @@ impl Place {
 
 /// Rows that a shard holds on average when a table is laid out. A change copies a shard whole: two to
 /// four KiB, well under a microsecond.
-const SHARD_ROWS: usize = 64;
+const SHARD_ROWS: usize = 160;
 
 /// Rows that a shard may hold on average before the table is laid out anew.
 const SHARD_ROWS_MAX: usize = 2 * SHARD_ROWS;

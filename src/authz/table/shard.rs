@@ -7,6 +7,7 @@ use super::{KeyDigest, Place, Row};
 
 /// Immutable, and cheap to clone.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(super) struct Shard<R> {
     rows: Arc<[R]>,
     /// Where each bucket begins and the one before it ends, in steps of [`step_bits`], rounded down.
@@ -86,4 +87,4 @@ const EXACT_ROWS_MAX: usize = u8::MAX as usize;
 
 /// Buckets of a shard, TWO rows each on average. With the bound that ends the last, its entry in the
 /// directory takes 48 bytes.
-pub(super) const BUCKETS: usize = 31;
+pub(super) const BUCKETS: usize = 47;
