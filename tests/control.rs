@@ -417,7 +417,9 @@ fn a_node_without_a_store_does_not_start() {
 #[test]
 fn replaced_views_are_freed() {
     let mut store = Store::new();
-    let config = Authz { refresh: Duration::from_millis(5), ..Authz::default() };
+    // A probation would keep what it compares with.
+    let guard = config::Guard { probation: Duration::ZERO, ..config::Guard::default() };
+    let config = Authz { refresh: Duration::from_millis(5), guard, ..Authz::default() };
     let node = store.node_with(&config, || {});
     let first = Arc::downgrade(&node.authority.pin().get().unwrap().snapshot);
     let key = store.issue();

@@ -12,6 +12,7 @@ mod metrics;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -44,6 +45,17 @@ pub struct Sources {
     pub audit_lost: LostEvents,
 }
 
+/// A node is worth having without its local socket: clients don't need it.
+fn local_socket(path: &Path) -> Option<LocalSocket> {
+    let bound = LocalSocket::bind(path).inspect_err(|error| {
+        tracing::error!(
+            "admin.socket {} cannot be listened on ({error}); commands that ask this node will not find it",
+            path.display(),
+        );
+    });
+    bound.ok()
+}
+
 /// For the registry, which wants it of every collector; there is nothing to show.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,8 +67,6 @@ impl fmt::Debug for Sources {
 pub enum AdminError {
     #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("admin.socket {path} cannot be listened on: {source}; name another path, or end who is there")]
-    Socket { path: String, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
 }
@@ -79,11 +89,7 @@ impl Admin {
         let listener = TcpListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let local = config.socket.as_deref().map(|path| {
-            let refused = |source| AdminError::Socket { path: path.display().to_string(), source };
-            LocalSocket::bind(path).map_err(refused)
-        });
-        let local = local.transpose()?;
+        let local = config.socket.as_deref().and_then(local_socket);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()

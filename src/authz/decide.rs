@@ -1,13 +1,9 @@
 //! How a snapshot comes to its decision. Looks at nothing but memory.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use super::snapshot::GrantKey;
-use super::{
-    Credential, Decision, Device, Grant, KeyHash, PrincipalId, Query, Refusal, Revocations, Route, Scope,
-    Snapshot, UnixMillis,
-};
+use super::relations::{Located, SoughtDevice};
+use super::{Credential, Decision, Grant, KeyHash, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
 
 impl Snapshot {
     /// Decides from this snapshot, with `revocations` on top of it.
@@ -35,12 +31,19 @@ impl Snapshot {
         node: Option<&str>,
         now: UnixMillis,
     ) -> Result<Route, Refusal> {
-        let credential = self.live_credential(query.key, revocations, now)?;
-        let device = query.device.and_then(|uuid| self.devices.rows(uuid).next());
-        let device = device.ok_or(Refusal::DeviceUnknown)?;
-        let grant = self.best_grant(credential.principal, device, query.port, revocations, now)?;
+        // Both are fetched at once: nearly all of the time of a decision goes by waiting for memory.
+        let key = query.key.ok_or(Refusal::CredentialMissing)?;
+        let credential = self.credentials.seek(key);
+        let device = query.device.map(|uuid| self.devices.seek(uuid));
+        let credential = live_credential(credential.get(), &key, revocations, now)?;
+        let device = device.and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
+        let mut search =
+            GrantSearch { port: query.port, revocations, now, best: None, refusal: Refusal::NoGrant };
+        let grants = self.grants.seek(credential.principal, device.id, device.fleet);
+        grants.visit(|grant| search.consider(grant));
+        let grant = search.best.ok_or(search.refusal)?;
         Ok(Route {
-            address: reachable_address(device, node)?,
+            address: reachable_address(&device, node)?,
             port: query.port,
             credential: credential.key.credential_id(),
             principal: credential.principal,
@@ -50,70 +53,66 @@ impl Snapshot {
             expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
         })
     }
+}
 
-    fn live_credential(
-        &self,
-        key: Option<KeyHash>,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<Credential, Refusal> {
-        let key = key.ok_or(Refusal::CredentialMissing)?;
-        let credential = self.credential(&key);
-        // A principal's removal revokes its credentials too; the removal is the true cause.
-        if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
-            return Err(Refusal::PrincipalRevoked);
-        }
-        if revocations.credential(&key) {
-            return Err(Refusal::CredentialRevoked);
-        }
-        let credential = credential.ok_or(Refusal::CredentialUnknown)?;
-        if credential.revoked {
-            Err(Refusal::CredentialRevoked)
-        } else if has_expired(credential.expires_at, now) {
-            Err(Refusal::CredentialExpired)
+/// Looks for the grant that a tunnel rests on.
+struct GrantSearch<'a> {
+    port: u16,
+    revocations: &'a Revocations,
+    now: UnixMillis,
+    /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
+    best: Option<Grant>,
+    /// The most telling reason against a grant. One that ended says more than one for other ports.
+    refusal: Refusal,
+}
+
+impl GrantSearch<'_> {
+    #[inline]
+    fn consider(&mut self, grant: Grant) {
+        let problem = if !grant.ports.contains(self.port) {
+            Refusal::PortNotGranted
+        } else if grant.revoked || self.revocations.grant(grant.id) {
+            Refusal::GrantRevoked
+        } else if has_expired(grant.expires_at, self.now) {
+            Refusal::GrantExpired
         } else {
-            Ok(credential)
+            if self.best.is_none_or(|best| grant.rank() < best.rank()) {
+                self.best = Some(grant);
+            }
+            return;
+        };
+        if telling(problem) > telling(self.refusal) {
+            self.refusal = problem;
         }
     }
+}
 
-    /// Of the live grants that open `port` the one that lasts longest, and of those the oldest. Where
-    /// there is none, a grant that ended says more than one for other ports.
-    fn best_grant(
-        &self,
-        principal: PrincipalId,
-        device: &Device,
-        port: u16,
-        revocations: &Revocations,
-        now: UnixMillis,
-    ) -> Result<&Grant, Refusal> {
-        let mut best: Option<&Grant> = None;
-        let mut refusal = Refusal::NoGrant;
-        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
-        let keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
-        for grant in keys.flat_map(|key| self.grants.rows(key)) {
-            let problem = if !grant.ports.contains(port) {
-                Refusal::PortNotGranted
-            } else if grant.revoked || revocations.grant(grant.id) {
-                Refusal::GrantRevoked
-            } else if has_expired(grant.expires_at, now) {
-                Refusal::GrantExpired
-            } else {
-                if best.is_none_or(|best| precedence(grant) > precedence(best)) {
-                    best = Some(grant);
-                }
-                continue;
-            };
-            if telling(problem) > telling(refusal) {
-                refusal = problem;
-            }
-        }
-        best.ok_or(refusal)
+fn live_credential(
+    credential: Option<Credential>,
+    key: &KeyHash,
+    revocations: &Revocations,
+    now: UnixMillis,
+) -> Result<Credential, Refusal> {
+    // A principal's removal revokes its credentials too; the removal is the true cause.
+    if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
+        return Err(Refusal::PrincipalRevoked);
+    }
+    if revocations.credential(key) {
+        return Err(Refusal::CredentialRevoked);
+    }
+    let credential = credential.ok_or(Refusal::CredentialUnknown)?;
+    if credential.revoked {
+        Err(Refusal::CredentialRevoked)
+    } else if has_expired(credential.expires_at, now) {
+        Err(Refusal::CredentialExpired)
+    } else {
+        Ok(credential)
     }
 }
 
 /// Where the device can be dialled, if this node may and can.
-fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refusal> {
-    match (device.node.as_deref(), node) {
+fn reachable_address(device: &Located<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
+    match (device.node, node) {
         (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
         _ if !device.online => Err(Refusal::DeviceOffline),
         _ => device.address.ok_or(Refusal::DeviceOffline),
@@ -122,11 +121,6 @@ fn reachable_address(device: &Device, node: Option<&str>) -> Result<IpAddr, Refu
 
 fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
     expires_at.is_some_and(|end| end <= now)
-}
-
-/// Orders grants that all permit: lasting before expiring, then the older.
-fn precedence(grant: &Grant) -> impl Ord + use<> {
-    (grant.expires_at.is_none(), grant.expires_at, Reverse(grant.id))
 }
 
 /// How much a reason for having no grant says about what to do.
@@ -142,7 +136,9 @@ const fn telling(refusal: Refusal) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::{Change, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange};
+    use crate::authz::{
+        Change, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange, PrincipalId, Scope,
+    };
 
     const NOW: UnixMillis = UnixMillis(1_000);
     const PRINCIPAL: PrincipalId = PrincipalId(1);

@@ -5,6 +5,7 @@
 mod authority;
 mod decide;
 mod decision;
+mod relations;
 mod revocations;
 mod snapshot;
 mod survey;
@@ -15,7 +16,7 @@ mod witness;
 pub use authority::{Authority, PinnedView, View};
 pub use decision::{Decision, Query, Refusal, Route, Undecided};
 pub use revocations::Revocations;
-pub use snapshot::{Change, Generation, RowCounts, Snapshot};
+pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
 pub use types::{
     Credential, CredentialId, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Scope, UnixMillis,

@@ -19,11 +19,29 @@ pub struct Revocations {
 impl Revocations {
     /// The set with every revocation among `changes` added; `None` where there is none that is new.
     pub fn with(&self, changes: &[Change]) -> Option<Self> {
-        let mut next = self.clone();
+        let mut new = Ends::default();
         for change in changes {
-            next.add(change);
+            match change {
+                Change::Credential(row) if row.revoked => new.credentials.push(row.key),
+                Change::CredentialGone(key) => new.credentials.push(*key),
+                Change::Grant(row) if row.revoked => new.grants.push(row.id),
+                Change::GrantGone(id) => new.grants.push(*id),
+                Change::PrincipalGone(id) => new.principals.push(*id),
+                // A device holds no right. Without its row nothing leads to it.
+                Change::Credential(_) | Change::Grant(_) | Change::Device(_) | Change::DeviceGone(_) => {}
+            }
         }
-        (next.len() > self.len()).then_some(next)
+        new.credentials.retain(|key| !self.credential(key));
+        new.grants.retain(|id| !self.grant(*id));
+        new.principals.retain(|id| !self.principal(*id));
+        if new.is_empty() {
+            return None;
+        }
+        let mut next = self.clone();
+        next.credentials.replace(new.credentials, Vec::new(), |_| false);
+        next.grants.replace(new.grants, Vec::new(), |_| false);
+        next.principals.replace(new.principals, Vec::new(), |_| false);
+        Some(next)
     }
 
     /// The ends that `changes` tell of and that are new to the set, in their barest form.
@@ -53,73 +71,69 @@ impl Revocations {
         credentials.chain(grants).chain(principals)
     }
 
+    #[inline]
     pub fn credential(&self, key: &KeyHash) -> bool {
-        self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
+        !self.credentials.is_empty()
+            && self.credentials.rows(key.credential_id()).any(|revoked| revoked.matches(key))
     }
 
+    #[inline]
     pub fn grant(&self, grant: GrantId) -> bool {
-        self.grants.rows(grant).next().is_some()
+        !self.grants.is_empty() && self.grants.rows(grant).next().is_some()
     }
 
+    #[inline]
     pub fn principal(&self, principal: PrincipalId) -> bool {
-        self.principals.rows(principal).next().is_some()
+        !self.principals.is_empty() && self.principals.rows(principal).next().is_some()
     }
+}
 
-    fn add(&mut self, change: &Change) {
-        match change {
-            Change::Credential(credential) if credential.revoked => self.add_credential(credential.key),
-            Change::CredentialGone(key) => self.add_credential(*key),
-            Change::Grant(grant) if grant.revoked => self.add_grant(grant.id),
-            Change::GrantGone(id) => self.add_grant(*id),
-            Change::PrincipalGone(id) => {
-                if !self.principal(*id) {
-                    self.principals.put(*id, |_| false);
-                }
-            }
-            // A device holds no right. Without its row nothing leads to it.
-            Change::Credential(_) | Change::Grant(_) | Change::Device(_) | Change::DeviceGone(_) => {}
-        }
-    }
+#[derive(Default)]
+struct Ends {
+    credentials: Vec<KeyHash>,
+    grants: Vec<GrantId>,
+    principals: Vec<PrincipalId>,
+}
 
-    fn add_credential(&mut self, key: KeyHash) {
-        if !self.credential(&key) {
-            self.credentials.put(key, |_| false);
-        }
-    }
-
-    fn add_grant(&mut self, id: GrantId) {
-        if !self.grant(id) {
-            self.grants.put(id, |_| false);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.credentials.len() + self.grants.len() + self.principals.len()
+impl Ends {
+    fn is_empty(&self) -> bool {
+        self.credentials.is_empty() && self.grants.is_empty() && self.principals.is_empty()
     }
 }
 
 impl Row for KeyHash {
     type Key = CredentialId;
+    type Rank = Self;
 
     fn key(&self) -> CredentialId {
         self.credential_id()
+    }
+
+    fn rank(&self) -> Self {
+        *self
     }
 }
 
 impl Row for GrantId {
     type Key = Self;
+    type Rank = ();
 
     fn key(&self) -> Self {
         *self
     }
+
+    fn rank(&self) {}
 }
 
 impl Row for PrincipalId {
     type Key = Self;
+    type Rank = ();
 
     fn key(&self) -> Self {
         *self
     }
+
+    fn rank(&self) {}
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! One immutable, complete state of all rights. A delta makes a new one that shares what it did not touch.
 //! What follows from it for a client is in `decide`.
 
-use super::table::{Row, Table};
-use super::{
-    Credential, CredentialId, Device, DeviceId, DeviceUuid, Grant, GrantId, KeyHash, PrincipalId, Scope,
-};
+use super::relations::{Credentials, Devices, Edit, Grants};
+use super::table::KeyHasher;
+use super::{Credential, Device, DeviceId, Grant, GrantId, KeyHash, PrincipalId};
 
 /// Numbers snapshots in the order of their publication, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
@@ -44,16 +43,9 @@ pub struct RowCounts {
 #[derive(Clone)]
 pub struct Snapshot {
     generation: Generation,
-    /// By the first bytes of the key.
-    pub(super) credentials: Table<Credential>,
-    /// By principal and scope.
-    pub(super) grants: Table<Grant>,
-    /// By uuid.
-    pub(super) devices: Table<Device>,
-    /// Where each grant lies, by its id: a change may move it to another principal or scope.
-    grant_places: Table<GrantPlace>,
-    /// Where each device lies, by its id.
-    device_places: Table<DevicePlace>,
+    pub(super) credentials: Credentials,
+    pub(super) grants: Grants,
+    pub(super) devices: Devices,
 }
 
 impl Snapshot {
@@ -65,24 +57,13 @@ impl Snapshot {
         grants: Vec<Grant>,
         devices: Vec<Device>,
     ) -> Self {
-        let mut snapshot = Self {
-            generation,
-            credentials: Table::sized_for(credentials.len()),
-            grants: Table::sized_for(grants.len()),
-            devices: Table::sized_for(devices.len()),
-            grant_places: Table::sized_for(grants.len()),
-            device_places: Table::sized_for(devices.len()),
-        };
-        for credential in credentials {
-            snapshot.put_credential(credential);
-        }
-        for grant in grants {
-            snapshot.put_grant(grant);
-        }
-        for device in devices {
-            snapshot.put_device(device);
-        }
-        snapshot
+        let counts =
+            RowCounts { credentials: credentials.len(), grants: grants.len(), devices: devices.len() };
+        let mut builder = SnapshotBuilder::new(generation, counts);
+        credentials.into_iter().for_each(|row| builder.credential(row));
+        grants.into_iter().for_each(|row| builder.grant(row));
+        devices.into_iter().for_each(|row| builder.device(row));
+        builder.finish()
     }
 
     /// The snapshot after `changes`, in their order.
@@ -91,20 +72,22 @@ impl Snapshot {
     /// the caller adds the same changes to. Its rows stay, out of reach, until the store tells of each or
     /// the next full build.
     pub fn apply(&self, generation: Generation, changes: &[Change]) -> Self {
-        let mut next = Self { generation, ..self.clone() };
-        for change in changes {
+        let mut edits = Edits::default();
+        for change in changes.iter().cloned() {
             match change {
-                Change::Credential(credential) => next.put_credential(*credential),
-                Change::CredentialGone(key) => {
-                    next.credentials.take(key.credential_id(), |row| row.key.matches(key));
-                }
-                Change::Grant(grant) => next.put_grant(*grant),
-                Change::GrantGone(id) => next.take_grant(*id),
-                Change::Device(device) => next.put_device(device.clone()),
-                Change::DeviceGone(id) => next.take_device(*id),
+                Change::Credential(row) => edits.credentials.push(Edit::Put(row)),
+                Change::CredentialGone(key) => edits.credentials.push(Edit::Remove(key)),
+                Change::Grant(row) => edits.grants.push(Edit::Put(row)),
+                Change::GrantGone(id) => edits.grants.push(Edit::Remove(id)),
+                Change::Device(row) => edits.devices.push(Edit::Put(row)),
+                Change::DeviceGone(id) => edits.devices.push(Edit::Remove(id)),
                 Change::PrincipalGone(_) => {}
             }
         }
+        let mut next = Self { generation, ..self.clone() };
+        next.credentials.edit(edits.credentials);
+        next.grants.edit(edits.grants);
+        next.devices.edit(edits.devices);
         next
     }
 
@@ -121,133 +104,103 @@ impl Snapshot {
     }
 
     pub fn credential(&self, key: &KeyHash) -> Option<Credential> {
-        self.credentials.rows(key.credential_id()).find(|row| row.key.matches(key)).copied()
+        self.credentials.seek(*key).get()
     }
 
     pub fn grant(&self, id: GrantId) -> Option<Grant> {
-        let place = self.grant_places.rows(id).next()?;
-        self.grants.rows(place.key).find(|row| row.id == id).copied()
+        self.grants.get(id)
     }
 
     pub fn device(&self, id: DeviceId) -> Option<Device> {
-        let place = self.device_places.rows(id).next()?;
-        self.devices.rows(place.uuid).next().cloned()
+        self.devices.get(id)
     }
 
     /// Every credential, in no order.
     pub fn credentials(&self) -> impl Iterator<Item = Credential> {
-        self.credentials.iter().copied()
+        self.credentials.iter()
     }
 
     /// Every grant, in no order.
     pub fn grants(&self) -> impl Iterator<Item = Grant> {
-        self.grants.iter().copied()
+        self.grants.iter()
     }
 
     /// Every device, in no order.
     pub fn devices(&self) -> impl Iterator<Item = Device> {
-        self.devices.iter().cloned()
+        self.devices.iter()
+    }
+}
+
+/// Puts a snapshot together from rows as they are read, without a second copy of them all.
+pub struct SnapshotBuilder {
+    snapshot: Snapshot,
+    edits: Edits,
+}
+
+impl SnapshotBuilder {
+    /// Room is made for `expected` rows at once; more may come.
+    pub fn new(generation: Generation, expected: RowCounts) -> Self {
+        let hasher = KeyHasher::default();
+        let snapshot = Snapshot {
+            generation,
+            credentials: Credentials::sized_for(expected.credentials, hasher.clone()),
+            grants: Grants::sized_for(expected.grants, hasher.clone()),
+            devices: Devices::sized_for(expected.devices, hasher),
+        };
+        Self { snapshot, edits: Edits::default() }
     }
 
-    fn put_credential(&mut self, credential: Credential) {
-        self.credentials.put(credential, |row| row.key == credential.key);
-    }
-
-    fn put_grant(&mut self, grant: Grant) {
-        let place = GrantPlace { id: grant.id, key: grant.key() };
-        if let Some(old) = self.grant_places.rows(grant.id).next()
-            && old.key != place.key
-        {
-            self.grants.take(old.key, |row| row.id == grant.id);
-        }
-        self.grants.put(grant, |row| row.id == grant.id);
-        self.grant_places.put(place, |_| true);
-    }
-
-    fn take_grant(&mut self, id: GrantId) {
-        if let Some(place) = self.grant_places.take(id, |_| true) {
-            self.grants.take(place.key, |row| row.id == id);
-        }
-    }
-
-    fn put_device(&mut self, device: Device) {
-        let place = DevicePlace { id: device.id, uuid: device.uuid };
-        if let Some(old) = self.device_places.rows(device.id).next()
-            && old.uuid != device.uuid
-        {
-            self.devices.take(old.uuid, |_| true);
-        }
-        if let Some(displaced) = self.devices.rows(device.uuid).next()
-            && displaced.id != device.id
-        {
-            self.device_places.take(displaced.id, |_| true);
-        }
-        self.devices.put(device, |_| true);
-        self.device_places.put(place, |_| true);
-    }
-
-    fn take_device(&mut self, id: DeviceId) {
-        if let Some(place) = self.device_places.take(id, |_| true) {
-            self.devices.take(place.uuid, |_| true);
+    pub fn credential(&mut self, row: Credential) {
+        let edits = &mut self.edits.credentials;
+        edits.push(Edit::Put(row));
+        if edits.len() >= portion(self.snapshot.credentials.len()) {
+            self.snapshot.credentials.edit(std::mem::take(edits));
         }
     }
-}
 
-/// What grants are looked up by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct GrantKey {
-    pub(super) principal: PrincipalId,
-    pub(super) scope: Scope,
-}
+    pub fn grant(&mut self, row: Grant) {
+        let edits = &mut self.edits.grants;
+        edits.push(Edit::Put(row));
+        if edits.len() >= portion(self.snapshot.grants.len()) {
+            self.snapshot.grants.edit(std::mem::take(edits));
+        }
+    }
 
-#[derive(Clone, Copy)]
-struct GrantPlace {
-    id: GrantId,
-    key: GrantKey,
-}
+    pub fn device(&mut self, row: Device) {
+        let edits = &mut self.edits.devices;
+        edits.push(Edit::Put(row));
+        if edits.len() >= portion(self.snapshot.devices.len()) {
+            self.snapshot.devices.edit(std::mem::take(edits));
+        }
+    }
 
-#[derive(Clone, Copy)]
-struct DevicePlace {
-    id: DeviceId,
-    uuid: DeviceUuid,
-}
-
-impl Row for Credential {
-    type Key = CredentialId;
-
-    fn key(&self) -> CredentialId {
-        self.key.credential_id()
+    pub fn finish(self) -> Snapshot {
+        let Self { mut snapshot, edits } = self;
+        snapshot.credentials.edit(edits.credentials);
+        snapshot.grants.edit(edits.grants);
+        snapshot.devices.edit(edits.devices);
+        snapshot
     }
 }
 
-impl Row for Grant {
-    type Key = GrantKey;
-
-    fn key(&self) -> GrantKey {
-        GrantKey { principal: self.principal, scope: self.scope }
-    }
+/// Changes of each relation, in their order.
+#[derive(Default)]
+struct Edits {
+    credentials: Vec<Edit<Credential>>,
+    grants: Vec<Edit<Grant>>,
+    devices: Vec<Edit<Device>>,
 }
 
-impl Row for Device {
-    type Key = DeviceUuid;
-
-    fn key(&self) -> DeviceUuid {
-        self.uuid
-    }
+/// Rows that a builder gathers before it puts them in a table of so many. Each time all shards are written
+/// anew; with a fixed share of what is there the work stays in proportion to the rows, and so does what is
+/// gathered.
+fn portion(rows: usize) -> usize {
+    (rows / PORTION_SHARE).max(PORTION_MIN)
 }
 
-impl Row for GrantPlace {
-    type Key = GrantId;
+/// An eighth: each row is written nine times on average, and the rows that wait take a fifth of the memory
+/// that the table takes.
+const PORTION_SHARE: usize = 8;
 
-    fn key(&self) -> GrantId {
-        self.id
-    }
-}
-
-impl Row for DevicePlace {
-    type Key = DeviceId;
-
-    fn key(&self) -> DeviceId {
-        self.id
-    }
-}
+/// Rows that are always gathered; a few MiB.
+const PORTION_MIN: usize = 1 << 16;

@@ -3,18 +3,15 @@
 
 use std::net::IpAddr;
 
-use super::snapshot::GrantKey;
-use super::{
-    Credential, CredentialId, Device, DeviceUuid, PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
-};
+use super::{Credential, CredentialId, Device, DeviceUuid, PrincipalId, Revocations, Snapshot, UnixMillis};
 
 impl Snapshot {
     pub fn device_named(&self, uuid: DeviceUuid) -> Option<Device> {
-        self.devices.rows(uuid).next().cloned()
+        self.devices.named(uuid)
     }
 
     pub fn credential_called(&self, id: CredentialId) -> Option<Credential> {
-        self.credentials.rows(id).next().copied()
+        self.credentials.called(id)
     }
 
     /// Whether a live grant of `principal` opens `port` of the device, wherever that is.
@@ -27,17 +24,14 @@ impl Snapshot {
         now: UnixMillis,
     ) -> bool {
         let Some(device) = self.device_named(device) else { return false };
-        let scopes = [Some(Scope::Device(device.id)), device.fleet.map(Scope::Fleet), Some(Scope::Any)];
-        let mut keys = scopes.into_iter().flatten().map(|scope| GrantKey { principal, scope });
-        !revocations.principal(principal)
-            && keys.any(|key| {
-                self.grants.rows(key).any(|grant| {
-                    grant.ports.contains(port)
-                        && !grant.revoked
-                        && !revocations.grant(grant.id)
-                        && grant.expires_at.is_none_or(|end| end > now)
-                })
-            })
+        let mut has_access = false;
+        self.grants.seek(principal, device.id, device.fleet).visit(|grant| {
+            has_access |= grant.ports.contains(port)
+                && !grant.revoked
+                && !revocations.grant(grant.id)
+                && grant.expires_at.is_none_or(|end| end > now);
+        });
+        has_access && !revocations.principal(principal)
     }
 }
 

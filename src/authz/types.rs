@@ -3,11 +3,12 @@
 //! Everything here was decoded from a store row or a client's head and holds no reference to either.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 /// The SHA-256 of a token. Tokens themselves are never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,9 +29,9 @@ impl KeyHash {
 
     /// Compares without telling by its time how many bytes agree.
     pub fn matches(&self, other: &Self) -> bool {
-        // In words: byte by byte this took a third of a whole decision.
+        // All words come together before anything is asked of them: a comparison each takes longer.
         let words = self.words().into_iter().zip(other.words());
-        words.fold(Choice::from(1), |equal, (ours, theirs)| equal & ours.ct_eq(&theirs)).into()
+        words.fold(0, |difference, (ours, theirs)| difference | (ours ^ theirs)).ct_eq(&0).into()
     }
 
     fn words(&self) -> [u64; 4] {
@@ -54,12 +55,18 @@ impl fmt::Debug for KeyHash {
 }
 
 /// The first eight bytes of a [`KeyHash`], shown as 16 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CredentialId([u8; 8]);
 
 impl CredentialId {
     pub const fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(bytes)
+    }
+}
+
+impl Hash for CredentialId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from_ne_bytes(self.0));
     }
 }
 
@@ -102,26 +109,46 @@ pub struct FleetId(pub i64);
 pub struct GrantId(pub i64);
 
 /// A device's uuid: 32 or 62 hex digits, kept as bytes so that case does not matter.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceUuid {
-    bytes: [u8; 31],
+    bytes: [u8; LONG_UUID_BYTES],
     len: u8,
 }
+
+const SHORT_UUID_BYTES: usize = 16;
+const LONG_UUID_BYTES: usize = 31;
 
 impl DeviceUuid {
     /// `None` unless `text` is 32 or 62 hex digits, in either case.
     pub fn parse(text: &str) -> Option<Self> {
-        if !matches!(text.len(), 32 | 62) {
-            return None;
+        let mut bytes = [0; LONG_UUID_BYTES];
+        let bytes = bytes.get_mut(..text.len() / 2)?;
+        hex::decode_to_slice(text, bytes).ok()?;
+        Self::from_bytes(bytes)
+    }
+
+    /// `None` unless there are 16 or 31 bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match bytes.len() {
+            SHORT_UUID_BYTES => {
+                let mut padded = [0; LONG_UUID_BYTES];
+                padded[..SHORT_UUID_BYTES].copy_from_slice(bytes);
+                Some(Self { bytes: padded, len: SHORT_UUID_BYTES as u8 })
+            }
+            LONG_UUID_BYTES => Some(Self { bytes: bytes.try_into().ok()?, len: LONG_UUID_BYTES as u8 }),
+            _ => None,
         }
-        let mut bytes = [0; 31];
-        let len = text.len() / 2;
-        hex::decode_to_slice(text, &mut bytes[..len]).ok()?;
-        Some(Self { bytes, len: len as u8 })
     }
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl Hash for DeviceUuid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Without the length of each part, which the derived way adds: that takes twice as long.
+        state.write(self.as_bytes());
     }
 }
 

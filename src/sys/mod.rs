@@ -3,6 +3,7 @@
 
 pub mod buffers;
 pub mod cpu;
+pub mod memory;
 pub mod pipe;
 pub mod ring;
 pub mod root;

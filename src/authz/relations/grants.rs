@@ -1,0 +1,203 @@
+//! Grants, found by principal and scope, and by id where they change.
+
+use std::cmp::Reverse;
+use std::hash::{Hash, Hasher};
+
+use super::index::{Entry, Index};
+use super::packed_grants::{EndingGrant, LastingGrant, PackedKey};
+use super::{Edit, Identified, LastWords, pack_all};
+use crate::authz::table::{KeyHasher, Row, Sought, Table};
+use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope, UnixMillis};
+
+#[derive(Clone)]
+pub(in crate::authz) struct Grants {
+    /// Most of them, in two thirds of the space that one with an end takes.
+    lasting: Table<LastingGrant>,
+    ending: Table<EndingGrant>,
+    whole: Table<Grant>,
+    index: Index<GrantId>,
+}
+
+/// What grants are looked up by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::authz) struct GrantKey {
+    pub(in crate::authz) principal: PrincipalId,
+    pub(in crate::authz) scope: Scope,
+}
+
+/// Orders grants that lead to the same devices: the one that lasts longest first, and of those the oldest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::authz) struct GrantRank {
+    ends: bool,
+    ends_at: Reverse<Option<UnixMillis>>,
+    id: GrantId,
+}
+
+/// Grants on their way from memory.
+pub(in crate::authz) struct SoughtGrants<'a> {
+    grants: &'a Grants,
+    keys: [GrantKey; SCOPES],
+    lasting: [Sought<'a, LastingGrant>; SCOPES],
+}
+
+impl SoughtGrants<'_> {
+    /// Shows each grant to `visit`, those of one scope that are packed by rank.
+    #[inline]
+    pub(in crate::authz) fn visit(&self, mut visit: impl FnMut(Grant)) {
+        let [device, fleet, any] = &self.lasting;
+        let mut hits = device.hits() | fleet.hits() << 8 | any.hits() << 16;
+        while hits != 0 {
+            let bit = hits.trailing_zeros() as usize;
+            hits &= hits - 1;
+            if let Some(row) = self.lasting[(bit / 8) % 3].row(bit % 8) {
+                visit(row.unpack())
+            }
+        }
+        if device.is_long() || fleet.is_long() || any.is_long() {
+            self.visit_beyond(&mut visit);
+        }
+        if self.grants.has_others() {
+            self.visit_others(&mut visit)
+        }
+    }
+
+    #[cold]
+    fn visit_beyond(&self, visit: &mut dyn FnMut(Grant)) {
+        for sought in &self.lasting {
+            sought.beyond().for_each(|row| visit(row.unpack()));
+        }
+    }
+
+    #[inline(never)]
+    fn visit_others(&self, visit: &mut dyn FnMut(Grant)) {
+        for key in self.keys {
+            self.grants.ending.rows(PackedKey::pack_or_none(key)).for_each(|row| visit(row.unpack()));
+            self.grants.whole.rows(key).for_each(|row| visit(*row));
+        }
+    }
+}
+
+/// Of the kinds of scope that name a device: itself, its fleet, any.
+const SCOPES: usize = 3;
+
+impl Grants {
+    pub(in crate::authz) fn sized_for(rows: usize, hasher: KeyHasher) -> Self {
+        Self {
+            lasting: Table::sized_for(rows, hasher.clone()),
+            ending: Table::sized_for(0, hasher.clone()),
+            whole: Table::sized_for(0, hasher.clone()),
+            index: Index::sized_for(rows, hasher),
+        }
+    }
+
+    pub(in crate::authz) fn edit(&mut self, edits: Vec<Edit<Grant>>) {
+        let LastWords { put, removed } = LastWords::of(edits);
+        let (lasting, others) = pack_all(put, LastingGrant::pack);
+        let (ending, whole) = pack_all(others, EndingGrant::pack);
+        let mut entries = Vec::with_capacity(lasting.len() + ending.len() + whole.len());
+        entries.extend(lasting.iter().map(|row| Entry::new(row.id(), self.lasting.digest(row.key()))));
+        entries.extend(ending.iter().map(|row| Entry::new(row.id(), self.ending.digest(row.key()))));
+        entries.extend(whole.iter().map(|row| Entry::new(row.id, self.whole.digest(row.key()))));
+
+        // A new version may have another principal or scope than the old one.
+        let displaced = self.index.replace(entries, &removed);
+        let (ids, suspects) = (displaced.ids, displaced.digests);
+        self.lasting.replace(lasting, suspects.clone(), |row| ids.contains(&row.id()));
+        self.ending.replace(ending, suspects.clone(), |row| ids.contains(&row.id()));
+        self.whole.replace(whole, suspects, |row| ids.contains(&row.id));
+    }
+
+    pub(in crate::authz) fn get(&self, id: GrantId) -> Option<Grant> {
+        let digest = self.index.get(id)?;
+        let lasting = self.lasting.bucket(digest).iter().find(|row| row.id() == id).map(LastingGrant::unpack);
+        let ending = || self.ending.bucket(digest).iter().find(|row| row.id() == id).map(EndingGrant::unpack);
+        let whole = || self.whole.bucket(digest).iter().find(|row| row.id == id).copied();
+        lasting.or_else(ending).or_else(whole)
+    }
+
+    /// Has the grants fetched that lead from `principal` to a device.
+    #[inline]
+    pub(in crate::authz) fn seek(
+        &self,
+        principal: PrincipalId,
+        device: DeviceId,
+        fleet: Option<FleetId>,
+    ) -> SoughtGrants<'_> {
+        // Without a fleet, the same twice: a decision takes the better of equals.
+        let device = GrantKey { principal, scope: Scope::Device(device) };
+        let fleet = GrantKey { principal, scope: fleet.map_or(Scope::Any, Scope::Fleet) };
+        let any = GrantKey { principal, scope: Scope::Any };
+        let lasting = |key| self.lasting.seek(PackedKey::pack_or_none(key));
+        if self.has_others() {
+            self.seek_others(&[device, fleet, any]);
+        }
+        SoughtGrants {
+            grants: self,
+            keys: [device, fleet, any],
+            lasting: [lasting(device), lasting(fleet), lasting(any)],
+        }
+    }
+
+    #[inline]
+    fn has_others(&self) -> bool {
+        !self.ending.is_empty() || !self.whole.is_empty()
+    }
+
+    #[inline(never)]
+    fn seek_others(&self, keys: &[GrantKey; SCOPES]) {
+        for key in keys {
+            self.ending.seek(PackedKey::pack_or_none(*key));
+            self.whole.seek(*key);
+        }
+    }
+
+    pub(in crate::authz) fn iter(&self) -> impl Iterator<Item = Grant> {
+        let lasting = self.lasting.iter().map(LastingGrant::unpack);
+        let ending = self.ending.iter().map(EndingGrant::unpack);
+        lasting.chain(ending).chain(self.whole.iter().copied())
+    }
+
+    pub(in crate::authz) fn len(&self) -> usize {
+        self.index.len()
+    }
+}
+
+impl Grant {
+    pub(in crate::authz) fn rank(&self) -> GrantRank {
+        GrantRank { ends: self.expires_at.is_some(), ends_at: Reverse(self.expires_at), id: self.id }
+    }
+}
+
+impl Hash for GrantKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Two words make one round of the hasher, the derived way takes three.
+        let target = match self.scope {
+            Scope::Any => 0,
+            Scope::Fleet(fleet) => fleet.0 ^ 1 << 62,
+            Scope::Device(device) => device.0 ^ 2 << 62,
+        };
+        state.write_i64(self.principal.0);
+        state.write_i64(target);
+    }
+}
+
+impl Row for Grant {
+    type Key = GrantKey;
+    type Rank = GrantRank;
+
+    fn key(&self) -> GrantKey {
+        GrantKey { principal: self.principal, scope: self.scope }
+    }
+
+    fn rank(&self) -> GrantRank {
+        self.rank()
+    }
+}
+
+impl Identified for Grant {
+    type Id = GrantId;
+
+    fn id(&self) -> GrantId {
+        self.id
+    }
+}
