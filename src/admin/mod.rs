@@ -45,15 +45,19 @@ pub struct Sources {
     pub audit_lost: LostEvents,
 }
 
-/// A node is worth having without its local socket: clients don't need it.
-fn local_socket(path: &Path) -> Option<LocalSocket> {
-    let bound = LocalSocket::bind(path).inspect_err(|error| {
-        tracing::error!(
-            "admin.socket {} cannot be listened on ({error}); commands that ask this node will not find it",
-            path.display(),
-        );
-    });
-    bound.ok()
+/// `None` where there can be none at `path`: a node is worth having without, since clients don't need it.
+fn local_socket(path: &Path) -> Result<Option<LocalSocket>, AdminError> {
+    match LocalSocket::bind(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+            Err(AdminError::Socket { path: path.display().to_string(), source })
+        }
+        Err(error) => {
+            let path = path.display();
+            tracing::error!("admin.socket {path} cannot be made ({error}); commands will not find this node");
+            Ok(None)
+        }
+    }
 }
 
 /// For the registry, which wants it of every collector; there is nothing to show.
@@ -67,6 +71,8 @@ impl fmt::Debug for Sources {
 pub enum AdminError {
     #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("admin.socket {path} cannot be listened on: {source}; name another path, or end who is there")]
+    Socket { path: String, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
 }
@@ -89,7 +95,7 @@ impl Admin {
         let listener = TcpListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let local = config.socket.as_deref().and_then(local_socket);
+        let local = config.socket.as_deref().map(local_socket).transpose()?.flatten();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
