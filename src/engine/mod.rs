@@ -24,6 +24,7 @@ mod listener;
 mod session;
 mod sessions;
 mod shared;
+mod streams;
 mod timers;
 mod token;
 mod waiting;
