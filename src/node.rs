@@ -61,12 +61,8 @@ impl Node {
                 engine.recheck();
             }
         };
-        let control = Control::start(
-            store::source(&config.store, &config.authz),
-            Arc::clone(&authority),
-            on_publish,
-            &config,
-        )?;
+        let control =
+            Control::start(store::located_source(&config), Arc::clone(&authority), on_publish, &config)?;
         let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();

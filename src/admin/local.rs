@@ -166,6 +166,8 @@ fn shown(status: &Status) -> serde_json::Value {
         "on_probation": status.on_probation,
         "regressions": status.regressions,
         "rollbacks": status.rollbacks,
+        "rights_not_understood": status.remarks.not_understood.count,
+        "remarks": status.remarks.lines(),
     })
 }
 

@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::latency::LatencyMetric;
 use super::{Sources, guard};
 use crate::authz::UnixMillis;
+use crate::store::Remarks;
 use crate::telemetry::{Counter, EngineCounters, Latency};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -121,6 +122,13 @@ impl Scrape {
         gauge(encoder, "store_reachable", "Whether the last read of the store succeeded.", reachable)?;
         let quarantined = status.quarantined as i64;
         gauge(encoder, "store_quarantined_rows", "Rows that do not decode now.", quarantined)?;
+        let Remarks { not_understood, bad_lines, stale_addresses } = &status.remarks;
+        let help = "Rights of a foreign schema that grant nothing, since they are not understood.";
+        gauge(encoder, "store_rights_not_understood", help, not_understood.count as i64)?;
+        let help = "Lines of vpn.addresses files that give no address.";
+        gauge(encoder, "vpn_addresses_bad_lines", help, bad_lines.count as i64)?;
+        let help = "Files of vpn.addresses that say nothing now, and whose last addresses stay.";
+        gauge(encoder, "vpn_addresses_stale_files", help, stale_addresses.len() as i64)?;
         let help = "Rows in the snapshot in force.";
         let mut family = encoder.encode_descriptor("snapshot_rows", help, None, MetricType::Gauge)?;
         for (relation, rows) in [

@@ -14,9 +14,11 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
     let store = check_store(loaded)?;
-    let warning = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
-    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "warnings": Vec::from_iter(&warning) });
-    let note = warning.map(|warning| format!("warning: {warning}"));
+    let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
+    let warnings: Vec<String> = shortage.into_iter().chain(store.remarks).collect();
+    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "warnings": warnings });
+    let told: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+    let note = (!told.is_empty()).then(|| told.join("\n"));
     Answer::Done(Done { text: format!("{shown}: fine\n{}", store.text), note, facts }).print(output)
 }
 
@@ -26,17 +28,19 @@ struct StoreFacts {
     /// `None` where it is to be created yet.
     name: Option<String>,
     rows: Value,
+    /// What a relay could make nothing of.
+    remarks: Vec<String>,
 }
 
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     let config = &loaded.config;
-    let mut source = store::source(&config.store, &config.authz);
+    let mut source = store::located_source(config);
     if let StoreUrl::Sqlite(path) = &config.store.url
         && loaded.file.is_none()
         && !path.exists()
     {
         let text = format!("{}: the first `sluicegate run` creates it", source.describe());
-        return Ok(StoreFacts { text, name: None, rows: Value::Null });
+        return Ok(StoreFacts { text, name: None, rows: Value::Null, remarks: Vec::new() });
     }
     let rows = source.read_all()?;
     if let Some(first) = rows.quarantined.first() {
@@ -56,5 +60,6 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
         ),
         name: Some(source.describe()),
         rows: json!({ "credentials": credentials, "grants": grants, "devices": devices }),
+        remarks: source.remarks().lines(),
     })
 }

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Store, StoreUrl};
+use crate::config::{self, Config, Profile, Store, StoreUrl};
 use output::{CommandError, Output, StoreContext};
 
 /// A relay node for device tunnels.
@@ -134,6 +134,12 @@ impl Global {
             Some(url) => Store { url, ..Store::default() },
             None => self.loaded()?.config.store,
         };
+        if store.profile == Profile::OpenBalena {
+            return Err(CommandError::failed(
+                "store.profile is openbalena, where rights are kept by openBalena itself; name a store of \
+                 sluicegate's own with --store",
+            ));
+        }
         Ok(StoreContext { store, output: self.output() })
     }
 

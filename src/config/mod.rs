@@ -1,6 +1,7 @@
 //! The TOML file as types: every key, its default and its unit. [`Config::load`] reads a file and the
 //! environment's overrides into them.
 
+mod addresses;
 mod guard;
 mod load;
 mod overrides;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use addresses::AddressSource;
 pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
 };
@@ -44,6 +46,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     pub url: StoreUrl,
+    /// Whose schema it has.
+    pub profile: Profile,
     /// Holds the password of a PostgreSQL store, read again with every connection. Without it, the URL's
     /// or the environment's PGPASSWORD is used.
     pub password_file: Option<PathBuf>,
@@ -53,6 +57,16 @@ pub struct Store {
     /// For a PostgreSQL store to begin an answer, or to go on with one.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
+}
+
+/// A schema that there are queries for. One of the operator's own has `authz.queries`, in the place of either's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Sluicegate's own.
+    #[default]
+    Reference,
+    OpenBalena,
 }
 
 /// `sqlite:PATH` or `postgres://…`.
@@ -137,12 +151,14 @@ pub struct Timeouts {
     pub user_timeout: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vpn {
     /// Networks that a device address must lie in. Nothing is dialled outside them, and a file has to name
     /// them; only a node without a file starts with loopback.
     pub allow: Vec<IpNet>,
+    /// Who is asked, in this order, at which address the VPN has a device.
+    pub addresses: Vec<AddressSource>,
     /// Binds the device side to an interface (SO_BINDTODEVICE).
     pub interface: Option<String>,
     /// This node's name. A device whose row names another node is not dialled here.
@@ -249,6 +265,7 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             url: StoreUrl::Sqlite(state_folder().join("sluicegate.db")),
+            profile: Profile::Reference,
             password_file: None,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
@@ -294,7 +311,13 @@ impl Vpn {
     pub fn loopback() -> Self {
         let v4 = IpNet::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8).expect("8 is a valid prefix");
         let v6 = IpNet::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128).expect("128 is a valid prefix");
-        Self { allow: vec![v4, v6], interface: None, node: None }
+        Self { allow: vec![v4, v6], ..Self::default() }
+    }
+}
+
+impl Default for Vpn {
+    fn default() -> Self {
+        Self { allow: Vec::new(), addresses: vec![AddressSource::Store], interface: None, node: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 
-use super::{Config, Guard};
+use super::{Config, Guard, Profile, StoreUrl};
 
 /// A value that cannot work.
 pub(super) struct Finding {
@@ -15,11 +15,21 @@ pub(super) struct Finding {
 }
 
 pub(super) fn check(config: &Config) -> Result<(), Finding> {
+    check_store(config)?;
     check_listeners(config)?;
     check_durations(config)?;
     check_counts(config)?;
     check_guard(&config.authz.guard)?;
     check_vpn(config)
+}
+
+fn check_store(config: &Config) -> Result<(), Finding> {
+    match (config.store.profile, &config.store.url) {
+        (Profile::OpenBalena, StoreUrl::Sqlite(_)) => {
+            found("store.profile", "openBalena's database is on PostgreSQL; give `store.url` as postgres://…")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_listeners(config: &Config) -> Result<(), Finding> {
@@ -151,6 +161,16 @@ fn check_vpn(config: &Config) -> Result<(), Finding> {
             "no network is allowed, so no device could be reached; name the VPN's, such as \
              `allow = [\"10.8.0.0/16\"]`",
         );
+    }
+    let addresses = &config.vpn.addresses;
+    if addresses.is_empty() {
+        return found(
+            "vpn.addresses",
+            "names no source, so no device could be reached; `[\"store\"]` is one",
+        );
+    }
+    if (1..addresses.len()).any(|place| addresses[..place].contains(&addresses[place])) {
+        return found("vpn.addresses", "names a source twice");
     }
     match &config.vpn.interface {
         Some(interface) if if_nametoindex(interface.as_str()).is_err() => {

@@ -127,6 +127,7 @@ impl Refresher {
                 if let Some(hold) = broken_contract(&error) {
                     self.admission.hold_without_candidate(hold);
                 }
+                self.follow_elsewhere();
                 self.fail(error.to_string());
             }
             Err(panic) => {
@@ -173,6 +174,18 @@ impl Refresher {
         Ok(())
     }
 
+    /// Devices go on to move while the store cannot be read.
+    fn follow_elsewhere(&mut self) {
+        let moves = self.source.changes_elsewhere();
+        if !moves.is_empty() {
+            self.admission.take_changes(&moves, Vec::new());
+        }
+        self.status.update(|status| {
+            self.admission.tell(status);
+            status.remarks = self.source.remarks();
+        });
+    }
+
     fn take_everything(&mut self, rows: Rows) {
         self.admission.take_rows(rows);
     }
@@ -195,6 +208,7 @@ impl Refresher {
             self.admission.tell(status);
             status.confirmed_at = now;
             status.last_error = None;
+            status.remarks = self.source.remarks();
         });
     }
 

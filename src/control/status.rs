@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::holding::{HoldCounts, HoldStatus};
 use crate::authz::{Generation, RowCounts, UnixMillis};
+use crate::store::Remarks;
 
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -37,6 +38,8 @@ pub struct Status {
     pub rollbacks: u64,
     /// Full reads so far.
     pub reads_of_everything: u64,
+    /// What the store, and what gives device addresses beside it, say that nothing can be made of.
+    pub remarks: Remarks,
 }
 
 /// A way to the newest status, from any thread. Cheap to clone.

@@ -1,9 +1,11 @@
 //! Where rights come from: a [`Source`] of checked rows. Nothing above this module knows SQL.
 
+mod addresses;
 pub mod admin;
 mod contract;
 mod decode;
 pub mod postgres;
+mod remarks;
 mod reread;
 pub mod sqlite;
 
@@ -13,7 +15,9 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver};
 
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
-use crate::config::{self, Authz, StoreUrl};
+use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
+
+pub use remarks::{Noted, Remarks};
 
 /// A database that the relay reads and never writes.
 ///
@@ -25,6 +29,16 @@ pub trait Source: Send {
 
     /// What was committed since the last successful read of either kind.
     fn read_changes(&mut self) -> Result<Changes, StoreError>;
+
+    /// What has changed elsewhere than in the store, for when the store cannot be read.
+    fn changes_elsewhere(&mut self) -> Vec<Change> {
+        Vec::new()
+    }
+
+    /// What the reads so far met and could make nothing of.
+    fn remarks(&self) -> Remarks {
+        Remarks::default()
+    }
 
     /// How old what was read last was already then: more than nothing only for a copy that is behind.
     fn lag(&self) -> Duration {
@@ -41,7 +55,17 @@ pub trait Source: Send {
     fn describe(&self) -> String;
 }
 
-/// The source that the configuration names. Connects with its first read, and so never fails here.
+/// The source that the configuration names, with device addresses from where `vpn.addresses` says. Connects with
+/// its first read, and so never fails here.
+pub fn located_source(config: &Config) -> Box<dyn Source> {
+    let source = source(&config.store, &config.authz);
+    match &*config.vpn.addresses {
+        [AddressSource::Store] => source,
+        addresses => Box::new(addresses::Located::new(source, addresses)),
+    }
+}
+
+/// The store that the configuration names, and nothing beside it.
 pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
     match &store.url {
         StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),

@@ -219,7 +219,12 @@ impl Database<'_> {
 
     /// Makes the relay's role, with exactly the rights that the documentation gives it.
     pub fn grant(&self) {
-        let statements = documented_grants().replace("sluicegate_relay", &self.relay());
+        self.grant_as_in(include_str!("../../docs/postgresql.md"));
+    }
+
+    /// As [`Database::grant`], with the rights of another document.
+    pub fn grant_as_in(&self, document: &str) {
+        let statements = documented_grants(document).replace("sluicegate_relay", &self.relay());
         self.client().batch_execute(&statements).unwrap();
     }
 
@@ -246,10 +251,9 @@ impl Database<'_> {
     }
 }
 
-/// The first block of SQL in the documentation.
-fn documented_grants() -> &'static str {
-    let text = include_str!("../../docs/postgresql.md");
-    let (_, block) = text.split_once("```sql\n").unwrap();
+/// The first block of SQL in a document.
+fn documented_grants(document: &str) -> &str {
+    let (_, block) = document.split_once("```sql\n").unwrap();
     block.split_once("```").unwrap().0
 }
 

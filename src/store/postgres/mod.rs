@@ -5,6 +5,7 @@ mod admin;
 mod changes;
 mod connect;
 mod listen;
+mod openbalena;
 mod outbox;
 mod relations;
 mod row;

@@ -4,24 +4,35 @@ use std::time::Duration;
 
 use tokio_postgres::{Row, Statement};
 
-use super::Place;
 use super::session::{Failure, Session};
-use crate::config::Queries;
+use super::{Place, openbalena};
+use crate::config::{Profile, Queries};
 use crate::store::contract::{self, Given};
 use crate::store::decode::{self, BadRow};
-use crate::store::{Relation, Rows, StoreError};
+use crate::store::{Noted, Relation, Rows, StoreError};
 
 /// The relations' queries, prepared on a session.
 pub(super) struct Relations {
     credentials: Statement,
     grants: Statement,
     devices: Statement,
+    /// Gives rights that the profile cannot tell the meaning of; `None` where there are none of those.
+    not_understood: Option<Statement>,
 }
 
 impl Relations {
-    /// Prepares the queries, those on the reference schema where `queries` has no others, and holds what they
-    /// would give against the contract.
-    pub(super) fn prepare(session: &Session, queries: &Queries, place: &Place) -> Result<Self, StoreError> {
+    /// Prepares the queries, those of `profile` where `queries` has no others, and holds what they would give
+    /// against the contract.
+    pub(super) fn prepare(
+        session: &Session,
+        profile: Profile,
+        queries: &Queries,
+        place: &Place,
+    ) -> Result<Self, StoreError> {
+        let (credentials, grants, devices) = match profile {
+            Profile::Reference => (CREDENTIALS, GRANTS, DEVICES),
+            Profile::OpenBalena => (openbalena::CREDENTIALS, openbalena::GRANTS, openbalena::DEVICES),
+        };
         let prepare = |relation: Relation, replaced: &Option<crate::config::Query>, ours: &str| {
             let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
             let statement =
@@ -30,10 +41,15 @@ impl Relations {
             tell_nullable(session, relation, &statement).map_err(|failure| place.error(failure))?;
             Ok(statement)
         };
+        // Whoever replaces the query for grants says what they mean.
+        let is_read_by_us = profile == Profile::OpenBalena && queries.grants.is_none();
+        let not_understood = is_read_by_us.then(|| session.prepare(openbalena::NOT_UNDERSTOOD)).transpose();
         Ok(Self {
-            credentials: prepare(Relation::Credentials, &queries.credentials, CREDENTIALS)?,
-            grants: prepare(Relation::Grants, &queries.grants, GRANTS)?,
-            devices: prepare(Relation::Devices, &queries.devices, DEVICES)?,
+            credentials: prepare(Relation::Credentials, &queries.credentials, credentials)?,
+            grants: prepare(Relation::Grants, &queries.grants, grants)?,
+            devices: prepare(Relation::Devices, &queries.devices, devices)?,
+            not_understood: not_understood
+                .map_err(|failure| place.relation_error(Relation::Grants, failure))?,
         })
     }
 
@@ -62,6 +78,15 @@ impl Relations {
             Err(bad) => take_bad(bad),
         })?;
         Ok(rows)
+    }
+
+    /// Reads, in the same transaction, what was not understood of the rights that are there.
+    pub(super) fn read_not_understood(&self, session: &Session, place: &Place) -> Result<Noted, StoreError> {
+        let mut noted = Noted::default();
+        if let Some(statement) = &self.not_understood {
+            read(session, place, Relation::Grants, statement, |row| noted.add(|| openbalena::describe(row)))?;
+        }
+        Ok(noted)
     }
 }
 

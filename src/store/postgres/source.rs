@@ -16,16 +16,17 @@ use super::relations::Relations;
 use super::session::{Failure, Session};
 use super::state::ServerState;
 use super::{Place, schema};
-use crate::config::{Authz, PostgresUrl, Queries, Store};
+use crate::config::{Authz, PostgresUrl, Profile, Queries, Store};
 use crate::store::reread::Rereading;
-use crate::store::{Changes, Rows, Source, StoreError};
+use crate::store::{Changes, Noted, Remarks, Rows, Source, StoreError};
 
 /// See the module.
 pub struct PostgresSource {
     connector: Connector,
+    profile: Profile,
     queries: Queries,
     lag_max: Duration,
-    /// Where the queries were replaced, so that there is no outbox to go by.
+    /// Where the schema is not ours, so that there is no outbox to go by.
     rereading: Option<Rereading>,
     /// `None` before the first read and after an error.
     open: Option<Open>,
@@ -33,6 +34,8 @@ pub struct PostgresSource {
     look_around_at: Instant,
     /// `None` until somebody wants to be woken.
     wake_ups: Option<WakeUps>,
+    /// As of the last full read.
+    not_understood: Noted,
 }
 
 /// A session and what was prepared on it.
@@ -42,7 +45,7 @@ struct Open {
     /// When the server was last seen to be behind by nothing.
     caught_up_at: Option<Instant>,
     relations: Relations,
-    /// `None` where the queries were replaced.
+    /// `None` where the schema is not ours.
     follower: Option<Follower>,
 }
 
@@ -56,14 +59,17 @@ struct Follower {
 
 impl PostgresSource {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz) -> Self {
+        let is_ours = store.profile == Profile::Reference && !authz.queries.are_replaced();
         Self {
             connector: Connector::new(url, store),
+            profile: store.profile,
             queries: authz.queries.clone(),
             lag_max: authz.max_replica_lag,
-            rereading: authz.queries.are_replaced().then(|| Rereading::new(authz.reread)),
+            rereading: (!is_ours).then(|| Rereading::new(authz.reread)),
             open: None,
             look_around_at: Instant::now(),
             wake_ups: None,
+            not_understood: Noted::default(),
         }
     }
 
@@ -90,7 +96,24 @@ impl PostgresSource {
         let kind = if connected.state.is_standby { "standby" } else { "primary" };
         tracing::info!("reading rights from {host}, a {kind}");
         self.tell_lag(false, connected.state);
-        Open::new(connected, &self.queries, &self.connector.place)
+        let place = &self.connector.place;
+        let follows_outbox = self.rereading.is_none();
+        if follows_outbox {
+            schema::check(&connected.session, place)?;
+        }
+        let relations = Relations::prepare(&connected.session, self.profile, &self.queries, place)?;
+        let follower = follows_outbox.then(|| Follower::prepare(&connected.session)).transpose();
+        Ok(Open::new(connected, relations, follower.map_err(|failure| place.error(failure))?))
+    }
+
+    fn read_everything(&mut self) -> Result<Rows, StoreError> {
+        let (rows, not_understood) = self.with_open(Open::read_all)?;
+        if not_understood != self.not_understood {
+            let remarks = Remarks { not_understood, ..Remarks::default() };
+            remarks.lines().iter().for_each(|line| tracing::warn!("{}: {line}", self.describe()));
+            self.not_understood = remarks.not_understood;
+        }
+        Ok(rows)
     }
 
     fn tell_lag(&self, was_behind: bool, state: ServerState) {
@@ -125,7 +148,7 @@ impl PostgresSource {
 
 impl Source for PostgresSource {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        let rows = self.with_open(Open::read_all)?;
+        let rows = self.read_everything()?;
         if let Some(rereading) = &mut self.rereading {
             rereading.note(&rows);
         }
@@ -137,10 +160,14 @@ impl Source for PostgresSource {
             if !rereading.is_due() {
                 return Ok(Changes::Nothing);
             }
-            let rows = self.with_open(Open::read_all)?;
+            let rows = self.read_everything()?;
             return Ok(self.rereading.as_mut().map_or(Changes::Behind, |rereading| rereading.changes(rows)));
         }
         self.with_open(Open::read_changes)
+    }
+
+    fn remarks(&self) -> Remarks {
+        Remarks { not_understood: self.not_understood.clone(), ..Remarks::default() }
     }
 
     fn lag(&self) -> Duration {
@@ -156,21 +183,19 @@ impl Source for PostgresSource {
     }
 
     fn describe(&self) -> String {
-        self.connector.place.describe()
+        let place = self.connector.place.describe();
+        match self.profile {
+            Profile::Reference => place,
+            // What was kept of another schema on the same server is no snapshot of this one.
+            Profile::OpenBalena => format!("{place} (openBalena)"),
+        }
     }
 }
 
 impl Open {
-    fn new(connected: Connected, queries: &Queries, place: &Place) -> Result<Self, StoreError> {
+    fn new(connected: Connected, relations: Relations, follower: Option<Follower>) -> Self {
         let Connected { session, state, .. } = connected;
-        let uses_reference = !queries.are_replaced();
-        if uses_reference {
-            schema::check(&session, place)?;
-        }
-        let relations = Relations::prepare(&session, queries, place)?;
-        let follower = uses_reference.then(|| Follower::prepare(&session)).transpose();
-        let follower = follower.map_err(|failure| place.error(failure))?;
-        Ok(Self { relations, state, caught_up_at: None, follower, session })
+        Self { relations, state, caught_up_at: None, follower, session }
     }
 
     /// Takes note of what the server is at. What it says of its lag is as old as the last commit that it
@@ -185,7 +210,7 @@ impl Open {
         self.state = state;
     }
 
-    fn read_all(&mut self, place: &Place) -> Result<Rows, StoreError> {
+    fn read_all(&mut self, place: &Place) -> Result<(Rows, Noted), StoreError> {
         let session = &self.session;
         let error = |failure| place.error(failure);
         session.batch(BEGIN).map_err(error)?;
@@ -198,12 +223,13 @@ impl Open {
             None => (ServerState::query(session).map_err(error)?, None),
         };
         let rows = self.relations.read(session, place)?;
+        let not_understood = self.relations.read_not_understood(session, place)?;
         session.batch("COMMIT").map_err(error)?;
         if let Some(follower) = &mut self.follower {
             follower.position = position;
         }
         self.observe(state);
-        Ok(rows)
+        Ok((rows, not_understood))
     }
 
     fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {

@@ -1,0 +1,27 @@
+//! Profile `openbalena`: the relations as an openBalena database has them.
+//!
+//! Foreign to us: it has no outbox, and is read whole and compared.
+
+use tokio_postgres::Row;
+
+pub(super) const CREDENTIALS: &str = include_str!("openbalena/credentials.sql");
+
+pub(super) const GRANTS: &str =
+    concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/grants.sql"));
+
+pub(super) const DEVICES: &str = include_str!("openbalena/devices.sql");
+
+/// Permissions that grant nothing, since it is not understood what. Columns: `permission, holders`.
+pub(super) const NOT_UNDERSTOOD: &str =
+    concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/not_understood.sql"));
+
+/// One row of [`NOT_UNDERSTOOD`], for a person.
+pub(super) fn describe(row: &Row) -> String {
+    let permission = row.try_get::<_, &str>(0).unwrap_or("a permission that is no text");
+    let holders = row.try_get::<_, i64>(1).unwrap_or_default();
+    let permission: String = permission.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
+    format!("`{permission}`, held {holders} times")
+}
+
+/// Of a permission's name, which may hold a long filter.
+const SHOWN_CHARS_MAX: usize = 120;
