@@ -4,8 +4,10 @@ mod audit;
 mod audit_log;
 mod counters;
 mod latency;
+mod slowest;
 
 pub use audit::{AuditEvent, AuditSender, OperatorCommand, SessionEnd, SessionFacts, SessionRefusal};
 pub use audit_log::{AuditLog, LostEvents};
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;
+pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};

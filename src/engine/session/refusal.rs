@@ -37,7 +37,7 @@ impl<K: Kernel> Session<K> {
         // A new connection has room for a reply; where it has not, the client is beyond being told.
         let told =
             matches!(send_until_full(turn.kernel, &self.client, bytes), Ok(sent) if sent == bytes.len());
-        turn.counters.accept_to_reply.record_us(turn.now.us_since(self.accepted_at_us));
+        self.note_handshake(no.cause, turn);
         self.note_refusal(no, turn);
         self.permit = None;
         let mut io = self.io(turn);
