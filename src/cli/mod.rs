@@ -7,6 +7,7 @@ pub mod device;
 pub mod grant;
 pub mod output;
 pub mod principal;
+mod relay;
 pub mod run;
 pub mod store;
 pub mod token;

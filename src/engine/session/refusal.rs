@@ -97,6 +97,7 @@ impl<K: Kernel> Session<K> {
 
     fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
         turn.counters.sessions.refused.add(1);
+        turn.counters.refusals.add(no.cause);
         self.note(Some(no.reply), no.cause, no.detail, turn);
     }
 
