@@ -57,7 +57,7 @@ pub(super) struct SessionView {
     bytes_down: u64,
     path_up: Option<PathKind>,
     path_down: Option<PathKind>,
-    /// Bytes per second since the list before; absent where the session was not on it.
+    /// Bytes per second since the list before; absent where that is long ago, or the session was not on it.
     rate_up: Option<u64>,
     rate_down: Option<u64>,
 }
@@ -102,7 +102,7 @@ impl Listing {
     fn new(rows: Vec<SessionRow>, left_out: usize, before: Option<&Self>) -> Self {
         let taken = Instant::now();
         let mut sessions: Vec<_> = rows.into_iter().map(SessionView::new).collect();
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|before| taken.duration_since(before.taken) < RATE_OVER) {
             let seconds = taken.duration_since(before.taken).as_secs_f64();
             let known: HashMap<u64, &SessionView> =
                 before.sessions.iter().map(|view| (view.id, view)).collect();
@@ -205,6 +205,9 @@ fn as_text<S: serde::Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Er
 
 /// The age up to which a list is as good as a new one.
 const LIST_EVERY: Duration = Duration::from_millis(250);
+
+/// The longest time over which a rate says something of now.
+const RATE_OVER: Duration = Duration::from_secs(10);
 
 /// Far more than a thread with every session there may be needs.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
