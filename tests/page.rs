@@ -166,8 +166,7 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
 
     // Figures, live.
     assert!(
-        browser
-            .comes_to("return history.length > 2 && history.at(-1).up > 1000 && history.at(-1).down > 1000")
+        browser.comes_to("return points.length > 2 && points.at(-1).up > 1000 && points.at(-1).down > 1000")
     );
     assert_eq!(browser.text("active"), "3");
     assert!(browser.text("opened-more").starts_with("3 so far"));

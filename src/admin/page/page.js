@@ -2,12 +2,12 @@
 // Asks for the node's figures each second and draws what lies between two answers. All text goes in as text.
 
 const EVERY_MS = 1000;
-const HISTORY_MAX = 120;
+const POINTS_MAX = 120;
 // A node that does not answer is said not to, instead of a page that stands still.
 const PATIENCE_MS = 4000;
 
 const at = (id) => document.getElementById(id);
-const history = [];
+const points = [];
 let before = null;
 let token = "";
 let asking = null;
@@ -76,8 +76,8 @@ function draw(status) {
   const grown = (of) => (before ? Math.max(0, of(status) - of(before)) / seconds : 0);
   const point = { up: grown(up), down: grown(down) };
   if (before) {
-    history.push(point);
-    if (history.length > HISTORY_MAX) history.shift();
+    points.push(point);
+    if (points.length > POINTS_MAX) points.shift();
   }
   drawFigures(status, point, grown);
   drawAlert(status);
@@ -131,9 +131,9 @@ function drawPlot() {
   pen.scale(scale, scale);
   const colours = getComputedStyle(document.documentElement);
   const colour = (name) => colours.getPropertyValue(name).trim();
-  const most = Math.max(1024, ...history.map((point) => Math.max(point.up, point.down)));
+  const most = Math.max(1024, ...points.map((point) => Math.max(point.up, point.down)));
   const [left, foot] = [74, 8];
-  const x = (place) => left + ((place + HISTORY_MAX - history.length) / (HISTORY_MAX - 1)) * (width - left - 2);
+  const x = (place) => left + ((place + POINTS_MAX - points.length) / (POINTS_MAX - 1)) * (width - left - 2);
   const y = (value) => height - foot - (value / most) * (height - foot - 10);
   pen.font = "12px system-ui, sans-serif";
   pen.textAlign = "right";
@@ -149,13 +149,13 @@ function drawPlot() {
   }
   for (const name of ["up", "down"]) {
     pen.beginPath();
-    history.forEach((point, place) => pen[place === 0 ? "moveTo" : "lineTo"](x(place), y(point[name])));
+    points.forEach((point, place) => pen[place === 0 ? "moveTo" : "lineTo"](x(place), y(point[name])));
     pen.strokeStyle = colour(`--${name}`);
     pen.lineWidth = 2;
     pen.lineJoin = "round";
     pen.stroke();
-    if (history.length > 1) {
-      pen.lineTo(x(history.length - 1), y(0));
+    if (points.length > 1) {
+      pen.lineTo(x(points.length - 1), y(0));
       pen.lineTo(x(0), y(0));
       pen.globalAlpha = 0.1;
       pen.fillStyle = colour(`--${name}`);
@@ -163,7 +163,7 @@ function drawPlot() {
       pen.globalAlpha = 1;
     }
   }
-  set("plot-span", history.length > 1 ? `the last ${span(history.length * EVERY_MS)}` : "collecting");
+  set("plot-span", points.length > 1 ? `the last ${span(points.length * EVERY_MS)}` : "collecting");
 }
 
 function drawRefusals(status, grown) {
