@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{
     Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, V4, exchange, tools_or_skip,
@@ -39,7 +39,7 @@ impl Scene {
         site.configure(fragment);
         site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
         let relay = site.start();
-        let (browser, device) = (Browser::start(), Device::echo(V4));
+        let (browser, device) = (Browser::start(), Device::serving(V4, answer_threefold));
         let moving = Arc::new(AtomicBool::new(true));
         Self { site, relay, browser, device, moving, tunnels: Vec::new(), threads: Vec::new() }
     }
@@ -52,7 +52,7 @@ impl Scene {
         Self::new(&format!("admin.token_file = '{}'", path.display()))
     }
 
-    /// A tunnel that has `bytes` echoed every 20 ms, more and less of them as time goes by.
+    /// A tunnel that sends `bytes` every 20 ms, more and less of them as time goes by, and takes what comes back.
     fn tunnel(&mut self, uuid: &str, bytes: usize) {
         let request = Request::to(uuid, self.device.port()).bearer(&self.site.token);
         let stream = request.send(self.relay.address()).opened();
@@ -60,15 +60,19 @@ impl Scene {
         let moving = Arc::clone(&self.moving);
         self.threads.push(std::thread::spawn(move || {
             let mut stream = stream;
-            let mut buffer = vec![7; 2 * bytes];
+            let mut buffer = vec![7; 6 * bytes];
             for round in 0u32.. {
                 if !moving.load(Ordering::Relaxed) {
                     break;
                 }
-                let share = 1.0 + 0.8 * f64::from(round / 10).sin();
-                let part = &mut buffer[..(bytes as f64 * share) as usize];
+                let share = 1.0 + 0.8 * (f64::from(round) / 300.0 + bytes as f64).sin();
+                let count = (bytes as f64 * share) as usize;
                 // One that was ended is over.
-                if stream.write_all(part).and_then(|()| stream.read_exact(part)).is_err() {
+                if stream
+                    .write_all(&buffer[..count])
+                    .and_then(|()| stream.read_exact(&mut buffer[..3 * count]))
+                    .is_err()
+                {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(20));
@@ -84,6 +88,22 @@ impl Scene {
     fn refused(&self) {
         let answer = Request::to(DEVICE, self.device.port()).bearer("sg_unknown").send(self.relay.address());
         assert_eq!(answer.status, 407);
+    }
+
+    /// Clients come and go, and some are refused.
+    fn be_busy(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let (open, closed) = (self.device.port(), Device::closed_port());
+        while Instant::now() < until {
+            let unknown = "f".repeat(32);
+            for (uuid, port) in
+                [(DEVICE, open), (DEVICE, open), (OTHER_DEVICE, closed), (&unknown, open), (DEVICE, open)]
+            {
+                drop(Request::to(uuid, port).bearer(&self.site.token).send(self.relay.address()));
+                std::thread::sleep(Duration::from_millis(70));
+            }
+            self.refused();
+        }
     }
 
     fn open_page(&self) {
@@ -137,16 +157,30 @@ fn shown_bytes(text: &str) -> f64 {
     figure * 1024f64.powi(power as i32)
 }
 
-fn take_pictures(scene: &Scene) {
-    let Some(folder) = std::env::var_os("SLUICEGATE_SCREENSHOTS").map(PathBuf::from) else { return };
-    for scheme in ["light", "dark"] {
-        scene.browser.show_as(1200, 1150, scheme);
-        std::thread::sleep(Duration::from_millis(1500));
-        scene.browser.screenshot(&folder.join(format!("status-{scheme}.png")));
+/// A device that has more to say than it is asked.
+fn answer_threefold(mut socket: TcpStream) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(count @ 1..) = socket.read(&mut buffer) {
+        if (0..3).any(|_| socket.write_all(&buffer[..count]).is_err()) {
+            return;
+        }
     }
-    scene.browser.show_as(390, 1400, "light");
+}
+
+fn pictures() -> Option<PathBuf> {
+    std::env::var_os("SLUICEGATE_SCREENSHOTS").map(PathBuf::from)
+}
+
+/// A picture of the whole page, where somebody wants one.
+fn take_picture(scene: &Scene, width: u32, scheme: &str, name: &str) {
+    let Some(folder) = pictures() else { return };
+    scene.browser.show_as(width, 900, scheme);
+    // It is drawn anew each second.
     std::thread::sleep(Duration::from_millis(1500));
-    scene.browser.screenshot(&folder.join("phone.png"));
+    let height = scene.browser.run("return document.documentElement.scrollHeight").as_u64().unwrap();
+    scene.browser.show_as(width, height as u32, scheme);
+    std::thread::sleep(Duration::from_millis(1500));
+    scene.browser.screenshot(&folder.join(name));
 }
 
 #[test]
@@ -174,7 +208,7 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
     assert!(refusals.contains("credential-unknown") && refusals.ends_with('3'), "{refusals}");
     assert!(browser.text("threads").contains('%'));
     assert!(browser.text("slowest").contains("open"));
-    assert!(browser.text("source").contains("3 devices"));
+    assert!(browser.text("source").contains("devices 3"));
     // Nobody without the token is told who is there.
     assert_eq!(browser.run("return before.top === null && before.slowest.every(h => h.uuid === null)"), true);
     assert!(!browser.run("return document.body.innerText").as_str().unwrap().contains(&DEVICE[..12]));
@@ -188,10 +222,11 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
     scene.enter_token(TOKEN);
     assert!(browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 3"));
     assert!(browser.comes_to("return before.top[0].rate_up > before.top[2].rate_up"));
-    if std::env::var_os("SLUICEGATE_SCREENSHOTS").is_some() {
-        std::thread::sleep(Duration::from_secs(60));
+    if pictures().is_some() {
+        scene.be_busy(Duration::from_secs(100));
     }
-    take_pictures(&scene);
+    take_picture(&scene, 1200, "light", "status-light.png");
+    take_picture(&scene, 390, "light", "status-phone.png");
 
     // The fastest session is ended, by the keyboard alone.
     scene.browser.show_as(1200, 1150, "light");
@@ -208,6 +243,13 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
     let client = event["client"].as_str().unwrap().to_owned();
     let is_ended = |tunnel: &TcpStream| tunnel.local_addr().unwrap().to_string() == client;
     assert_eq!(scene.tunnels.iter().filter(|tunnel| is_ended(tunnel)).count(), 1);
+
+    // A hold appears in words.
+    scene.hold();
+    assert!(browser.comes_to("return !document.getElementById('alert').hidden"));
+    let alert = browser.text("alert");
+    assert!(alert.contains("holds by rule loss") && alert.contains("devices have vanished"), "{alert}");
+    take_picture(&scene, 1200, "dark", "status-dark.png");
 
     // Sums, once nothing moves.
     scene.stand_still();
@@ -230,12 +272,6 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
             browser.text(&format!("{direction}-more"))
         );
     }
-
-    // A hold appears in words.
-    scene.hold();
-    assert!(browser.comes_to("return !document.getElementById('alert').hidden"));
-    let alert = browser.text("alert");
-    assert!(alert.contains("holds by rule loss") && alert.contains("devices have vanished"), "{alert}");
 
     // The page on a phone needs no sideways scrolling.
     browser.show_as(390, 1400, "dark");

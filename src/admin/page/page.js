@@ -44,9 +44,11 @@ function element(name, text, className) {
 }
 function fill(table, rows) {
   const body = at(table).tBodies[0];
+  const names = [...at(table).tHead.rows[0].cells].map((head) => head.textContent);
   body.replaceChildren(...rows.map((cells) => {
     const row = element("tr");
     row.append(...cells);
+    cells.forEach((cell, place) => { cell.dataset.name = names[place]; });
     return row;
   }));
   show(table, rows.length > 0);
@@ -179,8 +181,8 @@ function drawSource(status) {
     ["generation", source.generation === null ? "none: nothing is decided" : number(source.generation)],
     ["confirmed", source.confirmed_at ? `${span(status.at - source.confirmed_at)} ago` : "never"],
     ["guard", source.hold ? `holds by rule ${source.hold.rule}: ${source.hold.figures}` : "holds nothing back"],
-    ["rows", `${number(source.rows.credentials)} credentials, ${number(source.rows.grants)} grants, ` +
-      `${number(source.rows.devices)} devices`],
+    ["rows", `credentials ${number(source.rows.credentials)}, grants ${number(source.rows.grants)}, ` +
+      `devices ${number(source.rows.devices)}`],
     ["could not decide", `${number(status.sessions.undecided)} clients so far`],
   ];
   if (source.store) facts.splice(2, 0, ["store", source.store]);
