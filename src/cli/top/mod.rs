@@ -37,11 +37,15 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
         signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(CommandError::failed)?;
     }
     let feed = Feed::start(relay).map_err(CommandError::failed)?;
-    // It has panics give the terminal back as well.
-    let mut terminal = ratatui::try_init().map_err(CommandError::failed)?;
+    let mut terminal = take_terminal().map_err(CommandError::failed)?;
     let outcome = watch(&mut terminal, &feed, &ended);
     ratatui::restore();
     outcome.map_err(|error| CommandError::failed(format!("the terminal cannot be drawn on ({error})")))
+}
+
+/// Panics give it back as well.
+fn take_terminal() -> std::io::Result<DefaultTerminal> {
+    ratatui::try_init()
 }
 
 /// Draws until somebody wants no more.
@@ -74,3 +78,31 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
 
 /// How soon a key, a signal or a new picture is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// Set where this test runs itself on a terminal of its own.
+    const INSIDE: &str = "SLUICEGATE_TEST_TOP_PANICS";
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(INSIDE).is_some() {
+            let mut terminal = super::take_terminal().unwrap();
+            let _panics = terminal.draw(|_| panic!("a defect"));
+        }
+        let myself = std::env::current_exe().unwrap();
+        let line = format!(
+            "{} --exact --nocapture cli::top::tests::a_panic_gives_the_terminal_back",
+            myself.display()
+        );
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--command", &line, "/dev/null"]).env(INSIDE, "").env("TERM", "xterm");
+        let output = script.stdin(std::process::Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (entered, left) = (text.find("\u{1b}[?1049h"), text.rfind("\u{1b}[?1049l"));
+        let told = text.find("a defect");
+        assert!(entered.is_some() && entered < left && left < told, "{text:?}");
+    }
+}
