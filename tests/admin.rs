@@ -41,7 +41,7 @@ impl Setting {
             listen: vec![Listen { address: anywhere, suffixes: vec!["balena".to_owned()] }],
             engine: Engine { threads: 2, ..Engine::default() },
             vpn: Vpn::loopback(),
-            admin: sluicegate::config::Admin { address: anywhere, socket: None },
+            admin: sluicegate::config::Admin { address: anywhere, ..Default::default() },
             ..Config::default()
         };
         Self { folder, config, token: token.to_string() }

@@ -1,4 +1,4 @@
-//! The routes, and the bounds of the server behind them.
+//! The server: listens on `admin.address`, and bounds what a connection may take.
 //!
 //! One request per connection, so many connections, so long: nobody who holds an admin connection open
 //! takes descriptors or memory from tunnels. What is not bounded is how often one may come back.
@@ -8,48 +8,40 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::caller::Caller;
 use super::local::LocalSocket;
-use super::{Readiness, Sources, metrics};
+use super::{Desk, routes};
 
 /// Serves until `stopped` resolves. Requests that are under way are not worth waiting for.
 pub(super) async fn serve(
     listener: TcpListener,
     local: Option<LocalSocket>,
-    sources: Sources,
+    desk: Desk,
     stopped: oneshot::Receiver<()>,
 ) {
-    let local_sources = sources.clone();
+    let routes = routes::all(desk);
     let locally = async {
         match &local {
-            Some(local) => local.serve(local_sources).await,
+            Some(local) => local.serve(&routes).await,
             None => std::future::pending().await,
         }
     };
-    let routes = Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(sources);
     tokio::select! {
-        error = accept(listener, routes) => tracing::error!(%error, "the admin side has ended"),
+        error = accept(listener, &routes) => tracing::error!(%error, "the admin side has ended"),
         error = locally => tracing::error!(%error, "the admin side has ended by its socket"),
         _ = stopped => {}
     }
 }
 
 /// Ends with an error only.
-async fn accept(listener: TcpListener, routes: Router) -> io::Error {
+async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return error,
@@ -58,7 +50,10 @@ async fn accept(listener: TcpListener, routes: Router) -> io::Error {
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(stream, routes.clone(), place, CONNECTION_TIME))),
+            Ok((stream, peer)) => {
+                let routes = routes.clone().layer(Extension(Caller::Remote(peer)));
+                drop(tokio::spawn(answer(stream, routes, place, CONNECTION_TIME)));
+            }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be taken");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -82,32 +77,11 @@ pub(super) async fn answer(
     let _ended = tokio::time::timeout(time, connection).await;
 }
 
-async fn livez() -> &'static str {
-    "ok\n"
-}
-
-async fn readyz(State(sources): State<Sources>) -> Response {
-    match sources.readiness() {
-        Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
-        Readiness::Holding(rule) => (StatusCode::OK, format!("ready, holding by rule {rule}\n")),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
-        Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
-    }
-    .into_response()
-}
-
-async fn metrics(State(sources): State<Sources>) -> Response {
-    match metrics::render(sources) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
 /// Connections that are served at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 32;
 
 /// From accept to the end of the answer.
-const CONNECTION_TIME: Duration = Duration::from_secs(5);
+pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
 /// The least that hyper works with.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -119,7 +93,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 mod tests {
     use std::io::{Read, Write};
 
+    use axum::routing::get;
+
     use super::*;
+    use crate::admin::health::livez;
 
     async fn panics() -> &'static str {
         panic!("a fault of our own")
@@ -133,7 +110,7 @@ mod tests {
         let routes = Router::new().route("/panic", get(panics)).route("/livez", get(livez));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(accept(listener, routes))
+            runtime.block_on(accept(listener, &routes))
         });
         let get = |path: &str| {
             let mut stream = std::net::TcpStream::connect(address).unwrap();

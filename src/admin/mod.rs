@@ -1,13 +1,23 @@
-//! HTTP for operators: health and metrics, and on a local socket what is held and what to do about it. Reads
-//! what others publish; never touches an engine.
+//! HTTP for operators: health, metrics, a status page, who is connected, what is held and what to do about it;
+//! the same over TCP and on a local socket, but for what one may. Reads what others publish, and asks an engine
+//! only for what it has time for.
 //!
 //! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
 
+mod authz;
+mod caller;
 mod guard;
+mod health;
 mod http;
 mod latency;
-pub mod local;
+mod local;
 mod metrics;
+mod page;
+pub mod routes;
+mod sessions;
+mod status;
+mod threads;
+mod token;
 
 use std::fmt;
 use std::io;
@@ -16,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use axum::extract::FromRef;
 use tokio::sync::oneshot;
 
 use crate::authz::{Authority, UnixMillis};
@@ -25,6 +36,10 @@ use crate::engine::EngineHandle;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use local::LocalSocket;
+use sessions::Roster;
+use token::Gate;
+
+pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
 pub struct Admin {
@@ -45,9 +60,23 @@ pub struct Sources {
     pub audit_lost: LostEvents,
 }
 
+/// What every request is served from.
+#[derive(Clone)]
+struct Desk {
+    sources: Sources,
+    gate: Arc<Gate>,
+    roster: Arc<Roster>,
+}
+
+impl FromRef<Desk> for Sources {
+    fn from_ref(desk: &Desk) -> Self {
+        desk.sources.clone()
+    }
+}
+
 /// `None` where there can be none at `path`: a node is worth having without, since clients don't need it.
-fn local_socket(path: &Path) -> Result<Option<LocalSocket>, AdminError> {
-    match LocalSocket::bind(path) {
+fn local_socket(path: &Path, group: Option<&str>) -> Result<Option<LocalSocket>, AdminError> {
+    match LocalSocket::bind(path, group) {
         Ok(socket) => Ok(Some(socket)),
         Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
             Err(AdminError::Socket { path: path.display().to_string(), source })
@@ -75,6 +104,8 @@ pub enum AdminError {
     Socket { path: String, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
+    #[error("admin.token_file {path} cannot be used: {source}")]
+    Token { path: String, source: TokenError },
 }
 
 /// Whether the node should be sent clients.
@@ -95,7 +126,17 @@ impl Admin {
         let listener = TcpListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let local = config.socket.as_deref().map(local_socket).transpose()?.flatten();
+        let local = config
+            .socket
+            .as_deref()
+            .map(|path| local_socket(path, config.socket_group.as_deref()))
+            .transpose()?
+            .flatten();
+        let gate = Gate::open(config.token_file.as_deref()).map_err(|source| AdminError::Token {
+            path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
+            source,
+        })?;
+        let desk = Desk { sources, gate: Arc::new(gate), roster: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -104,7 +145,7 @@ impl Admin {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
-            .spawn(move || runtime.block_on(http::serve(listener, local, sources, stopped)))
+            .spawn(move || runtime.block_on(http::serve(listener, local, desk, stopped)))
             .map_err(AdminError::Thread)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }

@@ -1,16 +1,12 @@
 //! `sluicegate authz`: what the guard holds, what that would change, and what to do about it.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
-
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::Loaded;
 use super::output::{Answer, CommandError, Output, rfc3339};
-use crate::admin::local;
+use super::relay::Relay;
+use crate::admin::routes;
 use crate::authz::UnixMillis;
 
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -27,16 +23,13 @@ pub enum AuthzCommand {
 }
 
 pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
-    let Some(socket) = &loaded.config.admin.socket else {
-        return Err(CommandError::failed("admin.socket is not configured; the relay cannot be asked"));
-    };
-    let (method, path) = match command {
-        AuthzCommand::Status => ("GET", local::STATUS),
-        AuthzCommand::Diff => ("GET", local::DIFF),
-        AuthzCommand::Accept => ("POST", local::ACCEPT),
-        AuthzCommand::Rollback => ("POST", local::ROLLBACK),
-    };
-    let facts = ask(socket, method, path)?;
+    let relay = Relay::of(&loaded.config.admin)?;
+    let facts = match command {
+        AuthzCommand::Status => relay.get(routes::AUTHZ_STATUS),
+        AuthzCommand::Diff => relay.get(routes::AUTHZ_DIFF),
+        AuthzCommand::Accept => relay.post(routes::AUTHZ_ACCEPT),
+        AuthzCommand::Rollback => relay.post(routes::AUTHZ_ROLLBACK),
+    }?;
     let text = match command {
         AuthzCommand::Status => status_text(&facts),
         AuthzCommand::Diff => diff_text(&facts),
@@ -51,32 +44,6 @@ pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(),
         }
     };
     Answer::done(text, facts).print(output)
-}
-
-/// One request to the relay that listens on `socket`.
-fn ask(socket: &Path, method: &str, path: &str) -> Result<Value, CommandError> {
-    let place = socket.display();
-    let unreachable = |error| {
-        CommandError::failed(format!(
-            "no relay can be asked at {place} ({error}); is it running, and are you the user that it runs as?"
-        ))
-    };
-    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n")
-        .map_err(unreachable)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(unreachable)?;
-    let not_understood = || CommandError::failed(format!("the answer from {place} is not understood"));
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let Ok(httparse::Status::Complete(head)) = response.parse(&answer) else { return Err(not_understood()) };
-    let body: Value = serde_json::from_slice(&answer[head..]).map_err(|_| not_understood())?;
-    match (response.code, body["error"].as_str()) {
-        (Some(200), _) => Ok(body),
-        (_, Some(error)) => Err(CommandError::failed(error.to_owned())),
-        _ => Err(not_understood()),
-    }
 }
 
 fn status_text(facts: &Value) -> String {
@@ -156,9 +123,3 @@ fn diff_text(facts: &Value) -> String {
 fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
-
-/// A little longer than the relay takes at most.
-const PATIENCE: Duration = Duration::from_secs(65);
-
-/// Of an answer, which has three or four.
-const HEADERS_MAX: usize = 32;

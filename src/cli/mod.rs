@@ -7,11 +7,16 @@ pub mod device;
 pub mod grant;
 pub mod output;
 pub mod principal;
+mod relay;
 pub mod run;
+pub mod sessions;
+pub mod status;
 pub mod store;
 pub mod token;
+pub mod top;
 pub mod tunnel;
 mod values;
+mod watch;
 
 #[cfg(test)]
 mod support;
@@ -67,6 +72,12 @@ enum Command {
     /// What decides on a running relay, and what its guard holds back.
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
+    /// Say how a running relay is doing, on one screen.
+    Status,
+    /// List the sessions of a running relay, or end one.
+    Sessions(sessions::SessionsArgs),
+    /// Watch a running relay, and end sessions.
+    Top,
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
 }
@@ -105,6 +116,9 @@ impl CommandLine {
             Command::Device(on) => device::run(on.command, &global.context(on.store)?),
             Command::Grant(on) => grant::run(on.command, &global.context(on.store)?),
             Command::Authz(command) => authz::run(command, &global.loaded()?, global.output()),
+            Command::Status => status::run(&global.loaded()?, global.output()),
+            Command::Sessions(args) => sessions::run(&args, &global.loaded()?, global.output()),
+            Command::Top => top::run(&global.loaded()?, global.output()),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }

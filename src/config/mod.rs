@@ -196,9 +196,14 @@ pub struct Authz {
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     pub address: SocketAddr,
-    /// For what changes something, and for what is nobody else's business: for this user's processes alone.
+    /// For what changes something, and for what is nobody else's business: for this user's processes.
     /// `admin.sock` in the state folder where a configuration was read, and nothing where none was.
     pub socket: Option<PathBuf>,
+    /// Whose members may open the socket as well.
+    pub socket_group: Option<String>,
+    /// A file with the token that lets one change something over TCP, and see sessions. Without it the admin
+    /// address only shows.
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -338,7 +343,12 @@ impl Default for Authz {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)), socket: None }
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)),
+            socket: None,
+            socket_group: None,
+            token_file: None,
+        }
     }
 }
 

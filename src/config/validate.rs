@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
+use nix::unistd::Group;
 
 use super::{Config, Guard, Profile, StoreUrl};
 
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_durations(config)?;
     check_counts(config)?;
     check_guard(&config.authz.guard)?;
+    check_admin(config)?;
     check_vpn(config)
 }
 
@@ -152,6 +154,16 @@ fn check_guard(guard: &Guard) -> Result<(), Finding> {
         return found("authz.guard.replay", &format!("must be at most {REPLAY_MAX}; each is replayed"));
     }
     Ok(())
+}
+
+fn check_admin(config: &Config) -> Result<(), Finding> {
+    match &config.admin.socket_group {
+        Some(group) if !matches!(Group::from_name(group), Ok(Some(_))) => found(
+            "admin.socket_group",
+            &format!("there is no group `{group}` on this machine; `groupadd` it"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn check_vpn(config: &Config) -> Result<(), Finding> {

@@ -16,7 +16,9 @@
 //! `net.ipv4.tcp_wmem` for either socket of a tunnel.
 
 mod agenda;
+mod clock;
 mod descriptors;
+mod errands;
 mod forward;
 mod kernel;
 mod limits;
@@ -48,7 +50,6 @@ use crate::config::Config;
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::sys::socket;
-use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 use descriptors::sessions_max;
 use kernel::{RingKernel, silence_options};
@@ -57,6 +58,10 @@ use shared::{Shared, ThreadShared};
 use worker::Worker;
 
 pub use descriptors::Shortage;
+pub use errands::{
+    DirectionRow, EndUnderWay, EngineBusy, Found, ListUnderWay, PathKind, SessionList, SessionRow,
+    SessionState, TunnelRow,
+};
 pub use forward::SESSION_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +99,7 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count)?;
         let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
         let threads = (0..count)
-            .map(|_| {
-                let witness = authority.witness();
-                Ok(ThreadShared { wake: Wake::new()?, counters: Arc::default(), witness })
-            })
+            .map(|_| ThreadShared::new(authority.witness()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));
@@ -152,6 +154,7 @@ impl Engine {
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name(format!("engine-{number}")).spawn(move || {
+            shared.threads[number].note_running();
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
@@ -190,6 +193,26 @@ impl EngineHandle {
     /// Sessions that exist now, on all threads.
     pub fn sessions_active(&self) -> u64 {
         self.counters().map(|counters| counters.sessions.active.get()).sum()
+    }
+
+    /// Has every thread list its sessions.
+    pub fn list_sessions(&self) -> Result<ListUnderWay, EngineBusy> {
+        ListUnderWay::start(&self.shared)
+    }
+
+    /// Has the session with this number ended, whatever it is doing.
+    pub fn end_session(&self, session: u64) -> Result<EndUnderWay, EngineBusy> {
+        EndUnderWay::start(&self.shared, session)
+    }
+
+    /// `limits.sessions`, or what the descriptors are enough for.
+    pub fn sessions_max(&self) -> u32 {
+        self.shared.limits.sessions_max()
+    }
+
+    /// By what the system knows each thread, in the order of their numbers.
+    pub fn system_ids(&self) -> impl Iterator<Item = Option<i32>> {
+        self.shared.threads.iter().map(ThreadShared::system_id)
     }
 
     /// One per thread.

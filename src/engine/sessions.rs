@@ -45,6 +45,11 @@ impl<K: Kernel> Sessions<K> {
         Some(session)
     }
 
+    /// Places in the table, in use or not.
+    pub fn places(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
     }

@@ -1,15 +1,19 @@
 //! What all engine threads and their handles share.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
+use nix::unistd::gettid;
+
+use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::limits::Limits;
 use crate::authz::{Authority, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 
-/// Commands are levels, not messages: a thread that is behind sees the last state of each and misses
+/// Commands to all are levels, not messages: a thread that is behind sees the last state of each and misses
 /// nothing, so there is no queue that could fill.
 pub(super) struct Shared {
     pub config: Arc<Config>,
@@ -29,6 +33,36 @@ pub(super) struct ThreadShared {
     pub wake: Wake,
     pub counters: Arc<EngineCounters>,
     pub witness: Arc<Witness>,
+    pub errands: ErrandQueue,
+    /// By which the system knows the thread; 0 until it runs.
+    system_id: AtomicI32,
+}
+
+impl ThreadShared {
+    pub fn new(witness: Arc<Witness>) -> io::Result<Self> {
+        Ok(Self {
+            wake: Wake::new()?,
+            counters: Arc::default(),
+            witness,
+            errands: errands::queue(),
+            system_id: AtomicI32::new(0),
+        })
+    }
+
+    /// Called by the thread itself.
+    pub fn note_running(&self) {
+        self.system_id.store(gettid().as_raw(), Ordering::Relaxed);
+    }
+
+    pub fn system_id(&self) -> Option<i32> {
+        Some(self.system_id.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    pub fn ask(&self, errand: Errand) -> Result<(), EngineBusy> {
+        self.errands.push(errand).map_err(|_| EngineBusy)?;
+        self.wake.wake();
+        Ok(())
+    }
 }
 
 impl Shared {

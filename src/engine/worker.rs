@@ -1,5 +1,7 @@
 //! One engine thread: takes completions, lets sessions act, submits, and sleeps when there is nothing.
 
+pub(super) mod errands;
+
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -7,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::Agenda;
+use super::clock::Clock;
+use super::errands::SESSION_NUMBER_BITS;
 use super::forward::Outcome;
 use super::kernel::RingKernel;
 use super::listener::Listener;
@@ -17,9 +21,10 @@ use super::streams::Streams;
 use super::timers::{Entry, Tick, Wheel};
 use super::token::{Slot, Token};
 use super::waiting::Waiting;
-use crate::authz::{PinnedView, UnixMillis};
+use crate::authz::PinnedView;
 use crate::sys::ring::{Completion, Operation, Wait};
 use crate::sys::socket;
+use errands::Errands;
 
 /// An engine thread's own state. Nothing in it is shared but `shared`.
 pub(super) struct Worker {
@@ -43,6 +48,7 @@ pub(super) struct Worker {
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
     rechecks_seen: u64,
+    errands: Errands,
     /// When to give up on what is left; set once the node stops.
     stop_by: Option<Tick>,
     waiting: Waiting,
@@ -55,11 +61,6 @@ struct Arrangement {
     timer: Option<Tick>,
     /// The session is among the streams.
     among_streams: bool,
-}
-
-/// Turns the system's clocks into what sessions reckon with.
-struct Clock {
-    began: std::time::Instant,
 }
 
 impl Worker {
@@ -82,9 +83,10 @@ impl Worker {
             sessions_begun: 0,
             told_full: 0,
             rechecks_seen: 0,
+            errands: Errands::default(),
             stop_by: None,
             waiting,
-            clock: Clock { began: std::time::Instant::now() },
+            clock: Clock::start(),
         };
         worker.watch_wake();
         for number in 0..worker.listeners.len() {
@@ -148,6 +150,7 @@ impl Worker {
         for slot in self.sessions.sweep(SWEEP_SESSIONS) {
             self.with_session(slot, now, view, Session::recheck);
         }
+        self.do_errands(now, view);
         self.look_at_timers(now, view);
     }
 
@@ -202,7 +205,8 @@ impl Worker {
 
     /// How long the next turn may sleep.
     fn wait(&self) -> Wait {
-        if !self.agenda.is_empty() || !self.streams.is_empty() || self.sessions.is_sweeping() {
+        let has_own_work = !self.agenda.is_empty() || !self.streams.is_empty();
+        if has_own_work || self.sessions.is_sweeping() || !self.errands.is_idle() {
             return Wait::No;
         }
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
@@ -230,6 +234,7 @@ impl Worker {
             Some(Token::CancelAccept) => {}
             Some(Token::Wake) => {
                 self.thread().wake.clear();
+                self.errands.note_wake();
                 if !completion.more {
                     self.watch_wake();
                 }
@@ -405,13 +410,6 @@ impl Worker {
     }
 }
 
-impl Clock {
-    fn read(&self) -> Instant {
-        let elapsed = self.began.elapsed();
-        Instant { monotonic_us: elapsed.as_micros() as u64, wall: UnixMillis::now() }
-    }
-}
-
 fn turn<'a>(
     kernel: &'a mut RingKernel,
     shared: &'a Shared,
@@ -439,9 +437,6 @@ const SWEEP_SESSIONS: usize = 256;
 
 /// Completions per turn that no memory has to be found for.
 const COMPLETIONS_USUAL: usize = 1024;
-
-/// A session's number holds its thread's above this many bits.
-const SESSION_NUMBER_BITS: u32 = 48;
 
 /// What a thread grants its sessions to come to their ends when the node stops.
 const STOP_TIME: Duration = Duration::from_secs(3);

@@ -57,13 +57,16 @@ pub struct SessionRefusal {
     pub detail: Option<String>,
 }
 
-/// Something that a person on this machine had the node do, or tried to.
+/// Something that a person had the node do, or tried to.
 #[derive(Clone, Debug, Serialize)]
 pub struct OperatorCommand {
     pub command: &'static str,
     /// Of the process that asked, as far as the kernel tells.
     pub uid: Option<u32>,
     pub pid: Option<i32>,
+    /// Where they asked from, where that was not the local socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<SocketAddr>,
     /// `done` or `refused`.
     pub outcome: &'static str,
     pub detail: String,

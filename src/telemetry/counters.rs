@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use super::Latency;
+use super::{CauseCounts, Latency, SlowestHandshakes};
 
 /// A count that one thread alone writes, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
@@ -34,6 +34,9 @@ pub struct EngineCounters {
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.
     pub accept_to_reply: Latency,
+    /// By their true cause, as the audit log names it.
+    pub refusals: CauseCounts,
+    pub slowest_handshakes: SlowestHandshakes,
 }
 
 /// Written in every turn.

@@ -2,10 +2,14 @@
 
 mod audit;
 mod audit_log;
+mod causes;
 mod counters;
 mod latency;
+mod slowest;
 
 pub use audit::{AuditEvent, AuditSender, OperatorCommand, SessionEnd, SessionFacts, SessionRefusal};
 pub use audit_log::{AuditLog, LostEvents};
+pub use causes::CauseCounts;
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;
+pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};

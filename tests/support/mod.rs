@@ -5,10 +5,12 @@
 #![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses a part of this")]
 
 mod audit;
+mod browser;
 mod client;
 mod content;
 mod device;
 pub mod forwarder;
+mod http;
 mod installation;
 mod netns;
 mod openbalena;
@@ -21,9 +23,11 @@ mod skip;
 use std::time::{Duration, Instant};
 
 pub use audit::Audit;
+pub use browser::Browser;
 pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, Silent, V4, V6, reset};
+pub use http::{HttpAnswer, exchange};
 pub use installation::{Installation, Judged};
 pub use netns::Namespace;
 pub use openbalena::{OpenBalena, replace};

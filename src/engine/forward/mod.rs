@@ -10,6 +10,7 @@ mod tests;
 
 use std::io;
 
+use super::errands::{DirectionRow, PathKind};
 use super::kernel::{Kernel, SocketOperation};
 use super::token::{InFlight, Purpose, Slot, Token};
 use crate::config::Forwarding;
@@ -110,6 +111,15 @@ impl<P> Flow<P> {
 
     pub fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// This direction as others see it.
+    pub fn row(&self) -> DirectionRow {
+        let path = match &self.path {
+            Path::Copy(_) => PathKind::Copy,
+            Path::Splice(_) => PathKind::Splice,
+        };
+        DirectionRow { bytes: self.bytes, path }
     }
 
     /// Whether there is work left that no completion will announce.

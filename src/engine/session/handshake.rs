@@ -5,6 +5,7 @@ use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
 use crate::engine::kernel::Kernel;
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
+use crate::telemetry::Handshake;
 use crate::wire::{HeadError, HttpVersion, Reply, parse_head};
 
 impl<K: Kernel> Session<K> {
@@ -91,6 +92,20 @@ impl<K: Kernel> Session<K> {
                 self.refuse(version, No::undecided(undecided), turn);
             }
         }
+    }
+
+    /// The client has its reply.
+    pub(super) fn note_handshake(&self, outcome: &'static str, turn: &Turn<'_, K>) {
+        let us = turn.now.us_since(self.accepted_at_us);
+        turn.counters.accept_to_reply.record_us(us);
+        turn.counters.slowest_handshakes.record(Handshake {
+            at: turn.now.wall,
+            us,
+            session: self.id,
+            outcome,
+            uuid: self.query.and_then(|query| query.device),
+            port: self.query.map(|query| query.port),
+        });
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {

@@ -7,6 +7,7 @@
 mod dial;
 mod handshake;
 mod refusal;
+mod row;
 #[cfg(test)]
 mod tests;
 mod tunnel;

@@ -37,7 +37,7 @@ impl<K: Kernel> Session<K> {
         // A new connection has room for a reply; where it has not, the client is beyond being told.
         let told =
             matches!(send_until_full(turn.kernel, &self.client, bytes), Ok(sent) if sent == bytes.len());
-        turn.counters.accept_to_reply.record_us(turn.now.us_since(self.accepted_at_us));
+        self.note_handshake(no.cause, turn);
         self.note_refusal(no, turn);
         self.permit = None;
         let mut io = self.io(turn);
@@ -97,6 +97,7 @@ impl<K: Kernel> Session<K> {
 
     fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
         turn.counters.sessions.refused.add(1);
+        turn.counters.refusals.add(no.cause);
         self.note(Some(no.reply), no.cause, no.detail, turn);
     }
 

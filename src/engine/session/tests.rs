@@ -9,7 +9,6 @@ use crate::config::Config;
 use crate::engine::limits::Limits;
 use crate::engine::scripted::{ScriptedKernel, Socket};
 use crate::engine::shared::ThreadShared;
-use crate::sys::wake::Wake;
 use crate::telemetry::AuditSender;
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
@@ -31,11 +30,7 @@ impl Bench {
         authority.publish(view(true));
         authority.confirm(UnixMillis(0));
         let limits = Arc::new(Limits::new(&config.limits, 10));
-        let thread = ThreadShared {
-            wake: Wake::new().unwrap(),
-            counters: Arc::default(),
-            witness: authority.witness(),
-        };
+        let thread = ThreadShared::new(authority.witness()).unwrap();
         let shared =
             Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
         let client = Socket::default();

@@ -23,7 +23,7 @@ impl<K: Kernel> Session<K> {
         }
         turn.counters.sessions.tunnels_opened.add(1);
         let handshake_us = turn.now.us_since(self.accepted_at_us);
-        turn.counters.accept_to_reply.record_us(handshake_us);
+        self.note_handshake("open", turn);
         let forwarding = turn.shared.config.engine.forwarding;
         self.stage = Stage::Tunnel(Box::new(Tunnel {
             up: Flow::new(Direction::Up, forwarding),
@@ -233,7 +233,7 @@ impl<P> Tunnel<P> {
         self.up.bytes + self.down.bytes
     }
 
-    fn is_half_closed(&self) -> bool {
+    pub(super) fn is_half_closed(&self) -> bool {
         self.up.is_finished() || self.down.is_finished()
     }
 

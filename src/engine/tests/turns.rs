@@ -6,6 +6,7 @@ use super::*;
 use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
 use crate::engine::forward::SLICE_BYTES;
 use crate::engine::streams::TURN_BYTES;
+use crate::engine::worker::errands::SESSIONS_PER_TURN;
 use crate::sys::buffers::BUFFER_BYTES;
 use crate::sys::ring::RECEIVE_BYTES_MAX;
 
@@ -25,11 +26,7 @@ impl Bench {
         let (addresses, mut listeners) = bind_all(&config, 1).unwrap();
         let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
         let authority = authority();
-        let thread = ThreadShared {
-            wake: Wake::new().unwrap(),
-            counters: Arc::default(),
-            witness: authority.witness(),
-        };
+        let thread = ThreadShared::new(authority.witness()).unwrap();
         let kernel = RingKernel::new(&config).unwrap();
         let shared = Arc::new(Shared::new(config, authority, AuditSender::disabled(), limits, vec![thread]));
         let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
@@ -178,4 +175,59 @@ fn spliced_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside
 fn copied_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
     // What was kept for want of room goes out beside what comes next.
     streams_have(STREAMS * 2 * (RECEIVE_BYTES_MAX + BUFFER_BYTES), Forwarding::Copy);
+}
+
+#[test]
+fn a_list_of_sessions_takes_a_share_of_each_turn_and_holds_every_one_once() {
+    let mut bench = Bench::new(Forwarding::Auto);
+    let tunnels: Vec<_> = (0..3 * SESSIONS_PER_TURN).map(|_| bench.tunnel()).collect();
+    let mut under_way = ListUnderWay::start(&bench.shared).unwrap();
+    let mut turns = 0;
+    let list = loop {
+        bench.turn();
+        turns += 1;
+        match under_way.poll() {
+            Some(list) => break list,
+            None => assert!(turns < 100, "no list"),
+        }
+    };
+    assert!(turns >= 3, "the whole list in {turns} turns");
+    let mut listed: Vec<u64> = list.rows.iter().map(|row| row.facts.session).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    assert_eq!((listed.len(), list.left_out), (tunnels.len(), 0));
+}
+
+#[test]
+fn the_end_of_one_session_ends_no_other() {
+    let mut bench = Bench::new(Forwarding::Auto);
+    let mut tunnels: Vec<_> = (0..SESSIONS_PER_TURN + 2).map(|_| bench.tunnel()).collect();
+    let wanted = SESSIONS_PER_TURN as u64 + 1;
+    let ended = |bench: &mut Bench, session: u64| {
+        let mut under_way = EndUnderWay::start(&bench.shared, session).unwrap();
+        loop {
+            bench.turn();
+            if let Some(found) = under_way.poll() {
+                return found;
+            }
+        }
+    };
+    assert_eq!(ended(&mut bench, wanted), Found::Yes);
+    assert_eq!(ended(&mut bench, wanted), Found::No, "it is over");
+    assert_eq!(EndUnderWay::start(&bench.shared, u64::MAX).unwrap().poll(), Some(Found::No));
+    let (mut gone, _) = tunnels.remove(wanted as usize - 1);
+    assert_eq!(gone.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(bench.counters().sessions.tunnels_closed.get(), 1);
+    let mut quiet = Quiet::start(tunnels.pop().unwrap());
+    while quiet.passed == 0 {
+        bench.turn();
+        quiet.look();
+    }
+}
+
+#[test]
+fn a_thread_that_is_asked_too_much_says_so() {
+    let bench = Bench::new(Forwarding::Auto);
+    let asked = (0..100).map_while(|_| ListUnderWay::start(&bench.shared).ok()).count();
+    assert!((1..100).contains(&asked), "{asked} lists wait at once");
 }

@@ -1,0 +1,194 @@
+//! Who asks, and what they may.
+//!
+//! Whoever may open the local socket may do everything. Over TCP, everybody sees how the node is doing.
+//! Sessions, which name principals and devices, are for whoever shows the admin token, or for processes on
+//! this machine where none is configured; and only the token lets anybody change something. A handler says
+//! what it needs by what it extracts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Desk;
+use super::token::{Judgement, WRONG_WINDOW};
+use crate::telemetry::{AuditEvent, OperatorCommand};
+
+/// Who is at the other end of a connection; put beside each request of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Caller {
+    /// By the local socket, as far as the kernel tells.
+    Local {
+        uid: Option<u32>,
+        pid: Option<i32>,
+    },
+    Remote(SocketAddr),
+}
+
+/// May see sessions.
+pub(super) struct Viewer;
+
+/// May change something.
+pub(super) struct Operator(pub Caller);
+
+/// Why somebody may not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Denied {
+    #[error("the admin token is needed: `Authorization: Bearer TOKEN`")]
+    NoToken,
+    #[error("this is not the admin token; it is in the file that admin.token_file names")]
+    WrongToken,
+    #[error("too many wrong tokens; try again in a minute")]
+    TooManyWrong,
+    #[error("over TCP this node can only be looked at; use its local socket, or configure admin.token_file")]
+    ReadOnly,
+    #[error("sessions are shown to this machine alone; use the local socket, or configure admin.token_file")]
+    NotFromHere,
+}
+
+impl Viewer {
+    fn admit(caller: Caller, headers: &HeaderMap, desk: &Desk) -> Result<Self, Denied> {
+        match caller {
+            Caller::Local { .. } => Ok(Self),
+            Caller::Remote(_) if desk.gate.has_token() => check_token(caller, headers, desk).map(|()| Self),
+            // A page from elsewhere could give its own name this machine's address, and ask as if from here.
+            Caller::Remote(peer) if peer.ip().to_canonical().is_loopback() && names_loopback(headers) => {
+                Ok(Self)
+            }
+            Caller::Remote(_) => Err(Denied::NotFromHere),
+        }
+    }
+}
+
+impl FromRequestParts<Desk> for Viewer {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Denied> {
+        Self::admit(caller_of(parts)?, &parts.headers, desk)
+    }
+}
+
+impl FromRequestParts<Desk> for Operator {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Denied> {
+        let caller = caller_of(parts)?;
+        match caller {
+            Caller::Local { .. } => {}
+            Caller::Remote(_) if !desk.gate.has_token() => return Err(Denied::ReadOnly),
+            Caller::Remote(_) => check_token(caller, &parts.headers, desk)?,
+        }
+        Ok(Self(caller))
+    }
+}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::TooManyWrong => StatusCode::TOO_MANY_REQUESTS,
+            Self::ReadOnly | Self::NotFromHere => StatusCode::FORBIDDEN,
+        };
+        let mut response = (status, Json(json!({ "error": self.to_string() }))).into_response();
+        let hint = match self {
+            Self::NoToken | Self::WrongToken => Some((header::WWW_AUTHENTICATE, "Bearer".to_owned())),
+            Self::TooManyWrong => Some((header::RETRY_AFTER, WRONG_WINDOW.as_secs().to_string())),
+            Self::ReadOnly | Self::NotFromHere => None,
+        };
+        if let Some((name, value)) = hint {
+            let value = HeaderValue::from_str(&value).expect("a word and a number are header values");
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+/// Tells the audit log and the log what somebody had the node do, or tried to.
+pub(super) fn audit(desk: &Desk, command: &'static str, caller: Caller, outcome: Result<String, String>) {
+    let (outcome, detail) = match outcome {
+        Ok(detail) => ("done", detail),
+        Err(detail) => ("refused", detail),
+    };
+    tracing::warn!(command, ?caller, outcome, "an operator's command: {detail}");
+    let (uid, pid, client) = match caller {
+        Caller::Local { uid, pid } => (uid, pid, None),
+        Caller::Remote(client) => (None, None, Some(client)),
+    };
+    let event = OperatorCommand { command, uid, pid, client, outcome, detail };
+    if !desk.sources.audit.send(AuditEvent::OperatorCommand(event)) {
+        tracing::error!(command, "the audit log's queue is full; this command is in the log alone");
+    }
+}
+
+/// A connection that says nothing of itself may do nothing.
+fn caller_of(parts: &Parts) -> Result<Caller, Denied> {
+    parts.extensions.get::<Caller>().copied().ok_or(Denied::ReadOnly)
+}
+
+fn check_token(caller: Caller, headers: &HeaderMap, desk: &Desk) -> Result<(), Denied> {
+    let Some(token) = bearer(headers) else { return Err(Denied::NoToken) };
+    match desk.gate.judge(token) {
+        Judgement::Right => Ok(()),
+        Judgement::Wrong => {
+            audit(desk, "admin-token", caller, Err("a wrong token was shown".to_owned()));
+            Err(Denied::WrongToken)
+        }
+        Judgement::WrongAgain => Err(Denied::TooManyWrong),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
+/// Whether the request names this machine by an address or as `localhost`, as a person here would.
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || [name, address]
+            .iter()
+            .any(|name| name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn this_machine_goes_by_its_addresses_and_one_name() {
+        for host in ["127.0.0.1:9128", "127.1.2.3", "localhost", "LocalHost:80", "[::1]", "[::1]:9128"] {
+            assert!(names_loopback(&headers(header::HOST, host)), "{host}");
+        }
+        for host in
+            ["relay.example:9128", "192.0.2.1", "127.0.0.1.example", "localhost.example:1", "", "[::2]:1"]
+        {
+            assert!(!names_loopback(&headers(header::HOST, host)), "{host}");
+        }
+        assert!(!names_loopback(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_token_is_what_follows_bearer() {
+        let token = |value: &str| bearer(&headers(header::AUTHORIZATION, value)).map(<[u8]>::to_vec);
+        assert_eq!(token("bearer  abc "), Some(b"abc".to_vec()));
+        assert_eq!(token("Bearer "), Some(Vec::new()));
+        for other in ["Basic YTpi", "Bearer", "abc", ""] {
+            assert_eq!(token(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Whether the node lives and is ready, and its metrics.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{Readiness, Sources, metrics as rendered};
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn readyz(State(sources): State<Sources>) -> Response {
+    match sources.readiness() {
+        Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Readiness::Holding(rule) => (StatusCode::OK, format!("ready, holding by rule {rule}\n")),
+        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+        Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
+    }
+    .into_response()
+}
+
+pub(super) async fn metrics(State(sources): State<Sources>) -> Response {
+    match rendered::render(sources) {
+        Ok(text) => ([(header::CONTENT_TYPE, rendered::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}

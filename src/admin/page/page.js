@@ -1,0 +1,308 @@
+"use strict";
+// Asks for the node's figures each second and draws what lies between two answers. All text goes in as text.
+
+const EVERY_MS = 1000;
+const POINTS_MAX = 120;
+// A node that does not answer is said not to, instead of a page that stands still.
+const PATIENCE_MS = 4000;
+
+const at = (id) => document.getElementById(id);
+const points = [];
+let before = null;
+let token = "";
+let asking = null;
+
+function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  return `${unit === 0 ? Math.round(count) : count.toFixed(count < 10 ? 2 : 1)} ${units[unit]}`;
+}
+const rate = (count) => (count === null || count === undefined ? "–" : `${bytes(count)}/s`);
+const perSecond = (count) => (count >= 10 || count === 0 ? count.toFixed(0) : count.toFixed(1));
+const number = (count) => count.toLocaleString("en");
+function took(us) {
+  if (us < 1000) return `${us} µs`;
+  return us < 1e6 ? `${(us / 1e3).toFixed(1)} ms` : `${(us / 1e6).toFixed(1)} s`;
+}
+function span(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 120) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 120) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h` : `${Math.floor(hours / 24)} d`;
+}
+
+function set(id, text) { at(id).textContent = text; }
+function show(id, isShown) { at(id).hidden = !isShown; }
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+function fill(table, rows) {
+  const body = at(table).tBodies[0];
+  const names = [...at(table).tHead.rows[0].cells].map((head) => head.textContent);
+  body.replaceChildren(...rows.map((cells) => {
+    const row = element("tr");
+    row.append(...cells);
+    cells.forEach((cell, place) => { cell.dataset.name = names[place]; });
+    return row;
+  }));
+  show(table, rows.length > 0);
+  show(`no-${table}`, rows.length === 0);
+}
+const cell = (text) => element("td", text);
+const figure = (text) => element("td", text, "number");
+function code(text, title) {
+  const inside = element("code", text);
+  if (title) inside.title = title;
+  const made = element("td");
+  made.append(inside);
+  return made;
+}
+function target(row) {
+  if (!row.uuid) return code("–");
+  const uuid = row.uuid.length > 16 ? `${row.uuid.slice(0, 12)}…` : row.uuid;
+  return code(`${uuid}:${row.port}`, `${row.uuid}:${row.port}`);
+}
+
+const up = (status) => status.bytes.up_copied + status.bytes.up_spliced;
+const down = (status) => status.bytes.down_copied + status.bytes.down_spliced;
+
+function draw(status) {
+  const seconds = before ? Math.max(0.001, (status.at - before.at) / 1000) : null;
+  // A node that was started anew counts from 0, which is no negative rate.
+  const grown = (of) => (before ? Math.max(0, of(status) - of(before)) / seconds : 0);
+  const point = { up: grown(up), down: grown(down) };
+  if (before) {
+    points.push(point);
+    if (points.length > POINTS_MAX) points.shift();
+  }
+  drawFigures(status, point, grown);
+  drawAlert(status);
+  drawPlot();
+  drawRefusals(status, grown);
+  drawSource(status);
+  drawSlowest(status);
+  drawThreads(status, seconds);
+  drawTop(status);
+  before = status;
+}
+
+function drawFigures(status, point, grown) {
+  set("version", status.version);
+  const state = at("state");
+  state.textContent = status.why ? `${status.readiness}: ${status.why}` : status.readiness;
+  state.className = status.readiness;
+  set("asked", "");
+  set("active", number(status.sessions.active));
+  set("active-more", `of at most ${number(status.sessions.max)}`);
+  set("opened", `${perSecond(grown((s) => s.sessions.opened))}/s`);
+  set("opened-more", `${number(status.sessions.opened)} so far`);
+  for (const [id, now, sum] of [["up", point.up, up(status)], ["down", point.down, down(status)]]) {
+    set(id, rate(now));
+    set(`${id}-more`, `${bytes(sum)} so far`);
+    set(`plot-${id}`, rate(now));
+  }
+}
+
+function drawAlert(status) {
+  const { hold, last_error: error } = status.source;
+  let words = "";
+  if (hold) {
+    words = `The guard holds by rule ${hold.rule} for ${span(status.at - hold.since)}: ${hold.figures}. ` +
+      "The last good state stays in force; `sluicegate authz diff` lists what is held.";
+  } else if (error) {
+    words = `The store cannot be read: ${error}. The last good state stays in force.`;
+  }
+  // Read out only when it changes.
+  if (at("alert").textContent !== words) set("alert", words);
+  show("alert", words !== "");
+}
+
+function drawPlot() {
+  const canvas = at("plot");
+  const scale = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+  const colours = getComputedStyle(document.documentElement);
+  const colour = (name) => colours.getPropertyValue(name).trim();
+  const most = Math.max(1024, ...points.map((point) => Math.max(point.up, point.down)));
+  const [left, foot] = [74, 8];
+  const x = (place) => left + ((place + POINTS_MAX - points.length) / (POINTS_MAX - 1)) * (width - left - 2);
+  const y = (value) => height - foot - (value / most) * (height - foot - 10);
+  pen.font = "12px system-ui, sans-serif";
+  pen.textAlign = "right";
+  pen.textBaseline = "middle";
+  for (const share of [0, 0.5, 1]) {
+    pen.strokeStyle = colour("--line");
+    pen.beginPath();
+    pen.moveTo(left, y(most * share));
+    pen.lineTo(width, y(most * share));
+    pen.stroke();
+    pen.fillStyle = colour("--quiet");
+    pen.fillText(share === 0 ? "0" : rate(most * share), left - 8, y(most * share));
+  }
+  for (const name of ["up", "down"]) {
+    pen.beginPath();
+    points.forEach((point, place) => pen[place === 0 ? "moveTo" : "lineTo"](x(place), y(point[name])));
+    pen.strokeStyle = colour(`--${name}`);
+    pen.lineWidth = 2;
+    pen.lineJoin = "round";
+    pen.stroke();
+    if (points.length > 1) {
+      pen.lineTo(x(points.length - 1), y(0));
+      pen.lineTo(x(0), y(0));
+      pen.globalAlpha = 0.1;
+      pen.fillStyle = colour(`--${name}`);
+      pen.fill();
+      pen.globalAlpha = 1;
+    }
+  }
+  set("plot-span", points.length > 1 ? `the last ${span(points.length * EVERY_MS)}` : "collecting");
+}
+
+function drawRefusals(status, grown) {
+  const causes = Object.entries(status.refusals).sort(([, a], [, b]) => b - a);
+  fill("refusals", causes.map(([cause, count]) => [
+    code(cause), figure(perSecond(grown((s) => s.refusals[cause] || 0))), figure(number(count)),
+  ]));
+}
+
+function drawSource(status) {
+  const { source } = status;
+  const facts = [
+    ["generation", source.generation === null ? "none: nothing is decided" : number(source.generation)],
+    ["confirmed", source.confirmed_at ? `${span(status.at - source.confirmed_at)} ago` : "never"],
+    ["guard", source.hold ? `holds by rule ${source.hold.rule}: ${source.hold.figures}` : "holds nothing back"],
+    ["rows", `credentials ${number(source.rows.credentials)}, grants ${number(source.rows.grants)}, ` +
+      `devices ${number(source.rows.devices)}`],
+    ["could not decide", `${number(status.sessions.undecided)} clients so far`],
+  ];
+  if (source.store) facts.splice(2, 0, ["store", source.store]);
+  if (source.on_probation) facts.push(["probation", "refusals are being compared with the generation before"]);
+  if (source.quarantined) facts.push(["quarantined", `${number(source.quarantined)} rows that do not decode`]);
+  at("source").replaceChildren(...facts.flatMap(([name, words]) => [element("dt", name), element("dd", words)]));
+}
+
+function drawSlowest(status) {
+  fill("slowest", status.slowest.map((handshake) => [
+    figure(took(handshake.us)), cell(handshake.outcome), target(handshake), figure(span(status.at - handshake.at)),
+  ]));
+}
+
+function drawThreads(status, seconds) {
+  at("threads").replaceChildren(...status.threads.map((thread, place) => {
+    const then = before && before.threads[place];
+    const line = element("div", undefined, "load");
+    const bar = element("progress");
+    bar.max = 1;
+    let words = "–";
+    if (then && thread.cpu_ns !== null && then.cpu_ns !== null) {
+      const load = Math.min(1, Math.max(0, thread.cpu_ns - then.cpu_ns) / 1e9 / seconds);
+      bar.value = load;
+      words = `${Math.round(load * 100)} %`;
+    } else {
+      bar.value = 0;
+    }
+    bar.setAttribute("aria-label", `load of engine thread ${thread.number}`);
+    line.append(element("span", `engine ${thread.number}`), bar, element("span", words),
+      element("span", `${number(thread.sessions)} sessions`, "quiet"));
+    return line;
+  }));
+}
+
+function drawTop(status) {
+  const { see_sessions: isShown, end_with_token: hasToken } = status.may;
+  const mayEnd = hasToken && token !== "";
+  show("enter", hasToken && token === "");
+  if (!isShown) {
+    set("why-hidden", hasToken ? "Sessions are shown to whoever has the admin token." :
+      "Sessions are shown to this machine alone: open this page there, or configure admin.token_file.");
+  } else if (!hasToken) {
+    set("why-hidden", "To end one: `sluicegate sessions kill ID`, or configure admin.token_file for a button here.");
+  }
+  show("why-hidden", !isShown || !hasToken);
+  const focused = document.activeElement && document.activeElement.dataset.session;
+  fill("top", (status.top || []).map((row) => {
+    const button = element("button", "End", "end");
+    button.disabled = !mayEnd;
+    button.dataset.session = row.id;
+    button.setAttribute("aria-label", `end the session of ${row.client || "a client that is gone"}`);
+    button.addEventListener("click", () => ask(row));
+    const last = element("td", undefined, "number");
+    last.append(button);
+    const paths = row.path_up === row.path_down ? row.path_up : `${row.path_up}/${row.path_down}`;
+    return [
+      code(row.client || "–"), target(row), figure(row.principal === null ? "–" : String(row.principal)), cell(row.state),
+      figure(rate(row.rate_up)), figure(rate(row.rate_down)), figure(bytes(row.bytes_up)), figure(bytes(row.bytes_down)),
+      cell(row.path_up ? paths : "–"), figure(span(status.at - row.since)), last,
+    ];
+  }));
+  show("no-top", isShown && status.top !== null && status.top.length === 0);
+  // Rows are made anew; whoever is on one with the keyboard stays there.
+  const again = focused && document.querySelector(`[data-session="${CSS.escape(focused)}"]`);
+  if (again) again.focus();
+}
+
+function ask(row) {
+  asking = row.id;
+  set("ask-what", `End session ${row.id}, from ${row.client || "a client that is gone"} to ${row.uuid || "no device yet"}?`);
+  at("ask").showModal();
+}
+
+async function request(path, method) {
+  const headers = token === "" ? {} : { Authorization: `Bearer ${token}` };
+  const answer = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  const body = await answer.json();
+  if ((answer.status === 401 || answer.status === 429) && token !== "") {
+    token = "";
+    set("denied", body.error);
+  }
+  if (!answer.ok) throw new Error(body.error || `the node says ${answer.status}`);
+  return body;
+}
+
+async function poll() {
+  try {
+    const status = await request("/status.json", "GET");
+    if (token !== "") set("denied", "");
+    draw(status);
+  } catch (error) {
+    if (token === "" && at("denied").textContent) {
+      show("enter", true);
+    } else {
+      set("state", "no answer");
+      at("state").className = "lost";
+      set("asked", `what is shown is of ${before ? new Date(before.at).toLocaleTimeString() : "no time"}; ${error.message}`);
+    }
+  }
+  setTimeout(poll, EVERY_MS);
+}
+
+at("enter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = at("token").value.trim();
+  at("token").value = "";
+  set("denied", "");
+});
+at("keep").addEventListener("click", () => at("ask").close());
+at("end").addEventListener("click", async () => {
+  at("ask").close();
+  try {
+    await request(`/sessions/${encodeURIComponent(asking)}/end`, "POST");
+    set("ended", `ended session ${asking}`);
+  } catch (error) {
+    set("ended", error.message);
+  }
+  show("ended", true);
+});
+window.addEventListener("resize", drawPlot);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlot);
+poll();

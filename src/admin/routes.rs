@@ -1,0 +1,34 @@
+//! What there is to ask, for whoever comes by TCP or by the local socket.
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use super::{Desk, authz, health, page, sessions, status};
+
+pub const STATUS: &str = "/status.json";
+pub const SESSIONS: &str = "/sessions";
+pub const AUTHZ_STATUS: &str = "/authz/status";
+pub const AUTHZ_DIFF: &str = "/authz/diff";
+pub const AUTHZ_ACCEPT: &str = "/authz/accept";
+pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
+
+/// Where the session with this id is ended.
+pub fn session_end(id: &str) -> String {
+    format!("{SESSIONS}/{id}/end")
+}
+
+pub(super) fn all(desk: Desk) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route(STATUS, get(status::status))
+        .route(SESSIONS, get(sessions::list))
+        .route(&session_end("{id}"), post(sessions::end))
+        .route(AUTHZ_STATUS, get(authz::status))
+        .route(AUTHZ_DIFF, get(authz::diff))
+        .route(AUTHZ_ACCEPT, post(authz::accept))
+        .route(AUTHZ_ROLLBACK, post(authz::roll_back))
+        .with_state(desk)
+}

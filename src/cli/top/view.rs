@@ -1,0 +1,252 @@
+//! What is to be seen, and what each key does to it.
+
+use std::collections::VecDeque;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::feed::News;
+use crate::cli::watch::{Rates, Report, Session, SessionList, SortKey, sort};
+
+pub struct View {
+    /// The newest, and what lies between it and the one before.
+    pub report: Option<Report>,
+    pub rates: Option<Rates>,
+    /// Bytes per second up and down, the oldest first.
+    pub history: VecDeque<(u64, u64)>,
+    /// Those that fit the filter, in order.
+    pub sessions: Vec<Session>,
+    all: Vec<Session>,
+    pub left_out: usize,
+    pub sort: SortKey,
+    pub filter: String,
+    /// The id of the session that the cursor is on; it stays on it when the order changes.
+    selected: Option<String>,
+    pub mode: Mode,
+    /// The last thing that was done, or went wrong.
+    pub message: Option<String>,
+    pub trouble: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Watching,
+    /// The filter is being typed.
+    Filtering,
+    /// Whether to end the session with this id.
+    Asking(String),
+}
+
+/// What a key asks of others.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Act {
+    Nothing,
+    End(String),
+    Quit,
+}
+
+impl View {
+    pub fn new() -> Self {
+        Self {
+            report: None,
+            rates: None,
+            history: VecDeque::with_capacity(HISTORY_MAX),
+            sessions: Vec::new(),
+            all: Vec::new(),
+            left_out: 0,
+            sort: SortKey::Rate,
+            filter: String::new(),
+            selected: None,
+            mode: Mode::Watching,
+            message: None,
+            trouble: None,
+        }
+    }
+
+    pub fn take(&mut self, news: News) {
+        match news {
+            News::Picture(report, SessionList { sessions, left_out }) => {
+                if let Some(before) = &self.report {
+                    let rates = Rates::between(before, &report);
+                    if self.history.len() == HISTORY_MAX {
+                        self.history.pop_front();
+                    }
+                    self.history.push_back((rates.bytes_up, rates.bytes_down));
+                    self.rates = Some(rates);
+                }
+                self.report = Some(*report);
+                self.all = sessions;
+                self.left_out = left_out;
+                self.trouble = None;
+                self.arrange();
+            }
+            News::Trouble(why) => self.trouble = Some(why),
+            News::Ended(told) => self.note(told),
+        }
+    }
+
+    pub fn note(&mut self, message: String) {
+        self.message = Some(message);
+    }
+
+    pub fn press(&mut self, key: KeyEvent) -> Act {
+        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+            return Act::Quit;
+        }
+        match std::mem::replace(&mut self.mode, Mode::Watching) {
+            Mode::Watching => self.press_watching(key.code),
+            Mode::Filtering => {
+                self.press_filtering(key.code);
+                Act::Nothing
+            }
+            Mode::Asking(session) => match key.code {
+                KeyCode::Char('y' | 'Y') => Act::End(session),
+                _ => {
+                    self.note("ended nothing".to_owned());
+                    Act::Nothing
+                }
+            },
+        }
+    }
+
+    /// The place of the cursor among the sessions that are shown.
+    pub fn cursor(&self) -> Option<usize> {
+        let selected = self.selected.as_ref()?;
+        self.sessions.iter().position(|session| session.id == *selected)
+    }
+
+    fn press_watching(&mut self, key: KeyCode) -> Act {
+        match key {
+            KeyCode::Char('q') | KeyCode::Esc => return Act::Quit,
+            KeyCode::Char('s') => {
+                self.sort = self.sort.next();
+                self.arrange();
+            }
+            KeyCode::Char('/') => self.mode = Mode::Filtering,
+            KeyCode::Char('x') | KeyCode::Delete => {
+                if let Some(session) = self.selected.clone() {
+                    self.mode = Mode::Asking(session);
+                }
+            }
+            KeyCode::Down | KeyCode::Char('j') => self.step(1),
+            KeyCode::Up | KeyCode::Char('k') => self.step(-1),
+            KeyCode::PageDown => self.step(PAGE),
+            KeyCode::PageUp => self.step(-PAGE),
+            KeyCode::Home => self.step(isize::MIN / 2),
+            KeyCode::End => self.step(isize::MAX / 2),
+            _ => {}
+        }
+        Act::Nothing
+    }
+
+    fn press_filtering(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::Enter => return,
+            KeyCode::Esc => {
+                self.filter.clear();
+                return self.arrange();
+            }
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Char(letter) if self.filter.len() < FILTER_BYTES_MAX => self.filter.push(letter),
+            _ => {}
+        }
+        self.mode = Mode::Filtering;
+        self.arrange();
+    }
+
+    fn step(&mut self, by: isize) {
+        let last = self.sessions.len().saturating_sub(1);
+        let place = match self.cursor() {
+            Some(place) => place.saturating_add_signed(by).min(last),
+            None => 0,
+        };
+        self.selected = self.sessions.get(place).map(|session| session.id.clone());
+    }
+
+    fn arrange(&mut self) {
+        let cursor = self.cursor();
+        self.sessions = self.all.iter().filter(|session| session.mentions(&self.filter)).cloned().collect();
+        sort(&mut self.sessions, self.sort);
+        if self.cursor().is_none() {
+            // The session that it was on is gone: the next one is where it was.
+            let place = cursor.unwrap_or(0).min(self.sessions.len().saturating_sub(1));
+            self.selected = self.sessions.get(place).map(|session| session.id.clone());
+        }
+    }
+}
+
+/// Two minutes.
+const HISTORY_MAX: usize = 120;
+
+const PAGE: isize = 10;
+
+const FILTER_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::cli::watch::tests::{report, session};
+
+    pub fn watching(sessions: i64) -> View {
+        let mut view = View::new();
+        let list = || SessionList { sessions: (1..=sessions).map(session).collect(), left_out: 0 };
+        view.take(News::Picture(Box::new(report(1_000, 0)), list()));
+        view.take(News::Picture(Box::new(report(2_000, 4096)), list()));
+        view
+    }
+
+    fn press(view: &mut View, keys: &[KeyCode]) -> Act {
+        keys.iter().fold(Act::Nothing, |_, key| view.press(KeyEvent::from(*key)))
+    }
+
+    fn shown(view: &View) -> Vec<&str> {
+        view.sessions.iter().map(|session| session.id.as_str()).collect()
+    }
+
+    #[test]
+    fn keys_sort_filter_and_move() {
+        let mut view = watching(4);
+        assert_eq!((shown(&view), view.cursor()), (vec!["2", "4", "1", "3"], Some(0)));
+        press(&mut view, &[KeyCode::Down, KeyCode::Char('s')]);
+        assert_eq!(
+            (view.sort, shown(&view), view.cursor()),
+            (SortKey::Bytes, vec!["4", "3", "2", "1"], Some(0))
+        );
+        press(&mut view, &[KeyCode::End, KeyCode::Down]);
+        assert_eq!(view.cursor(), Some(3));
+        press(&mut view, &[KeyCode::Char('/'), KeyCode::Char('q'), KeyCode::Backspace]);
+        for letter in "principal 0".chars() {
+            press(&mut view, &[KeyCode::Char(letter)]);
+        }
+        assert_eq!((shown(&view), view.cursor()), (vec!["4", "2"], Some(0)));
+        press(&mut view, &[KeyCode::Esc]);
+        assert_eq!(shown(&view).len(), 4);
+    }
+
+    #[test]
+    fn a_session_is_ended_only_by_a_yes() {
+        let mut view = watching(2);
+        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Enter]), Act::Nothing);
+        assert_eq!(press(&mut view, &[KeyCode::Char('y')]), Act::Nothing, "nothing is being asked any more");
+        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Char('y')]), Act::End("2".to_owned()));
+        assert_eq!(press(&mut View::new(), &[KeyCode::Char('x'), KeyCode::Char('y')]), Act::Nothing);
+    }
+
+    #[test]
+    fn q_and_control_c_quit_and_a_q_in_a_filter_does_not() {
+        let mut view = watching(1);
+        assert_eq!(press(&mut view, &[KeyCode::Char('/'), KeyCode::Char('q')]), Act::Nothing);
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(view.press(control_c), Act::Quit);
+        assert_eq!(press(&mut view, &[KeyCode::Enter, KeyCode::Char('q')]), Act::Quit);
+    }
+
+    #[test]
+    fn what_went_wrong_is_forgotten_once_there_is_a_picture_again() {
+        let mut view = watching(1);
+        view.take(News::Trouble("no relay".to_owned()));
+        assert_eq!((view.trouble.as_deref(), view.sessions.len()), (Some("no relay"), 1));
+        let list = SessionList { sessions: Vec::new(), left_out: 0 };
+        view.take(News::Picture(Box::new(report(3_000, 0)), list));
+        assert_eq!((view.trouble, view.sessions.len()), (None, 0));
+    }
+}

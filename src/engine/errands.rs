@@ -1,0 +1,171 @@
+//! What other threads may ask of the engines: a list of their sessions, and the end of one of them.
+//!
+//! A thread is asked through a bounded queue that it looks at when it is woken, and answers over several
+//! turns, a few sessions in each: see `worker::errands`. Whoever asks brings the memory for the answer, and
+//! looks for it from time to time; an engine never waits for anybody.
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::queue::ArrayQueue;
+use serde::Serialize;
+
+use super::shared::Shared;
+use crate::authz::UnixMillis;
+use crate::telemetry::SessionFacts;
+
+/// A session as it was when its thread came by.
+#[derive(Clone, Debug)]
+pub struct SessionRow {
+    pub facts: SessionFacts,
+    pub state: SessionState,
+    /// When it was accepted.
+    pub since: UnixMillis,
+    /// Absent until there is a tunnel.
+    pub tunnel: Option<TunnelRow>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionState {
+    /// Its head is being read.
+    Head,
+    /// The device is being dialled.
+    Dialling,
+    Open,
+    /// One direction has ended.
+    HalfClosed,
+    /// The client has been told no.
+    Refused,
+    /// Over, with operations in flight.
+    Closing,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelRow {
+    /// Client to device.
+    pub up: DirectionRow,
+    /// Device to client.
+    pub down: DirectionRow,
+    /// From accept to the reply.
+    pub handshake_us: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct DirectionRow {
+    pub bytes: u64,
+    pub path: PathKind,
+}
+
+/// How a direction moves its bytes now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    Copy,
+    Splice,
+}
+
+/// The node's sessions, or as many as there was room for.
+#[derive(Debug, Default)]
+pub struct SessionList {
+    pub rows: Vec<SessionRow>,
+    /// Sessions that came while the list was made, beyond the room for them.
+    pub left_out: usize,
+}
+
+/// A list that the threads are making.
+pub struct ListUnderWay {
+    waiting: Vec<Receiver<SessionList>>,
+    list: SessionList,
+}
+
+/// The end of a session that its thread has been asked for.
+pub struct EndUnderWay {
+    answer: Receiver<Found>,
+}
+
+/// Whether there was such a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("an engine thread has {ERRANDS_MAX} such requests to serve before this one; try again")]
+pub struct EngineBusy;
+
+/// What one thread has been asked.
+pub(super) type ErrandQueue = ArrayQueue<Errand>;
+
+pub(super) enum Errand {
+    List { list: SessionList, answer: Sender<SessionList> },
+    End { session: u64, answer: Sender<Found> },
+}
+
+pub(super) fn queue() -> ErrandQueue {
+    ArrayQueue::new(ERRANDS_MAX)
+}
+
+/// The thread that a session of this number is on.
+pub(super) const fn thread_of(session: u64) -> usize {
+    (session >> SESSION_NUMBER_BITS) as usize
+}
+
+impl ListUnderWay {
+    pub(super) fn start(shared: &Shared) -> Result<Self, EngineBusy> {
+        let mut waiting = Vec::with_capacity(shared.threads.len());
+        for thread in &shared.threads {
+            let room = thread.counters.sessions.active.get() as usize + LIST_ROOM_SPARE;
+            let list = SessionList { rows: Vec::with_capacity(room), left_out: 0 };
+            let (answer, answered) = bounded(1);
+            thread.ask(Errand::List { list, answer })?;
+            waiting.push(answered);
+        }
+        Ok(Self { waiting, list: SessionList::default() })
+    }
+
+    /// The list, once every thread has done its part. Call again while there is none. A thread that has
+    /// ended has no sessions.
+    pub fn poll(&mut self) -> Option<SessionList> {
+        let list = &mut self.list;
+        self.waiting.retain(|answered| match answered.try_recv() {
+            Ok(part) => {
+                list.rows.extend(part.rows);
+                list.left_out += part.left_out;
+                false
+            }
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+        });
+        self.waiting.is_empty().then(|| std::mem::take(list))
+    }
+}
+
+impl EndUnderWay {
+    pub(super) fn start(shared: &Shared, session: u64) -> Result<Self, EngineBusy> {
+        let (answer, answered) = bounded(1);
+        match shared.threads.get(thread_of(session)) {
+            Some(thread) => thread.ask(Errand::End { session, answer })?,
+            // Its answer is that nobody is there to answer.
+            None => drop(answer),
+        }
+        Ok(Self { answer: answered })
+    }
+
+    /// Call again while there is no answer.
+    pub fn poll(&mut self) -> Option<Found> {
+        match self.answer.try_recv() {
+            Ok(found) => Some(found),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Found::No),
+        }
+    }
+}
+
+/// A session's number holds its thread's above this many bits.
+pub(super) const SESSION_NUMBER_BITS: u32 = 48;
+
+/// Requests that wait for one thread.
+const ERRANDS_MAX: usize = 8;
+
+/// Sessions of one thread that may begin while a list is made and still find room on it.
+const LIST_ROOM_SPARE: usize = 256;

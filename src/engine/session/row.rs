@@ -1,0 +1,55 @@
+//! A session as others see it.
+
+use super::{Instant, Session, Stage, Turn};
+use crate::authz::UnixMillis;
+use crate::engine::errands::{SessionRow, SessionState, TunnelRow};
+use crate::engine::kernel::Kernel;
+
+impl<K: Kernel> Session<K> {
+    pub fn row(&self, now: Instant) -> SessionRow {
+        let tunnel = match &self.stage {
+            Stage::Tunnel(tunnel) | Stage::Ended(Some(tunnel)) => Some(TunnelRow {
+                up: tunnel.up.row(),
+                down: tunnel.down.row(),
+                handshake_us: tunnel.handshake_us,
+            }),
+            _ => None,
+        };
+        let age_ms = (now.us_since(self.accepted_at_us) / 1000) as i64;
+        SessionRow {
+            facts: self.facts(),
+            state: self.state(),
+            since: UnixMillis(now.wall.0.saturating_sub(age_ms)),
+            tunnel,
+        }
+    }
+
+    /// Whether there is anything left to end.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.stage, Stage::Ended(_))
+    }
+
+    /// A person wants this session gone.
+    pub fn end_by_admin(&mut self, turn: &mut Turn<'_, K>) {
+        match &self.stage {
+            // There is nothing in the protocol to tell its client.
+            Stage::Head(_) | Stage::Dial(_) => self.note_lost_client(ENDED_BY_ADMIN, None, turn),
+            Stage::Tunnel(_) => self.break_tunnel(ENDED_BY_ADMIN, turn),
+            Stage::Refused { .. } => self.end(turn),
+            Stage::Ended(_) => {}
+        }
+    }
+
+    fn state(&self) -> SessionState {
+        match &self.stage {
+            Stage::Head(_) => SessionState::Head,
+            Stage::Dial(_) => SessionState::Dialling,
+            Stage::Tunnel(tunnel) if tunnel.is_half_closed() => SessionState::HalfClosed,
+            Stage::Tunnel(_) => SessionState::Open,
+            Stage::Refused { .. } => SessionState::Refused,
+            Stage::Ended(_) => SessionState::Closing,
+        }
+    }
+}
+
+const ENDED_BY_ADMIN: &str = "ended-by-admin";

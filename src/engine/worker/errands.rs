@@ -1,0 +1,90 @@
+//! Does what other threads ask of this one, a few sessions in each turn.
+
+use super::Worker;
+use crate::authz::PinnedView;
+use crate::engine::errands::{Errand, Found};
+use crate::engine::session::{Instant, Session};
+use crate::engine::token::Slot;
+
+/// What this thread has been asked, and how far it is.
+#[derive(Default)]
+pub(super) struct Errands {
+    /// The queue has not been seen empty since the thread was last woken.
+    may_be_waiting: bool,
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    errand: Errand,
+    /// Of the table's places, the next to look at.
+    next: usize,
+}
+
+impl Errands {
+    /// Somebody has woken this thread.
+    pub fn note_wake(&mut self) {
+        self.may_be_waiting = true;
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_none() && !self.may_be_waiting
+    }
+}
+
+impl Worker {
+    /// Goes on with what was asked first.
+    pub(super) fn do_errands(&mut self, now: Instant, view: &PinnedView<'_>) {
+        if self.errands.is_idle() {
+            return;
+        }
+        let Some(UnderWay { mut errand, next }) =
+            self.errands.under_way.take().or_else(|| self.next_errand())
+        else {
+            self.errands.may_be_waiting = false;
+            return;
+        };
+        let end = (next + SESSIONS_PER_TURN).min(self.sessions.places());
+        match &mut errand {
+            Errand::List { list, .. } => {
+                for place in next..end {
+                    let Some(session) = self.sessions.get_mut(Slot(place as u32)) else { continue };
+                    // It never grows: that would take this thread's time.
+                    if list.rows.len() < list.rows.capacity() {
+                        list.rows.push(session.row(now));
+                    } else {
+                        list.left_out += 1;
+                    }
+                }
+            }
+            Errand::End { session, answer } => {
+                let wanted = *session;
+                let is_wanted = |slot: &Slot| {
+                    self.sessions
+                        .get_mut(*slot)
+                        .is_some_and(|session| session.id == wanted && session.is_live())
+                };
+                if let Some(slot) = (next..end).map(|place| Slot(place as u32)).find(is_wanted) {
+                    self.with_session(slot, now, view, Session::end_by_admin);
+                    let _nobody_waits = answer.try_send(Found::Yes);
+                    return;
+                }
+            }
+        }
+        if end < self.sessions.places() {
+            self.errands.under_way = Some(UnderWay { errand, next: end });
+            return;
+        }
+        // Whoever asked may have lost patience.
+        match errand {
+            Errand::List { list, answer } => drop(answer.try_send(list)),
+            Errand::End { answer, .. } => drop(answer.try_send(Found::No)),
+        }
+    }
+
+    fn next_errand(&self) -> Option<UnderWay> {
+        Some(UnderWay { errand: self.thread().errands.pop()?, next: 0 })
+    }
+}
+
+/// Sessions that one turn looks at for others, of some 0.2 µs each.
+pub(in crate::engine) const SESSIONS_PER_TURN: usize = 128;
