@@ -45,7 +45,7 @@ impl Publisher {
 
     /// Puts in force what was kept on disk by an earlier process, if there is anything.
     pub(super) fn restore(&mut self) -> Option<Arc<Snapshot>> {
-        let kept = match self.persistence.as_ref()?.load() {
+        let kept = match self.persistence.as_mut()?.load() {
             Ok(kept) => kept?,
             Err(error) => {
                 tracing::error!("{error}");
