@@ -70,7 +70,7 @@ impl Refresher {
                     devices = rows.devices,
                     "beginning with the snapshot that was kept on disk"
                 );
-                refresher.fail(error.to_string());
+                refresher.fail_by(&error);
             }
         }
         Ok(refresher)
@@ -126,12 +126,7 @@ impl Refresher {
         // Unwind safe: after a fault everything is read anew, and views are replaced as a whole.
         match catch_unwind(AssertUnwindSafe(|| self.refresh())) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                if let Some(hold) = broken_contract(&error) {
-                    self.admission.hold_without_candidate(hold);
-                }
-                self.fail(error.to_string());
-            }
+            Ok(Err(error)) => self.fail_by(&error),
             Err(panic) => {
                 // What was read may be lost: the source takes it for delivered.
                 self.reconcile_at = Instant::now();
@@ -201,18 +196,25 @@ impl Refresher {
         });
     }
 
-    /// Tells a failure when it begins and when it turns into another one, not with every read.
+    fn fail_by(&mut self, error: &StoreError) {
+        if let Some(hold) = broken_contract(error) {
+            self.admission.hold_without_candidate(hold);
+        }
+        self.fail(error.to_string());
+    }
+
+    /// Tells a failure in the log when it begins and when it turns into another one, not with every read.
     fn fail(&mut self, error: String) {
         self.authority.lost_store();
         self.failures = self.failures.saturating_add(1);
         if self.trouble.as_ref() != Some(&error) {
             tracing::warn!("{error}; until then the last good snapshot decides");
-            self.status.update(|status| {
-                self.admission.tell(status);
-                status.last_error = Some(error.clone());
-            });
-            self.trouble = Some(error);
         }
+        self.status.update(|status| {
+            self.admission.tell(status);
+            status.last_error = Some(error.clone());
+        });
+        self.trouble = Some(error);
     }
 }
 
