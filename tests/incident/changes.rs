@@ -113,13 +113,12 @@ impl Change {
     /// Whether only the guard stands between it and the clients. Before the guard, rows that do not decode are
     /// set aside, and an answer that is none changes nothing.
     pub fn is_up_to_the_guard(self) -> bool {
-        let decodes = match self.kind {
+        match self.kind {
             kind if !kind.gives_an_answer() => false,
             Kind::Nulls => self.relation == Relation::Devices,
             Kind::SwappedColumns => self.relation != Relation::Devices,
             _ => true,
-        };
-        decodes
+        }
     }
 
     /// What the changed query has the server's log say.

@@ -72,7 +72,7 @@ impl Traffic {
 
     /// Whether bytes still go through every tunnel that stood before.
     pub fn stands(&mut self) -> bool {
-        self.standing.iter_mut().all(|tunnel| echoes(tunnel))
+        self.standing.iter_mut().all(echoes)
     }
 }
 
