@@ -148,7 +148,10 @@ impl Refresher {
         if Instant::now() >= self.reconcile_at {
             return self.read_everything();
         }
-        match self.source.read_changes()? {
+        let began = Instant::now();
+        let changes = self.source.read_changes()?;
+        self.admission.note_told(self.source.told_at().unwrap_or(began));
+        match changes {
             Changes::Nothing => self.admission.take_nothing(),
             Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
             Changes::All(rows) => self.take_everything(rows),
@@ -164,6 +167,7 @@ impl Refresher {
     fn read_everything(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
         let rows = self.source.read_all()?;
+        self.admission.note_told(began);
         self.take_everything(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
         self.reread_pause = REREAD_PAUSE_MIN.max(began.elapsed() * REREAD_PAUSE_FACTOR);

@@ -34,6 +34,8 @@ pub struct EngineCounters {
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.
     pub accept_to_reply: Latency,
+    /// From a revocation's being there to be read in the store to the end of a tunnel by it.
+    pub revoked_to_closed: Latency,
 }
 
 /// Written in every turn.
