@@ -75,6 +75,16 @@ fn a_restart_without_the_store_goes_on_where_the_node_stopped() {
 }
 
 #[test]
+fn one_restart_after_the_other_without_the_store_goes_on_all_the_same() {
+    let kept = Kept::new();
+    drop(kept.start());
+    kept.lose_store();
+    for restart in 1..=3 {
+        assert_eq!(kept.start().allowed(), 9, "restart {restart}");
+    }
+}
+
+#[test]
 fn a_hold_outlives_a_restart() {
     let kept = Kept::new();
     drop(kept.start());

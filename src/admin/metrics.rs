@@ -59,7 +59,7 @@ impl Collector for Scrape {
         self.encode_build(&mut encoder)?;
         self.encode_engines(&mut encoder)?;
         self.encode_bytes(&mut encoder)?;
-        self.encode_handshakes(&mut encoder)?;
+        self.encode_latencies(&mut encoder)?;
         self.encode_snapshot(&mut encoder)?;
         guard::encode(&mut encoder, &self.sources.control.get())
     }
@@ -98,8 +98,8 @@ impl Scrape {
         Ok(())
     }
 
-    fn encode_handshakes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        for (name, help, of) in HANDSHAKES {
+    fn encode_latencies(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        for (name, help, of) in LATENCIES {
             let metric = LatencyMetric::sum(self.sources.engine.counters().map(of));
             let unit = Unit::Seconds;
             let descriptor = encoder.encode_descriptor(name, help, Some(&unit), metric.metric_type())?;
@@ -180,11 +180,17 @@ const BYTES: [(&str, &str, Of); 4] = [
 
 type LatencyOf = fn(&EngineCounters) -> &Latency;
 
-const HANDSHAKES: [(&str, &str, LatencyOf); 2] = [
+const LATENCIES: [(&str, &str, LatencyOf); 3] = [
     ("accept_to_dial", "From accept to the dial being handed to the kernel.", |engine| {
         &engine.accept_to_dial
     }),
     ("accept_to_reply", "From accept to the reply, whatever it says.", |engine| &engine.accept_to_reply),
+    (
+        "revoked_to_closed",
+        "From a revocation in the store (by SQLite or a foreign schema, from the read that finds it) to the end \
+         of a tunnel by it.",
+        |engine| &engine.revoked_to_closed,
+    ),
 ];
 
 const SUMMED: [Summed; 14] = [

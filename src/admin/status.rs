@@ -56,6 +56,8 @@ pub(super) fn source(status: &Status) -> Value {
         "on_probation": status.on_probation,
         "regressions": status.regressions,
         "rollbacks": status.rollbacks,
+        "rights_not_understood": status.remarks.not_understood.count,
+        "remarks": status.remarks.lines(),
     })
 }
 

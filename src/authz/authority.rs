@@ -1,8 +1,8 @@
 //! The snapshot in force and how far it can be trusted: written by the control thread, read by engines.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -23,6 +23,9 @@ pub struct Authority {
     /// When the store last confirmed that the view is current.
     confirmed_at: AtomicI64,
     store_reachable: AtomicBool,
+    /// Since when the newest of what has ended was there to be read, in microseconds after `began`.
+    ended_at_us: AtomicU64,
+    began: Instant,
     max_stale_ms: i64,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
@@ -42,6 +45,8 @@ impl Authority {
             root: Root::empty(),
             confirmed_at: AtomicI64::new(i64::MIN),
             store_reachable: AtomicBool::new(false),
+            ended_at_us: AtomicU64::new(0),
+            began: Instant::now(),
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
             node: node.map(Into::into),
             witnesses: Mutex::default(),
@@ -63,6 +68,21 @@ impl Authority {
     /// The store could not be read.
     pub fn lost_store(&self) {
         self.store_reachable.store(false, Ordering::Relaxed);
+    }
+
+    /// The next view has what ended at `at`. Control thread only, and before it publishes.
+    pub fn note_ends(&self, at: Instant) {
+        let since_began = at.saturating_duration_since(self.began);
+        self.ended_at_us.store(since_began.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When what ended last did, for [`Authority::us_since`].
+    pub fn ended_at_us(&self) -> u64 {
+        self.ended_at_us.load(Ordering::Relaxed)
+    }
+
+    pub fn us_since(&self, ended_at_us: u64) -> u64 {
+        (self.began.elapsed().as_micros() as u64).saturating_sub(ended_at_us)
     }
 
     /// Why nothing can be decided at `now`; `None` where something can.

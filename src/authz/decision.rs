@@ -77,6 +77,11 @@ impl Refusal {
         }
     }
 
+    /// Whether somebody has ended a right; it did not just run out, or go.
+    pub const fn is_revocation(self) -> bool {
+        matches!(self, Self::CredentialRevoked | Self::PrincipalRevoked | Self::GrantRevoked)
+    }
+
     /// The true cause, as the audit log and the metrics name it.
     pub const fn cause(self) -> &'static str {
         match self {

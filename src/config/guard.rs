@@ -22,7 +22,7 @@ pub struct Guard {
     /// Uuids of devices that must be online and have an address.
     pub must_locate: Vec<CanaryUuid>,
     /// Rows of a relation that may vanish in one read with no revocation. An answer that empties a relation
-    /// or loses more than half of it holds in any case.
+    /// or loses half of it holds in any case.
     pub max_loss: Allowance,
     /// Grants that may turn to naming a principal or a target that is not there, in one read.
     pub max_dangling: Allowance,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam::epoch;
 
@@ -19,6 +20,10 @@ pub(super) struct Publisher {
     previous: Option<Arc<Snapshot>>,
     /// The view in force has all of them.
     is_settled: bool,
+    /// Since when the store has told what was read last.
+    told_at: Instant,
+    /// The same of the oldest that the view in force does not have.
+    ended_at: Option<Instant>,
     retired: Retired,
     /// `None` where nothing is kept on disk.
     persistence: Option<Persistence>,
@@ -38,6 +43,8 @@ impl Publisher {
             revocations,
             previous: None,
             is_settled: true,
+            told_at: Instant::now(),
+            ended_at: None,
             retired,
             persistence,
         }
@@ -45,7 +52,7 @@ impl Publisher {
 
     /// Puts in force what was kept on disk by an earlier process, if there is anything.
     pub(super) fn restore(&mut self) -> Option<Arc<Snapshot>> {
-        let kept = match self.persistence.as_ref()?.load() {
+        let kept = match self.persistence.as_mut()?.load() {
             Ok(kept) => kept?,
             Err(error) => {
                 tracing::error!("{error}");
@@ -72,6 +79,12 @@ impl Publisher {
         }
         self.revocations = Arc::new(revocations);
         self.is_settled = false;
+        self.ended_at.get_or_insert(self.told_at);
+    }
+
+    /// What is read next is there to be read since `told_at`.
+    pub(super) fn note_told(&mut self, told_at: Instant) {
+        self.told_at = told_at;
     }
 
     /// Puts in force what has ended and is not yet.
@@ -139,6 +152,9 @@ impl Publisher {
         });
         if let Some(persistence) = &mut self.persistence {
             persistence.keep(&view);
+        }
+        if let Some(ended_at) = self.ended_at.take() {
+            self.authority.note_ends(ended_at);
         }
         self.authority.publish(Arc::clone(&view));
         self.is_settled = true;

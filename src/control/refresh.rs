@@ -56,6 +56,9 @@ impl Refresher {
             failures: 0,
             trouble: None,
         };
+        if !config.authz.guard.enabled {
+            tracing::warn!("authz.guard.enabled is false: whatever the store says is put in force unseen");
+        }
         let kept = refresher.admission.restore().map(|kept| (kept.generation(), kept.row_counts()));
         match (refresher.refresh(), kept) {
             (Ok(()), _) => {}
@@ -67,7 +70,7 @@ impl Refresher {
                     devices = rows.devices,
                     "beginning with the snapshot that was kept on disk"
                 );
-                refresher.fail(error.to_string());
+                refresher.fail_by(&error);
             }
         }
         Ok(refresher)
@@ -124,11 +127,8 @@ impl Refresher {
         match catch_unwind(AssertUnwindSafe(|| self.refresh())) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                if let Some(hold) = broken_contract(&error) {
-                    self.admission.hold_without_candidate(hold);
-                }
                 self.follow_elsewhere();
-                self.fail(error.to_string());
+                self.fail_by(&error);
             }
             Err(panic) => {
                 // What was read may be lost: the source takes it for delivered.
@@ -151,7 +151,10 @@ impl Refresher {
         if Instant::now() >= self.reconcile_at {
             return self.read_everything();
         }
-        match self.source.read_changes()? {
+        let began = Instant::now();
+        let changes = self.source.read_changes()?;
+        self.admission.note_told(self.source.told_at().unwrap_or(began));
+        match changes {
             Changes::Nothing => self.admission.take_nothing(),
             Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
             Changes::All(rows) => self.take_everything(rows),
@@ -167,6 +170,7 @@ impl Refresher {
     fn read_everything(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
         let rows = self.source.read_all()?;
+        self.admission.note_told(began);
         self.take_everything(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
         self.reread_pause = REREAD_PAUSE_MIN.max(began.elapsed() * REREAD_PAUSE_FACTOR);
@@ -212,18 +216,25 @@ impl Refresher {
         });
     }
 
-    /// Tells a failure when it begins and when it turns into another one, not with every read.
+    fn fail_by(&mut self, error: &StoreError) {
+        if let Some(hold) = broken_contract(error) {
+            self.admission.hold_without_candidate(hold);
+        }
+        self.fail(error.to_string());
+    }
+
+    /// Tells a failure in the log when it begins and when it turns into another one, not with every read.
     fn fail(&mut self, error: String) {
         self.authority.lost_store();
         self.failures = self.failures.saturating_add(1);
         if self.trouble.as_ref() != Some(&error) {
             tracing::warn!("{error}; until then the last good snapshot decides");
-            self.status.update(|status| {
-                self.admission.tell(status);
-                status.last_error = Some(error.clone());
-            });
-            self.trouble = Some(error);
         }
+        self.status.update(|status| {
+            self.admission.tell(status);
+            status.last_error = Some(error.clone());
+        });
+        self.trouble = Some(error);
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Worker {
     told_full: usize,
     rechecks_seen: u64,
     errands: Errands,
+    /// What the sweep that is under way, or was last, may end tunnels for; see [`Turn::ended_at_us`].
+    ended_at_us: u64,
     /// When to give up on what is left; set once the node stops.
     stop_by: Option<Tick>,
     waiting: Waiting,
@@ -84,6 +86,7 @@ impl Worker {
             told_full: 0,
             rechecks_seen: 0,
             errands: Errands::default(),
+            ended_at_us: 0,
             stop_by: None,
             waiting,
             clock: Clock::start(),
@@ -115,6 +118,9 @@ impl Worker {
         let view = shared.authority.pin();
         if rechecks != self.rechecks_seen {
             self.rechecks_seen = rechecks;
+            if !self.sessions.is_sweeping() {
+                self.ended_at_us = shared.authority.ended_at_us();
+            }
             self.sessions.start_sweep();
         }
         self.work(now, &view);
@@ -277,7 +283,7 @@ impl Worker {
         self.sessions_begun += 1;
         let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
         let slot = self.sessions.reserve();
-        let mut turn = turn(&mut self.kernel, &self.shared, self.number, now, view);
+        let mut turn = turn(&mut self.kernel, &self.shared, self.number, now, view, self.ended_at_us);
         let session = Session::begin(id, slot, accepted, &mut turn);
         self.sessions.fill(slot, session);
         self.after(slot, now, view);
@@ -292,7 +298,10 @@ impl Worker {
         act: impl FnOnce(&mut Session<RingKernel>, &mut Turn<'_, RingKernel>),
     ) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        session.guarded(&mut turn(&mut self.kernel, &self.shared, self.number, now, view), act);
+        session.guarded(
+            &mut turn(&mut self.kernel, &self.shared, self.number, now, view, self.ended_at_us),
+            act,
+        );
         self.after(slot, now, view);
     }
 
@@ -302,7 +311,14 @@ impl Worker {
         if session.is_over() {
             self.told_full -= usize::from(session.is_told_full());
             if let Some(session) = self.sessions.take(slot) {
-                session.release(&mut turn(&mut self.kernel, &self.shared, self.number, now, view));
+                session.release(&mut turn(
+                    &mut self.kernel,
+                    &self.shared,
+                    self.number,
+                    now,
+                    view,
+                    self.ended_at_us,
+                ));
             }
             self.arrangement(slot).among_streams = false;
             for listener in &mut self.listeners {
@@ -416,9 +432,10 @@ fn turn<'a>(
     number: usize,
     now: Instant,
     view: &'a PinnedView<'a>,
+    ended_at_us: u64,
 ) -> Turn<'a, RingKernel> {
     let ThreadShared { counters, witness, .. } = &shared.threads[number];
-    Turn { kernel, now, view, shared, counters, witness }
+    Turn { kernel, now, view, shared, counters, witness, ended_at_us }
 }
 
 /// Whether accept failed because the process or the system has no more to give.

@@ -10,7 +10,7 @@ mod reread;
 pub mod sqlite;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver};
 
@@ -43,6 +43,12 @@ pub trait Source: Send {
     /// How old what was read last was already then: more than nothing only for a copy that is behind.
     fn lag(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Since when what the last read of changes gave was there to be read, the oldest of it, as far as the store
+    /// tells.
+    fn told_at(&self) -> Option<Instant> {
+        None
     }
 
     /// Tells when there is something to read before the next poll. A hint that nothing depends on: a store

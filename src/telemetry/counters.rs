@@ -37,6 +37,8 @@ pub struct EngineCounters {
     /// By their true cause, as the audit log names it.
     pub refusals: CauseCounts,
     pub slowest_handshakes: SlowestHandshakes,
+    /// From a revocation's being there to be read in the store to the end of a tunnel by it.
+    pub revoked_to_closed: Latency,
 }
 
 /// Written in every turn.

@@ -8,6 +8,7 @@ mod rollback;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::absences::{Absences, Settled};
 use super::guard::{
@@ -91,6 +92,11 @@ impl Admission {
     /// The store was heard at `now`, and what it said is in force or held.
     pub(super) fn confirm(&mut self, now: UnixMillis) {
         self.publisher.confirm(now);
+    }
+
+    /// What comes next was there to be read since `told_at`.
+    pub(super) fn note_told(&mut self, told_at: Instant) {
+        self.publisher.note_told(told_at);
     }
 
     /// A full read.

@@ -3,7 +3,7 @@
 //! An absence is not a revocation. A few are honoured once a second read confirms them, which `absences`
 //! sees to; more than that is no deletion, but an answer that is wrong.
 
-use super::{Candidate, Hold, Read, Rule, is_live_credential, is_live_grant};
+use super::{Candidate, Hold, Read, Rule, exceeds, is_live_credential, is_live_grant};
 use crate::authz::{Revocations, Snapshot, UnixMillis};
 use crate::config::Allowance;
 use crate::store::{Relation, RowKey, Rows};
@@ -34,13 +34,13 @@ impl Lost {
     fn check(self, candidate: &Candidate<'_>, allowed: Allowance) -> Result<(), Hold> {
         let lost = self.rows.len();
         let is_most = lost * 2 > self.total && !self.is_one_removal(candidate.read);
-        if lost == 0 || !(is_most || allowed.is_exceeded_by(lost, self.total)) {
+        if lost == 0 || !(is_most || exceeds(lost, self.total, allowed)) {
             return Ok(());
         }
         let name = self.relation.name();
         let figures = format!(
             "{lost} of {} {name} have vanished with no revocation; authz.guard.max_loss is {} rows or {} %, \
-             and never more than half",
+             and always less than half",
             self.total,
             allowed.rows,
             allowed.share * 100.0

@@ -272,10 +272,10 @@ fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
     ]
 }
 
-/// Whether `count` of `total` rows are more than may be, or more than half. One or two rows never are: that
+/// Whether `count` of `total` rows are more than may be, or half and more. One or two rows never are: that
 /// is a person's work.
 fn exceeds(count: usize, total: usize, allowed: Allowance) -> bool {
-    allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 > total)
+    allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 >= total)
 }
 
 /// Rows that one may change by hand in the time of a read.

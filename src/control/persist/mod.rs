@@ -88,7 +88,7 @@ impl Persistence {
     }
 
     /// What was kept; `None` where nothing was.
-    pub(super) fn load(&self) -> Result<Option<Kept>, KeptError> {
+    pub(super) fn load(&mut self) -> Result<Option<Kept>, KeptError> {
         let Some(mut kept) = file::read(&self.folder.snapshot(), &self.store)? else { return Ok(None) };
         for path in [self.folder.old_journal(), self.folder.journal()] {
             let records = journal::read(&path)?;
@@ -97,6 +97,8 @@ impl Persistence {
             }
             kept.confirmed_at = kept.confirmed_at.max(records.confirmed_at);
         }
+        // It is written again before the store says anything, and is no older for that.
+        self.confirmed_at = kept.confirmed_at;
         Ok(Some(kept))
     }
 

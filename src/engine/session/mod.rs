@@ -131,6 +131,8 @@ pub(super) struct Turn<'a, K: Kernel> {
     pub shared: &'a Shared,
     pub counters: &'a EngineCounters,
     pub witness: &'a Witness,
+    /// Since when what has ended is known of in the store; see `Authority::ended_at_us`.
+    pub ended_at_us: u64,
 }
 
 impl<K: Kernel> Session<K> {

@@ -50,6 +50,7 @@ impl Bench {
             shared: &self.shared,
             counters: &self.shared.threads[0].counters,
             witness: &self.shared.threads[0].witness,
+            ended_at_us: self.shared.authority.ended_at_us(),
         })
     }
 

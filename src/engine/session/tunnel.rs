@@ -122,6 +122,10 @@ impl<K: Kernel> Session<K> {
         };
         let Stage::Tunnel(tunnel) = &mut self.stage else { return };
         if !is_reprieved {
+            if refusal.is_revocation() {
+                let took_us = turn.shared.authority.us_since(turn.ended_at_us);
+                turn.counters.revoked_to_closed.record_us(took_us);
+            }
             return self.break_tunnel(ended_right(refusal), turn);
         }
         tunnel.reprieved_until.get_or_insert(turn.now.after(REPRIEVE));

@@ -8,6 +8,7 @@
 //! transactions that are running, and those would be taken for seen.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Row, Statement};
 
@@ -55,6 +56,13 @@ pub(super) enum News {
     Lost,
 }
 
+/// What the outbox named since a position.
+pub(super) struct ChangedRows {
+    pub(super) rows: Vec<ChangedRow>,
+    /// When the oldest was written, by the server's clock at both ends.
+    pub(super) told_at: Option<Instant>,
+}
+
 /// A row that the outbox names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum ChangedRow {
@@ -94,21 +102,24 @@ impl Outbox {
         })
     }
 
-    /// The rows that changed since `position`, each once, in about the order of their last change; `None`
+    /// The rows that changed since `position`, and when the oldest of them did, each once, in about the order of their last change; `None`
     /// where there are too many, or one that no trigger of ours wrote.
     pub(super) fn changed_rows(
         &self,
         session: &Session,
         position: &Position,
-    ) -> Result<Option<Vec<ChangedRow>>, Failure> {
+    ) -> Result<Option<ChangedRows>, Failure> {
         let mut read: Vec<Option<ChangedRow>> = Vec::new();
+        let mut oldest_us: i64 = 0;
         session.for_each(
             &self.changes,
             &[&position.xmin, &position.seen, &(OUTBOX_ROWS_MAX + 1)],
             |row| {
                 read.push(ChangedRow::decode(row));
+                oldest_us = row.try_get("age_us").unwrap_or(0).max(oldest_us);
             },
         )?;
+        let told_at = Instant::now().checked_sub(Duration::from_micros(oldest_us.max(0).unsigned_abs()));
         if read.len() as i64 > OUTBOX_ROWS_MAX {
             return Ok(None);
         }
@@ -118,7 +129,7 @@ impl Outbox {
         Ok(changed.map(|mut changed| {
             changed.retain(|row| told.insert(*row));
             changed.reverse();
-            changed
+            ChangedRows { rows: changed, told_at }
         }))
     }
 
@@ -195,7 +206,9 @@ const LOOK: &str = "
     FROM sluicegate.outbox_state, pg_current_snapshot() AS now_seen";
 
 const CHANGES: &str = "
-    SELECT relation, key_sha256, key_id FROM (
+    SELECT relation, key_sha256, key_id,
+        (1000000 * extract(epoch FROM clock_timestamp() - changed_at))::int8 AS age_us
+    FROM (
         SELECT * FROM sluicegate.changes
         WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
         ORDER BY xid DESC LIMIT $3::int8

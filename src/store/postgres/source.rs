@@ -55,6 +55,8 @@ struct Follower {
     rows_by_key: RowsByKey,
     /// `None` until everything was read through this session.
     position: Option<Position>,
+    /// When the oldest of the changes that were read last was written.
+    told_at: Option<Instant>,
 }
 
 impl PostgresSource {
@@ -174,6 +176,10 @@ impl Source for PostgresSource {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.state.lag)
     }
 
+    fn told_at(&self) -> Option<Instant> {
+        self.open.as_ref()?.follower.as_ref()?.told_at
+    }
+
     /// Only the reference schema's triggers give any.
     fn wake_ups(&mut self) -> Receiver<()> {
         if self.rereading.is_some() {
@@ -246,7 +252,7 @@ impl Open {
 impl Follower {
     fn prepare(session: &Session) -> Result<Self, Failure> {
         let (outbox, rows_by_key) = (Outbox::prepare(session)?, RowsByKey::prepare(session)?);
-        Ok(Self { outbox, rows_by_key, position: None })
+        Ok(Self { outbox, rows_by_key, position: None, told_at: None })
     }
 
     fn read_changes(
@@ -283,7 +289,8 @@ impl Follower {
             return Ok(Changes::Behind);
         };
         let next = self.outbox.position(session, &look).map_err(error)?;
-        let rows = self.rows_by_key.read(session, &changed).map_err(error)?;
+        self.told_at = changed.told_at;
+        let rows = self.rows_by_key.read(session, &changed.rows).map_err(error)?;
         session.batch("COMMIT").map_err(error)?;
         *position = next;
         let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
