@@ -9,6 +9,7 @@ pub mod output;
 pub mod principal;
 pub mod run;
 pub mod store;
+mod supervised;
 pub mod token;
 pub mod tunnel;
 mod values;

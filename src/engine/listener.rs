@@ -6,6 +6,8 @@ use super::timers::Tick;
 
 pub(super) struct Listener {
     socket: OwnedFd,
+    /// The place in the configuration's `listen` of what it serves.
+    pub place: usize,
     /// Accept has failed for want of descriptors or memory; not asked again before.
     paused_until: Option<Tick>,
     /// An accept is in flight. It holds the socket open, whatever we do to our end of it.
@@ -13,8 +15,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, paused_until: None, is_accepting: false }
+    pub fn new(socket: OwnedFd, place: usize) -> Self {
+        Self { socket, place, paused_until: None, is_accepting: false }
     }
 
     pub fn pause_until(&mut self, tick: Tick) {

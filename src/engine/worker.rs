@@ -65,7 +65,7 @@ struct Clock {
 }
 
 impl Worker {
-    pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
+    pub fn new(number: usize, kernel: RingKernel, listeners: Vec<Listener>, shared: Arc<Shared>) -> Self {
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
         let waiting = Waiting::new(shared.config.engine.busy_poll);
@@ -73,7 +73,7 @@ impl Worker {
             kernel,
             shared,
             number,
-            listeners: listeners.into_iter().map(Listener::new).collect(),
+            listeners,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             agenda: Agenda::new(),
             sessions: Sessions::with_capacity(sessions_max),
@@ -260,6 +260,7 @@ impl Worker {
         }
         self.told_full += usize::from(place.is_none());
         let address = socket::peer_address(&client);
+        let listener = self.listeners[listener].place;
         self.agenda.admit(Accepted { client, address, listener, place, at_us: now.monotonic_us });
     }
 

@@ -1,6 +1,7 @@
 //! Everything that talks to the kernel below what std offers, and all unsafe code of this project.
 #![allow(unsafe_code)]
 
+pub mod activation;
 pub mod buffers;
 pub mod cpu;
 pub mod memory;
