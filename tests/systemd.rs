@@ -157,6 +157,27 @@ fn clients_come_by_the_sockets_that_a_manager_opened() {
 }
 
 #[test]
+fn one_socket_feeds_every_engine_thread() {
+    if !tools_or_skip("one_socket_feeds_every_engine_thread", &["systemd-socket-activate"]) {
+        return;
+    }
+    let address = free_address();
+    let site = Site::new(&format!("listen = [{{ address = '{address}' }}]\nengine.threads = {THREADS}"));
+    let relay = start_activated(&site, &[address], &Manager::new());
+    let device = Device::echo(V4);
+    let tunnels: Vec<_> =
+        (0..TUNNELS).map(|_| site.request(&device).send(relay.address()).opened()).collect();
+    drop(tunnels);
+    let events = site.audit().wait_for_events(TUNNELS);
+    // A session's number says which thread it is on.
+    let thread = |event: &serde_json::Value| event["session"].as_u64().unwrap() >> 48;
+    for number in 0..THREADS {
+        let share = events.iter().filter(|event| thread(event) == number).count();
+        assert!(share >= TUNNELS / THREADS as usize / 2, "thread {number} has {share} of {TUNNELS}");
+    }
+}
+
+#[test]
 fn a_socket_that_the_configuration_does_not_know_is_refused() {
     if !tools_or_skip(
         "a_socket_that_the_configuration_does_not_know_is_refused",
@@ -222,6 +243,10 @@ fn a_store_that_is_gone_never_has_the_node_restarted() {
 
 /// Enough that both threads of a small machine take some.
 const CLIENTS: usize = 20;
+
+const THREADS: u64 = 3;
+
+const TUNNELS: usize = 60;
 
 /// Three beats in this time.
 const WATCHDOG: Duration = Duration::from_millis(600);

@@ -2,10 +2,9 @@
 //!
 //! A thread's own sockets share their address (`SO_REUSEPORT`), and the kernel spreads clients over the
 //! threads by hash. A socket that was inherited belongs to another user, with whose sockets ours may not
-//! share an address. So all threads accept from that one: the kernel wakes one thread for each client, the
-//! one that has waited longest, and a thread that is busy leaves the next client to another. Where a manager
-//! opened several sockets for one address (`ReusePort=yes` and one `ListenStream=` per CPU), each thread has
-//! one of its own again.
+//! share an address. So all threads accept from that one, one client at a time: the kernel wakes them in
+//! turn, and a thread that has more sessions than another leaves the next client to it. Where a manager opened several sockets for one address (`ReusePort=yes` and one `ListenStream=` per
+//! CPU), each thread has one of its own again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use super::EngineError;
 use super::kernel::silence_options;
-use super::listener::Listener;
+use super::listener::{Listener, Sharing};
 use crate::config::Config;
 use crate::sys::{activation, socket};
 
@@ -71,6 +70,7 @@ pub(super) fn bind_all(
     for (place, listen) in config.listen.iter().enumerate() {
         let address = listen.address;
         let passed = inherited.take_for(address);
+        let sharing = if (1..threads).contains(&passed.len()) { Sharing::Shared } else { Sharing::Own };
         let (address, sockets) = if passed.is_empty() {
             let refused = |source| EngineError::Listen { address, source };
             bind(address, threads, options).map_err(refused)?
@@ -79,7 +79,7 @@ pub(super) fn bind_all(
             (address, adopt(passed, threads, options).map_err(refused)?)
         };
         for (number, socket) in sockets.into_iter().enumerate() {
-            by_thread[number % threads].push(Listener::new(socket, place));
+            by_thread[number % threads].push(Listener::new(socket, place, sharing));
         }
         addresses.push(address);
     }

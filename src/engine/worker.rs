@@ -246,7 +246,10 @@ impl Worker {
             return;
         }
         if !completion.more {
-            self.accept(number);
+            match self.listeners[number].gives_way(&self.shared, self.number) {
+                Some(pause) => self.listeners[number].pause_until(now.after(pause)),
+                None => self.accept(number),
+            }
         }
     }
 
@@ -353,7 +356,7 @@ impl Worker {
     fn accept(&mut self, number: usize) {
         self.listeners[number].is_accepting = true;
         let token = Token::Accept { listener: number as u32 };
-        self.kernel.push(token, Operation::AcceptMultishot { listener: self.listeners[number].as_fd() });
+        self.kernel.push(token, self.listeners[number].accept());
     }
 
     /// Takes back the accepts, so that nobody is listening any more when the thread has ended.

@@ -23,6 +23,11 @@ pub enum Operation<'a> {
     AcceptMultishot {
         listener: BorrowedFd<'a>,
     },
+    /// The next connection alone. Of several rings that wait at one socket so, the kernel wakes the one that
+    /// has waited longest; of multishot ones it always wakes the first.
+    AcceptOne {
+        listener: BorrowedFd<'a>,
+    },
     /// What arrives next, into a buffer of the thread's ring.
     Receive {
         socket: BorrowedFd<'a>,
@@ -187,7 +192,8 @@ impl Ring {
 
     /// Queues `operation`; the next turn submits it.
     pub fn push(&mut self, token: u64, operation: Operation<'_>) {
-        if matches!(operation, Operation::AcceptMultishot { .. }) && !self.accept_tokens.contains(&token) {
+        let accepts = matches!(operation, Operation::AcceptMultishot { .. } | Operation::AcceptOne { .. });
+        if accepts && !self.accept_tokens.contains(&token) {
             self.accept_tokens.push(token);
         }
         let entry = self.entry(operation).user_data(token);
@@ -282,7 +288,12 @@ impl Ring {
     fn entry(&mut self, operation: Operation<'_>) -> squeue::Entry {
         match operation {
             Operation::AcceptMultishot { listener } => {
-                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC).build()
+                opcode::AcceptMulti::new(fd(listener)).flags(ACCEPT_FLAGS).build()
+            }
+            Operation::AcceptOne { listener } => {
+                opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                    .flags(ACCEPT_FLAGS)
+                    .build()
             }
             Operation::ReceiveStream { socket, first } if self.receive_limit == ReceiveLimit::Counted => {
                 limited_receive(fd(socket), first)
@@ -394,6 +405,8 @@ const SUBMISSIONS: u32 = 1024;
 
 /// Completions that the kernel can post before it has to allocate.
 const COMPLETIONS: u32 = 8192;
+
+const ACCEPT_FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 
 const SPLICE_FLAGS: u32 = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
 
