@@ -4,6 +4,7 @@ pub mod authz;
 pub mod check;
 pub mod demo;
 pub mod device;
+mod doctor;
 pub mod grant;
 pub mod output;
 pub mod principal;
@@ -68,6 +69,8 @@ enum Command {
     /// What decides on a running relay, and what its guard holds back.
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
+    /// What this machine's tuning is, what it should be for this configuration, and why; changes nothing.
+    Doctor(doctor::DoctorArgs),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
 }
@@ -106,6 +109,7 @@ impl CommandLine {
             Command::Device(on) => device::run(on.command, &global.context(on.store)?),
             Command::Grant(on) => grant::run(on.command, &global.context(on.store)?),
             Command::Authz(command) => authz::run(command, &global.loaded()?, global.output()),
+            Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }

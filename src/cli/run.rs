@@ -8,6 +8,7 @@ use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use super::Loaded;
+use super::doctor;
 use super::output::{CommandError, print};
 use super::supervised::Supervised;
 use crate::config::{Log, LogFormat, LogLevel, StoreUrl};
@@ -22,6 +23,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
         create_embedded_store(&config.store.url)?;
     }
     let requests = EndRequests::start().map_err(CommandError::failed)?;
+    doctor::warn_of_the_worst(config);
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
     announce(&node)?;

@@ -57,7 +57,7 @@ use shared::{Shared, ThreadShared};
 use worker::Worker;
 
 pub use binding::{Inherited, InheritedError};
-pub use descriptors::Shortage;
+pub use descriptors::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]

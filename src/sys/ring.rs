@@ -148,7 +148,7 @@ pub struct Ring {
 
 /// Whether the kernel can end a multishot receive after a number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ReceiveLimit {
+pub(super) enum ReceiveLimit {
     Counted,
     /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
     /// bytes before; so receives are single.
@@ -263,6 +263,10 @@ impl Ring {
     /// has told that it will post some when it is entered.
     pub fn has_work(&mut self) -> bool {
         self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+    }
+
+    pub(super) fn receive_limit(&self) -> ReceiveLimit {
+        self.receive_limit
     }
 
     pub(super) fn inner(&self) -> &IoUring {

@@ -54,14 +54,6 @@ impl Profile {
         }
     }
 
-    pub const fn file(self) -> &'static str {
-        match self {
-            Self::Throughput => "sluicegate-throughput.conf",
-            Self::Latency => "sluicegate-latency.conf",
-            Self::ManySessions => "sluicegate-many-sessions.conf",
-        }
-    }
-
     pub fn settings(self) -> Vec<Setting> {
         let lines = self.text().lines().enumerate();
         let settings = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
@@ -101,7 +93,8 @@ impl Setting {
         };
         let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_met = self.meaning.is_met(&found, &self.wanted);
-        Some(self.finding(found, Verdict::unless(is_met, Verdict::Advice)))
+        let shown = if found.is_empty() { "nothing".to_owned() } else { found };
+        Some(self.finding(shown, Verdict::unless(is_met, Verdict::Advice)))
     }
 
     fn finding(&self, found: String, verdict: Verdict) -> Finding {
@@ -141,7 +134,8 @@ impl Meaning {
             Self::Exactly => found == wanted,
             Self::AtLeast => {
                 let (found, wanted) = (numbers(found), numbers(wanted));
-                found.len() == wanted.len() && found.iter().zip(&wanted).all(|(found, wanted)| found >= wanted)
+                found.len() == wanted.len()
+                    && found.iter().zip(&wanted).all(|(found, wanted)| found >= wanted)
             }
             Self::Covers => match (&numbers(found)[..], &numbers(wanted)[..]) {
                 ([low, high], [low_wanted, high_wanted]) => low <= low_wanted && high >= high_wanted,
@@ -192,8 +186,8 @@ mod tests {
     fn tuned_profiles_set_what_the_sysctl_profiles_do() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/tuned");
         for profile in Profile::ALL {
-            let name = profile.file().trim_end_matches(".conf");
-            let text = std::fs::read_to_string(folder.join(name).join("tuned.conf")).unwrap();
+            let name = format!("sluicegate-{}", profile.to_possible_value().unwrap().get_name());
+            let text = std::fs::read_to_string(folder.join(&name).join("tuned.conf")).unwrap();
             let section = text.split("[sysctl]\n").nth(1).unwrap().split("\n[").next().unwrap();
             let lines = section.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
             let found: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(" = ")).collect();
