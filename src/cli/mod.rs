@@ -5,6 +5,7 @@ pub mod check;
 pub mod demo;
 pub mod device;
 mod doctor;
+mod generate;
 pub mod grant;
 pub mod output;
 pub mod principal;
@@ -71,6 +72,9 @@ enum Command {
     Authz(authz::AuthzCommand),
     /// What this machine's tuning is, what it should be for this configuration, and why; changes nothing.
     Doctor(doctor::DoctorArgs),
+    /// Write what packages need beside the binary.
+    #[command(subcommand, hide = true)]
+    Generate(generate::GenerateCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
 }
@@ -110,6 +114,7 @@ impl CommandLine {
             Command::Grant(on) => grant::run(on.command, &global.context(on.store)?),
             Command::Authz(command) => authz::run(command, &global.loaded()?, global.output()),
             Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
+            Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }
