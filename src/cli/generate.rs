@@ -28,7 +28,8 @@ pub fn run(command: GenerateCommand) -> Result<(), CommandError> {
         GenerateCommand::Completions { folder } => {
             let mut shells = [Shell::Bash, Shell::Zsh, Shell::Fish].into_iter();
             let name = env!("CARGO_PKG_NAME");
-            shells.try_for_each(|shell| generate_to(shell, &mut CommandLine::command(), name, folder).map(drop))
+            shells
+                .try_for_each(|shell| generate_to(shell, &mut CommandLine::command(), name, folder).map(drop))
         }
     };
     let (GenerateCommand::Man { folder } | GenerateCommand::Completions { folder }) = command;
