@@ -48,6 +48,10 @@ impl Relay {
         &self.clients
     }
 
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
