@@ -19,7 +19,7 @@ use plan::{Extent, Plan, closed_of};
 use record::{Cost, Latency, Load, Run};
 use report::figures::Verdict;
 use report::standing::{Measure, Spread};
-use report::{Entrant, Failure, LeftOut, Machine, Report, Settings};
+use report::{Entrant, Failure, LeftOut, Machine, Part, Report, ReportError, Settings};
 use works::{Direction, Pace, Work};
 
 const BULK: Work = Work::Bulk { direction: Direction::Down, streams: 32 };
@@ -233,6 +233,54 @@ fn verdict(report: &Report, work: Work, measure: Measure) -> Verdict {
     let figures = report.figures();
     let figure = figures.iter().find(|figure| figure.work == work && figure.measure == measure);
     figure.unwrap().verdict()
+}
+
+#[test]
+fn reports_of_different_works_become_one() {
+    let first = Report { settings: settings("bulk"), ..report(vec![bulk("nginx", 0, 1.0, 1.0)]) };
+    let second = Report { settings: settings("idle"), ..report(vec![idle("nginx", 9.5, 0.0)]) };
+
+    let whole = together(&[&first, &second]).unwrap();
+
+    assert_eq!(whole.runs, [first.runs, second.runs].concat());
+    let arguments: Vec<_> = whole.settings.parts.iter().map(|part| part.arguments[0].as_str()).collect();
+    assert_eq!(arguments, ["bulk", "idle"]);
+}
+
+#[test]
+fn reports_that_do_not_belong_together_are_not_put_together() {
+    let first = report(vec![bulk("nginx", 0, 1.0, 1.0)]);
+    let other_machine = Machine { kernel: "another".to_owned(), ..Machine::default() };
+    let elsewhere = Report { machine: other_machine, ..report(vec![idle("nginx", 9.5, 0.0)]) };
+    let longer = Settings { measure_seconds: 9.0, ..first.settings.clone() };
+    let longer = Report { settings: longer, ..report(vec![idle("nginx", 9.5, 0.0)]) };
+    let others = report(vec![idle("haproxy-splice", 3.3, 0.0)]);
+
+    let differing = |report| match together(&[&first, report]) {
+        Err(ReportError::Differs { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+
+    assert_eq!(differing(&elsewhere), "machines");
+    assert_eq!(differing(&longer), "settings");
+    assert_eq!(differing(&others), "contenders");
+    assert!(matches!(together(&[&first, &first]), Err(ReportError::Twice { work: BULK, .. })));
+}
+
+/// Writes the reports, and reads them as one.
+fn together(reports: &[&Report]) -> Result<Report, ReportError> {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<_> =
+        (0..reports.len()).map(|number| folder.path().join(format!("{number}.json"))).collect();
+    for (path, report) in paths.iter().zip(reports) {
+        std::fs::write(path, report.to_json().unwrap()).unwrap();
+    }
+    Report::read_together(&paths).map(|whole| whole.expect("there are reports"))
+}
+
+fn settings(argument: &str) -> Settings {
+    let part = Part { arguments: vec![argument.to_owned()], started_at: String::new() };
+    Settings { parts: vec![part], rounds: 3, complete: true, ..Settings::default() }
 }
 
 fn report(runs: Vec<Run>) -> Report {

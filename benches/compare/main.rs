@@ -29,7 +29,7 @@ use contender::{Contender, ContendersError};
 use generator::Backend;
 use options::Options;
 use plan::Plan;
-use report::{Entrant, LeftOut, Report, ReportError, Settings};
+use report::{Entrant, LeftOut, Part, Report, ReportError, Settings};
 use rounds::Rounds;
 
 fn main() -> ExitCode {
@@ -75,8 +75,8 @@ enum CompareError {
 }
 
 fn compare(options: &Options) -> Result<Outcome, CompareError> {
-    if let Some(path) = &options.from {
-        tell(&Report::read(path)?, options)?;
+    if let Some(report) = Report::read_together(&options.from)? {
+        tell(&report, options)?;
         return Ok(Outcome::Good);
     }
     let plan = options.plan();
@@ -166,8 +166,10 @@ fn present(contenders: Vec<Box<dyn Contender>>, report: &mut Report) -> Vec<Box<
 
 fn settings(plan: &Plan, relay_cpu: Cpu, generator_cpu: Cpu) -> Settings {
     Settings {
-        arguments: std::env::args().skip(1).filter(|argument| argument != "--bench").collect(),
-        started_at: Timestamp::now().to_string(),
+        parts: vec![Part {
+            arguments: std::env::args().skip(1).filter(|argument| argument != "--bench").collect(),
+            started_at: Timestamp::now().to_string(),
+        }],
         rounds: plan.rounds,
         warm_up_seconds: plan.warm_up.as_secs_f64(),
         measure_seconds: plan.measure.as_secs_f64(),

@@ -35,9 +35,9 @@ pub struct Options {
     /// Where the report goes
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     pub out: PathBuf,
-    /// Measure nothing, and write the report again from a report.json
+    /// Measure nothing, and write the report again from a report.json; several become one
     #[arg(long, value_name = "FILE")]
-    pub from: Option<PathBuf>,
+    pub from: Vec<PathBuf>,
     /// Name works and contenders, and run nothing
     #[arg(long)]
     pub list: bool,

@@ -25,6 +25,7 @@ mod listener;
 mod session;
 mod sessions;
 mod shared;
+mod streams;
 mod timers;
 mod token;
 mod waiting;

@@ -13,6 +13,7 @@ use super::listener::Listener;
 use super::session::{Accepted, Instant, Session, Turn};
 use super::sessions::Sessions;
 use super::shared::{Shared, ThreadShared};
+use super::streams::Streams;
 use super::timers::{Entry, Tick, Wheel};
 use super::token::{Slot, Token};
 use super::waiting::Waiting;
@@ -37,10 +38,7 @@ pub(super) struct Worker {
     fired: Vec<Entry>,
     /// By slot: what the worker has set for the session there.
     arrangements: Vec<Arrangement>,
-    /// Sessions with work that no completion will announce, for the next turn.
-    runnable: Vec<Slot>,
-    /// Those of this turn; empty between turns.
-    resuming: Vec<Slot>,
+    streams: Streams,
     sessions_begun: u64,
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
@@ -55,8 +53,8 @@ pub(super) struct Worker {
 struct Arrangement {
     /// The slot's timer entry that is due first; it may be an earlier session's.
     timer: Option<Tick>,
-    /// The session is among the runnable ones.
-    runnable: bool,
+    /// The session is among the streams.
+    among_streams: bool,
 }
 
 /// Turns the system's clocks into what sessions reckon with.
@@ -80,8 +78,7 @@ impl Worker {
             timers: Wheel::new(),
             fired: Vec::new(),
             arrangements: Vec::with_capacity(sessions_max),
-            runnable: Vec::new(),
-            resuming: Vec::new(),
+            streams: Streams::default(),
             sessions_begun: 0,
             told_full: 0,
             rechecks_seen: 0,
@@ -120,10 +117,8 @@ impl Worker {
         }
         self.work(now, &view);
         self.resume_accepting(now);
-        let hot = &self.thread().counters.hot;
-        hot.turns.add(1);
-        let spliced_bytes = hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get();
-        self.waiting.note_turn(spliced_bytes);
+        self.thread().counters.hot.turns.add(1);
+        self.waiting.note_turn(self.spliced_bytes());
         let Some(stop_by) = self.stop_by else { return Ok(ControlFlow::Continue(())) };
         self.stop_sessions(now, &view);
         let is_over = self.has_nothing_left() || now.tick() >= stop_by;
@@ -132,8 +127,6 @@ impl Worker {
 
     /// What is due in this turn, running tunnels before those that are to be.
     fn work(&mut self, now: Instant, view: &PinnedView<'_>) {
-        // Before anything is dispatched, so that no stream has two shares of one turn.
-        std::mem::swap(&mut self.runnable, &mut self.resuming);
         let mut completions = std::mem::take(&mut self.completions);
         self.agenda.begin_turn(&mut completions);
         while let Some(completion) = self.agenda.next_unserved() {
@@ -145,12 +138,7 @@ impl Worker {
             }
         }
         self.completions = completions;
-        let mut resuming = std::mem::take(&mut self.resuming);
-        for slot in resuming.drain(..) {
-            self.arrangement(slot).runnable = false;
-            self.with_session(slot, now, view, Session::resume);
-        }
-        self.resuming = resuming;
+        self.serve_streams(now, view);
         while let Some(completion) = self.agenda.next_handshake() {
             self.dispatch(completion, now, view);
         }
@@ -161,6 +149,23 @@ impl Worker {
             self.with_session(slot, now, view, Session::recheck);
         }
         self.look_at_timers(now, view);
+    }
+
+    /// Lets streams move bytes, as many as a turn has for all of them together.
+    fn serve_streams(&mut self, now: Instant, view: &PinnedView<'_>) {
+        self.streams.begin_turn();
+        while let Some(slot) = self.streams.next() {
+            self.arrangement(slot).among_streams = false;
+            let before = self.spliced_bytes();
+            self.with_session(slot, now, view, Session::resume);
+            self.streams.note_moved(self.spliced_bytes() - before);
+        }
+    }
+
+    /// Both ways, since the thread began.
+    fn spliced_bytes(&self) -> u64 {
+        let hot = &self.thread().counters.hot;
+        hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get()
     }
 
     /// Submits what the last turn queued and takes what has completed, after a wait where there is none.
@@ -197,7 +202,7 @@ impl Worker {
 
     /// How long the next turn may sleep.
     fn wait(&self) -> Wait {
-        if !self.agenda.is_empty() || !self.runnable.is_empty() || self.sessions.is_sweeping() {
+        if !self.agenda.is_empty() || !self.streams.is_empty() || self.sessions.is_sweeping() {
             return Wait::No;
         }
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
@@ -298,15 +303,15 @@ impl Worker {
             if let Some(session) = self.sessions.take(slot) {
                 session.release(&mut turn(&mut self.kernel, &self.shared, self.number, now, view));
             }
-            self.arrangement(slot).runnable = false;
+            self.arrangement(slot).among_streams = false;
             for listener in &mut self.listeners {
                 listener.resume_at(now.tick());
             }
             return;
         }
         let (deadline, wants_turn) = (session.deadline(), session.wants_turn());
-        if wants_turn && !std::mem::replace(&mut self.arrangement(slot).runnable, true) {
-            self.runnable.push(slot);
+        if wants_turn && !std::mem::replace(&mut self.arrangement(slot).among_streams, true) {
+            self.streams.add(slot);
         }
         if let Some(deadline) = deadline {
             self.set_timer(slot, deadline);

@@ -11,8 +11,9 @@ use nix::unistd::pipe2;
 pub struct Pipe {
     read_end: OwnedFd,
     write_end: OwnedFd,
-    capacity_bytes: usize,
-    held_bytes: usize,
+    // The kernel has no pipe that 32 bits don't measure, and every open tunnel makes room for two.
+    capacity_bytes: u32,
+    held_bytes: u32,
 }
 
 impl Pipe {
@@ -25,16 +26,16 @@ impl Pipe {
             Ok(capacity) => capacity,
             Err(_) => fcntl(&write_end, FcntlArg::F_GETPIPE_SZ)?,
         };
-        let capacity_bytes = usize::try_from(capacity).unwrap_or(4096);
+        let capacity_bytes = u32::try_from(capacity).unwrap_or(4096);
         Ok(Self { read_end, write_end, capacity_bytes, held_bytes: 0 })
     }
 
     pub fn capacity_bytes(&self) -> usize {
-        self.capacity_bytes
+        self.capacity_bytes as usize
     }
 
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held_bytes as usize
     }
 
     pub fn is_clean(&self) -> bool {
@@ -44,15 +45,15 @@ impl Pipe {
     /// Moves what the socket has into the pipe: `Ok(0)` at its end, `WouldBlock` where it has nothing
     /// or the pipe is full.
     pub fn fill_from(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let moved = splice(socket, None, &self.write_end, None, self.capacity_bytes, FLAGS)?;
-        self.held_bytes += moved;
+        let moved = splice(socket, None, &self.write_end, None, self.capacity_bytes(), FLAGS)?;
+        self.note_filled(moved);
         Ok(moved)
     }
 
     /// Moves what the pipe holds into the socket; `WouldBlock` where the socket has no room.
     pub fn drain_into(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        let moved = splice(&self.read_end, None, socket, None, self.held_bytes, FLAGS)?;
-        self.held_bytes -= moved;
+        let moved = splice(&self.read_end, None, socket, None, self.held_bytes(), FLAGS)?;
+        self.note_drained(moved);
         Ok(moved)
     }
 
@@ -67,11 +68,11 @@ impl Pipe {
     }
 
     pub fn note_filled(&mut self, bytes: usize) {
-        self.held_bytes += bytes;
+        self.held_bytes += bytes as u32;
     }
 
     pub fn note_drained(&mut self, bytes: usize) {
-        self.held_bytes -= bytes;
+        self.held_bytes -= bytes as u32;
     }
 }
 

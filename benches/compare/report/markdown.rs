@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::figures::{Bound, Figure, Peer, Verdict};
 use super::plots::{Plot, Section};
 use super::tables::{Cells, NOTHING, Table};
-use super::{Machine, Measure, Report, Settings, number};
+use super::{Machine, Measure, Part, Report, Settings, number};
 use crate::works::Work;
 
 /// The whole text; `plots` lie beside it.
@@ -108,8 +108,10 @@ impl fmt::Display for Method<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { rounds, warm_up_seconds, measure_seconds, relay_cpu, generator_cpu, .. } = self.0;
         let quoted = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
-        let arguments = self.0.arguments.iter().map(quoted).collect::<Vec<_>>().join(" ");
-        writeln!(f, "`make compare ARGS=\"{arguments}\"`, started at {}.\n", self.0.started_at)?;
+        for Part { arguments, started_at } in &self.0.parts {
+            let arguments = arguments.iter().map(quoted).collect::<Vec<_>>().join(" ");
+            writeln!(f, "`make compare ARGS=\"{arguments}\"`, started at {started_at}.\n")?;
+        }
         writeln!(
             f,
             "Each contender runs each work {rounds} times, {measure_seconds} s after {warm_up_seconds} s of \

@@ -51,9 +51,8 @@ pub struct Machine {
 /// How it was measured.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Settings {
-    /// What followed the program's name.
-    pub arguments: Vec<String>,
-    pub started_at: String,
+    /// More than one where reports were put together.
+    pub parts: Vec<Part>,
     pub rounds: usize,
     pub warm_up_seconds: f64,
     pub measure_seconds: f64,
@@ -61,6 +60,14 @@ pub struct Settings {
     pub generator_cpu: usize,
     /// False when somebody ended it before the plan was done.
     pub complete: bool,
+}
+
+/// One call of the program.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Part {
+    /// What followed the program's name.
+    pub arguments: Vec<String>,
+    pub started_at: String,
 }
 
 /// Who took part, and how it was set up.
@@ -95,6 +102,10 @@ pub enum ReportError {
     Draw { path: PathBuf, detail: String },
     #[error("{path} cannot be read: {source}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be put together with the reports before it: {what} differ")]
+    Differs { path: PathBuf, what: &'static str },
+    #[error("{path} has `{work}`, which a report before it has too; a work is measured in one piece")]
+    Twice { path: PathBuf, work: Work },
     #[error(transparent)]
     Json(#[from] JsonError),
 }
@@ -105,6 +116,36 @@ impl Report {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
         Ok(Self::from_json(&text)?)
+    }
+
+    /// The reports at `paths` as one: of the same machine, settings and contenders, each with works of its own.
+    pub fn read_together(paths: &[PathBuf]) -> Result<Option<Self>, ReportError> {
+        let Some((first, others)) = paths.split_first() else { return Ok(None) };
+        let mut whole = Self::read(first)?;
+        for path in others {
+            whole.add(Self::read(path)?, path)?;
+        }
+        Ok(Some(whole))
+    }
+
+    fn add(&mut self, part: Self, path: &Path) -> Result<(), ReportError> {
+        let Self { machine, settings, contenders, left_out, runs, failures } = part;
+        let as_ours = Settings { parts: self.settings.parts.clone(), ..settings.clone() };
+        let differing = [
+            (machine != self.machine, "machines"),
+            (as_ours != self.settings, "settings"),
+            (contenders != self.contenders || left_out != self.left_out, "contenders"),
+        ];
+        if let Some((_, what)) = differing.into_iter().find(|(differs, _)| *differs) {
+            return Err(ReportError::Differs { path: path.to_owned(), what });
+        }
+        if let Some(run) = runs.iter().find(|run| self.runs.iter().any(|ours| ours.work == run.work)) {
+            return Err(ReportError::Twice { path: path.to_owned(), work: run.work });
+        }
+        self.settings.parts.extend(settings.parts);
+        self.runs.extend(runs);
+        self.failures.extend(failures);
+        Ok(())
     }
 
     /// Writes everything into `folder`, which is made where it is missing.

@@ -22,16 +22,21 @@ pub(super) const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 
 #[derive(Default)]
 pub(super) struct CopyPath {
-    /// Received and not yet sent; the sink has no room while there is any.
-    spill: Vec<u8>,
-    /// How much of the spill has been sent.
-    spill_sent: usize,
+    /// The sink has no room while there is one.
+    spill: Option<Box<Spill>>,
     /// How much what came looks like a stream; see [`Self::note_received`].
     streaming: u8,
     /// Splice as soon as the receive has ended and the spill is out.
     promote: bool,
     /// The receive in flight was told to end.
     receive_cancelled: bool,
+}
+
+/// What was received and not yet sent. Apart from the path, since few tunnels ever have one and all of them
+/// would make room for it.
+struct Spill {
+    bytes: Vec<u8>,
+    sent: usize,
 }
 
 impl CopyPath {
@@ -57,19 +62,30 @@ impl CopyPath {
 
     /// Keeps what the sink did not take.
     fn keep(&mut self, bytes: &[u8]) -> Result<(), Broken> {
-        if self.spill.len() - self.spill_sent + bytes.len() > SPILL_BYTES_MAX {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let spill = self.spill.get_or_insert_with(Spill::with_room);
+        if spill.unsent().len() + bytes.len() > SPILL_BYTES_MAX {
             return Err(Broken::sink(io::ErrorKind::OutOfMemory.into()));
         }
-        if self.spill.capacity() == 0 && !bytes.is_empty() {
-            // Once and for all: growing by halves would leave the smaller pieces behind.
-            self.spill.reserve_exact(SPILL_BYTES_MAX);
-        }
-        self.spill.extend_from_slice(bytes);
+        spill.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     fn is_spilled(&self) -> bool {
-        !self.spill.is_empty()
+        self.spill.is_some()
+    }
+}
+
+impl Spill {
+    /// Once and for all: growing by halves would leave the smaller pieces behind.
+    fn with_room() -> Box<Self> {
+        Box::new(Self { bytes: Vec::with_capacity(SPILL_BYTES_MAX), sent: 0 })
+    }
+
+    fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
     }
 }
 
@@ -102,13 +118,13 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
-        let spill = std::mem::take(&mut path.spill);
-        let already_sent = std::mem::take(&mut path.spill_sent);
-        let sent = self.send_on(&spill[already_sent..], ends, io)?;
-        let Path::Copy(path) = &mut self.path else { return Ok(()) };
-        if already_sent + sent < spill.len() {
-            path.spill = spill;
-            path.spill_sent = already_sent + sent;
+        if let Some(mut spill) = path.spill.take() {
+            spill.sent += self.send_on(spill.unsent(), ends, io)?;
+            if let Path::Copy(path) = &mut self.path
+                && !spill.unsent().is_empty()
+            {
+                path.spill = Some(spill);
+            }
         }
         self.after_copying(ends, io);
         Ok(())

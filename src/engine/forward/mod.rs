@@ -17,9 +17,9 @@ use crate::sys::buffers::BufferId;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
 use copy::{CopyPath, SPILL_BYTES_MAX};
-use splice::SplicePath;
 #[cfg(test)]
-pub(super) use splice::TURN_BYTES_MAX;
+pub(super) use splice::SLICE_BYTES;
+use splice::SplicePath;
 
 /// Bytes on their way from `source` to `sink`.
 pub(super) struct Flow<P> {
@@ -154,7 +154,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
             _ if self.finished => Ok(()),
             Task::Receive => self.on_received(outcome, ends, io),
             Task::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
-            Task::Readable | Task::Writable => self.pump(ends, io),
+            Task::Readable | Task::Writable => self.on_ready(ends, io),
             Task::Fill => self.on_filled(outcome.result, ends, io),
             Task::Drain => self.on_drained(outcome.result, ends, io),
         }

@@ -19,7 +19,7 @@ pub(super) struct SplicePath<P> {
     burst_began_at: u64,
     /// Bursts in a row that were too small to be worth a pipe.
     quiet_in_a_row: u8,
-    /// The turn's share is used up, and there may be more.
+    /// There is something to move, or may be; for the worker to say when.
     wants_turn: bool,
 }
 
@@ -50,7 +50,23 @@ impl<P> SplicePath<P> {
 }
 
 impl<P: Conveyor> Flow<P> {
-    /// Moves bytes until the source has none, the sink has no room, or this turn's share is used up.
+    /// The source has bytes, or the sink has room. The ring moves bytes by itself; what we move takes its
+    /// turn among the other streams.
+    pub(super) fn on_ready<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        if self.forwarding == Forwarding::RingSplice {
+            return self.pump(ends, io);
+        }
+        if let Path::Splice(path) = &mut self.path {
+            path.wants_turn = true;
+        }
+        Ok(())
+    }
+
+    /// Moves bytes until the source has none, the sink has no room, or this slice is used up.
     pub(super) fn pump<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &Ends<'_, K>,
@@ -67,10 +83,10 @@ impl<P: Conveyor> Flow<P> {
             self.pump_by_ring(pipe, ends, io);
             return Ok(());
         }
-        let share_end = self.bytes + TURN_BYTES_MAX;
+        let slice_end = self.bytes + SLICE_BYTES;
         let step = loop {
             match self.move_once(&mut pipe, ends, io) {
-                Ok(Step::Moved) if self.bytes < share_end => {}
+                Ok(Step::Moved) if self.bytes < slice_end => {}
                 step => break step,
             }
         };
@@ -217,10 +233,8 @@ fn is_retry(result: i32) -> bool {
     matches!(-result, libc::EAGAIN | libc::EINTR | libc::ECANCELED)
 }
 
-/// Bytes that one direction may move before the thread looks at its other sessions: about 80 us. With a
-/// quarter of it, many streams at once cost more than twice the CPU in the worst of runs: a source whose
-/// buffer is never emptied sends what is next on our CPU, whenever we make room.
-pub(in crate::engine) const TURN_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes that one direction moves before its worker looks up; a pipe that was begun is emptied.
+pub(in crate::engine) const SLICE_BYTES: u64 = 256 * 1024;
 
 /// A burst below this is cheaper to copy.
 const QUIET_BYTES: u64 = 8 * 1024;

@@ -38,13 +38,13 @@ impl<K: Kernel> Session<K> {
         turn.kernel.submit(token, SocketOperation::Connect(device, address));
         turn.counters.accept_to_dial.record_us(turn.now.us_since(self.accepted_at_us));
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.connect));
-        self.stage = Stage::Dial(Dial { expires_at: route.expires_at, ..dial });
+        self.stage = Stage::Dial(Box::new(Dial { expires_at: route.expires_at, ..dial }));
     }
 
     pub(super) fn on_connected(&mut self, result: i32, turn: &mut Turn<'_, K>) {
         let Stage::Dial(dial) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
         if result == 0 {
-            return self.open_tunnel(dial, turn);
+            return self.open_tunnel(*dial, turn);
         }
         let no = unreachable(&io::Error::from_raw_os_error(-result));
         self.refuse(dial.version, no, turn);

@@ -83,7 +83,7 @@ enum Stage<P> {
     /// Collecting the request's head.
     Head(Vec<u8>),
     /// Connecting to the device.
-    Dial(Dial),
+    Dial(Box<Dial>),
     Tunnel(Box<Tunnel<P>>),
     /// Told no; waiting for the client to read it, so that closing does not destroy the reply.
     Refused {

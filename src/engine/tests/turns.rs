@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
-use crate::engine::forward::TURN_BYTES_MAX;
+use crate::engine::forward::SLICE_BYTES;
+use crate::engine::streams::TURN_BYTES;
 use crate::sys::buffers::BUFFER_BYTES;
 use crate::sys::ring::RECEIVE_BYTES_MAX;
 
@@ -118,9 +119,8 @@ fn a_thousand_clients_that_come_at_once_have_a_share_of_each_turn_and_all_are_se
     assert!(quiet.passed >= MESSAGES_MIN, "only {} messages passed", quiet.passed);
 }
 
-/// Streams that never end have `share` bytes of a turn each, and a quiet tunnel is served beside them.
+/// Streams that never end have `share` bytes of a turn together, and a quiet tunnel is served beside them.
 fn streams_have(share: usize, forwarding: Forwarding) {
-    const STREAMS: usize = 8;
     const TURNS: usize = 1_000;
     let mut bench = Bench::new(forwarding);
     let mut quiet = Quiet::start(bench.tunnel());
@@ -136,11 +136,13 @@ fn streams_have(share: usize, forwarding: Forwarding) {
         most = most.max(moved(&bench) - before);
         before = moved(&bench);
     }
-    assert!(most as usize <= STREAMS * share + 1, "{most} bytes in one turn");
-    assert!(most as usize > STREAMS * share / 100, "the streams hardly moved: {most} bytes in one turn");
+    assert!(most as usize <= share + 1, "{most} bytes in one turn");
+    assert!(most as usize > share / 100, "the streams hardly moved: {most} bytes in one turn");
     assert!(quiet.passed >= MESSAGES_MIN, "only {} messages passed", quiet.passed);
     drop(streams);
 }
+
+const STREAMS: usize = 8;
 
 /// A client that sends and a device that takes all that they can, until this is dropped.
 struct Stream {
@@ -168,12 +170,12 @@ impl Drop for Stream {
 #[test]
 fn spliced_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
     let pipe_bytes = config(Forwarding::Splice).engine.pipe_bytes;
-    // The last pipe that is begun within the share is emptied.
-    streams_have(TURN_BYTES_MAX as usize + pipe_bytes, Forwarding::Splice);
+    // The last slice that is begun is finished, and in it the last pipe.
+    streams_have((TURN_BYTES + SLICE_BYTES) as usize + pipe_bytes, Forwarding::Splice);
 }
 
 #[test]
 fn copied_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
     // What was kept for want of room goes out beside what comes next.
-    streams_have(2 * (RECEIVE_BYTES_MAX + BUFFER_BYTES), Forwarding::Copy);
+    streams_have(STREAMS * 2 * (RECEIVE_BYTES_MAX + BUFFER_BYTES), Forwarding::Copy);
 }
