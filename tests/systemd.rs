@@ -165,8 +165,14 @@ fn one_socket_feeds_every_engine_thread() {
     let site = Site::new(&format!("listen = [{{ address = '{address}' }}]\nengine.threads = {THREADS}"));
     let relay = start_activated(&site, &[address], &Manager::new());
     let device = Device::echo(V4);
-    let tunnels: Vec<_> =
-        (0..TUNNELS).map(|_| site.request(&device).send(relay.address()).opened()).collect();
+    // Many at a time, so that a thread which is awake could take all.
+    let open = || -> Vec<_> {
+        (0..TUNNELS / CLIENTS_AT_ONCE).map(|_| site.request(&device).send(relay.address()).opened()).collect()
+    };
+    let tunnels: Vec<_> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS_AT_ONCE).map(|_| scope.spawn(open)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
     drop(tunnels);
     let events = site.audit().wait_for_events(TUNNELS);
     // A session's number says which thread it is on.
@@ -247,6 +253,8 @@ const CLIENTS: usize = 20;
 const THREADS: u64 = 3;
 
 const TUNNELS: usize = 60;
+
+const CLIENTS_AT_ONCE: usize = 6;
 
 /// Three beats in this time.
 const WATCHDOG: Duration = Duration::from_millis(600);

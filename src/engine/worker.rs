@@ -244,7 +244,7 @@ impl Worker {
             return;
         }
         if let Some(client) = completion.accepted {
-            self.admit(number, client, now);
+            self.admit(self.listeners[number].place, client, now);
         } else if is_exhaustion(-completion.result) {
             self.thread().counters.sessions.accept_pauses.add(1);
             self.listeners[number].pause_until(now.after(ACCEPT_PAUSE));
@@ -268,7 +268,6 @@ impl Worker {
         }
         self.told_full += usize::from(place.is_none());
         let address = socket::peer_address(&client);
-        let listener = self.listeners[listener].place;
         self.agenda.admit(Accepted { client, address, listener, place, at_us: now.monotonic_us });
     }
 

@@ -14,6 +14,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::buffers::BufferId;
+use super::features::ReceiveLimit;
 
 /// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
 /// submits keeps count of what is in flight.
@@ -144,15 +145,6 @@ pub struct Ring {
     /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
     accept_tokens: Vec<u64>,
     receive_limit: ReceiveLimit,
-}
-
-/// Whether the kernel can end a multishot receive after a number of bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ReceiveLimit {
-    Counted,
-    /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
-    /// bytes before; so receives are single.
-    Missing,
 }
 
 impl Ring {
@@ -327,22 +319,8 @@ impl Ring {
     }
 }
 
-impl ReceiveLimit {
-    /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
-    /// as the descriptor, one that does not refuses the field.
-    fn probe(ring: &mut IoUring) -> Result<Self, RingError> {
-        let entry = limited_receive(Fd(-1), First::Read);
-        // SAFETY: the entry points to no memory.
-        let pushed = unsafe { ring.submission().push(&entry) };
-        debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
-        ring.submit_and_wait(1).map_err(RingError::Setup)?;
-        let result = ring.completion().next().map(|completion| completion.result());
-        Ok(if result == Some(-libc::EBADF) { Self::Counted } else { Self::Missing })
-    }
-}
-
 /// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
-fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
+pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
     let mut entry = opcode::RecvMulti::new(socket, super::buffers::GROUP).build();
     // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
     // `OPTLEN_OFFSET` are its `optlen` and the two at `IOPRIO_OFFSET` its `ioprio`, plain numbers for which
