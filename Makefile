@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench compare tools
+.PHONY: help demo test lint check bench compare deb tools
 
 CARGO_DENY_VERSION := 0.20.2
 
@@ -46,6 +46,10 @@ bench: ## The microbenches
 compare: ## Measure beside the peers and write a report; ARGS="--quick" takes 3 minutes, ARGS=--help tells more
 	@.ci/tools compare
 	exec cargo bench --locked --bench compare -- $(ARGS)
+
+deb: tools ## Build target/sluicegate_VERSION_ARCH.deb, with units, tuning, manual pages and completions
+	@cargo build --release --locked
+	exec packaging/build-deb target/release/sluicegate target
 
 tools: ## Install the clients that tests use, where they are missing and we are root
 	@.ci/tools

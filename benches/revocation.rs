@@ -138,13 +138,7 @@ fn print(learns: &str, how: &str, ends: &[Duration]) -> Duration {
     }
     let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-    println!(
-        "{learns:<12} {how:<12} {:>6} {:>8.1} {:>8.1} {:>8.1}",
-        ends.len(),
-        ms(p50),
-        ms(p99),
-        ms(max)
-    );
+    println!("{learns:<12} {how:<12} {:>6} {:>8.1} {:>8.1} {:>8.1}", ends.len(), ms(p50), ms(p99), ms(max));
     p99
 }
 

@@ -8,7 +8,7 @@ use crate::admin::{Admin, AdminError, Sources};
 use crate::authz::Authority;
 use crate::config::Config;
 use crate::control::{Control, ControlError, StatusHandle};
-use crate::engine::{Engine, EngineError, EngineHandle};
+use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store;
 use crate::telemetry::{AuditLog, AuditSender};
 
@@ -49,6 +49,11 @@ pub enum Drained {
 impl Node {
     /// Reads the store, publishes the first snapshot, and only then accepts clients.
     pub fn start(config: Config) -> Result<Self, NodeError> {
+        Self::start_on(Inherited::none(), config)
+    }
+
+    /// As [`start`](Self::start), with client listeners that a service manager opened.
+    pub fn start_on(inherited: Inherited, config: Config) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = open_audit(&config)?;
@@ -63,7 +68,8 @@ impl Node {
         };
         let control =
             Control::start(store::located_source(&config), Arc::clone(&authority), on_publish, &config)?;
-        let engine = Engine::start(Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
+        let engine =
+            Engine::start_on(inherited, Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.

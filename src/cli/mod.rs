@@ -4,6 +4,8 @@ pub mod authz;
 pub mod check;
 pub mod demo;
 pub mod device;
+mod doctor;
+mod generate;
 pub mod grant;
 pub mod output;
 pub mod principal;
@@ -12,6 +14,7 @@ pub mod run;
 pub mod sessions;
 pub mod status;
 pub mod store;
+mod supervised;
 pub mod token;
 pub mod top;
 pub mod tunnel;
@@ -78,6 +81,11 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// Watch a running relay, and end sessions.
     Top,
+    /// What this machine's tuning is, what it should be for this configuration, and why; changes nothing.
+    Doctor(doctor::DoctorArgs),
+    /// Write what packages need beside the binary.
+    #[command(subcommand, hide = true)]
+    Generate(generate::GenerateCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
 }
@@ -119,6 +127,8 @@ impl CommandLine {
             Command::Status => status::run(&global.loaded()?, global.output()),
             Command::Sessions(args) => sessions::run(&args, &global.loaded()?, global.output()),
             Command::Top => top::run(&global.loaded()?, global.output()),
+            Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
+            Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
         }
     }

@@ -8,8 +8,11 @@ use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use super::Loaded;
+use super::doctor;
 use super::output::{CommandError, print};
+use super::supervised::Supervised;
 use crate::config::{Log, LogFormat, LogLevel, StoreUrl};
+use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite::Admin;
 
@@ -20,15 +23,20 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
         create_embedded_store(&config.store.url)?;
     }
     let requests = EndRequests::start().map_err(CommandError::failed)?;
-    let node = Node::start(config.clone()).map_err(CommandError::failed)?;
+    doctor::warn_of_the_worst(config);
+    let inherited = Inherited::take().map_err(CommandError::failed)?;
+    let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
     announce(&node)?;
+    let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
     requests.wait()?;
+    supervised.stopping();
     tracing::info!(patience = ?config.timeouts.drain, "draining; another signal ends it at once");
     match node.drain(config.timeouts.drain, || requests.has_one()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => tracing::warn!(sessions, "timeouts.drain is over; ending what is left"),
         Drained::Interrupted => tracing::warn!("a second signal; ending what is left"),
     }
+    drop(supervised);
     node.stop();
     Ok(())
 }

@@ -22,7 +22,18 @@ impl Shortage {
     /// `None` where there is room for all of `limits.sessions`.
     pub fn of(config: &Config) -> Option<Self> {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-        Self::under(config, threads(config), hard)
+        Self::with(config, hard)
+    }
+
+    /// As [`of`](Self::of), for a process that may open so many.
+    pub fn with(config: &Config, descriptors: u64) -> Option<Self> {
+        Self::under(config, threads(config), descriptors)
+    }
+
+    /// How many descriptors `limits.sessions` would take.
+    pub fn descriptors_wanted(config: &Config) -> u64 {
+        let pipes = (config.engine.pipes * threads(config)) as u64 * 2;
+        u64::from(config.limits.sessions) * PER_SESSION + pipes + RESERVED
     }
 
     fn under(config: &Config, threads: usize, descriptors: u64) -> Option<Self> {
@@ -67,7 +78,7 @@ pub(super) fn sessions_max(config: &Config, threads: usize) -> u32 {
 }
 
 /// `engine.threads`, or one per CPU that this process may use.
-fn threads(config: &Config) -> usize {
+pub fn threads(config: &Config) -> usize {
     match config.engine.threads {
         0 => cpu::allowed().map_or(1, |cpus| cpus.len()),
         threads => threads,

@@ -1,20 +1,46 @@
 //! One listening socket of one thread, and the pause that accept takes when the system runs out.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use super::shared::{Shared, ThreadShared};
 use super::timers::Tick;
+use crate::sys::ring::Operation;
 
 pub(super) struct Listener {
     socket: OwnedFd,
+    /// The place in the configuration's `listen` of what it serves.
+    pub place: usize,
+    sharing: Sharing,
     /// Accept has failed for want of descriptors or memory; not asked again before.
     paused_until: Option<Tick>,
     /// An accept is in flight. It holds the socket open, whatever we do to our end of it.
     pub is_accepting: bool,
 }
 
+/// Who accepts from a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sharing {
+    /// This thread alone.
+    Own,
+    /// All threads, so each takes one client at a time and then waits behind the others.
+    Shared,
+}
+
 impl Listener {
-    pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, paused_until: None, is_accepting: false }
+    pub fn new(socket: OwnedFd, place: usize, sharing: Sharing) -> Self {
+        Self { socket, place, sharing, paused_until: None, is_accepting: false }
+    }
+
+    /// How long the thread with this number should leave clients to the others, because it has more sessions
+    /// than they; `None` where it need not.
+    pub fn gives_way(&self, shared: &Shared, thread: usize) -> Option<Duration> {
+        if self.sharing == Sharing::Own {
+            return None;
+        }
+        let sessions = |thread: &ThreadShared| thread.counters.sessions.active.get();
+        let fewest = shared.threads.iter().map(sessions).min()?;
+        (sessions(&shared.threads[thread]) > fewest + AHEAD_MAX).then_some(GIVE_WAY)
     }
 
     pub fn pause_until(&mut self, tick: Tick) {
@@ -41,7 +67,21 @@ impl Listener {
         self.paused_until
     }
 
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// What takes the next client, or all that follow.
+    pub fn accept(&self) -> Operation<'_> {
+        let listener = self.socket.as_fd();
+        match self.sharing {
+            Sharing::Own => Operation::AcceptMultishot { listener },
+            Sharing::Shared => Operation::AcceptOne { listener },
+        }
     }
 }
+
+/// Sessions that a thread may have beyond the one with the fewest and still compete for a shared socket's next
+/// client. A thread that is awake already is faster than one that the kernel wakes, so without a bound the
+/// busiest would take nearly all.
+const AHEAD_MAX: u64 = 2;
+
+/// Long enough for a thread that sleeps to be woken and take the client, short enough that clients do not
+/// notice where none does.
+const GIVE_WAY: Duration = Duration::from_millis(1);

@@ -16,6 +16,7 @@
 //! `net.ipv4.tcp_wmem` for either socket of a tunnel.
 
 mod agenda;
+mod binding;
 mod clock;
 mod descriptors;
 mod errands;
@@ -39,25 +40,26 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Sender, bounded};
 
-use crate::authz::Authority;
+use crate::authz::{Authority, Undecided, UnixMillis};
 use crate::config::Config;
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
-use crate::sys::socket;
 use crate::telemetry::{AuditSender, EngineCounters};
+use binding::bind_all;
 use descriptors::sessions_max;
-use kernel::{RingKernel, silence_options};
+use kernel::RingKernel;
 use limits::Limits;
+use listener::Listener;
 use shared::{Shared, ThreadShared};
 use worker::Worker;
 
-pub use descriptors::Shortage;
+pub use binding::{Inherited, InheritedError};
+pub use descriptors::{Shortage, threads};
 pub use errands::{
     DirectionRow, EndUnderWay, EngineBusy, Found, ListUnderWay, PathKind, SessionList, SessionRow,
     SessionState, TunnelRow,
@@ -68,6 +70,8 @@ pub use forward::SESSION_BYTES_MAX;
 pub enum EngineError {
     #[error("cannot listen on {address}: {source}; is another process there, or is the address not ours?")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error("an engine thread cannot be started: {0}")]
@@ -94,9 +98,19 @@ impl Engine {
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
+        Self::start_on(Inherited::none(), config, authority, audit)
+    }
+
+    /// As [`start`](Self::start), with listeners that exist already.
+    pub fn start_on(
+        inherited: Inherited,
+        config: Arc<Config>,
+        authority: Arc<Authority>,
+        audit: AuditSender,
+    ) -> Result<Self, EngineError> {
         let cpus = cpu::allowed().map_err(EngineError::Thread)?;
         let count = if config.engine.threads == 0 { cpus.len() } else { config.engine.threads };
-        let (client_addresses, mut listeners) = bind_all(&config, count)?;
+        let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
         let threads = (0..count)
             .map(|_| ThreadShared::new(authority.witness()))
@@ -149,7 +163,7 @@ impl Engine {
         &self,
         number: usize,
         cpu: Cpu,
-        listeners: Vec<OwnedFd>,
+        listeners: Vec<Listener>,
         started: Sender<Result<(), RingError>>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
@@ -215,30 +229,18 @@ impl EngineHandle {
         self.shared.threads.iter().map(ThreadShared::system_id)
     }
 
+    /// Has every thread turn once, whether it has work or not.
+    pub fn nudge(&self) {
+        self.shared.wake_all();
+    }
+
+    /// Why nothing can be decided now; `None` where something can.
+    pub fn trouble(&self) -> Option<Undecided> {
+        self.shared.authority.trouble(UnixMillis::now())
+    }
+
     /// One per thread.
     pub fn counters(&self) -> impl Iterator<Item = &EngineCounters> {
         self.shared.threads.iter().map(|thread| &*thread.counters)
     }
-}
-
-/// Binds every configured address once for each thread: the addresses, and each thread's sockets.
-fn bind_all(config: &Config, threads: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<OwnedFd>>), EngineError> {
-    let options = silence_options(config);
-    let mut addresses = Vec::with_capacity(config.listen.len());
-    let mut by_thread: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
-    for listen in &config.listen {
-        let refused = |source| EngineError::Listen { address: listen.address, source };
-        if listen.address.port() != 0 {
-            socket::check_free(listen.address).map_err(refused)?;
-        }
-        let mut address = listen.address;
-        for sockets in &mut by_thread {
-            let socket = socket::listen(address, options).map_err(refused)?;
-            // The first socket turns port 0 into a real one, which the others then share.
-            address = socket::local_address(&socket).map_err(refused)?;
-            sockets.push(socket);
-        }
-        addresses.push(address);
-    }
-    Ok((addresses, by_thread))
 }

@@ -113,7 +113,7 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    fn wake_all(&self) {
+    pub fn wake_all(&self) {
         for thread in &self.threads {
             thread.wake.wake();
         }

@@ -66,7 +66,7 @@ struct Arrangement {
 }
 
 impl Worker {
-    pub fn new(number: usize, kernel: RingKernel, listeners: Vec<OwnedFd>, shared: Arc<Shared>) -> Self {
+    pub fn new(number: usize, kernel: RingKernel, listeners: Vec<Listener>, shared: Arc<Shared>) -> Self {
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
         let waiting = Waiting::new(shared.config.engine.busy_poll);
@@ -74,7 +74,7 @@ impl Worker {
             kernel,
             shared,
             number,
-            listeners: listeners.into_iter().map(Listener::new).collect(),
+            listeners,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             agenda: Agenda::new(),
             sessions: Sessions::with_capacity(sessions_max),
@@ -255,14 +255,17 @@ impl Worker {
             return;
         }
         if let Some(client) = completion.accepted {
-            self.admit(number, client, now);
+            self.admit(self.listeners[number].place, client, now);
         } else if is_exhaustion(-completion.result) {
             self.thread().counters.sessions.accept_pauses.add(1);
             self.listeners[number].pause_until(now.after(ACCEPT_PAUSE));
             return;
         }
         if !completion.more {
-            self.accept(number);
+            match self.listeners[number].gives_way(&self.shared, self.number) {
+                Some(pause) => self.listeners[number].pause_until(now.after(pause)),
+                None => self.accept(number),
+            }
         }
     }
 
@@ -378,7 +381,7 @@ impl Worker {
     fn accept(&mut self, number: usize) {
         self.listeners[number].is_accepting = true;
         let token = Token::Accept { listener: number as u32 };
-        self.kernel.push(token, Operation::AcceptMultishot { listener: self.listeners[number].as_fd() });
+        self.kernel.push(token, self.listeners[number].accept());
     }
 
     /// Takes back the accepts, so that nobody is listening any more when the thread has ended.

@@ -1,8 +1,10 @@
 //! Everything that talks to the kernel below what std offers, and all unsafe code of this project.
 #![allow(unsafe_code)]
 
+pub mod activation;
 pub mod buffers;
 pub mod cpu;
+pub mod features;
 pub mod memory;
 pub mod pipe;
 pub mod ring;

@@ -14,6 +14,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::buffers::BufferId;
+use super::features::ReceiveLimit;
 
 /// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
 /// submits keeps count of what is in flight.
@@ -21,6 +22,11 @@ use super::buffers::BufferId;
 pub enum Operation<'a> {
     /// Every connection that arrives, until it fails.
     AcceptMultishot {
+        listener: BorrowedFd<'a>,
+    },
+    /// The next connection alone. Of several rings that wait at one socket so, the kernel wakes the one that
+    /// has waited longest; of multishot ones it always wakes the first.
+    AcceptOne {
         listener: BorrowedFd<'a>,
     },
     /// What arrives next, into a buffer of the thread's ring.
@@ -141,15 +147,6 @@ pub struct Ring {
     receive_limit: ReceiveLimit,
 }
 
-/// Whether the kernel can end a multishot receive after a number of bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ReceiveLimit {
-    Counted,
-    /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
-    /// bytes before; so receives are single.
-    Missing,
-}
-
 impl Ring {
     /// A ring for the calling thread alone.
     ///
@@ -187,7 +184,8 @@ impl Ring {
 
     /// Queues `operation`; the next turn submits it.
     pub fn push(&mut self, token: u64, operation: Operation<'_>) {
-        if matches!(operation, Operation::AcceptMultishot { .. }) && !self.accept_tokens.contains(&token) {
+        let accepts = matches!(operation, Operation::AcceptMultishot { .. } | Operation::AcceptOne { .. });
+        if accepts && !self.accept_tokens.contains(&token) {
             self.accept_tokens.push(token);
         }
         let entry = self.entry(operation).user_data(token);
@@ -259,6 +257,10 @@ impl Ring {
         self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
+    pub(super) fn receive_limit(&self) -> ReceiveLimit {
+        self.receive_limit
+    }
+
     pub(super) fn inner(&self) -> &IoUring {
         &self.ring
     }
@@ -282,7 +284,12 @@ impl Ring {
     fn entry(&mut self, operation: Operation<'_>) -> squeue::Entry {
         match operation {
             Operation::AcceptMultishot { listener } => {
-                opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC).build()
+                opcode::AcceptMulti::new(fd(listener)).flags(ACCEPT_FLAGS).build()
+            }
+            Operation::AcceptOne { listener } => {
+                opcode::Accept::new(fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                    .flags(ACCEPT_FLAGS)
+                    .build()
             }
             Operation::ReceiveStream { socket, first } if self.receive_limit == ReceiveLimit::Counted => {
                 limited_receive(fd(socket), first)
@@ -312,22 +319,8 @@ impl Ring {
     }
 }
 
-impl ReceiveLimit {
-    /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
-    /// as the descriptor, one that does not refuses the field.
-    fn probe(ring: &mut IoUring) -> Result<Self, RingError> {
-        let entry = limited_receive(Fd(-1), First::Read);
-        // SAFETY: the entry points to no memory.
-        let pushed = unsafe { ring.submission().push(&entry) };
-        debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
-        ring.submit_and_wait(1).map_err(RingError::Setup)?;
-        let result = ring.completion().next().map(|completion| completion.result());
-        Ok(if result == Some(-libc::EBADF) { Self::Counted } else { Self::Missing })
-    }
-}
-
 /// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
-fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
+pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
     let mut entry = opcode::RecvMulti::new(socket, super::buffers::GROUP).build();
     // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
     // `OPTLEN_OFFSET` are its `optlen` and the two at `IOPRIO_OFFSET` its `ioprio`, plain numbers for which
@@ -394,6 +387,8 @@ const SUBMISSIONS: u32 = 1024;
 
 /// Completions that the kernel can post before it has to allocate.
 const COMPLETIONS: u32 = 8192;
+
+const ACCEPT_FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 
 const SPLICE_FLAGS: u32 = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
 

@@ -98,7 +98,7 @@ pub fn reset_on_close(socket: &impl AsFd) {
 }
 
 /// Connections that wait for accept, per listener; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Probes that go unanswered in the time of one keepalive. It is the user timeout that ends the connection
 /// (tcp(7)), so the kernel's own number of probes does not matter.

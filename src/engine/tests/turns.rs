@@ -23,7 +23,7 @@ impl Bench {
         let mut config = config(forwarding);
         config.limits.sessions_per_device = CLIENTS as u32 + 10;
         let config = Arc::new(config);
-        let (addresses, mut listeners) = bind_all(&config, 1).unwrap();
+        let (addresses, mut listeners) = bind_all(&config, 1, Inherited::none()).unwrap();
         let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
         let authority = authority();
         let thread = ThreadShared::new(authority.witness()).unwrap();

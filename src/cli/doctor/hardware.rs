@@ -1,0 +1,58 @@
+//! CPUs and network cards.
+
+use super::finding::{Finding, Verdict};
+use super::machine::Machine;
+use crate::config::Config;
+use crate::engine;
+
+pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<Finding> {
+    let cards = machine.list("sys/class/net").into_iter();
+    governor(machine).into_iter().chain(cards.filter_map(|card| queues(machine, config, &card))).collect()
+}
+
+fn governor(machine: &Machine) -> Option<Finding> {
+    let folder = "sys/devices/system/cpu";
+    let files = machine.list(folder).into_iter();
+    let mut governors: Vec<String> =
+        files.filter_map(|cpu| machine.read(&format!("{folder}/{cpu}/cpufreq/scaling_governor"))).collect();
+    governors.sort();
+    governors.dedup();
+    let is_fast = governors.iter().all(|governor| governor == "performance");
+    let found =
+        if governors.is_empty() { "no frequency scaling here".to_owned() } else { governors.join(", ") };
+    Some(Finding {
+        item: "CPU governor".to_owned(),
+        verdict: Verdict::unless(is_fast, Verdict::Advice),
+        found,
+        wanted: "performance".to_owned(),
+        why: "a core that has to speed up first answers late, and a relay's load comes in bursts".to_owned(),
+        how: "tuned-adm profile of tuning/tuned, or cpupower frequency-set -g performance".to_owned(),
+    })
+}
+
+/// `None` for what is no card, such as loopback, bridges and tunnels.
+fn queues(machine: &Machine, config: &Config, card: &str) -> Option<Finding> {
+    let folder = format!("sys/class/net/{card}");
+    if !machine.exists(&format!("{folder}/device")) {
+        return None;
+    }
+    let queues: Vec<String> = machine.list(&format!("{folder}/queues"));
+    let receiving: Vec<&String> = queues.iter().filter(|queue| queue.starts_with("rx-")).collect();
+    let is_spread = |queue: &&&String| {
+        let mask = machine.read(&format!("{folder}/queues/{queue}/rps_cpus")).unwrap_or_default();
+        mask.contains(|digit: char| digit != '0' && digit != ',')
+    };
+    let spread = receiving.iter().filter(is_spread).count();
+    let threads = engine::threads(config);
+    let is_enough = receiving.len() >= threads || spread == receiving.len();
+    let software = if spread > 0 { format!(", {spread} spread by software") } else { String::new() };
+    Some(Finding {
+        item: format!("receive queues of {card}"),
+        verdict: Verdict::unless(is_enough, Verdict::Advice),
+        found: format!("{}{software}", receiving.len()),
+        wanted: format!("{threads}, one per engine thread"),
+        why: "the CPU of a queue does all of its packets' work in the kernel, and one can be too few"
+            .to_owned(),
+        how: format!("ethtool -L {card} combined {threads}; tuning/irq-affinity {card} where it has fewer"),
+    })
+}

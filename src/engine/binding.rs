@@ -1,0 +1,154 @@
+//! Which listening sockets the engine threads have: their own, or those that a service manager opened.
+//!
+//! A thread's own sockets share their address (`SO_REUSEPORT`), and the kernel spreads clients over the
+//! threads by hash. A socket that was inherited belongs to another user, with whose sockets ours may not
+//! share an address. So all threads accept from that one, one client at a time: the kernel wakes them in
+//! turn, and a thread that has more sessions than another leaves the next client to it. Where a manager opened several sockets for one address (`ReusePort=yes` and one `ListenStream=` per
+//! CPU), each thread has one of its own again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use super::EngineError;
+use super::kernel::silence_options;
+use super::listener::{Listener, Sharing};
+use crate::config::Config;
+use crate::sys::{activation, socket};
+
+/// Client listeners that existed before the node.
+pub struct Inherited {
+    sockets: Vec<(SocketAddr, OwnedFd)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InheritedError {
+    #[error("the sockets that LISTEN_FDS tells of cannot be taken over: {0}")]
+    Lost(io::Error),
+    #[error(
+        "socket {number} of those passed does not listen for TCP; the socket unit may hold ListenStream=ADDRESS:PORT only"
+    )]
+    NotTcp { number: usize },
+    #[error(
+        "the socket unit listens on {address}, which is not in the configuration; add it to `listen` or take it out of the unit"
+    )]
+    Unknown { address: SocketAddr },
+    #[error("the inherited listener on {address} cannot be set up: {source}")]
+    Options { address: SocketAddr, source: io::Error },
+}
+
+impl Inherited {
+    /// For a node that binds all it listens on.
+    pub const fn none() -> Self {
+        Self { sockets: Vec::new() }
+    }
+
+    /// What a service manager passed to this process, if any.
+    pub fn take() -> Result<Self, InheritedError> {
+        let sockets = activation::take().map_err(InheritedError::Lost)?;
+        let with_address = |(number, socket)| match activation::listening_address(&socket) {
+            Some(address) => Ok((address, socket)),
+            None => Err(InheritedError::NotTcp { number }),
+        };
+        Ok(Self { sockets: (1..).zip(sockets).map(with_address).collect::<Result<_, _>>()? })
+    }
+
+    fn take_for(&mut self, address: SocketAddr) -> Vec<OwnedFd> {
+        self.sockets.extract_if(.., |(bound, _)| *bound == address).map(|(_, socket)| socket).collect()
+    }
+}
+
+/// Sockets for every configured address: the addresses, and each thread's listeners.
+pub(super) fn bind_all(
+    config: &Config,
+    threads: usize,
+    mut inherited: Inherited,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<Listener>>), EngineError> {
+    let options = silence_options(config);
+    let mut addresses = Vec::with_capacity(config.listen.len());
+    let mut by_thread: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
+    for (place, listen) in config.listen.iter().enumerate() {
+        let address = listen.address;
+        let passed = inherited.take_for(address);
+        let sharing = if (1..threads).contains(&passed.len()) { Sharing::Shared } else { Sharing::Own };
+        let (address, sockets) = if passed.is_empty() {
+            let refused = |source| EngineError::Listen { address, source };
+            bind(address, threads, options).map_err(refused)?
+        } else {
+            let refused = |source| InheritedError::Options { address, source };
+            (address, adopt(passed, threads, options).map_err(refused)?)
+        };
+        for (number, socket) in sockets.into_iter().enumerate() {
+            by_thread[number % threads].push(Listener::new(socket, place, sharing));
+        }
+        addresses.push(address);
+    }
+    match inherited.sockets.first() {
+        Some(&(address, _)) => Err(InheritedError::Unknown { address }.into()),
+        None => Ok((addresses, by_thread)),
+    }
+}
+
+/// One socket per thread, and the address they share.
+fn bind(
+    address: SocketAddr,
+    threads: usize,
+    options: socket::WatchForSilence,
+) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    if address.port() != 0 {
+        socket::check_free(address)?;
+    }
+    let mut address = address;
+    let mut sockets = Vec::with_capacity(threads);
+    for _ in 0..threads {
+        let socket = socket::listen(address, options)?;
+        // The first socket turns port 0 into a real one, which the others then share.
+        address = socket::local_address(&socket)?;
+        sockets.push(socket);
+    }
+    Ok((address, sockets))
+}
+
+/// At least one socket per thread, and none left out: one that nobody accepts from would let its clients wait.
+fn adopt(passed: Vec<OwnedFd>, threads: usize, options: socket::WatchForSilence) -> io::Result<Vec<OwnedFd>> {
+    let ours = passed.into_iter().map(|socket| activation::make_ours(socket, options));
+    let mut sockets = ours.collect::<io::Result<Vec<_>>>()?;
+    let passed = sockets.len();
+    for number in passed..threads {
+        sockets.push(sockets[number % passed].try_clone()?);
+    }
+    Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+
+    /// So many sockets on one address as a unit with `ReusePort=yes` opens, shared out over `threads`.
+    fn listeners_by_thread(passed: usize, threads: usize) -> Vec<usize> {
+        let options = silence_options(&Config::default());
+        let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut sockets = Vec::new();
+        for _ in 0..passed {
+            let socket = socket::listen(address, options).unwrap();
+            address = socket::local_address(&socket).unwrap();
+            sockets.push((address, socket));
+        }
+        let config = Config { listen: vec![Listen { address, suffixes: Vec::new() }], ..Config::default() };
+        let (addresses, by_thread) = bind_all(&config, threads, Inherited { sockets }).unwrap();
+        assert_eq!(addresses, [address]);
+        by_thread.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn every_thread_has_a_listener_where_one_was_passed_for_all() {
+        assert_eq!(listeners_by_thread(1, 3), [1, 1, 1]);
+        assert_eq!(listeners_by_thread(2, 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn no_socket_that_was_passed_is_left_without_a_thread() {
+        assert_eq!(listeners_by_thread(3, 2), [2, 1]);
+    }
+}

@@ -1,0 +1,44 @@
+//! Listening sockets that a service manager opened for this process and left at descriptors 3 and up
+//! (`sd_listen_fds(3)`).
+//!
+//! Unsafe because a descriptor that comes as a number has to be adopted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{SockRef, Socket};
+
+use super::socket::{BACKLOG, WatchForSilence, watch_for_silence};
+
+/// What was passed to this process; nothing the second time, and where nothing was passed.
+pub fn take() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let numbers = sd_notify::listen_fds()?;
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the protocol gives these descriptors to the process whose id LISTEN_PID is, which is ours;
+    // they are open, since closing on exec could be set on them; and `TAKEN` lets nobody adopt them again.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
+
+/// The address that `socket` listens on; `None` where it does not listen for TCP.
+pub fn listening_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    let socket = SockRef::from(socket);
+    let listens = socket.is_listener().ok()? && socket.r#type().ok()? == socket2::Type::STREAM;
+    socket.local_addr().ok()?.as_socket().filter(|_| listens)
+}
+
+/// Gives an inherited listener what [`super::socket::listen`] gives its own.
+pub fn make_ours(socket: OwnedFd, options: WatchForSilence) -> io::Result<OwnedFd> {
+    let socket = Socket::from(socket);
+    // The ring waits for a client only where the socket itself would block.
+    socket.set_nonblocking(false)?;
+    socket.set_tcp_nodelay(true)?;
+    watch_for_silence(&socket, options)?;
+    // Listening again is how the backlog of a listener is changed.
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
