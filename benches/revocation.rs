@@ -7,13 +7,14 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{Cluster, Database, Device, Relay, Request, Site};
 
 #[global_allocator]
@@ -22,10 +23,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const TUNNELS: usize = 1_000;
 
 /// Revocations that are committed on their own; the rest go in one statement.
-const SINGLE: usize = 200;
+const SINGLE: usize = 100;
 
-/// Longer than one takes, and in no step with polls.
-const PAUSE: Duration = Duration::from_millis(17);
+/// So many times 0 to 99 before each of them, which is up to one `authz.refresh`.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How a relay learns that there is something to read.
 #[derive(Clone, Copy)]
@@ -83,7 +84,8 @@ impl<'a> Bench<'a> {
         let revoke = client.prepare("UPDATE sluicegate.grants SET revoked_at = now() WHERE id = $1").unwrap();
         let ends = self.tunnels.drain(..SINGLE).enumerate();
         ends.map(|(place, end)| {
-            std::thread::sleep(PAUSE);
+            // So that no commit comes a fixed time after a poll.
+            std::thread::sleep(PAUSE * (place as u32 * 37 % 100));
             client.execute(&revoke, &[&(1001 + place as i64)]).unwrap();
             let committed = Instant::now();
             end.join().unwrap().saturating_duration_since(committed)
@@ -92,7 +94,8 @@ impl<'a> Bench<'a> {
     }
 
     fn revoke_the_rest_at_once(&mut self) -> Vec<Duration> {
-        self.database.by_hand("UPDATE sluicegate.grants SET revoked_at = now() WHERE id > 1000");
+        let mut client = self.database.client();
+        client.execute("UPDATE sluicegate.grants SET revoked_at = now() WHERE id > 1000", &[]).unwrap();
         let committed = Instant::now();
         let ends = self.tunnels.drain(..);
         ends.map(|end| end.join().unwrap().saturating_duration_since(committed)).collect()
@@ -110,6 +113,8 @@ impl<'a> Bench<'a> {
 }
 
 fn main() -> ExitCode {
+    let (_, descriptors_max) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors_max, descriptors_max).unwrap();
     let Some(cluster) = Cluster::start() else { return ExitCode::SUCCESS };
     let mut is_in_time = true;
     println!("{TUNNELS} live tunnels; milliseconds from the commit's return to the end that the client sees");
@@ -134,7 +139,7 @@ fn main() -> ExitCode {
 fn print(learns: &str, how: &str, ends: &[Duration]) -> Duration {
     let mut histogram = Histogram::<u64>::new(3).unwrap();
     for end in ends {
-        histogram.saturating_record(end.as_micros() as u64);
+        histogram.record(end.as_micros() as u64).unwrap();
     }
     let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
@@ -144,9 +149,13 @@ fn print(learns: &str, how: &str, ends: &[Duration]) -> Duration {
 
 /// Notes when the tunnel ends. A thread each, so that none waits for another.
 fn wait_for_end(mut tunnel: TcpStream) -> JoinHandle<Instant> {
+    tunnel.set_read_timeout(None).unwrap();
     let waiting = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-        let _reset = tunnel.read(&mut [0]);
-        Instant::now()
+        let end = tunnel.read(&mut [0]);
+        let ended = Instant::now();
+        let is_reset = end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+        assert!(is_reset, "a revoked tunnel is reset");
+        ended
     });
     waiting.unwrap()
 }
