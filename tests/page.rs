@@ -230,7 +230,7 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
     );
     if pictures().is_some() {
         let newcomers = scene.newcomers();
-        std::thread::sleep(Duration::from_secs(75));
+        std::thread::sleep(Duration::from_secs(60));
         take_picture(&scene, 1200, "light", "status-light.png");
         take_picture(&scene, 390, "light", "status-phone.png");
         newcomers.store(false, Ordering::Relaxed);
