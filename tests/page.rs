@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{
     Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, V4, exchange, tools_or_skip,
