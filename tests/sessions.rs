@@ -84,8 +84,8 @@ fn a_session_is_listed_with_who_what_and_how_much() {
     let output = scene.site.command(&["sessions"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("ID ") && text.contains(&format!("{DEVICE}:")), "{text}");
-    let secret = &scene.site.token;
-    assert!(!text.contains(secret) && !sessions.to_string().contains(secret.as_str()));
+    let token = &scene.site.token;
+    assert!(!text.contains(token) && !sessions.to_string().contains(token));
 }
 
 #[test]
