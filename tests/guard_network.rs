@@ -185,7 +185,7 @@ fn a_device_that_is_absent_for_one_read_is_not_dialled_where_another_one_is() {
 
 #[test]
 fn addresses_outside_the_vpn_hold_when_they_are_many() {
-    let installation = Installation::new(40);
+    let installation = Installation::new(50);
     let judged = installation.start();
     installation.sql("UPDATE devices SET address = '203.0.113.' || id WHERE id <= 20");
     assert!(judged.comes_to(|judged| dialled(judged, 0) == Some("203.0.113.1".parse().unwrap())));
@@ -196,7 +196,7 @@ fn addresses_outside_the_vpn_hold_when_they_are_many() {
     installation.sql("UPDATE devices SET address = '203.0.113.' || id WHERE id <= 21");
     let (rule, told) = judged.hold();
     assert_eq!(rule, Rule::Addresses, "{told}");
-    assert!(told.contains("21 of 40 devices") && told.contains(" at 203.0.113."), "{told}");
+    assert!(told.contains("21 of 50 devices") && told.contains(" at 203.0.113."), "{told}");
     assert_eq!(dialled(&judged, 0), Some("127.1.0.1".parse().unwrap()));
     installation.sql("UPDATE devices SET address = '127.1.0.' || id");
     assert!(judged.heals());

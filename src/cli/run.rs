@@ -23,9 +23,9 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
         create_embedded_store(&config.store.url)?;
     }
     let requests = EndRequests::start().map_err(CommandError::failed)?;
-    doctor::warn_of_the_worst(config);
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
+    doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
     requests.wait()?;
