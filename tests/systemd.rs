@@ -102,8 +102,6 @@ fn the_units_hold_nothing_that_systemd_does_not_understand() {
     let told = told_by(&mut verify);
     let complaints: Vec<&str> = told
         .lines()
-        // What the unit expects of a systemd before 253.
-        .filter(|line| !line.ends_with("Failed to parse service type, ignoring: notify-reload"))
         // Of a machine's own units, wherever it has some that are wrong.
         .filter(|line| line.contains("sluicegate"))
         .collect();

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::Counter;
 
 /// Causes are words of the program's own, so there are never many; what is beyond the table counts as
-/// [`OTHER`].
+/// one that they share.
 #[derive(Debug)]
 pub struct CauseCounts {
     /// Filled from the front, and never emptied.
