@@ -12,7 +12,7 @@ use sluicegate::config::Config;
 use sluicegate::node::Node;
 use support::{Device, Site, V4, connect, wait_for};
 
-const TUNNELS: usize = 2_000;
+const TUNNELS: usize = 5_000;
 
 /// Our own side needs both ends of every tunnel; the usual soft limit of 1,024 is not enough.
 fn raise_descriptor_limit() {
@@ -38,9 +38,9 @@ fn exchange_numbers(tunnels: &mut [(TcpStream, TcpStream)]) {
 }
 
 #[test]
-fn two_thousand_tunnels_are_open_at_once_and_each_carries_its_own_bytes() {
+fn five_thousand_tunnels_are_open_at_once_and_each_carries_its_own_bytes() {
     raise_descriptor_limit();
-    let site = Site::new("limits.sessions_per_device = 2000");
+    let site = Site::new("limits = { sessions_per_device = 5000, sessions_per_principal = 5000 }");
     let relay = site.start();
     let device = Device::listening(V4);
     let request = site.request(&device);
