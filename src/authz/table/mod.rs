@@ -41,9 +41,20 @@ pub(super) struct KeyHasher(DefaultHashBuilder);
 impl KeyHasher {
     #[inline]
     pub(super) fn digest(&self, key: impl Hash) -> KeyDigest {
-        KeyDigest((self.0.hash_one(key) >> 32) as u32)
+        KeyDigest((stirred(self.0.hash_one(key)) >> 32) as u32)
     }
 }
+
+/// The hasher multiplies once. With some seeds of a process, hashes of numbers in sequence lie in a grid, and
+/// half of all rows in buckets of dozens; folding another product breaks it up.
+#[inline]
+fn stirred(hash: u64) -> u64 {
+    let product = u128::from(hash) * u128::from(GOLDEN_RATIO);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Its fraction, in 64 bits.
+const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// See the module.
 #[derive(Clone)]
