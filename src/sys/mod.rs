@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod buffers;
 pub mod cpu;
+mod enter;
 pub mod features;
 pub mod memory;
 pub mod pipe;

@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::buffers::BufferId;
+use super::enter::{Entrance, Until};
 use super::features::ReceiveLimit;
 
 /// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
@@ -134,6 +135,8 @@ pub enum RingError {
 }
 
 pub struct Ring {
+    /// Above the ring, which has to be open when this goes.
+    entrance: Entrance,
     ring: IoUring,
     /// Entries that found the submission queue full; they go first at the next turn. Bounded by the
     /// operations that sessions can have in flight.
@@ -174,6 +177,7 @@ impl Ring {
         }
         let receive_limit = ReceiveLimit::probe(&mut ring)?;
         Ok(Self {
+            entrance: Entrance::new(&ring),
             ring,
             backlog: VecDeque::new(),
             addresses: Vec::new(),
@@ -214,25 +218,15 @@ impl Ring {
         if wait == Wait::No && !self.has_work() && self.ring.submission().is_empty() {
             return Ok(());
         }
-        let timespec = match wait {
-            Wait::Until(timeout) => Timespec::from(timeout),
-            Wait::No | Wait::Forever => Timespec::new(),
-        };
-        let arguments = match wait {
-            Wait::Until(_) => SubmitArgs::new().timespec(&timespec),
-            Wait::No | Wait::Forever => SubmitArgs::new(),
-        };
         let gather = gather.filter(|_| wait != Wait::No && self.ring.params().is_feature_min_timeout());
-        let (want, arguments) = match gather {
-            Some(Gather { completions, patience }) => {
-                (completions as usize, arguments.min_wait_usec(patience.as_micros() as u32))
-            }
-            None => (usize::from(wait != Wait::No), arguments),
+        let until = Until {
+            completions: gather.map_or(u32::from(wait != Wait::No), |gather| gather.completions),
+            timeout: if let Wait::Until(timeout) = wait { Some(timeout) } else { None },
+            patience: gather.map_or(Duration::ZERO, |gather| gather.patience),
         };
-        match self.ring.submitter().submit_with_args(want, &arguments) {
-            Ok(_) => {}
-            Err(error) if is_no_failure(&error) => {}
-            Err(error) => return Err(error),
+        match self.enter(until) {
+            Err(error) if !is_no_failure(&error) => return Err(error),
+            _ => {}
         }
         if self.ring.submission().is_empty() {
             self.addresses.clear();
@@ -267,11 +261,19 @@ impl Ring {
 
     /// Hands queued entries to the kernel without waiting; whether it took any.
     fn flush(&mut self) -> io::Result<bool> {
-        match self.ring.submit() {
-            Ok(taken) => Ok(taken > 0),
-            Err(error) if is_no_failure(&error) => Ok(false),
-            Err(error) => Err(error),
+        let queued = self.ring.submission().len();
+        match self.enter(Until::default()) {
+            Err(error) if !is_no_failure(&error) => Err(error),
+            _ => Ok(self.ring.submission().len() < queued),
         }
+    }
+
+    fn enter(&mut self, until: Until) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let (queued, events) = (queue.len() as u32, queue.taskrun() || queue.cq_overflow());
+        // The kernel is to see what was pushed.
+        drop(queue);
+        self.entrance.enter(queued, until, events)
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {

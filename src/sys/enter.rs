@@ -1,0 +1,165 @@
+//! Entering the kernel for a ring, through a descriptor that is registered with the thread where the kernel
+//! can do that: it spares each enter the look-up of a descriptor that other threads might close.
+//!
+//! The crate registers a ring's descriptor too, but forgets the number with every borrow of the ring.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use io_uring::IoUring;
+
+/// How one thread enters the kernel for one ring.
+pub(super) struct Entrance {
+    ring: RawFd,
+    /// In the table of the thread that made this; `None` where there is no room in it.
+    registered: Option<u32>,
+}
+
+/// What an enter waits for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Until {
+    /// 0 does not wait.
+    pub completions: u32,
+    pub timeout: Option<Duration>,
+    /// After this long fewer completions will do; zero where the kernel does not gather.
+    pub patience: Duration,
+}
+
+/// `struct io_uring_getevents_arg` of the kernel's include/uapi/linux/io_uring.h.
+#[repr(C)]
+struct GetEvents {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_us: u32,
+    timespec: u64,
+}
+
+/// `struct io_uring_rsrc_update` there.
+#[repr(C)]
+struct Update {
+    offset: u32,
+    reserved: u32,
+    data: u64,
+}
+
+/// `struct __kernel_timespec`.
+#[repr(C)]
+struct KernelTimespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Entrance {
+    /// For the calling thread alone, and only as long as `ring` is open.
+    pub fn new(ring: &IoUring) -> Self {
+        let ring = ring.as_raw_fd();
+        let mut update = Update { offset: ANY_PLACE, reserved: 0, data: ring as u64 };
+        let registered = register(ring, REGISTER_RING_FDS, &mut update) == Ok(1);
+        Self { ring, registered: registered.then_some(update.offset) }
+    }
+
+    /// Submits what is queued and waits as told; `events` has completions posted that the kernel put off.
+    pub fn enter(&self, queued: u32, until: Until, events: bool) -> io::Result<()> {
+        let timespec = until.timeout.map(|timeout| KernelTimespec {
+            seconds: timeout.as_secs().min(i64::MAX as u64) as i64,
+            nanoseconds: timeout.subsec_nanos().into(),
+        });
+        let arguments = GetEvents {
+            sigmask: 0,
+            sigmask_size: 0,
+            min_wait_us: until.patience.as_micros().min(u32::MAX.into()) as u32,
+            timespec: timespec.as_ref().map_or(0, |timespec| std::ptr::from_ref(timespec) as u64),
+        };
+        let mut flags = ENTER_EXT_ARG;
+        if events || until.completions > 0 {
+            flags |= ENTER_GETEVENTS;
+        }
+        let descriptor = match self.registered {
+            Some(place) => {
+                flags |= ENTER_REGISTERED_RING;
+                place
+            }
+            None => self.ring as u32,
+        };
+        // SAFETY: the kernel reads `arguments` and `timespec`, both of its own layout, during the call only.
+        // What the queued entries point to is the ring's to answer for.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                descriptor,
+                queued,
+                until.completions,
+                flags,
+                &raw const arguments,
+                size_of::<GetEvents>(),
+            )
+        };
+        if entered < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Entrance {
+    /// A registered ring would live as long as its thread.
+    fn drop(&mut self) {
+        if let Some(place) = self.registered {
+            let mut update = Update { offset: place, reserved: 0, data: 0 };
+            let _goes_with_the_thread = register(self.ring, UNREGISTER_RING_FDS, &mut update);
+        }
+    }
+}
+
+fn register(ring: RawFd, operation: libc::c_uint, update: &mut Update) -> Result<libc::c_long, ()> {
+    // SAFETY: the kernel reads and writes one `Update`, which is of its own layout, during the call only.
+    let done = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, &raw mut *update, 1) };
+    if done < 0 { Err(()) } else { Ok(done) }
+}
+
+// All from the kernel's include/uapi/linux/io_uring.h.
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const REGISTER_RING_FDS: libc::c_uint = 20;
+const UNREGISTER_RING_FDS: libc::c_uint = 21;
+const ANY_PLACE: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<GetEvents>() == 24 && size_of::<Update>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_is_registered_and_given_back() {
+        // Far more than a thread's table holds at once.
+        for _ in 0..100 {
+            let ring = IoUring::new(2).unwrap();
+            assert!(Entrance::new(&ring).registered.is_some());
+        }
+    }
+
+    #[test]
+    fn a_thread_whose_table_is_full_enters_by_the_descriptor() {
+        let rings: Vec<IoUring> = (0..40).map(|_| IoUring::new(2).unwrap()).collect();
+        let entrances: Vec<Entrance> = rings.iter().map(Entrance::new).collect();
+        assert!(entrances.last().unwrap().registered.is_none());
+        for entrance in &entrances {
+            entrance.enter(0, Until::default(), true).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_by_its_timeout() {
+        let ring = IoUring::new(2).unwrap();
+        let entrance = Entrance::new(&ring);
+        let timeout = Duration::from_millis(20);
+        let began = Instant::now();
+        let until = Until { completions: 1, timeout: Some(timeout), patience: Duration::ZERO };
+        let error = entrance.enter(0, until, true).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIME));
+        assert!(began.elapsed() >= timeout);
+    }
+}
