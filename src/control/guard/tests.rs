@@ -21,6 +21,7 @@ fn config() -> Config {
     let guard = &mut config.authz.guard;
     guard.max_bad_rows = Allowance { share: 0.1, rows: 2 };
     guard.max_loss = Allowance { share: 0.2, rows: 2 };
+    guard.max_dangling = Allowance { share: 0.2, rows: 2 };
     guard.max_outside = Allowance { share: 0.2, rows: 2 };
     guard.bounds.grants = Bound { min: None, max: Some(14) };
     config
@@ -50,7 +51,7 @@ fn grant() -> impl Strategy<Value = Grant> {
         |(id, principal, end, revoked)| Grant {
             id: GrantId(id),
             principal: PrincipalId(principal),
-            // Rule `references` has nothing to say of these.
+            // Of the targets, rule `references` has nothing to say here: only of the principals.
             scope: Scope::Any,
             ports: PortRange::ANY,
             expires_at: end.map(UnixMillis),
@@ -178,6 +179,27 @@ fn reference(before: &World, after: &World, ended: &[Change], bad_rows: usize) -
         if lost > 0 && (lost * 2 > total || (lost > 2 && lost as f64 > 0.2 * total as f64)) {
             return Some(Rule::Loss);
         }
+    }
+    let holds_credential =
+        |principal: PrincipalId| after.credentials.iter().any(|row| row.principal == principal);
+    let held_another = |principal: PrincipalId| {
+        before.credentials.iter().any(|row| {
+            let is_given_away = |other: &Credential| other.key == row.key && other.principal != row.principal;
+            row.principal == principal && after.credentials.iter().any(is_given_away)
+        })
+    };
+    let dangling = after.grants.iter().filter(|row| {
+        let is_live = !row.revoked
+            && !has_ended(row.expires_at)
+            && !ended.contains(&Change::GrantGone(row.id))
+            && !ended.contains(&Change::PrincipalGone(row.principal));
+        let has_moved =
+            before.grants.iter().any(|other| other.id == row.id && other.principal != row.principal);
+        is_live && !holds_credential(row.principal) && (has_moved || held_another(row.principal))
+    });
+    let dangling = dangling.count();
+    if dangling > 2 && dangling as f64 > 0.2 * live.grants as f64 {
+        return Some(Rule::References);
     }
     let is_outside = |row: &Device| row.address.is_some_and(|address| !address.is_loopback());
     let turned_outside = after.devices.iter().filter(|row| {
