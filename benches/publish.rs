@@ -6,13 +6,12 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use sluicegate::authz::{Authority, Change, Device, Generation, Grant, Revocations, Snapshot, View};
-use support::Population;
+use sluicegate::authz::{Generation, Snapshot};
+use support::{Population, Published};
 
 /// The relay's own, since building, changing and freeing allocate.
 #[global_allocator]
@@ -21,47 +20,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const GRANTS: [usize; 2] = [100_000, 1_000_000];
 
 const CHANGES: [usize; 3] = [1, 100, 10_000];
-
-/// The authority and the view that is in force there; whoever replaces it frees it, as the publisher does.
-struct Published {
-    authority: Authority,
-    current: Arc<View>,
-}
-
-impl Published {
-    fn new(snapshot: Snapshot) -> Self {
-        let authority = Authority::new(Duration::from_secs(3600), None);
-        let current =
-            Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default(), previous: None });
-        authority.publish(Arc::clone(&current));
-        Self { authority, current }
-    }
-
-    fn publish(&mut self, snapshot: Snapshot) {
-        let revocations: Arc<Revocations> = Arc::clone(&self.current.revocations);
-        self.current = Arc::new(View { snapshot: Arc::new(snapshot), revocations, previous: None });
-        self.authority.publish(Arc::clone(&self.current));
-    }
-
-    fn apply(&mut self, changes: &[Change]) {
-        let generation = Generation(self.current.snapshot.generation().0 + 1);
-        self.publish(self.current.snapshot.apply(generation, changes));
-    }
-}
-
-/// Changes as they come in from a fleet: devices that go and come, and a grant that is narrowed for every
-/// tenth of them, scattered over the whole population.
-fn changes(population: &Population) -> impl Iterator<Item = Change> {
-    let places = (0..population.devices.len()).cycle().step_by(SCATTER);
-    places.enumerate().map(|(number, place)| {
-        if number % 10 == 0 {
-            let grant = population.grants[place % population.grants.len()];
-            return Change::Grant(Grant { expires_at: None, ..grant });
-        }
-        let device = &population.devices[place];
-        Change::Device(Device { online: number % 2 == 0, ..device.clone() })
-    })
-}
 
 fn publish(criterion: &mut Criterion) {
     for grants in GRANTS {
@@ -76,7 +34,7 @@ fn publish(criterion: &mut Criterion) {
 
 fn deltas(group: &mut BenchmarkGroup<'_, WallTime>, population: &Population) {
     let mut published = Published::new(population.snapshot());
-    let mut changes = changes(population);
+    let mut changes = population.changes();
     for count in CHANGES {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("publish {count} changes"), |bencher| {
@@ -102,9 +60,6 @@ fn full_build(group: &mut BenchmarkGroup<'_, WallTime>, population: &Population)
         );
     });
 }
-
-/// A prime, so that changes walk through all shards and not along one.
-const SCATTER: usize = 7919;
 
 /// A full build of a million grants takes a good part of a second.
 const SAMPLES: usize = 20;

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use sluicegate::authz::{
     Change, Credential, Decision, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash,
-    PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot, UnixMillis,
+    PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot, Terms,
+    UnixMillis,
 };
 
 /// All rights as lists, and what ended as lists. Every question walks them from the start.
@@ -352,11 +353,15 @@ impl Moment {
         };
         prop_assert_eq!(self.snapshot.row_counts(), counts);
         prop_assert_eq!(self.snapshot.generation(), Generation(model.generation));
-        for query in queries {
-            for (node, now) in [(None, 0), (Some("a"), 10), (Some("b"), 20)] {
-                let now = UnixMillis(now);
-                let decision = self.snapshot.decide(query, &self.revocations, node, now);
-                prop_assert_eq!(decision, model.decide(query, node, now), "{:?} {:?} {:?}", query, node, now);
+        for (node, now) in [(None, 0), (Some("a"), 10), (Some("b"), 20)] {
+            let terms = Terms { revocations: &self.revocations, node, now: UnixMillis(now) };
+            let mut together = Vec::new();
+            self.snapshot.decide_all(queries, terms, |decision| together.push(decision));
+            prop_assert_eq!(together.len(), queries.len());
+            for (query, together) in queries.iter().zip(together) {
+                let decision = self.snapshot.decide(query, terms);
+                prop_assert_eq!(&decision, &model.decide(query, node, terms.now), "{:?} {:?}", query, node);
+                prop_assert_eq!(together, decision, "among others, {:?} {:?}", query, node);
             }
         }
         Ok(())

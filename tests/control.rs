@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use rusqlite::Connection;
 use sluicegate::authz::{
-    Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Undecided,
-    UnixMillis, View,
+    Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Terms,
+    Undecided, UnixMillis, View,
 };
 use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
@@ -362,7 +362,8 @@ fn a_right_that_is_replaced_in_one_transaction_never_looks_ended() {
     let key = store.issue();
     let (_control, seen) = store.watched(move |view| {
         let query = Query { key: Some(key), device: Some(uuid()), port: 80 };
-        let decision = view.snapshot.decide(&query, &view.revocations, None, UnixMillis::now());
+        let terms = Terms { revocations: &view.revocations, node: None, now: UnixMillis::now() };
+        let decision = view.snapshot.decide(&query, terms);
         (view.snapshot.generation().0, matches!(decision, Decision::Allow(_)))
     });
 

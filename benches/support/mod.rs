@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part of this")]
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use sluicegate::authz::{
-    Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
-    PrincipalId, Query, Scope, Snapshot,
+    Authority, Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId,
+    KeyHash, PortRange, PrincipalId, Query, Revocations, RowCounts, Scope, Snapshot, SnapshotBuilder,
+    UnixMillis, View,
 };
 
 /// Rights in the proportions of the figures to hold: for each ten grants two devices and one credential,
@@ -41,9 +44,32 @@ impl Population {
         }
     }
 
+    /// Built row by row, as from a store.
     pub fn snapshot(&self) -> Snapshot {
-        let (credentials, grants) = (self.credentials.clone(), self.grants.clone());
-        Snapshot::build(Generation(1), credentials, grants, self.devices.clone())
+        let counts = RowCounts {
+            credentials: self.credentials.len(),
+            grants: self.grants.len(),
+            devices: self.devices.len(),
+        };
+        let mut builder = SnapshotBuilder::new(Generation(1), counts);
+        self.credentials.iter().for_each(|row| builder.credential(*row));
+        self.grants.iter().for_each(|row| builder.grant(*row));
+        self.devices.iter().for_each(|row| builder.device(row.clone()));
+        builder.finish()
+    }
+
+    /// Changes as they come in from a fleet, without an end: devices that go and come, and a grant that is
+    /// told again for every tenth of them, scattered over the whole population.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        let places = (0..self.devices.len()).cycle().step_by(SCATTER);
+        places.enumerate().map(|(number, place)| {
+            if number % 10 == 0 {
+                let grant = self.grants[place % self.grants.len()];
+                return Change::Grant(Grant { expires_at: None, ..grant });
+            }
+            let device = &self.devices[place];
+            Change::Device(Device { online: number % 2 == 0, ..device.clone() })
+        })
     }
 
     /// Questions that are allowed, each by a grant chosen at random, so that no cache helps twice.
@@ -67,6 +93,51 @@ impl Population {
             .collect()
     }
 }
+
+/// The authority and the view that is in force there; whoever replaces it frees it, as the publisher does.
+pub struct Published {
+    authority: Arc<Authority>,
+    current: Arc<View>,
+}
+
+impl Published {
+    pub fn new(snapshot: Snapshot) -> Self {
+        let authority = Arc::new(Authority::new(Duration::from_secs(3600), None));
+        let current =
+            Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default(), previous: None });
+        authority.publish(Arc::clone(&current));
+        authority.confirm(UnixMillis(0));
+        Self { authority, current }
+    }
+
+    /// Decides at time 0.
+    pub fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
+    pub fn publish(&mut self, snapshot: Snapshot) {
+        let revocations: Arc<Revocations> = Arc::clone(&self.current.revocations);
+        self.current = Arc::new(View { snapshot: Arc::new(snapshot), revocations, previous: None });
+        self.authority.publish(Arc::clone(&self.current));
+    }
+
+    pub fn apply(&mut self, changes: &[Change]) {
+        let generation = Generation(self.current.snapshot.generation().0 + 1);
+        self.publish(self.current.snapshot.apply(generation, changes));
+    }
+}
+
+/// Of this process, once the allocator has had time to give back what it does not need.
+pub fn resident_bytes() -> u64 {
+    std::thread::sleep(Duration::from_millis(200));
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells of every process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory, too");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("in KiB");
+    kib * 1024
+}
+
+/// A prime, so that changes walk through all shards and not along one.
+const SCATTER: usize = 7919;
 
 fn credential(number: usize) -> Credential {
     let key = KeyHash::of_token(format!("token {number}").as_bytes());

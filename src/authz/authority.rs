@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Undecided, UnixMillis, Witness};
+use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Terms, Undecided, UnixMillis, Witness};
 use crate::sys::root::{Pin, Root};
 
 /// What decides: a snapshot with the revocations on top of it.
@@ -119,21 +119,39 @@ impl Authority {
 
 impl PinnedView<'_> {
     pub fn decide(&self, query: &Query, now: UnixMillis) -> Decision {
-        let Some(view) = self.view.get() else {
-            return Decision::Undecided(Undecided::NoSnapshot);
-        };
-        let authority = self.authority;
-        if authority.is_stale(now) {
-            return Decision::Undecided(Undecided::Stale);
+        match self.usable(now) {
+            Ok(view) => self.trusted(view.snapshot.decide(query, self.terms(view, now))),
+            Err(undecided) => Decision::Undecided(undecided),
         }
-        match view.snapshot.decide(query, &view.revocations, authority.node.as_deref(), now) {
-            Decision::Refuse(Refusal::CredentialUnknown)
-                if !authority.store_reachable.load(Ordering::Relaxed) =>
-            {
-                Decision::Undecided(Undecided::StoreUnreachable)
+    }
+
+    /// Shows the decision on each of `queries` to `each`, in their order. Faster than one by one.
+    pub fn decide_all(&self, queries: &[Query], now: UnixMillis, mut each: impl FnMut(Decision)) {
+        match self.usable(now) {
+            Ok(view) => {
+                let terms = self.terms(view, now);
+                view.snapshot.decide_all(queries, terms, |decision| each(self.trusted(decision)));
             }
-            decision => decision,
+            Err(undecided) => queries.iter().for_each(|_| each(Decision::Undecided(undecided))),
         }
+    }
+
+    fn usable(&self, now: UnixMillis) -> Result<&View, Undecided> {
+        let view = self.view.get().ok_or(Undecided::NoSnapshot)?;
+        if self.authority.is_stale(now) { Err(Undecided::Stale) } else { Ok(view) }
+    }
+
+    fn terms<'b>(&'b self, view: &'b View, now: UnixMillis) -> Terms<'b> {
+        Terms { revocations: &view.revocations, node: self.authority.node.as_deref(), now }
+    }
+
+    /// A credential may be unknown only because the store cannot be read.
+    fn trusted(&self, decision: Decision) -> Decision {
+        let is_unknown = decision == Decision::Refuse(Refusal::CredentialUnknown);
+        if is_unknown && !self.authority.store_reachable.load(Ordering::Relaxed) {
+            return Decision::Undecided(Undecided::StoreUnreachable);
+        }
+        decision
     }
 
     pub fn get(&self) -> Option<&View> {
@@ -145,7 +163,7 @@ impl PinnedView<'_> {
     pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Route> {
         let view = self.view.get()?;
         let previous = view.previous.as_ref()?;
-        match previous.decide(query, &view.revocations, self.authority.node.as_deref(), now) {
+        match previous.decide(query, self.terms(view, now)) {
             Decision::Allow(route) => Some(route),
             _ => None,
         }

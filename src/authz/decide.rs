@@ -2,64 +2,126 @@
 
 use std::net::IpAddr;
 
-use super::relations::{Located, SoughtDevice};
-use super::{Credential, Decision, Grant, KeyHash, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
+use super::relations::{Between, Held, Located, SoughtCredential, SoughtDevice, SoughtGrants};
+use super::{Decision, Grant, KeyHash, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
+
+/// What a decision rests on beside the snapshot and the question.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// On top of the snapshot.
+    pub revocations: &'a Revocations,
+    /// Who asks; `None` reaches every device.
+    pub node: Option<&'a str>,
+    pub now: UnixMillis,
+}
 
 impl Snapshot {
-    /// Decides from this snapshot, with `revocations` on top of it.
+    /// Decides from this snapshot.
     ///
     /// Asks in this order, and the first thing that is wrong is the reason: the credential, the device,
-    /// a grant that leads from one to the other, and whether `node` (any, where it is `None`) reaches the
-    /// device now.
-    pub fn decide(
-        &self,
-        query: &Query,
-        revocations: &Revocations,
-        node: Option<&str>,
-        now: UnixMillis,
-    ) -> Decision {
-        match self.route(query, revocations, node, now) {
+    /// a grant that leads from one to the other, and whether the node reaches the device now.
+    pub fn decide(&self, query: &Query, terms: Terms<'_>) -> Decision {
+        let route = self.ask(query).and_then(|asked| {
+            let found = self.find(&asked, terms)?;
+            self.route(query, &found, terms)
+        });
+        match route {
             Ok(route) => Decision::Allow(route),
             Err(refusal) => Decision::Refuse(refusal),
         }
     }
 
-    fn route(
-        &self,
-        query: &Query,
-        revocations: &Revocations,
-        node: Option<&str>,
-        now: UnixMillis,
-    ) -> Result<Route, Refusal> {
-        // Both are fetched at once: nearly all of the time of a decision goes by waiting for memory.
-        let key = query.key.ok_or(Refusal::CredentialMissing)?;
+    /// Shows the decision on each of `queries` to `each`, in their order.
+    ///
+    /// Nearly all of a decision's time goes by waiting for memory; these wait together.
+    pub fn decide_all(&self, queries: &[Query], terms: Terms<'_>, mut each: impl FnMut(Decision)) {
+        for together in queries.chunks(DECISIONS_AT_ONCE) {
+            let mut asked = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
+            for (asked, query) in asked.iter_mut().zip(together) {
+                *asked = self.ask(query);
+            }
+            let mut found = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
+            for (found, asked) in found.iter_mut().zip(&asked).take(together.len()) {
+                *found = match asked {
+                    Ok(asked) => self.find(asked, terms),
+                    Err(refusal) => Err(*refusal),
+                };
+            }
+            for (found, query) in found.iter().zip(together) {
+                let route = match found {
+                    Ok(found) => self.route(query, found, terms),
+                    Err(refusal) => Err(*refusal),
+                };
+                match route {
+                    Ok(route) => each(Decision::Allow(route)),
+                    Err(refusal) => each(Decision::Refuse(refusal)),
+                }
+            }
+        }
+    }
+
+    /// Has fetched what the question names.
+    #[inline]
+    fn ask<'a>(&'a self, query: &'a Query) -> Result<Asked<'a>, Refusal> {
+        let key = query.key.as_ref().ok_or(Refusal::CredentialMissing)?;
         let credential = self.credentials.seek(key);
-        let device = query.device.map(|uuid| self.devices.seek(uuid));
-        let credential = live_credential(credential.get(), &key, revocations, now)?;
-        let device = device.and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
-        let mut search =
-            GrantSearch { port: query.port, revocations, now, best: None, refusal: Refusal::NoGrant };
-        let grants = self.grants.seek(credential.principal, device.id, device.fleet);
+        let device = query.device.as_ref().map(|uuid| self.devices.seek(uuid));
+        Ok(Asked { key, credential, device })
+    }
+
+    /// Has the grants fetched that lead from the credential to the device.
+    #[inline]
+    fn find<'a>(&'a self, asked: &Asked<'a>, terms: Terms<'_>) -> Result<Found<'a>, Refusal> {
+        let Asked { key, credential, device } = asked;
+        let held = live_credential(credential.get(), key, terms)?;
+        let device = device.as_ref().and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
+        let between = Between { principal: held.principal, device: device.id, fleet: device.fleet };
+        Ok(Found { key, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
+    }
+
+    #[inline]
+    fn route(&self, query: &Query, found: &Found<'_>, terms: Terms<'_>) -> Result<Route, Refusal> {
+        let Found { key, expires_at, device, grants } = found;
+        let mut search = GrantSearch { port: query.port, terms, best: None, refusal: Refusal::NoGrant };
         grants.visit(|grant| search.consider(grant));
         let grant = search.best.ok_or(search.refusal)?;
         Ok(Route {
-            address: reachable_address(&device, node)?,
+            address: reachable_address(device, terms.node)?,
             port: query.port,
-            credential: credential.key.credential_id(),
-            principal: credential.principal,
+            credential: key.credential_id(),
+            principal: grant.principal,
             device: device.id,
             grant: grant.id,
             generation: self.generation(),
-            expires_at: [credential.expires_at, grant.expires_at].into_iter().flatten().min(),
+            expires_at: [*expires_at, grant.expires_at].into_iter().flatten().min(),
         })
     }
+}
+
+/// Questions that wait for memory together. A core has some dozen lines on their way at a time, and a
+/// question needs two at once.
+const DECISIONS_AT_ONCE: usize = 16;
+
+/// The credential and the device are on their way from memory.
+struct Asked<'a> {
+    key: &'a KeyHash,
+    credential: SoughtCredential<'a>,
+    device: Option<SoughtDevice<'a>>,
+}
+
+/// The credential and the device are there, and the grants between them on their way from memory.
+struct Found<'a> {
+    key: &'a KeyHash,
+    /// The credential does.
+    expires_at: Option<UnixMillis>,
+    device: Located<'a>,
+    grants: SoughtGrants<'a>,
 }
 
 /// Looks for the grant that a tunnel rests on.
 struct GrantSearch<'a> {
     port: u16,
-    revocations: &'a Revocations,
-    now: UnixMillis,
+    terms: Terms<'a>,
     /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
     best: Option<Grant>,
     /// The most telling reason against a grant. One that ended says more than one for other ports.
@@ -71,9 +133,9 @@ impl GrantSearch<'_> {
     fn consider(&mut self, grant: Grant) {
         let problem = if !grant.ports.contains(self.port) {
             Refusal::PortNotGranted
-        } else if grant.revoked || self.revocations.grant(grant.id) {
+        } else if grant.revoked || self.terms.revocations.grant(grant.id) {
             Refusal::GrantRevoked
-        } else if has_expired(grant.expires_at, self.now) {
+        } else if has_expired(grant.expires_at, self.terms.now) {
             Refusal::GrantExpired
         } else {
             if self.best.is_none_or(|best| grant.rank() < best.rank()) {
@@ -87,26 +149,23 @@ impl GrantSearch<'_> {
     }
 }
 
-fn live_credential(
-    credential: Option<Credential>,
-    key: &KeyHash,
-    revocations: &Revocations,
-    now: UnixMillis,
-) -> Result<Credential, Refusal> {
+#[inline]
+fn live_credential(held: Option<Held>, key: &KeyHash, terms: Terms<'_>) -> Result<Held, Refusal> {
+    let Terms { revocations, now, .. } = terms;
     // A principal's removal revokes its credentials too; the removal is the true cause.
-    if credential.is_some_and(|credential| revocations.principal(credential.principal)) {
+    if held.as_ref().is_some_and(|held| revocations.principal(held.principal)) {
         return Err(Refusal::PrincipalRevoked);
     }
     if revocations.credential(key) {
         return Err(Refusal::CredentialRevoked);
     }
-    let credential = credential.ok_or(Refusal::CredentialUnknown)?;
-    if credential.revoked {
+    let held = held.ok_or(Refusal::CredentialUnknown)?;
+    if held.revoked {
         Err(Refusal::CredentialRevoked)
-    } else if has_expired(credential.expires_at, now) {
+    } else if has_expired(held.expires_at, now) {
         Err(Refusal::CredentialExpired)
     } else {
-        Ok(credential)
+        Ok(held)
     }
 }
 
@@ -137,7 +196,8 @@ const fn telling(refusal: Refusal) -> u8 {
 mod tests {
     use super::*;
     use crate::authz::{
-        Change, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange, PrincipalId, Scope,
+        Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange,
+        PrincipalId, Scope,
     };
 
     const NOW: UnixMillis = UnixMillis(1_000);
@@ -176,7 +236,11 @@ mod tests {
 
     fn ask(snapshot: &Snapshot, port: u16) -> Decision {
         let query = Query { key: Some(credential().key), device: Some(uuid()), port };
-        snapshot.decide(&query, &Revocations::default(), Some("here"), NOW)
+        snapshot.decide(&query, terms(&Revocations::default(), Some("here")))
+    }
+
+    fn terms<'a>(revocations: &'a Revocations, node: Option<&'a str>) -> Terms<'a> {
+        Terms { revocations, node, now: NOW }
     }
 
     fn granted(decision: Decision) -> GrantId {
@@ -271,7 +335,7 @@ mod tests {
         let there = Device { node: Some("there".into()), ..device() };
         let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], there);
         let query = Query { key: Some(credential().key), device: Some(uuid()), port: 22 };
-        assert_eq!(granted(snapshot.decide(&query, &Revocations::default(), None, NOW)), GrantId(1));
+        assert_eq!(granted(snapshot.decide(&query, terms(&Revocations::default(), None))), GrantId(1));
     }
 
     #[test]
@@ -284,7 +348,7 @@ mod tests {
             (Change::PrincipalGone(PRINCIPAL), Refusal::PrincipalRevoked),
         ] {
             let revocations = Revocations::default().with(&[change]).unwrap();
-            let decision = snapshot.decide(&query, &revocations, None, NOW);
+            let decision = snapshot.decide(&query, terms(&revocations, None));
             assert_eq!(decision, Decision::Refuse(expected));
         }
     }

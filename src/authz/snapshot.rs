@@ -1,7 +1,7 @@
 //! One immutable, complete state of all rights. A delta makes a new one that shares what it did not touch.
 //! What follows from it for a client is in `decide`.
 
-use super::relations::{Credentials, Devices, Edit, Grants};
+use super::relations::{Credentials, Devices, Edit, Grants, Held};
 use super::table::KeyHasher;
 use super::{Credential, Device, DeviceId, Grant, GrantId, KeyHash, PrincipalId};
 
@@ -104,7 +104,8 @@ impl Snapshot {
     }
 
     pub fn credential(&self, key: &KeyHash) -> Option<Credential> {
-        self.credentials.seek(*key).get()
+        let Held { principal, expires_at, revoked } = self.credentials.seek(key).get()?;
+        Some(Credential { key: *key, principal, expires_at, revoked })
     }
 
     pub fn grant(&self, id: GrantId) -> Option<Grant> {

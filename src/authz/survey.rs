@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::relations::Between;
 use super::{Credential, CredentialId, Device, DeviceUuid, PrincipalId, Revocations, Snapshot, UnixMillis};
 
 impl Snapshot {
@@ -25,7 +26,8 @@ impl Snapshot {
     ) -> bool {
         let Some(device) = self.device_named(device) else { return false };
         let mut has_access = false;
-        self.grants.seek(principal, device.id, device.fleet).visit(|grant| {
+        let between = Between { principal, device: device.id, fleet: device.fleet };
+        self.grants.seek(between).visit(|grant| {
             has_access |= grant.ports.contains(port)
                 && !grant.revoked
                 && !revocations.grant(grant.id)

@@ -3,6 +3,7 @@
 use super::kernel::Kernel;
 use super::session::Session;
 use super::token::Slot;
+use crate::authz::Query;
 
 pub(super) struct Sessions<K: Kernel> {
     slots: Vec<Option<Session<K>>>,
@@ -68,11 +69,12 @@ impl<K: Kernel> Sessions<K> {
         self.sweep_from.is_some()
     }
 
-    /// The next sessions of the sweep, at most `count` slots on.
-    pub fn sweep(&mut self, count: usize) -> Vec<Slot> {
-        let Some(from) = self.sweep_from else { return Vec::new() };
+    /// The next sessions of the sweep that rest on a decision, at most `count` slots on, and on which.
+    pub fn sweep(&mut self, count: usize) -> (Vec<Slot>, Vec<Query>) {
+        let Some(from) = self.sweep_from else { return Default::default() };
         let to = (from + count).min(self.slots.len());
         self.sweep_from = (to < self.slots.len()).then_some(to);
-        (from..to).filter(|&place| self.slots[place].is_some()).map(|place| Slot(place as u32)).collect()
+        let question = |place: usize| self.slots[place].as_ref()?.standing_question();
+        (from..to).filter_map(|place| Some((Slot(place as u32), question(place)?))).unzip()
     }
 }

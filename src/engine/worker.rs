@@ -153,11 +153,20 @@ impl Worker {
         while let Some(accepted) = self.agenda.next_arrival() {
             self.begin_session(accepted, now, view);
         }
-        for slot in self.sessions.sweep(SWEEP_SESSIONS) {
-            self.with_session(slot, now, view, Session::recheck);
-        }
+        self.recheck_some(now, view);
         self.do_errands(now, view);
         self.look_at_timers(now, view);
+    }
+
+    /// Puts what the next sessions of a sweep rest on to the view in force.
+    fn recheck_some(&mut self, now: Instant, view: &PinnedView<'_>) {
+        let (slots, questions) = self.sessions.sweep(SWEEP_SESSIONS);
+        let mut slots = slots.into_iter();
+        view.decide_all(&questions, now.wall, |decision| {
+            if let Some(slot) = slots.next() {
+                self.with_session(slot, now, view, |session, turn| session.recheck(decision, turn));
+            }
+        });
     }
 
     /// Lets streams move bytes, as many as a turn has for all of them together.

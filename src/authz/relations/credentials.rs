@@ -5,7 +5,7 @@ use hashbrown::HashSet;
 use super::packed_end::PackedEnd;
 use super::{Edit, Identified, LastWords, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
-use crate::authz::{Credential, CredentialId, KeyHash, PrincipalId};
+use crate::authz::{Credential, CredentialId, KeyHash, PrincipalId, UnixMillis};
 
 #[derive(Clone)]
 pub(in crate::authz) struct Credentials {
@@ -30,15 +30,14 @@ impl Credentials {
 
     /// Has the credential with `key` fetched.
     #[inline]
-    pub(in crate::authz) fn seek(&self, key: KeyHash) -> SoughtCredential<'_> {
-        let id = key.credential_id();
-        let whole = if self.whole.is_empty() { None } else { Some(self.seek_whole(id)) };
-        SoughtCredential { key, packed: self.packed.seek(id), whole }
+    pub(in crate::authz) fn seek<'a>(&'a self, key: &'a KeyHash) -> SoughtCredential<'a> {
+        SoughtCredential { credentials: self, key, packed: self.packed.seek(key.credential_id()) }
     }
 
     #[cold]
-    fn seek_whole(&self, id: CredentialId) -> Sought<'_, Credential> {
-        self.whole.seek(id)
+    fn whole(&self, key: &KeyHash) -> Option<Held> {
+        let whole = self.whole.rows(key.credential_id()).find(|row| row.key.matches(key))?;
+        Some(Held { principal: whole.principal, expires_at: whole.expires_at, revoked: whole.revoked })
     }
 
     pub(in crate::authz) fn called(&self, id: CredentialId) -> Option<Credential> {
@@ -57,19 +56,26 @@ impl Credentials {
 
 /// A credential on its way from memory.
 pub(in crate::authz) struct SoughtCredential<'a> {
-    key: KeyHash,
+    credentials: &'a Credentials,
+    key: &'a KeyHash,
     packed: Sought<'a, PackedCredential>,
-    /// `None` where there are none at all.
-    whole: Option<Sought<'a, Credential>>,
+}
+
+/// What a credential is, beside its key.
+pub(in crate::authz) struct Held {
+    pub(in crate::authz) principal: PrincipalId,
+    pub(in crate::authz) expires_at: Option<UnixMillis>,
+    pub(in crate::authz) revoked: bool,
 }
 
 impl SoughtCredential<'_> {
     #[inline]
-    pub(in crate::authz) fn get(self) -> Option<Credential> {
-        let Self { key, packed, whole } = self;
-        match packed.rows().find(|row| row.key.matches(&key)) {
-            Some(credential) => Some(credential.unpack()),
-            None => whole?.rows().find(|row| row.key.matches(&key)).copied(),
+    pub(in crate::authz) fn get(&self) -> Option<Held> {
+        let Self { credentials, key, packed } = self;
+        match packed.rows().find(|row| row.key.matches(key)) {
+            Some(credential) => Some(credential.held()),
+            None if credentials.whole.is_empty() => None,
+            None => credentials.whole(key),
         }
     }
 }
@@ -93,8 +99,13 @@ impl PackedCredential {
     }
 
     fn unpack(&self) -> Credential {
-        Credential {
-            key: self.key,
+        let Held { principal, expires_at, revoked } = self.held();
+        Credential { key: self.key, principal, expires_at, revoked }
+    }
+
+    #[inline]
+    fn held(&self) -> Held {
+        Held {
             principal: PrincipalId(self.principal.into()),
             expires_at: self.expires_at.unpack(),
             revoked: self.revoked,

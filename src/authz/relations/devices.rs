@@ -31,19 +31,19 @@ pub(in crate::authz) struct Located<'a> {
 
 /// A device on its way from memory.
 pub(in crate::authz) struct SoughtDevice<'a> {
+    devices: &'a Devices,
+    uuid: &'a DeviceUuid,
     packed: Option<Sought<'a, PackedDevice>>,
-    /// `None` where there are none at all.
-    whole: Option<Sought<'a, Device>>,
-    nodes: &'a NodeNames,
 }
 
 impl<'a> SoughtDevice<'a> {
     #[inline]
-    pub(in crate::authz) fn get(self) -> Option<Located<'a>> {
-        let packed = self.packed.and_then(|packed| packed.rows().next());
-        match packed {
-            Some(device) => Some(device.located(self.nodes)),
-            None => self.whole?.rows().next().map(Device::located),
+    pub(in crate::authz) fn get(&self) -> Option<Located<'a>> {
+        let Self { devices, uuid, packed } = *self;
+        match packed.and_then(|packed| packed.rows().next()) {
+            Some(device) => Some(device.located(&devices.nodes)),
+            None if devices.whole.is_empty() => None,
+            None => devices.whole(uuid),
         }
     }
 }
@@ -86,17 +86,14 @@ impl Devices {
 
     /// Has the device with `uuid` fetched.
     #[inline]
-    pub(in crate::authz) fn seek(&self, uuid: DeviceUuid) -> SoughtDevice<'_> {
-        SoughtDevice {
-            packed: ShortUuid::of(&uuid).map(|uuid| self.packed.seek(uuid)),
-            whole: if self.whole.is_empty() { None } else { Some(self.seek_whole(uuid)) },
-            nodes: &self.nodes,
-        }
+    pub(in crate::authz) fn seek<'a>(&'a self, uuid: &'a DeviceUuid) -> SoughtDevice<'a> {
+        let packed = ShortUuid::of(uuid).map(|uuid| self.packed.seek(uuid));
+        SoughtDevice { devices: self, uuid, packed }
     }
 
     #[cold]
-    fn seek_whole(&self, uuid: DeviceUuid) -> Sought<'_, Device> {
-        self.whole.seek(uuid)
+    fn whole(&self, uuid: &DeviceUuid) -> Option<Located<'_>> {
+        self.whole.rows(*uuid).next().map(Device::located)
     }
 
     pub(in crate::authz) fn named(&self, uuid: DeviceUuid) -> Option<Device> {

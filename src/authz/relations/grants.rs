@@ -36,8 +36,26 @@ pub(in crate::authz) struct GrantRank {
 /// Grants on their way from memory.
 pub(in crate::authz) struct SoughtGrants<'a> {
     grants: &'a Grants,
-    keys: [GrantKey; SCOPES],
     lasting: [Sought<'a, LastingGrant>; SCOPES],
+    between: Between,
+}
+
+/// Whom grants are for, and to what they lead.
+#[derive(Clone, Copy)]
+pub(in crate::authz) struct Between {
+    pub(in crate::authz) principal: PrincipalId,
+    pub(in crate::authz) device: DeviceId,
+    pub(in crate::authz) fleet: Option<FleetId>,
+}
+
+impl Between {
+    /// Without a fleet, the same twice: a decision takes the better of equals.
+    #[inline]
+    fn keys(self) -> [GrantKey; SCOPES] {
+        let Self { principal, device, fleet } = self;
+        let to = |scope| GrantKey { principal, scope };
+        [to(Scope::Device(device)), to(fleet.map_or(Scope::Any, Scope::Fleet)), to(Scope::Any)]
+    }
 }
 
 impl SoughtGrants<'_> {
@@ -70,7 +88,7 @@ impl SoughtGrants<'_> {
 
     #[inline(never)]
     fn visit_others(&self, visit: &mut dyn FnMut(Grant)) {
-        for key in self.keys {
+        for key in self.between.keys() {
             self.grants.ending.rows(PackedKey::pack_or_none(key)).for_each(|row| visit(row.unpack()));
             self.grants.whole.rows(key).for_each(|row| visit(*row));
         }
@@ -115,27 +133,15 @@ impl Grants {
         lasting.or_else(ending).or_else(whole)
     }
 
-    /// Has the grants fetched that lead from `principal` to a device.
+    /// Has the grants fetched that lead from a principal to a device.
     #[inline]
-    pub(in crate::authz) fn seek(
-        &self,
-        principal: PrincipalId,
-        device: DeviceId,
-        fleet: Option<FleetId>,
-    ) -> SoughtGrants<'_> {
-        // Without a fleet, the same twice: a decision takes the better of equals.
-        let device = GrantKey { principal, scope: Scope::Device(device) };
-        let fleet = GrantKey { principal, scope: fleet.map_or(Scope::Any, Scope::Fleet) };
-        let any = GrantKey { principal, scope: Scope::Any };
-        let lasting = |key| self.lasting.seek(PackedKey::pack_or_none(key));
+    pub(in crate::authz) fn seek(&self, between: Between) -> SoughtGrants<'_> {
         if self.has_others() {
-            self.seek_others(&[device, fleet, any]);
+            self.seek_others(between);
         }
-        SoughtGrants {
-            grants: self,
-            keys: [device, fleet, any],
-            lasting: [lasting(device), lasting(fleet), lasting(any)],
-        }
+        let [device, fleet, any] = between.keys();
+        let lasting = |key| self.lasting.seek(PackedKey::pack_or_none(key));
+        SoughtGrants { grants: self, lasting: [lasting(device), lasting(fleet), lasting(any)], between }
     }
 
     #[inline]
@@ -144,10 +150,10 @@ impl Grants {
     }
 
     #[inline(never)]
-    fn seek_others(&self, keys: &[GrantKey; SCOPES]) {
-        for key in keys {
-            self.ending.seek(PackedKey::pack_or_none(*key));
-            self.whole.seek(*key);
+    fn seek_others(&self, between: Between) {
+        for key in between.keys() {
+            self.ending.seek(PackedKey::pack_or_none(key));
+            self.whole.seek(key);
         }
     }
 

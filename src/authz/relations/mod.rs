@@ -13,9 +13,9 @@ mod packed_grants;
 
 use std::hash::Hash;
 
-pub(super) use credentials::Credentials;
+pub(super) use credentials::{Credentials, Held, SoughtCredential};
 pub(super) use devices::{Devices, Located, SoughtDevice};
-pub(super) use grants::Grants;
+pub(super) use grants::{Between, Grants, SoughtGrants};
 use hashbrown::HashSet;
 
 /// What becomes of one row of a relation.

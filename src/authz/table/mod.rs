@@ -131,6 +131,7 @@ impl<R: Row> Default for Table<R> {
 }
 
 /// Rows on their way from memory.
+#[derive(Clone, Copy)]
 pub(super) struct Sought<'a, R: Row> {
     key: R::Key,
     bucket: &'a [R],

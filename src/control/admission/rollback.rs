@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Admission, count_live};
-use crate::authz::{Change, Decision, Query, Snapshot, UnixMillis};
+use crate::authz::{Change, Decision, Query, Snapshot, Terms, UnixMillis};
 use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
 use crate::control::masks::Masks;
@@ -93,8 +93,8 @@ impl Admission {
     }
 
     fn is_allowed(&self, snapshot: &Snapshot, query: &Query, now: UnixMillis) -> bool {
-        let decision = snapshot.decide(query, self.publisher.revocations(), self.node.as_deref(), now);
-        matches!(decision, Decision::Allow(_))
+        let terms = Terms { revocations: self.publisher.revocations(), node: self.node.as_deref(), now };
+        matches!(snapshot.decide(query, terms), Decision::Allow(_))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::{Candidate, Difference, Hold, Rule};
-use crate::authz::{Decision, KeyHash, Query, Refusal, Route, Snapshot};
+use crate::authz::{Decision, KeyHash, Query, Refusal, Route, Snapshot, Terms};
 use crate::store::RowKey;
 
 /// What was allowed of late, and by what.
@@ -23,13 +23,12 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         return Ok(());
     }
     let lost: HashSet<RowKey> = lost_rows(difference).collect();
+    let terms = Terms { revocations, node: replay.node, now: *now };
     let (mut total, mut failures) = (0, Vec::new());
     for query in replay.recent {
-        let Decision::Allow(route) = replay.in_force.decide(query, revocations, replay.node, *now) else {
-            continue;
-        };
+        let Decision::Allow(route) = replay.in_force.decide(query, terms) else { continue };
         total += 1;
-        let Decision::Refuse(refusal) = store.decide(query, revocations, replay.node, *now) else { continue };
+        let Decision::Refuse(refusal) = store.decide(query, terms) else { continue };
         let failure = Failure { route, key: query.key, refusal };
         if failure.is_nobody_elses() && !failure.rests_on(&lost) {
             failures.push(failure);

@@ -58,8 +58,7 @@ impl<K: Kernel> Session<K> {
     }
 
     /// The view has changed while the device is being dialled.
-    pub(super) fn recheck_dial(&mut self, turn: &mut Turn<'_, K>) {
-        let decision = self.decide(turn);
+    pub(super) fn recheck_dial(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
         let Stage::Dial(dial) = &mut self.stage else { return };
         match decision {
             Decision::Allow(route) => dial.expires_at = route.expires_at,

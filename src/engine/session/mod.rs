@@ -207,11 +207,19 @@ impl<K: Kernel> Session<K> {
         }
     }
 
-    /// Puts the decision that this session rests on to the view in force.
-    pub fn recheck(&mut self, turn: &mut Turn<'_, K>) {
+    /// The question whose answer this session rests on.
+    pub fn standing_question(&self) -> Option<Query> {
         match &self.stage {
-            Stage::Dial(_) => self.recheck_dial(turn),
-            Stage::Tunnel(_) => self.recheck_tunnel(turn),
+            Stage::Dial(_) | Stage::Tunnel(_) => self.query,
+            Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => None,
+        }
+    }
+
+    /// By the view in force, `decision` is the answer to [`Session::standing_question`].
+    pub fn recheck(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
+        match &self.stage {
+            Stage::Dial(_) => self.recheck_dial(decision, turn),
+            Stage::Tunnel(_) => self.recheck_tunnel(decision, turn),
             Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
         }
     }

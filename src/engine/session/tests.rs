@@ -72,6 +72,13 @@ impl Bench {
         }
     }
 
+    fn recheck(&mut self, session: &mut Session<ScriptedKernel>) {
+        self.turn(|turn| {
+            assert_eq!(session.standing_question(), session.query);
+            session.recheck(session.decide(turn), turn);
+        });
+    }
+
     fn client_sends(&self, bytes: &[u8]) {
         self.client.state().incoming.borrow_mut().extend(bytes);
     }
@@ -142,11 +149,11 @@ fn a_right_that_ends_resets_both_sides_of_its_tunnel() {
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
     assert!(bench.told().starts_with("HTTP/1.1 200"), "{}", bench.told());
-    bench.turn(|turn| session.recheck(turn));
+    bench.recheck(&mut session);
     assert!(!session.is_over(), "nothing has changed");
 
     bench.shared.authority.publish(view(false));
-    bench.turn(|turn| session.recheck(turn));
+    bench.recheck(&mut session);
     bench.run(&mut session, 50);
 
     assert!(session.is_over());

@@ -74,7 +74,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn on_tunnel_deadline(&mut self, turn: &mut Turn<'_, K>) {
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.has_expired(turn) || tunnel.is_reprieve_over(turn) {
-            self.recheck_tunnel(turn);
+            self.recheck_tunnel(self.decide(turn), turn);
         }
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.has_expired(turn) {
@@ -94,8 +94,7 @@ impl<K: Kernel> Session<K> {
     }
 
     /// The view has changed, or a right has expired.
-    pub(super) fn recheck_tunnel(&mut self, turn: &mut Turn<'_, K>) {
-        let decision = self.decide(turn);
+    pub(super) fn recheck_tunnel(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
         let Stage::Tunnel(tunnel) = &mut self.stage else { return };
         match decision {
             Decision::Allow(route) => {
