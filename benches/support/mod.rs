@@ -94,10 +94,12 @@ impl Population {
     }
 }
 
-/// The authority and the view that is in force there; whoever replaces it frees it, as the publisher does.
+/// The authority and the view that is in force there. Whoever replaces it frees it once no reader has it any
+/// more, as the publisher does.
 pub struct Published {
     authority: Arc<Authority>,
     current: Arc<View>,
+    retired: Vec<Arc<View>>,
 }
 
 impl Published {
@@ -107,7 +109,7 @@ impl Published {
             Arc::new(View { snapshot: Arc::new(snapshot), revocations: Arc::default(), previous: None });
         authority.publish(Arc::clone(&current));
         authority.confirm(UnixMillis(0));
-        Self { authority, current }
+        Self { authority, current, retired: Vec::new() }
     }
 
     /// Decides at time 0.
@@ -117,8 +119,10 @@ impl Published {
 
     pub fn publish(&mut self, snapshot: Snapshot) {
         let revocations: Arc<Revocations> = Arc::clone(&self.current.revocations);
-        self.current = Arc::new(View { snapshot: Arc::new(snapshot), revocations, previous: None });
-        self.authority.publish(Arc::clone(&self.current));
+        let next = Arc::new(View { snapshot: Arc::new(snapshot), revocations, previous: None });
+        self.retired.push(std::mem::replace(&mut self.current, Arc::clone(&next)));
+        self.authority.publish(next);
+        self.retired.retain(|view| Arc::strong_count(view) > 1);
     }
 
     pub fn apply(&mut self, changes: &[Change]) {
