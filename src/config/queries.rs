@@ -29,6 +29,15 @@ impl Queries {
     pub fn are_replaced(&self) -> bool {
         self.credentials.is_some() || self.grants.is_some() || self.devices.is_some()
     }
+
+    /// These queries, but for those that `others` has in their place.
+    pub fn replaced_by(&self, others: Self) -> Self {
+        Self {
+            credentials: others.credentials.or_else(|| self.credentials.clone()),
+            grants: others.grants.or_else(|| self.grants.clone()),
+            devices: others.devices.or_else(|| self.devices.clone()),
+        }
+    }
 }
 
 impl TryFrom<PathBuf> for Query {

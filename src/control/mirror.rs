@@ -110,4 +110,4 @@ fn gone(key: &RowKey) -> Option<Change> {
 }
 
 /// What the store says has no generation until it is published.
-const NEVER_PUBLISHED: Generation = Generation(0);
+pub(super) const NEVER_PUBLISHED: Generation = Generation(0);

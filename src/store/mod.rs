@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver};
 
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
-use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
+use crate::config::{self, AddressSource, Authz, Config, Queries, StoreUrl};
 
 pub use remarks::{Noted, Remarks};
 
@@ -29,6 +29,13 @@ pub trait Source: Send {
 
     /// What was committed since the last successful read of either kind.
     fn read_changes(&mut self) -> Result<Changes, StoreError>;
+
+    /// Reads all relations twice, by the queries that run and by `candidate`, both as of one moment. Fails
+    /// where the candidate breaks the contract; nothing is remembered of either.
+    fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError>;
+
+    /// Reads by `queries` from now on, and all of it next.
+    fn replace_queries(&mut self, queries: Queries);
 
     /// What has changed elsewhere than in the store, for when the store cannot be read.
     fn changes_elsewhere(&mut self) -> Vec<Change> {
@@ -96,6 +103,13 @@ pub struct Rows {
     pub quarantined: Vec<Quarantined>,
     /// Rows that say that they are revoked and are quarantined for something else: the end counts.
     pub ended: Vec<Change>,
+}
+
+/// What two sets of queries give of the same moment.
+#[derive(Debug)]
+pub struct Comparison {
+    pub running: Rows,
+    pub candidate: Rows,
 }
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! good snapshot stays in force, and the next read is put to the guard again.
 
 mod person;
+mod queries;
 mod rollback;
 
 use std::collections::HashSet;

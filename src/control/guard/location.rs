@@ -66,17 +66,22 @@ impl Unlocated {
         match network {
             Network::Silent => Verdict::Publish,
             Network::Asked => Verdict::Wait,
-            Network::Answers { answered, sampled } => Verdict::Hold(self.hold(answered, sampled)),
+            Network::Answers { answered, sampled } => Verdict::Hold(self.hold(format!(
+                "{} of {} devices have lost their location, but {answered} of {sampled} that were asked still answer",
+                self.devices.len(),
+                self.total
+            ))),
         }
     }
 
-    fn hold(&self, answered: usize, sampled: usize) -> Hold {
-        let lost = self.devices.len();
-        let figures = format!(
-            "{lost} of {} devices have lost their location, but {answered} of {sampled} that were asked still \
-             answer",
-            self.total
-        );
-        Hold::new(Rule::Location, lost, figures, self.devices.iter().map(|id| RowKey::Device(*id)))
+    /// Where a query has lost them, there is nothing to ask the network.
+    pub(in crate::control) fn by_query(&self) -> Hold {
+        let (lost, total) = (self.devices.len(), self.total);
+        self.hold(format!("{lost} of {total} devices would lose their location by the query"))
+    }
+
+    fn hold(&self, figures: String) -> Hold {
+        let examples = self.devices.iter().map(|id| RowKey::Device(*id));
+        Hold::new(Rule::Location, self.devices.len(), figures, examples)
     }
 }

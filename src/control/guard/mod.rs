@@ -63,6 +63,8 @@ pub enum Rule {
     Probation,
     /// An operator has gone back to the generation before.
     Operator,
+    /// A changed query brings nothing back that is revoked.
+    Revival,
 }
 
 /// What comes of a candidate.
@@ -170,17 +172,32 @@ impl Guard {
         }
     }
 
+    /// The same of a candidate that nobody publishes, and that no person has accepted anything of. Its
+    /// locations are the caller's to judge.
+    pub(super) fn judge_once(&self, candidate: &Candidate<'_>, replay: Replay<'_>) -> Result<(), Hold> {
+        self.check_rows(candidate).into_iter().collect::<Result<(), Hold>>()?;
+        self.check_changes(candidate)?;
+        replay::check(candidate, replay, self.config.max_replay_failures)
+    }
+
     fn check(&mut self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        let outcomes = [
+        self.check_rows(candidate).into_iter().try_for_each(|outcome| self.pass(outcome))?;
+        // One that nothing needs any more is over.
+        self.waiver =
+            self.waiver.take().filter(|waiver| waiver.used).map(|waiver| Waiver { used: false, ..waiver });
+        self.check_changes(candidate)
+    }
+
+    fn check_rows(&self, candidate: &Candidate<'_>) -> [Result<(), Hold>; 4] {
+        [
             decode::check(candidate, self.config.max_bad_rows),
             unique::check(candidate),
             bounds::check(candidate, &self.config.bounds),
             self.canaries.check(candidate),
-        ];
-        outcomes.into_iter().try_for_each(|outcome| self.pass(outcome))?;
-        // One that nothing needs any more is over.
-        self.waiver =
-            self.waiver.take().filter(|waiver| waiver.used).map(|waiver| Waiver { used: false, ..waiver });
+        ]
+    }
+
+    fn check_changes(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
         loss::check(candidate, self.config.max_loss)?;
         references::check(candidate, self.config.max_dangling)?;
         addresses::check(candidate, self.config.max_outside, &self.vpn)
@@ -200,7 +217,7 @@ impl Guard {
 }
 
 impl Rule {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Contract,
         Self::Decode,
         Self::Unique,
@@ -213,6 +230,7 @@ impl Rule {
         Self::Replay,
         Self::Probation,
         Self::Operator,
+        Self::Revival,
     ];
 
     /// As metrics, logs and commands name it.
@@ -230,6 +248,7 @@ impl Rule {
             Self::Replay => "replay",
             Self::Probation => "probation",
             Self::Operator => "operator",
+            Self::Revival => "revival",
         }
     }
 }

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 
 use crossbeam::channel::Receiver;
 
-use super::{Changes, Quarantined, Remarks, RowKey, Rows, Source, StoreError};
+use super::{Changes, Comparison, Quarantined, Remarks, RowKey, Rows, Source, StoreError};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
-use crate::config::AddressSource;
+use crate::config::{AddressSource, Queries};
 use file::AddressFile;
 
 /// See the module.
@@ -125,6 +125,19 @@ impl Source for Located {
             return Ok(Changes::Nothing);
         }
         Ok(Changes::Some { changes, quarantined })
+    }
+
+    fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
+        self.look_at_files();
+        let Comparison { mut running, mut candidate } = self.store.compare(candidate)?;
+        for device in running.devices.iter_mut().chain(&mut candidate.devices) {
+            device.address = self.address(device);
+        }
+        Ok(Comparison { running, candidate })
+    }
+
+    fn replace_queries(&mut self, queries: Queries) {
+        self.store.replace_queries(queries);
     }
 
     fn changes_elsewhere(&mut self) -> Vec<Change> {

@@ -18,13 +18,14 @@ use super::state::ServerState;
 use super::{Place, schema};
 use crate::config::{Authz, PostgresUrl, Profile, Queries, Store};
 use crate::store::reread::Rereading;
-use crate::store::{Changes, Noted, Remarks, Rows, Source, StoreError};
+use crate::store::{Changes, Comparison, Noted, Remarks, Rows, Source, StoreError};
 
 /// See the module.
 pub struct PostgresSource {
     connector: Connector,
     profile: Profile,
     queries: Queries,
+    reread_every: Duration,
     lag_max: Duration,
     /// Where the schema is not ours, so that there is no outbox to go by.
     rereading: Option<Rereading>,
@@ -61,18 +62,20 @@ struct Follower {
 
 impl PostgresSource {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz) -> Self {
-        let is_ours = store.profile == Profile::Reference && !authz.queries.are_replaced();
-        Self {
+        let mut source = Self {
             connector: Connector::new(url, store),
             profile: store.profile,
-            queries: authz.queries.clone(),
+            queries: Queries::default(),
+            reread_every: authz.reread,
             lag_max: authz.max_replica_lag,
-            rereading: (!is_ours).then(|| Rereading::new(authz.reread)),
+            rereading: None,
             open: None,
             look_around_at: Instant::now(),
             wake_ups: None,
             not_understood: Noted::default(),
-        }
+        };
+        source.replace_queries(authz.queries.clone());
+        source
     }
 
     /// Runs `read` on a session, and drops the session where that fails.
@@ -168,6 +171,21 @@ impl Source for PostgresSource {
         self.with_open(Open::read_changes)
     }
 
+    fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
+        let profile = self.profile;
+        self.with_open(|open, place| open.compare(profile, candidate, place))
+    }
+
+    fn replace_queries(&mut self, queries: Queries) {
+        let is_ours = self.profile == Profile::Reference && !queries.are_replaced();
+        self.rereading = (!is_ours).then(|| Rereading::new(self.reread_every));
+        if !is_ours {
+            self.wake_ups = None;
+        }
+        self.queries = queries;
+        self.open = None;
+    }
+
     fn remarks(&self) -> Remarks {
         Remarks { not_understood: self.not_understood.clone(), ..Remarks::default() }
     }
@@ -236,6 +254,21 @@ impl Open {
         }
         self.observe(state);
         Ok((rows, not_understood))
+    }
+
+    fn compare(
+        &mut self,
+        profile: Profile,
+        candidate: &Queries,
+        place: &Place,
+    ) -> Result<Comparison, StoreError> {
+        let session = &self.session;
+        let candidate = Relations::prepare(session, profile, candidate, place)?;
+        session.batch(BEGIN).map_err(|failure| place.error(failure))?;
+        let running = self.relations.read(session, place)?;
+        let candidate = candidate.read(session, place)?;
+        session.batch("COMMIT").map_err(|failure| place.error(failure))?;
+        Ok(Comparison { running, candidate })
     }
 
     fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {

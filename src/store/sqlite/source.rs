@@ -16,12 +16,13 @@ use super::relations::Relations;
 use super::{Place, schema};
 use crate::config::{Authz, Queries};
 use crate::store::reread::Rereading;
-use crate::store::{Changes, Rows, Source, StoreError};
+use crate::store::{Changes, Comparison, Rows, Source, StoreError};
 
 /// See the module.
 pub struct SqliteSource {
     place: Place,
     queries: Queries,
+    reread_every: Duration,
     /// Where the queries were replaced, so that there is no outbox to go by.
     rereading: Option<Rereading>,
     /// `None` before the first read and after an error.
@@ -46,9 +47,15 @@ struct Position {
 
 impl SqliteSource {
     pub fn new(path: &Path, authz: &Authz) -> Self {
-        let queries = authz.queries.clone();
-        let rereading = queries.are_replaced().then(|| Rereading::new(authz.reread));
-        Self { place: Place::new(path), queries, rereading, open: None }
+        let mut source = Self {
+            place: Place::new(path),
+            queries: Queries::default(),
+            reread_every: authz.reread,
+            rereading: None,
+            open: None,
+        };
+        source.replace_queries(authz.queries.clone());
+        source
     }
 
     /// Runs `read` on a connection to the file that is at the path now.
@@ -103,6 +110,16 @@ impl Source for SqliteSource {
         }
     }
 
+    fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
+        self.with_open(|open, place| open.compare(&Relations::new(candidate), place))
+    }
+
+    fn replace_queries(&mut self, queries: Queries) {
+        self.rereading = queries.are_replaced().then(|| Rereading::new(self.reread_every));
+        self.queries = queries;
+        self.open = None;
+    }
+
     fn describe(&self) -> String {
         self.place.describe()
     }
@@ -136,6 +153,12 @@ impl Open {
     fn read_foreign(&mut self, place: &Place) -> Result<Rows, StoreError> {
         let transaction = self.connection.transaction().map_err(|error| place.error(error))?;
         self.relations.read(&transaction, place)
+    }
+
+    fn compare(&mut self, candidate: &Relations, place: &Place) -> Result<Comparison, StoreError> {
+        let transaction = self.connection.transaction().map_err(|error| place.error(error))?;
+        let running = self.relations.read(&transaction, place)?;
+        Ok(Comparison { running, candidate: candidate.read(&transaction, place)? })
     }
 
     fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {
