@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench compare deb tools
+.PHONY: help demo test loom lint check bench compare deb tools
 
 CARGO_DENY_VERSION := 0.20.2
 
@@ -15,7 +15,7 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	@cargo build --release --locked
 	exec target/release/sluicegate demo
 
-test: tools lint ## Lint, then run every test
+test: tools lint loom ## Lint, then run every test
 	@if cargo nextest --version >/dev/null 2>&1; then
 		exec cargo nextest run --locked
 	fi
@@ -25,8 +25,14 @@ test: tools lint ## Lint, then run every test
 	awk '/^test result:/ { passed += $$4; failed += $$6 } END { print passed+0 " passed, " failed+0 " failed" }' "$$log"
 	exit $${failed:-0}
 
+# In a place of its own: the flag concerns every crate.
+loom: ## Try every order in which threads can publish, reclaim, revoke and wake
+	@export RUSTFLAGS='--cfg crossbeam_loom' CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/loom"
+	cargo clippy --locked -p sluicegate-loom --tests -- -D warnings
+	exec cargo test --locked -p sluicegate-loom --profile loom --no-fail-fast --quiet
+
 lint: ## Formatting, clippy, documentation, licences and banned crates
-	@cargo fmt --check
+	@cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	if cargo deny --version >/dev/null 2>&1 \

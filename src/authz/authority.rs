@@ -1,12 +1,12 @@
 //! The snapshot in force and how far it can be trusted: written by the control thread, read by engines.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Terms, Undecided, UnixMillis, Witness};
+use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sys::root::{Pin, Root};
 
 /// What decides: a snapshot with the revocations on top of it.

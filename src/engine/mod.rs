@@ -22,6 +22,7 @@ mod descriptors;
 mod errands;
 mod forward;
 mod kernel;
+mod levels;
 mod limits;
 mod listener;
 mod session;

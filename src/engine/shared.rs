@@ -2,19 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::unistd::gettid;
 
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
+use super::levels::Levels;
 use super::limits::Limits;
 use crate::authz::{Authority, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 
-/// Commands to all are levels, not messages: a thread that is behind sees the last state of each and misses
-/// nothing, so there is no queue that could fill.
 pub(super) struct Shared {
     pub config: Arc<Config>,
     pub authority: Arc<Authority>,
@@ -22,10 +21,7 @@ pub(super) struct Shared {
     pub limits: Arc<Limits>,
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
-    draining: AtomicBool,
-    stopping: AtomicBool,
-    /// Counts requests to put every session's decision again.
-    rechecks: AtomicU64,
+    pub levels: Levels,
 }
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
@@ -73,44 +69,30 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        Self {
-            config,
-            authority,
-            audit,
-            limits,
-            threads,
-            draining: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            rechecks: AtomicU64::new(0),
-        }
+        Self { config, authority, audit, limits, threads, levels: Levels::new() }
     }
 
     pub fn recheck(&self) {
-        self.rechecks.fetch_add(1, Ordering::Release);
+        self.levels.recheck();
         self.wake_all();
     }
 
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.levels.drain();
         self.wake_all();
     }
 
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.levels.stop();
         self.wake_all();
     }
 
-    /// Read this before the view is pinned: then the view is at least as new as the request.
-    pub fn rechecks(&self) -> u64 {
-        self.rechecks.load(Ordering::Acquire)
-    }
-
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.levels.is_draining()
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.levels.is_stopping()
     }
 
     pub fn wake_all(&self) {

@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::errands::SESSION_NUMBER_BITS;
 use super::forward::Outcome;
 use super::kernel::RingKernel;
+use super::levels::{Attention, Recheck};
 use super::listener::Listener;
 use super::session::{Accepted, Instant, Session, Turn};
 use super::sessions::Sessions;
@@ -47,7 +48,7 @@ pub(super) struct Worker {
     sessions_begun: u64,
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
-    rechecks_seen: u64,
+    attention: Attention,
     errands: Errands,
     /// What the sweep that is under way, or was last, may end tunnels for; see [`Turn::ended_at_us`].
     ended_at_us: u64,
@@ -84,7 +85,7 @@ impl Worker {
             streams: Streams::default(),
             sessions_begun: 0,
             told_full: 0,
-            rechecks_seen: 0,
+            attention: Attention::default(),
             errands: Errands::default(),
             ended_at_us: 0,
             stop_by: None,
@@ -113,11 +114,10 @@ impl Worker {
             self.stop_by = Some(now.after(STOP_TIME));
             self.stop_accepting();
         }
-        let rechecks = shared.rechecks();
+        let recheck = self.attention.read(&shared.levels);
         // The pin lasts for this turn only, and the turn does not block.
         let view = shared.authority.pin();
-        if rechecks != self.rechecks_seen {
-            self.rechecks_seen = rechecks;
+        if recheck == Recheck::Asked {
             if !self.sessions.is_sweeping() {
                 self.ended_at_us = shared.authority.ended_at_us();
             }
@@ -221,7 +221,8 @@ impl Worker {
     /// How long the next turn may sleep.
     fn wait(&self) -> Wait {
         let has_own_work = !self.agenda.is_empty() || !self.streams.is_empty();
-        if has_own_work || self.sessions.is_sweeping() || !self.errands.is_idle() {
+        if has_own_work || self.sessions.is_sweeping() || !self.errands.is_idle() || !self.attention.is_done()
+        {
             return Wait::No;
         }
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
@@ -248,8 +249,7 @@ impl Worker {
             }
             Some(Token::CancelAccept) => {}
             Some(Token::Wake) => {
-                self.thread().wake.clear();
-                self.errands.note_wake();
+                self.attention.take(&self.shared.threads[self.number].wake);
                 if !completion.more {
                     self.watch_wake();
                 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod activation;
+pub mod atomic;
 pub mod buffers;
 pub mod cpu;
 mod enter;

@@ -6,11 +6,9 @@ use crate::engine::errands::{Errand, Found};
 use crate::engine::session::{Instant, Session};
 use crate::engine::token::Slot;
 
-/// What this thread has been asked, and how far it is.
+/// How far this thread is with what it has been asked.
 #[derive(Default)]
 pub(super) struct Errands {
-    /// The queue has not been seen empty since the thread was last woken.
-    may_be_waiting: bool,
     under_way: Option<UnderWay>,
 }
 
@@ -21,26 +19,21 @@ struct UnderWay {
 }
 
 impl Errands {
-    /// Somebody has woken this thread.
-    pub fn note_wake(&mut self) {
-        self.may_be_waiting = true;
-    }
-
     pub fn is_idle(&self) -> bool {
-        self.under_way.is_none() && !self.may_be_waiting
+        self.under_way.is_none()
     }
 }
 
 impl Worker {
     /// Goes on with what was asked first.
     pub(super) fn do_errands(&mut self, now: Instant, view: &PinnedView<'_>) {
-        if self.errands.is_idle() {
+        if self.errands.is_idle() && !self.attention.has_errands() {
             return;
         }
         let Some(UnderWay { mut errand, next }) =
             self.errands.under_way.take().or_else(|| self.next_errand())
         else {
-            self.errands.may_be_waiting = false;
+            self.attention.found_no_errand();
             return;
         };
         let end = (next + SESSIONS_PER_TURN).min(self.sessions.places());
