@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use crossbeam::channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
@@ -15,6 +15,7 @@ use crate::config::{Log, LogFormat, LogLevel, StoreUrl};
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite::Admin;
+use crate::telemetry::AuditReopener;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
@@ -25,6 +26,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let requests = EndRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
+    reopen_on_hangup(node.audit_reopener()).map_err(CommandError::failed)?;
     doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
@@ -80,6 +82,14 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     let (clients, admin) = (clients.join(","), node.admin_address());
     tracing::info!(%clients, %admin, "listening");
     print(&format!("ready client={clients} admin={admin}\n"))
+}
+
+/// SIGHUP says that the audit log was renamed.
+fn reopen_on_hangup(reopener: AuditReopener) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let thread = std::thread::Builder::new().name("hangup".to_owned());
+    thread.spawn(move || signals.forever().for_each(|_signal| reopener.reopen()))?;
+    Ok(())
 }
 
 /// The requests to end that this process gets.

@@ -114,6 +114,7 @@ impl<K: Kernel> Session<K> {
             slug: reply.and_then(Reply::slug),
             cause,
             detail,
+            duration_us: turn.now.us_since(self.accepted_at_us),
         };
         if !turn.shared.audit.send(AuditEvent::Refusal(refusal)) {
             turn.counters.sessions.audit_dropped.add(1);
