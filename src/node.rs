@@ -65,8 +65,13 @@ impl Node {
                 engine.recheck();
             }
         };
-        let control =
-            Control::start(store::located_source(&config), Arc::clone(&authority), on_publish, &config)?;
+        let control = Control::start(
+            store::located_source(&config),
+            Arc::clone(&authority),
+            on_publish,
+            audit_sender.clone(),
+            &config,
+        )?;
         let engine =
             Engine::start_on(inherited, Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
