@@ -1,17 +1,17 @@
 //! `sluicegate run`: the relay, until a signal ends it.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 
 use super::Loaded;
 use super::doctor;
+use super::log;
 use super::output::{CommandError, print};
 use super::supervised::Supervised;
-use crate::config::{Log, LogFormat, LogLevel, StoreUrl};
+use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite::Admin;
@@ -19,7 +19,7 @@ use crate::telemetry::AuditReopener;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    start_log(&config.log)?;
+    log::start(&config.log)?;
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
@@ -40,28 +40,6 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     }
     drop(supervised);
     node.stop();
-    Ok(())
-}
-
-/// Starts the log on stderr; `RUST_LOG` goes before the configuration.
-fn start_log(log: &Log) -> Result<(), CommandError> {
-    let level = match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives)
-            .map_err(|error| CommandError::failed(format!("RUST_LOG is not understood: {error}")))?,
-        _ => EnvFilter::new(level),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
     Ok(())
 }
 

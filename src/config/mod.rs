@@ -223,6 +223,8 @@ pub struct Audit {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
+    /// To the system's journal, with fields, in the place of stderr.
+    pub journald: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -365,7 +367,7 @@ impl Default for Audit {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text }
+        Self { level: LogLevel::Info, format: LogFormat::Text, journald: false }
     }
 }
 
