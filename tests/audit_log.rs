@@ -45,6 +45,26 @@ fn a_session_that_ends_tells_who_what_and_how_much() {
 }
 
 #[test]
+fn a_refusal_tells_who_asked_for_what_and_the_cause_that_the_client_is_not_told() {
+    let site = Site::new("");
+    let relay = site.start();
+    refused(&site, &relay);
+    let stranger = Request::to(DEVICE, 22).bearer("nobody's").send(relay.address());
+    assert_eq!(stranger.status, 407);
+    let events = site.audit().wait_for_events(2);
+    let expected = serde_json::json!({
+        "event": "refusal", "status": 403, "slug": "not-permitted", "cause": "device-unknown", "principal": 1,
+        "credential": site.credential, "uuid": OTHER_DEVICE, "port": 22, "generation": 1,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&events[0][name], value, "{name} in {}", events[0]);
+    }
+    assert!(events[0]["duration_us"].is_u64());
+    assert_eq!((&events[1]["cause"], &events[1]["principal"]), (&"credential-unknown".into(), &Value::Null));
+    assert_eq!(events[1]["credential"].as_str().unwrap().len(), 16, "eight bytes of the hash, and no more");
+}
+
+#[test]
 fn a_rotated_log_is_let_go_on_sighup() {
     let site = Site::new("");
     let relay = site.start();
