@@ -144,7 +144,9 @@ fn a_relay_that_is_to_tell_a_journal_does_not_start_without_one() {
     ] {
         let site = Site::new(setting);
         let run = site.command(&["run"]);
-        let wrapper = with_mounts(OWN_RUN);
+        let mut wrapper = with_mounts(OWN_RUN);
+        // It would serve for ever.
+        wrapper.extend(["timeout", "60"].map(str::to_owned));
         let mut command = Command::new(&wrapper[0]);
         command.args(&wrapper[1..]).arg(run.get_program()).args(run.get_args());
         let output = command.env("STATE_DIRECTORY", site.folder().join("state")).output().unwrap();
