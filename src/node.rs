@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::control::{Control, ControlError, StatusHandle};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store;
-use crate::telemetry::{AuditLog, AuditSender};
+use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 
 /// A running relay. Its parts end in the order of the fields: no client comes in any more before what
 /// serves them goes.
@@ -20,7 +20,7 @@ pub struct Node {
     client_addresses: Vec<SocketAddr>,
     control: Control,
     admin: Admin,
-    _audit: Option<AuditLog>,
+    audit: AuditLog,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub enum NodeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("audit.path {path} cannot be opened: {source}; check its folder and permissions")]
-    Audit { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 /// How a drain came to its end.
@@ -56,8 +56,7 @@ impl Node {
     pub fn start_on(inherited: Inherited, config: Config) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
-        let (audit, audit_sender) = open_audit(&config)?;
-        let audit_lost = audit.as_ref().map(AuditLog::lost).unwrap_or_default();
+        let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
         // The control thread is there before the engine, which it is to tell of every publication.
         let to_tell: Arc<OnceLock<EngineHandle>> = Arc::default();
         let told = Arc::clone(&to_tell);
@@ -66,8 +65,13 @@ impl Node {
                 engine.recheck();
             }
         };
-        let control =
-            Control::start(store::located_source(&config), Arc::clone(&authority), on_publish, &config)?;
+        let control = Control::start(
+            store::located_source(&config),
+            Arc::clone(&authority),
+            on_publish,
+            audit_sender.clone(),
+            &config,
+        )?;
         let engine =
             Engine::start_on(inherited, Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
         let handle = engine.handle();
@@ -80,7 +84,7 @@ impl Node {
             authority,
             commands: control.commands(),
             audit: audit_sender,
-            audit_lost,
+            audit_lost: audit.lost(),
         };
         let admin = match Admin::start(&config.admin, sources) {
             Ok(admin) => admin,
@@ -90,7 +94,7 @@ impl Node {
             }
         };
         let client_addresses = engine.client_addresses().to_vec();
-        Ok(Self { engine: Some(engine), handle, client_addresses, control, admin, _audit: audit })
+        Ok(Self { engine: Some(engine), handle, client_addresses, control, admin, audit })
     }
 
     /// Where clients reach this node, in the order of `listen`.
@@ -108,6 +112,11 @@ impl Node {
 
     pub fn status(&self) -> StatusHandle {
         self.control.status()
+    }
+
+    /// A way to let go of an audit log that was rotated.
+    pub fn audit_reopener(&self) -> AuditReopener {
+        self.audit.reopener()
     }
 
     /// Turns new clients away and waits until the last session has ended, `patience` is over, or
@@ -136,14 +145,6 @@ impl Drop for Node {
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }
-    }
-}
-
-fn open_audit(config: &Config) -> Result<(Option<AuditLog>, AuditSender), NodeError> {
-    let Some(path) = &config.audit.path else { return Ok((None, AuditSender::disabled())) };
-    match AuditLog::open(path) {
-        Ok((log, sender)) => Ok((Some(log), sender)),
-        Err(source) => Err(NodeError::Audit { path: path.display().to_string(), source }),
     }
 }
 

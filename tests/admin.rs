@@ -273,7 +273,7 @@ fn an_admin_address_that_is_taken_is_told_in_one_line_and_frees_the_client_ports
 fn a_node_that_stops_answers_nobody_and_has_written_every_event() {
     let mut setting = Setting::new();
     let path = setting.folder.path().join("audit.jsonl");
-    setting.config.audit = Audit { path: Some(path.clone()) };
+    setting.config.audit = Audit { path: Some(path.clone()), ..Audit::default() };
     let device = TcpListener::bind("127.0.0.1:0").unwrap();
     let node = setting.start();
     let client = setting.connect(&node, device.local_addr().unwrap().port());

@@ -15,6 +15,7 @@ use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
 use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
 use sluicegate::store::{self, Source, StoreError};
+use sluicegate::telemetry::AuditSender;
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -85,7 +86,7 @@ impl Store {
             }
         };
         let source = sqlite_source(self.path());
-        (Control::start(source, authority, on_publish, &config).unwrap(), seen)
+        (Control::start(source, authority, on_publish, AuditSender::disabled(), &config).unwrap(), seen)
     }
 
     fn node(&self) -> Node {
@@ -96,7 +97,9 @@ impl Store {
         let authority = Arc::new(Authority::new(config.max_stale, None));
         let source = sqlite_source(self.path());
         let config = Config { authz: config.clone(), ..Config::default() };
-        let control = Control::start(source, Arc::clone(&authority), on_publish, &config).unwrap();
+        let control =
+            Control::start(source, Arc::clone(&authority), on_publish, AuditSender::disabled(), &config)
+                .unwrap();
         Node { authority, control }
     }
 }
@@ -228,7 +231,8 @@ fn a_publication_is_told_after_it_is_in_force() {
         }
     };
     let source = sqlite_source(store.path());
-    let _control = Control::start(source, authority, on_publish, &Config::default()).unwrap();
+    let _control =
+        Control::start(source, authority, on_publish, AuditSender::disabled(), &Config::default()).unwrap();
 
     store.revoke(key);
 
@@ -411,7 +415,8 @@ fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let source = sqlite_source(folder.path().join("none.db"));
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
-    let error = Control::start(source, authority, || {}, &Config::default()).err().unwrap();
+    let error =
+        Control::start(source, authority, || {}, AuditSender::disabled(), &Config::default()).err().unwrap();
     assert!(matches!(error, ControlError::Store(StoreError::Missing { .. })), "{error}");
 }
 

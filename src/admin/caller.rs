@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::Desk;
 use super::token::{Judgement, WRONG_WINDOW};
-use crate::telemetry::{AuditEvent, OperatorCommand};
+use crate::telemetry::{AuditEvent, OperatorCommand, Proof};
 
 /// Who is at the other end of a connection; put beside each request of it.
 #[derive(Clone, Copy, Debug)]
@@ -107,8 +107,16 @@ impl IntoResponse for Denied {
     }
 }
 
-/// Tells the audit log and the log what somebody had the node do, or tried to.
+/// Tells the audit log and the log what an operator had the node do, and what came of it.
 pub(super) fn audit(desk: &Desk, command: &'static str, caller: Caller, outcome: Result<String, String>) {
+    let by = match caller {
+        Caller::Local { .. } => Proof::LocalSocket,
+        Caller::Remote(_) => Proof::AdminToken,
+    };
+    audit_by(by, desk, command, caller, outcome);
+}
+
+fn audit_by(by: Proof, desk: &Desk, command: &'static str, caller: Caller, outcome: Result<String, String>) {
     let (outcome, detail) = match outcome {
         Ok(detail) => ("done", detail),
         Err(detail) => ("refused", detail),
@@ -118,10 +126,8 @@ pub(super) fn audit(desk: &Desk, command: &'static str, caller: Caller, outcome:
         Caller::Local { uid, pid } => (uid, pid, None),
         Caller::Remote(client) => (None, None, Some(client)),
     };
-    let event = OperatorCommand { command, uid, pid, client, outcome, detail };
-    if !desk.sources.audit.send(AuditEvent::OperatorCommand(event)) {
-        tracing::error!(command, "the audit log's queue is full; this command is in the log alone");
-    }
+    let event = OperatorCommand { command, by, uid, pid, client, outcome, detail };
+    desk.sources.audit.tell(AuditEvent::OperatorCommand(event));
 }
 
 /// A connection that says nothing of itself may do nothing.
@@ -134,7 +140,8 @@ fn check_token(caller: Caller, headers: &HeaderMap, desk: &Desk) -> Result<(), D
     match desk.gate.judge(token) {
         Judgement::Right => Ok(()),
         Judgement::Wrong => {
-            audit(desk, "admin-token", caller, Err("a wrong token was shown".to_owned()));
+            let outcome = Err("a wrong token was shown".to_owned());
+            audit_by(Proof::WrongToken, desk, "admin-token", caller, outcome);
             Err(Denied::WrongToken)
         }
         Judgement::WrongAgain => Err(Denied::TooManyWrong),

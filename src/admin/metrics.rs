@@ -84,7 +84,7 @@ impl Scrape {
         for Summed { name, help, of } in SUMMED {
             counter(encoder, name, help, self.sum(of))?;
         }
-        let help = "Audit events that could not be written to their file.";
+        let help = "Audit events that could not be written, to the file or to the journal.";
         counter(encoder, "audit_lost", help, self.sources.audit_lost.get())
     }
 

@@ -7,6 +7,7 @@ pub mod device;
 mod doctor;
 mod generate;
 pub mod grant;
+mod log;
 pub mod output;
 pub mod principal;
 mod relay;

@@ -1,30 +1,32 @@
 //! `sluicegate run`: the relay, until a signal ends it.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use crossbeam::channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 
 use super::Loaded;
 use super::doctor;
+use super::log;
 use super::output::{CommandError, print};
 use super::supervised::Supervised;
-use crate::config::{Log, LogFormat, LogLevel, StoreUrl};
+use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite::Admin;
+use crate::telemetry::AuditReopener;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    start_log(&config.log)?;
+    log::start(&config.log)?;
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
     let requests = EndRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
+    reopen_on_hangup(node.audit_reopener()).map_err(CommandError::failed)?;
     doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
@@ -38,28 +40,6 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     }
     drop(supervised);
     node.stop();
-    Ok(())
-}
-
-/// Starts the log on stderr; `RUST_LOG` goes before the configuration.
-fn start_log(log: &Log) -> Result<(), CommandError> {
-    let level = match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives)
-            .map_err(|error| CommandError::failed(format!("RUST_LOG is not understood: {error}")))?,
-        _ => EnvFilter::new(level),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
     Ok(())
 }
 
@@ -80,6 +60,14 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     let (clients, admin) = (clients.join(","), node.admin_address());
     tracing::info!(%clients, %admin, "listening");
     print(&format!("ready client={clients} admin={admin}\n"))
+}
+
+/// SIGHUP says that the audit log was renamed.
+fn reopen_on_hangup(reopener: AuditReopener) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let thread = std::thread::Builder::new().name("hangup".to_owned());
+    thread.spawn(move || signals.forever().for_each(|_signal| reopener.reopen()))?;
+    Ok(())
 }
 
 /// The requests to end that this process gets.

@@ -206,11 +206,16 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+/// Events are written to each place that is named, and nowhere where none is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// One JSON object per line; nothing is written where this is absent.
+    /// One JSON object per line, appended; opened anew on SIGHUP.
     pub path: Option<PathBuf>,
+    /// To the system's journal, a field for each member.
+    pub journald: bool,
+    /// Refusals by one IPv4 address or IPv6 /64 that are written one by one within 10 s; more are summed.
+    pub refusals_per_source: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -218,6 +223,8 @@ pub struct Audit {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
+    /// To the system's journal, with fields, in the place of stderr.
+    pub journald: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -352,9 +359,15 @@ impl Default for Admin {
     }
 }
 
+impl Default for Audit {
+    fn default() -> Self {
+        Self { path: None, journald: false, refusals_per_source: 100 }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text }
+        Self { level: LogLevel::Info, format: LogFormat::Text, journald: false }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Whether the last good snapshot is being kept in spite of the store, since when, and by which rule.
 //!
-//! Told in one line when it begins, turns into another rule's, and ends.
+//! Told when it begins, turns into another rule's, and ends.
 
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::guard::{Hold, Rule};
-use crate::authz::UnixMillis;
+use super::record::Record;
+use crate::authz::{Generation, UnixMillis};
+use crate::telemetry::By;
 
 /// A hold, for whoever asks.
 #[derive(Clone, Debug, Serialize)]
@@ -21,8 +23,8 @@ pub struct HoldStatus {
 pub type HoldCounts = [u64; Rule::ALL.len()];
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Holding {
+    record: Record,
     current: Option<Held>,
     counts: HoldCounts,
 }
@@ -41,22 +43,23 @@ enum HeldCandidate {
 }
 
 impl Holding {
-    pub(super) fn hold(&mut self, hold: Hold) {
-        self.enter(hold, HeldCandidate::Present);
+    pub(super) fn new(record: Record) -> Self {
+        Self { record, current: None, counts: HoldCounts::default() }
     }
 
-    pub(super) fn hold_without_candidate(&mut self, hold: Hold) {
-        self.enter(hold, HeldCandidate::Absent);
+    /// `in_force` stays so.
+    pub(super) fn hold(&mut self, hold: Hold, in_force: Option<Generation>) {
+        self.enter(hold, in_force, HeldCandidate::Present);
     }
 
-    /// The candidate passed, or was published all the same.
-    pub(super) fn heal(&mut self) {
+    pub(super) fn hold_without_candidate(&mut self, hold: Hold, in_force: Option<Generation>) {
+        self.enter(hold, in_force, HeldCandidate::Absent);
+    }
+
+    /// The candidate passed, or was published all the same, and is `in_force`.
+    pub(super) fn heal(&mut self, by: By, in_force: Option<Generation>) {
         if let Some(held) = self.current.take() {
-            tracing::info!(
-                "the guard holds no more; rule {} held for {} s",
-                held.status.hold.rule,
-                held.began.elapsed().as_secs()
-            );
+            self.record.hold_ends(&held.status, held.began.elapsed(), by, in_force);
         }
     }
 
@@ -76,7 +79,7 @@ impl Holding {
         self.counts
     }
 
-    fn enter(&mut self, hold: Hold, candidate: HeldCandidate) {
+    fn enter(&mut self, hold: Hold, in_force: Option<Generation>, candidate: HeldCandidate) {
         match &mut self.current {
             Some(held) if held.status.hold.rule == hold.rule => {
                 held.status.hold = hold;
@@ -87,10 +90,15 @@ impl Holding {
                 if let Some(index) = index {
                     self.counts[index] += 1;
                 }
-                tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
                 let (since, began) = match current {
-                    Some(held) => (held.status.since, held.began),
-                    None => (UnixMillis::now(), Instant::now()),
+                    Some(Held { status, began, .. }) => {
+                        self.record.hold_changes(status, began.elapsed(), &hold, in_force);
+                        (status.since, *began)
+                    }
+                    None => {
+                        self.record.hold_begins(&hold, in_force);
+                        (UnixMillis::now(), Instant::now())
+                    }
                 };
                 *current = Some(Held { status: HoldStatus { hold, since }, began, candidate });
             }

@@ -17,6 +17,7 @@ mod probation;
 mod publisher;
 mod quarantine;
 mod recent;
+mod record;
 mod refresh;
 mod status;
 
@@ -35,6 +36,8 @@ pub use status::{Status, StatusHandle};
 use crate::authz::Authority;
 use crate::config::Config;
 use crate::store::{Source, StoreError};
+use crate::telemetry::AuditSender;
+use record::Record;
 use refresh::Refresher;
 
 /// The running control thread; dropping it stops the thread and waits for it.
@@ -60,14 +63,16 @@ impl Control {
     /// on a thread of its own keeps up.
     ///
     /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
-    /// be decided again then.
+    /// be decided again then. `audit` is told what the guard does.
     pub fn start(
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: impl Fn() + Send + 'static,
+        audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
-        let refresher = Refresher::start(source, authority, Box::new(on_publish), config)?;
+        let record = Record::new(audit);
+        let refresher = Refresher::start(source, authority, Box::new(on_publish), record, config)?;
         let status = refresher.status();
         let (stop, stopped) = channel::bounded(0);
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);

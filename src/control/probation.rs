@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::guard::{Hold, Network, Prober, Rule, Unlocated};
+use super::record::Record;
 use crate::authz::{Authority, DeviceId, PrincipalId, Query, Refusal, Regression, Snapshot};
 use crate::config::{Config, Regressions};
 
 /// See the module.
 pub(super) struct Probation {
+    record: Record,
     limits: Regressions,
     time: Duration,
     /// The latest of each pair, of refusals that say that a right is gone.
@@ -39,6 +41,14 @@ struct Pairs {
     pairs: HashMap<(PrincipalId, DeviceId), (Regression, Instant)>,
 }
 
+/// Whether a pair was among those that are remembered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    New,
+    Known,
+    NoRoom,
+}
+
 /// Decisions and regressions of the last seconds.
 #[derive(Default)]
 struct Window {
@@ -48,9 +58,10 @@ struct Window {
 }
 
 impl Probation {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, record: Record) -> Self {
         let guard = &config.authz.guard;
         Self {
+            record,
             limits: guard.max_regressions,
             time: guard.probation,
             rights: Pairs::default(),
@@ -88,11 +99,14 @@ impl Probation {
 
     fn note(&mut self, regression: Regression, now: Instant) {
         self.total += 1;
-        if matches!(regression.refusal, Refusal::DeviceOffline | Refusal::DeviceElsewhere) {
-            self.locations.note(regression, now);
+        let noted = if matches!(regression.refusal, Refusal::DeviceOffline | Refusal::DeviceElsewhere) {
+            self.locations.note(regression, now)
         } else {
             self.window.note(regression.principal, now);
-            self.rights.note(regression, now);
+            self.rights.note(regression, now)
+        };
+        if noted == Noted::New {
+            self.record.regressed(&regression);
         }
     }
 
@@ -150,10 +164,14 @@ impl Probation {
 }
 
 impl Pairs {
-    fn note(&mut self, regression: Regression, now: Instant) {
+    fn note(&mut self, regression: Regression, now: Instant) -> Noted {
         let pair = (regression.principal, regression.device);
-        if self.pairs.len() < PAIRS_MAX || self.pairs.contains_key(&pair) {
-            self.pairs.insert(pair, (regression, now));
+        if self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&pair) {
+            return Noted::NoRoom;
+        }
+        match self.pairs.insert(pair, (regression, now)) {
+            Some(_) => Noted::Known,
+            None => Noted::New,
         }
     }
 

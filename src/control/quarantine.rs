@@ -2,23 +2,28 @@
 
 use std::collections::HashSet;
 
+use super::record::Record;
 use crate::authz::Change;
 use crate::store::{Quarantined, RowKey};
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Quarantine {
+    record: Record,
     keys: HashSet<RowKey>,
     /// Some of the rows that were read last.
     examples: Vec<Quarantined>,
 }
 
 impl Quarantine {
+    pub(super) fn new(record: Record) -> Self {
+        Self { record, keys: HashSet::new(), examples: Vec::new() }
+    }
+
     /// The outcome of a full read: these rows are bad, all others are not.
     pub(super) fn replace(&mut self, quarantined: Vec<Quarantined>) {
         let before = std::mem::take(&mut self.keys);
         let is_new = |row: &&Quarantined| !before.contains(&row.key);
-        tell(quarantined.iter().filter(is_new));
+        self.record.quarantined(quarantined.iter().filter(is_new));
         self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
         self.keys = quarantined.into_iter().map(|row| row.key).collect();
     }
@@ -28,7 +33,7 @@ impl Quarantine {
         for key in changes.iter().filter_map(row_key) {
             self.keys.remove(&key);
         }
-        tell(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
+        self.record.quarantined(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
         if !quarantined.is_empty() {
             self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
         }
@@ -61,23 +66,6 @@ pub(super) fn row_key(change: &Change) -> Option<RowKey> {
     }
 }
 
-fn tell<'a>(mut rows: impl Iterator<Item = &'a Quarantined>) {
-    for row in rows.by_ref().take(TOLD_MAX) {
-        tracing::warn!(
-            "quarantined {}: {}; its last good version, if any, stays in force",
-            row.key,
-            row.reason
-        );
-    }
-    let untold = rows.count();
-    if untold > 0 {
-        tracing::warn!("quarantined {untold} more rows");
-    }
-}
-
-/// Rows of one read that get a log line each, so that a bad million does not fill the disk.
-const TOLD_MAX: usize = 10;
-
 /// Rows whose reasons are kept, for whoever asks.
 const EXAMPLES_MAX: usize = 5;
 
@@ -85,6 +73,7 @@ const EXAMPLES_MAX: usize = 5;
 mod tests {
     use super::*;
     use crate::authz::{DeviceId, GrantId};
+    use crate::telemetry::AuditSender;
 
     fn bad(key: RowKey) -> Quarantined {
         Quarantined { key, reason: "bad".to_owned() }
@@ -92,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_row_counts_from_when_it_turns_bad_until_it_is_good_or_gone() {
-        let mut quarantine = Quarantine::default();
+        let mut quarantine = Quarantine::new(Record::new(AuditSender::disabled()));
         let grant = || RowKey::Grant(GrantId(1));
         let device = || RowKey::Device(DeviceId(1));
         quarantine.update(&[], vec![bad(grant()), bad(device()), bad(grant())]);

@@ -11,6 +11,7 @@ use super::commands::Request;
 use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
+use super::record::Record;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::Config;
@@ -39,13 +40,14 @@ impl Refresher {
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
+        record: Record,
         config: &Config,
     ) -> Result<Self, StoreError> {
         let store = source.describe();
         let persistence = config.authz.state.as_ref().map(|folder| Persistence::new(folder, store.clone()));
         let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);
         let mut refresher = Self {
-            admission: Admission::new(config, publisher),
+            admission: Admission::new(config, publisher, record),
             source,
             authority,
             status: StatusHandle::new(Status { store, ..Status::default() }),

@@ -7,8 +7,11 @@ mod counters;
 mod latency;
 mod slowest;
 
-pub use audit::{AuditEvent, AuditSender, OperatorCommand, SessionEnd, SessionFacts, SessionRefusal};
-pub use audit_log::{AuditLog, LostEvents};
+pub use audit::{
+    Alarm, AuditEvent, AuditSender, By, HoldChange, HoldEnd, MoreRefusals, OperatorCommand, Proof,
+    QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback, SessionEnd, SessionFacts, SessionRefusal,
+};
+pub use audit_log::{AuditError, AuditLog, AuditReopener, LostEvents};
 pub use causes::CauseCounts;
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;

@@ -13,6 +13,7 @@ use sluicegate::config::{self, Authz, Config, StoreUrl, Vpn};
 use sluicegate::control::{Control, ControlError, Rule, Status};
 use sluicegate::store;
 use sluicegate::store::sqlite::Admin;
+use sluicegate::telemetry::AuditSender;
 use tempfile::TempDir;
 
 use super::wait_for;
@@ -121,7 +122,8 @@ impl Installation {
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let url = StoreUrl::Sqlite(self.store_path());
         let source = store::source(&config::Store { url, ..config::Store::default() }, &config.authz);
-        let control = Control::start(source, Arc::clone(&authority), || {}, &config)?;
+        let control =
+            Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), &config)?;
         let witness = authority.witness();
         Ok(Judged { authority, witness, control, devices: self.devices, principals: self.principals })
     }

@@ -12,6 +12,7 @@ mod device;
 pub mod forwarder;
 mod http;
 mod installation;
+mod mounts;
 mod netns;
 mod openbalena;
 mod postgres;
@@ -30,6 +31,7 @@ pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, Silent, V4, V6, reset};
 pub use http::{HttpAnswer, exchange};
 pub use installation::{Installation, Judged};
+pub use mounts::{as_seen_by, with_mounts};
 pub use netns::Namespace;
 pub use openbalena::{OpenBalena, replace};
 pub use postgres::{Cluster, Database};
@@ -37,7 +39,7 @@ pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
 pub use proxy::{Fault, Proxy};
 pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
-pub use skip::{ipv6_or_skip, root_or_skip, tools_or_skip};
+pub use skip::{ipv6_or_skip, root_or_skip, skip, tools_or_skip};
 
 /// How long anything may take that has no deadline of its own. Far beyond what a busy two-core machine
 /// needs, so that reaching it means "never".

@@ -1,5 +1,6 @@
 //! A place where a relay can run: a folder with a store, a configuration and an audit log.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -92,9 +93,9 @@ impl Site {
     }
 
     /// As [`Site::start`], through a program that runs what it gets as arguments, such as `prlimit`.
-    pub fn start_through(&self, wrapper: &[&str]) -> Relay {
+    pub fn start_through(&self, wrapper: &[impl AsRef<OsStr>]) -> Relay {
         let run = self.command(&["run"]);
-        let mut command = Command::new(wrapper[0]);
+        let mut command = Command::new(&wrapper[0]);
         command.args(&wrapper[1..]).arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
         command.env("STATE_DIRECTORY", self.path("state"));
         Relay::start(command)

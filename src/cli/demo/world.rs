@@ -51,7 +51,7 @@ impl World {
         steps.record("a device that serves a page", Ok(format!("HTTP on {}", web.address())));
         steps.record("a device that echoes", Ok(format!("and sends and takes bulk, on {}", echo.address())));
 
-        let audit = Audit { path: Some(folder.path().join(AUDIT)) };
+        let audit = Audit { path: Some(folder.path().join(AUDIT)), ..Audit::default() };
         let node = Node::start(Config { audit, ..config(store) })?;
         let client = Client { relay: node.client_addresses()[0] };
         let relay = format!("clients on {}, admin on {}", client.relay, node.admin_address());

@@ -23,14 +23,17 @@ use super::probation::Probation;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
 use super::recent::Recent;
+use super::record::Record;
 use super::status::Status;
-use crate::authz::{Change, Device, RowCounts, Snapshot, UnixMillis};
+use crate::authz::{Change, Device, Generation, RowCounts, Snapshot, UnixMillis};
 use crate::config::{Config, OnRegression};
 use crate::store::{Quarantined, Relation, RowKey, Rows};
+use crate::telemetry::By;
 use rollback::Rejection;
 
 /// Everything that rows pass through, once they were read.
 pub(super) struct Admission {
+    record: Record,
     guard: Guard,
     publisher: Publisher,
     /// What passed the guard last; `None` before anything has.
@@ -58,7 +61,7 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config, publisher: Publisher) -> Self {
+    pub(super) fn new(config: &Config, publisher: Publisher, record: Record) -> Self {
         Self {
             guard: Guard::new(config),
             prober: Prober::new(config),
@@ -70,15 +73,16 @@ impl Admission {
             live: RowCounts::default(),
             mirror: Mirror::empty(),
             absences: Absences::default(),
-            quarantine: Quarantine::default(),
+            quarantine: Quarantine::new(record.clone()),
             doubt: None,
-            holding: Holding::default(),
+            holding: Holding::new(record.clone()),
             reads_of_everything: 0,
             history: History::new(config.authz.guard.probation),
-            probation: Probation::new(config),
+            probation: Probation::new(config, record.clone()),
             rejection: None,
             on_regression: config.authz.guard.on_regression,
             rollbacks: 0,
+            record,
         }
     }
 
@@ -146,7 +150,7 @@ impl Admission {
     /// The store answered, but not with what could be a candidate.
     pub(super) fn hold_without_candidate(&mut self, hold: Hold) {
         if self.guard.is_enabled() {
-            self.holding.hold_without_candidate(hold);
+            self.holding.hold_without_candidate(hold, self.generation());
         }
     }
 
@@ -163,9 +167,8 @@ impl Admission {
     }
 
     pub(super) fn tell(&self, status: &mut Status) {
-        let last_good = self.last_good.as_deref();
-        status.generation = last_good.map(Snapshot::generation);
-        status.rows = last_good.map(Snapshot::row_counts).unwrap_or_default();
+        status.generation = self.generation();
+        status.rows = self.last_good.as_deref().map(Snapshot::row_counts).unwrap_or_default();
         status.quarantined = self.quarantine.len();
         status.hold = self.holding.current().cloned();
         status.holds = self.holding.counts();
@@ -201,7 +204,7 @@ impl Admission {
             Verdict::Wait => self.mask(&difference),
             Verdict::Hold(hold) => {
                 self.mask(&difference);
-                self.holding.hold(hold);
+                self.holding.hold(hold, self.generation());
             }
         }
     }
@@ -257,7 +260,7 @@ impl Admission {
         };
         self.put_in_force(difference, settled);
         self.rejection = None;
-        self.holding.heal();
+        self.holding.heal(By::Guard, self.generation());
     }
 
     fn put_in_force(&mut self, difference: Difference, settled: Settled) {
@@ -294,6 +297,11 @@ impl Admission {
         }
         self.mirror.share(&next, &settled.kept);
         self.publisher.publish(next);
+    }
+
+    /// Of the last good snapshot.
+    fn generation(&self) -> Option<Generation> {
+        self.last_good.as_deref().map(Snapshot::generation)
     }
 
     /// Devices that are published as they were, with no word of the store that they still are.

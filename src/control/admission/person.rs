@@ -1,13 +1,12 @@
 //! What a person may ask of the admission, and tell it.
 
-use std::sync::Arc;
-
 use super::Admission;
 use super::rollback::{Rejection, rejected_by_person};
-use crate::authz::{Change, Snapshot, UnixMillis};
+use crate::authz::{Change, UnixMillis};
 use crate::control::commands::{Accepted, CommandError, DiffReport, RolledBack};
 use crate::control::guard::Difference;
 use crate::control::holding::HoldStatus;
+use crate::telemetry::By;
 
 impl Admission {
     /// What publishing what the store says would change.
@@ -43,7 +42,7 @@ impl Admission {
         self.history.forget_all();
         self.publisher.compare_with(None);
         self.probation.begin_anew();
-        self.holding.heal();
+        self.holding.heal(By::Operator, self.generation());
         self.publisher.settle();
         let generation = self.generation().ok_or(CommandError::NothingInForce)?;
         Ok(Accepted { rule: held.hold.rule, figures: held.hold.figures, rows, generation })
@@ -55,15 +54,11 @@ impl Admission {
         let before = self.history.newest_first().next().cloned().ok_or(CommandError::NoHistory)?;
         let from = self.generation().ok_or(CommandError::NothingInForce)?;
         let to = before.generation();
-        self.return_to(&before);
         let hold = rejected_by_person(to.0);
-        self.holding.hold(hold.clone());
+        self.return_to(&before, By::Operator, &hold);
+        self.holding.hold(hold.clone(), self.generation());
         self.rejection = Some(Rejection::Person(hold));
         self.publisher.settle();
         Ok(RolledBack { from, to })
-    }
-
-    fn generation(&self) -> Option<crate::authz::Generation> {
-        self.last_good.as_ref().map(Arc::as_ref).map(Snapshot::generation)
     }
 }

@@ -8,6 +8,8 @@ use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
 use crate::control::masks::Masks;
 use crate::control::probation::Evidence;
+use crate::control::record::Return;
+use crate::telemetry::By;
 
 /// Why what the store says was taken out of force.
 pub(super) enum Rejection {
@@ -29,26 +31,23 @@ impl Admission {
         let Some(evidence) = self.probation.look(self.publisher.authority(), in_force) else { return };
         match (self.on_regression, self.restorable(&evidence.queries)) {
             (OnRegression::Rollback, Some(before)) => {
-                tracing::error!(
-                    "going back to generation {}, before which {}",
-                    before.generation().0,
-                    evidence.hold
-                );
-                self.return_to(&before);
-                self.holding.hold(evidence.hold.clone());
+                self.record.rolls_back(&evidence.hold, before.generation());
+                self.return_to(&before, By::Guard, &evidence.hold);
+                self.holding.hold(evidence.hold.clone(), self.generation());
                 self.rejection = Some(Rejection::Evidence(evidence));
             }
             _ => {
-                tracing::error!("what is in force may be wrong, by {}", evidence.hold);
+                self.record.may_be_wrong(&evidence.hold, self.generation());
                 self.probation.begin_anew();
             }
         }
     }
 
     /// Puts `before` in force again: with everything that has ended since, and without the addresses that
-    /// are other devices' now.
-    pub(super) fn return_to(&mut self, before: &Arc<Snapshot>) {
+    /// are other devices' now. `hold` says why.
+    pub(super) fn return_to(&mut self, before: &Arc<Snapshot>, by: By, hold: &Hold) {
         let Some(rejected) = &self.last_good else { return };
+        let from = rejected.generation();
         let touched = self.history.return_to(before);
         let since = Difference::between(before, rejected, &touched);
         let returned = before.apply(self.publisher.next_generation(), &shortened(&since));
@@ -63,6 +62,11 @@ impl Admission {
         self.probation.begin_anew();
         self.publisher.compare_with(self.history.oldest().cloned());
         self.publisher.publish(Arc::new(masked));
+        self.record.rolled_back(
+            by,
+            hold,
+            Return { from, to: before.generation(), in_force: self.generation() },
+        );
     }
 
     /// Why what the store says stays out of force; `None` once it no longer refuses most of what it was

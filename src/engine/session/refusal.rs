@@ -7,10 +7,10 @@ use std::io;
 use std::time::Duration;
 
 use super::{Outcome, Session, Stage, Turn, give_back};
-use crate::authz::{Refusal, Undecided};
+use crate::authz::{PrincipalId, Refusal, Undecided};
 use crate::engine::kernel::{Kernel, send_until_full};
 use crate::engine::token::Purpose;
-use crate::telemetry::{AuditEvent, SessionRefusal};
+use crate::telemetry::{AuditEvent, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
 
 /// What the client is told, and the true cause that the audit log keeps.
@@ -109,15 +109,22 @@ impl<K: Kernel> Session<K> {
         turn: &mut Turn<'_, K>,
     ) {
         let refusal = SessionRefusal {
-            facts: self.facts(),
+            facts: SessionFacts { principal: self.who_asks(turn), ..self.facts() },
             status: reply.map(Reply::status),
             slug: reply.and_then(Reply::slug),
             cause,
             detail,
+            duration_us: turn.now.us_since(self.accepted_at_us),
         };
         if !turn.shared.audit.send(AuditEvent::Refusal(refusal)) {
             turn.counters.sessions.audit_dropped.add(1);
         }
+    }
+
+    /// Whose credential it is, whatever it is worth by now.
+    fn who_asks(&self, turn: &Turn<'_, K>) -> Option<PrincipalId> {
+        let key = self.query.as_ref()?.key?;
+        turn.view.get()?.snapshot.credential(&key).map(|row| row.principal)
     }
 }
 

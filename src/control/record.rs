@@ -1,0 +1,106 @@
+//! Tells what the guard does, holds and finds wrong: the log in words, the audit log in fields.
+
+use std::time::Duration;
+
+use super::guard::Hold;
+use super::holding::HoldStatus;
+use crate::authz::{Generation, Regression};
+use crate::store::Quarantined;
+use crate::telemetry::{
+    Alarm, AuditEvent, AuditSender, By, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen,
+    Rollback,
+};
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Record {
+    audit: AuditSender,
+}
+
+impl Record {
+    pub(super) fn new(audit: AuditSender) -> Self {
+        Self { audit }
+    }
+
+    pub(super) fn hold_begins(&self, hold: &Hold, in_force: Option<Generation>) {
+        tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
+        self.audit.tell(AuditEvent::HoldBegin(alarm(hold, in_force)));
+    }
+
+    /// `before` was held by, for as long as `held`, and now it is `hold`.
+    pub(super) fn hold_changes(
+        &self,
+        before: &HoldStatus,
+        held: Duration,
+        hold: &Hold,
+        in_force: Option<Generation>,
+    ) {
+        tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
+        let rule_before = before.hold.rule.name();
+        let now = alarm(hold, in_force);
+        self.audit.tell(AuditEvent::HoldChange(HoldChange { now, rule_before, held_s: held.as_secs() }));
+    }
+
+    pub(super) fn hold_ends(
+        &self,
+        status: &HoldStatus,
+        held: Duration,
+        by: By,
+        in_force: Option<Generation>,
+    ) {
+        let (rule, held_s) = (status.hold.rule.name(), held.as_secs());
+        tracing::info!("the guard holds no more; rule {rule} held for {held_s} s");
+        self.audit.tell(AuditEvent::HoldEnd(HoldEnd { rule, held_s, by, generation: in_force }));
+    }
+
+    pub(super) fn rolls_back(&self, hold: &Hold, to: Generation) {
+        tracing::error!("going back to generation {}, before which {hold}", to.0);
+    }
+
+    pub(super) fn rolled_back(&self, by: By, hold: &Hold, change: Return) {
+        let Return { from, to, in_force } = change;
+        let Alarm { rule, figures, examples, generation } = alarm(hold, in_force);
+        self.audit.tell(AuditEvent::Rollback(Rollback { by, rule, figures, examples, from, to, generation }));
+    }
+
+    pub(super) fn may_be_wrong(&self, hold: &Hold, in_force: Option<Generation>) {
+        tracing::error!("what is in force may be wrong, by {hold}");
+        self.audit.tell(AuditEvent::RegressionAlarm(alarm(hold, in_force)));
+    }
+
+    pub(super) fn regressed(&self, regression: &Regression) {
+        let Regression { principal, device, refusal, .. } = *regression;
+        let cause = refusal.cause();
+        self.audit.tell(AuditEvent::Regression(RegressionSeen { principal, device, cause }));
+    }
+
+    /// These rows have turned bad.
+    pub(super) fn quarantined<'a>(&self, mut rows: impl Iterator<Item = &'a Quarantined>) {
+        for Quarantined { key, reason } in rows.by_ref().take(TOLD_MAX) {
+            tracing::warn!("quarantined {key}: {reason}; its last good version, if any, stays in force");
+            let row = QuarantinedRow { row: key.to_string(), reason: reason.clone() };
+            self.audit.tell(AuditEvent::Quarantine(row));
+        }
+        let rows = rows.count();
+        if rows > 0 {
+            tracing::warn!("quarantined {rows} more rows");
+            self.audit.tell(AuditEvent::MoreQuarantined(QuarantinedRows { rows }));
+        }
+    }
+}
+
+/// What a rollback has put in the place of what.
+pub(super) struct Return {
+    pub from: Generation,
+    pub to: Generation,
+    /// The number under which `to` is in force again.
+    pub in_force: Option<Generation>,
+}
+
+fn alarm(hold: &Hold, generation: Option<Generation>) -> Alarm {
+    let Hold { rule, figures, examples, .. } = hold.clone();
+    Alarm { rule: rule.name(), figures, examples, generation }
+}
+
+/// Rows of one read that get a line each, so that a bad million does not fill the disk.
+const TOLD_MAX: usize = 10;

@@ -1,0 +1,182 @@
+//! How many refusals of one source are written one by one; the rest is summed.
+//!
+//! A source is an IPv4 address or an IPv6 /64. Its time begins with a refusal, and ends [`WINDOW`] later with a
+//! line that says how many were not written, if any. Counters know nothing of it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::telemetry::MoreRefusals;
+
+/// See the module.
+pub(super) struct Throttle {
+    /// Refusals of one source that are written within its time.
+    written_max: u32,
+    /// `None` is the source of all that came when [`SOURCES_MAX`] others were known, or from nowhere.
+    sources: HashMap<Option<IpNet>, Seen>,
+    /// When the time of each ends: all last as long, so in the order in which they began.
+    ends: VecDeque<(Instant, Option<IpNet>)>,
+}
+
+/// What becomes of a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admitted {
+    ToBeWritten,
+    Summed,
+}
+
+/// One source's refusals in its time.
+#[derive(Default)]
+struct Seen {
+    written: u32,
+    summed: BTreeMap<&'static str, u64>,
+}
+
+impl Throttle {
+    pub fn new(written_max: u32) -> Self {
+        Self { written_max, sources: HashMap::new(), ends: VecDeque::new() }
+    }
+
+    pub fn admit(&mut self, client: Option<SocketAddr>, cause: &'static str, now: Instant) -> Admitted {
+        let mut source = client.map(|client| network(client.ip()));
+        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {
+            source = None;
+        }
+        let seen = self.sources.entry(source).or_insert_with(|| {
+            self.ends.push_back((now + WINDOW, source));
+            Seen::default()
+        });
+        if seen.written < self.written_max {
+            seen.written += 1;
+            return Admitted::ToBeWritten;
+        }
+        *seen.summed.entry(cause).or_default() += 1;
+        Admitted::Summed
+    }
+
+    /// The sum of the next source whose time has ended and that had more refusals than were written.
+    pub fn next_sum(&mut self, now: Instant) -> Option<MoreRefusals> {
+        while self.ends.front().is_some_and(|(end, _)| *end <= now) {
+            let sum = self.close_first(WINDOW);
+            if sum.is_some() {
+                return sum;
+            }
+        }
+        None
+    }
+
+    /// The same, of a source whose time has not ended; for when there is no later.
+    pub fn next_sum_early(&mut self, now: Instant) -> Option<MoreRefusals> {
+        while let Some((end, _)) = self.ends.front() {
+            let left = end.saturating_duration_since(now);
+            let sum = self.close_first(WINDOW.saturating_sub(left));
+            if sum.is_some() {
+                return sum;
+            }
+        }
+        None
+    }
+
+    /// When there may be something to say next.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.ends.front().map(|(end, _)| *end)
+    }
+
+    fn close_first(&mut self, lasted: Duration) -> Option<MoreRefusals> {
+        let (_, source) = self.ends.pop_front()?;
+        let causes = self.sources.remove(&source)?.summed;
+        let refusals = causes.values().sum();
+        let seconds = lasted.as_millis().div_ceil(1000) as u64;
+        (refusals > 0).then_some(MoreRefusals { source, refusals, seconds, causes })
+    }
+}
+
+/// What one party can be taken to have: an IPv4 address, or the smallest IPv6 network.
+fn network(address: IpAddr) -> IpNet {
+    let address = address.to_canonical();
+    let prefix_bits = if address.is_ipv4() { 32 } else { 64 };
+    IpNet::new(address, prefix_bits).expect("both are lengths that an address has").trunc()
+}
+
+/// How long refusals of one source are counted together. Long enough to make one line of thousands, short
+/// enough that the line still helps whoever looks on.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+
+/// Sources that are told apart at a time, in some 100 bytes each. What comes from others then is one source
+/// together, so that a flood from everywhere is summed as well.
+pub(super) const SOURCES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Admitted::{Summed, ToBeWritten};
+
+    fn client(number: usize) -> Option<SocketAddr> {
+        let [.., a, b] = (number as u64).to_be_bytes();
+        Some(([198, 18, a, b], 1024).into())
+    }
+
+    #[test]
+    fn what_a_source_has_too_much_of_is_summed_by_cause_and_others_are_written() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(2);
+        let admitted: Vec<_> =
+            ["a", "b", "a", "b", "b"].map(|cause| throttle.admit(client(1), cause, now)).into();
+        assert_eq!(admitted, [ToBeWritten, ToBeWritten, Summed, Summed, Summed]);
+        assert_eq!(throttle.admit(client(2), "a", now), ToBeWritten, "another source");
+        assert_eq!(throttle.next_sum(now), None, "its time has not ended");
+        let sum = throttle.next_sum(now + WINDOW).unwrap();
+        assert_eq!(sum.to_string(), "3 more refusals from 198.18.0.1/32 in the last 10 s");
+        assert_eq!(sum.causes, BTreeMap::from([("a", 1), ("b", 2)]));
+        assert_eq!(throttle.next_sum(now + WINDOW), None, "the other had nothing to add");
+        assert_eq!(throttle.admit(client(1), "a", now + WINDOW), ToBeWritten, "a new time");
+    }
+
+    #[test]
+    fn a_client_cannot_hide_in_its_own_ipv6_network() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(1);
+        let from = |address: &str| Some(SocketAddr::new(address.parse().unwrap(), 1));
+        assert_eq!(throttle.admit(from("2001:db8::1"), "a", now), ToBeWritten);
+        assert_eq!(throttle.admit(from("2001:db8::ffff:1"), "a", now), Summed);
+        assert_eq!(throttle.admit(from("2001:db8:0:1::1"), "a", now), ToBeWritten, "another /64");
+        assert_eq!(throttle.admit(from("::ffff:192.0.2.1"), "a", now), ToBeWritten);
+        assert_eq!(
+            throttle.admit(from("192.0.2.1"), "a", now),
+            Summed,
+            "the same address, written otherwise"
+        );
+    }
+
+    #[test]
+    fn sources_beyond_the_table_are_one_source_together() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(1);
+        for number in 0..SOURCES_MAX {
+            assert_eq!(throttle.admit(client(number), "a", now), ToBeWritten);
+        }
+        assert_eq!(throttle.admit(client(SOURCES_MAX), "a", now), ToBeWritten, "the first of the others");
+        for number in 0..1_000 {
+            assert_eq!(throttle.admit(client(SOURCES_MAX + number), "a", now), Summed);
+        }
+        assert_eq!(throttle.sources.len(), SOURCES_MAX + 1);
+        let sum = throttle.next_sum(now + WINDOW).unwrap();
+        assert_eq!(sum.to_string(), "1000 more refusals from other sources in the last 10 s");
+        assert_eq!((throttle.sources.len(), throttle.ends.len()), (0, 0), "and all are forgotten");
+    }
+
+    #[test]
+    fn what_is_summed_when_the_log_closes_is_told_then() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(1);
+        for _ in 0..3 {
+            let _summed_but_for_one = throttle.admit(None, "a", now);
+        }
+        let sum = throttle.next_sum_early(now + Duration::from_millis(2_100)).unwrap();
+        assert_eq!((sum.refusals, sum.seconds, sum.source), (2, 3, None));
+        assert_eq!(throttle.next_sum_early(now), None);
+    }
+}
