@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, AdminError, Sources};
 use crate::authz::Authority;
 use crate::config::Config;
-use crate::control::{Control, ControlError, StatusHandle};
+use crate::control::{Control, ControlError, QueriesError, StatusHandle};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store;
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
@@ -117,6 +117,11 @@ impl Node {
     /// A way to let go of an audit log that was rotated.
     pub fn audit_reopener(&self) -> AuditReopener {
         self.audit.reopener()
+    }
+
+    /// Takes over what of `config` a running node can; see [`Config::needs_restart`].
+    pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
+        self.control.commands().reload(config)
     }
 
     /// Turns new clients away and waits until the last session has ended, `patience` is over, or

@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Operator, Viewer, audit};
 use super::{Desk, http, local, status as shown};
-use crate::control::CommandError;
+use crate::config::{Queries, Query};
+use crate::control::{CommandError, DiffReport, QueriesError};
 
 pub(super) async fn status(_viewer: Viewer, State(desk): State<Desk>) -> Json<Value> {
     Json(shown::source(&desk.sources.control.get()))
@@ -23,6 +24,42 @@ pub(super) async fn diff(
     State(desk): State<Desk>,
 ) -> Response {
     answered(asked(caller, desk.sources.commands.diff()).await)
+}
+
+/// Queries to be compared with those that run, each the text of a SELECT.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CandidateQueries {
+    pub credentials: Option<String>,
+    pub grants: Option<String>,
+    pub devices: Option<String>,
+}
+
+/// Has the store run whatever somebody asks it to, with the relay's rights: for operators.
+pub(super) async fn compare(
+    Operator(caller): Operator,
+    State(desk): State<Desk>,
+    Json(candidate): Json<CandidateQueries>,
+) -> Response {
+    let outcome = asked(caller, desk.sources.commands.compare(candidate.into())).await;
+    let detail = match &outcome {
+        Ok(DiffReport { hold: Some(refused), .. }) => Ok(format!("refused by {}", refused.hold)),
+        Ok(_) => Ok("the guard would let them".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    audit(&desk, "authz-compare", caller, detail);
+    answered(outcome)
+}
+
+impl From<CandidateQueries> for Queries {
+    fn from(candidate: CandidateQueries) -> Self {
+        let query = |sql: Option<String>| sql.map(|sql| Query { file: "candidate".into(), sql });
+        Self {
+            credentials: query(candidate.credentials),
+            grants: query(candidate.grants),
+            devices: query(candidate.devices),
+        }
+    }
 }
 
 pub(super) async fn accept(Operator(caller): Operator, State(desk): State<Desk>) -> Response {
@@ -39,10 +76,12 @@ pub(super) async fn roll_back(Operator(caller): Operator, State(desk): State<Des
     answered(outcome)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(transparent)]
     Command(#[from] CommandError),
+    #[error(transparent)]
+    Queries(#[from] QueriesError),
     #[error(
         "the control thread has not answered in time; it may still do what it was told: `sluicegate authz status` \
          says what came of it"
@@ -51,16 +90,16 @@ enum AskError {
 }
 
 /// The control thread may have to finish a read, which `store.statement_timeout` bounds.
-async fn asked<T>(
+async fn asked<T, E: Into<AskError>>(
     caller: Caller,
-    answer: impl Future<Output = Result<T, CommandError>>,
+    answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, AskError> {
     let connection_time = match caller {
         Caller::Local { .. } => local::CONNECTION_TIME,
         Caller::Remote(_) => http::CONNECTION_TIME,
     };
     match tokio::time::timeout(connection_time - TIME_TO_TELL, answer).await {
-        Ok(outcome) => Ok(outcome?),
+        Ok(outcome) => outcome.map_err(Into::into),
         Err(_) => Err(AskError::Silent),
     }
 }
@@ -68,7 +107,7 @@ async fn asked<T>(
 fn answered<T: Serialize>(outcome: Result<T, AskError>) -> Response {
     let status = match outcome {
         Ok(done) => return Json(done).into_response(),
-        Err(AskError::Command(_)) => StatusCode::CONFLICT,
+        Err(AskError::Command(_) | AskError::Queries(_)) => StatusCode::CONFLICT,
         Err(AskError::Silent) => StatusCode::GATEWAY_TIMEOUT,
     };
     let error = outcome.err().map(|error| error.to_string());

@@ -39,6 +39,7 @@ use local::LocalSocket;
 use sessions::Roster;
 use token::Gate;
 
+pub use authz::CandidateQueries;
 pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.

@@ -9,6 +9,7 @@ pub const STATUS: &str = "/status.json";
 pub const SESSIONS: &str = "/sessions";
 pub const AUTHZ_STATUS: &str = "/authz/status";
 pub const AUTHZ_DIFF: &str = "/authz/diff";
+pub const AUTHZ_COMPARE: &str = "/authz/compare";
 pub const AUTHZ_ACCEPT: &str = "/authz/accept";
 pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
 
@@ -28,6 +29,7 @@ pub(super) fn all(desk: Desk) -> Router {
         .route(&session_end("{id}"), post(sessions::end))
         .route(AUTHZ_STATUS, get(authz::status))
         .route(AUTHZ_DIFF, get(authz::diff))
+        .route(AUTHZ_COMPARE, post(authz::compare))
         .route(AUTHZ_ACCEPT, post(authz::accept))
         .route(AUTHZ_ROLLBACK, post(authz::roll_back))
         .with_state(desk)

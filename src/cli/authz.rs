@@ -1,20 +1,33 @@
 //! `sluicegate authz`: what the guard holds, what that would change, and what to do about it.
 
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::Loaded;
 use super::output::{Answer, CommandError, Output, rfc3339};
 use super::relay::Relay;
-use crate::admin::routes;
+use crate::admin::{CandidateQueries, routes};
 use crate::authz::UnixMillis;
+use crate::config::Query;
+use crate::store::Relation;
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum AuthzCommand {
     /// Say what decides, whether the guard holds something back, and why.
     Status,
-    /// List what would change if what the store says were published.
-    Diff,
+    /// List what would change if what the store says were published; with --candidate, what other queries
+    /// would change if they were taken over, and whether the guard would let them. Exit code 1 says that it
+    /// would not.
+    Diff {
+        /// A file with a SELECT to take the place of the one for RELATION (credentials, grants or devices). Both
+        /// run in one transaction of the store. A file that is named as its relation, such as devices.sql, needs
+        /// no RELATION=.
+        #[arg(long, value_name = "[RELATION=]FILE")]
+        candidate: Vec<CandidateFile>,
+    },
     /// Publish what the guard holds, in spite of it. Written to the audit log.
     Accept,
     /// Go back to what decided before the last publication, and stay there until `accept`. What was revoked
@@ -24,15 +37,17 @@ pub enum AuthzCommand {
 
 pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
     let relay = Relay::of(&loaded.config.admin)?;
-    let facts = match command {
+    let facts = match &command {
         AuthzCommand::Status => relay.get(routes::AUTHZ_STATUS),
-        AuthzCommand::Diff => relay.get(routes::AUTHZ_DIFF),
+        AuthzCommand::Diff { candidate } if candidate.is_empty() => relay.get(routes::AUTHZ_DIFF),
+        AuthzCommand::Diff { candidate } => relay.post_json(routes::AUTHZ_COMPARE, &queries(candidate)?),
         AuthzCommand::Accept => relay.post(routes::AUTHZ_ACCEPT),
         AuthzCommand::Rollback => relay.post(routes::AUTHZ_ROLLBACK),
     }?;
     let text = match command {
         AuthzCommand::Status => status_text(&facts),
-        AuthzCommand::Diff => diff_text(&facts),
+        AuthzCommand::Diff { ref candidate } if candidate.is_empty() => diff_text(&facts),
+        AuthzCommand::Diff { .. } => return print_comparison(facts, output),
         AuthzCommand::Accept => format!(
             "published {} changed rows as generation {}, which rule {} had held",
             facts["rows"],
@@ -44,6 +59,76 @@ pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(),
         }
     };
     Answer::done(text, facts).print(output)
+}
+
+/// A file that holds a query, and which.
+#[derive(Clone, Debug)]
+pub struct CandidateFile {
+    relation: Relation,
+    file: PathBuf,
+}
+
+impl FromStr for CandidateFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let relation = |name: &str| {
+            let known = [Relation::Credentials, Relation::Grants, Relation::Devices];
+            known.into_iter().find(|relation| relation.name() == name)
+        };
+        let (name, file) = match text.split_once('=') {
+            Some((name, file)) => (name, PathBuf::from(file)),
+            None => {
+                let stem = Path::new(text).file_stem().and_then(|stem| stem.to_str());
+                (stem.unwrap_or_default(), PathBuf::from(text))
+            }
+        };
+        match relation(name) {
+            Some(relation) => Ok(Self { relation, file }),
+            None => {
+                Err(format!("`{name}` is no relation; write credentials=FILE, grants=FILE or devices=FILE"))
+            }
+        }
+    }
+}
+
+fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError> {
+    let mut queries = CandidateQueries::default();
+    for CandidateFile { relation, file } in candidate {
+        let place = match relation {
+            Relation::Credentials => &mut queries.credentials,
+            Relation::Grants => &mut queries.grants,
+            Relation::Devices => &mut queries.devices,
+        };
+        let query = Query::try_from(file.clone()).map_err(CommandError::failed)?;
+        if place.replace(query.sql).is_some() {
+            return Err(CommandError::failed(format!(
+                "there are two queries for {}; name one",
+                relation.name()
+            )));
+        }
+    }
+    Ok(queries)
+}
+
+/// Fails where the guard would.
+fn print_comparison(facts: Value, output: Output) -> Result<(), CommandError> {
+    let hold = &facts["hold"];
+    let refused = (!hold.is_null()).then(|| {
+        let examples = hold["examples"].as_array().into_iter().flatten();
+        let examples: String = examples.map(|example| format!("\n  such as {}", word(example))).collect();
+        format!("{}{examples}", word(&hold["figures"]))
+    });
+    let rule = word(&hold["rule"]).to_owned();
+    let verdict = match &refused {
+        Some(figures) => format!("guard: would REFUSE them by rule {rule}\n  {figures}"),
+        None => "guard: would take them over".to_owned(),
+    };
+    Answer::done(format!("{}\n{verdict}", diff_text(&facts)), facts).print(output)?;
+    match refused {
+        Some(_) => Err(CommandError::failed(format!("the guard would refuse these queries by rule {rule}"))),
+        None => Ok(()),
+    }
 }
 
 fn status_text(facts: &Value) -> String {

@@ -3,28 +3,41 @@
 use std::io::{self, IsTerminal};
 
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 use super::output::CommandError;
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Starts it; `RUST_LOG` goes before the configuration.
-pub fn start(log: &Log) -> Result<(), CommandError> {
-    let filter = filter(log.level)?;
-    if log.journald {
-        return start_journal(filter);
+/// Sets the level of a log that runs.
+pub struct LevelSwitch(Handle<EnvFilter, Registry>);
+
+impl LevelSwitch {
+    /// Nothing, where `RUST_LOG` says what is logged.
+    pub fn set(&self, level: LogLevel) {
+        let set = filter(level).map(|filter| self.0.reload(filter));
+        if !matches!(set, Ok(Ok(()))) {
+            tracing::error!("the log's level cannot be set; it stays as it was");
+        }
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match log.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }
 
-fn start_journal(filter: EnvFilter) -> Result<(), CommandError> {
+/// Starts it; `RUST_LOG` goes before the configuration.
+pub fn start(log: &Log) -> Result<LevelSwitch, CommandError> {
+    let (filter, handle) = reload::Layer::new(filter(log.level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match log.format {
+        _ if log.journald => registry.with(journal()?).init(),
+        LogFormat::Text => registry.with(to_stderr.with_ansi(io::stderr().is_terminal())).init(),
+        LogFormat::Json => registry.with(to_stderr.json()).init(),
+    }
+    Ok(LevelSwitch(handle))
+}
+
+fn journal() -> Result<tracing_journald::Layer, CommandError> {
     let journal = tracing_journald::layer().map_err(|error| {
         CommandError::failed(format!(
             "log.journald is on, but journald cannot be reached: {error}; turn it off to log to stderr"
@@ -32,12 +45,10 @@ fn start_journal(filter: EnvFilter) -> Result<(), CommandError> {
     })?;
     // An ordinary line is no notice: `journalctl -p notice` is to show what somebody should look at.
     let priorities = PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() };
-    let journal = journal
+    Ok(journal
         .with_syslog_identifier("sluicegate".to_owned())
         .with_field_prefix(Some("SLUICEGATE".to_owned()))
-        .with_priority_mappings(priorities);
-    tracing_subscriber::registry().with(filter).with(journal).init();
-    Ok(())
+        .with_priority_mappings(priorities))
 }
 
 fn filter(level: LogLevel) -> Result<EnvFilter, CommandError> {

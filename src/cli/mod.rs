@@ -11,6 +11,7 @@ mod log;
 pub mod output;
 pub mod principal;
 mod relay;
+mod reload;
 pub mod run;
 pub mod sessions;
 pub mod status;

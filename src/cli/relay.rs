@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::output::CommandError;
@@ -23,15 +24,19 @@ impl Relay {
     }
 
     pub fn get(&self, path: &str) -> Result<Value, CommandError> {
-        self.ask("GET", path)
+        self.ask("GET", path, "")
     }
 
     pub fn post(&self, path: &str) -> Result<Value, CommandError> {
-        self.ask("POST", path)
+        self.ask("POST", path, "")
     }
 
-    fn ask(&self, method: &str, path: &str) -> Result<Value, CommandError> {
-        let answer = self.exchange(method, path).map_err(|error| self.unreachable(&error))?;
+    pub fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Value, CommandError> {
+        self.ask("POST", path, &serde_json::to_string(body).map_err(CommandError::failed)?)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, CommandError> {
+        let answer = self.exchange(method, path, body).map_err(|error| self.unreachable(&error))?;
         let not_understood = || {
             CommandError::failed(format!(
                 "the answer from {} is not understood; is the relay of the same version?",
@@ -51,10 +56,14 @@ impl Relay {
         }
     }
 
-    fn exchange(&self, method: &str, path: &str) -> std::io::Result<Vec<u8>> {
+    fn exchange(&self, method: &str, path: &str, body: &str) -> std::io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n")?;
+        let length = body.len();
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: relay\r\n{kind}Content-Length: {length}\r\n\r\n");
+        stream.write_all((head + body).as_bytes())?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(answer)

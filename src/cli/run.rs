@@ -10,30 +10,32 @@ use super::Loaded;
 use super::doctor;
 use super::log;
 use super::output::{CommandError, print};
+use super::reload::Reload;
 use super::supervised::Supervised;
 use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite::Admin;
-use crate::telemetry::AuditReopener;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    log::start(&config.log)?;
+    let log = log::start(&config.log)?;
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
-    let requests = EndRequests::start().map_err(CommandError::failed)?;
+    let requests = Requests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
-    reopen_on_hangup(node.audit_reopener()).map_err(CommandError::failed)?;
     doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
-    requests.wait()?;
+    let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
+    while requests.next()? == Request::Reload {
+        supervised.reloading(|| reload.reload(&node));
+    }
     supervised.stopping();
     tracing::info!(patience = ?config.timeouts.drain, "draining; another signal ends it at once");
-    match node.drain(config.timeouts.drain, || requests.has_one()) {
+    match node.drain(config.timeouts.drain, || requests.has_end()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => tracing::warn!(sessions, "timeouts.drain is over; ending what is left"),
         Drained::Interrupted => tracing::warn!("a second signal; ending what is left"),
@@ -62,40 +64,44 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     print(&format!("ready client={clients} admin={admin}\n"))
 }
 
-/// SIGHUP says that the audit log was renamed.
-fn reopen_on_hangup(reopener: AuditReopener) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP])?;
-    let thread = std::thread::Builder::new().name("hangup".to_owned());
-    thread.spawn(move || signals.forever().for_each(|_signal| reopener.reopen()))?;
-    Ok(())
+/// What somebody asks of this process by a signal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// SIGTERM or SIGINT: the first drains, the second ends it at once.
+    End,
+    /// SIGHUP.
+    Reload,
 }
 
-/// The requests to end that this process gets.
-struct EndRequests {
-    asked: Receiver<()>,
+struct Requests {
+    asked: Receiver<Request>,
 }
 
-impl EndRequests {
+impl Requests {
     fn start() -> io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (ask, asked) = bounded(REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for _signal in signals.forever() {
-                // A full queue says what one more request would say.
-                let _already_full = ask.try_send(());
+            for signal in signals.forever() {
+                let request = if signal == SIGHUP { Request::Reload } else { Request::End };
+                // A full queue says what one more request would say, unless this is the first to end.
+                if ask.try_send(request).is_err() && request == Request::End {
+                    let _nobody_waits = ask.send(request);
+                }
             }
         })?;
         Ok(Self { asked })
     }
 
-    fn wait(&self) -> Result<(), CommandError> {
+    fn next(&self) -> Result<Request, CommandError> {
         self.asked.recv().map_err(|_| CommandError::failed("the thread that waits for signals has ended"))
     }
 
-    fn has_one(&self) -> bool {
-        !self.asked.is_empty()
+    /// Whether another request to end has come; those to reload are too late.
+    fn has_end(&self) -> bool {
+        self.asked.try_iter().any(|request| request == Request::End)
     }
 }
 
-/// The first request drains, the second ends it at once; more have nothing to add.
-const REQUESTS_MAX: usize = 2;
+/// Requests that wait while another is carried out. A reload may take as long as two full reads of the store.
+const REQUESTS_MAX: usize = 8;

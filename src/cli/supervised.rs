@@ -54,6 +54,16 @@ impl Supervised {
         Ok(Self { stopping, end: Some(end), thread: Some(thread) })
     }
 
+    /// Says that the node reloads for as long as `reload` takes.
+    pub fn reloading(&self, reload: impl FnOnce()) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+        }
+        reload();
+        tell(&[NotifyState::Ready]);
+    }
+
     /// Says that the node drains and will be gone; the beat goes on until then.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);

@@ -7,6 +7,7 @@ mod load;
 mod overrides;
 pub mod postgres;
 mod queries;
+mod reload;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -31,11 +31,12 @@ impl Queries {
     }
 
     /// These queries, but for those that `others` has in their place.
-    pub fn replaced_by(&self, others: Self) -> Self {
+    pub fn replaced_by(&self, others: &Self) -> Self {
+        let either = |ours: &Option<Query>, other: &Option<Query>| other.as_ref().or(ours.as_ref()).cloned();
         Self {
-            credentials: others.credentials.or_else(|| self.credentials.clone()),
-            grants: others.grants.or_else(|| self.grants.clone()),
-            devices: others.devices.or_else(|| self.devices.clone()),
+            credentials: either(&self.credentials, &others.credentials),
+            grants: either(&self.grants, &others.grants),
+            devices: either(&self.devices, &others.devices),
         }
     }
 }

@@ -6,10 +6,11 @@ use crossbeam::channel::Sender;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::guard::{Changed, Difference, Rule};
+use super::guard::{Changed, Difference, Hold, Rule};
 use super::holding::HoldStatus;
 use crate::authz::{Credential, Device, Generation, Grant, Scope};
-use crate::store::{Relation, RowKey};
+use crate::config::{Config, Queries};
+use crate::store::{Relation, RowKey, StoreError};
 
 /// A way to ask, from any thread. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +23,9 @@ pub(super) enum Request {
     Diff(oneshot::Sender<Result<DiffReport, CommandError>>),
     Accept(oneshot::Sender<Result<Accepted, CommandError>>),
     RollBack(oneshot::Sender<Result<RolledBack, CommandError>>),
+    /// What these queries would change, in the place of those that they name.
+    Compare(Queries, oneshot::Sender<Result<DiffReport, QueriesError>>),
+    Reload(Box<Config>, oneshot::Sender<Result<(), QueriesError>>),
 }
 
 /// Why a command was not carried out; each text ends in what to do.
@@ -39,6 +43,19 @@ pub enum CommandError {
     Busy,
     #[error("the control thread has ended; restart the relay")]
     Gone,
+}
+
+/// Why queries were not compared, or not taken over; each text ends in what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum QueriesError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the guard refuses the changed queries by {0}; `sluicegate authz diff --candidate` lists what they change"
+    )]
+    Refused(Hold),
 }
 
 /// What `authz accept` has published.
@@ -101,15 +118,36 @@ impl Commands {
         self.ask(Request::RollBack).await
     }
 
-    async fn ask<T>(
+    /// What `candidate` would change, and what the guard says of it; relations that it does not name are read
+    /// as they are.
+    pub async fn compare(&self, candidate: Queries) -> Result<DiffReport, QueriesError> {
+        self.ask(|answer| Request::Compare(candidate, answer)).await
+    }
+
+    /// Takes over what of `config` concerns the control thread, all of it or nothing. Waits for the answer, and
+    /// so is not for an asynchronous caller.
+    pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
+        self.send(|answer| Request::Reload(Box::new(config), answer))?
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(CommandError::Gone.into()))
+    }
+
+    async fn ask<T, E: From<CommandError>>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> Request,
-    ) -> Result<T, CommandError> {
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
+    ) -> Result<T, E> {
+        self.send(request)?.await.unwrap_or(Err(CommandError::Gone.into()))
+    }
+
+    fn send<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<oneshot::Receiver<T>, CommandError> {
         let (answer, answered) = oneshot::channel();
         self.queue
             .try_send(request(answer))
             .map_err(|error| if error.is_full() { CommandError::Busy } else { CommandError::Gone })?;
-        answered.await.unwrap_or(Err(CommandError::Gone))
+        Ok(answered)
     }
 }
 

@@ -27,7 +27,8 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{self, Sender};
 
 pub use commands::{
-    Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, RolledBack,
+    Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, QueriesError,
+    RolledBack,
 };
 pub use guard::{Hold, Rule};
 pub use holding::{HoldCounts, HoldStatus};

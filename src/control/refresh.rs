@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver};
 
 use super::admission::Admission;
-use super::commands::Request;
+use super::commands::{DiffReport, QueriesError, Request};
 use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
 use super::record::Record;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
-use crate::config::Config;
+use crate::config::{Config, Queries};
 use crate::store::{Changes, Rows, Source, StoreError};
 
 /// Everything that the control thread owns.
@@ -23,6 +23,8 @@ pub(super) struct Refresher {
     authority: Arc<Authority>,
     admission: Admission,
     status: StatusHandle,
+    /// By which the source reads.
+    queries: Queries,
     refresh_every: Duration,
     reconcile_every: Duration,
     reconcile_at: Instant,
@@ -51,6 +53,7 @@ impl Refresher {
             source,
             authority,
             status: StatusHandle::new(Status { store, ..Status::default() }),
+            queries: config.authz.queries.clone(),
             refresh_every: config.authz.refresh,
             reconcile_every: config.authz.reconcile,
             reconcile_at: Instant::now(),
@@ -84,8 +87,9 @@ impl Refresher {
 
     /// Keeps up with the store, and answers requests, until the other end of `stopped` is dropped.
     pub(super) fn run(mut self, stopped: &Receiver<()>, requests: &Receiver<Request>) {
-        let wake_ups = self.source.wake_ups();
         loop {
+            // Other queries may have others.
+            let wake_ups = self.source.wake_ups();
             let next_turn = channel::after(self.pause());
             loop {
                 channel::select_biased! {
@@ -109,11 +113,42 @@ impl Refresher {
             Request::Diff(answer) => drop(answer.send(self.admission.diff())),
             Request::Accept(answer) => drop(answer.send(self.admission.accept())),
             Request::RollBack(answer) => drop(answer.send(self.admission.roll_back())),
+            Request::Compare(candidate, answer) => drop(answer.send(self.compare(&candidate))),
+            Request::Reload(config, answer) => drop(answer.send(self.reload(*config))),
         }));
         if let Err(panic) = answered {
             tracing::error!("a fault of sluicegate itself ({}); please report it", message(&*panic));
         }
         self.status.update(|status| self.admission.tell(status));
+    }
+
+    fn compare(&mut self, candidate: &Queries) -> Result<DiffReport, QueriesError> {
+        let comparison = self.source.compare(&self.queries.replaced_by(candidate))?;
+        Ok(self.admission.judge_queries(comparison))
+    }
+
+    /// Takes `config` over, unless it has other queries and the guard refuses those.
+    fn reload(&mut self, config: Config) -> Result<(), QueriesError> {
+        let queries = &config.authz.queries;
+        if *queries != self.queries {
+            let report = self.admission.judge_queries(self.source.compare(queries)?);
+            if let Some(refused) = report.hold {
+                return Err(QueriesError::Refused(refused.hold));
+            }
+            tracing::info!(
+                credentials = report.credentials.total(),
+                grants = report.grants.total(),
+                devices = report.devices.total(),
+                "reading by other queries; so many rows differ"
+            );
+            self.source.replace_queries(queries.clone());
+            self.reconcile_at = Instant::now();
+        }
+        self.admission.reconfigure(&config);
+        self.refresh_every = config.authz.refresh;
+        self.reconcile_every = config.authz.reconcile;
+        self.queries = config.authz.queries;
+        Ok(())
     }
 
     /// Until the next read. A store that fails is asked less and less often, by no two nodes in step, but comes

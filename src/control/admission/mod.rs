@@ -86,6 +86,13 @@ impl Admission {
         }
     }
 
+    /// Judges by `config` from now on.
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        self.guard = Guard::new(config);
+        self.prober = Prober::new(config);
+        self.on_regression = config.authz.guard.on_regression;
+    }
+
     /// Begins with what an earlier process kept on disk, if there is anything.
     pub(super) fn restore(&mut self) -> Option<&Snapshot> {
         let kept = self.publisher.restore()?;

@@ -79,7 +79,8 @@ fn revived(difference: &Difference, revocations: &Revocations) -> Option<Hold> {
 fn ended(difference: &Difference, revocations: &Revocations, now: UnixMillis) -> Vec<Change> {
     let credentials = difference.credentials.iter().filter_map(|row| {
         let Changed { before: Some(before), after: Some(after) } = row else { return None };
-        let ends = is_live_credential(before, revocations, now) && !is_live_credential(after, revocations, now);
+        let ends =
+            is_live_credential(before, revocations, now) && !is_live_credential(after, revocations, now);
         ends.then_some(Change::CredentialGone(before.key))
     });
     let grants = difference.grants.iter().filter_map(|row| {

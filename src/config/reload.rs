@@ -1,0 +1,54 @@
+//! Which keys a running node takes over from a configuration that is read again.
+
+use super::{Authz, Config, Guard, Log};
+
+impl Config {
+    /// The sections and keys in which `next` differs and that only a restart takes over.
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let taken = self.with_reloaded(next);
+        let Authz { max_stale, max_replica_lag, reread, state, guard, .. } = &taken.authz;
+        let Guard { probation, replay, max_regressions, enabled, .. } = guard;
+        let other = &next.authz;
+        let differs = [
+            ("store", taken.store != next.store),
+            ("listen", taken.listen != next.listen),
+            ("engine", taken.engine != next.engine),
+            ("limits", taken.limits != next.limits),
+            ("timeouts", taken.timeouts != next.timeouts),
+            ("vpn", taken.vpn != next.vpn),
+            ("authz.max_stale", *max_stale != other.max_stale),
+            ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
+            ("authz.reread", *reread != other.reread),
+            ("authz.state", *state != other.state),
+            ("authz.guard.enabled", *enabled != other.guard.enabled),
+            ("authz.guard.probation", *probation != other.guard.probation),
+            ("authz.guard.replay", *replay != other.guard.replay),
+            ("authz.guard.max_regressions", *max_regressions != other.guard.max_regressions),
+            ("admin", taken.admin != next.admin),
+            ("audit", taken.audit != next.audit),
+            ("log", taken.log != next.log),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+
+    /// This configuration with all of `next` that a running node takes over: `authz.queries`,
+    /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
+    fn with_reloaded(&self, next: &Self) -> Self {
+        let guard = Guard {
+            enabled: self.authz.guard.enabled,
+            probation: self.authz.guard.probation,
+            replay: self.authz.guard.replay,
+            max_regressions: self.authz.guard.max_regressions,
+            ..next.authz.guard.clone()
+        };
+        let authz = Authz {
+            queries: next.authz.queries.clone(),
+            refresh: next.authz.refresh,
+            reconcile: next.authz.reconcile,
+            guard,
+            ..self.authz.clone()
+        };
+        let log = Log { level: next.log.level, ..self.log.clone() };
+        Self { authz, log, ..self.clone() }
+    }
+}
