@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use crossbeam::epoch;
 
-use super::persist::{Kept, Persistence};
+use super::persist::{Kept, Persistence, ReadBy};
 use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, UnixMillis, View};
+use crate::store::QueriesDigest;
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
@@ -51,7 +52,7 @@ impl Publisher {
     }
 
     /// Puts in force what was kept on disk by an earlier process, if there is anything.
-    pub(super) fn restore(&mut self) -> Option<Arc<Snapshot>> {
+    pub(super) fn restore(&mut self) -> Option<(Arc<Snapshot>, ReadBy)> {
         let kept = match self.persistence.as_mut()?.load() {
             Ok(kept) => kept?,
             Err(error) => {
@@ -59,13 +60,20 @@ impl Publisher {
                 return None;
             }
         };
-        let Kept { snapshot, revocations, confirmed_at } = kept;
+        let Kept { snapshot, revocations, confirmed_at, read_by } = kept;
         let snapshot = Arc::new(snapshot);
         self.revocations = Arc::new(revocations);
         self.authority.confirm(confirmed_at);
         self.authority.lost_store();
         self.put_in_force(Arc::clone(&snapshot));
-        Some(snapshot)
+        Some((snapshot, read_by))
+    }
+
+    /// What is kept from now on was read by these queries.
+    pub(super) fn read_by(&mut self, queries: QueriesDigest) {
+        if let Some(persistence) = &mut self.persistence {
+            persistence.read_by(queries);
+        }
     }
 
     /// Ends what `changes` say has ended, with the next view, which [`Publisher::settle`] sees to at the latest.

@@ -1,6 +1,7 @@
 //! The control thread's loop: read, admit, confirm, wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::record::Record;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, Queries};
-use crate::store::{Changes, Rows, Source, StoreError};
+use crate::store::{Changes, Rows, Source, StoreError, queries_digest};
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
@@ -46,7 +47,9 @@ impl Refresher {
         config: &Config,
     ) -> Result<Self, StoreError> {
         let store = source.describe();
-        let persistence = config.authz.state.as_ref().map(|folder| Persistence::new(folder, store.clone()));
+        let queries = queries_digest(&config.store, &config.authz.queries);
+        let keep = |folder: &PathBuf| Persistence::new(folder, store.clone(), queries);
+        let persistence = config.authz.state.as_ref().map(keep);
         let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);
         let mut refresher = Self {
             admission: Admission::new(config, publisher, record),

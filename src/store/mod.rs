@@ -13,6 +13,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver};
+use sha2::{Digest, Sha256};
 
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
 use crate::config::{self, AddressSource, Authz, Config, Queries, StoreUrl};
@@ -84,6 +85,25 @@ pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
         StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
         StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
     }
+}
+
+/// Tells queries from others by their text. SHA-256.
+pub type QueriesDigest = [u8; 32];
+
+/// Of the queries that relations are read by, ours among them.
+pub fn queries_digest(store: &config::Store, queries: &Queries) -> QueriesDigest {
+    let ours = match &store.url {
+        StoreUrl::Sqlite(_) => sqlite::QUERIES,
+        StoreUrl::Postgres(_) => postgres::queries_of(store.profile),
+    };
+    let replaced = [&queries.credentials, &queries.grants, &queries.devices];
+    let mut digest = Sha256::new();
+    for (ours, replaced) in ours.into_iter().zip(replaced) {
+        let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
+        digest.update(sql.len().to_le_bytes());
+        digest.update(sql);
+    }
+    digest.finalize().into()
 }
 
 /// What initialising a store found and did.

@@ -128,6 +128,14 @@ impl Site {
         self.write_config();
     }
 
+    /// Takes a key of a table out of the configuration.
+    pub fn unconfigure(&mut self, table: &str, key: &str) {
+        if let Some(toml::Value::Table(table)) = self.config.get_mut(table) {
+            table.remove(key);
+        }
+        self.write_config();
+    }
+
     pub fn audit(&self) -> Audit {
         Audit::new(self.path("audit.jsonl"))
     }

@@ -19,6 +19,7 @@ use super::history::History;
 use super::holding::Holding;
 use super::masks::Masks;
 use super::mirror::Mirror;
+use super::persist::ReadBy;
 use super::probation::Probation;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
@@ -27,7 +28,7 @@ use super::record::Record;
 use super::status::Status;
 use crate::authz::{Change, Device, Generation, RowCounts, Snapshot, UnixMillis};
 use crate::config::{Config, OnRegression};
-use crate::store::{Quarantined, Relation, RowKey, Rows};
+use crate::store::{Quarantined, Relation, RowKey, Rows, queries_digest};
 use crate::telemetry::By;
 use rollback::Rejection;
 
@@ -49,6 +50,8 @@ pub(super) struct Admission {
     prober: Prober,
     recent: Recent,
     node: Option<String>,
+    /// What was kept on disk was read by others, and nothing has been published since.
+    queries_are_unproven: bool,
     /// On the last good snapshot, while something else is held back.
     masks: Masks,
     reads_of_everything: u64,
@@ -76,6 +79,7 @@ impl Admission {
             quarantine: Quarantine::new(record.clone()),
             doubt: None,
             holding: Holding::new(record.clone()),
+            queries_are_unproven: false,
             reads_of_everything: 0,
             history: History::new(config.authz.guard.probation),
             probation: Probation::new(config, record.clone()),
@@ -88,6 +92,7 @@ impl Admission {
 
     /// Judges by `config` from now on.
     pub(super) fn reconfigure(&mut self, config: &Config) {
+        self.publisher.read_by(queries_digest(&config.store, &config.authz.queries));
         self.guard = Guard::new(config);
         self.prober = Prober::new(config);
         self.on_regression = config.authz.guard.on_regression;
@@ -95,7 +100,13 @@ impl Admission {
 
     /// Begins with what an earlier process kept on disk, if there is anything.
     pub(super) fn restore(&mut self) -> Option<&Snapshot> {
-        let kept = self.publisher.restore()?;
+        let (kept, read_by) = self.publisher.restore()?;
+        self.queries_are_unproven = read_by == ReadBy::OtherQueries;
+        if self.queries_are_unproven {
+            tracing::warn!(
+                "the snapshot on disk was read by other queries; what these revoke has to be within bounds"
+            );
+        }
         self.live = count_live(&kept);
         self.mirror.share(&kept, &HashSet::new());
         Some(self.last_good.insert(kept))
@@ -189,12 +200,16 @@ impl Admission {
 
     /// What `rows` explicitly say has ended, but for a relation that seems to end as a whole.
     fn believed_ends(&mut self, rows: &Rows) -> Vec<Change> {
-        let since = if self.reads_of_everything == 0 { Since::Start } else { Since::Read };
+        let since = match self.reads_of_everything {
+            _ if self.queries_are_unproven => Since::OtherQueries,
+            0 => Since::Start,
+            _ => Since::Read,
+        };
         let revocations = self.publisher.revocations();
-        let doubt =
-            self.last_good.as_deref().filter(|_| self.guard.is_enabled()).and_then(|last_good| {
-                revokes_everything(rows, last_good, revocations, since, UnixMillis::now())
-            });
+        let doubt = self.last_good.as_deref().filter(|_| self.guard.is_enabled()).and_then(|last_good| {
+            let allowed = self.guard.max_loss();
+            revokes_everything(rows, last_good, revocations, since, allowed, UnixMillis::now())
+        });
         let doubted = doubt.as_ref().map(|(relation, _)| *relation);
         self.doubt = doubt.map(|(_, hold)| hold);
         ends(rows).filter(|change| doubted.is_none() || relation_of(change) != doubted).collect()
@@ -271,6 +286,7 @@ impl Admission {
     }
 
     fn put_in_force(&mut self, difference: Difference, settled: Settled) {
+        self.queries_are_unproven = false;
         self.publisher.end(&settled.ended);
         self.history.end(&settled.ended);
         let difference = difference.without(&settled.kept);

@@ -60,31 +60,44 @@ impl Lost {
 /// Revocations are applied at once and for ever, whatever the guard says of the rest. This one thing they
 /// are not trusted with: an answer by which nobody holds anything any more, as an inverted flag gives it.
 /// One right alone may always be revoked, and what happened while the node was down is believed, unless
-/// the answer takes back what was revoked before.
+/// the answer takes back what was revoked before. Where the queries are others than those by which the
+/// rights were read, they may revoke no more than may be lost (`allowed`).
 pub(in crate::control) fn revokes_everything(
     rows: &Rows,
     in_force: &Snapshot,
     revocations: &Revocations,
     since: Since,
+    allowed: Allowance,
     now: UnixMillis,
 ) -> Option<(Relation, Hold)> {
-    let credentials = Tally::of(rows.credentials.iter().map(|row| {
-        let known = in_force.credential(&row.key);
-        let was_live = known.is_some_and(|known| is_live_credential(&known, revocations, now));
-        (row.revoked, was_live, revocations.credential(&row.key))
-    }));
-    let grants = Tally::of(rows.grants.iter().map(|row| {
-        let known = in_force.grant(row.id);
-        let was_live = known.is_some_and(|known| is_live_grant(&known, revocations, now));
-        (row.revoked, was_live, revocations.grant(row.id))
-    }));
-    let (relation, _) = [(Relation::Credentials, credentials), (Relation::Grants, grants)]
-        .into_iter()
-        .find(|(_, tally)| tally.is_everything(since))?;
-    let figures = format!(
-        "every live row of {} reads as revoked at once; `sluicegate authz accept` revokes them if that is meant",
-        relation.name()
+    let credentials = Tally::of(
+        since,
+        rows.credentials.iter().map(|row| {
+            let known = in_force.credential(&row.key);
+            let was_live = known.is_some_and(|known| is_live_credential(&known, revocations, now));
+            (row.revoked, was_live, revocations.credential(&row.key))
+        }),
     );
+    let grants = Tally::of(
+        since,
+        rows.grants.iter().map(|row| {
+            let known = in_force.grant(row.id);
+            let was_live = known.is_some_and(|known| is_live_grant(&known, revocations, now));
+            (row.revoked, was_live, revocations.grant(row.id))
+        }),
+    );
+    let (relation, tally) = [(Relation::Credentials, credentials), (Relation::Grants, grants)]
+        .into_iter()
+        .find(|(_, tally)| tally.is_doubtful(since, allowed))?;
+    let (name, revoked) = (relation.name(), tally.newly_revoked);
+    let what = match since {
+        Since::OtherQueries => {
+            let live = revoked + tally.live_as_before;
+            format!("{revoked} of {live} live rows of {name} read as revoked by queries that have changed")
+        }
+        Since::Start | Since::Read => format!("every live row of {name} reads as revoked at once"),
+    };
+    let figures = format!("{what}; `sluicegate authz accept` revokes them if that is meant");
     Some((relation, Hold::new(Rule::Loss, usize::MAX, figures, NO_EXAMPLES)))
 }
 
@@ -95,34 +108,44 @@ pub(in crate::control) enum Since {
     Start,
     /// Another read, a moment ago.
     Read,
+    /// A read by other queries, before the node was started; nothing of these was published yet.
+    OtherQueries,
 }
 
 /// How the rows of one relation compare with what was known of them, as far as it took to tell.
 #[derive(Default)]
 struct Tally {
-    live_as_before: bool,
+    live_as_before: usize,
     newly_revoked: usize,
     taken_back: bool,
 }
 
 impl Tally {
     /// Of rows that say whether they are revoked, were live, and were revoked before.
-    fn of(rows: impl Iterator<Item = (bool, bool, bool)>) -> Self {
+    fn of(since: Since, rows: impl Iterator<Item = (bool, bool, bool)>) -> Self {
         let mut tally = Self::default();
         for (is_revoked, was_live, was_revoked) in rows {
             tally.newly_revoked += usize::from(is_revoked && was_live);
             tally.taken_back |= !is_revoked && was_revoked;
-            tally.live_as_before |= !is_revoked && was_live;
+            tally.live_as_before += usize::from(!is_revoked && was_live);
             // About always with the first row or two.
-            if tally.live_as_before {
+            if tally.live_as_before > 0 && since != Since::OtherQueries {
                 break;
             }
         }
         tally
     }
 
-    fn is_everything(&self, since: Since) -> bool {
-        !self.live_as_before && self.newly_revoked > 1 && (self.taken_back || since == Since::Read)
+    fn is_doubtful(&self, since: Since, allowed: Allowance) -> bool {
+        let is_everything = self.live_as_before == 0 && self.newly_revoked > 1;
+        match since {
+            Since::Start => is_everything && self.taken_back,
+            Since::Read => is_everything,
+            Since::OtherQueries => {
+                let live = self.newly_revoked + self.live_as_before;
+                is_everything || exceeds(self.newly_revoked, live, allowed)
+            }
+        }
     }
 }
 

@@ -141,6 +141,11 @@ impl Guard {
         Self { waiver: None, canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
     }
 
+    /// Rows of a relation that may vanish.
+    pub(super) fn max_loss(&self) -> Allowance {
+        self.config.max_loss
+    }
+
     pub(super) fn is_enabled(&self) -> bool {
         self.config.enabled
     }

@@ -13,20 +13,26 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FILE_MODE, Folder, Kept, KeptError};
+use super::{FILE_MODE, Folder, Kept, KeptError, Origin, ReadBy};
 use crate::authz::{
     Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash,
     PortRange, PrincipalId, Revocations, Scope, Snapshot, UnixMillis, View,
 };
+use crate::store::QueriesDigest;
 
 /// Writes `view` into the folder, all of it or nothing.
-pub(super) fn write(folder: &Folder, store: &str, view: &View, confirmed_at: UnixMillis) -> io::Result<()> {
+pub(super) fn write(
+    folder: &Folder,
+    origin: &Origin,
+    view: &View,
+    confirmed_at: UnixMillis,
+) -> io::Result<()> {
     let place = folder.snapshot();
     let beside = place.with_extension("new");
     let file = File::options().create(true).write(true).truncate(true).mode(FILE_MODE).open(&beside)?;
     let mut writer = Hashing { inner: BufWriter::with_capacity(BUFFER_BYTES, file), hash: Sha256::new() };
     writer.write_all(MAGIC)?;
-    write_view(&mut writer, store, view, confirmed_at)?;
+    write_view(&mut writer, origin, view, confirmed_at)?;
     let Hashing { mut inner, hash } = writer;
     inner.write_all(&hash.finalize())?;
     inner.flush()?;
@@ -35,8 +41,8 @@ pub(super) fn write(folder: &Folder, store: &str, view: &View, confirmed_at: Uni
     File::open(&folder.path)?.sync_all()
 }
 
-/// Reads what was kept of `store`; `None` where there is no file.
-pub(super) fn read(path: &Path, store: &str) -> Result<Option<Kept>, KeptError> {
+/// Reads what was kept of the store; `None` where there is no file.
+pub(super) fn read(path: &Path, origin: &Origin) -> Result<Option<Kept>, KeptError> {
     let name = || path.display().to_string();
     let unreadable = |source| KeptError::Unreadable { path: name(), source };
     let damaged = |detail| KeptError::Damaged { path: name(), detail };
@@ -60,16 +66,18 @@ pub(super) fn read(path: &Path, store: &str) -> Result<Option<Kept>, KeptError> 
     file.rewind().map_err(unreadable)?;
     let mut reader = Reader::new(&file).map_err(unreadable)?;
     let header: Header = reader.next().ok_or_else(|| damaged("its header does not decode"))?;
-    if header.store != store {
-        let (found, wanted) = (header.store, store.to_owned());
+    if header.store != origin.store {
+        let (found, wanted) = (header.store, origin.store.clone());
         return Err(KeptError::Store { path: name(), found, wanted });
     }
-    reader.kept(&header).map(Some).ok_or_else(|| damaged("a row does not decode"))
+    let read_by = if header.queries == origin.queries { ReadBy::TheseQueries } else { ReadBy::OtherQueries };
+    reader.kept(&header, read_by).map(Some).ok_or_else(|| damaged("a row does not decode"))
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     store: String,
+    queries: QueriesDigest,
     generation: u64,
     confirmed_at: i64,
     credentials: u64,
@@ -102,11 +110,17 @@ enum EndFields {
     Principal(i64),
 }
 
-fn write_view(writer: &mut impl Write, store: &str, view: &View, confirmed_at: UnixMillis) -> io::Result<()> {
+fn write_view(
+    writer: &mut impl Write,
+    origin: &Origin,
+    view: &View,
+    confirmed_at: UnixMillis,
+) -> io::Result<()> {
     let View { snapshot, revocations, .. } = view;
     let counts = snapshot.row_counts();
     let header = Header {
-        store: store.to_owned(),
+        store: origin.store.clone(),
+        queries: origin.queries,
         generation: snapshot.generation().0,
         confirmed_at: confirmed_at.0,
         credentials: counts.credentials as u64,
@@ -218,7 +232,7 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| decode(self.next()?)).collect()
     }
 
-    fn kept(&mut self, header: &Header) -> Option<Kept> {
+    fn kept(&mut self, header: &Header, read_by: ReadBy) -> Option<Kept> {
         let credentials = self.rows(header.credentials, |fields| Some(credential(fields)))?;
         let grants = self.rows(header.grants, grant)?;
         let devices = self.rows(header.devices, device)?;
@@ -228,6 +242,7 @@ impl<'a> Reader<'a> {
             snapshot: Snapshot::build(Generation(header.generation), credentials, grants, devices),
             revocations: none.with(&ends).unwrap_or(none),
             confirmed_at: UnixMillis(header.confirmed_at),
+            read_by,
         })
     }
 }
@@ -267,7 +282,7 @@ impl<W: Write> Write for Hashing<W> {
 }
 
 /// With the version of what follows.
-const MAGIC: &[u8; 23] = b"sluicegate snapshot v1\n";
+const MAGIC: &[u8; 23] = b"sluicegate snapshot v2\n";
 
 /// Of the magic, what every version shares.
 const MAGIC_NAME_BYTES: usize = 19;

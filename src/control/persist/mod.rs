@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis, View};
+use crate::store::QueriesDigest;
 use journal::Journal;
 
 /// What a node can begin with.
@@ -24,6 +25,22 @@ pub(super) struct Kept {
     pub revocations: Revocations,
     /// When the store last said that this is current, as far as it was written down.
     pub confirmed_at: UnixMillis,
+    pub read_by: ReadBy,
+}
+
+/// Whether what was kept was read as it would be now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReadBy {
+    TheseQueries,
+    OtherQueries,
+}
+
+/// What a snapshot is kept of.
+#[derive(Clone)]
+struct Origin {
+    /// The store, without secrets.
+    store: String,
+    queries: QueriesDigest,
 }
 
 /// Why what is on disk cannot be used; each text ends in what follows.
@@ -42,8 +59,7 @@ pub(super) enum KeptError {
 /// The folder, and what is under way in it.
 pub(super) struct Persistence {
     folder: Folder,
-    /// Of the store, without secrets.
-    store: String,
+    origin: Origin,
     /// `None` while another process has the folder, or it cannot be written.
     open: Option<Open>,
     saving: Option<Saving>,
@@ -74,10 +90,10 @@ struct Folder {
 }
 
 impl Persistence {
-    pub(super) fn new(folder: &Path, store: String) -> Self {
+    pub(super) fn new(folder: &Path, store: String, queries: QueriesDigest) -> Self {
         Self {
             folder: Folder { path: folder.to_owned() },
-            store,
+            origin: Origin { store, queries },
             open: None,
             saving: None,
             unsaved: None,
@@ -89,7 +105,7 @@ impl Persistence {
 
     /// What was kept; `None` where nothing was.
     pub(super) fn load(&mut self) -> Result<Option<Kept>, KeptError> {
-        let Some(mut kept) = file::read(&self.folder.snapshot(), &self.store)? else { return Ok(None) };
+        let Some(mut kept) = file::read(&self.folder.snapshot(), &self.origin)? else { return Ok(None) };
         for path in [self.folder.old_journal(), self.folder.journal()] {
             let records = journal::read(&path)?;
             if let Some(revocations) = kept.revocations.with(&records.ends) {
@@ -117,6 +133,11 @@ impl Persistence {
         if let Some(Err(error)) = self.open.as_mut().map(|open| open.journal.sync()) {
             self.give_up(&error);
         }
+    }
+
+    /// What is in force is read by these queries from now on.
+    pub(super) fn read_by(&mut self, queries: QueriesDigest) {
+        self.origin.queries = queries;
     }
 
     /// This is in force now.
@@ -157,9 +178,9 @@ impl Persistence {
         let (Some(open), Some(view)) = (&mut self.open, self.unsaved.take()) else { return Ok(()) };
         // What ends from here on is in the new journal; what has ended before, in the view.
         open.journal = Journal::rotate(&self.folder)?;
-        let (folder, store, confirmed_at) = (self.folder.clone(), self.store.clone(), self.confirmed_at);
+        let (folder, origin, confirmed_at) = (self.folder.clone(), self.origin.clone(), self.confirmed_at);
         let thread = std::thread::Builder::new().name("persist".to_owned()).spawn(move || {
-            file::write(&folder, &store, &view, confirmed_at)?;
+            file::write(&folder, &origin, &view, confirmed_at)?;
             folder.remove_old_journal()
         })?;
         self.saving = Some(Saving { thread, began: Instant::now() });

@@ -18,6 +18,7 @@ mod tls;
 use tokio_postgres::error::SqlState;
 
 pub use admin::Admin;
+pub(super) use relations::queries_of;
 pub use source::PostgresSource;
 
 use super::{Relation, StoreError};

@@ -11,6 +11,14 @@ use crate::store::contract::{self, Given};
 use crate::store::decode::{self, BadRow};
 use crate::store::{Noted, Relation, Rows, StoreError};
 
+/// By which credentials, grants and devices are read where nothing replaces them.
+pub(in crate::store) const fn queries_of(profile: Profile) -> [&'static str; 3] {
+    match profile {
+        Profile::Reference => [CREDENTIALS, GRANTS, DEVICES],
+        Profile::OpenBalena => [openbalena::CREDENTIALS, openbalena::GRANTS, openbalena::DEVICES],
+    }
+}
+
 /// The relations' queries, prepared on a session.
 pub(super) struct Relations {
     credentials: Statement,
@@ -29,10 +37,7 @@ impl Relations {
         queries: &Queries,
         place: &Place,
     ) -> Result<Self, StoreError> {
-        let (credentials, grants, devices) = match profile {
-            Profile::Reference => (CREDENTIALS, GRANTS, DEVICES),
-            Profile::OpenBalena => (openbalena::CREDENTIALS, openbalena::GRANTS, openbalena::DEVICES),
-        };
+        let [credentials, grants, devices] = queries_of(profile);
         let prepare = |relation: Relation, replaced: &Option<crate::config::Query>, ours: &str| {
             let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
             let statement =

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 pub use admin::Admin;
+pub(super) use relations::QUERIES;
 pub use source::SqliteSource;
 
 pub use super::Initialised;

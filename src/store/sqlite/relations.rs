@@ -9,6 +9,9 @@ use crate::store::contract::{self, Given};
 use crate::store::decode::{self, BadRow, Value};
 use crate::store::{Relation, Rows, StoreError};
 
+/// By which credentials, grants and devices are read where nothing replaces them.
+pub(in crate::store) const QUERIES: [&str; 3] = [CREDENTIALS, GRANTS, DEVICES];
+
 /// The relations' queries.
 pub(super) struct Relations {
     credentials: String,
