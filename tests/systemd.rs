@@ -86,6 +86,23 @@ fn start_activated(site: &Site, addresses: &[SocketAddr], manager: &Manager) -> 
 }
 
 #[test]
+fn a_reload_is_told_from_its_beginning_to_its_end() {
+    let manager = Manager::new();
+    let mut site = Site::new("");
+    let relay = manager.start(&site, Duration::from_secs(30));
+    assert!(manager.hears("READY=1").is_some());
+    for (fragment, outcome) in [("log.level = 'info'", "reloaded"), ("limits.sessions = 7", "reload refused")]
+    {
+        manager.forget();
+        site.configure(fragment);
+        relay.signal(Signal::SIGHUP);
+        assert!(manager.hears("RELOADING=1").is_some());
+        assert!(manager.hears("READY=1").is_some(), "whatever came of it, the relay goes on");
+        assert!(relay.logs(outcome), "{}", relay.log());
+    }
+}
+
+#[test]
 fn the_units_hold_nothing_that_systemd_does_not_understand() {
     if !tools_or_skip("the_units_hold_nothing_that_systemd_does_not_understand", &["systemd-analyze"]) {
         return;
