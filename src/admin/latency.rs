@@ -8,7 +8,28 @@ use prometheus_client::metrics::MetricType;
 
 use crate::telemetry::Latency;
 
+/// What a latency was recorded in, and where its buckets end in that.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    per_second: f64,
+    bounds: &'static [u64],
+}
+
+/// For what the network takes part in.
+pub(super) const MICROSECONDS: Scale = Scale {
+    per_second: 1e6,
+    bounds: &[
+        50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000,
+        5_000_000, 10_000_000,
+    ],
+};
+
+/// For what memory alone does.
+pub(super) const NANOSECONDS: Scale =
+    Scale { per_second: 1e9, bounds: &[200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 1_000_000] };
+
 pub(super) struct LatencyMetric {
+    scale: Scale,
     sum_seconds: f64,
     count: u64,
     /// Upper bound in seconds, and how many fell above the bucket before and not above this one.
@@ -17,11 +38,13 @@ pub(super) struct LatencyMetric {
 
 impl LatencyMetric {
     /// What all threads recorded, added up.
-    pub fn sum<'a>(threads: impl Iterator<Item = &'a Latency>) -> Self {
+    pub fn sum<'a>(threads: impl Iterator<Item = &'a Latency>, scale: Scale) -> Self {
+        let ends = scale.bounds.iter().map(|&bound| bound as f64 / scale.per_second);
         let mut metric = Self {
+            scale,
             sum_seconds: 0.0,
             count: 0,
-            buckets: BOUNDS_US.iter().map(|&us| (us as f64 / 1e6, 0)).chain([(f64::MAX, 0)]).collect(),
+            buckets: ends.chain([f64::MAX]).map(|end| (end, 0)).collect(),
         };
         for latency in threads {
             metric.add(&latency.total());
@@ -31,11 +54,11 @@ impl LatencyMetric {
 
     fn add(&mut self, recorded: &Histogram<u64>) {
         for value in recorded.iter_recorded() {
-            let (us, count) = (value.value_iterated_to(), value.count_at_value());
-            let bucket = BOUNDS_US.partition_point(|&bound| bound < us);
+            let (taken, count) = (value.value_iterated_to(), value.count_at_value());
+            let bucket = self.scale.bounds.partition_point(|&bound| bound < taken);
             self.buckets[bucket].1 += count;
             self.count += count;
-            self.sum_seconds += us as f64 / 1e6 * count as f64;
+            self.sum_seconds += taken as f64 / self.scale.per_second * count as f64;
         }
     }
 }
@@ -50,11 +73,6 @@ impl EncodeMetric for LatencyMetric {
     }
 }
 
-const BOUNDS_US: [u64; 15] = [
-    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000,
-    10_000_000,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,7 +83,7 @@ mod tests {
         one.record_us(50);
         one.record_us(51);
         other.record_us(60_000_000);
-        let metric = LatencyMetric::sum([&one, &other].into_iter());
+        let metric = LatencyMetric::sum([&one, &other].into_iter(), MICROSECONDS);
         let filled: Vec<(usize, u64)> = metric
             .buckets
             .iter()

@@ -10,9 +10,11 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::latency::LatencyMetric;
-use super::{Sources, guard};
+use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
+use super::process::Descriptors;
+use super::{Sources, causes, guard};
 use crate::authz::UnixMillis;
+use crate::engine::Capacity;
 use crate::store::Remarks;
 use crate::telemetry::{Counter, EngineCounters, Latency};
 
@@ -50,6 +52,11 @@ struct RelationLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ThreadLabel {
+    thread: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
 }
@@ -58,6 +65,9 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.encode_build(&mut encoder)?;
         self.encode_engines(&mut encoder)?;
+        self.encode_threads(&mut encoder)?;
+        self.encode_bounded(&mut encoder)?;
+        causes::encode(&mut encoder, &self.sources.engine)?;
         self.encode_bytes(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
         self.encode_snapshot(&mut encoder)?;
@@ -88,6 +98,36 @@ impl Scrape {
         counter(encoder, "audit_lost", help, self.sources.audit_lost.get())
     }
 
+    fn encode_threads(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        for Summed { name, help, of } in BY_THREAD {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (thread, engine) in self.sources.engine.counters().enumerate() {
+                let label = ThreadLabel { thread: thread as u32 };
+                ConstCounter::new(of(engine).get()).encode(family.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has a bound: how much of it is in use, and how much there may be.
+    fn encode_bounded(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let engine = &self.sources.engine;
+        let Capacity { buffers, pipes } = engine.capacity();
+        let (buffers_in_use, pipes_in_use) =
+            (self.sum(|engine| &engine.hot.buffers_in_use), self.sum(|engine| &engine.hot.pipes_in_use));
+        gauge(encoder, "sessions_max", "Sessions that may exist.", engine.sessions_max() as i64)?;
+        gauge(encoder, "buffers_in_use", "Receive buffers that hold bytes.", buffers_in_use as i64)?;
+        gauge(encoder, "buffers_max", "Receive buffers that there are.", buffers as i64)?;
+        gauge(encoder, "pipes_in_use", "Pipes that directions hold.", pipes_in_use as i64)?;
+        gauge(encoder, "pipes_max", "Pipes that there may be.", pipes as i64)?;
+        if let Some(Descriptors { open, max }) = Descriptors::now() {
+            gauge(encoder, "open_descriptors", "File descriptors that this process holds.", open as i64)?;
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            gauge(encoder, "open_descriptors_max", "File descriptors that it may hold.", max)?;
+        }
+        Ok(())
+    }
+
     fn encode_bytes(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let help = "Bytes forwarded; up is from client to device.";
         let mut family = encoder.encode_descriptor("forwarded_bytes", help, None, MetricType::Counter)?;
@@ -99,8 +139,8 @@ impl Scrape {
     }
 
     fn encode_latencies(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        for (name, help, of) in LATENCIES {
-            let metric = LatencyMetric::sum(self.sources.engine.counters().map(of));
+        for (name, help, of, scale) in LATENCIES {
+            let metric = LatencyMetric::sum(self.sources.engine.counters().map(of), scale);
             let unit = Unit::Seconds;
             let descriptor = encoder.encode_descriptor(name, help, Some(&unit), metric.metric_type())?;
             metric.encode(descriptor)?;
@@ -120,6 +160,7 @@ impl Scrape {
         metric.encode(descriptor)?;
         let reachable = i64::from(status.last_error.is_none());
         gauge(encoder, "store_reachable", "Whether the last read of the store succeeded.", reachable)?;
+        counter(encoder, "store_errors", "Reads of the store that failed.", status.store_errors)?;
         let quarantined = status.quarantined as i64;
         gauge(encoder, "store_quarantined_rows", "Rows that do not decode now.", quarantined)?;
         let Remarks { not_understood, bad_lines, stale_addresses } = &status.remarks;
@@ -180,20 +221,31 @@ const BYTES: [(&str, &str, Of); 4] = [
 
 type LatencyOf = fn(&EngineCounters) -> &Latency;
 
-const LATENCIES: [(&str, &str, LatencyOf); 3] = [
-    ("accept_to_dial", "From accept to the dial being handed to the kernel.", |engine| {
-        &engine.accept_to_dial
-    }),
-    ("accept_to_reply", "From accept to the reply, whatever it says.", |engine| &engine.accept_to_reply),
+const LATENCIES: [(&str, &str, LatencyOf, Scale); 5] = [
+    (
+        "accept_to_dial",
+        "From accept to the dial being handed to the kernel.",
+        |engine| &engine.accept_to_dial,
+        MICROSECONDS,
+    ),
+    (
+        "accept_to_reply",
+        "From accept to the reply, whatever it says.",
+        |engine| &engine.accept_to_reply,
+        MICROSECONDS,
+    ),
+    ("decision", "To decide about a new client.", |engine| &engine.decision_ns, NANOSECONDS),
+    ("dial", "From the dial to its outcome, whatever it is.", |engine| &engine.dial, MICROSECONDS),
     (
         "revoked_to_closed",
         "From a revocation in the store (by SQLite or a foreign schema, from the read that finds it) to the end \
          of a tunnel by it.",
         |engine| &engine.revoked_to_closed,
+        MICROSECONDS,
     ),
 ];
 
-const SUMMED: [Summed; 14] = [
+const SUMMED: [Summed; 11] = [
     Summed {
         name: "sessions_accepted",
         help: "Connections taken from the listeners.",
@@ -234,17 +286,6 @@ const SUMMED: [Summed; 14] = [
         help: "Audit events that found their queue full.",
         of: |engine| &engine.sessions.audit_dropped,
     },
-    Summed { name: "engine_turns", help: "Turns of the engine threads.", of: |engine| &engine.hot.turns },
-    Summed {
-        name: "engine_spins_hit",
-        help: "Times that a thread looked on instead of sleeping, and work came.",
-        of: |engine| &engine.hot.spins_hit,
-    },
-    Summed {
-        name: "engine_spins_missed",
-        help: "Times that a thread looked on instead of sleeping, in vain.",
-        of: |engine| &engine.hot.spins_missed,
-    },
     Summed {
         name: "promotions",
         help: "Directions that went from copying to splicing.",
@@ -259,5 +300,24 @@ const SUMMED: [Summed; 14] = [
         name: "pipes_exhausted",
         help: "Directions that wanted a pipe and found none.",
         of: |engine| &engine.hot.pipes_exhausted,
+    },
+];
+
+const BY_THREAD: [Summed; 4] = [
+    Summed { name: "engine_turns", help: "Turns of the engine threads.", of: |engine| &engine.hot.turns },
+    Summed {
+        name: "engine_spins_hit",
+        help: "Times that a thread looked on instead of sleeping, and work came.",
+        of: |engine| &engine.hot.spins_hit,
+    },
+    Summed {
+        name: "engine_spins_missed",
+        help: "Times that a thread looked on instead of sleeping, in vain.",
+        of: |engine| &engine.hot.spins_missed,
+    },
+    Summed {
+        name: "engine_ring_overflows",
+        help: "Turns that found more completions than their queue holds.",
+        of: |engine| &engine.hot.ring_overflows,
     },
 ];

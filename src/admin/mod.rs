@@ -6,6 +6,7 @@
 
 mod authz;
 mod caller;
+mod causes;
 mod guard;
 mod health;
 mod http;
@@ -13,6 +14,7 @@ mod latency;
 mod local;
 mod metrics;
 mod page;
+mod process;
 pub mod routes;
 mod sessions;
 mod status;

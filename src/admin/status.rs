@@ -11,7 +11,7 @@ use super::caller::{Denied, Viewer};
 use super::{Desk, Readiness, Sources, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
-use crate::telemetry::{Counter, EngineCounters, Handshake, SLOWEST_KEPT};
+use crate::telemetry::{Counter, EngineCounters, Handshake, RefusalCause, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<Desk>) -> Response {
     let is_viewer = match viewer {
@@ -119,7 +119,9 @@ fn readiness(readiness: Readiness) -> (&'static str, Option<String>) {
 /// Refusals so far, by their true cause.
 fn refusals(sources: &Sources) -> Map<String, Value> {
     let mut causes = Map::new();
-    for (cause, count) in sources.engine.counters().flat_map(|engine| engine.refusals.get()) {
+    for (RefusalCause { cause, .. }, count) in
+        sources.engine.counters().flat_map(|engine| engine.refusals.get())
+    {
         let sum = causes.get(cause).and_then(Value::as_u64).unwrap_or(0) + count;
         causes.insert(cause.to_owned(), sum.into());
     }

@@ -273,6 +273,7 @@ impl Refresher {
         self.status.update(|status| {
             self.admission.tell(status);
             status.last_error = Some(error.clone());
+            status.store_errors += 1;
         });
         self.trouble = Some(error);
     }

@@ -20,6 +20,8 @@ pub struct Status {
     pub confirmed_at: UnixMillis,
     /// Why the store cannot be read now; `None` while it can.
     pub last_error: Option<String>,
+    /// Reads so far that failed.
+    pub store_errors: u64,
     /// Rows that do not decode now; their last good versions are in force.
     pub quarantined: usize,
     /// Why the store's last word is not in force; `None` where it is.

@@ -14,6 +14,7 @@ use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wait};
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
+use crate::telemetry::HotCounters;
 
 use super::token::Token;
 
@@ -92,6 +93,7 @@ pub(super) struct RingKernel {
     ring: Ring,
     buffers: Buffers,
     pipes: PipePool,
+    buffers_out: usize,
     silence: WatchForSilence,
     vpn_interface: Option<String>,
 }
@@ -109,6 +111,7 @@ impl RingKernel {
             ring,
             buffers,
             pipes: PipePool::new(&config.engine),
+            buffers_out: 0,
             silence: silence_options(config),
             vpn_interface: config.vpn.interface.clone(),
         })
@@ -121,7 +124,17 @@ impl RingKernel {
         gather: Option<Gather>,
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
-        self.ring.turn(wait, gather, completions)
+        let before = completions.len();
+        self.ring.turn(wait, gather, completions)?;
+        self.buffers_out += completions[before..].iter().filter(|each| each.buffer.is_some()).count();
+        Ok(())
+    }
+
+    /// Tells what is with sessions now.
+    pub fn tell(&self, counters: &HotCounters) {
+        counters.buffers_in_use.set(self.buffers_out as u64);
+        counters.pipes_in_use.set(self.pipes.out as u64);
+        counters.ring_overflows.set(self.ring.overflows());
     }
 
     /// Looks on for up to `budget`, without calling into the system, until a turn would find completions.
@@ -206,6 +219,7 @@ impl Kernel for RingKernel {
     }
 
     fn give_back(&mut self, buffer: BufferId) {
+        self.buffers_out -= 1;
         self.buffers.give_back(buffer);
     }
 

@@ -92,6 +92,13 @@ pub struct EngineHandle {
     shared: Arc<Shared>,
 }
 
+/// What sessions share, as much as there can be of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    pub buffers: usize,
+    pub pipes: usize,
+}
+
 impl Engine {
     /// Binds every listener and starts the threads; returns once all of them accept.
     pub fn start(
@@ -223,6 +230,12 @@ impl EngineHandle {
     /// `limits.sessions`, or what the descriptors are enough for.
     pub fn sessions_max(&self) -> u32 {
         self.shared.limits.sessions_max()
+    }
+
+    /// What all threads have together.
+    pub fn capacity(&self) -> Capacity {
+        let (config, threads) = (&self.shared.config.engine, self.shared.threads.len());
+        Capacity { buffers: usize::from(config.buffers) * threads, pipes: config.pipes * threads }
     }
 
     /// By what the system knows each thread, in the order of their numbers.

@@ -126,6 +126,7 @@ impl Worker {
         self.work(now, &view);
         self.resume_accepting(now);
         self.thread().counters.hot.turns.add(1);
+        self.kernel.tell(&self.thread().counters.hot);
         self.waiting.note_turn(self.spliced_bytes());
         let Some(stop_by) = self.stop_by else { return Ok(ControlFlow::Continue(())) };
         self.stop_sessions(now, &view);

@@ -148,6 +148,7 @@ pub struct Ring {
     /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
     accept_tokens: Vec<u64>,
     receive_limit: ReceiveLimit,
+    overflows: u64,
 }
 
 impl Ring {
@@ -181,6 +182,7 @@ impl Ring {
             ring,
             backlog: VecDeque::new(),
             addresses: Vec::new(),
+            overflows: 0,
             accept_tokens: Vec::new(),
             receive_limit,
         })
@@ -251,6 +253,11 @@ impl Ring {
         self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
+    /// Turns so far that found more completions than their queue holds.
+    pub fn overflows(&self) -> u64 {
+        self.overflows
+    }
+
     pub(super) fn receive_limit(&self) -> ReceiveLimit {
         self.receive_limit
     }
@@ -270,9 +277,11 @@ impl Ring {
 
     fn enter(&mut self, until: Until) -> io::Result<()> {
         let queue = self.ring.submission();
-        let (queued, events) = (queue.len() as u32, queue.taskrun() || queue.cq_overflow());
+        let (queued, has_overflown) = (queue.len() as u32, queue.cq_overflow());
+        let events = queue.taskrun() || has_overflown;
         // The kernel is to see what was pushed.
         drop(queue);
+        self.overflows += u64::from(has_overflown);
         self.entrance.enter(queued, until, events)
     }
 

@@ -7,14 +7,34 @@ use super::Counter;
 /// Causes are words of the program's own, so there are never many; what is beyond the table counts as
 /// one that they share.
 #[derive(Debug)]
-pub struct CauseCounts {
+pub struct CauseCounts<C = &'static str> {
     /// Filled from the front, and never emptied.
-    counts: [(OnceLock<&'static str>, Counter); CAUSES_MAX],
+    counts: [(OnceLock<C>, Counter); CAUSES_MAX],
 }
 
-impl CauseCounts {
+/// Why a client was refused: what it was told, and what is true.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RefusalCause {
+    pub slug: &'static str,
+    pub cause: &'static str,
+}
+
+/// What stands for all causes beyond the table.
+pub trait Cause: Copy + PartialEq {
+    const OTHER: Self;
+}
+
+impl Cause for &'static str {
+    const OTHER: Self = "other";
+}
+
+impl Cause for RefusalCause {
+    const OTHER: Self = Self { slug: "other", cause: "other" };
+}
+
+impl<C: Cause> CauseCounts<C> {
     /// Only the owning thread may call this.
-    pub fn add(&self, cause: &'static str) {
+    pub fn add(&self, cause: C) {
         for (name, count) in &self.counts {
             if *name.get_or_init(|| cause) == cause {
                 return count.add(1);
@@ -23,16 +43,16 @@ impl CauseCounts {
         self.counts[CAUSES_MAX - 1].1.add(1);
     }
 
-    pub fn get(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn get(&self) -> impl Iterator<Item = (C, u64)> {
         let last = CAUSES_MAX - 1;
         self.counts.iter().enumerate().map_while(move |(place, (name, count))| {
-            let name = name.get()?;
-            Some((if place == last { OTHER } else { name }, count.get()))
+            let name = *name.get()?;
+            Some((if place == last { C::OTHER } else { name }, count.get()))
         })
     }
 }
 
-impl Default for CauseCounts {
+impl<C> Default for CauseCounts<C> {
     fn default() -> Self {
         Self { counts: std::array::from_fn(|_| Default::default()) }
     }
@@ -40,15 +60,13 @@ impl Default for CauseCounts {
 
 const CAUSES_MAX: usize = 64;
 
-const OTHER: &str = "other";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn causes_are_told_apart_and_added_up() {
-        let causes = CauseCounts::default();
+        let causes = CauseCounts::<&str>::default();
         for cause in ["a", "b", "a", "c", "a"] {
             causes.add(cause);
         }
@@ -59,10 +77,10 @@ mod tests {
     fn more_causes_than_there_is_room_for_are_counted_all_the_same() {
         let causes = CauseCounts::default();
         for number in 0..CAUSES_MAX + 10 {
-            causes.add(Box::leak(number.to_string().into_boxed_str()));
+            causes.add(&*Box::leak(number.to_string().into_boxed_str()));
         }
         let counts: Vec<_> = causes.get().collect();
         assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>() as usize, CAUSES_MAX + 10);
-        assert_eq!(counts.last(), Some(&(OTHER, 11)));
+        assert_eq!(counts.last(), Some(&(Cause::OTHER, 11)));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use super::{CauseCounts, Latency, SlowestHandshakes};
+use super::{CauseCounts, Latency, RefusalCause, SlowestHandshakes};
 
 /// A count that one thread alone writes, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
@@ -18,6 +18,11 @@ impl Counter {
 
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// For what goes up and down by itself.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -34,8 +39,14 @@ pub struct EngineCounters {
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.
     pub accept_to_reply: Latency,
+    /// What a decision for a new client takes, in nanoseconds.
+    pub decision_ns: Latency,
+    /// From the dial to its outcome.
+    pub dial: Latency,
     /// By their true cause, as the audit log names it.
-    pub refusals: CauseCounts,
+    pub refusals: CauseCounts<RefusalCause>,
+    /// Tunnels that ended, by the cause that the audit log names.
+    pub ends: CauseCounts,
     pub slowest_handshakes: SlowestHandshakes,
     /// From a revocation's being there to be read in the store to the end of a tunnel by it.
     pub revoked_to_closed: Latency,
@@ -61,6 +72,11 @@ pub struct HotCounters {
     pub buffers_exhausted: Counter,
     /// Directions that wanted a pipe and kept copying because every pipe was in use.
     pub pipes_exhausted: Counter,
+    /// Buffers and pipes that are with sessions at the end of the last turn.
+    pub buffers_in_use: Counter,
+    pub pipes_in_use: Counter,
+    /// Turns that found more completions than their queue holds; the kernel keeps the rest aside.
+    pub ring_overflows: Counter,
 }
 
 /// Written once or twice in a session's life.

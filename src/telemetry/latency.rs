@@ -23,7 +23,12 @@ struct Read {
 
 impl Latency {
     pub fn record_us(&self, us: u64) {
-        self.recent.lock().saturating_record(us);
+        self.record(us);
+    }
+
+    /// In the unit that all of this latency's readers take it for.
+    pub fn record(&self, value: u64) {
+        self.recent.lock().saturating_record(value);
     }
 
     /// All that was ever recorded.

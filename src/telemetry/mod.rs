@@ -12,7 +12,7 @@ pub use audit::{
     QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback, SessionEnd, SessionFacts, SessionRefusal,
 };
 pub use audit_log::{AuditError, AuditLog, AuditReopener, LostEvents};
-pub use causes::CauseCounts;
+pub use causes::{CauseCounts, RefusalCause};
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use latency::Latency;
 pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};

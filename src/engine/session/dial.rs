@@ -38,11 +38,16 @@ impl<K: Kernel> Session<K> {
         turn.kernel.submit(token, SocketOperation::Connect(device, address));
         turn.counters.accept_to_dial.record_us(turn.now.us_since(self.accepted_at_us));
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.connect));
-        self.stage = Stage::Dial(Box::new(Dial { expires_at: route.expires_at, ..dial }));
+        self.stage = Stage::Dial(Box::new(Dial {
+            expires_at: route.expires_at,
+            began_us: turn.now.monotonic_us,
+            ..dial
+        }));
     }
 
     pub(super) fn on_connected(&mut self, result: i32, turn: &mut Turn<'_, K>) {
         let Stage::Dial(dial) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
+        turn.counters.dial.record_us(turn.now.us_since(dial.began_us));
         if result == 0 {
             return self.open_tunnel(*dial, turn);
         }
@@ -53,6 +58,7 @@ impl<K: Kernel> Session<K> {
     /// `timeouts.connect` has passed.
     pub(super) fn refuse_silent_device(&mut self, turn: &mut Turn<'_, K>) {
         let Stage::Dial(dial) = &self.stage else { return };
+        turn.counters.dial.record_us(turn.now.us_since(dial.began_us));
         let version = dial.version;
         self.refuse(version, No { reply: Reply::DeviceTimeout, cause: "device-timeout", detail: None }, turn);
     }

@@ -66,7 +66,7 @@ impl<K: Kernel> Session<K> {
         let version = head.version;
         let early = bytes.split_off(head.len);
         self.query = Some(query);
-        self.act_on_decision(Dial { version, early, expires_at: None }, turn);
+        self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
     }
 
     fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
@@ -75,7 +75,9 @@ impl<K: Kernel> Session<K> {
             return self.refuse_draining(version, turn);
         }
         self.generation = turn.view.get().map(|view| view.snapshot.generation());
+        let began = std::time::Instant::now();
         let decision = self.decide(turn);
+        turn.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
         if let Some(query) = &self.query {
             turn.witness.note(turn.view, query, &decision, turn.now.wall);
         }

@@ -99,6 +99,8 @@ struct Dial {
     version: HttpVersion,
     early: Vec<u8>,
     expires_at: Option<UnixMillis>,
+    /// By the thread's clock.
+    began_us: u64,
 }
 
 struct Tunnel<P> {

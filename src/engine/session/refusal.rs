@@ -10,7 +10,7 @@ use super::{Outcome, Session, Stage, Turn, give_back};
 use crate::authz::{PrincipalId, Refusal, Undecided};
 use crate::engine::kernel::{Kernel, send_until_full};
 use crate::engine::token::Purpose;
-use crate::telemetry::{AuditEvent, SessionFacts, SessionRefusal};
+use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
 
 /// What the client is told, and the true cause that the audit log keeps.
@@ -97,7 +97,8 @@ impl<K: Kernel> Session<K> {
 
     fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
         turn.counters.sessions.refused.add(1);
-        turn.counters.refusals.add(no.cause);
+        let slug = no.reply.slug().unwrap_or_default();
+        turn.counters.refusals.add(RefusalCause { slug, cause: no.cause });
         self.note(Some(no.reply), no.cause, no.detail, turn);
     }
 

@@ -224,6 +224,7 @@ impl<K: Kernel> Session<K> {
             duration_ms: turn.now.us_since(self.accepted_at_us) / 1000,
         });
         turn.counters.sessions.tunnels_closed.add(1);
+        turn.counters.ends.add(cause);
         if !turn.shared.audit.send(event) {
             turn.counters.sessions.audit_dropped.add(1);
         }
