@@ -42,6 +42,9 @@ impl Journal {
 
     pub fn append(&mut self, event: &AuditEvent, node: Option<&str>) {
         if self.pending.len() == PENDING_EVENTS_MAX {
+            self.flush();
+        }
+        if self.pending.len() == PENDING_EVENTS_MAX {
             self.lost.add(1);
         } else {
             self.pending.push_back(datagram(event, node));
@@ -263,6 +266,19 @@ mod tests {
         assert_eq!(sessions.len() as u64 + lost.get(), told);
         assert!(sessions.is_sorted());
         assert_eq!(journal.pause(), None);
+    }
+
+    #[test]
+    fn a_long_burst_is_handed_over_before_anything_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_socket, path) = listening(&folder);
+        let lost = LostEvents::default();
+        let mut journal = Journal::connect(&path, lost.clone()).unwrap();
+        for session in 0..=PENDING_EVENTS_MAX as u64 {
+            journal.append(&refusal(session), None);
+        }
+        assert_eq!(lost.get(), 0);
+        assert!(journal.events_left() < PENDING_EVENTS_MAX as u64);
     }
 
     #[test]
