@@ -1,6 +1,6 @@
 //! The system's journal, as a place for audit events.
 //!
-//! Speaks journald's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL): a datagram of fields for each
+//! Speaks journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>): a datagram of fields for each
 //! event. The crates that do wait for journald to take a datagram, and then either way say little of it; here a
 //! journald that stands still costs events that are counted, and nothing else waits for it.
 
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{LostEvents, State};
+use super::LostEvents;
+use super::writer::State;
 use crate::telemetry::AuditEvent;
 
 /// See the module.
