@@ -224,6 +224,30 @@ fn the_narrowest_control_group_above_counts() {
 }
 
 #[test]
+fn memory_that_is_enough_until_every_session_stalls_is_advised_against() {
+    let fake = Fake::new();
+    let site = Site::new("engine = { threads = 1, buffers = 1024, pipes = 64 }\nlimits.sessions = 1000");
+    let group = "sys/fs/cgroup/system.slice/sluicegate.service/memory.max";
+    // 4 MiB of buffers, 16 MiB of pipes, 8 MiB of idle sessions, and 282 MiB of stalled ones.
+    for (mib, verdict) in [(20_u64, "limit"), (100, "advice"), (400, "fine")] {
+        fake.write(group, &format!("{}\n", mib << 20));
+        let diagnosis = fake.doctor_for(&site, &[]);
+        assert_eq!(diagnosis.finding("memory of the control group")["verdict"], verdict, "{mib} MiB");
+        assert_eq!(diagnosis.exit_code(), Some(i32::from(verdict == "limit")), "{mib} MiB");
+    }
+}
+
+#[test]
+fn what_this_machine_does_not_show_is_unknown_and_limits_nothing() {
+    let fake = Fake::new();
+    std::fs::remove_file(fake.root.path().join("proc/sys/net/core/somaxconn")).unwrap();
+    let diagnosis = fake.doctor(&[]);
+    assert_eq!(diagnosis.troubles(), [("net.core.somaxconn", "unknown")]);
+    assert_eq!(diagnosis.finding("net.core.somaxconn")["found"], "not there");
+    assert_eq!(diagnosis.exit_code(), Some(0));
+}
+
+#[test]
 fn ports_and_tracked_connections_bound_what_may_be_open() {
     let fake = Fake::new();
     fake.write("proc/sys/net/ipv4/ip_local_port_range", "60000\t60099\n");

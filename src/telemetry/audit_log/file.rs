@@ -8,7 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Line, LostEvents, State};
+use super::LostEvents;
+use super::writer::{Line, State};
 
 /// See the module.
 pub(super) struct LogFile<F> {

@@ -1,6 +1,6 @@
 //! The system's journal, as a place for audit events.
 //!
-//! Speaks journald's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL): a datagram of fields for each
+//! Speaks journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>): a datagram of fields for each
 //! event. The crates that do wait for journald to take a datagram, and then either way say little of it; here a
 //! journald that stands still costs events that are counted, and nothing else waits for it.
 
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{LostEvents, State};
+use super::LostEvents;
+use super::writer::State;
 use crate::telemetry::AuditEvent;
 
 /// See the module.
@@ -41,6 +42,9 @@ impl Journal {
     }
 
     pub fn append(&mut self, event: &AuditEvent, node: Option<&str>) {
+        if self.pending.len() == PENDING_EVENTS_MAX {
+            self.flush();
+        }
         if self.pending.len() == PENDING_EVENTS_MAX {
             self.lost.add(1);
         } else {
@@ -263,6 +267,19 @@ mod tests {
         assert_eq!(sessions.len() as u64 + lost.get(), told);
         assert!(sessions.is_sorted());
         assert_eq!(journal.pause(), None);
+    }
+
+    #[test]
+    fn a_long_burst_is_handed_over_before_anything_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_socket, path) = listening(&folder);
+        let lost = LostEvents::default();
+        let mut journal = Journal::connect(&path, lost.clone()).unwrap();
+        for session in 0..=PENDING_EVENTS_MAX as u64 {
+            journal.append(&refusal(session), None);
+        }
+        assert_eq!(lost.get(), 0);
+        assert!(journal.events_left() < PENDING_EVENTS_MAX as u64);
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! The thread between the queue and the places that events go to: sums floods, writes, and tries again what could
+//! not be written.
+
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
+use serde::Serialize;
+
+use super::LostEvents;
+use super::file::LogFile;
+use super::journal::Journal;
+use super::throttle::{Admitted, Throttle};
+use crate::telemetry::AuditEvent;
+
+/// What the thread owns.
+pub(super) struct Writer {
+    pub node: Option<String>,
+    pub throttle: Throttle,
+    pub file: Option<LogFile<File>>,
+    pub journal: Option<Journal>,
+}
+
+/// How a place that takes events is doing. Told once per change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Writing,
+    /// With the count of lost events from before.
+    Failing {
+        lost_before: u64,
+    },
+}
+
+/// An event as a line: its time first.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    pub time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<&'a str>,
+    #[serde(flatten)]
+    pub event: &'a AuditEvent,
+}
+
+impl Writer {
+    /// Writes until the other end of `stopped` is dropped.
+    pub fn run(
+        mut self,
+        events: &Receiver<AuditEvent>,
+        reopens: &Receiver<()>,
+        stopped: &Receiver<()>,
+        lost: &LostEvents,
+    ) {
+        // Where no file is written, nobody asks for another one.
+        let mut reopens = reopens.clone();
+        loop {
+            crossbeam::channel::select_biased! {
+                recv(reopens) -> asked => match (asked, &mut self.file) {
+                    (Ok(()), Some(file)) => file.reopen(),
+                    _ => reopens = crossbeam::channel::never(),
+                },
+                recv(events) -> event => match event {
+                    Ok(event) => self.take(event),
+                    Err(_) => break,
+                },
+                recv(stopped) -> _ => break,
+                default(self.patience()) => {}
+            }
+            while let Some(sum) = self.throttle.next_sum(Instant::now()) {
+                self.write(&AuditEvent::MoreRefusals(sum));
+            }
+            // Nothing else waits: what is pending should be readable now.
+            if events.is_empty() {
+                self.flush();
+            }
+        }
+        self.close(lost);
+    }
+
+    fn take(&mut self, event: AuditEvent) {
+        if let AuditEvent::Refusal(refusal) = &event
+            && self.throttle.admit(refusal.facts.client, refusal.cause, Instant::now()) == Admitted::Summed
+        {
+            return;
+        }
+        self.write(&event);
+    }
+
+    fn write(&mut self, event: &AuditEvent) {
+        let node = self.node.as_deref();
+        if let Some(file) = &mut self.file {
+            file.append(&Line { time: jiff::Timestamp::now().to_string(), node, event });
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.append(event, node);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.flush();
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.flush();
+        }
+    }
+
+    /// How long to wait for an event before looking at what else there may be to do.
+    fn patience(&self) -> Duration {
+        let sum = self.throttle.next_end().map(|end| end.saturating_duration_since(Instant::now()));
+        let file = self.file.as_ref().filter(|file| file.is_behind()).map(|_| FILE_RETRY);
+        let journal = self.journal.as_ref().and_then(Journal::pause);
+        [sum, file, journal].into_iter().flatten().min().unwrap_or(NOTHING_TO_DO)
+    }
+
+    fn close(mut self, lost: &LostEvents) {
+        while let Some(sum) = self.throttle.next_sum_early(Instant::now()) {
+            self.write(&AuditEvent::MoreRefusals(sum));
+        }
+        let give_up_at = Instant::now() + CLOSE_TIME;
+        self.flush();
+        while let Some(pause) = self.journal.as_ref().and_then(Journal::pause)
+            && Instant::now() < give_up_at
+        {
+            std::thread::sleep(pause.min(CLOSE_TIME));
+            self.flush();
+        }
+        let left = self.file.as_ref().map_or(0, LogFile::lines_left)
+            + self.journal.as_ref().map_or(0, Journal::events_left);
+        if left > 0 {
+            lost.add(left);
+            tracing::error!(lost = lost.get(), "the audit log is closed with events unwritten");
+        }
+    }
+}
+
+impl State {
+    pub fn note(&mut self, place: &'static str, outcome: io::Result<()>, lost: &LostEvents) {
+        *self = match (outcome, *self) {
+            (Err(error), Self::Writing) => {
+                tracing::error!(%error, "{place} takes no audit events; see to it, or events get lost");
+                Self::Failing { lost_before: lost.get() }
+            }
+            (Ok(()), Self::Failing { lost_before }) => {
+                tracing::warn!(lost = lost.get() - lost_before, "{place} takes audit events again");
+                Self::Writing
+            }
+            (_, state) => state,
+        };
+    }
+}
+
+/// Until a file that could not be written is tried again, where no event comes before.
+const FILE_RETRY: Duration = Duration::from_secs(1);
+
+/// What a journald without room is granted when the node ends.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
+
+/// Until the writer looks up without a reason.
+const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
