@@ -6,10 +6,10 @@ mod support;
 use std::time::Duration;
 
 use sluicegate::authz::Change;
-use sluicegate::config::{self, Authz};
+use sluicegate::config::{self, AddressSource, Authz, Config};
 use sluicegate::store::{self, Changes, Source};
 
-use support::{Cluster, Device, Rights, Site, V4, store_at, wait_for};
+use support::{Cluster, Device, PATIENCE, Rights, Site, V4, store_at, wait_for};
 
 const LAG_MAX: Duration = Duration::from_millis(500);
 
@@ -121,6 +121,36 @@ fn a_standby_that_is_behind_is_not_chosen_first() {
     assert_eq!(both.read_all().unwrap().grants.len(), 1);
     let mut alone = source(&rights, &[&standby], "");
     assert_eq!(alone.read_all().unwrap().grants.len(), 0, "what is behind is better than nothing");
+}
+
+#[test]
+fn a_file_of_addresses_keeps_neither_lag_nor_the_word_of_a_revocation_back() {
+    let Some(primary) = Cluster::start() else { return };
+    let mut rights = Rights::new(&primary);
+    let grant = rights.grant_any();
+    let standby = primary.standby("");
+    has_caught_up(&standby, &primary).unwrap();
+    let located = |hosts: &[&Cluster]| {
+        let mut config = Config { store: store(&rights, hosts, ""), ..Config::default() };
+        config.vpn.addresses = vec![AddressSource::File("/nowhere".into())];
+        store::located_source(&config)
+    };
+    let (mut at_primary, mut at_standby) = (located(&[&primary]), located(&[&standby]));
+    at_primary.read_all().unwrap();
+    let woken = at_primary.wake_ups();
+    // One comes of itself when somebody listens.
+    woken.recv_timeout(PATIENCE).unwrap();
+    standby.client("postgres").batch_execute("SELECT pg_wal_replay_pause()").unwrap();
+
+    rights.by_hand(&format!("UPDATE sluicegate.grants SET revoked_at = now() WHERE id = {}", grant.0));
+
+    assert!(woken.recv_timeout(PATIENCE).is_ok(), "it wakes");
+    std::thread::sleep(LAG_MAX);
+    assert!(wait_for_change(&mut at_primary, is_grant(grant.0)).is_some());
+    let told_at = at_primary.told_at().expect("the outbox says when");
+    assert!(told_at.elapsed() >= LAG_MAX, "since it was revoked, and not since it was read: {told_at:?}");
+    at_standby.read_all().unwrap();
+    assert!(at_standby.lag() >= LAG_MAX, "{:?}", at_standby.lag());
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod lines;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
@@ -156,8 +157,12 @@ impl Source for Located {
         remarks
     }
 
-    fn lag(&self) -> std::time::Duration {
+    fn lag(&self) -> Duration {
         self.store.lag()
+    }
+
+    fn told_at(&self) -> Option<Instant> {
+        self.store.told_at()
     }
 
     fn wake_ups(&mut self) -> Receiver<()> {
