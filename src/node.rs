@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::admin::{Admin, AdminError, Sources};
+use crate::admin::{Admin, AdminError, Probe, Sources};
 use crate::authz::Authority;
 use crate::config::Config;
 use crate::control::{Control, ControlError, QueriesError, StatusHandle};
@@ -18,6 +18,7 @@ pub struct Node {
     engine: Option<Engine>,
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
+    _probe: Probe,
     control: Control,
     admin: Admin,
     audit: AuditLog,
@@ -31,6 +32,8 @@ pub enum NodeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error("the probe cannot be started ({0}); raise the limit on threads or memory")]
+    Probe(std::io::Error),
     #[error(transparent)]
     Audit(#[from] AuditError),
 }
@@ -78,8 +81,11 @@ impl Node {
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
         handle.recheck();
+        let client_addresses = engine.client_addresses().to_vec();
+        let probe = Probe::start(&config.probe, client_addresses[0], &handle).map_err(NodeError::Probe)?;
         let sources = Sources {
             engine: handle.clone(),
+            probe: probe.status(),
             control: control.status(),
             authority,
             commands: control.commands(),
@@ -93,8 +99,7 @@ impl Node {
                 return Err(error.into());
             }
         };
-        let client_addresses = engine.client_addresses().to_vec();
-        Ok(Self { engine: Some(engine), handle, client_addresses, control, admin, audit })
+        Ok(Self { engine: Some(engine), handle, client_addresses, _probe: probe, control, admin, audit })
     }
 
     /// Where clients reach this node, in the order of `listen`.

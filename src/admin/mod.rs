@@ -14,6 +14,7 @@ mod latency;
 mod local;
 mod metrics;
 mod page;
+mod probe;
 mod process;
 pub mod routes;
 mod sessions;
@@ -42,6 +43,7 @@ use sessions::Roster;
 use token::Gate;
 
 pub use authz::CandidateQueries;
+pub use probe::{Probe, ProbeHandle, ProbeResult, ProbeStatus};
 pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
@@ -61,6 +63,7 @@ pub struct Sources {
     pub commands: Commands,
     pub audit: AuditSender,
     pub audit_lost: LostEvents,
+    pub probe: ProbeHandle,
 }
 
 /// What every request is served from.

@@ -8,7 +8,7 @@ use axum::{Json, http};
 use serde_json::{Map, Value, json};
 
 use super::caller::{Denied, Viewer};
-use super::{Desk, Readiness, Sources, threads};
+use super::{Desk, ProbeStatus, Readiness, Sources, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
 use crate::telemetry::{Counter, EngineCounters, Handshake, RefusalCause, SLOWEST_KEPT};
@@ -99,6 +99,7 @@ fn of_everybody(desk: &Desk, is_viewer: bool) -> Value {
             "down_spliced": sum(|engine| &engine.hot.bytes_down_spliced),
         },
         "refusals": refusals(sources),
+        "probe": probe(sources, is_viewer),
         "source": source,
         "threads": threads::all(&sources.engine),
         "slowest": slowest(sources, is_viewer),
@@ -114,6 +115,17 @@ fn readiness(readiness: Readiness) -> (&'static str, Option<String>) {
         Readiness::Draining => ("draining", None),
         Readiness::Undecided(cause) => ("undecided", Some(cause.to_owned())),
     }
+}
+
+/// Why it fails names hosts and files, which are not everybody's business.
+fn probe(sources: &Sources, is_viewer: bool) -> ProbeStatus {
+    let mut probe = sources.probe.get();
+    if let Some(failure) = probe.last.as_mut().and_then(|last| last.failure.as_mut())
+        && !is_viewer
+    {
+        *failure = "the node's own client is not served".to_owned();
+    }
+    probe
 }
 
 /// Refusals so far, by their true cause.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Loaded;
 use super::output::{Answer, CommandError, Output};
 use super::relay::Relay;
-use super::watch::{Rates, Report, ago, bytes, micros, rate};
+use super::watch::{ProbeResult, Rates, Report, ago, bytes, micros, rate};
 use crate::admin::routes;
 
 pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
@@ -55,6 +55,13 @@ fn text(report: &Report, rates: &Rates) -> String {
             ),
         ),
     ];
+    if let Some(ProbeResult { at: probed_at, took_us, failure }) = &report.probe.last {
+        let outcome = match failure {
+            Some(why) => format!("FAILS: {why}"),
+            None => format!("served in {}", micros(*took_us)),
+        };
+        lines.push(line("probe", &format!("{outcome}, {} ago", ago(*at, *probed_at))));
+    }
     let mut causes: Vec<_> = report.refusals.iter().collect();
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (cause, count) in causes.into_iter().take(CAUSES_SHOWN) {

@@ -39,6 +39,7 @@ pub struct Config {
     pub vpn: Vpn,
     pub authz: Authz,
     pub admin: Admin,
+    pub probe: Probe,
     pub audit: Audit,
     pub log: Log,
 }
@@ -207,6 +208,20 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
+/// The node as a client of its own listener.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Probe {
+    /// Between two probes; 0 turns them off.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// The uuid of a device to open a tunnel to. Without one a probe ends with the decision.
+    pub device: Option<CanaryUuid>,
+    pub port: u16,
+    /// A file with the token that may reach the device, read for each probe.
+    pub token_file: Option<PathBuf>,
+}
+
 /// Events are written to each place that is named, and nowhere where none is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -268,11 +283,21 @@ impl Default for Config {
             vpn: Vpn::default(),
             authz: Authz::default(),
             admin: Admin::default(),
+            probe: Probe::default(),
             audit: Audit::default(),
             log: Log::default(),
         }
     }
 }
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30), device: None, port: DEVICE_PORT, token_file: None }
+    }
+}
+
+/// Of the SSH server on a balenaOS device.
+const DEVICE_PORT: u16 = 22_222;
 
 impl Default for Store {
     fn default() -> Self {

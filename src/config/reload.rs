@@ -25,6 +25,7 @@ impl Config {
             ("authz.guard.replay", *replay != other.guard.replay),
             ("authz.guard.max_regressions", *max_regressions != other.guard.max_regressions),
             ("admin", taken.admin != next.admin),
+            ("probe", taken.probe != next.probe),
             ("audit", taken.audit != next.audit),
             ("log", taken.log != next.log),
         ];

@@ -22,6 +22,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_counts(config)?;
     check_guard(&config.authz.guard)?;
     check_admin(config)?;
+    check_probe(config)?;
     check_vpn(config)
 }
 
@@ -29,6 +30,21 @@ fn check_store(config: &Config) -> Result<(), Finding> {
     match (config.store.profile, &config.store.url) {
         (Profile::OpenBalena, StoreUrl::Sqlite(_)) => {
             found("store.profile", "openBalena's database is on PostgreSQL; give `store.url` as postgres://…")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_probe(config: &Config) -> Result<(), Finding> {
+    let probe = &config.probe;
+    match (&probe.device, &probe.token_file) {
+        (Some(_), None) => {
+            found("probe.device", "a tunnel to it takes a token; name its file in `probe.token_file`")
+        }
+        (None, Some(_)) => found("probe.token_file", "there is nothing that it reaches; set `probe.device`"),
+        (Some(_), Some(_)) if probe.port == 0 => found("probe.port", "0 is no port"),
+        _ if !probe.interval.is_zero() && probe.interval < PROBE_INTERVAL_MIN => {
+            found("probe.interval", "shorter than 1 s; a probe is no load test, and 0s turns it off")
         }
         _ => Ok(()),
     }
@@ -232,3 +248,5 @@ const PIPE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Twice as many descriptors are what any process may have by default (`fs.nr_open`).
 const PIPES_MAX: usize = 512 * 1024;
+
+const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);

@@ -46,7 +46,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Sender, bounded};
 
-use crate::authz::{Authority, Undecided, UnixMillis};
+use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
 use crate::config::Config;
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
@@ -230,6 +230,11 @@ impl EngineHandle {
     /// `limits.sessions`, or what the descriptors are enough for.
     pub fn sessions_max(&self) -> u32 {
         self.shared.limits.sessions_max()
+    }
+
+    /// Refusals of this token are neither counted nor audited.
+    pub fn expect_probe(&self, key: KeyHash) {
+        self.shared.expect_probe(key);
     }
 
     /// What all threads have together.

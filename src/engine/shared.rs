@@ -1,15 +1,15 @@
 //! What all engine threads and their handles share.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::unistd::gettid;
 
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::levels::Levels;
 use super::limits::Limits;
-use crate::authz::{Authority, Witness};
+use crate::authz::{Authority, KeyHash, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -22,6 +22,7 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
+    probe: OnceLock<KeyHash>,
 }
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
@@ -69,7 +70,7 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        Self { config, authority, audit, limits, threads, levels: Levels::new() }
+        Self { config, authority, audit, limits, threads, levels: Levels::new(), probe: OnceLock::new() }
     }
 
     pub fn recheck(&self) {
@@ -85,6 +86,15 @@ impl Shared {
     pub fn stop(&self) {
         self.levels.stop();
         self.wake_all();
+    }
+
+    /// The token by which the node probes itself, and which nobody holds.
+    pub fn expect_probe(&self, key: KeyHash) {
+        let _there_is_one_probe = self.probe.set(key);
+    }
+
+    pub fn is_probe(&self, key: Option<&KeyHash>) -> bool {
+        key.is_some() && self.probe.get() == key
     }
 
     pub fn is_draining(&self) -> bool {

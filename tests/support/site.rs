@@ -58,6 +58,7 @@ impl Site {
             admin.address = "127.0.0.1:0"
             vpn.allow = ["127.0.0.0/8", "::1/128"]
             log.level = "debug"
+            probe.interval = "0s"
             "#,
             folder = folder.path().display()
         );

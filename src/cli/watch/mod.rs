@@ -4,7 +4,7 @@ mod report;
 mod session;
 mod words;
 
-pub(super) use report::{Rates, Report};
+pub(super) use report::{ProbeResult, Rates, Report};
 pub(super) use session::{Filter, Session, SessionList, SortKey, sort};
 pub(super) use words::{ago, bytes, micros, rate};
 

@@ -21,6 +21,7 @@ pub struct Report {
     pub bytes: ByteCounts,
     /// So far, by their true cause.
     pub refusals: BTreeMap<String, u64>,
+    pub probe: Probe,
     pub source: Source,
     pub threads: Vec<Thread>,
     pub slowest: Vec<Handshake>,
@@ -59,6 +60,18 @@ pub struct Rows {
     pub credentials: u64,
     pub grants: u64,
     pub devices: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Probe {
+    pub last: Option<ProbeResult>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProbeResult {
+    pub at: i64,
+    pub took_us: u64,
+    pub failure: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -162,6 +175,7 @@ pub mod tests {
             "sessions": { "active": 2, "max": 8000, "accepted": 3, "refused": at / 1000, "undecided": 0,
                           "opened": at / 500 },
             "bytes": { "up_copied": bytes, "up_spliced": 0, "down_copied": 1, "down_spliced": 2 },
+            "probe": { "last": null },
             "refusals": { "no-grant": 1 },
             "source": { "generation": 7, "rows": { "credentials": 1, "grants": 2, "devices": 3 },
                         "confirmed_at": at, "last_error": null, "hold": null },

@@ -90,7 +90,8 @@ impl<K: Kernel> Session<K> {
                 self.refuse(version, No::refused(refusal), turn);
             }
             Decision::Undecided(undecided) => {
-                turn.counters.sessions.undecided.add(1);
+                let is_probe = turn.shared.is_probe(self.query.as_ref().and_then(|query| query.key.as_ref()));
+                turn.counters.sessions.undecided.add(u64::from(!is_probe));
                 self.refuse(version, No::undecided(undecided), turn);
             }
         }

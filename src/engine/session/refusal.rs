@@ -96,6 +96,9 @@ impl<K: Kernel> Session<K> {
     }
 
     fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
+        if turn.shared.is_probe(self.query.as_ref().and_then(|query| query.key.as_ref())) {
+            return;
+        }
         turn.counters.sessions.refused.add(1);
         let slug = no.reply.slug().unwrap_or_default();
         turn.counters.refusals.add(RefusalCause { slug, cause: no.cause });
