@@ -195,6 +195,48 @@ fn devices_and_keys_are_read_as_the_contract_has_them() {
 }
 
 #[test]
+fn only_a_vpn_server_that_has_an_address_holds_a_device() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut world = OpenBalena::new(cluster);
+    world.by_hand(
+        r#"INSERT INTO "service instance" ("service type", "ip address") VALUES ('api', '10.0.0.9'), ('vpn', '')"#,
+    );
+    for instance in [2, 3] {
+        world.by_hand(&format!(
+            r#"UPDATE "device" SET "is managed by-service instance" = {instance} WHERE "id" = 2"#
+        ));
+        let rows = world.source().read_all().unwrap();
+        assert_eq!(rows.quarantined, []);
+        let device = rows.devices.iter().find(|device| device.id == DeviceId(2)).unwrap();
+        assert_eq!(device.node, None, "service instance {instance}");
+    }
+}
+
+#[test]
+fn the_guests_rights_are_every_users_but_for_those_on_a_device_of_its_own() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut world = OpenBalena::new(cluster);
+    world.user("alice");
+    let guest = world.user("guest");
+    world.permit_user(guest, "resin.device.tunnel-22");
+    world.permit_user(guest, "resin.device.tunnel-23?actor eq @__ACTOR_ID");
+    world.by_hand(
+        r#"UPDATE "device" SET "actor" = (SELECT "actor" FROM "user" WHERE "username" = 'guest') WHERE "id" = 2"#,
+    );
+
+    let grants = world.source().read_all().unwrap().grants;
+
+    let holders = |port| {
+        let of_port = grants.iter().filter(move |grant| grant.ports.min() == port);
+        let (keys, users): (Vec<&Grant>, Vec<&Grant>) =
+            of_port.partition(|grant| grant.principal.0 > 1 << 31);
+        (keys.len(), users.len())
+    };
+    assert_eq!(holders(22), (40, 3), "of admin, alice and the guest, once each");
+    assert_eq!(holders(23), (0, 0));
+}
+
+#[test]
 fn the_numbers_of_grants_last() {
     let Some(cluster) = Cluster::shared() else { return };
     let mut world = OpenBalena::new(cluster);

@@ -223,6 +223,7 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
         browser
             .comes_to("return document.getElementById('denied').innerText.includes('not the admin token')")
     );
+    assert_eq!(browser.run("return token"), "", "it is not tried again each second");
     scene.enter_token(TOKEN);
     assert!(browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 3"));
     assert!(
@@ -306,6 +307,73 @@ fn without_a_token_the_page_shows_sessions_on_this_machine_and_ends_none() {
     assert_eq!(browser.run("return document.getElementById('enter').hidden"), true);
     assert!(browser.text("why-hidden").contains("configure admin.token_file"));
     assert_eq!(browser.complaints(), Vec::<String>::new());
+    scene.stand_still();
+}
+
+#[test]
+fn the_page_makes_sense_of_figures_that_jump() {
+    if !tools_or_skip("what the page makes of figures", &["chromium", "chromedriver"]) {
+        return;
+    }
+    let scene = Scene::new("");
+    scene.open_page();
+    let browser = &scene.browser;
+    // From here on nobody draws but this.
+    browser.run("poll = () => {}; last = structuredClone(before)");
+    assert!(browser.comes_to("setTimeout(() => { quiet = true }, 1500); return window.quiet === true"));
+    let draw = |change: &str, wanted: &str| {
+        browser.run(&format!(
+            "next = structuredClone(before); next.at += 2000; {change}; draw(next); return {wanted}"
+        ))
+    };
+    let moved = draw(
+        "next.bytes = { up_copied: 1000, up_spliced: 3000, down_copied: 500, down_spliced: 7500 };
+        before.bytes = { up_copied: 0, up_spliced: 0, down_copied: 0, down_spliced: 0 }",
+        "points.at(-1)",
+    );
+    assert_eq!(moved, serde_json::json!({ "up": 2000, "down": 4000 }), "both paths, over two seconds");
+    let anew = draw("next.bytes.up_copied = 0; next.bytes.up_spliced = 0", "points.at(-1).up");
+    assert_eq!(anew, 0, "a node that was started anew counts from 0");
+    let loaded = draw("next.threads[0].cpu_ns = before.threads[0].cpu_ns + 5e8", "at('threads').innerText");
+    assert!(loaded.as_str().unwrap().contains("25 %"), "{loaded}");
+    let refusals = draw("next.refusals = { rare: 1, frequent: 30, some: 7 }", "at('refusals').innerText");
+    let places = ["frequent", "some", "rare"].map(|cause| refusals.as_str().unwrap().find(cause).unwrap());
+    assert!(places.is_sorted(), "the most frequent first: {refusals}");
+    draw("next.source.last_error = 'nobody <b>answers</b>'", "0");
+    assert_eq!(
+        browser.text("alert"),
+        "The store cannot be read: nobody <b>answers</b>. The last good state stays in force."
+    );
+    draw("next.source.last_error = null", "0");
+    assert_eq!(browser.run("return at('alert').hidden"), true);
+    let points = draw("for (let n = 0; n < 2 * POINTS_MAX; n++) draw(next)", "points.length === POINTS_MAX");
+    assert_eq!(points, true);
+}
+
+#[test]
+fn a_session_is_kept_where_somebody_thinks_better_of_it_and_a_node_that_comes_back_is_shown() {
+    if !tools_or_skip("second thoughts on the page", &["chromium", "chromedriver"]) {
+        return;
+    }
+    let mut scene = Scene::with_token();
+    scene.tunnel(DEVICE, 1_000);
+    scene.open_page();
+    scene.enter_token(TOKEN);
+    let browser = &scene.browser;
+    assert!(browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 1"));
+    browser.run("document.querySelector('button.end').click()");
+    assert!(browser.comes_to("return at('ask').open"));
+    browser.run("at('keep').click()");
+    assert!(browser.comes_to("return !at('ask').open"));
+
+    browser.run("answering = window.fetch; window.fetch = () => Promise.reject(new Error('cut off'))");
+    assert!(browser.comes_to("return at('state').innerText === 'no answer'"));
+    assert!(browser.text("asked").ends_with("cut off"), "{}", browser.text("asked"));
+    browser.run("window.fetch = answering");
+    assert!(browser.comes_to("return at('state').innerText === 'ready'"));
+
+    assert!(browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 1"));
+    assert_eq!(browser.run("return at('ended').hidden"), true, "nothing was ended");
     scene.stand_still();
 }
 

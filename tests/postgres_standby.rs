@@ -206,6 +206,17 @@ fn target_session_attrs_chooses_the_host() {
     let error = source(&rights, &[&primary], "target_session_attrs=standby").read_all().unwrap_err();
     assert!(error.to_string().contains("is a primary, which target_session_attrs does not want"), "{error}");
     source(&rights, &[&primary], "target_session_attrs=prefer-standby").read_all().unwrap();
+
+    // One that takes no writes by default is read-only, and still a primary.
+    let mut client = primary.client("postgres");
+    client.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let read_all = |attributes: &str| {
+        source(&rights, &[&primary], &format!("target_session_attrs={attributes}")).read_all()
+    };
+    assert!(wait_for(|| read_all("read-only").ok()).is_some());
+    assert!(read_all("read-write").is_err());
+    assert!(read_all("primary").is_ok());
 }
 
 #[test]

@@ -2,13 +2,19 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, ServerConnection};
 use sluicegate::config::Authz;
 use sluicegate::store::{self, Source, StoreError};
 
-use support::{Cluster, Rights, store_at};
+use support::{Cluster, Device, Rights, V4, store_at};
 
 /// A certificate authority with its certificate in a file.
 struct Authority {
@@ -153,6 +159,50 @@ fn a_node_can_prove_itself_by_a_certificate() {
     let with = format!("sslmode=require&sslcert={}&sslkey={}", certificate.display(), key.display());
     assert!(is_encrypted(&rights, &with).unwrap());
     assert!(source(&rights, "sslmode=require").read_all().is_err());
+}
+
+#[test]
+fn who_shows_a_certificate_without_having_its_key_is_refused_in_every_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(&folder, "ours");
+    let pair = ours.issue("db", &["127.0.0.1"]);
+    let (with_key, without_key) =
+        (impostor(&pair, &pair.key), impostor(&pair, &ours.issue("thief", &[]).key));
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let root =
+            if mode == "require" { String::new() } else { format!("&sslrootcert={}", ours.file.display()) };
+        let refusal = |server: &Device| {
+            let url = format!("postgres://relay@{}/db?sslmode={mode}{root}", server.address());
+            store::source(&store_at(&url), &Authz::default()).read_all().unwrap_err().to_string()
+        };
+        let refused = refusal(&without_key);
+        assert!(refused.contains("invalid peer certificate: BadSignature"), "{mode}: {refused}");
+        let refused = refusal(&with_key);
+        assert!(!refused.contains("certificate"), "{mode}: it comes as far as the login: {refused}");
+    }
+}
+
+/// A server that shows the certificate of `pair`, signs with `key`, and ends each connection after the handshake.
+fn impostor(pair: &Pair, key: &str) -> Device {
+    let provider = rustls::crypto::ring::default_provider();
+    let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let resolver = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    let config = Arc::new(config);
+    Device::serving(V4, move |mut socket| {
+        // The SSLRequest, which has no variable part.
+        socket.read_exact(&mut [0; 8]).unwrap();
+        socket.write_all(b"S").unwrap();
+        let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        // Fails where the client refuses.
+        let _refused = connection.complete_io(&mut socket);
+    })
 }
 
 #[test]

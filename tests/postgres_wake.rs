@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use support::{Cluster, Device, End, Site, V4, receive, wait_for};
+use support::{Cluster, Device, End, Rights, Site, V4, receive, wait_for};
 
 /// A relay that would come to look only long after each of these tests is over.
 const SELDOM: &str = "authz.refresh = \"10m\"";
@@ -99,10 +99,26 @@ fn a_lost_connection_for_wake_ups_comes_back() {
         WHERE datname = $1 AND query = 'LISTEN sluicegate'";
     cluster.client("postgres").execute(end, &[&database.name]).unwrap();
     assert!(relay.logs("until then revocations are found by polling"));
-    assert!(relay.logs("wakes this node again"));
+    // While nobody listens.
+    database.by_hand(&format!("UPDATE sluicegate.grants SET revoked_at = now() WHERE id = {}", site.grant));
+    assert!(!relay.log().contains("wakes this node again"), "too late to tell");
 
-    site.cli(&["token", "revoke", &site.credential]);
+    assert!(relay.logs("wakes this node again"));
     let device = Device::echo(V4);
-    let refused = wait_for(|| (site.ask(&relay, device.port()).status == 407).then_some(()));
-    assert!(refused.is_some());
+    let becomes = |status| wait_for(|| (site.ask(&relay, device.port()).status == status).then_some(()));
+    assert!(becomes(403).is_some(), "what was missed is read");
+    site.cli(&["token", "revoke", &site.credential]);
+    assert!(becomes(407).is_some());
+}
+
+#[test]
+fn who_is_done_with_a_store_listens_no_more() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let rights = Rights::new(cluster);
+    let mut source = rights.read_source();
+    let _wake_ups = source.wake_ups();
+    let listen = |wanted| wait_for(|| (listeners(cluster, &rights.database.name) == wanted).then_some(()));
+    assert!(listen(1).is_some());
+    drop(source);
+    assert!(listen(0).is_some());
 }

@@ -34,6 +34,12 @@ impl World {
         Request::to(uuid, self.device.port()).bearer(&self.site.token).send(relay.address()).status
     }
 
+    fn by_hand(&self, statements: &str) {
+        let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
+        store.busy_timeout(support::PATIENCE).unwrap();
+        store.execute_batch(statements).unwrap();
+    }
+
     fn becomes(&self, relay: &Relay, uuid: &str, wanted: u16) -> bool {
         wait_for(|| (self.status(relay, uuid) == wanted).then_some(())).is_some()
     }
@@ -137,6 +143,45 @@ fn a_relay_starts_without_the_file_and_says_so() {
     assert!(relay.logs("No such file or directory"));
     replace(&world.file, &format!("{DEVICE} 127.0.0.1\n"));
     assert!(world.becomes(&relay, DEVICE, 200));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_file_is_told_and_not_waited_for() {
+    let world = World::new(r#"["FILE"]"#, &format!("{DEVICE} 127.0.0.1\n"));
+    let relay = world.site.start();
+    std::fs::remove_file(&world.file).unwrap();
+    nix::unistd::mkfifo(&world.file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(relay.logs("it is no file; its last addresses stay"), "{}", relay.log());
+    assert_eq!(world.status(&relay, DEVICE), 200);
+}
+
+#[test]
+fn a_device_whose_row_has_turned_bad_stays_where_it_was() {
+    let world = World::new(r#"["FILE"]"#, &format!("{DEVICE} 127.0.0.1\n"));
+    let relay = world.site.start();
+    world.by_hand(&format!(
+        "PRAGMA ignore_check_constraints = true; UPDATE devices SET node = '' WHERE uuid = '{DEVICE}'"
+    ));
+    assert!(relay.metric_becomes("sluicegate_store_quarantined_rows", |rows| rows == 1.0));
+    replace(&world.file, &format!("{DEVICE} 127.0.0.3\n{OTHER_DEVICE} 127.0.0.2\n"));
+    assert!(world.becomes(&relay, OTHER_DEVICE, PORT_CLOSED));
+    assert_eq!(world.status(&relay, DEVICE), 200);
+}
+
+#[test]
+fn devices_that_swap_their_names_are_both_followed() {
+    let world = World::new(r#"["FILE"]"#, &format!("{DEVICE} 127.0.0.1\n{OTHER_DEVICE} 127.0.0.2\n"));
+    let relay = world.site.start();
+    let swap = |from, to| format!("UPDATE devices SET uuid = '{to}' WHERE uuid = '{from}';");
+    let between = "f".repeat(32);
+    let swaps = [(DEVICE, &*between), (OTHER_DEVICE, DEVICE), (&*between, OTHER_DEVICE)];
+    world.by_hand(&format!("BEGIN; {} COMMIT", swaps.map(|(from, to)| swap(from, to)).concat()));
+    // Read after it, by the outbox.
+    let third = "99999999999999999999999999999999";
+    world.site.cli(&["device", "add", third]);
+    assert!(world.becomes(&relay, third, OFFLINE));
+    replace(&world.file, &format!("{DEVICE} 127.0.0.2\n{OTHER_DEVICE} 127.0.0.1\n"));
+    assert!(world.becomes(&relay, DEVICE, PORT_CLOSED) && world.becomes(&relay, OTHER_DEVICE, 200));
 }
 
 #[test]
