@@ -123,7 +123,7 @@ fn every_query_finds_what_a_running_relay_tells() {
     if !tools_or_skip("every_query_finds_what_a_running_relay_tells", &["prometheus", "curl"]) {
         return;
     }
-    let site = Site::new("");
+    let site = Site::new("probe.interval = '1s'");
     let relay = site.start();
     let prometheus = Prometheus::start(&relay);
     assert!(wait_for(|| prometheus.series("sluicegate_build_info")).is_some(), "nothing was scraped");
@@ -135,6 +135,7 @@ fn every_query_finds_what_a_running_relay_tells() {
     drop(tunnel);
     let is_counted = "increase(sluicegate_tunnels_closed_total[1m]) > 0";
     assert!(wait_for(|| prometheus.series(is_counted)).is_some());
+    assert!(wait_for(|| prometheus.series("sluicegate_probe_success == 1")).is_some());
 
     let queries = queries();
     assert!(queries.len() > 20, "{queries:?}");
