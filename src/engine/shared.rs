@@ -93,8 +93,8 @@ impl Shared {
         let _there_is_one_probe = self.probe.set(key);
     }
 
-    pub fn is_probe(&self, key: Option<&KeyHash>) -> bool {
-        key.is_some() && self.probe.get() == key
+    pub fn is_probe(&self, key: Option<KeyHash>) -> bool {
+        key.is_some() && self.probe.get().copied() == key
     }
 
     pub fn is_draining(&self) -> bool {

@@ -90,8 +90,7 @@ impl<K: Kernel> Session<K> {
                 self.refuse(version, No::refused(refusal), turn);
             }
             Decision::Undecided(undecided) => {
-                let is_probe = turn.shared.is_probe(self.query.as_ref().and_then(|query| query.key.as_ref()));
-                turn.counters.sessions.undecided.add(u64::from(!is_probe));
+                turn.counters.sessions.undecided.add(u64::from(!self.is_probe(turn)));
                 self.refuse(version, No::undecided(undecided), turn);
             }
         }

@@ -296,6 +296,11 @@ impl<K: Kernel> Session<K> {
         turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
     }
 
+    /// The node itself asks, with the token that nobody holds.
+    fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
+        self.query.is_some_and(|query| turn.shared.is_probe(query.key))
+    }
+
     /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.
     fn is_regression(&self, refusal: Refusal, turn: &Turn<'_, K>) -> bool {
         let query = self.query.as_ref();

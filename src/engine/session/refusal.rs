@@ -96,7 +96,7 @@ impl<K: Kernel> Session<K> {
     }
 
     fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
-        if turn.shared.is_probe(self.query.as_ref().and_then(|query| query.key.as_ref())) {
+        if self.is_probe(turn) {
             return;
         }
         turn.counters.sessions.refused.add(1);
