@@ -64,7 +64,11 @@ impl Bench {
         let mut config = Config { vpn: Vpn::loopback(), ..Config::default() };
         config.engine.forwarding = forwarding;
         config.engine.threads = 1;
-        config.listen = vec![Listen { address: SocketAddr::from(([127, 0, 0, 1], 0)), suffixes: Vec::new() }];
+        config.listen = vec![Listen {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            suffixes: Vec::new(),
+            proxy_from: Vec::new(),
+        }];
         let engine = Engine::start(Arc::new(config), Arc::new(authority()), AuditSender::disabled())
             .expect("an engine can be started here");
         Self { engine, device: TcpListener::bind("127.0.0.1:0").expect("loopback is there") }

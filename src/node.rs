@@ -82,7 +82,7 @@ impl Node {
         // For what was published before the engine could be told.
         handle.recheck();
         let client_addresses = engine.client_addresses().to_vec();
-        let probe = Probe::start(&config.probe, client_addresses[0], &handle).map_err(NodeError::Probe)?;
+        let probe = Probe::start(&config, client_addresses[0], &handle).map_err(NodeError::Probe)?;
         let sources = Sources {
             engine: handle.clone(),
             probe: probe.status(),

@@ -38,7 +38,11 @@ impl Setting {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
             store: Store { url: StoreUrl::Sqlite(path), ..Store::default() },
-            listen: vec![Listen { address: anywhere, suffixes: vec!["balena".to_owned()] }],
+            listen: vec![Listen {
+                address: anywhere,
+                suffixes: vec!["balena".to_owned()],
+                proxy_from: Vec::new(),
+            }],
             engine: Engine { threads: 2, ..Engine::default() },
             vpn: Vpn::loopback(),
             admin: sluicegate::config::Admin { address: anywhere, ..Default::default() },

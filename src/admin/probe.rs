@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::authz::{KeyHash, UnixMillis};
-use crate::config;
+use crate::config::{self, Config};
 use crate::engine::EngineHandle;
 
 /// The thread that probes; dropping it ends the thread.
@@ -52,9 +52,10 @@ pub struct ProbeResult {
 }
 
 impl Probe {
-    /// Begins to probe the listener at `address`, where `config` wants it.
-    pub fn start(config: &config::Probe, address: SocketAddr, engine: &EngineHandle) -> io::Result<Self> {
+    /// Begins to probe the first listener, which is at `address`, where `config` wants it.
+    pub fn start(config: &Config, address: SocketAddr, engine: &EngineHandle) -> io::Result<Self> {
         let status = ProbeHandle::default();
+        let (is_proxied, config) = (config.listen[0].is_proxied(), &config.probe);
         if config.interval.is_zero() {
             return Ok(Self { end: None, thread: None, status });
         }
@@ -63,6 +64,7 @@ impl Probe {
         let prober = Prober {
             config: config.clone(),
             address: reachable(address),
+            is_proxied,
             made_up,
             engine: engine.clone(),
             status: status.clone(),
@@ -98,6 +100,8 @@ impl ProbeHandle {
 struct Prober {
     config: config::Probe,
     address: SocketAddr,
+    /// The listener expects load balancers.
+    is_proxied: bool,
     /// A token that nobody holds.
     made_up: String,
     engine: EngineHandle,
@@ -154,6 +158,9 @@ impl Prober {
         let exchange = |stream: &mut TcpStream| {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
+            if self.is_proxied {
+                stream.write_all(PROXY_HEADER)?;
+            }
             let head = format!("CONNECT {target} HTTP/1.1\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
             stream.write_all(head.as_bytes())?;
             read_line(stream)
@@ -218,6 +225,9 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(Instant::now())
 }
+
+/// Of a load balancer that looks whether the node lives.
+const PROXY_HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
 
 /// The credential is looked at first, so it does not matter whose this is.
 const NOBODYS_UUID: &str = "00000000000000000000000000000000";

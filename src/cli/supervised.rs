@@ -182,7 +182,11 @@ mod tests {
         Admin::init(&path).unwrap();
         let mut config = Config {
             store: Store { url: StoreUrl::Sqlite(path), ..Store::default() },
-            listen: vec![Listen { address: ([127, 0, 0, 1], 0).into(), suffixes: Vec::new() }],
+            listen: vec![Listen {
+                address: ([127, 0, 0, 1], 0).into(),
+                suffixes: Vec::new(),
+                proxy_from: Vec::new(),
+            }],
             ..Config::default()
         };
         config.admin.address = ([127, 0, 0, 1], 0).into();

@@ -87,6 +87,10 @@ pub struct Listen {
     /// What may follow a uuid in the CONNECT target, without the dot.
     #[serde(default = "default_suffixes")]
     pub suffixes: Vec<String>,
+    /// Networks of load balancers, which say who the client is by a PROXY header (version 1 or 2). Where there
+    /// are any, a client that comes from elsewhere or without a header is refused.
+    #[serde(default)]
+    pub proxy_from: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -269,6 +273,18 @@ impl Vpn {
     }
 }
 
+impl Listen {
+    /// Whether clients are behind a load balancer.
+    pub fn is_proxied(&self) -> bool {
+        !self.proxy_from.is_empty()
+    }
+
+    pub fn trusts_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxy_from.iter().any(|network| network.contains(&address))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -276,6 +292,7 @@ impl Default for Config {
             listen: vec![Listen {
                 address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
                 suffixes: default_suffixes(),
+                proxy_from: Vec::new(),
             }],
             engine: Engine::default(),
             limits: Limits::default(),

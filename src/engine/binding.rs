@@ -135,7 +135,10 @@ mod tests {
             address = socket::local_address(&socket).unwrap();
             sockets.push((address, socket));
         }
-        let config = Config { listen: vec![Listen { address, suffixes: Vec::new() }], ..Config::default() };
+        let config = Config {
+            listen: vec![Listen { address, suffixes: Vec::new(), proxy_from: Vec::new() }],
+            ..Config::default()
+        };
         let (addresses, by_thread) = bind_all(&config, threads, Inherited { sockets }).unwrap();
         assert_eq!(addresses, [address]);
         by_thread.iter().map(Vec::len).collect()

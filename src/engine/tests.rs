@@ -49,7 +49,11 @@ fn authority() -> Arc<Authority> {
 fn config(forwarding: Forwarding) -> Config {
     let mut config = Config { vpn: crate::config::Vpn::loopback(), ..Config::default() };
     config.engine.forwarding = forwarding;
-    config.listen = vec![Listen { address: "127.0.0.1:0".parse().unwrap(), suffixes: vec!["balena".into()] }];
+    config.listen = vec![Listen {
+        address: "127.0.0.1:0".parse().unwrap(),
+        suffixes: vec!["balena".into()],
+        proxy_from: Vec::new(),
+    }];
     config
 }
 

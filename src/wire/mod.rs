@@ -1,7 +1,9 @@
 //! The client protocol: bytes in, values out. No I/O.
 
 mod head;
+mod proxy;
 mod reply;
 
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};

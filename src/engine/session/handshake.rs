@@ -1,12 +1,14 @@
 //! From accept to the decision: collects the head, parses it, asks the view.
 
+use std::net::SocketAddr;
+
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
 use crate::engine::kernel::Kernel;
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
 use crate::telemetry::Handshake;
-use crate::wire::{HeadError, HttpVersion, Reply, parse_head};
+use crate::wire::{HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_proxy_header};
 
 impl<K: Kernel> Session<K> {
     pub(super) fn expect_head(&mut self, turn: &mut Turn<'_, K>) {
@@ -48,14 +50,22 @@ impl<K: Kernel> Session<K> {
 
     /// All bytes so far: wait for more, or decide.
     fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
+        if self.awaits_proxy_header {
+            match parse_proxy_header(&bytes) {
+                Ok(Some(header)) => {
+                    self.awaits_proxy_header = false;
+                    // A load balancer that looks whether the node lives speaks for itself.
+                    self.client_address = header.client.or(self.client_address);
+                    bytes.drain(..header.len);
+                }
+                Ok(None) => return self.expect_more(bytes, turn),
+                Err(error) => return self.refuse_proxy_header(&error, turn),
+            }
+        }
         let listen = &turn.shared.config.listen[self.listener];
         let head = match parse_head(&bytes, &listen.suffixes) {
             Ok(Some(head)) => head,
-            Ok(None) => {
-                self.stage = Stage::Head(bytes);
-                self.submit_on_client(Purpose::Head, turn);
-                return;
-            }
+            Ok(None) => return self.expect_more(bytes, turn),
             Err(error) => return self.refuse_head(error, turn),
         };
         let query = Query {
@@ -67,6 +77,11 @@ impl<K: Kernel> Session<K> {
         let early = bytes.split_off(head.len);
         self.query = Some(query);
         self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+    }
+
+    fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
+        self.stage = Stage::Head(bytes);
+        self.submit_on_client(Purpose::Head, turn);
     }
 
     fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
@@ -108,6 +123,31 @@ impl<K: Kernel> Session<K> {
             uuid: self.query.and_then(|query| query.device),
             port: self.query.map(|query| query.port),
         });
+    }
+
+    /// A load balancer should have come, and did not.
+    pub(super) fn comes_past_proxy(&self, turn: &Turn<'_, K>) -> bool {
+        let listen = &turn.shared.config.listen[self.listener];
+        let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
+        self.awaits_proxy_header && !self.client_address.is_some_and(is_trusted)
+    }
+
+    pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
+        let detail = Some("it comes from outside the listener's proxy_from".to_owned());
+        self.refuse(
+            HttpVersion::default(),
+            No { reply: Reply::Malformed, cause: "proxy-untrusted", detail },
+            turn,
+        );
+    }
+
+    fn refuse_proxy_header(&mut self, error: &ProxyHeaderError, turn: &mut Turn<'_, K>) {
+        let cause = match error {
+            ProxyHeaderError::Missing => "proxy-header-missing",
+            ProxyHeaderError::TooLong | ProxyHeaderError::Malformed(_) => "proxy-header-malformed",
+        };
+        let no = No { reply: Reply::Malformed, cause, detail: Some(error.to_string()) };
+        self.refuse(HttpVersion::default(), no, turn);
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {

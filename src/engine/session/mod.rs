@@ -40,6 +40,8 @@ pub(super) struct Session<K: Kernel> {
     in_flight: InFlight,
     client_address: Option<SocketAddr>,
     accepted_at_us: u64,
+    /// A PROXY header has to come before the head.
+    awaits_proxy_header: bool,
     /// What the client asked for; present once its head was read.
     query: Option<Query>,
     /// What allowed it; present from the decision on.
@@ -151,6 +153,7 @@ impl<K: Kernel> Session<K> {
             in_flight: InFlight::default(),
             client_address: address,
             accepted_at_us: at_us,
+            awaits_proxy_header: turn.shared.config.listen[listener].is_proxied(),
             query: None,
             rights: None,
             generation: None,
@@ -162,6 +165,8 @@ impl<K: Kernel> Session<K> {
         turn.counters.sessions.active.add(1);
         if session.is_told_full() {
             session.refuse_full_node(turn);
+        } else if session.comes_past_proxy(turn) {
+            session.refuse_stranger(turn);
         } else {
             session.expect_head(turn);
         }
