@@ -117,8 +117,13 @@ fn who_is_done_with_a_store_listens_no_more() {
     let rights = Rights::new(cluster);
     let mut source = rights.read_source();
     let _wake_ups = source.wake_ups();
-    let listen = |wanted| wait_for(|| (listeners(cluster, &rights.database.name) == wanted).then_some(()));
-    assert!(listen(1).is_some());
+    let connections = |wanted: i64| {
+        let mut client = cluster.client("postgres");
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+        let mut count = || client.query_one(sql, &[&rights.database.relay()]).unwrap().get::<_, i64>(0);
+        wait_for(|| (count() == wanted).then_some(()))
+    };
+    assert!(connections(2).is_some(), "one reads, one listens");
     drop(source);
-    assert!(listen(0).is_some());
+    assert!(connections(0).is_some());
 }
