@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group};
 use serde_json::Value;
@@ -34,6 +34,8 @@ impl Scene {
                 let mut tunnel = site.request(&device).send(relay.address()).opened();
                 tunnel.write_all(&vec![7; *count]).unwrap();
                 tunnel.read_exact(&mut vec![0; *count]).unwrap();
+                // An age is told in whole milliseconds, give or take one; no two shall be the same.
+                std::thread::sleep(Duration::from_millis(5));
                 tunnel
             })
             .collect();
