@@ -82,7 +82,7 @@ impl Node {
         // For what was published before the engine could be told.
         handle.recheck();
         let client_addresses = engine.client_addresses().to_vec();
-        let probe = Probe::start(&config, client_addresses[0], &handle).map_err(NodeError::Probe)?;
+        let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Probe)?;
         let sources = Sources {
             engine: handle.clone(),
             probe: probe.status(),
@@ -126,7 +126,9 @@ impl Node {
 
     /// Takes over what of `config` a running node can; see [`Config::needs_restart`].
     pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
-        self.control.commands().reload(config)
+        self.control.commands().reload(config.clone())?;
+        self.handle.replace_certificates(&config);
+        Ok(())
     }
 
     /// Turns new clients away and waits until the last session has ended, `patience` is over, or

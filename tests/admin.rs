@@ -42,6 +42,7 @@ impl Setting {
                 address: anywhere,
                 suffixes: vec!["balena".to_owned()],
                 proxy_from: Vec::new(),
+                tls: None,
             }],
             engine: Engine { threads: 2, ..Engine::default() },
             vpn: Vpn::loopback(),

@@ -327,8 +327,8 @@ fn the_page_makes_sense_of_figures_that_jump() {
         ))
     };
     let moved = draw(
-        "next.bytes = { up_copied: 1000, up_spliced: 3000, down_copied: 500, down_spliced: 7500 };
-        before.bytes = { up_copied: 0, up_spliced: 0, down_copied: 0, down_spliced: 0 }",
+        "next.bytes = { up_copied: 1000, up_spliced: 3000, up_tls: 0, down_copied: 500, down_spliced: 7500, down_tls: 0 };
+        before.bytes = { up_copied: 0, up_spliced: 0, up_tls: 0, down_copied: 0, down_spliced: 0, down_tls: 0 }",
         "points.at(-1)",
     );
     assert_eq!(moved, serde_json::json!({ "up": 2000, "down": 4000 }), "both paths, over two seconds");

@@ -3,10 +3,8 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -14,40 +12,7 @@ use rustls::{ServerConfig, ServerConnection};
 use sluicegate::config::Authz;
 use sluicegate::store::{self, Source, StoreError};
 
-use support::{Cluster, Device, Rights, V4, store_at};
-
-/// A certificate authority with its certificate in a file.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    file: PathBuf,
-}
-
-/// A certificate and its key, as PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-impl Authority {
-    fn new(folder: &tempfile::TempDir, name: &str) -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let file = folder.path().join(format!("{name}.pem"));
-        std::fs::write(&file, issuer.pem()).unwrap();
-        Self { issuer, file }
-    }
-
-    fn issue(&self, common_name: &str, alternative_names: &[&str]) -> Pair {
-        let names: Vec<String> = alternative_names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { certificate, key: key.serialize_pem() }
-    }
-}
+use support::{Authority, Cluster, Device, Rights, V4, store_at};
 
 /// A server with a certificate for 127.0.0.1, or for the names that are given.
 fn server(authority: &Authority, names: &[&str]) -> Option<Cluster> {
@@ -82,7 +47,9 @@ fn refusal(rights: &Rights, parameters: &str) -> String {
 #[test]
 fn without_a_root_a_connection_is_encrypted_where_it_can_be_and_may_be() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(cluster) = server(&Authority::new(&folder, "ours"), &["elsewhere.example"]) else { return };
+    let Some(cluster) = server(&Authority::new(folder.path(), "ours"), &["elsewhere.example"]) else {
+        return;
+    };
     let rights = Rights::new(&cluster);
     for (parameters, encrypted) in
         [("", true), ("sslmode=disable", false), ("sslmode=prefer", true), ("sslmode=require", true)]
@@ -105,7 +72,7 @@ fn a_server_without_tls_is_read_only_where_that_is_allowed() {
 #[test]
 fn a_root_that_is_given_is_one_to_go_by() {
     let folder = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (Authority::new(&folder, "ours"), Authority::new(&folder, "theirs"));
+    let (ours, theirs) = (Authority::new(folder.path(), "ours"), Authority::new(folder.path(), "theirs"));
     let Some(cluster) = server(&ours, &["elsewhere.example"]) else { return };
     let rights = Rights::new(&cluster);
     for mode in ["require", "verify-ca"] {
@@ -119,7 +86,7 @@ fn a_root_that_is_given_is_one_to_go_by() {
 #[test]
 fn a_full_check_wants_the_host_that_was_dialled() {
     let folder = tempfile::tempdir().unwrap();
-    let ours = Authority::new(&folder, "ours");
+    let ours = Authority::new(folder.path(), "ours");
     let full = format!("sslmode=verify-full&sslrootcert={}", ours.file.display());
     let Some(here) = server(&ours, &["127.0.0.1"]) else { return };
     assert!(is_encrypted(&Rights::new(&here), &full).unwrap());
@@ -131,7 +98,7 @@ fn a_full_check_wants_the_host_that_was_dialled() {
 #[test]
 fn the_machines_own_roots_do_not_lead_to_an_unknown_authority() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(cluster) = server(&Authority::new(&folder, "ours"), &["127.0.0.1"]) else { return };
+    let Some(cluster) = server(&Authority::new(folder.path(), "ours"), &["127.0.0.1"]) else { return };
     let rights = Rights::new(&cluster);
     for parameters in ["sslmode=verify-ca", "sslmode=verify-full&sslrootcert=system"] {
         let refusal = refusal(&rights, parameters);
@@ -143,7 +110,7 @@ fn the_machines_own_roots_do_not_lead_to_an_unknown_authority() {
 #[test]
 fn a_node_can_prove_itself_by_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    let ours = Authority::new(&folder, "ours");
+    let ours = Authority::new(folder.path(), "ours");
     let Some(cluster) = server(&ours, &["127.0.0.1"]) else { return };
     let rights = Rights::new(&cluster);
     let role = rights.database.relay();
@@ -164,7 +131,7 @@ fn a_node_can_prove_itself_by_a_certificate() {
 #[test]
 fn who_shows_a_certificate_without_having_its_key_is_refused_in_every_mode() {
     let folder = tempfile::tempdir().unwrap();
-    let ours = Authority::new(&folder, "ours");
+    let ours = Authority::new(folder.path(), "ours");
     let pair = ours.issue("db", &["127.0.0.1"]);
     let (with_key, without_key) =
         (impostor(&pair, &pair.key), impostor(&pair, &ours.issue("thief", &[]).key));
@@ -183,7 +150,7 @@ fn who_shows_a_certificate_without_having_its_key_is_refused_in_every_mode() {
 }
 
 /// A server that shows the certificate of `pair`, signs with `key`, and ends each connection after the handshake.
-fn impostor(pair: &Pair, key: &str) -> Device {
+fn impostor(pair: &support::Pair, key: &str) -> Device {
     let provider = rustls::crypto::ring::default_provider();
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! The part of `/metrics` that says why: refusals and ends of tunnels by their causes.
+//! The part of `/metrics` that says why: refusals and ends of tunnels by their causes, TLS handshakes by theirs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,11 @@ struct EndLabel {
     cause: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HandshakeLabel {
+    outcome: &'static str,
+}
+
 pub(super) fn encode(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> Result<(), fmt::Error> {
     let help = "Refusals, by what the client was told (Sluicegate-Reason) and the true cause.";
     let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
@@ -32,6 +37,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> 
     let mut family = encoder.encode_descriptor("tunnel_ends", help, None, MetricType::Counter)?;
     for (cause, count) in sum(engine.counters().flat_map(|each| each.ends.get())) {
         ConstCounter::new(count).encode(family.encode_family(&EndLabel { cause })?)?;
+    }
+    let help = "TLS handshakes with clients, by how they came out.";
+    let mut family = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+    for (outcome, count) in sum(engine.counters().flat_map(|each| each.tls_handshakes.get())) {
+        ConstCounter::new(count).encode(family.encode_family(&HandshakeLabel { outcome })?)?;
     }
     Ok(())
 }

@@ -242,16 +242,24 @@ pub(super) fn gauge(
 
 type Of = fn(&EngineCounters) -> &Counter;
 
-const BYTES: [(&str, &str, Of); 4] = [
+const BYTES: [(&str, &str, Of); 6] = [
     ("up", "copy", |engine| &engine.hot.bytes_up_copied),
     ("up", "splice", |engine| &engine.hot.bytes_up_spliced),
+    ("up", "tls", |engine| &engine.hot.bytes_up_tls),
     ("down", "copy", |engine| &engine.hot.bytes_down_copied),
     ("down", "splice", |engine| &engine.hot.bytes_down_spliced),
+    ("down", "tls", |engine| &engine.hot.bytes_down_tls),
 ];
 
 type LatencyOf = fn(&EngineCounters) -> &Latency;
 
-const LATENCIES: [(&str, &str, LatencyOf, Scale); 5] = [
+const LATENCIES: [(&str, &str, LatencyOf, Scale); 6] = [
+    (
+        "accept_to_secured",
+        "From accept to the end of the TLS handshake.",
+        |engine| &engine.accept_to_secured,
+        MICROSECONDS,
+    ),
     (
         "accept_to_dial",
         "From accept to the dial being handed to the kernel.",

@@ -13,6 +13,7 @@ mod http;
 mod latency;
 mod local;
 mod metrics;
+mod own_tls;
 mod page;
 mod probe;
 mod process;

@@ -7,7 +7,7 @@
 //! whose refusals they neither count nor audit.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,8 +17,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::own_tls::{Stream, wrap};
 use crate::authz::{KeyHash, UnixMillis};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Listen, ListenTls};
 use crate::engine::EngineHandle;
 
 /// The thread that probes; dropping it ends the thread.
@@ -52,19 +53,29 @@ pub struct ProbeResult {
 }
 
 impl Probe {
-    /// Begins to probe the first listener, which is at `address`, where `config` wants it.
-    pub fn start(config: &Config, address: SocketAddr, engine: &EngineHandle) -> io::Result<Self> {
+    /// Begins to probe, where `config` wants it, the first listener that lets clients in without a certificate.
+    /// Listeners are at `addresses`, in their order.
+    pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
         let status = ProbeHandle::default();
-        let (is_proxied, config) = (config.listen[0].is_proxied(), &config.probe);
-        if config.interval.is_zero() {
-            return Ok(Self { end: None, thread: None, status });
+        let none = Self { end: None, thread: None, status: status.clone() };
+        if config.probe.interval.is_zero() {
+            return Ok(none);
         }
+        let open = |listen: &Listen| !listen.tls.as_ref().is_some_and(ListenTls::wants_client_certificate);
+        let listeners = config.listen.iter().zip(addresses);
+        let Some((listen, &address)) = listeners.into_iter().find(|(listen, _)| open(listen)) else {
+            tracing::warn!("no probe: every listener wants a certificate of its clients, and it has none");
+            return Ok(none);
+        };
+        let (is_proxied, speaks_tls) = (listen.is_proxied(), listen.tls.is_some());
+        let config = &config.probe;
         let made_up = format!("sg_probe_{:016x}{:016x}", random(), random());
         engine.expect_probe(KeyHash::of_token(made_up.as_bytes()));
         let prober = Prober {
             config: config.clone(),
             address: reachable(address),
             is_proxied,
+            speaks_tls,
             made_up,
             engine: engine.clone(),
             status: status.clone(),
@@ -102,6 +113,7 @@ struct Prober {
     address: SocketAddr,
     /// The listener expects load balancers.
     is_proxied: bool,
+    speaks_tls: bool,
     /// A token that nobody holds.
     made_up: String,
     engine: EngineHandle,
@@ -153,19 +165,20 @@ impl Prober {
     /// The status line of the reply.
     fn ask(&self, target: &str, token: &str) -> Result<String, ProbeError> {
         let address = self.address;
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)
             .map_err(|error| ProbeError::Listener { address, error })?;
-        let exchange = |stream: &mut TcpStream| {
+        let exchange = |mut stream: TcpStream| {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             if self.is_proxied {
                 stream.write_all(PROXY_HEADER)?;
             }
+            let mut stream: Box<dyn Stream> = if self.speaks_tls { wrap(stream)? } else { Box::new(stream) };
             let head = format!("CONNECT {target} HTTP/1.1\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
             stream.write_all(head.as_bytes())?;
-            read_line(stream)
+            read_line(&mut *stream)
         };
-        exchange(&mut stream).map_err(|error| ProbeError::Reply { address, error })
+        exchange(stream).map_err(|error| ProbeError::Reply { address, error })
     }
 
     fn judge(&self, status_line: String) -> Result<(), ProbeError> {
@@ -197,7 +210,7 @@ impl Prober {
 }
 
 /// Up to the first line end, which is not part of it.
-fn read_line(stream: &mut TcpStream) -> io::Result<String> {
+fn read_line(stream: &mut dyn Stream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
     while stream.read(&mut byte)? == 1 {

@@ -95,8 +95,10 @@ fn of_everybody(desk: &Desk, is_viewer: bool) -> Value {
         "bytes": {
             "up_copied": sum(|engine| &engine.hot.bytes_up_copied),
             "up_spliced": sum(|engine| &engine.hot.bytes_up_spliced),
+            "up_tls": sum(|engine| &engine.hot.bytes_up_tls),
             "down_copied": sum(|engine| &engine.hot.bytes_down_copied),
             "down_spliced": sum(|engine| &engine.hot.bytes_down_spliced),
+            "down_tls": sum(|engine| &engine.hot.bytes_down_tls),
         },
         "refusals": refusals(sources),
         "probe": probe(sources, is_viewer),

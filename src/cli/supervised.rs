@@ -186,6 +186,7 @@ mod tests {
                 address: ([127, 0, 0, 1], 0).into(),
                 suffixes: Vec::new(),
                 proxy_from: Vec::new(),
+                tls: None,
             }],
             ..Config::default()
         };

@@ -8,6 +8,7 @@ mod overrides;
 pub mod postgres;
 mod queries;
 mod reload;
+mod tls;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,6 +26,7 @@ pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, Query};
+pub use tls::{ListenTls, TlsFileError};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -91,6 +93,9 @@ pub struct Listen {
     /// are any, a client that comes from elsewhere or without a header is refused.
     #[serde(default)]
     pub proxy_from: Vec<IpNet>,
+    /// Clients speak TLS; behind a load balancer, after its header.
+    #[serde(default)]
+    pub tls: Option<ListenTls>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -293,6 +298,7 @@ impl Default for Config {
                 address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
                 suffixes: default_suffixes(),
                 proxy_from: Vec::new(),
+                tls: None,
             }],
             engine: Engine::default(),
             limits: Limits::default(),

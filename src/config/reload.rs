@@ -32,8 +32,8 @@ impl Config {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
-    /// This configuration with all of `next` that a running node takes over: `authz.queries`,
-    /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
+    /// This configuration with all of `next` that a running node takes over: what the files of `listen.tls`
+    /// hold, `authz.queries`, `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
     fn with_reloaded(&self, next: &Self) -> Self {
         let guard = Guard {
             enabled: self.authz.guard.enabled,
@@ -49,7 +49,9 @@ impl Config {
             guard,
             ..self.authz.clone()
         };
+        // What differs but for those files is no reload's.
+        let listen = if self.listen == next.listen { next.listen.clone() } else { self.listen.clone() };
         let log = Log { level: next.log.level, ..self.log.clone() };
-        Self { authz, log, ..self.clone() }
+        Self { listen, authz, log, ..self.clone() }
     }
 }

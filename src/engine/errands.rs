@@ -26,6 +26,8 @@ pub struct SessionRow {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionState {
+    /// Its TLS handshake is under way.
+    Securing,
     /// Its head is being read.
     Head,
     /// The device is being dialled.
@@ -61,6 +63,8 @@ pub struct DirectionRow {
 pub enum PathKind {
     Copy,
     Splice,
+    /// By records, since either end speaks TLS.
+    Tls,
 }
 
 /// The node's sessions, or as many as there was room for.

@@ -16,7 +16,10 @@ use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wa
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 use crate::telemetry::HotCounters;
 
-use super::token::Token;
+use super::handshakes::{Desk, HandsFull, Shaken};
+use super::secured::{RECORD_BYTES_MAX, Secured};
+use super::token::{Slot, Token};
+use crate::wire::Sealed;
 
 /// What a session may ask of the system. Nothing here waits.
 pub(super) trait Kernel {
@@ -32,12 +35,21 @@ pub(super) trait Kernel {
     fn cancel(&mut self, token: Token, target: Token);
 
     fn send(&self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// What has come, into `room`; 0 at the end.
+    fn receive(&self, socket: &Self::Socket, room: &mut [u8]) -> io::Result<usize>;
     fn shut_write(&self, socket: &Self::Socket);
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Turns on what tells of a peer that has gone without a word. Client sockets have it from the start.
     fn watch_for_silence(&self, socket: &Self::Socket);
+
+    /// Has a step of a TLS handshake taken, with `records` that came for it, aside from this thread. It comes
+    /// back by the worker. Refused where too many are under way.
+    fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull>;
+    /// The thread's memory for records; to be put back before the session's call ends.
+    fn take_scratch(&mut self) -> Box<Scratch>;
+    fn put_scratch(&mut self, scratch: Box<Scratch>);
 
     /// The bytes that a completed receive put into a buffer.
     fn received(&self, buffer: BufferId, len: usize) -> &[u8];
@@ -66,6 +78,28 @@ pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
     SpliceOut(&'a K::Pipe, &'a K::Socket),
 }
 
+/// Memory in which records are opened and sealed, one flow at a time.
+pub(super) struct Scratch {
+    /// As received; always of one length.
+    pub incoming: Vec<u8>,
+    /// As opened.
+    pub plain: Vec<u8>,
+    pub sealed: Sealed,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            incoming: vec![0; RECORD_BYTES_MAX + RECEIVE_RECORDS_BYTES],
+            plain: Vec::new(),
+            sealed: Sealed::default(),
+        }
+    }
+}
+
+/// What one receive gives at most where either end speaks TLS: four records.
+const RECEIVE_RECORDS_BYTES: usize = 64 * 1024;
+
 /// What the splice path needs to know of a pipe.
 pub(super) trait Conveyor {
     fn held_bytes(&self) -> usize;
@@ -73,15 +107,25 @@ pub(super) trait Conveyor {
     fn note_drained(&mut self, bytes: usize);
 }
 
+/// `None` for "would block"; tries again when interrupted.
+pub(super) fn retrying(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(moved) => return Ok(Some(moved)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Sends until all is sent or the socket has no room; how much it took.
 pub(super) fn send_until_full<K: Kernel>(kernel: &K, socket: &K::Socket, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
-        match kernel.send(socket, &bytes[sent..]) {
-            Ok(taken) => sent += taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match retrying(|| kernel.send(socket, &bytes[sent..]))? {
+            Some(taken) => sent += taken,
+            None => break,
         }
     }
     Ok(sent)
@@ -96,10 +140,13 @@ pub(super) struct RingKernel {
     buffers_out: usize,
     silence: WatchForSilence,
     vpn_interface: Option<String>,
+    /// Made when first wanted.
+    scratch: Option<Box<Scratch>>,
+    desk: Desk,
 }
 
 impl RingKernel {
-    pub fn new(config: &Config) -> Result<Self, RingError> {
+    pub fn new(config: &Config, desk: Desk) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let buffers =
             Buffers::register(&ring, config.engine.buffers).map_err(|error| match error.raw_os_error() {
@@ -114,6 +161,8 @@ impl RingKernel {
             buffers_out: 0,
             silence: silence_options(config),
             vpn_interface: config.vpn.interface.clone(),
+            scratch: None,
+            desk,
         })
     }
 
@@ -151,6 +200,11 @@ impl RingKernel {
                 return false;
             }
         }
+    }
+
+    /// A step of a handshake that was taken.
+    pub fn next_shaken(&mut self) -> Option<Shaken> {
+        self.desk.next()
     }
 
     /// Queues an operation of the worker's own.
@@ -195,6 +249,22 @@ impl Kernel for RingKernel {
 
     fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
         socket::send_now(socket.as_fd(), bytes)
+    }
+
+    fn receive(&self, socket: &OwnedFd, room: &mut [u8]) -> io::Result<usize> {
+        socket::receive_now(socket.as_fd(), room)
+    }
+
+    fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull> {
+        self.desk.hand_over(slot, secured, records)
+    }
+
+    fn take_scratch(&mut self) -> Box<Scratch> {
+        self.scratch.take().unwrap_or_default()
+    }
+
+    fn put_scratch(&mut self, scratch: Box<Scratch>) {
+        self.scratch = Some(scratch);
     }
 
     fn shut_write(&self, socket: &OwnedFd) {

@@ -21,10 +21,12 @@ mod clock;
 mod descriptors;
 mod errands;
 mod forward;
+mod handshakes;
 mod kernel;
 mod levels;
 mod limits;
 mod listener;
+mod secured;
 mod session;
 mod sessions;
 mod shared;
@@ -53,6 +55,7 @@ use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
 use binding::bind_all;
 use descriptors::sessions_max;
+use handshakes::{Desk, Handshakes};
 use kernel::RingKernel;
 use limits::Limits;
 use listener::Listener;
@@ -84,6 +87,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     client_addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
+    handshakes: Handshakes,
 }
 
 /// A way to command the engines from any thread. Cheap to clone.
@@ -125,11 +129,13 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));
-        let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count) };
+        let (handshakes, steps) = Handshakes::start(&shared).map_err(EngineError::Thread)?;
+        let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count), handshakes };
         let (started, all_started) = bounded(count);
         for (number, listeners) in listeners.drain(..).enumerate() {
             let cpu = cpus[number % cpus.len()];
-            let thread = engine.spawn(number, cpu, listeners, started.clone());
+            let desk = Desk::new(number, steps.clone(), &engine.shared);
+            let thread = engine.spawn(number, cpu, listeners, desk, started.clone());
             match thread {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
@@ -138,7 +144,7 @@ impl Engine {
                 }
             }
         }
-        drop(started);
+        drop((started, steps));
         let outcome = all_started.iter().collect::<Result<(), RingError>>();
         if let Err(error) = outcome {
             engine.stop();
@@ -164,6 +170,7 @@ impl Engine {
                 tracing::error!("an engine thread ended by a panic");
             }
         }
+        self.handshakes.join();
     }
 
     /// Starts one thread. The ring is made there, since it serves its maker alone.
@@ -172,6 +179,7 @@ impl Engine {
         number: usize,
         cpu: Cpu,
         listeners: Vec<Listener>,
+        desk: Desk,
         started: Sender<Result<(), RingError>>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
@@ -180,7 +188,7 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
-            let worker = match RingKernel::new(&shared.config) {
+            let worker = match RingKernel::new(&shared.config, desk) {
                 Ok(kernel) => Worker::new(number, kernel, listeners, shared),
                 Err(error) => {
                     // Whoever waits for this has gone only where another thread has failed already.
@@ -230,6 +238,11 @@ impl EngineHandle {
     /// `limits.sessions`, or what the descriptors are enough for.
     pub fn sessions_max(&self) -> u32 {
         self.shared.limits.sessions_max()
+    }
+
+    /// Shows new clients the certificates of `config`, whose listeners are those that the engine runs with.
+    pub fn replace_certificates(&self, config: &Config) {
+        self.shared.replace_certificates(config);
     }
 
     /// Refusals of this token are neither counted nor audited.

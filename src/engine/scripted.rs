@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::forward::Outcome;
-use super::kernel::{Conveyor, Kernel, SocketOperation};
-use super::token::{Purpose, Token};
+use super::handshakes::{HandsFull, Shaken};
+use super::kernel::{Conveyor, Kernel, Scratch, SocketOperation};
+use super::secured::Secured;
+use super::token::{Purpose, Slot, Token};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 
 /// One end of a connection, as the relay holds it. Clones are the test's view of the same one.
@@ -71,6 +73,10 @@ pub(super) struct ScriptedKernel {
     pub device: Socket,
     /// Whether connects come to an end.
     pub connects: bool,
+    /// Steps of handshakes that may still be taken.
+    pub hands_left: usize,
+    /// Those that were, for the test to bring back.
+    pub shaken: VecDeque<Shaken>,
     buffers: HashMap<u16, Vec<u8>>,
     next_buffer: u16,
     cancels_to_tell: usize,
@@ -116,6 +122,8 @@ impl ScriptedKernel {
             pipe_bytes: 64 * 1024,
             device: Socket::default(),
             connects: true,
+            hands_left: usize::MAX,
+            shaken: VecDeque::new(),
             buffers: HashMap::new(),
             next_buffer: 0,
             cancels_to_tell: 0,
@@ -285,6 +293,41 @@ impl Kernel for ScriptedKernel {
         socket.0.sent.borrow_mut().extend_from_slice(&bytes[..count]);
         Ok(count)
     }
+
+    fn receive(&self, socket: &Socket, room: &mut [u8]) -> io::Result<usize> {
+        socket.check()?;
+        if self.roll(16) == 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let bytes = socket.take_incoming(1 + self.roll(room.len()));
+        if bytes.is_empty() && !socket.0.peer_ended.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        room[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn shake_hands(
+        &mut self,
+        slot: Slot,
+        mut secured: Box<Secured>,
+        records: Vec<u8>,
+    ) -> Result<(), HandsFull> {
+        if self.hands_left == 0 {
+            return Err(HandsFull);
+        }
+        self.hands_left -= 1;
+        let mut plain = Vec::new();
+        let outcome = secured.receive(&records, &mut plain);
+        self.shaken.push_back(Shaken { slot, secured, plain, outcome });
+        Ok(())
+    }
+
+    fn take_scratch(&mut self) -> Box<Scratch> {
+        Box::default()
+    }
+
+    fn put_scratch(&mut self, _scratch: Box<Scratch>) {}
 
     fn shut_write(&self, socket: &Socket) {
         assert!(!socket.0.shut.replace(true), "a FIN is sent once");

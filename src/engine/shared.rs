@@ -4,9 +4,13 @@ use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crossbeam::queue::ArrayQueue;
 use nix::unistd::gettid;
+use parking_lot::RwLock;
+use rustls::ServerConfig;
 
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
+use super::handshakes::{HANDSHAKES_MAX, Shaken};
 use super::levels::Levels;
 use super::limits::Limits;
 use crate::authz::{Authority, KeyHash, Witness};
@@ -23,6 +27,8 @@ pub(super) struct Shared {
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
     probe: OnceLock<KeyHash>,
+    /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
+    tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
 }
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
@@ -31,6 +37,8 @@ pub(super) struct ThreadShared {
     pub counters: Arc<EngineCounters>,
     pub witness: Arc<Witness>,
     pub errands: ErrandQueue,
+    /// Steps of handshakes that were taken for this thread.
+    pub shaken: Arc<ArrayQueue<Shaken>>,
     /// By which the system knows the thread; 0 until it runs.
     system_id: AtomicI32,
 }
@@ -42,6 +50,7 @@ impl ThreadShared {
             counters: Arc::default(),
             witness,
             errands: errands::queue(),
+            shaken: Arc::new(ArrayQueue::new(HANDSHAKES_MAX)),
             system_id: AtomicI32::new(0),
         })
     }
@@ -70,7 +79,9 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        Self { config, authority, audit, limits, threads, levels: Levels::new(), probe: OnceLock::new() }
+        let tls = RwLock::new(tls_of(&config));
+        let (levels, probe) = (Levels::new(), OnceLock::new());
+        Self { config, authority, audit, limits, threads, levels, probe, tls }
     }
 
     pub fn recheck(&self) {
@@ -97,6 +108,16 @@ impl Shared {
         key.is_some() && self.probe.get().copied() == key
     }
 
+    /// What a client speaks that came to this listener.
+    pub fn tls(&self, listener: usize) -> Option<Arc<ServerConfig>> {
+        self.tls.read().get(listener).cloned().flatten()
+    }
+
+    /// Shows new clients the certificates of `config`, whose listeners are the same.
+    pub fn replace_certificates(&self, config: &Config) {
+        *self.tls.write() = tls_of(config);
+    }
+
     pub fn is_draining(&self) -> bool {
         self.levels.is_draining()
     }
@@ -110,4 +131,8 @@ impl Shared {
             thread.wake.wake();
         }
     }
+}
+
+fn tls_of(config: &Config) -> Vec<Option<Arc<ServerConfig>>> {
+    config.listen.iter().map(|listen| listen.tls.as_ref().map(|tls| Arc::clone(tls.server()))).collect()
 }

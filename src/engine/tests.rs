@@ -53,6 +53,7 @@ fn config(forwarding: Forwarding) -> Config {
         address: "127.0.0.1:0".parse().unwrap(),
         suffixes: vec!["balena".into()],
         proxy_from: Vec::new(),
+        tls: None,
     }];
     config
 }

@@ -42,12 +42,14 @@ pub(super) enum Purpose {
     DownHangup,
     DownFill,
     DownDrain,
+    /// A step of the client's handshake, which other threads take. It is not the ring's, and cannot be cancelled.
+    Shake,
     /// A cancellation's own completion.
     Cancel,
 }
 
 impl Purpose {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Head,
         Self::Connect,
         Self::UpReceive,
@@ -62,6 +64,7 @@ impl Purpose {
         Self::DownHangup,
         Self::DownFill,
         Self::DownDrain,
+        Self::Shake,
         Self::Cancel,
     ];
 

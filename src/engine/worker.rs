@@ -151,6 +151,9 @@ impl Worker {
         while let Some(completion) = self.agenda.next_handshake() {
             self.dispatch(completion, now, view);
         }
+        while let Some(shaken) = self.kernel.next_shaken() {
+            self.with_session(shaken.slot, now, view, |session, turn| session.on_shaken(shaken, turn));
+        }
         while let Some(accepted) = self.agenda.next_arrival() {
             self.begin_session(accepted, now, view);
         }
@@ -175,10 +178,16 @@ impl Worker {
         self.streams.begin_turn();
         while let Some(slot) = self.streams.next() {
             self.arrangement(slot).among_streams = false;
-            let before = self.spliced_bytes();
+            let before = self.streamed_cost();
             self.with_session(slot, now, view, Session::resume);
-            self.streams.note_moved(self.spliced_bytes() - before);
+            self.streams.note_moved(self.streamed_cost() - before);
         }
+    }
+
+    /// What streams have taken since the thread began, in bytes that are spliced.
+    fn streamed_cost(&self) -> u64 {
+        let hot = &self.thread().counters.hot;
+        self.spliced_bytes() + RECORD_COST * (hot.bytes_up_tls.get() + hot.bytes_down_tls.get())
     }
 
     /// Both ways, since the thread began.
@@ -461,6 +470,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Clients beyond the node's limit that one thread tells so at a time; more are closed without a word.
 const TOLD_FULL_MAX: usize = 256;
+
+/// Bytes that are spliced in the time that one takes to be opened or sealed.
+const RECORD_COST: u64 = 8;
 
 /// Sessions whose decision is put again in one turn.
 const SWEEP_SESSIONS: usize = 256;

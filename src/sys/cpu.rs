@@ -15,6 +15,19 @@ pub fn allowed() -> io::Result<Vec<Cpu>> {
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).map(Cpu).collect())
 }
 
+/// Lets the calling thread run behind others that want its CPU.
+pub fn give_way() -> io::Result<()> {
+    const CALLING_THREAD: libc::id_t = 0;
+    // SAFETY: `setpriority` takes three numbers and touches no memory of ours.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, NICE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A tenth of the share of a thread that does not give way, where both want all of one CPU.
+const NICE: libc::c_int = 10;
+
 /// Pins the calling thread.
 pub fn pin_thread(cpu: Cpu) -> io::Result<()> {
     let mut set = CpuSet::new();

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Silence before TCP probes the peer.
@@ -85,6 +85,11 @@ pub fn peer_address(socket: &impl AsFd) -> Option<SocketAddr> {
 /// Sends without waiting; `WouldBlock` where there is no room.
 pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// What has come, into `room`; 0 at the end. Never waits.
+pub fn receive_now(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Sends a FIN once all bytes are out. A connection that is gone already needs none.

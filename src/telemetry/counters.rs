@@ -35,6 +35,10 @@ impl Counter {
 pub struct EngineCounters {
     pub hot: CachePadded<HotCounters>,
     pub sessions: CachePadded<SessionCounters>,
+    /// From accept to the end of the TLS handshake.
+    pub accept_to_secured: Latency,
+    /// TLS handshakes by how they came out.
+    pub tls_handshakes: CauseCounts,
     /// From accept to the dial being handed to the kernel.
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.
@@ -63,9 +67,12 @@ pub struct HotCounters {
     /// Client to device.
     pub bytes_up_copied: Counter,
     pub bytes_up_spliced: Counter,
+    /// By a tunnel of which either end speaks TLS.
+    pub bytes_up_tls: Counter,
     /// Device to client.
     pub bytes_down_copied: Counter,
     pub bytes_down_spliced: Counter,
+    pub bytes_down_tls: Counter,
     /// Directions that went from copying to splicing.
     pub promotions: Counter,
     /// Receives that found no free buffer and had to wait for one.

@@ -8,4 +8,4 @@ mod tls;
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
-pub use tls::{Certificates, CertificatesError, Tls, TlsError};
+pub use tls::{Certificates, CertificatesError, Sealed, Tls, TlsError};

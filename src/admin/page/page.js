@@ -69,8 +69,8 @@ function target(row) {
   return code(`${uuid}:${row.port}`, `${row.uuid}:${row.port}`);
 }
 
-const up = (status) => status.bytes.up_copied + status.bytes.up_spliced;
-const down = (status) => status.bytes.down_copied + status.bytes.down_spliced;
+const up = (status) => status.bytes.up_copied + status.bytes.up_spliced + status.bytes.up_tls;
+const down = (status) => status.bytes.down_copied + status.bytes.down_spliced + status.bytes.down_tls;
 
 function draw(status) {
   const seconds = before ? Math.max(0.001, (status.at - before.at) / 1000) : null;

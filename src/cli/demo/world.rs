@@ -115,6 +115,7 @@ pub(super) fn config(store: PathBuf) -> Config {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             suffixes: vec!["balena".to_owned()],
             proxy_from: Vec::new(),
+            tls: None,
         }],
         limits: Limits {
             sessions: 256,

@@ -41,8 +41,10 @@ pub struct SessionCounts {
 pub struct ByteCounts {
     pub up_copied: u64,
     pub up_spliced: u64,
+    pub up_tls: u64,
     pub down_copied: u64,
     pub down_spliced: u64,
+    pub down_tls: u64,
 }
 
 /// What decides.
@@ -137,11 +139,11 @@ impl Report {
 
 impl ByteCounts {
     pub fn up(self) -> u64 {
-        self.up_copied + self.up_spliced
+        self.up_copied + self.up_spliced + self.up_tls
     }
 
     pub fn down(self) -> u64 {
-        self.down_copied + self.down_spliced
+        self.down_copied + self.down_spliced + self.down_tls
     }
 }
 
@@ -174,7 +176,7 @@ pub mod tests {
             "version": "0.1.0", "at": at, "readiness": "ready", "why": null,
             "sessions": { "active": 2, "max": 8000, "accepted": 3, "refused": at / 1000, "undecided": 0,
                           "opened": at / 500 },
-            "bytes": { "up_copied": bytes, "up_spliced": 0, "down_copied": 1, "down_spliced": 2 },
+            "bytes": { "up_copied": bytes, "up_spliced": 0, "up_tls": 0, "down_copied": 1, "down_spliced": 2, "down_tls": 0 },
             "probe": { "last": null },
             "refusals": { "no-grant": 1 },
             "source": { "generation": 7, "rows": { "credentials": 1, "grants": 2, "devices": 3 },

@@ -4,6 +4,7 @@
 //! lends both ends for each call, and queues nothing but what goes through [`Io`].
 
 mod copy;
+mod records;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -12,12 +13,14 @@ use std::io;
 
 use super::errands::{DirectionRow, PathKind};
 use super::kernel::{Kernel, SocketOperation};
+use super::secured::Secured;
 use super::token::{InFlight, Purpose, Slot, Token};
 use crate::config::Forwarding;
 use crate::sys::buffers::BufferId;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
 use copy::{CopyPath, SPILL_BYTES_MAX};
+use records::RecordsPath;
 #[cfg(test)]
 pub(super) use splice::SLICE_BYTES;
 use splice::SplicePath;
@@ -41,6 +44,8 @@ enum Path<P> {
     Copy(CopyPath),
     /// Streaming traffic: readiness, then splice through a pooled pipe.
     Splice(SplicePath<P>),
+    /// Either end speaks TLS: receive, open, seal, send.
+    Records(RecordsPath),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,10 +70,14 @@ pub(super) struct Broken {
     pub error: io::Error,
 }
 
-/// The two sockets of a direction, lent for one call.
+/// The two sockets of a direction, with what they speak, lent for one call.
 pub(super) struct Ends<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
+    /// `None` where bytes come as they are.
+    pub source_tls: Option<&'a mut Secured>,
+    /// `None` where bytes go as they are.
+    pub sink_tls: Option<&'a mut Secured>,
     /// The other direction is finished: both sockets are closed as soon as this one is.
     pub is_last: bool,
 }
@@ -109,6 +118,12 @@ impl<P> Flow<P> {
         Self { direction, forwarding, path, bytes: 0, source_ended: false, finished: false }
     }
 
+    /// One of which either end speaks TLS.
+    pub fn of_records(direction: Direction) -> Self {
+        let path = Path::Records(RecordsPath::default());
+        Self { path, ..Self::new(direction, Forwarding::Copy) }
+    }
+
     pub fn is_finished(&self) -> bool {
         self.finished
     }
@@ -118,13 +133,18 @@ impl<P> Flow<P> {
         let path = match &self.path {
             Path::Copy(_) => PathKind::Copy,
             Path::Splice(_) => PathKind::Splice,
+            Path::Records(_) => PathKind::Tls,
         };
         DirectionRow { bytes: self.bytes, path }
     }
 
     /// Whether there is work left that no completion will announce.
     pub fn wants_turn(&self) -> bool {
-        matches!(&self.path, Path::Splice(path) if path.wants_turn())
+        match &self.path {
+            Path::Copy(_) => false,
+            Path::Splice(path) => path.wants_turn(),
+            Path::Records(path) => path.wants_turn,
+        }
     }
 }
 
@@ -133,9 +153,12 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     pub fn start<K: Kernel<Pipe = P>>(
         &mut self,
         early: &[u8],
-        ends: &Ends<'_, K>,
+        ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
+        if let Path::Records(_) = self.path {
+            return self.start_records(early, ends, io);
+        }
         if early.is_empty() {
             self.read(First::Wait, ends, io);
             return Ok(());
@@ -152,7 +175,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         &mut self,
         task: Task,
         outcome: Outcome,
-        ends: &Ends<'_, K>,
+        ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
         match task {
@@ -164,6 +187,9 @@ impl<P: super::kernel::Conveyor> Flow<P> {
             _ if self.finished => Ok(()),
             Task::Receive => self.on_received(outcome, ends, io),
             Task::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
+            Task::Readable | Task::Writable if matches!(self.path, Path::Records(_)) => {
+                self.pump_records(ends, io)
+            }
             Task::Readable | Task::Writable => self.on_ready(ends, io),
             Task::Fill => self.on_filled(outcome.result, ends, io),
             Task::Drain => self.on_drained(outcome.result, ends, io),
@@ -173,10 +199,14 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     /// Goes on with what [`Flow::wants_turn`] told.
     pub fn resume<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &Ends<'_, K>,
+        ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
-        if self.finished { Ok(()) } else { self.pump(ends, io) }
+        match self.path {
+            _ if self.finished => Ok(()),
+            Path::Records(_) => self.pump_records(ends, io),
+            Path::Copy(_) | Path::Splice(_) => self.pump(ends, io),
+        }
     }
 
     /// Gives back what the flow holds. Only when nothing of it is in flight any more.
@@ -196,7 +226,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
                     SocketOperation::ReceiveStream(ends.source, first),
                 );
             }
-            Path::Splice(_) => {
+            Path::Splice(_) | Path::Records(_) => {
                 io.submit(self.direction.purpose(Task::Readable), SocketOperation::PollReadable(ends.source))
             }
         }
@@ -233,8 +263,10 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         let counter = match (self.direction, &self.path) {
             (Direction::Up, Path::Copy(_)) => &counters.bytes_up_copied,
             (Direction::Up, Path::Splice(_)) => &counters.bytes_up_spliced,
+            (Direction::Up, Path::Records(_)) => &counters.bytes_up_tls,
             (Direction::Down, Path::Copy(_)) => &counters.bytes_down_copied,
             (Direction::Down, Path::Splice(_)) => &counters.bytes_down_spliced,
+            (Direction::Down, Path::Records(_)) => &counters.bytes_down_tls,
         };
         counter.add(bytes as u64);
     }
@@ -273,7 +305,7 @@ impl Direction {
             Purpose::DownHangup => (Self::Down, Task::Hangup),
             Purpose::DownFill => (Self::Down, Task::Fill),
             Purpose::DownDrain => (Self::Down, Task::Drain),
-            Purpose::Head | Purpose::Connect | Purpose::Cancel => return None,
+            Purpose::Head | Purpose::Connect | Purpose::Shake | Purpose::Cancel => return None,
         })
     }
 }
@@ -296,7 +328,7 @@ impl<K: Kernel> Io<'_, K> {
 
     /// Ends what is in flight for `purpose`, if anything is.
     pub fn cancel(&mut self, purpose: Purpose) {
-        if self.in_flight.has(purpose) {
+        if self.in_flight.has(purpose) && purpose != Purpose::Shake {
             self.in_flight.begin(Purpose::Cancel);
             self.kernel.cancel(
                 Token::Session { slot: self.slot, purpose: Purpose::Cancel },

@@ -5,12 +5,10 @@
 //! nothing: the call itself does not tell that from a full pipe. `ring-splice` leaves both halves to the
 //! ring's own operation. A pipe is held only from the first byte in to the last byte out.
 
-use std::io;
-
 use super::copy::CopyPath;
 use super::{Broken, Ends, Flow, Io, Path, Task, errno};
 use crate::config::Forwarding;
-use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
+use crate::engine::kernel::{Conveyor, Kernel, SocketOperation, retrying};
 use crate::sys::ring::First;
 
 pub(super) struct SplicePath<P> {
@@ -213,18 +211,6 @@ impl<P: Conveyor> Flow<P> {
     fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
         self.path = Path::Copy(CopyPath::default());
         self.read(First::Read, ends, io);
-    }
-}
-
-/// `None` for "would block"; tries again when interrupted.
-fn retrying(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
-    loop {
-        match call() {
-            Ok(moved) => return Ok(Some(moved)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

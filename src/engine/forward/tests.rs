@@ -31,18 +31,19 @@ impl Bench {
         &mut self,
         act: impl FnOnce(
             &mut Flow<<ScriptedKernel as Kernel>::Pipe>,
-            &Ends<'_, ScriptedKernel>,
+            &mut Ends<'_, ScriptedKernel>,
             &mut Io<'_, ScriptedKernel>,
         ) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
-        let ends = Ends { source: &self.source, sink: &self.sink, is_last: false };
+        let mut ends =
+            Ends { source: &self.source, sink: &self.sink, source_tls: None, sink_tls: None, is_last: false };
         let mut io = Io {
             kernel: &mut self.kernel,
             slot: Slot(0),
             in_flight: &mut self.in_flight,
             counters: &self.counters,
         };
-        act(&mut self.flow, &ends, &mut io)
+        act(&mut self.flow, &mut ends, &mut io)
     }
 
     fn start(&mut self, early: &[u8]) -> Result<(), Broken> {

@@ -1,6 +1,9 @@
 //! From accept to the decision: collects the head, parses it, asks the view.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
@@ -11,30 +14,49 @@ use crate::telemetry::Handshake;
 use crate::wire::{HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_proxy_header};
 
 impl<K: Kernel> Session<K> {
-    pub(super) fn expect_head(&mut self, turn: &mut Turn<'_, K>) {
+    /// Waits for what the client says first. All of it, to the end of the head, has one deadline.
+    pub(super) fn expect_client(&mut self, tls: Option<Arc<ServerConfig>>, turn: &mut Turn<'_, K>) {
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
-        self.submit_on_client(Purpose::Head, turn);
+        match tls {
+            Some(tls) if !self.awaits_proxy_header => self.secure(tls, Vec::new(), turn),
+            _ => self.submit_on_client(Purpose::Head, turn),
+        }
     }
 
     pub(super) fn on_head_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
         let Stage::Head(head) = &mut self.stage else { return };
         match (outcome.result, outcome.buffer) {
             (len @ 1.., Some(buffer)) => {
-                head.extend_from_slice(turn.kernel.received(buffer, len as usize));
+                let received = turn.kernel.received(buffer, len as usize);
+                let opened = match &mut self.client_tls {
+                    Some(secured) => secured.receive(received, head),
+                    None => {
+                        head.extend_from_slice(received);
+                        Ok(())
+                    }
+                };
                 turn.kernel.give_back(buffer);
                 let head = std::mem::take(head);
-                self.on_head(head, turn);
+                match opened {
+                    Ok(()) => self.on_head(head, turn),
+                    Err(error) => self.fail_handshake(&error, turn),
+                }
             }
             (0.., _) => self.on_head_end(turn),
             (error, _) => {
                 give_back(outcome, turn.kernel);
-                match -error {
-                    libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
-                    errno => {
-                        let error = std::io::Error::from_raw_os_error(errno);
-                        self.note_lost_client("client-error", Some(error), turn);
-                    }
-                }
+                self.on_receive_error(error, turn);
+            }
+        }
+    }
+
+    /// A receive on the client's socket came to `error`, a negative errno.
+    pub(super) fn on_receive_error(&mut self, error: i32, turn: &mut Turn<'_, K>) {
+        match -error {
+            libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
+            errno => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                self.note_lost_client("client-error", Some(error), turn);
             }
         }
     }
@@ -49,7 +71,7 @@ impl<K: Kernel> Session<K> {
     }
 
     /// All bytes so far: wait for more, or decide.
-    fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
+    pub(super) fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
         if self.awaits_proxy_header {
             match parse_proxy_header(&bytes) {
                 Ok(Some(header)) => {
@@ -57,6 +79,9 @@ impl<K: Kernel> Session<K> {
                     // A load balancer that looks whether the node lives speaks for itself.
                     self.client_address = header.client.or(self.client_address);
                     bytes.drain(..header.len);
+                    if let Some(tls) = turn.shared.tls(self.listener) {
+                        return self.secure(tls, bytes, turn);
+                    }
                 }
                 Ok(None) => return self.expect_more(bytes, turn),
                 Err(error) => return self.refuse_proxy_header(&error, turn),
@@ -81,6 +106,9 @@ impl<K: Kernel> Session<K> {
 
     fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
         self.stage = Stage::Head(bytes);
+        if self.client_tls.as_ref().is_some_and(|client| client.has_ended()) {
+            return self.on_head_end(turn);
+        }
         self.submit_on_client(Purpose::Head, turn);
     }
 

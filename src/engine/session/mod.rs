@@ -8,6 +8,7 @@ mod dial;
 mod handshake;
 mod refusal;
 mod row;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use super::forward::{Direction, Flow, Io, Outcome};
 use super::kernel::{Kernel, SocketOperation};
 use super::limits::{Permit, Place};
+use super::secured::Secured;
 use super::shared::Shared;
 use super::timers::Tick;
 use super::token::{InFlight, Purpose, Slot};
@@ -26,6 +28,7 @@ use crate::authz::{
 };
 use crate::telemetry::{EngineCounters, SessionFacts};
 use crate::wire::HttpVersion;
+use secure::Securing;
 
 pub(super) struct Session<K: Kernel> {
     /// Unique on this node as long as it runs.
@@ -34,6 +37,8 @@ pub(super) struct Session<K: Kernel> {
     /// Which of the node's listeners it came in by.
     listener: usize,
     client: K::Socket,
+    /// Present once the handshake of a client that speaks TLS is over.
+    client_tls: Option<Box<Secured>>,
     /// Present from the dial on.
     device: Option<K::Socket>,
     stage: Stage<K::Pipe>,
@@ -83,6 +88,8 @@ pub(super) struct Accepted<S> {
 
 /// What the session is doing.
 enum Stage<P> {
+    /// Shaking hands for TLS.
+    Securing(Securing),
     /// Collecting the request's head.
     Head(Vec<u8>),
     /// Connecting to the device.
@@ -148,6 +155,7 @@ impl<K: Kernel> Session<K> {
             slot,
             listener,
             client,
+            client_tls: None,
             device: None,
             stage: Stage::Head(Vec::new()),
             in_flight: InFlight::default(),
@@ -163,12 +171,13 @@ impl<K: Kernel> Session<K> {
         };
         turn.counters.sessions.accepted.add(1);
         turn.counters.sessions.active.add(1);
-        if session.is_told_full() {
+        let tls = turn.shared.tls(listener);
+        if session.is_told_full() && tls.is_none() {
             session.refuse_full_node(turn);
         } else if session.comes_past_proxy(turn) {
             session.refuse_stranger(turn);
         } else {
-            session.expect_head(turn);
+            session.expect_client(tls, turn);
         }
         session
     }
@@ -189,6 +198,7 @@ impl<K: Kernel> Session<K> {
             self.in_flight.end(purpose);
         }
         match (&self.stage, purpose) {
+            (Stage::Securing(_), Purpose::Head) => self.on_handshake_bytes(outcome, turn),
             (Stage::Head(_), Purpose::Head) => self.on_head_bytes(outcome, turn),
             (Stage::Dial(_), Purpose::Connect) => self.on_connected(outcome.result, turn),
             (Stage::Tunnel(_), purpose) if Direction::of(purpose).is_some() => {
@@ -206,6 +216,8 @@ impl<K: Kernel> Session<K> {
     pub fn on_deadline(&mut self, turn: &mut Turn<'_, K>) {
         self.deadline = None;
         match &self.stage {
+            // There is nothing yet by which it could be told.
+            Stage::Securing(_) => self.note_lost_client("tls-timeout", None, turn),
             Stage::Head(_) => self.refuse_late_head(turn),
             Stage::Dial(_) => self.refuse_silent_device(turn),
             Stage::Tunnel(_) => self.on_tunnel_deadline(turn),
@@ -218,7 +230,7 @@ impl<K: Kernel> Session<K> {
     pub fn standing_question(&self) -> Option<Query> {
         match &self.stage {
             Stage::Dial(_) | Stage::Tunnel(_) => self.query,
-            Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => None,
+            Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => None,
         }
     }
 
@@ -227,7 +239,7 @@ impl<K: Kernel> Session<K> {
         match &self.stage {
             Stage::Dial(_) => self.recheck_dial(decision, turn),
             Stage::Tunnel(_) => self.recheck_tunnel(decision, turn),
-            Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
+            Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
         }
     }
 
@@ -241,6 +253,7 @@ impl<K: Kernel> Session<K> {
     /// The node stops: ends whatever this session is doing.
     pub fn stop(&mut self, turn: &mut Turn<'_, K>) {
         match &self.stage {
+            Stage::Securing(_) => self.note_lost_client("node-stopped", None, turn),
             Stage::Head(_) => self.refuse_draining(HttpVersion::default(), turn),
             Stage::Dial(dial) => {
                 let version = dial.version;

@@ -6,9 +6,10 @@
 use std::io;
 use std::time::Duration;
 
+use super::secure::Then;
 use super::{Outcome, Session, Stage, Turn, give_back};
 use crate::authz::{PrincipalId, Refusal, Undecided};
-use crate::engine::kernel::{Kernel, send_until_full};
+use crate::engine::kernel::Kernel;
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
@@ -35,8 +36,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn refuse(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
         let bytes = no.reply.bytes(version);
         // A new connection has room for a reply; where it has not, the client is beyond being told.
-        let told =
-            matches!(send_until_full(turn.kernel, &self.client, bytes), Ok(sent) if sent == bytes.len());
+        let told = matches!(self.tell_client(bytes, Then::End, turn), Ok(true));
         self.note_handshake(no.cause, turn);
         self.note_refusal(no, turn);
         self.permit = None;
@@ -45,6 +45,11 @@ impl<K: Kernel> Session<K> {
         if !told {
             return self.end(turn);
         }
+        self.linger(turn);
+    }
+
+    /// Nothing more is sent; the client is given the time to read what was.
+    pub(super) fn linger(&mut self, turn: &mut Turn<'_, K>) {
         turn.kernel.shut_write(&self.client);
         self.stage = Stage::Refused { discarded_bytes: 0 };
         self.deadline = Some(turn.now.after(LINGER));
@@ -105,7 +110,7 @@ impl<K: Kernel> Session<K> {
         self.note(Some(no.reply), no.cause, no.detail, turn);
     }
 
-    fn note(
+    pub(super) fn note(
         &mut self,
         reply: Option<Reply>,
         cause: &'static str,

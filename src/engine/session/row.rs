@@ -33,7 +33,9 @@ impl<K: Kernel> Session<K> {
     pub fn end_by_admin(&mut self, turn: &mut Turn<'_, K>) {
         match &self.stage {
             // There is nothing in the protocol to tell its client.
-            Stage::Head(_) | Stage::Dial(_) => self.note_lost_client(ENDED_BY_ADMIN, None, turn),
+            Stage::Securing(_) | Stage::Head(_) | Stage::Dial(_) => {
+                self.note_lost_client(ENDED_BY_ADMIN, None, turn)
+            }
             Stage::Tunnel(_) => self.break_tunnel(ENDED_BY_ADMIN, turn),
             Stage::Refused { .. } => self.end(turn),
             Stage::Ended(_) => {}
@@ -42,6 +44,7 @@ impl<K: Kernel> Session<K> {
 
     fn state(&self) -> SessionState {
         match &self.stage {
+            Stage::Securing(_) => SessionState::Securing,
             Stage::Head(_) => SessionState::Head,
             Stage::Dial(_) => SessionState::Dialling,
             Stage::Tunnel(tunnel) if tunnel.is_half_closed() => SessionState::HalfClosed,

@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use super::secure::Then;
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
 use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
-use crate::engine::kernel::{Kernel, send_until_full};
+use crate::engine::kernel::Kernel;
+use crate::engine::secured::Secured;
 use crate::engine::timers::Tick;
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, SessionEnd};
@@ -16,18 +18,22 @@ impl<K: Kernel> Session<K> {
     /// The device has answered: tell the client, in one write, and forward.
     pub(super) fn open_tunnel(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
         let reply = Reply::Established.bytes(dial.version);
-        match send_until_full(turn.kernel, &self.client, reply) {
-            Ok(sent) if sent == reply.len() => {}
-            Ok(_) => return self.note_lost_client("client-stalled", None, turn),
+        match self.tell_client(reply, Then::Tunnel, turn) {
+            Ok(true) => {}
+            Ok(false) => return self.note_lost_client("client-stalled", None, turn),
             Err(error) => return self.note_lost_client("client-error", Some(error), turn),
         }
         turn.counters.sessions.tunnels_opened.add(1);
         let handshake_us = turn.now.us_since(self.accepted_at_us);
         self.note_handshake("open", turn);
+        let is_secured = self.client_tls.is_some();
         let forwarding = turn.shared.config.engine.forwarding;
+        let flow = |direction| {
+            if is_secured { Flow::of_records(direction) } else { Flow::new(direction, forwarding) }
+        };
         self.stage = Stage::Tunnel(Box::new(Tunnel {
-            up: Flow::new(Direction::Up, forwarding),
-            down: Flow::new(Direction::Down, forwarding),
+            up: flow(Direction::Up),
+            down: flow(Direction::Down),
             active_at: turn.now.tick(),
             settle_at: Some(turn.now.after(LASTS_AFTER)),
             expires_at: dial.expires_at,
@@ -36,9 +42,9 @@ impl<K: Kernel> Session<K> {
         }));
         // That of the dial is over; the tunnel's own is set as it is driven.
         self.deadline = None;
-        self.drive(turn, |tunnel, client, device, io| {
-            tunnel.up.start(&dial.early, &tunnel.up_ends(client, device), io).map_err(up)?;
-            tunnel.down.start(&[], &tunnel.down_ends(client, device), io).map_err(down)
+        self.drive(turn, |tunnel, peers, io| {
+            tunnel.up.start(&dial.early, &mut peers.up(tunnel.down.is_finished()), io).map_err(up)?;
+            tunnel.down.start(&[], &mut peers.down(tunnel.up.is_finished()), io).map_err(down)
         });
     }
 
@@ -46,25 +52,25 @@ impl<K: Kernel> Session<K> {
         let Some((direction, task)) = Direction::of(purpose) else {
             return give_back(outcome, turn.kernel);
         };
-        self.drive(turn, |tunnel, client, device, io| match direction {
+        self.drive(turn, |tunnel, peers, io| match direction {
             Direction::Up => {
-                let ends = tunnel.up_ends(client, device);
-                tunnel.up.complete(task, outcome, &ends, io).map_err(up)
+                let mut ends = peers.up(tunnel.down.is_finished());
+                tunnel.up.complete(task, outcome, &mut ends, io).map_err(up)
             }
             Direction::Down => {
-                let ends = tunnel.down_ends(client, device);
-                tunnel.down.complete(task, outcome, &ends, io).map_err(down)
+                let mut ends = peers.down(tunnel.up.is_finished());
+                tunnel.down.complete(task, outcome, &mut ends, io).map_err(down)
             }
         });
     }
 
     pub(super) fn resume_forwarding(&mut self, turn: &mut Turn<'_, K>) {
-        self.drive(turn, |tunnel, client, device, io| {
+        self.drive(turn, |tunnel, peers, io| {
             if tunnel.up.wants_turn() {
-                tunnel.up.resume(&tunnel.up_ends(client, device), io).map_err(up)?;
+                tunnel.up.resume(&mut peers.up(tunnel.down.is_finished()), io).map_err(up)?;
             }
             if tunnel.down.wants_turn() {
-                tunnel.down.resume(&tunnel.down_ends(client, device), io).map_err(down)?;
+                tunnel.down.resume(&mut peers.down(tunnel.up.is_finished()), io).map_err(down)?;
             }
             Ok(())
         });
@@ -152,16 +158,16 @@ impl<K: Kernel> Session<K> {
     /// The tunnel has lasted, open or half-closed, and gets what shorter ones are spared: a watch for a
     /// device that goes without a word, and one for a source that has ended and may still fail.
     fn settle(&mut self, turn: &mut Turn<'_, K>) {
-        self.drive(turn, |tunnel, client, device, io| {
+        self.drive(turn, |tunnel, peers, io| {
             tunnel.settle_at = None;
-            io.kernel.watch_for_silence(device);
+            io.kernel.watch_for_silence(peers.device);
             if !tunnel.is_half_closed() {
                 return Ok(());
             }
             if tunnel.up.is_finished() {
-                tunnel.up.watch_source(&tunnel.up_ends(client, device), io);
+                tunnel.up.watch_source(&peers.up(false), io);
             } else {
-                tunnel.down.watch_source(&tunnel.down_ends(client, device), io);
+                tunnel.down.watch_source(&peers.down(false), io);
             }
             Ok(())
         });
@@ -173,8 +179,7 @@ impl<K: Kernel> Session<K> {
         turn: &mut Turn<'_, K>,
         step: impl FnOnce(
             &mut Tunnel<K::Pipe>,
-            &K::Socket,
-            &K::Socket,
+            &mut Peers<'_, K>,
             &mut Io<'_, K>,
         ) -> Result<(), (Side, io::Error)>,
     ) {
@@ -187,7 +192,8 @@ impl<K: Kernel> Session<K> {
             in_flight: &mut self.in_flight,
             counters: &turn.counters.hot,
         };
-        let stepped = step(tunnel, &self.client, device, &mut io);
+        let mut peers = Peers { client: &self.client, client_tls: self.client_tls.as_deref_mut(), device };
+        let stepped = step(tunnel, &mut peers, &mut io);
         if tunnel.bytes() != bytes_before {
             tunnel.active_at = turn.now.tick();
         }
@@ -241,18 +247,6 @@ impl<P> Tunnel<P> {
         self.up.is_finished() || self.down.is_finished()
     }
 
-    fn up_ends<'a, K: Kernel<Pipe = P>>(&self, client: &'a K::Socket, device: &'a K::Socket) -> Ends<'a, K> {
-        Ends { source: client, sink: device, is_last: self.down.is_finished() }
-    }
-
-    fn down_ends<'a, K: Kernel<Pipe = P>>(
-        &self,
-        client: &'a K::Socket,
-        device: &'a K::Socket,
-    ) -> Ends<'a, K> {
-        Ends { source: device, sink: client, is_last: self.up.is_finished() }
-    }
-
     fn has_expired<K: Kernel>(&self, turn: &Turn<'_, K>) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= turn.now.wall)
     }
@@ -279,6 +273,26 @@ impl<P> Tunnel<P> {
     }
 }
 
+/// Both sides of a tunnel, lent for one step.
+struct Peers<'a, K: Kernel> {
+    client: &'a K::Socket,
+    client_tls: Option<&'a mut Secured>,
+    device: &'a K::Socket,
+}
+
+impl<K: Kernel> Peers<'_, K> {
+    /// Where the other direction is finished, `is_last`.
+    fn up(&mut self, is_last: bool) -> Ends<'_, K> {
+        let source_tls = self.client_tls.as_deref_mut();
+        Ends { source: self.client, sink: self.device, source_tls, sink_tls: None, is_last }
+    }
+
+    fn down(&mut self, is_last: bool) -> Ends<'_, K> {
+        let sink_tls = self.client_tls.as_deref_mut();
+        Ends { source: self.device, sink: self.client, source_tls: None, sink_tls, is_last }
+    }
+}
+
 /// Whose connection failed.
 #[derive(Clone, Copy)]
 enum Side {
@@ -297,9 +311,14 @@ impl Side {
     fn broken_cause(self, error: &io::Error) -> &'static str {
         let is_reset = is_reset(error);
         let is_timeout = error.raw_os_error() == Some(libc::ETIMEDOUT);
+        // Neither comes of a socket, only of TLS.
+        let is_truncated = error.kind() == io::ErrorKind::UnexpectedEof;
+        let is_bad_record = error.kind() == io::ErrorKind::InvalidData;
         match self {
             Self::Client if is_reset => "client-reset",
             Self::Client if is_timeout => "client-timeout",
+            Self::Client if is_truncated => "client-truncated",
+            Self::Client if is_bad_record => "client-tls",
             Self::Client => "client-error",
             Self::Device if is_reset => "device-reset",
             Self::Device if is_timeout => "device-timeout",

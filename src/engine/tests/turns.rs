@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::*;
 use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
 use crate::engine::forward::SLICE_BYTES;
+use crate::engine::handshakes::Desk;
 use crate::engine::streams::TURN_BYTES;
 use crate::engine::worker::errands::SESSIONS_PER_TURN;
 use crate::sys::buffers::BUFFER_BYTES;
@@ -27,8 +28,14 @@ impl Bench {
         let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
         let authority = authority();
         let thread = ThreadShared::new(authority.witness()).unwrap();
-        let kernel = RingKernel::new(&config).unwrap();
-        let shared = Arc::new(Shared::new(config, authority, AuditSender::disabled(), limits, vec![thread]));
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&config),
+            authority,
+            AuditSender::disabled(),
+            limits,
+            vec![thread],
+        ));
+        let kernel = RingKernel::new(&config, Desk::new(0, None, &shared)).unwrap();
         let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }

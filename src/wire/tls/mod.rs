@@ -1,6 +1,7 @@
 //! A TLS connection as a value: records in, plain bytes out, and the other way round. No I/O.
 
 mod certificates;
+mod sealed;
 #[cfg(test)]
 mod tests;
 
@@ -9,16 +10,21 @@ use std::sync::Arc;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 pub use certificates::{Certificates, CertificatesError};
+pub use sealed::Sealed;
 
 /// One side of a TLS connection.
 pub struct Tls {
     connection: Connection,
+    /// Received, and not yet a whole record.
+    rest: Vec<u8>,
     /// The peer has said that nothing follows.
     has_ended: bool,
+    /// Nothing can be read or written any more.
+    has_failed: bool,
 }
 
 enum Connection {
@@ -35,67 +41,109 @@ pub enum TlsError {
     NotOpen,
     #[error("so much was sent that its keys are used up")]
     Exhausted,
+    #[error("the connection has failed before")]
+    Failed,
+    #[error("a defect of this program")]
+    Panic,
 }
 
 impl Tls {
     /// The side that is called.
     pub fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let server = UnbufferedServerConnection::new(config)?;
-        Ok(Self { connection: Connection::Server(server), has_ended: false })
+        Ok(Self {
+            connection: Connection::Server(server),
+            rest: Vec::new(),
+            has_ended: false,
+            has_failed: false,
+        })
     }
 
     /// The side that calls, and wants `name` in the other's certificate.
     pub fn connect(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
         let client = UnbufferedClientConnection::new(config, name)?;
-        Ok(Self { connection: Connection::Client(client), has_ended: false })
+        Ok(Self {
+            connection: Connection::Client(client),
+            rest: Vec::new(),
+            has_ended: false,
+            has_failed: false,
+        })
     }
 
-    /// Takes the complete records at the front of `records`, appends what they hold to `plain`, and what is to
-    /// be sent because of them to `answer`. Returns how many bytes were taken; the rest is part of a record.
-    ///
-    /// After an error, `answer` ends with the alert that tells the peer of it.
-    pub fn read(
+    /// Takes what has come, appends to `plain` what whole records hold, and to `answer` what is to be sent
+    /// because of them. After an error, `answer` ends with the alert that tells the peer of it.
+    pub fn receive(
+        &mut self,
+        records: &[u8],
+        plain: &mut Vec<u8>,
+        answer: &mut Sealed,
+    ) -> Result<(), TlsError> {
+        let mut all = std::mem::take(&mut self.rest);
+        all.extend_from_slice(records);
+        self.open(&mut all, plain, answer)
+    }
+
+    /// As [`receive`](Self::receive), where [`rest`](Self::rest) is in front of what has come.
+    pub fn open(
         &mut self,
         records: &mut [u8],
         plain: &mut Vec<u8>,
-        answer: &mut Vec<u8>,
-    ) -> Result<usize, TlsError> {
+        answer: &mut Sealed,
+    ) -> Result<(), TlsError> {
         let mut taken = 0;
         loop {
             let (discard, step) = self.step(&mut records[taken..], plain, Write::Nothing, answer);
             taken += discard;
             match step {
                 Ok(Step::Again) => {}
-                Ok(Step::Done) => return Ok(taken),
                 Ok(Step::PeerEnded) => self.has_ended = true,
+                Ok(Step::Done) => break,
                 Err(error) => {
-                    while let (_, Ok(Step::Again)) = self.step(&mut [], plain, Write::Nothing, answer) {}
+                    // The alert is there, and the library takes no more records once it has made one.
+                    while self.has_something_to_send() {
+                        let _alert = self.step(&mut records[taken..], plain, Write::Nothing, answer);
+                    }
+                    self.has_failed = true;
                     return Err(error);
                 }
             }
         }
+        // A quiet connection holds nothing.
+        self.rest = records[taken..].to_vec();
+        Ok(())
+    }
+
+    /// What has come of a record that is not whole yet.
+    pub fn rest(&self) -> &[u8] {
+        &self.rest
     }
 
     /// Appends to `records` what carries `plain` to the peer.
-    pub fn write(&mut self, plain: &[u8], records: &mut Vec<u8>) -> Result<(), TlsError> {
+    pub fn write(&mut self, plain: &[u8], records: &mut Sealed) -> Result<(), TlsError> {
         self.put(Write::Data(plain), records)
     }
 
     /// Appends to `records` what tells the peer that nothing follows. Only once.
-    pub fn end(&mut self, records: &mut Vec<u8>) -> Result<(), TlsError> {
+    pub fn end(&mut self, records: &mut Sealed) -> Result<(), TlsError> {
         self.put(Write::CloseNotify, records)
     }
 
-    fn put(&mut self, what: Write<'_>, records: &mut Vec<u8>) -> Result<(), TlsError> {
-        // Nothing comes of an empty read.
+    fn put(&mut self, what: Write<'_>, records: &mut Sealed) -> Result<(), TlsError> {
+        // The library wants to see what it has seen before, and nothing is opened by that.
+        let mut rest = std::mem::take(&mut self.rest);
         let mut plain = Vec::new();
-        loop {
-            match self.step(&mut [], &mut plain, what, records).1? {
-                Step::Again => {}
-                Step::PeerEnded => self.has_ended = true,
-                Step::Done => return Ok(()),
+        let outcome = loop {
+            let (discard, step) = self.step(&mut rest, &mut plain, what, records);
+            rest.drain(..discard);
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::PeerEnded) => self.has_ended = true,
+                Ok(Step::Done) => break Ok(()),
+                Err(error) => break Err(error),
             }
-        }
+        };
+        self.rest = rest;
+        outcome
     }
 
     /// The handshake is over: bytes can go both ways.
@@ -106,9 +154,25 @@ impl Tls {
         }
     }
 
+    /// The handshake went on from an earlier connection's.
+    pub fn is_resumed(&self) -> bool {
+        let kind = match &self.connection {
+            Connection::Server(server) => server.handshake_kind(),
+            Connection::Client(client) => client.handshake_kind(),
+        };
+        kind == Some(HandshakeKind::Resumed)
+    }
+
     /// The peer has said that nothing follows; without that, what came may have been cut off.
     pub fn has_ended(&self) -> bool {
         self.has_ended
+    }
+
+    fn has_something_to_send(&self) -> bool {
+        match &self.connection {
+            Connection::Server(server) => server.wants_write(),
+            Connection::Client(client) => client.wants_write(),
+        }
     }
 
     fn step(
@@ -116,8 +180,11 @@ impl Tls {
         records: &mut [u8],
         plain: &mut Vec<u8>,
         write: Write<'_>,
-        out: &mut Vec<u8>,
+        out: &mut Sealed,
     ) -> (usize, Result<Step, TlsError>) {
+        if self.has_failed {
+            return (0, Err(TlsError::Failed));
+        }
         match &mut self.connection {
             Connection::Server(server) => step(server.process_tls_records(records), plain, write, out),
             Connection::Client(client) => step(client.process_tls_records(records), plain, write, out),
@@ -145,7 +212,7 @@ fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     plain: &mut Vec<u8>,
     write: Write<'_>,
-    out: &mut Vec<u8>,
+    out: &mut Sealed,
 ) -> (usize, Result<Step, TlsError>) {
     let UnbufferedStatus { mut discard, state } = status;
     let step = match state {
@@ -161,7 +228,7 @@ fn step<Data>(
             }
         },
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            append(out, 0, |room| data.encode(room)).map(|()| Step::Again)
+            out.append(0, |room| Ok(data.encode(room)?)).map(|()| Step::Again)
         }
         Ok(ConnectionState::TransmitTlsData(data)) => {
             data.done();
@@ -170,11 +237,12 @@ fn step<Data>(
         Ok(ConnectionState::PeerClosed) => Ok(Step::PeerEnded),
         Ok(ConnectionState::WriteTraffic(mut traffic)) => match write {
             Write::Nothing => Ok(Step::Done),
-            Write::Data(data) => append(out, sealed_bytes_max(data.len()), |room| traffic.encrypt(data, room))
+            Write::Data(data) => out
+                .append(sealed_bytes_max(data.len()), |room| Ok(traffic.encrypt(data, room)?))
                 .map(|()| Step::Done),
-            Write::CloseNotify => {
-                append(out, sealed_bytes_max(0), |room| traffic.queue_close_notify(room)).map(|()| Step::Done)
-            }
+            Write::CloseNotify => out
+                .append(sealed_bytes_max(0), |room| Ok(traffic.queue_close_notify(room)?))
+                .map(|()| Step::Done),
         },
         // Early data is not offered, so it never comes; all else waits for the peer.
         Ok(_) => match write {
@@ -183,52 +251,6 @@ fn step<Data>(
         },
     };
     (discard, step)
-}
-
-/// Has `write` append to `out`, which gets `room` for it, or as much as `write` asks for.
-fn append<E: Into<Refused>>(
-    out: &mut Vec<u8>,
-    room: usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
-) -> Result<(), TlsError> {
-    let begin = out.len();
-    out.resize(begin + room, 0);
-    let written = match write(&mut out[begin..]).map_err(Into::into) {
-        Err(Refused::TooSmall { wanted }) => {
-            out.resize(begin + wanted, 0);
-            write(&mut out[begin..]).map_err(Into::into)
-        }
-        written => written,
-    };
-    out.truncate(begin + written.as_ref().copied().unwrap_or(0));
-    match written {
-        Ok(_) => Ok(()),
-        Err(_) => Err(TlsError::Exhausted),
-    }
-}
-
-/// Why the library wrote nothing.
-enum Refused {
-    TooSmall { wanted: usize },
-    Exhausted,
-}
-
-impl From<EncodeError> for Refused {
-    fn from(error: EncodeError) -> Self {
-        match error {
-            EncodeError::InsufficientSize(size) => Self::TooSmall { wanted: size.required_size },
-            EncodeError::AlreadyEncoded => Self::Exhausted,
-        }
-    }
-}
-
-impl From<EncryptError> for Refused {
-    fn from(error: EncryptError) -> Self {
-        match error {
-            EncryptError::InsufficientSize(size) => Self::TooSmall { wanted: size.required_size },
-            EncryptError::EncryptExhausted => Self::Exhausted,
-        }
-    }
 }
 
 /// Bytes that the records of `len` plain bytes take at most.

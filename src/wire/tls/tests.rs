@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SupportedProtocolVersion, version};
 
@@ -16,26 +17,55 @@ struct Pair {
     to_client: Vec<u8>,
 }
 
+/// What `act` has to send, behind what is on its way.
+fn put<T>(way: &mut Vec<u8>, act: impl FnOnce(&mut Sealed) -> Result<T, TlsError>) -> Result<T, TlsError> {
+    let mut sealed = Sealed::default();
+    let outcome = act(&mut sealed);
+    way.extend_from_slice(sealed.bytes());
+    outcome
+}
+
 impl Pair {
     fn new(version: &'static SupportedProtocolVersion) -> Self {
+        Self::made(version, false)
+    }
+
+    /// The server wants one, and trusts others than who signed the client's.
+    fn with_client_certificate() -> Self {
+        Self::made(&version::TLS13, true)
+    }
+
+    fn made(version: &'static SupportedProtocolVersion, wants_certificate: bool) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = rcgen::KeyPair::generate().unwrap();
-        let certificate =
-            rcgen::CertificateParams::new([NAME.to_owned()]).unwrap().self_signed(&key).unwrap().der().clone();
+        let certificate = rcgen::CertificateParams::new([NAME.to_owned()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
+            .der()
+            .clone();
         let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let certified = CertifiedKey::new(vec![certificate.clone()], any_supported_type(&der).unwrap());
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Certificates::new(vec![certified]).unwrap()));
         let mut roots = RootCertStore::empty();
         roots.add(certificate).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap();
+        let server = if wants_certificate {
+            let roots = Arc::new(roots.clone());
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            server.with_client_cert_verifier(verifier.build().unwrap())
+        } else {
+            server.with_no_client_auth()
+        };
+        let server = server.with_cert_resolver(Arc::new(Certificates::new(vec![certified]).unwrap()));
+        let (own, own_key) = stranger();
         let client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_auth_cert(vec![own], own_key)
+            .unwrap();
         Self {
             client: Tls::connect(Arc::new(client), ServerName::try_from(NAME).unwrap()).unwrap(),
             server: Tls::accept(Arc::new(server)).unwrap(),
@@ -47,7 +77,7 @@ impl Pair {
     fn open(version: &'static SupportedProtocolVersion) -> Self {
         let mut pair = Self::new(version);
         // The client speaks first.
-        pair.client.read(&mut [], &mut Vec::new(), &mut pair.to_server).unwrap();
+        put(&mut pair.to_server, |out| pair.client.receive(&[], &mut Vec::new(), out)).unwrap();
         while !(pair.to_server.is_empty() && pair.to_client.is_empty()) {
             assert!(pair.pass().0.is_empty());
         }
@@ -58,14 +88,21 @@ impl Pair {
     /// Hands each side what is on its way to it; what the server and the client have read.
     fn pass(&mut self) -> (Vec<u8>, Vec<u8>) {
         let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
-        let mut records = std::mem::take(&mut self.to_server);
-        let taken = self.server.read(&mut records, &mut at_server, &mut self.to_client).unwrap();
-        self.to_server.splice(0..0, records.drain(taken..));
-        let mut records = std::mem::take(&mut self.to_client);
-        let taken = self.client.read(&mut records, &mut at_client, &mut self.to_server).unwrap();
-        self.to_client.splice(0..0, records.drain(taken..));
+        let records = std::mem::take(&mut self.to_server);
+        put(&mut self.to_client, |out| self.server.receive(&records, &mut at_server, out)).unwrap();
+        let records = std::mem::take(&mut self.to_client);
+        put(&mut self.to_server, |out| self.client.receive(&records, &mut at_client, out)).unwrap();
         (at_server, at_client)
     }
+}
+
+/// A certificate that nobody else has signed.
+fn stranger() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "a stranger");
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
 }
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
@@ -75,16 +112,16 @@ fn bytes_and_the_end_arrive_by_either_version() {
     for version in VERSIONS {
         let mut pair = Pair::open(version);
         let sent: Vec<u8> = (0..100_000u32).map(|n| (n / 7) as u8).collect();
-        pair.client.write(&sent, &mut pair.to_server).unwrap();
-        pair.server.write(b"short", &mut pair.to_client).unwrap();
+        put(&mut pair.to_server, |out| pair.client.write(&sent, out)).unwrap();
+        put(&mut pair.to_client, |out| pair.server.write(b"short", out)).unwrap();
         assert_eq!(pair.pass(), (sent, b"short".to_vec()));
         assert!(!pair.server.has_ended());
-        pair.client.end(&mut pair.to_server).unwrap();
+        put(&mut pair.to_server, |out| pair.client.end(out)).unwrap();
         assert_eq!(pair.pass().0, b"");
         assert!(pair.server.has_ended() && !pair.client.has_ended());
         // One direction has ended; the other has not.
-        pair.server.write(b"and this", &mut pair.to_client).unwrap();
-        pair.server.end(&mut pair.to_client).unwrap();
+        put(&mut pair.to_client, |out| pair.server.write(b"and this", out)).unwrap();
+        put(&mut pair.to_client, |out| pair.server.end(out)).unwrap();
         assert_eq!(pair.pass().1, b"and this");
         assert!(pair.client.has_ended());
     }
@@ -94,7 +131,10 @@ fn bytes_and_the_end_arrive_by_either_version() {
 fn a_short_write_is_one_record() {
     for version in VERSIONS {
         let mut pair = Pair::open(version);
-        pair.server.write(b"HTTP/1.1 200 Connection Established\r\n\r\n", &mut pair.to_client).unwrap();
+        put(&mut pair.to_client, |out| {
+            pair.server.write(b"HTTP/1.1 200 Connection Established\r\n\r\n", out)
+        })
+        .unwrap();
         let len = usize::from(u16::from_be_bytes([pair.to_client[3], pair.to_client[4]]));
         assert_eq!((pair.to_client[0], pair.to_client.len()), (23, 5 + len));
     }
@@ -103,7 +143,7 @@ fn a_short_write_is_one_record() {
 #[test]
 fn nothing_can_be_sent_before_the_handshake_is_over() {
     let mut pair = Pair::new(&version::TLS13);
-    let refused = pair.server.write(b"too early", &mut pair.to_client).unwrap_err();
+    let refused = put(&mut pair.to_client, |out| pair.server.write(b"too early", out)).unwrap_err();
     assert!(matches!(refused, TlsError::NotOpen), "{refused}");
     assert!(pair.to_client.is_empty());
 }
@@ -111,17 +151,37 @@ fn nothing_can_be_sent_before_the_handshake_is_over() {
 #[test]
 fn a_record_that_was_changed_on_its_way_is_an_error_that_the_peer_is_told() {
     let mut pair = Pair::open(&version::TLS13);
-    pair.client.write(b"payload", &mut pair.to_server).unwrap();
+    put(&mut pair.to_server, |out| pair.client.write(b"payload", out)).unwrap();
     *pair.to_server.last_mut().unwrap() ^= 1;
     let mut plain = Vec::new();
-    let error = pair.server.read(&mut pair.to_server, &mut plain, &mut pair.to_client).unwrap_err();
+    let error =
+        put(&mut pair.to_client, |out| pair.server.receive(&pair.to_server, &mut plain, out)).unwrap_err();
     assert!(matches!(error, TlsError::Protocol(rustls::Error::DecryptError)), "{error}");
     assert!(plain.is_empty());
-    let told = pair.client.read(&mut pair.to_client, &mut plain, &mut Vec::new()).unwrap_err();
+    let told = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
     assert!(
-        matches!(told, TlsError::Protocol(rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac))),
+        matches!(
+            told,
+            TlsError::Protocol(rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac))
+        ),
         "{told}"
     );
+}
+
+#[test]
+fn a_client_whose_certificate_is_refused_is_told_although_it_has_gone_on() {
+    let mut pair = Pair::with_client_certificate();
+    put(&mut pair.to_server, |out| pair.client.receive(&[], &mut Vec::new(), out)).unwrap();
+    let hello = std::mem::take(&mut pair.to_server);
+    put(&mut pair.to_client, |out| pair.server.receive(&hello, &mut Vec::new(), out)).unwrap();
+    let flight = std::mem::take(&mut pair.to_client);
+    put(&mut pair.to_server, |out| pair.client.receive(&flight, &mut Vec::new(), out)).unwrap();
+    put(&mut pair.to_server, |out| pair.client.write(b"a request", out)).unwrap();
+    let mut plain = Vec::new();
+    put(&mut pair.to_client, |out| pair.server.receive(&pair.to_server, &mut plain, out)).unwrap_err();
+    assert!(plain.is_empty());
+    let told = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
+    assert!(told.to_string().contains("UnknownCA"), "{told}");
 }
 
 proptest! {
@@ -134,30 +194,28 @@ proptest! {
         let mut sent = Vec::new();
         for (number, len) in writes.into_iter().enumerate() {
             let bytes: Vec<u8> = (0..len).map(|place| (place * 31 + number) as u8).collect();
-            pair.client.write(&bytes, &mut pair.to_server).unwrap();
+            put(&mut pair.to_server, |out| pair.client.write(&bytes, out)).unwrap();
             sent.extend_from_slice(&bytes);
         }
-        let (mut held, mut arrived) = (Vec::new(), Vec::new());
+        let mut arrived = Vec::new();
         let mut cuts = cuts.iter().cycle();
         let mut left = pair.to_server.as_slice();
         while !left.is_empty() {
             let (now, later) = left.split_at((*cuts.next().unwrap()).min(left.len()));
-            held.extend_from_slice(now);
-            let taken = pair.server.read(&mut held, &mut arrived, &mut pair.to_client).unwrap();
-            held.drain(..taken);
+            pair.server.receive(now, &mut arrived, &mut Sealed::default()).unwrap();
             left = later;
         }
-        prop_assert!(held.is_empty());
+        prop_assert!(pair.server.rest().is_empty());
         prop_assert_eq!(arrived, sent);
     }
 
     #[test]
     fn no_bytes_are_too_wild(wild in prop::collection::vec(any::<u8>(), 0..2_000)) {
         for mut side in [Pair::new(&version::TLS13).server, Pair::open(&version::TLS12).server] {
-            let mut records = wild.clone();
-            if let Ok(taken) = side.read(&mut records, &mut Vec::new(), &mut Vec::new()) {
-                prop_assert!(taken <= records.len());
-            }
+            // Whatever comes of it, the connection can be used further without harm.
+            let _refused = side.receive(&wild, &mut Vec::new(), &mut Sealed::default());
+            let _refused = side.write(b"x", &mut Sealed::default());
+            let _refused = side.receive(&wild, &mut Vec::new(), &mut Sealed::default());
         }
     }
 }

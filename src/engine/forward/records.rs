@@ -1,0 +1,227 @@
+//! The records path, where either end speaks TLS: bytes are received, opened, sealed and sent in the thread's
+//! own memory, and only what a socket had no room for is kept with the session.
+
+use std::io;
+
+use super::{Broken, Ends, Flow, Io, Path};
+use crate::engine::kernel::{Conveyor, Kernel, Scratch, retrying};
+use crate::engine::secured::Unsent;
+use crate::sys::ring::First;
+use crate::wire::TlsError;
+
+#[derive(Default)]
+pub(super) struct RecordsPath {
+    /// For a sink without TLS; the others have their own.
+    unsent: Unsent,
+    /// There is something to move, or may be; for the worker to say when.
+    pub wants_turn: bool,
+}
+
+/// How a visit ended.
+enum Step {
+    /// There may be more at the source.
+    Moved,
+    SourceEmpty,
+    SinkFull,
+    /// The source has ended, and the sink has been told.
+    Ended,
+}
+
+impl<P: Conveyor> Flow<P> {
+    /// As [`Flow::start`]: early bytes go ahead of what the source still sends.
+    pub(super) fn start_records<K: Kernel<Pipe = P>>(
+        &mut self,
+        early: &[u8],
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        // The end may have come together with the head.
+        self.source_ended = ends.source_tls.as_ref().is_some_and(|source| source.has_ended());
+        let mut scratch = io.kernel.take_scratch();
+        let sent = self.send_plain(early, &mut scratch, ends, io);
+        io.kernel.put_scratch(scratch);
+        sent?;
+        self.pump_records(ends, io)
+    }
+
+    /// Moves bytes until the source has none, the sink has no room, or this visit has moved enough.
+    pub(super) fn pump_records<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let mut scratch = io.kernel.take_scratch();
+        let step = self.move_records(&mut scratch, ends, io);
+        io.kernel.put_scratch(scratch);
+        let step = step?;
+        if let Path::Records(path) = &mut self.path {
+            path.wants_turn = matches!(step, Step::Moved);
+        }
+        match step {
+            Step::Moved => {}
+            Step::SourceEmpty => self.read(First::Wait, ends, io),
+            Step::SinkFull => self.wait_for_room(ends, io),
+            Step::Ended => self.finish(ends, io),
+        }
+        Ok(())
+    }
+
+    fn move_records<K: Kernel<Pipe = P>>(
+        &mut self,
+        scratch: &mut Scratch,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<Step, Broken> {
+        let visit_end = self.bytes + VISIT_BYTES;
+        loop {
+            if !self.flush(ends, io)? {
+                return Ok(Step::SinkFull);
+            }
+            if self.source_ended {
+                return self.end_sink(scratch, ends, io);
+            }
+            if self.bytes >= visit_end {
+                return Ok(Step::Moved);
+            }
+            if !self.receive(scratch, ends, io)? {
+                return Ok(Step::SourceEmpty);
+            }
+        }
+    }
+
+    /// Moves what one receive gives; whether the source may have more, or has ended.
+    fn receive<K: Kernel<Pipe = P>>(
+        &mut self,
+        scratch: &mut Scratch,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<bool, Broken> {
+        let mut incoming = std::mem::take(&mut scratch.incoming);
+        let mut plain = std::mem::take(&mut scratch.plain);
+        let moved = self.receive_into(&mut incoming, &mut plain, scratch, ends, io);
+        plain.clear();
+        (scratch.incoming, scratch.plain) = (incoming, plain);
+        moved
+    }
+
+    fn receive_into<K: Kernel<Pipe = P>>(
+        &mut self,
+        incoming: &mut [u8],
+        plain: &mut Vec<u8>,
+        scratch: &mut Scratch,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<bool, Broken> {
+        let rest_bytes = match &ends.source_tls {
+            Some(source) => source.copy_rest(incoming).map_err(|error| Broken::source(error.into()))?,
+            None => 0,
+        };
+        let room = &mut incoming[rest_bytes..];
+        let room_bytes = room.len();
+        let received = match retrying(|| io.kernel.receive(ends.source, room)) {
+            Ok(Some(received)) => received,
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(Broken::source(error)),
+        };
+        let Some(source) = &mut ends.source_tls else {
+            self.source_ended = received == 0;
+            self.send_plain(&incoming[..received], scratch, ends, io)?;
+            return Ok(self.source_ended || received == room_bytes);
+        };
+        if received == 0 {
+            // Without its own word for the end, the peer may have been cut off.
+            return Err(Broken::source(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let opened = source.open(&mut incoming[..rest_bytes + received], plain);
+        self.source_ended = source.has_ended();
+        // What was opened before an error has been sent by the peer.
+        self.send_plain(plain, scratch, ends, io)?;
+        if let Err(error) = opened {
+            return Err(self.tell_source(error, ends, io));
+        }
+        Ok(self.source_ended || received == room_bytes)
+    }
+
+    /// Sends `plain` on, sealed where the sink wants that.
+    fn send_plain<K: Kernel<Pipe = P>>(
+        &mut self,
+        plain: &[u8],
+        scratch: &mut Scratch,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        if plain.is_empty() {
+            return Ok(());
+        }
+        let sent = match &mut ends.sink_tls {
+            Some(sink) => {
+                scratch.sealed.clear();
+                sink.seal(plain, &mut scratch.sealed).map_err(sink_broken)?;
+                sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(Broken::sink)?;
+                plain.len()
+            }
+            None => {
+                let Path::Records(path) = &mut self.path else { return Ok(()) };
+                path.unsent.send(plain, io.kernel, ends.sink).map_err(Broken::sink)?
+            }
+        };
+        self.count(sent, io.counters);
+        Ok(())
+    }
+
+    /// Sends what is kept; whether nothing is left of it.
+    fn flush<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<bool, Broken> {
+        if let Some(sink) = &mut ends.sink_tls {
+            // It was counted when it was sealed.
+            sink.outgoing().flush(io.kernel, ends.sink).map_err(Broken::sink)?;
+            return Ok(sink.outgoing().is_empty());
+        }
+        let Path::Records(path) = &mut self.path else { return Ok(true) };
+        let sent = path.unsent.flush(io.kernel, ends.sink).map_err(Broken::sink)?;
+        let is_all = path.unsent.is_empty();
+        self.count(sent, io.counters);
+        Ok(is_all)
+    }
+
+    fn end_sink<K: Kernel<Pipe = P>>(
+        &mut self,
+        scratch: &mut Scratch,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<Step, Broken> {
+        if let Some(sink) = &mut ends.sink_tls {
+            scratch.sealed.clear();
+            sink.end(&mut scratch.sealed).map_err(sink_broken)?;
+            sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(Broken::sink)?;
+            if !sink.outgoing().is_empty() {
+                return Ok(Step::SinkFull);
+            }
+        }
+        Ok(Step::Ended)
+    }
+
+    /// The source's records are not what they must be: it is told why, as far as there is room.
+    fn tell_source<K: Kernel<Pipe = P>>(
+        &self,
+        error: TlsError,
+        ends: &mut Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Broken {
+        if let Some(source) = &mut ends.source_tls {
+            // The connection ends in any case.
+            let _no_room = source.outgoing().flush(io.kernel, ends.source);
+        }
+        Broken::source(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+fn sink_broken(error: TlsError) -> Broken {
+    Broken::sink(io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Bytes that one direction moves before its worker looks up: about 50 µs of sealing.
+const VISIT_BYTES: u64 = 64 * 1024;

@@ -1,0 +1,131 @@
+//! One end of a session that speaks TLS: its connection, and the records that are on their way either side.
+
+use std::io;
+
+use super::kernel::{Kernel, send_until_full};
+use crate::wire::{Sealed, Tls, TlsError};
+
+pub(super) struct Secured {
+    tls: Tls,
+    outgoing: Unsent,
+    /// The peer was told that nothing follows.
+    is_ended: bool,
+}
+
+/// Bytes for a socket that had no room for all of them.
+#[derive(Default)]
+pub(super) struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Secured {
+    pub fn new(tls: Tls) -> Self {
+        Self { tls, outgoing: Unsent::default(), is_ended: false }
+    }
+
+    /// Takes what the socket has received, and appends to `plain` what whole records hold. After an error
+    /// there is something to send still, which tells the peer of it.
+    pub fn receive(&mut self, records: &[u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.answering(|tls, answer| tls.receive(records, plain, answer))
+    }
+
+    /// Puts the part of a record that has come at the front of `records`; its length. What the socket
+    /// receives goes behind it, and all of that to [`open`](Self::open).
+    pub fn copy_rest(&self, records: &mut [u8]) -> Result<usize, OversizedRecord> {
+        let rest = self.tls.rest();
+        if rest.len() > RECORD_BYTES_MAX {
+            return Err(OversizedRecord);
+        }
+        records[..rest.len()].copy_from_slice(rest);
+        Ok(rest.len())
+    }
+
+    /// As [`receive`](Self::receive), for records that [`copy_rest`](Self::copy_rest) began.
+    pub fn open(&mut self, records: &mut [u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.answering(|tls, answer| tls.open(records, plain, answer))
+    }
+
+    fn answering(
+        &mut self,
+        act: impl FnOnce(&mut Tls, &mut Sealed) -> Result<(), TlsError>,
+    ) -> Result<(), TlsError> {
+        // Rarely used after the handshake, and then small: keys that change, alerts.
+        let mut answer = Sealed::default();
+        let outcome = act(&mut self.tls, &mut answer);
+        self.outgoing.bytes.extend_from_slice(answer.bytes());
+        outcome
+    }
+
+    /// Appends to `sealed` what carries `plain` to the peer.
+    pub fn seal(&mut self, plain: &[u8], sealed: &mut Sealed) -> Result<(), TlsError> {
+        self.tls.write(plain, sealed)
+    }
+
+    /// Appends to `sealed` what tells the peer that nothing follows; once.
+    pub fn end(&mut self, sealed: &mut Sealed) -> Result<(), TlsError> {
+        if std::mem::replace(&mut self.is_ended, true) { Ok(()) } else { self.tls.end(sealed) }
+    }
+
+    /// What is still to be sent.
+    pub fn outgoing(&mut self) -> &mut Unsent {
+        &mut self.outgoing
+    }
+
+    /// The handshake is over.
+    pub fn is_open(&self) -> bool {
+        self.tls.is_open()
+    }
+
+    /// The handshake went on from an earlier connection's.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.is_resumed()
+    }
+
+    /// The peer has said that nothing follows.
+    pub fn has_ended(&self) -> bool {
+        self.tls.has_ended()
+    }
+}
+
+impl Unsent {
+    /// Sends `bytes` after what is there, and keeps what the socket has no room for; how much it took in all.
+    pub fn send<K: Kernel>(&mut self, bytes: &[u8], kernel: &K, socket: &K::Socket) -> io::Result<usize> {
+        let mut sent = self.flush(kernel, socket)?;
+        let mut taken = 0;
+        if self.is_empty() {
+            taken = send_until_full(kernel, socket, bytes)?;
+            sent += taken;
+        }
+        self.bytes.extend_from_slice(&bytes[taken..]);
+        Ok(sent)
+    }
+
+    /// Sends what the socket has room for; how much that was.
+    pub fn flush<K: Kernel>(&mut self, kernel: &K, socket: &K::Socket) -> io::Result<usize> {
+        let sent = send_until_full(kernel, socket, &self.bytes[self.sent..])?;
+        self.sent += sent;
+        if self.sent == self.bytes.len() {
+            *self = Self::default();
+        }
+        Ok(sent)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// A record that is longer than any may be, or a message of the handshake that never ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer has begun a record that is longer than any may be")]
+pub(super) struct OversizedRecord;
+
+impl From<OversizedRecord> for io::Error {
+    fn from(error: OversizedRecord) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Bytes of a record with all that protects it (RFC 5246, section 6.2.3).
+pub(super) const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;
