@@ -171,7 +171,7 @@ fn a_slow_client_stops_the_device_and_loses_nothing() {
     let sent = Content::new(7, 48 << 20);
     let expected = sent.digest();
     let device = Device::serving(V4, move |mut stream| {
-        let _client_gone = sent.clone().send(&mut stream);
+        let _client_gone = sent.send(&mut stream);
         let _client_gone = stream.shutdown(Shutdown::Write);
     });
     let mut scene = Scene::new(device);
