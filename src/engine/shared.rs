@@ -9,7 +9,7 @@ use nix::unistd::gettid;
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::levels::Levels;
 use super::limits::Limits;
-use crate::authz::{Authority, KeyHash, Witness};
+use crate::authz::{Asker, Authority, KeyHash, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -93,8 +93,8 @@ impl Shared {
         let _there_is_one_probe = self.probe.set(key);
     }
 
-    pub fn is_probe(&self, key: Option<KeyHash>) -> bool {
-        key.is_some() && self.probe.get().copied() == key
+    pub fn is_probe(&self, asker: Option<Asker>) -> bool {
+        asker.is_some() && self.probe.get().copied().map(Asker::Key) == asker
     }
 
     pub fn is_draining(&self) -> bool {

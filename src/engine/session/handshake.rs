@@ -69,7 +69,7 @@ impl<K: Kernel> Session<K> {
             Err(error) => return self.refuse_head(error, turn),
         };
         let query = Query {
-            key: head.token.as_ref().map(|token| KeyHash::of_token(token.as_bytes())),
+            asker: head.token.as_ref().map(|token| KeyHash::of_token(token.as_bytes()).into()),
             device: DeviceUuid::parse(head.uuid),
             port: head.port,
         };
