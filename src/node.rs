@@ -126,7 +126,10 @@ impl Node {
 
     /// Takes over what of `config` a running node can; see [`Config::needs_restart`].
     pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
-        self.control.commands().reload(config)
+        let signers = config.authz.tokens.clone();
+        self.control.commands().reload(config)?;
+        self.handle.replace_signers(signers);
+        Ok(())
     }
 
     /// Turns new clients away and waits until the last session has ended, `patience` is over, or

@@ -8,6 +8,8 @@ mod overrides;
 pub mod postgres;
 mod queries;
 mod reload;
+mod token_key;
+mod tokens;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -25,6 +27,8 @@ pub use load::{ConfigError, Place, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, Query};
+pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
+pub use tokens::{TokenSigner, WhoAsks};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -189,6 +193,8 @@ pub struct Authz {
     /// How often a store whose queries were replaced is read: whole, since it has no outbox.
     #[serde(with = "humantime_serde")]
     pub reread: Duration,
+    /// Whose session tokens are taken beside opaque ones.
+    pub tokens: Vec<TokenSigner>,
     /// For a schema of the operator's own.
     pub queries: Queries,
     /// The folder in which the last good snapshot is kept for a restart without the store. The state folder
@@ -384,6 +390,7 @@ impl Default for Authz {
             max_stale: Duration::from_secs(24 * 3600),
             max_replica_lag: Duration::from_secs(10),
             reread: Duration::from_secs(10),
+            tokens: Vec::new(),
             queries: Queries::default(),
             state: None,
             guard: Guard::default(),

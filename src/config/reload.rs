@@ -32,8 +32,8 @@ impl Config {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
-    /// This configuration with all of `next` that a running node takes over: `authz.queries`,
-    /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
+    /// This configuration with all of `next` that a running node takes over: `authz.tokens`,
+    /// `authz.queries`, `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
     fn with_reloaded(&self, next: &Self) -> Self {
         let guard = Guard {
             enabled: self.authz.guard.enabled,
@@ -43,6 +43,7 @@ impl Config {
             ..next.authz.guard.clone()
         };
         let authz = Authz {
+            tokens: next.authz.tokens.clone(),
             queries: next.authz.queries.clone(),
             refresh: next.authz.refresh,
             reconcile: next.authz.reconcile,

@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_listeners(config)?;
     check_durations(config)?;
     check_counts(config)?;
+    check_tokens(config)?;
     check_guard(&config.authz.guard)?;
     check_admin(config)?;
     check_probe(config)?;
@@ -140,6 +141,22 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
+fn check_tokens(config: &Config) -> Result<(), Finding> {
+    let signers = &config.authz.tokens;
+    if signers.len() > SIGNERS_MAX {
+        let problem = format!("must be at most {SIGNERS_MAX}; a forged token is put to each");
+        return found("authz.tokens", &problem);
+    }
+    for (place, signer) in signers.iter().enumerate() {
+        if signer.leeway > LEEWAY_MAX {
+            let max = humantime::format_duration(LEEWAY_MAX);
+            let problem = format!("must be at most {max}; tokens outlive their `exp` by it");
+            return found(&format!("authz.tokens.{place}.leeway"), &problem);
+        }
+    }
+    Ok(())
+}
+
 fn check_guard(guard: &Guard) -> Result<(), Finding> {
     let shares = [
         ("max_bad_rows.share", guard.max_bad_rows.share),
@@ -240,6 +257,12 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 const REPLAY_MAX: usize = 100_000;
 
 const THREADS_MAX: usize = 1024;
+
+/// Enough for two keys of each of some issuers.
+const SIGNERS_MAX: usize = 16;
+
+/// Clocks that differ by more need mending.
+const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A page; no pipe is smaller.
 const PIPE_BYTES_MIN: usize = 4096;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::unistd::gettid;
+use parking_lot::RwLock;
 
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::levels::Levels;
@@ -13,6 +14,7 @@ use crate::authz::{Asker, Authority, KeyHash, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
+use crate::wire::Verifier;
 
 pub(super) struct Shared {
     pub config: Arc<Config>,
@@ -22,6 +24,8 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
+    /// Looked at once for each head that brings a token.
+    verifier: RwLock<Arc<Verifier>>,
     probe: OnceLock<KeyHash>,
 }
 
@@ -70,7 +74,25 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        Self { config, authority, audit, limits, threads, levels: Levels::new(), probe: OnceLock::new() }
+        let verifier = RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone())));
+        Self {
+            config,
+            authority,
+            audit,
+            limits,
+            threads,
+            levels: Levels::new(),
+            verifier,
+            probe: OnceLock::new(),
+        }
+    }
+
+    pub fn verifier(&self) -> Arc<Verifier> {
+        Arc::clone(&self.verifier.read())
+    }
+
+    pub fn replace_verifier(&self, verifier: Verifier) {
+        *self.verifier.write() = Arc::new(verifier);
     }
 
     pub fn recheck(&self) {

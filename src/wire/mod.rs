@@ -3,7 +3,9 @@
 mod head;
 mod proxy;
 mod reply;
+mod session_token;
 
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
+pub use session_token::{Claims, SessionTokenError, Verifier, Who};

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
+use crate::authz::{Decision, DeviceUuid, Query};
 use crate::engine::kernel::Kernel;
+use crate::engine::session::asker::{Shown, Unusable};
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
 use crate::telemetry::Handshake;
@@ -68,15 +69,26 @@ impl<K: Kernel> Session<K> {
             Ok(None) => return self.expect_more(bytes, turn),
             Err(error) => return self.refuse_head(error, turn),
         };
-        let query = Query {
-            asker: head.token.as_ref().map(|token| KeyHash::of_token(token.as_bytes()).into()),
-            device: DeviceUuid::parse(head.uuid),
-            port: head.port,
-        };
+        let shown = head.token.as_ref().map(|token| {
+            let verifier = turn.shared.verifier();
+            Shown::read(token.as_bytes(), &verifier, turn.now.wall)
+        });
+        let asker = shown.as_ref().map(|shown| shown.asker);
+        self.query = Some(Query { asker, device: DeviceUuid::parse(head.uuid), port: head.port });
         let version = head.version;
-        let early = bytes.split_off(head.len);
-        self.query = Some(query);
-        self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+        match shown.and_then(|shown| shown.unusable) {
+            Some(unusable) if !turn.shared.is_draining() => self.refuse_token(version, unusable, turn),
+            _ => {
+                let early = bytes.split_off(head.len);
+                self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+            }
+        }
+    }
+
+    /// What the client shows cannot be put to any snapshot.
+    fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
+        let (cause, detail) = (unusable.cause(), Some(unusable.detail()));
+        self.refuse(version, No { reply: Reply::Credentials, cause, detail }, turn);
     }
 
     fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {

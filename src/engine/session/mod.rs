@@ -4,6 +4,7 @@
 //! device, `tunnel` forwards, `refusal` tells a client no. Nothing here waits, and nothing is closed
 //! while an operation on it is in flight.
 
+mod asker;
 mod dial;
 mod handshake;
 mod refusal;
