@@ -291,6 +291,13 @@ impl Listen {
     }
 }
 
+impl Authz {
+    /// Whether a session token can say who asks by a secret, which then has to be among the credentials.
+    pub fn takes_login_secrets(&self) -> bool {
+        self.tokens.iter().any(|signer| matches!(signer.who, WhoAsks::Secret { .. }))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! Which keys a running node takes over from a configuration that is read again.
 
-use super::{Authz, Config, Guard, Log};
+use super::{Authz, Config, Guard, Log, Profile};
 
 impl Config {
     /// The sections and keys in which `next` differs and that only a restart takes over.
@@ -19,6 +19,8 @@ impl Config {
             ("authz.max_stale", *max_stale != other.max_stale),
             ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
             ("authz.reread", *reread != other.reread),
+            // By other queries, which are put together at start.
+            ("authz.tokens", self.reads_logins() != next.reads_logins()),
             ("authz.state", *state != other.state),
             ("authz.guard.enabled", *enabled != other.guard.enabled),
             ("authz.guard.probation", *probation != other.guard.probation),
@@ -30,6 +32,10 @@ impl Config {
             ("log", taken.log != next.log),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+
+    fn reads_logins(&self) -> bool {
+        self.store.profile == Profile::OpenBalena && self.authz.takes_login_secrets()
     }
 
     /// This configuration with all of `next` that a running node takes over: `authz.tokens`,
