@@ -133,6 +133,9 @@ pub struct Limits {
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,
+    /// Tokens that nobody holds, from one IPv4 /24 or IPv6 /64, before it is told to come back later; 0 is no
+    /// bound.
+    pub unknown_tokens_per_minute: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -356,7 +359,12 @@ impl Default for Engine {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 8_000, sessions_per_principal: 4_000, sessions_per_device: 1_000 }
+        Self {
+            sessions: 8_000,
+            sessions_per_principal: 4_000,
+            sessions_per_device: 1_000,
+            unknown_tokens_per_minute: 60,
+        }
     }
 }
 

@@ -125,6 +125,10 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
             return found(key, "must be at least 1");
         }
     }
+    if limits.unknown_tokens_per_minute > UNKNOWN_TOKENS_MAX {
+        let problem = format!("must be at most {UNKNOWN_TOKENS_MAX}; 0 is no bound at all");
+        return found("limits.unknown_tokens_per_minute", &problem);
+    }
     let engine = &config.engine;
     if engine.threads > THREADS_MAX {
         return found("engine.threads", &format!("must be at most {THREADS_MAX}; 0 means one per CPU"));
@@ -257,6 +261,9 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 const REPLAY_MAX: usize = 100_000;
 
 const THREADS_MAX: usize = 1024;
+
+/// More than a node can refuse in a minute that has anything else to do.
+const UNKNOWN_TOKENS_MAX: u32 = 100_000;
 
 /// Enough for two keys of each of some issuers.
 const SIGNERS_MAX: usize = 16;

@@ -31,6 +31,7 @@ mod shared;
 mod streams;
 mod timers;
 mod token;
+mod unknown_tokens;
 mod waiting;
 mod worker;
 

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::levels::Levels;
 use super::limits::Limits;
+use super::unknown_tokens::UnknownTokens;
 use crate::authz::{Asker, Authority, KeyHash, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
+    pub unknown_tokens: UnknownTokens,
     /// Looked at once for each head that brings a token.
     verifier: RwLock<Arc<Verifier>>,
     probe: OnceLock<KeyHash>,
@@ -74,15 +76,15 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        let verifier = RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone())));
         Self {
+            unknown_tokens: UnknownTokens::new(config.limits.unknown_tokens_per_minute),
+            verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             config,
             authority,
             audit,
             limits,
             threads,
             levels: Levels::new(),
-            verifier,
             probe: OnceLock::new(),
         }
     }

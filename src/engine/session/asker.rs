@@ -42,6 +42,14 @@ impl Unusable {
         }
     }
 
+    /// Whether anybody at all could have made the token.
+    pub const fn is_unproven(self) -> bool {
+        match self {
+            Self::Reserved => true,
+            Self::Session(error) => error.is_unproven(),
+        }
+    }
+
     pub fn detail(self) -> String {
         match self {
             Self::Reserved => format!("no token may begin with `{}`", KeyHash::LOGIN_SECRET_PREFIX),

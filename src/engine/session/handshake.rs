@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, DeviceUuid, Query};
+use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
 use crate::engine::session::asker::{Shown, Unusable};
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
+use crate::engine::unknown_tokens::Budget;
 use crate::telemetry::Handshake;
 use crate::wire::{HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_proxy_header};
 
@@ -88,7 +89,31 @@ impl<K: Kernel> Session<K> {
     /// What the client shows cannot be put to any snapshot.
     fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
         let (cause, detail) = (unusable.cause(), Some(unusable.detail()));
-        self.refuse(version, No { reply: Reply::Credentials, cause, detail }, turn);
+        let no = No { reply: Reply::Credentials, cause, detail };
+        if unusable.is_unproven() {
+            self.refuse_unknown(version, no, turn);
+        } else {
+            self.refuse(version, no, turn);
+        }
+    }
+
+    /// Nobody holds the token. A network that has shown many such is told something else.
+    fn refuse_unknown(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+        let budget = match self.client_address {
+            Some(client) if !self.is_probe(turn) => {
+                turn.shared.unknown_tokens.note(client.ip(), turn.now.wall)
+            }
+            _ => Budget::Left,
+        };
+        let no = match budget {
+            Budget::Left => no,
+            Budget::Spent => No {
+                reply: Reply::Limit,
+                cause: "unknown-tokens",
+                detail: Some(format!("it is {}", no.cause)),
+            },
+        };
+        self.refuse(version, no, turn);
     }
 
     fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
@@ -112,6 +137,9 @@ impl<K: Kernel> Session<K> {
             Decision::Allow(route) => {
                 self.rights = Some(Rights::of(&route));
                 self.dial(&route, dial, turn);
+            }
+            Decision::Refuse(Refusal::CredentialUnknown) => {
+                self.refuse_unknown(version, No::refused(Refusal::CredentialUnknown), turn);
             }
             Decision::Refuse(refusal) => {
                 self.refuse(version, No::refused(refusal), turn);
