@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use support::{
     DEVICE, Device, End, Relay, Request, Signal, Signer, Site, V4, assert_done, in_seconds, receive,
     tools_or_skip, unsigned, wait_for,
@@ -181,6 +182,29 @@ fn a_tunnel_ends_when_its_principal_is_removed_or_loses_its_grant() {
         assert_eq!((&ended["cause"], &ended["principal"]), (&json!(cause), &json!(ALICE)));
         assert_eq!(scene.status(&token), status);
     }
+}
+
+#[test]
+fn one_token_can_be_ended_before_its_time_and_no_other_of_its_principal_is() {
+    if !has_openssl() {
+        return;
+    }
+    let scene = Scene::new("HS256", "");
+    let sign = |number| scene.signer.sign(&json!({ "sub": ALICE, "jti": number, "exp": in_seconds(600) }));
+    let (lost, kept) = (sign(1), sign(2));
+    let (mut tunnel, mut other) = (scene.open(&lost), scene.open(&kept));
+
+    let store = rusqlite::Connection::open(scene.site.store_path()).unwrap();
+    store.busy_timeout(support::PATIENCE).unwrap();
+    let hash: [u8; 32] = Sha256::digest(&lost).into();
+    let row = "INSERT INTO credentials (key_sha256, principal, created_at, revoked_at) VALUES (?1, ?2, 0, 1)";
+    store.execute(row, (hash, ALICE)).unwrap();
+
+    assert_eq!(receive(&mut tunnel).1, End::Reset);
+    assert!(echoes(&mut other));
+    assert_eq!([scene.status(&lost), scene.status(&kept)], [CREDENTIALS, OPEN]);
+    let ended = scene.site.audit().wait_for(|event| event["event"] == "session-end");
+    assert_eq!(ended["cause"], "credential-revoked");
 }
 
 #[test]
