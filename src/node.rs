@@ -128,6 +128,7 @@ impl Node {
     pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
         self.control.commands().reload(config.clone())?;
         self.handle.replace_certificates(&config);
+        self.handle.replace_signers(config.authz.tokens);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use proptest::sample::select;
 use sluicegate::authz::{
-    Change, Credential, Decision, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash,
-    PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot, Terms,
+    Asker, Change, Credential, Decision, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId,
+    KeyHash, PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot, Terms,
     UnixMillis,
 };
 
@@ -75,8 +75,16 @@ impl Model {
 
     fn decide(&self, query: &Query, node: Option<&str>, now: UnixMillis) -> Decision {
         let expired = |end: Option<UnixMillis>| end.is_some_and(|end| now >= end);
-        let Some(key) = query.key else { return Decision::Refuse(Refusal::CredentialMissing) };
-        let credential = self.credentials.iter().find(|row| row.key == key);
+        let Some(asker) = query.asker else { return Decision::Refuse(Refusal::CredentialMissing) };
+        let row = |key| self.credentials.iter().find(|row| row.key == key).copied();
+        let (key, named, until, credential) = match asker {
+            Asker::Key(key) => (key, None, None, row(key)),
+            Asker::Secret { key, principal, until } => (key, principal, Some(until), row(key)),
+            Asker::Principal { id, token, until } => {
+                let stands_in = Credential { key: token, principal: id, expires_at: None, revoked: false };
+                (token, None, Some(until), Some(stands_in))
+            }
+        };
         if credential.is_some_and(|row| self.ended_principals.contains(&row.principal)) {
             return Decision::Refuse(Refusal::PrincipalRevoked);
         }
@@ -87,7 +95,10 @@ impl Model {
         if credential.revoked {
             return Decision::Refuse(Refusal::CredentialRevoked);
         }
-        if expired(credential.expires_at) {
+        if named.is_some_and(|named| named != credential.principal) {
+            return Decision::Refuse(Refusal::PrincipalMismatch);
+        }
+        if expired(credential.expires_at) || expired(until) {
             return Decision::Refuse(Refusal::CredentialExpired);
         }
         let Some(device) = self.devices.iter().find(|row| Some(row.uuid) == query.device) else {
@@ -137,10 +148,7 @@ impl Model {
                 device: device.id,
                 grant: grant.id,
                 generation: Generation(self.generation),
-                expires_at: match (credential.expires_at, grant.expires_at) {
-                    (Some(one), Some(other)) => Some(one.min(other)),
-                    (one, other) => one.or(other),
-                },
+                expires_at: [credential.expires_at, grant.expires_at, until].into_iter().flatten().min(),
             }),
             _ => Decision::Refuse(Refusal::DeviceOffline),
         }
@@ -280,13 +288,24 @@ impl World {
     }
 
     fn query(self) -> impl Strategy<Value = Query> {
-        let key = prop::option::weighted(0.98, self.key());
+        let asker = prop::option::weighted(0.98, self.asker());
         let device = prop::option::weighted(0.98, self.uuid());
-        (key, device, select(vec![22, 80, 443, 8080])).prop_map(|(key, device, port)| Query {
-            key,
+        (asker, device, select(vec![22, 80, 443, 8080])).prop_map(|(asker, device, port)| Query {
+            asker,
             device,
             port,
         })
+    }
+
+    fn asker(self) -> impl Strategy<Value = Asker> {
+        let until = || (0..30_i64).prop_map(UnixMillis);
+        prop_oneof![
+            4 => self.key().prop_map(Asker::Key),
+            2 => (self.principal(), self.key(), until())
+                .prop_map(|(id, token, until)| Asker::Principal { id, token, until }),
+            2 => (self.key(), prop::option::of(self.principal()), until())
+                .prop_map(|(key, principal, until)| Asker::Secret { key, principal, until }),
+        ]
     }
 }
 

@@ -280,3 +280,31 @@ fn an_address_that_maps_ipv4_is_judged_as_ipv4() {
     assert!(config.vpn.allows("::ffff:10.1.2.3".parse().unwrap()));
     assert!(!config.vpn.allows("::ffff:11.1.2.3".parse().unwrap()));
 }
+
+#[test]
+fn a_signer_of_session_tokens_that_cannot_work_is_told_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let signer = format!("[[authz.tokens]]\nalgorithm = \"HS256\"\nkey_file = \"{}\"\n", key.display());
+    let defaults = load(&format!("{signer}{VPN}"), &[]).unwrap().authz.tokens;
+    assert_eq!((defaults.len(), defaults[0].leeway), (1, std::time::Duration::from_secs(30)));
+
+    assert_eq!(
+        refusal(&format!("{signer}isuer = \"login\"")),
+        "sluicegate.toml:4:1: authz.tokens.0.isuer: unknown key `isuer`; the nearest known key is `issuer`"
+    );
+    assert_eq!(
+        refusal(&format!("{signer}leeway = \"6m\"")),
+        "sluicegate.toml:4:1: authz.tokens.0.leeway: must be at most 5m; tokens outlive their `exp` by it"
+    );
+    let told = refusal(&signer.replace("HS256", "none"));
+    assert!(
+        told.starts_with("sluicegate.toml:2:13: authz.tokens.0.algorithm: unknown variant `none`"),
+        "{told}"
+    );
+    assert!(told.contains("`EdDSA`"), "{told}");
+    let told = refusal(&signer.repeat(17));
+    assert!(told.contains("authz.tokens: must be at most 16"), "{told}");
+}

@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn ask(authority: &Authority, token: &[u8], after_ms: i64) -> Decision {
-        let query = Query { key: Some(KeyHash::of_token(token)), device: None, port: 22 };
+        let query = Query { asker: Some(KeyHash::of_token(token).into()), device: None, port: 22 };
         authority.pin().decide(&query, UnixMillis(CONFIRMED.0 + after_ms))
     }
 

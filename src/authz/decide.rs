@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::relations::{Between, Held, Located, SoughtCredential, SoughtDevice, SoughtGrants};
-use super::{Decision, Grant, KeyHash, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
+use super::{Asker, Decision, Grant, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
 
 /// What a decision rests on beside the snapshot and the question.
 #[derive(Clone, Copy)]
@@ -63,32 +63,38 @@ impl Snapshot {
     /// Has fetched what the question names.
     #[inline]
     fn ask<'a>(&'a self, query: &'a Query) -> Result<Asked<'a>, Refusal> {
-        let key = query.key.as_ref().ok_or(Refusal::CredentialMissing)?;
-        let credential = self.credentials.seek(key);
+        let asker = query.asker.as_ref().ok_or(Refusal::CredentialMissing)?;
+        let credential = asker.credential().map(|key| self.credentials.seek(key));
         let device = query.device.as_ref().map(|uuid| self.devices.seek(uuid));
-        Ok(Asked { key, credential, device })
+        Ok(Asked { asker, credential, device })
     }
 
     /// Has the grants fetched that lead from the credential to the device.
     #[inline]
     fn find<'a>(&'a self, asked: &Asked<'a>, terms: Terms<'_>) -> Result<Found<'a>, Refusal> {
-        let Asked { key, credential, device } = asked;
-        let held = live_credential(credential.get(), key, terms)?;
+        let Asked { asker, credential, device } = asked;
+        let held = match asker {
+            Asker::Principal { id, until, .. } => {
+                Some(Held { principal: *id, expires_at: Some(*until), revoked: false })
+            }
+            Asker::Key(_) | Asker::Secret { .. } => credential.as_ref().and_then(SoughtCredential::get),
+        };
+        let held = live_credential(held, asker, terms)?;
         let device = device.as_ref().and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
         let between = Between { principal: held.principal, device: device.id, fleet: device.fleet };
-        Ok(Found { key, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
+        Ok(Found { asker, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
     }
 
     #[inline]
     fn route(&self, query: &Query, found: &Found<'_>, terms: Terms<'_>) -> Result<Route, Refusal> {
-        let Found { key, expires_at, device, grants } = found;
+        let Found { asker, expires_at, device, grants } = found;
         let mut search = GrantSearch { port: query.port, terms, best: None, refusal: Refusal::NoGrant };
         grants.visit(|grant| search.consider(grant));
         let grant = search.best.ok_or(search.refusal)?;
         Ok(Route {
             address: reachable_address(device, terms.node)?,
             port: query.port,
-            credential: key.credential_id(),
+            credential: asker.key().credential_id(),
             principal: grant.principal,
             device: device.id,
             grant: grant.id,
@@ -104,15 +110,16 @@ const DECISIONS_AT_ONCE: usize = 16;
 
 /// The credential and the device are on their way from memory.
 struct Asked<'a> {
-    key: &'a KeyHash,
-    credential: SoughtCredential<'a>,
+    asker: &'a Asker,
+    /// `None` where nothing rests on one.
+    credential: Option<SoughtCredential<'a>>,
     device: Option<SoughtDevice<'a>>,
 }
 
 /// The credential and the device are there, and the grants between them on their way from memory.
 struct Found<'a> {
-    key: &'a KeyHash,
-    /// The credential does.
+    asker: &'a Asker,
+    /// The credential or the session token does.
     expires_at: Option<UnixMillis>,
     device: Located<'a>,
     grants: SoughtGrants<'a>,
@@ -150,22 +157,29 @@ impl GrantSearch<'_> {
 }
 
 #[inline]
-fn live_credential(held: Option<Held>, key: &KeyHash, terms: Terms<'_>) -> Result<Held, Refusal> {
+fn live_credential(held: Option<Held>, asker: &Asker, terms: Terms<'_>) -> Result<Held, Refusal> {
     let Terms { revocations, now, .. } = terms;
     // A principal's removal revokes its credentials too; the removal is the true cause.
     if held.as_ref().is_some_and(|held| revocations.principal(held.principal)) {
         return Err(Refusal::PrincipalRevoked);
     }
-    if revocations.credential(key) {
+    if revocations.credential(asker.key()) {
         return Err(Refusal::CredentialRevoked);
     }
     let held = held.ok_or(Refusal::CredentialUnknown)?;
     if held.revoked {
-        Err(Refusal::CredentialRevoked)
-    } else if has_expired(held.expires_at, now) {
+        return Err(Refusal::CredentialRevoked);
+    }
+    if let Asker::Secret { principal: Some(named), .. } = asker
+        && *named != held.principal
+    {
+        return Err(Refusal::PrincipalMismatch);
+    }
+    let expires_at = [held.expires_at, asker.until()].into_iter().flatten().min();
+    if has_expired(expires_at, now) {
         Err(Refusal::CredentialExpired)
     } else {
-        Ok(held)
+        Ok(Held { expires_at, ..held })
     }
 }
 
@@ -196,7 +210,7 @@ const fn telling(refusal: Refusal) -> u8 {
 mod tests {
     use super::*;
     use crate::authz::{
-        Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, PortRange,
+        Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, GrantId, KeyHash, PortRange,
         PrincipalId, Scope,
     };
 
@@ -235,7 +249,7 @@ mod tests {
     }
 
     fn ask(snapshot: &Snapshot, port: u16) -> Decision {
-        let query = Query { key: Some(credential().key), device: Some(uuid()), port };
+        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port };
         snapshot.decide(&query, terms(&Revocations::default(), Some("here")))
     }
 
@@ -334,14 +348,14 @@ mod tests {
     fn a_node_without_a_name_takes_every_device_for_its_own() {
         let there = Device { node: Some("there".into()), ..device() };
         let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], there);
-        let query = Query { key: Some(credential().key), device: Some(uuid()), port: 22 };
+        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port: 22 };
         assert_eq!(granted(snapshot.decide(&query, terms(&Revocations::default(), None))), GrantId(1));
     }
 
     #[test]
     fn a_revocation_outweighs_a_snapshot_that_has_not_heard_of_it() {
         let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], device());
-        let query = Query { key: Some(credential().key), device: Some(uuid()), port: 22 };
+        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port: 22 };
         for (change, expected) in [
             (Change::CredentialGone(credential().key), Refusal::CredentialRevoked),
             (Change::GrantGone(GrantId(1)), Refusal::GrantRevoked),

@@ -5,14 +5,71 @@ use std::net::IpAddr;
 use super::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, KeyHash, PrincipalId, UnixMillis};
 use crate::wire::Reply;
 
-/// What a client asks: may the holder of this token reach that device and port?
+/// What a client asks: may I reach that device and port?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// `None` where the head carried no credential.
-    pub key: Option<KeyHash>,
+    pub asker: Option<Asker>,
     /// `None` where the name in the head cannot be a device's uuid.
     pub device: Option<DeviceUuid>,
     pub port: u16,
+}
+
+/// Who asks, by the token that a client showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// Whoever holds the credential with this key.
+    Key(KeyHash),
+    /// The principal that a session token names.
+    Principal {
+        id: PrincipalId,
+        /// The hash of the token. It is no credential of the store, but can be revoked like one.
+        token: KeyHash,
+        /// From when on the token is worth nothing.
+        until: UnixMillis,
+    },
+    /// Whoever holds the credential whose key was made from a secret in a session token.
+    Secret {
+        key: KeyHash,
+        /// Who that has to be, where the token says so.
+        principal: Option<PrincipalId>,
+        /// From when on the token is worth nothing.
+        until: UnixMillis,
+    },
+}
+
+impl Asker {
+    /// By which logs call the credential.
+    #[inline]
+    pub const fn key(&self) -> &KeyHash {
+        match self {
+            Self::Key(key) | Self::Principal { token: key, .. } | Self::Secret { key, .. } => key,
+        }
+    }
+
+    /// The key of the credential in the store that everything rests on, where it rests on one.
+    #[inline]
+    pub const fn credential(&self) -> Option<&KeyHash> {
+        match self {
+            Self::Key(key) | Self::Secret { key, .. } => Some(key),
+            Self::Principal { .. } => None,
+        }
+    }
+
+    /// When the token itself ends, whatever the store says.
+    #[inline]
+    pub const fn until(&self) -> Option<UnixMillis> {
+        match self {
+            Self::Key(_) => None,
+            Self::Principal { until, .. } | Self::Secret { until, .. } => Some(*until),
+        }
+    }
+}
+
+impl From<KeyHash> for Asker {
+    fn from(key: KeyHash) -> Self {
+        Self::Key(key)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +100,8 @@ pub enum Refusal {
     CredentialUnknown,
     CredentialExpired,
     CredentialRevoked,
+    /// A session token names another principal than the one that its secret belongs to.
+    PrincipalMismatch,
     /// The principal was removed, with every credential and grant that it held.
     PrincipalRevoked,
     DeviceUnknown,
@@ -67,6 +126,7 @@ impl Refusal {
             | Self::CredentialUnknown
             | Self::CredentialExpired
             | Self::CredentialRevoked
+            | Self::PrincipalMismatch
             | Self::PrincipalRevoked => Reply::Credentials,
             Self::DeviceUnknown
             | Self::NoGrant
@@ -89,6 +149,7 @@ impl Refusal {
             Self::CredentialUnknown => "credential-unknown",
             Self::CredentialExpired => "credential-expired",
             Self::CredentialRevoked => "credential-revoked",
+            Self::PrincipalMismatch => "principal-mismatch",
             Self::PrincipalRevoked => "principal-revoked",
             Self::DeviceUnknown => "device-unknown",
             Self::NoGrant => "no-grant",

@@ -15,7 +15,7 @@ mod witness;
 
 pub use authority::{Authority, PinnedView, View};
 pub use decide::Terms;
-pub use decision::{Decision, Query, Refusal, Route, Undecided};
+pub use decision::{Asker, Decision, Query, Refusal, Route, Undecided};
 pub use revocations::Revocations;
 pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
 pub use types::{

@@ -15,8 +15,16 @@ use subtle::ConstantTimeEq;
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {
+    pub const LOGIN_SECRET_PREFIX: &'static str = "jwt_secret:";
+
     pub fn of_token(token: &[u8]) -> Self {
         Self(Sha256::digest(token).into())
+    }
+
+    /// Of a secret by which a store knows a principal, and which a session token holds. No token has the same
+    /// key, since none that begins so is taken: who has read such a secret cannot show it by itself.
+    pub fn of_login_secret(secret: &str) -> Self {
+        Self(Sha256::new().chain_update(Self::LOGIN_SECRET_PREFIX).chain_update(secret).finalize().into())
     }
 
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -88,7 +88,7 @@ impl Witness {
     }
 }
 
-/// Allowed decisions that one thread can make between two looks of the control thread; 600 KiB.
+/// Allowed decisions that one thread can make between two looks of the control thread; 900 KiB.
 const ALLOWED_MAX: usize = 8192;
 
 /// Regressions of one thread between two looks. A few are enough to act on.

@@ -29,6 +29,8 @@ pub enum ConfigError {
     StorePostgresUrl { detail: String },
     #[error("`{name}` is no source of device addresses; use `store` or `file:PATH`")]
     AddressSource { name: String },
+    #[error("the key in {file} cannot be used: {detail}")]
+    TokenKey { file: String, detail: String },
     #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]
     Query { file: String, detail: String },
 }

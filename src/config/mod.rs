@@ -9,6 +9,8 @@ pub mod postgres;
 mod queries;
 mod reload;
 mod tls;
+mod token_key;
+mod tokens;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +29,8 @@ pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, Query};
 pub use tls::{ListenTls, TlsFileError};
+pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
+pub use tokens::{TokenSigner, WhoAsks};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -134,6 +138,9 @@ pub struct Limits {
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,
+    /// Tokens that nobody holds, from one IPv4 /24 or IPv6 /64, before it is told to come back later; 0 is no
+    /// bound.
+    pub unknown_tokens_per_minute: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -194,6 +201,8 @@ pub struct Authz {
     /// How often a store whose queries were replaced is read: whole, since it has no outbox.
     #[serde(with = "humantime_serde")]
     pub reread: Duration,
+    /// Whose session tokens are taken beside opaque ones.
+    pub tokens: Vec<TokenSigner>,
     /// For a schema of the operator's own.
     pub queries: Queries,
     /// The folder in which the last good snapshot is kept for a restart without the store. The state folder
@@ -290,6 +299,13 @@ impl Listen {
     }
 }
 
+impl Authz {
+    /// Whether a session token can say who asks by a secret, which then has to be among the credentials.
+    pub fn takes_login_secrets(&self) -> bool {
+        self.tokens.iter().any(|signer| matches!(signer.who, WhoAsks::Secret { .. }))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -349,7 +365,12 @@ impl Default for Engine {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 8_000, sessions_per_principal: 4_000, sessions_per_device: 1_000 }
+        Self {
+            sessions: 8_000,
+            sessions_per_principal: 4_000,
+            sessions_per_device: 1_000,
+            unknown_tokens_per_minute: 60,
+        }
     }
 }
 
@@ -390,6 +411,7 @@ impl Default for Authz {
             max_stale: Duration::from_secs(24 * 3600),
             max_replica_lag: Duration::from_secs(10),
             reread: Duration::from_secs(10),
+            tokens: Vec::new(),
             queries: Queries::default(),
             state: None,
             guard: Guard::default(),

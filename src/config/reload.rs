@@ -1,6 +1,6 @@
 //! Which keys a running node takes over from a configuration that is read again.
 
-use super::{Authz, Config, Guard, Log};
+use super::{Authz, Config, Guard, Log, Profile};
 
 impl Config {
     /// The sections and keys in which `next` differs and that only a restart takes over.
@@ -19,6 +19,8 @@ impl Config {
             ("authz.max_stale", *max_stale != other.max_stale),
             ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
             ("authz.reread", *reread != other.reread),
+            // By other queries, which are put together at start.
+            ("authz.tokens", self.reads_logins() != next.reads_logins()),
             ("authz.state", *state != other.state),
             ("authz.guard.enabled", *enabled != other.guard.enabled),
             ("authz.guard.probation", *probation != other.guard.probation),
@@ -32,8 +34,13 @@ impl Config {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
+    fn reads_logins(&self) -> bool {
+        self.store.profile == Profile::OpenBalena && self.authz.takes_login_secrets()
+    }
+
     /// This configuration with all of `next` that a running node takes over: what the files of `listen.tls`
-    /// hold, `authz.queries`, `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
+    /// hold, `authz.tokens`, `authz.queries`, `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and
+    /// `log.level`.
     fn with_reloaded(&self, next: &Self) -> Self {
         let guard = Guard {
             enabled: self.authz.guard.enabled,
@@ -43,6 +50,7 @@ impl Config {
             ..next.authz.guard.clone()
         };
         let authz = Authz {
+            tokens: next.authz.tokens.clone(),
             queries: next.authz.queries.clone(),
             refresh: next.authz.refresh,
             reconcile: next.authz.reconcile,

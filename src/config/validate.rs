@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_listeners(config)?;
     check_durations(config)?;
     check_counts(config)?;
+    check_tokens(config)?;
     check_guard(&config.authz.guard)?;
     check_admin(config)?;
     check_probe(config)?;
@@ -124,6 +125,10 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
             return found(key, "must be at least 1");
         }
     }
+    if limits.unknown_tokens_per_minute > UNKNOWN_TOKENS_MAX {
+        let problem = format!("must be at most {UNKNOWN_TOKENS_MAX}; 0 is no bound at all");
+        return found("limits.unknown_tokens_per_minute", &problem);
+    }
     let engine = &config.engine;
     if engine.threads > THREADS_MAX {
         return found("engine.threads", &format!("must be at most {THREADS_MAX}; 0 means one per CPU"));
@@ -136,6 +141,22 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
     }
     if engine.pipes > PIPES_MAX {
         return found("engine.pipes", &format!("must be at most {PIPES_MAX}; each takes two descriptors"));
+    }
+    Ok(())
+}
+
+fn check_tokens(config: &Config) -> Result<(), Finding> {
+    let signers = &config.authz.tokens;
+    if signers.len() > SIGNERS_MAX {
+        let problem = format!("must be at most {SIGNERS_MAX}; a forged token is put to each");
+        return found("authz.tokens", &problem);
+    }
+    for (place, signer) in signers.iter().enumerate() {
+        if signer.leeway > LEEWAY_MAX {
+            let max = humantime::format_duration(LEEWAY_MAX);
+            let problem = format!("must be at most {max}; tokens outlive their `exp` by it");
+            return found(&format!("authz.tokens.{place}.leeway"), &problem);
+        }
     }
     Ok(())
 }
@@ -240,6 +261,15 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 const REPLAY_MAX: usize = 100_000;
 
 const THREADS_MAX: usize = 1024;
+
+/// More than a node can refuse in a minute that has anything else to do.
+const UNKNOWN_TOKENS_MAX: u32 = 100_000;
+
+/// Enough for two keys of each of some issuers.
+const SIGNERS_MAX: usize = 16;
+
+/// Clocks that differ by more need mending.
+const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A page; no pipe is smaller.
 const PIPE_BYTES_MIN: usize = 4096;

@@ -49,7 +49,7 @@ mod tests {
     use crate::authz::KeyHash;
 
     fn query(port: u16) -> Query {
-        Query { key: Some(KeyHash::of_token(b"token")), device: None, port }
+        Query { asker: Some(KeyHash::of_token(b"token").into()), device: None, port }
     }
 
     #[test]

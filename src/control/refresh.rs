@@ -47,7 +47,7 @@ impl Refresher {
         config: &Config,
     ) -> Result<Self, StoreError> {
         let store = source.describe();
-        let queries = queries_digest(&config.store, &config.authz.queries);
+        let queries = queries_digest(&config.store, &config.authz);
         let keep = |folder: &PathBuf| Persistence::new(folder, store.clone(), queries);
         let persistence = config.authz.state.as_ref().map(keep);
         let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);

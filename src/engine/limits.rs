@@ -164,6 +164,7 @@ mod tests {
             sessions,
             sessions_per_principal: per_principal,
             sessions_per_device: per_device,
+            ..config::Limits::default()
         };
         Arc::new(Limits::new(&config, sessions))
     }

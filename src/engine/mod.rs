@@ -33,6 +33,7 @@ mod shared;
 mod streams;
 mod timers;
 mod token;
+mod unknown_tokens;
 mod waiting;
 mod worker;
 
@@ -49,10 +50,11 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Sender, bounded};
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::Config;
+use crate::config::{Config, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
+use crate::wire::Verifier;
 use binding::bind_all;
 use descriptors::sessions_max;
 use handshakes::{Desk, Handshakes};
@@ -248,6 +250,11 @@ impl EngineHandle {
     /// Refusals of this token are neither counted nor audited.
     pub fn expect_probe(&self, key: KeyHash) {
         self.shared.expect_probe(key);
+    }
+
+    /// From now on these signers' session tokens are taken. What others' have opened stays open.
+    pub fn replace_signers(&self, signers: Vec<TokenSigner>) {
+        self.shared.replace_verifier(Verifier::new(signers));
     }
 
     /// What all threads have together.

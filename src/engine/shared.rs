@@ -13,10 +13,12 @@ use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::handshakes::{HANDSHAKES_MAX, Shaken};
 use super::levels::Levels;
 use super::limits::Limits;
-use crate::authz::{Authority, KeyHash, Witness};
+use super::unknown_tokens::UnknownTokens;
+use crate::authz::{Asker, Authority, KeyHash, Witness};
 use crate::config::Config;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
+use crate::wire::Verifier;
 
 pub(super) struct Shared {
     pub config: Arc<Config>,
@@ -26,6 +28,9 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
+    pub unknown_tokens: UnknownTokens,
+    /// Looked at once for each head that brings a token.
+    verifier: RwLock<Arc<Verifier>>,
     probe: OnceLock<KeyHash>,
     /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
     tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
@@ -79,9 +84,26 @@ impl Shared {
         limits: Arc<Limits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
-        let tls = RwLock::new(tls_of(&config));
-        let (levels, probe) = (Levels::new(), OnceLock::new());
-        Self { config, authority, audit, limits, threads, levels, probe, tls }
+        Self {
+            unknown_tokens: UnknownTokens::new(config.limits.unknown_tokens_per_minute),
+            verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
+            tls: RwLock::new(tls_of(&config)),
+            config,
+            authority,
+            audit,
+            limits,
+            threads,
+            levels: Levels::new(),
+            probe: OnceLock::new(),
+        }
+    }
+
+    pub fn verifier(&self) -> Arc<Verifier> {
+        Arc::clone(&self.verifier.read())
+    }
+
+    pub fn replace_verifier(&self, verifier: Verifier) {
+        *self.verifier.write() = Arc::new(verifier);
     }
 
     pub fn recheck(&self) {
@@ -104,8 +126,8 @@ impl Shared {
         let _there_is_one_probe = self.probe.set(key);
     }
 
-    pub fn is_probe(&self, key: Option<KeyHash>) -> bool {
-        key.is_some() && self.probe.get().copied() == key
+    pub fn is_probe(&self, asker: Option<Asker>) -> bool {
+        asker.is_some() && self.probe.get().copied().map(Asker::Key) == asker
     }
 
     /// What a client speaks that came to this listener.

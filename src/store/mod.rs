@@ -91,11 +91,12 @@ pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
 pub type QueriesDigest = [u8; 32];
 
 /// Of the queries that relations are read by, ours among them.
-pub fn queries_digest(store: &config::Store, queries: &Queries) -> QueriesDigest {
+pub fn queries_digest(store: &config::Store, authz: &Authz) -> QueriesDigest {
     let ours = match &store.url {
         StoreUrl::Sqlite(_) => sqlite::QUERIES,
-        StoreUrl::Postgres(_) => postgres::queries_of(store.profile),
+        StoreUrl::Postgres(_) => postgres::Schema::of(store.profile, authz).queries(),
     };
+    let queries = &authz.queries;
     let replaced = [&queries.credentials, &queries.grants, &queries.devices];
     let mut digest = Sha256::new();
     for (ours, replaced) in ours.into_iter().zip(replaced) {

@@ -11,7 +11,7 @@ use sluicegate_loom::engine::{Busy, EngineThread, Errand, Shared};
 use sluicegate_loom::explore;
 
 const NOW: UnixMillis = UnixMillis(0);
-const TUNNEL: Query = Query { key: None, device: None, port: 0 };
+const TUNNEL: Query = Query { asker: None, device: None, port: 0 };
 
 fn shared() -> Arc<Shared> {
     Shared::new(Authority::new(Duration::from_secs(60), None))

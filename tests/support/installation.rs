@@ -148,8 +148,8 @@ impl Judged {
     }
 
     fn query(&self, device: usize) -> Query {
-        let key = Some(Installation::key(device % self.principals));
-        Query { key, device: Some(Installation::uuid(device)), port: 22 }
+        let asker = Some(Installation::key(device % self.principals).into());
+        Query { asker, device: Some(Installation::uuid(device)), port: 22 }
     }
 
     pub fn allows(&self, device: usize) -> bool {

@@ -8,7 +8,7 @@ use sluicegate::config::{self, Authz, Profile};
 use sluicegate::store::{self, Source};
 use tempfile::TempDir;
 
-use super::{BINARY, Cluster, Database, Relay, Request, store_at};
+use super::{BINARY, Cluster, Database, Relay, Request, Signer, store_at};
 
 /// Two connected devices, `1…1` at 127.0.0.1 and `2…2` at 127.0.0.2, and enough keys that one more or less is
 /// nothing to the guard.
@@ -16,6 +16,8 @@ pub struct OpenBalena<'a> {
     pub database: Database<'a>,
     folder: TempDir,
     client: Client,
+    /// On top of the configuration.
+    tokens: String,
 }
 
 /// Puts a file with `text` in the place of the one at `path`, as whoever reads that should be given it.
@@ -34,7 +36,8 @@ impl<'a> OpenBalena<'a> {
         database.by_hand(include_str!("../fixtures/openbalena.sql"));
         database.grant_as_in(include_str!("../../docs/openbalena.md"));
         let client = database.client();
-        let mut world = Self { database, client, folder: tempfile::tempdir().unwrap() };
+        let mut world =
+            Self { database, client, folder: tempfile::tempdir().unwrap(), tokens: String::new() };
         world.by_hand(&format!(
             r#"INSERT INTO "service instance" ("service type", "ip address") VALUES ('vpn', '10.0.0.7');
             INSERT INTO "actor" DEFAULT VALUES;
@@ -63,6 +66,21 @@ impl<'a> OpenBalena<'a> {
         let sql = r#"WITH actor AS (INSERT INTO "actor" DEFAULT VALUES RETURNING "id")
             INSERT INTO "user" ("actor", "username") SELECT "id", $1 FROM actor RETURNING "id""#;
         self.client.query_one(sql, &[&name]).unwrap().get(0)
+    }
+
+    /// Has session tokens taken that `signer` signs, with `more` keys for it.
+    pub fn take_tokens(&mut self, signer: &Signer, more: &str) {
+        self.tokens = format!("authz.tokens = [{}]", signer.entry(more));
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Logs a user in, or out: no token holds another secret from now on.
+    pub fn set_login_secret(&mut self, user: i32, secret: Option<&str>) {
+        let sql = r#"UPDATE "user" SET "jwt secret" = $2 WHERE "id" = $1"#;
+        self.client.execute(sql, &[&user, &secret]).unwrap();
     }
 
     /// An API key of a user's.
@@ -131,6 +149,13 @@ impl<'a> OpenBalena<'a> {
         store::source(&store, &Authz::default())
     }
 
+    /// As [`OpenBalena::source`], where tokens of `signer` are taken by the secrets of users.
+    pub fn source_with_logins(&self, signer: &Signer) -> Box<dyn Source> {
+        let tokens = format!("tokens = [{}]", signer.entry("secret_claim = 'jwt_secret'"));
+        let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };
+        store::source(&store, &toml::from_str(&tokens).unwrap())
+    }
+
     pub fn start(&self) -> Relay {
         Relay::start(self.command(&["run"]))
     }
@@ -149,9 +174,11 @@ impl<'a> OpenBalena<'a> {
             vpn.node = "10.0.0.7"
             vpn.addresses = ["file:{}"]
             authz.reread = "20ms"
+            {}
             "#,
             self.database.relay_url(),
-            self.addresses_path().display()
+            self.addresses_path().display(),
+            self.tokens
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(BINARY);

@@ -121,6 +121,7 @@ pub(super) fn config(store: PathBuf) -> Config {
             sessions: 256,
             sessions_per_principal: 256,
             sessions_per_device: SESSIONS_PER_DEVICE,
+            ..Limits::default()
         },
         timeouts: Timeouts { head: HEAD_TIMEOUT, connect: CONNECT_TIMEOUT, ..Timeouts::default() },
         vpn: Vpn::loopback(),

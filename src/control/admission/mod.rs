@@ -92,7 +92,7 @@ impl Admission {
 
     /// Judges by `config` from now on.
     pub(super) fn reconfigure(&mut self, config: &Config) {
-        self.publisher.read_by(queries_digest(&config.store, &config.authz.queries));
+        self.publisher.read_by(queries_digest(&config.store, &config.authz));
         self.guard = Guard::new(config);
         self.prober = Prober::new(config);
         self.on_regression = config.authz.guard.on_regression;

@@ -29,7 +29,8 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         let Decision::Allow(route) = replay.in_force.decide(query, terms) else { continue };
         total += 1;
         let Decision::Refuse(refusal) = store.decide(query, terms) else { continue };
-        let failure = Failure { route, key: query.key, refusal };
+        let failure =
+            Failure { route, credential: query.asker.and_then(|asker| asker.credential().copied()), refusal };
         if failure.is_nobody_elses() && !failure.rests_on(&lost) {
             failures.push(failure);
         }
@@ -54,7 +55,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
 struct Failure {
     /// By which it was allowed.
     route: Route,
-    key: Option<KeyHash>,
+    credential: Option<KeyHash>,
     refusal: Refusal,
 }
 
@@ -70,7 +71,7 @@ impl Failure {
 
     fn rows(&self) -> Vec<RowKey> {
         let rows = [RowKey::Grant(self.route.grant), RowKey::Device(self.route.device)];
-        self.key.map(RowKey::Credential).into_iter().chain(rows).collect()
+        self.credential.map(RowKey::Credential).into_iter().chain(rows).collect()
     }
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, DeviceUuid, KeyHash, Query};
+use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
+use crate::engine::session::asker::{Shown, Unusable};
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
+use crate::engine::unknown_tokens::Budget;
 use crate::telemetry::Handshake;
 use crate::wire::{HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_proxy_header};
 
@@ -93,15 +95,50 @@ impl<K: Kernel> Session<K> {
             Ok(None) => return self.expect_more(bytes, turn),
             Err(error) => return self.refuse_head(error, turn),
         };
-        let query = Query {
-            key: head.token.as_ref().map(|token| KeyHash::of_token(token.as_bytes())),
-            device: DeviceUuid::parse(head.uuid),
-            port: head.port,
-        };
+        let shown = head.token.as_ref().map(|token| {
+            let verifier = turn.shared.verifier();
+            Shown::read(token.as_bytes(), &verifier, turn.now.wall)
+        });
+        let asker = shown.as_ref().map(|shown| shown.asker);
+        self.query = Some(Query { asker, device: DeviceUuid::parse(head.uuid), port: head.port });
         let version = head.version;
-        let early = bytes.split_off(head.len);
-        self.query = Some(query);
-        self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+        match shown.and_then(|shown| shown.unusable) {
+            Some(unusable) if !turn.shared.is_draining() => self.refuse_token(version, unusable, turn),
+            _ => {
+                let early = bytes.split_off(head.len);
+                self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+            }
+        }
+    }
+
+    /// What the client shows cannot be put to any snapshot.
+    fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
+        let (cause, detail) = (unusable.cause(), Some(unusable.detail()));
+        let no = No { reply: Reply::Credentials, cause, detail };
+        if unusable.is_unproven() {
+            self.refuse_unknown(version, no, turn);
+        } else {
+            self.refuse(version, no, turn);
+        }
+    }
+
+    /// Nobody holds the token. A network that has shown many such is told something else.
+    fn refuse_unknown(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+        let budget = match self.client_address {
+            Some(client) if !self.is_probe(turn) => {
+                turn.shared.unknown_tokens.note(client.ip(), turn.now.wall)
+            }
+            _ => Budget::Left,
+        };
+        let no = match budget {
+            Budget::Left => no,
+            Budget::Spent => No {
+                reply: Reply::Limit,
+                cause: "unknown-tokens",
+                detail: Some(format!("it is {}", no.cause)),
+            },
+        };
+        self.refuse(version, no, turn);
     }
 
     fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
@@ -128,6 +165,9 @@ impl<K: Kernel> Session<K> {
             Decision::Allow(route) => {
                 self.rights = Some(Rights::of(&route));
                 self.dial(&route, dial, turn);
+            }
+            Decision::Refuse(Refusal::CredentialUnknown) => {
+                self.refuse_unknown(version, No::refused(Refusal::CredentialUnknown), turn);
             }
             Decision::Refuse(refusal) => {
                 self.refuse(version, No::refused(refusal), turn);

@@ -4,6 +4,7 @@
 //! device, `tunnel` forwards, `refusal` tells a client no. Nothing here waits, and nothing is closed
 //! while an operation on it is in flight.
 
+mod asker;
 mod dial;
 mod handshake;
 mod refusal;
@@ -310,13 +311,13 @@ impl<K: Kernel> Session<K> {
 
     /// Puts the session's question to the view in force.
     fn decide(&self, turn: &Turn<'_, K>) -> Decision {
-        let nothing_asked = Query { key: None, device: None, port: 0 };
+        let nothing_asked = Query { asker: None, device: None, port: 0 };
         turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
     }
 
     /// The node itself asks, with the token that nobody holds.
     fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
-        self.query.is_some_and(|query| turn.shared.is_probe(query.key))
+        self.query.is_some_and(|query| turn.shared.is_probe(query.asker))
     }
 
     /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.
@@ -335,7 +336,7 @@ impl<K: Kernel> Session<K> {
             session: self.id,
             client: self.client_address,
             principal: self.rights.map(|rights| rights.principal),
-            credential: self.query.and_then(|query| query.key).map(|key| key.credential_id()),
+            credential: self.query.and_then(|query| query.asker).map(|asker| asker.key().credential_id()),
             grant: self.rights.map(|rights| rights.grant),
             device: self.rights.map(|rights| rights.device),
             uuid: self.query.and_then(|query| query.device),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::secure::Then;
 use super::{Outcome, Session, Stage, Turn, give_back};
-use crate::authz::{PrincipalId, Refusal, Undecided};
+use crate::authz::{Asker, PrincipalId, Refusal, Undecided};
 use crate::engine::kernel::Kernel;
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
@@ -132,8 +132,12 @@ impl<K: Kernel> Session<K> {
 
     /// Whose credential it is, whatever it is worth by now.
     fn who_asks(&self, turn: &Turn<'_, K>) -> Option<PrincipalId> {
-        let key = self.query.as_ref()?.key?;
-        turn.view.get()?.snapshot.credential(&key).map(|row| row.principal)
+        match self.query.as_ref()?.asker? {
+            Asker::Principal { id, .. } => Some(id),
+            Asker::Key(key) | Asker::Secret { key, .. } => {
+                turn.view.get()?.snapshot.credential(&key).map(|row| row.principal)
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod tls;
 use tokio_postgres::error::SqlState;
 
 pub use admin::Admin;
-pub(super) use relations::queries_of;
+pub(super) use relations::Schema;
 pub use source::PostgresSource;
 
 use super::{Relation, StoreError};

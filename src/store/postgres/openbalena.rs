@@ -6,6 +6,10 @@ use tokio_postgres::Row;
 
 pub(super) const CREDENTIALS: &str = include_str!("openbalena/credentials.sql");
 
+/// Where session tokens are taken by the secrets of users: these are to be read only then.
+pub(super) const CREDENTIALS_AND_LOGINS: &str =
+    concat!(include_str!("openbalena/credentials.sql"), include_str!("openbalena/logins.sql"));
+
 pub(super) const GRANTS: &str =
     concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/grants.sql"));
 

@@ -6,16 +6,42 @@ use tokio_postgres::{Row, Statement};
 
 use super::session::{Failure, Session};
 use super::{Place, openbalena};
-use crate::config::{Profile, Queries};
+use crate::config::{Authz, Profile, Queries};
 use crate::store::contract::{self, Given};
 use crate::store::decode::{self, BadRow};
 use crate::store::{Noted, Relation, Rows, StoreError};
 
-/// By which credentials, grants and devices are read where nothing replaces them.
-pub(in crate::store) const fn queries_of(profile: Profile) -> [&'static str; 3] {
-    match profile {
-        Profile::Reference => [CREDENTIALS, GRANTS, DEVICES],
-        Profile::OpenBalena => [openbalena::CREDENTIALS, openbalena::GRANTS, openbalena::DEVICES],
+/// Whose schema is read, and how much of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Schema {
+    Reference,
+    OpenBalena(Logins),
+}
+
+/// What users log in by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Logins {
+    Read,
+    LeftAlone,
+}
+
+impl Schema {
+    pub(in crate::store) fn of(profile: Profile, authz: &Authz) -> Self {
+        match profile {
+            Profile::Reference => Self::Reference,
+            Profile::OpenBalena if authz.takes_login_secrets() => Self::OpenBalena(Logins::Read),
+            Profile::OpenBalena => Self::OpenBalena(Logins::LeftAlone),
+        }
+    }
+
+    /// By which credentials, grants and devices are read where nothing replaces them.
+    pub(in crate::store) const fn queries(self) -> [&'static str; 3] {
+        let credentials = match self {
+            Self::Reference => return [CREDENTIALS, GRANTS, DEVICES],
+            Self::OpenBalena(Logins::Read) => openbalena::CREDENTIALS_AND_LOGINS,
+            Self::OpenBalena(Logins::LeftAlone) => openbalena::CREDENTIALS,
+        };
+        [credentials, openbalena::GRANTS, openbalena::DEVICES]
     }
 }
 
@@ -29,15 +55,15 @@ pub(super) struct Relations {
 }
 
 impl Relations {
-    /// Prepares the queries, those of `profile` where `queries` has no others, and holds what they would give
+    /// Prepares the queries, those of `schema` where `queries` has no others, and holds what they would give
     /// against the contract.
     pub(super) fn prepare(
         session: &Session,
-        profile: Profile,
+        schema: Schema,
         queries: &Queries,
         place: &Place,
     ) -> Result<Self, StoreError> {
-        let [credentials, grants, devices] = queries_of(profile);
+        let [credentials, grants, devices] = schema.queries();
         let prepare = |relation: Relation, replaced: &Option<crate::config::Query>, ours: &str| {
             let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
             let statement =
@@ -47,7 +73,7 @@ impl Relations {
             Ok(statement)
         };
         // Whoever replaces the query for grants says what they mean.
-        let is_read_by_us = profile == Profile::OpenBalena && queries.grants.is_none();
+        let is_read_by_us = matches!(schema, Schema::OpenBalena(_)) && queries.grants.is_none();
         let not_understood = is_read_by_us.then(|| session.prepare(openbalena::NOT_UNDERSTOOD)).transpose();
         Ok(Self {
             credentials: prepare(Relation::Credentials, &queries.credentials, credentials)?,

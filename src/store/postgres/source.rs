@@ -12,18 +12,18 @@ use super::changes::RowsByKey;
 use super::connect::{Access, Connected, Connector};
 use super::listen::WakeUps;
 use super::outbox::{News, Outbox, Position};
-use super::relations::Relations;
+use super::relations::{Relations, Schema};
 use super::session::{Failure, Session};
 use super::state::ServerState;
 use super::{Place, schema};
-use crate::config::{Authz, PostgresUrl, Profile, Queries, Store};
+use crate::config::{Authz, PostgresUrl, Queries, Store};
 use crate::store::reread::Rereading;
 use crate::store::{Changes, Comparison, Noted, Remarks, Rows, Source, StoreError};
 
 /// See the module.
 pub struct PostgresSource {
     connector: Connector,
-    profile: Profile,
+    schema: Schema,
     queries: Queries,
     reread_every: Duration,
     lag_max: Duration,
@@ -64,7 +64,7 @@ impl PostgresSource {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz) -> Self {
         let mut source = Self {
             connector: Connector::new(url, store),
-            profile: store.profile,
+            schema: Schema::of(store.profile, authz),
             queries: Queries::default(),
             reread_every: authz.reread,
             lag_max: authz.max_replica_lag,
@@ -106,7 +106,7 @@ impl PostgresSource {
         if follows_outbox {
             schema::check(&connected.session, place)?;
         }
-        let relations = Relations::prepare(&connected.session, self.profile, &self.queries, place)?;
+        let relations = Relations::prepare(&connected.session, self.schema, &self.queries, place)?;
         let follower = follows_outbox.then(|| Follower::prepare(&connected.session)).transpose();
         Ok(Open::new(connected, relations, follower.map_err(|failure| place.error(failure))?))
     }
@@ -172,12 +172,12 @@ impl Source for PostgresSource {
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
-        let profile = self.profile;
-        self.with_open(|open, place| open.compare(profile, candidate, place))
+        let schema = self.schema;
+        self.with_open(|open, place| open.compare(schema, candidate, place))
     }
 
     fn replace_queries(&mut self, queries: Queries) {
-        let is_ours = self.profile == Profile::Reference && !queries.are_replaced();
+        let is_ours = self.schema == Schema::Reference && !queries.are_replaced();
         self.rereading = (!is_ours).then(|| Rereading::new(self.reread_every));
         if !is_ours {
             self.wake_ups = None;
@@ -208,10 +208,10 @@ impl Source for PostgresSource {
 
     fn describe(&self) -> String {
         let place = self.connector.place.describe();
-        match self.profile {
-            Profile::Reference => place,
+        match self.schema {
+            Schema::Reference => place,
             // What was kept of another schema on the same server is no snapshot of this one.
-            Profile::OpenBalena => format!("{place} (openBalena)"),
+            Schema::OpenBalena(_) => format!("{place} (openBalena)"),
         }
     }
 }
@@ -258,12 +258,12 @@ impl Open {
 
     fn compare(
         &mut self,
-        profile: Profile,
+        schema: Schema,
         candidate: &Queries,
         place: &Place,
     ) -> Result<Comparison, StoreError> {
         let session = &self.session;
-        let candidate = Relations::prepare(session, profile, candidate, place)?;
+        let candidate = Relations::prepare(session, schema, candidate, place)?;
         session.batch(BEGIN).map_err(|failure| place.error(failure))?;
         let running = self.relations.read(session, place)?;
         let candidate = candidate.read(session, place)?;

@@ -1,0 +1,174 @@
+//! A key by which session tokens are told from forgeries: read from its file, and asked whether a signature
+//! is its own.
+//!
+//! A key has one algorithm, which the configuration names and no token can change.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ring::hmac;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use serde::Deserialize;
+use webpki::RawPublicKeyEntity;
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenKey {
+    algorithm: TokenAlgorithm,
+    /// The secret itself, or the public key as SubjectPublicKeyInfo.
+    bytes: Box<[u8]>,
+}
+
+/// As the header of a token calls it (RFC 7518, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum TokenAlgorithm {
+    /// HMAC with SHA-256: whoever can check a token can make one.
+    HS256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    RS256,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenKeyError {
+    #[error("it cannot be read: {0}")]
+    Unreadable(std::io::Error),
+    #[error("it can be read by everybody, who could make tokens by it; `chmod o= FILE`")]
+    Exposed,
+    #[error("its secret is shorter than {SECRET_BYTES_MIN} bytes; make one with `openssl rand -hex 32`")]
+    Weak,
+    #[error(
+        "there is no public key in it; `openssl pkey -in PRIVATE -pubout` writes one, which begins with \
+         `-----BEGIN PUBLIC KEY-----`"
+    )]
+    NoPublicKey,
+    #[error("its public key is none for {algorithm}; name the algorithm that it was made for")]
+    OtherAlgorithm { algorithm: TokenAlgorithm },
+    #[error("its RSA key has fewer than 2048 bits; make a longer one")]
+    ShortRsa,
+}
+
+impl TokenKey {
+    /// Reads a secret, or a public key in PEM.
+    pub fn read(algorithm: TokenAlgorithm, file: &Path) -> Result<Self, TokenKeyError> {
+        let text = std::fs::read(file).map_err(TokenKeyError::Unreadable)?;
+        let bytes = match algorithm.public() {
+            None => {
+                let metadata = std::fs::metadata(file).map_err(TokenKeyError::Unreadable)?;
+                if metadata.permissions().mode() & 0o007 != 0 {
+                    return Err(TokenKeyError::Exposed);
+                }
+                secret(&text)?
+            }
+            Some(public) => public_key(algorithm, public, &text)?,
+        };
+        Ok(Self { algorithm, bytes: bytes.into() })
+    }
+
+    pub fn algorithm(&self) -> TokenAlgorithm {
+        self.algorithm
+    }
+
+    /// Whether `signature` is one of `message` by this key.
+    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self.algorithm.public() {
+            // Compared in constant time.
+            None => hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &self.bytes), message, signature).is_ok(),
+            Some(public) => verify(public, &self.bytes, message, signature).is_ok(),
+        }
+    }
+}
+
+impl TokenAlgorithm {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::EdDsa => "EdDSA",
+            Self::RS256 => "RS256",
+        }
+    }
+
+    /// How a signature is checked by a public key; `None` for a secret.
+    fn public(self) -> Option<&'static dyn SignatureVerificationAlgorithm> {
+        match self {
+            Self::HS256 => None,
+            Self::EdDsa => Some(webpki::ring::ED25519),
+            Self::RS256 => Some(webpki::ring::RSA_PKCS1_2048_8192_SHA256),
+        }
+    }
+}
+
+impl fmt::Display for TokenAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenKey({}, …)", self.algorithm)
+    }
+}
+
+/// A file's secret, without the blanks and the newline around it.
+fn secret(text: &[u8]) -> Result<Vec<u8>, TokenKeyError> {
+    let secret = text.trim_ascii();
+    if secret.len() < SECRET_BYTES_MIN { Err(TokenKeyError::Weak) } else { Ok(secret.to_vec()) }
+}
+
+fn public_key(
+    algorithm: TokenAlgorithm,
+    public: &dyn SignatureVerificationAlgorithm,
+    text: &[u8],
+) -> Result<Vec<u8>, TokenKeyError> {
+    let key = SubjectPublicKeyInfoDer::from_pem_slice(text).map_err(|_| TokenKeyError::NoPublicKey)?;
+    match verify(public, &key, b"", b"") {
+        // What it says of a key that could sign: nothing is not what that would have signed.
+        Err(webpki::Error::InvalidSignatureForPublicKey) => {}
+        Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {
+            return Err(TokenKeyError::OtherAlgorithm { algorithm });
+        }
+        _ => return Err(TokenKeyError::NoPublicKey),
+    }
+    // A shorter one signs nothing that is taken here, and says so only then.
+    if algorithm == TokenAlgorithm::RS256 && key.len() < RSA_KEY_BYTES_MIN {
+        return Err(TokenKeyError::ShortRsa);
+    }
+    Ok(key.to_vec())
+}
+
+fn verify(
+    public: &dyn SignatureVerificationAlgorithm,
+    key: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), webpki::Error> {
+    RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(key))?
+        .verify_signature(public, message, signature)
+}
+
+/// As long as what it makes (RFC 7518, section 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+
+/// Of a SubjectPublicKeyInfo with a modulus of 2048 bits and the least exponent; the next shorter length of a
+/// modulus that anybody uses, 1536 bits, makes 230.
+const RSA_KEY_BYTES_MIN: usize = 290;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let key = TokenKey::read(TokenAlgorithm::HS256, &file).unwrap();
+        assert_eq!(format!("{key:?}"), "TokenKey(HS256, …)");
+    }
+}

@@ -1,0 +1,71 @@
+//! Who asks, by the token in a head: an opaque one, or a session token.
+
+use crate::authz::{Asker, KeyHash, PrincipalId, UnixMillis};
+use crate::wire::{Claims, SessionTokenError, Verifier, Who};
+
+/// A token, as far as it can be read without asking what the store knows.
+pub(super) struct Shown {
+    /// Where it is unusable, whoever holds the token itself: that is what it goes by in logs.
+    pub asker: Asker,
+    pub unusable: Option<Unusable>,
+}
+
+/// Why nothing needs to be decided.
+#[derive(Clone, Copy)]
+pub(super) enum Unusable {
+    /// What only a session token may bring.
+    Reserved,
+    Session(SessionTokenError),
+}
+
+impl Shown {
+    pub fn read(token: &[u8], verifier: &Verifier, now: UnixMillis) -> Self {
+        let key = KeyHash::of_token(token);
+        let opaque = Asker::Key(key);
+        if token.starts_with(KeyHash::LOGIN_SECRET_PREFIX.as_bytes()) {
+            return Self { asker: opaque, unusable: Some(Unusable::Reserved) };
+        }
+        match verifier.verify(token, now.0) {
+            None => Self { asker: opaque, unusable: None },
+            Some(Ok(claims)) => Self { asker: asker(key, &claims), unusable: None },
+            Some(Err(error)) => Self { asker: opaque, unusable: Some(Unusable::Session(error)) },
+        }
+    }
+}
+
+impl Unusable {
+    /// As the audit log and the metrics name it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::Reserved => "token-reserved",
+            Self::Session(error) => error.cause(),
+        }
+    }
+
+    /// Whether anybody at all could have made the token.
+    pub const fn is_unproven(self) -> bool {
+        match self {
+            Self::Reserved => true,
+            Self::Session(error) => error.is_unproven(),
+        }
+    }
+
+    pub fn detail(self) -> String {
+        match self {
+            Self::Reserved => format!("no token may begin with `{}`", KeyHash::LOGIN_SECRET_PREFIX),
+            Self::Session(error) => error.to_string(),
+        }
+    }
+}
+
+fn asker(token: KeyHash, claims: &Claims) -> Asker {
+    let until = UnixMillis(claims.expires_at_ms);
+    match &claims.who {
+        Who::Principal(id) => Asker::Principal { id: PrincipalId(*id), token, until },
+        Who::Secret { secret, principal } => Asker::Secret {
+            key: KeyHash::of_login_secret(secret),
+            principal: principal.map(PrincipalId),
+            until,
+        },
+    }
+}

@@ -1,0 +1,113 @@
+//! What a genuine token says.
+
+use serde_json::{Map, Value};
+
+use super::SessionTokenError;
+use crate::config::{TokenSigner, WhoAsks};
+
+/// What is to be known of a token that is genuine and in its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    pub who: Who,
+    /// From when on it is worth nothing any more, the leeway included.
+    pub expires_at_ms: i64,
+}
+
+/// Who asks, as a token names it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Who {
+    Principal(i64),
+    /// Whoever the store knows by this secret, which has to be this principal where there is one.
+    Secret {
+        secret: String,
+        principal: Option<i64>,
+    },
+}
+
+impl Claims {
+    pub(super) fn read(
+        payload: &Map<String, Value>,
+        signer: &TokenSigner,
+        now_ms: i64,
+    ) -> Result<Self, SessionTokenError> {
+        check_issuer(payload, signer)?;
+        check_audience(payload, signer)?;
+        let leeway_ms = i64::try_from(signer.leeway.as_millis()).unwrap_or(i64::MAX);
+        let exp = payload.get("exp").and_then(numeric_date).ok_or(SessionTokenError::NoExpiry)?;
+        let expires_at_ms = exp.saturating_add(leeway_ms);
+        if expires_at_ms <= now_ms {
+            return Err(SessionTokenError::Expired);
+        }
+        if let Some(nbf) = payload.get("nbf") {
+            let begins_at_ms = numeric_date(nbf).ok_or(SessionTokenError::NotYetValid)?;
+            if begins_at_ms > now_ms.saturating_add(leeway_ms) {
+                return Err(SessionTokenError::NotYetValid);
+            }
+        }
+        let who = Who::read(payload, &signer.who).ok_or(SessionTokenError::Nobody)?;
+        Ok(Self { who, expires_at_ms })
+    }
+}
+
+impl Who {
+    fn read(payload: &Map<String, Value>, claims: &WhoAsks) -> Option<Self> {
+        match claims {
+            WhoAsks::Principal(claim) => Some(Self::Principal(number(payload.get(claim)?)?)),
+            WhoAsks::Secret { secret, principal } => Some(Self::Secret {
+                secret: payload.get(secret)?.as_str().filter(|secret| !secret.is_empty())?.to_owned(),
+                principal: match principal {
+                    Some(claim) => Some(number(payload.get(claim)?)?),
+                    None => None,
+                },
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Principal(id) => write!(f, "Principal({id})"),
+            Self::Secret { principal, .. } => write!(f, "Secret(…, {principal:?})"),
+        }
+    }
+}
+
+fn check_issuer(payload: &Map<String, Value>, signer: &TokenSigner) -> Result<(), SessionTokenError> {
+    match &signer.issuer {
+        Some(issuer) if payload.get("iss").and_then(Value::as_str) != Some(issuer) => {
+            Err(SessionTokenError::Issuer)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A token that names those it is for is for nobody else (RFC 7519, section 4.1.3), and so is not for a relay
+/// that has not been told what it is called.
+fn check_audience(payload: &Map<String, Value>, signer: &TokenSigner) -> Result<(), SessionTokenError> {
+    let is_for_us = match (payload.get("aud"), signer.audience.as_deref()) {
+        (None, None) => true,
+        (Some(Value::String(audience)), Some(ours)) => audience == ours,
+        (Some(Value::Array(audiences)), Some(ours)) => {
+            audiences.iter().any(|audience| audience.as_str() == Some(ours))
+        }
+        _ => false,
+    };
+    if is_for_us { Ok(()) } else { Err(SessionTokenError::Audience) }
+}
+
+/// Seconds since 1970, fractions allowed (RFC 7519, section 2), as milliseconds.
+fn numeric_date(value: &Value) -> Option<i64> {
+    let seconds = value.as_f64()?;
+    // As far as it goes: a date beyond the range is its end.
+    Some((seconds * 1000.0) as i64)
+}
+
+/// A number, or its digits as they are written in decimal.
+fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(digits) => digits.parse().ok().filter(|number: &i64| number.to_string() == *digits),
+        _ => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! Session tokens: whether a JWT is genuine and in its time, and what it says of who asks.
+//!
+//! Only the forms that a login gives: JWS in its compact form (RFC 7515), signed by a key whose algorithm the
+//! configuration names. The clock is the caller's.
+
+mod claims;
+mod compact;
+#[cfg(test)]
+mod tests;
+
+use crate::config::TokenSigner;
+use compact::Compact;
+
+pub use claims::{Claims, Who};
+
+/// The signers whose tokens are taken.
+pub struct Verifier {
+    signers: Vec<TokenSigner>,
+}
+
+/// Why a session token is worth nothing. What it says itself is not repeated: it may hold secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionTokenError {
+    #[error("it is no JWT that can be understood")]
+    Malformed,
+    #[error("its algorithm is not that of any key in authz.tokens")]
+    Algorithm,
+    #[error("the key that it names is none in authz.tokens")]
+    Key,
+    #[error("no key in authz.tokens has signed it")]
+    Signature,
+    #[error("its issuer is not the one in authz.tokens")]
+    Issuer,
+    #[error("it is meant for another audience than the one in authz.tokens")]
+    Audience,
+    #[error("it has no `exp`, or one that is no number")]
+    NoExpiry,
+    #[error("its time is over")]
+    Expired,
+    #[error("its time has not come, by more than authz.tokens.leeway")]
+    NotYetValid,
+    #[error("the claims that authz.tokens names do not say who asks")]
+    Nobody,
+}
+
+impl Verifier {
+    pub fn new(signers: Vec<TokenSigner>) -> Self {
+        Self { signers }
+    }
+
+    /// What `token` says at `now_ms` (since 1970); `None` where it is no session token: where it is not three
+    /// parts of base64url of which the first is a JOSE header, or where no signer is known at all.
+    pub fn verify(&self, token: &[u8], now_ms: i64) -> Option<Result<Claims, SessionTokenError>> {
+        if self.signers.is_empty() {
+            return None;
+        }
+        let token = Compact::parse(token)?;
+        Some(self.judge(&token, now_ms))
+    }
+
+    /// Of several signers that a token could be from, the first whose key and claims agree with it counts. Where
+    /// none does, the reason is that of the one that it came furthest with.
+    fn judge(&self, token: &Compact<'_>, now_ms: i64) -> Result<Claims, SessionTokenError> {
+        let mut refused = SessionTokenError::Algorithm;
+        for signer in &self.signers {
+            match judge_by(signer, token, now_ms) {
+                Ok(claims) => return Ok(claims),
+                Err(error) if error.progress() > refused.progress() => refused = error,
+                Err(_) => {}
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl SessionTokenError {
+    /// As the audit log and the metrics name it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::Malformed => "token-malformed",
+            Self::Algorithm => "token-algorithm",
+            Self::Key => "token-key",
+            Self::Signature => "token-signature",
+            Self::Issuer => "token-issuer",
+            Self::Audience => "token-audience",
+            Self::NoExpiry => "token-no-expiry",
+            Self::Expired => "token-expired",
+            Self::NotYetValid => "token-not-yet-valid",
+            Self::Nobody => "token-claims",
+        }
+    }
+
+    /// Whether anybody at all could have made the token.
+    pub const fn is_unproven(self) -> bool {
+        self.progress() <= Self::Signature.progress()
+    }
+
+    /// How far a token came before it was refused.
+    const fn progress(self) -> u8 {
+        match self {
+            Self::Algorithm => 0,
+            Self::Key => 1,
+            Self::Signature => 2,
+            Self::Malformed => 3,
+            Self::Issuer => 4,
+            Self::Audience => 5,
+            Self::NoExpiry => 6,
+            Self::Expired => 7,
+            Self::NotYetValid => 8,
+            Self::Nobody => 9,
+        }
+    }
+}
+
+fn judge_by(signer: &TokenSigner, token: &Compact<'_>, now_ms: i64) -> Result<Claims, SessionTokenError> {
+    if token.header.alg != signer.key.algorithm().name() {
+        return Err(SessionTokenError::Algorithm);
+    }
+    if let (Some(named), Some(ours)) = (&token.header.kid, &signer.key_id)
+        && named != ours
+    {
+        return Err(SessionTokenError::Key);
+    }
+    if !signer.key.has_signed(token.signed, &token.signature) {
+        return Err(SessionTokenError::Signature);
+    }
+    if token.header.crit.is_some() {
+        // Whatever it asks for, it must not be passed over (RFC 7515, section 4.1.11).
+        return Err(SessionTokenError::Malformed);
+    }
+    // Not one byte of it is looked at before.
+    let payload = serde_json::from_slice(&token.payload).map_err(|_| SessionTokenError::Malformed)?;
+    Claims::read(&payload, signer, now_ms)
+}

@@ -1,0 +1,141 @@
+//! Tokens as the RFCs print them, and whatever else a client may send.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{TokenAlgorithm, TokenKey, WhoAsks};
+
+/// RFC 7515, appendix A.1: by whom and until when, and no more.
+const HS256_TOKEN: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+    eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+    dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const HS256_SECRET: &str =
+    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+
+/// RFC 8037, appendix A.4: text that is no JSON.
+const ED25519_TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.\
+    hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
+const ED25519_PUBLIC: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+/// `exp` of [`HS256_TOKEN`].
+const EXP_MS: i64 = 1_300_819_380_000;
+
+fn signer(algorithm: TokenAlgorithm, file: &[u8], who: &str) -> TokenSigner {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, file).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    TokenSigner {
+        key: TokenKey::read(algorithm, &path).unwrap(),
+        key_id: None,
+        issuer: None,
+        audience: None,
+        leeway: Duration::from_secs(1),
+        who: WhoAsks::Principal(who.to_owned()),
+    }
+}
+
+fn hs256(who: &str) -> TokenSigner {
+    signer(TokenAlgorithm::HS256, &URL_SAFE_NO_PAD.decode(HS256_SECRET).unwrap(), who)
+}
+
+/// The key's 32 bytes behind what says that they are an Ed25519 key (RFC 8410, section 4).
+fn ed25519() -> TokenSigner {
+    let mut key = hex::decode("302a300506032b6570032100").unwrap();
+    key.extend(URL_SAFE_NO_PAD.decode(ED25519_PUBLIC).unwrap());
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(key));
+    signer(TokenAlgorithm::EdDsa, pem.as_bytes(), "sub")
+}
+
+fn verify(signers: &[TokenSigner], token: &str, now_ms: i64) -> Option<Result<Claims, SessionTokenError>> {
+    Verifier::new(signers.to_vec()).verify(token.as_bytes(), now_ms)
+}
+
+#[test]
+fn the_rfcs_own_tokens_are_genuine_and_are_looked_at_no_further_than_they_say() {
+    let by = |who, now_ms| verify(&[hs256(who)], HS256_TOKEN, now_ms).unwrap();
+    assert_eq!(by("sub", EXP_MS), Err(SessionTokenError::Nobody));
+    let claims = Claims { who: Who::Principal(1_300_819_380), expires_at_ms: EXP_MS + 1_000 };
+    assert_eq!(by("exp", EXP_MS + 999), Ok(claims), "within the leeway");
+    assert_eq!(by("exp", EXP_MS + 1_000), Err(SessionTokenError::Expired));
+    assert_eq!(verify(&[ed25519()], ED25519_TOKEN, 0), Some(Err(SessionTokenError::Malformed)), "genuine");
+}
+
+#[test]
+fn the_signer_that_a_token_came_furthest_with_gives_the_reason() {
+    let elsewhere = TokenSigner { issuer: Some("ann".to_owned()), ..hs256("exp") };
+    let signers = [ed25519(), elsewhere.clone(), ed25519()];
+    assert_eq!(verify(&signers, HS256_TOKEN, 0), Some(Err(SessionTokenError::Issuer)));
+    let signers = [elsewhere, TokenSigner { issuer: Some("joe".to_owned()), ..hs256("exp") }];
+    assert!(verify(&signers, HS256_TOKEN, 0).unwrap().is_ok(), "the same key, for another issuer");
+}
+
+#[test]
+fn what_has_not_the_form_of_a_jwt_is_an_opaque_token() {
+    let (header, rest) = HS256_TOKEN.split_once('.').unwrap();
+    let no_header = URL_SAFE_NO_PAD.encode("{\"typ\":\"JWT\"}");
+    for token in [
+        String::new(),
+        "..".to_owned(),
+        "sg_0123456789".to_owned(),
+        format!("{header}."),
+        format!("{HS256_TOKEN}."),
+        format!("{HS256_TOKEN}="),
+        format!("{no_header}.{rest}"),
+        format!("x{header}.{rest}"),
+    ] {
+        assert_eq!(verify(&[hs256("sub")], &token, 0), None, "{token}");
+    }
+    assert_eq!(verify(&[], HS256_TOKEN, 0), None, "there is no signer");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_too_strange(token in prop::collection::vec(any::<u8>(), 0..300)) {
+        let verifier = Verifier::new(vec![hs256("sub"), ed25519()]);
+        prop_assert!(verifier.verify(&token, 0).is_none_or(|judged| judged.is_err()));
+    }
+
+    #[test]
+    fn no_claims_are_too_strange(header in "\\PC{0,40}", payload in "\\PC{0,60}", place in 0..200_usize, byte: u8) {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let made_up = format!("{}.{}.{}", part(&header), part(&payload), part(&payload));
+        let mut bent = HS256_TOKEN.as_bytes().to_vec();
+        let place = place % bent.len();
+        prop_assume!(bent[place] != byte);
+        bent[place] = byte;
+        let verifier = Verifier::new(vec![hs256("exp"), ed25519()]);
+        for token in [made_up.as_bytes(), &bent] {
+            prop_assert!(verifier.verify(token, 0).is_none_or(|judged| judged.is_err()));
+        }
+    }
+
+    #[test]
+    fn claims_of_every_kind_are_read_or_refused(exp in any_claim(), nbf in any_claim(), sub in any_claim()) {
+        let mut payload = serde_json::Map::new();
+        payload.insert("exp".to_owned(), exp);
+        payload.insert("nbf".to_owned(), nbf);
+        payload.insert("sub".to_owned(), sub);
+        if let Ok(claims) = Claims::read(&payload, &hs256("sub"), 0) {
+            prop_assert!(claims.expires_at_ms > 0);
+        }
+    }
+}
+
+fn any_claim() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::{Value, json};
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[-+0-9]{0,25}".prop_map(Value::from),
+        prop::collection::vec(any::<i64>(), 0..3).prop_map(|numbers| json!(numbers)),
+    ]
+}
