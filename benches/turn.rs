@@ -67,8 +67,7 @@ impl Bench {
         config.listen = vec![Listen {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             suffixes: Vec::new(),
-            proxy_from: Vec::new(),
-            tls: None,
+            ..Listen::default()
         }];
         let engine = Engine::start(Arc::new(config), Arc::new(authority()), AuditSender::disabled())
             .expect("an engine can be started here");

@@ -41,8 +41,7 @@ impl Setting {
             listen: vec![Listen {
                 address: anywhere,
                 suffixes: vec!["balena".to_owned()],
-                proxy_from: Vec::new(),
-                tls: None,
+                ..Listen::default()
             }],
             engine: Engine { threads: 2, ..Engine::default() },
             vpn: Vpn::loopback(),

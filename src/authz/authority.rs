@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Decision, Query, Refusal, Revocations, Route, Snapshot, Terms, Undecided, UnixMillis, Witness};
+use super::{
+    Decision, DirectoryCell, Elsewhere, Query, Refusal, Revocations, Route, Snapshot, Terms, Undecided,
+    UnixMillis, Witness,
+};
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sys::root::{Pin, Root};
 
@@ -29,6 +32,8 @@ pub struct Authority {
     max_stale_ms: i64,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
+    /// The other nodes.
+    directory: DirectoryCell,
     /// One per engine thread; locked only where a thread starts and where the control thread looks.
     witnesses: Mutex<Vec<Arc<Witness>>>,
 }
@@ -49,6 +54,7 @@ impl Authority {
             began: Instant::now(),
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
             node: node.map(Into::into),
+            directory: DirectoryCell::default(),
             witnesses: Mutex::default(),
         }
     }
@@ -94,6 +100,11 @@ impl Authority {
         }
     }
 
+    /// The nodes that requests can be handed to.
+    pub fn directory(&self) -> &DirectoryCell {
+        &self.directory
+    }
+
     /// For an engine thread that starts to decide.
     pub fn witness(&self) -> Arc<Witness> {
         let witness = Arc::new(Witness::new());
@@ -123,6 +134,12 @@ impl PinnedView<'_> {
             Ok(view) => self.trusted(view.snapshot.decide(query, self.terms(view, now))),
             Err(undecided) => Decision::Undecided(undecided),
         }
+    }
+
+    /// Which other node to hand `query` to, where the decision on it was that the device is elsewhere.
+    pub fn elsewhere<'b>(&'b self, query: &'b Query, now: UnixMillis) -> Option<Elsewhere<'b>> {
+        let view = self.usable(now).ok()?;
+        view.snapshot.decide_elsewhere(query, self.terms(view, now)).ok()
     }
 
     /// Shows the decision on each of `queries` to `each`, in their order. Faster than one by one.

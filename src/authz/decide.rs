@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::relations::{Between, Held, Located, SoughtCredential, SoughtDevice, SoughtGrants};
-use super::{Asker, Decision, Grant, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
+use super::{Asker, Decision, Elsewhere, Grant, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
 
 /// What a decision rests on beside the snapshot and the question.
 #[derive(Clone, Copy)]
@@ -60,6 +60,28 @@ impl Snapshot {
         }
     }
 
+    /// Which other node holds the device that the asker may reach; why not, where none does.
+    pub fn decide_elsewhere<'a>(
+        &'a self,
+        query: &'a Query,
+        terms: Terms<'_>,
+    ) -> Result<Elsewhere<'a>, Refusal> {
+        let asked = self.ask(query)?;
+        let found = self.find(&asked, terms)?;
+        let grant = found.best_grant(query.port, terms)?;
+        let Found { expires_at, device, .. } = &found;
+        match (device.node, terms.node) {
+            (Some(holder), Some(ours)) if holder != ours && device.online => Ok(Elsewhere {
+                node: holder,
+                principal: grant.principal,
+                device: device.id,
+                grant: grant.id,
+                expires_at: [*expires_at, grant.expires_at].into_iter().flatten().min(),
+            }),
+            _ => Err(Refusal::DeviceOffline),
+        }
+    }
+
     /// Has fetched what the question names.
     #[inline]
     fn ask<'a>(&'a self, query: &'a Query) -> Result<Asked<'a>, Refusal> {
@@ -87,10 +109,8 @@ impl Snapshot {
 
     #[inline]
     fn route(&self, query: &Query, found: &Found<'_>, terms: Terms<'_>) -> Result<Route, Refusal> {
-        let Found { asker, expires_at, device, grants } = found;
-        let mut search = GrantSearch { port: query.port, terms, best: None, refusal: Refusal::NoGrant };
-        grants.visit(|grant| search.consider(grant));
-        let grant = search.best.ok_or(search.refusal)?;
+        let Found { asker, expires_at, device, .. } = found;
+        let grant = found.best_grant(query.port, terms)?;
         Ok(Route {
             address: reachable_address(device, terms.node)?,
             port: query.port,
@@ -123,6 +143,16 @@ struct Found<'a> {
     expires_at: Option<UnixMillis>,
     device: Located<'a>,
     grants: SoughtGrants<'a>,
+}
+
+impl Found<'_> {
+    /// The one that opens the port, or the most telling reason why none does.
+    #[inline]
+    fn best_grant(&self, port: u16, terms: Terms<'_>) -> Result<Grant, Refusal> {
+        let mut search = GrantSearch { port, terms, best: None, refusal: Refusal::NoGrant };
+        self.grants.visit(|grant| search.consider(grant));
+        search.best.ok_or(search.refusal)
+    }
 }
 
 /// Looks for the grant that a tunnel rests on.

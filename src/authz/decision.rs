@@ -93,6 +93,18 @@ pub struct Route {
     pub expires_at: Option<UnixMillis>,
 }
 
+/// Permission to reach a device by another node, and the rights that it rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elsewhere<'a> {
+    /// Which holds the device's VPN connection.
+    pub node: &'a str,
+    pub principal: PrincipalId,
+    pub device: DeviceId,
+    pub grant: GrantId,
+    /// The first instant at which a right that this rests on expires.
+    pub expires_at: Option<UnixMillis>,
+}
+
 /// Why not. The client sees [`Refusal::reply`], the audit log [`Refusal::cause`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {

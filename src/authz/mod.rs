@@ -5,6 +5,7 @@
 mod authority;
 mod decide;
 mod decision;
+mod directory;
 mod relations;
 mod revocations;
 mod snapshot;
@@ -15,7 +16,8 @@ mod witness;
 
 pub use authority::{Authority, PinnedView, View};
 pub use decide::Terms;
-pub use decision::{Asker, Decision, Query, Refusal, Route, Undecided};
+pub use decision::{Asker, Decision, Elsewhere, Query, Refusal, Route, Undecided};
+pub use directory::{Directory, DirectoryCell, NodeEntry, NodeTrouble};
 pub use revocations::Revocations;
 pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
 pub use types::{

@@ -185,8 +185,7 @@ mod tests {
             listen: vec![Listen {
                 address: ([127, 0, 0, 1], 0).into(),
                 suffixes: Vec::new(),
-                proxy_from: Vec::new(),
-                tls: None,
+                ..Listen::default()
             }],
             ..Config::default()
         };

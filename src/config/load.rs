@@ -79,7 +79,10 @@ impl Config {
         config.authz.state.get_or_insert_with(state_folder);
         config.admin.socket.get_or_insert_with(|| state_folder().join("admin.sock"));
         match validate::check(&config) {
-            Ok(()) => Ok(config),
+            Ok(()) => {
+                config.listen.extend(config.forward.listener());
+                Ok(config)
+            }
             Err(Finding { key, problem }) => Err(match overrides.variable_of(&key) {
                 Some(variable) => ConfigError::Override { variable: variable.to_owned(), problem },
                 None => ConfigError::Wrong { place: source.place_of(key), problem },

@@ -2,6 +2,7 @@
 //! environment's overrides into them.
 
 mod addresses;
+mod forward;
 mod guard;
 mod load;
 mod overrides;
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use addresses::AddressSource;
+pub use forward::{Forward, ForwardTls};
 pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
 };
@@ -43,6 +45,7 @@ pub struct Config {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub vpn: Vpn,
+    pub forward: Forward,
     pub authz: Authz,
     pub admin: Admin,
     pub probe: Probe,
@@ -97,9 +100,21 @@ pub struct Listen {
     /// are any, a client that comes from elsewhere or without a header is refused.
     #[serde(default)]
     pub proxy_from: Vec<IpNet>,
+    /// Who comes to it.
+    #[serde(skip)]
+    pub from: Comers,
     /// Clients speak TLS; behind a load balancer, after its header.
     #[serde(default)]
     pub tls: Option<ListenTls>,
+}
+
+/// Who comes to a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Comers {
+    #[default]
+    Clients,
+    /// Other nodes, with requests of their clients: the listener of `forward.listen`.
+    Nodes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -161,6 +176,9 @@ pub struct Timeouts {
     /// From SIGTERM to the end of the tunnels that are still open.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// For another node to answer a request that was handed to it, its own dial included.
+    #[serde(with = "humantime_serde")]
+    pub forward: Duration,
     /// Silence before TCP probes a peer, on both sides; the kernel wants whole seconds.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
@@ -293,6 +311,11 @@ impl Listen {
         !self.proxy_from.is_empty()
     }
 
+    /// Whether a PROXY header comes before the head.
+    pub fn has_proxy_header(&self) -> bool {
+        self.is_proxied() || self.from == Comers::Nodes
+    }
+
     pub fn trusts_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.proxy_from.iter().any(|network| network.contains(&address))
@@ -310,21 +333,29 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             store: Store::default(),
-            listen: vec![Listen {
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
-                suffixes: default_suffixes(),
-                proxy_from: Vec::new(),
-                tls: None,
-            }],
+            listen: vec![Listen::default()],
             engine: Engine::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             vpn: Vpn::default(),
+            forward: Forward::default(),
             authz: Authz::default(),
             admin: Admin::default(),
             probe: Probe::default(),
             audit: Audit::default(),
             log: Log::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
+            suffixes: default_suffixes(),
+            proxy_from: Vec::new(),
+            from: Comers::Clients,
+            tls: None,
         }
     }
 }
@@ -382,6 +413,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(3600),
             half_closed: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            forward: Duration::from_secs(7),
             keepalive: Duration::from_secs(60),
             user_timeout: Duration::from_secs(60),
         }

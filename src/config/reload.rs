@@ -16,6 +16,7 @@ impl Config {
             ("limits", taken.limits != next.limits),
             ("timeouts", taken.timeouts != next.timeouts),
             ("vpn", taken.vpn != next.vpn),
+            ("forward", taken.forward != next.forward),
             ("authz.max_stale", *max_stale != other.max_stale),
             ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
             ("authz.reread", *reread != other.reread),
@@ -59,7 +60,8 @@ impl Config {
         };
         // What differs but for those files is no reload's.
         let listen = if self.listen == next.listen { next.listen.clone() } else { self.listen.clone() };
+        let forward = if self.forward == next.forward { next.forward.clone() } else { self.forward.clone() };
         let log = Log { level: next.log.level, ..self.log.clone() };
-        Self { listen, authz, log, ..self.clone() }
+        Self { listen, forward, authz, log, ..self.clone() }
     }
 }

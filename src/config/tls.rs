@@ -22,7 +22,8 @@ use crate::wire::{Certificates, CertificatesError};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "TlsKeys")]
 pub struct ListenTls {
-    keys: TlsKeys,
+    /// `None` where they are those of `forward.tls`.
+    keys: Option<TlsKeys>,
     server: Arc<ServerConfig>,
 }
 
@@ -90,19 +91,24 @@ pub enum TlsFileError {
     #[error("{}: {source}", .file.display())]
     Certificate { file: PathBuf, source: CertificatesError },
     #[error("{}: not usable as certificates of a CA: {detail}", .file.display())]
-    ClientCa { file: PathBuf, detail: String },
+    Ca { file: PathBuf, detail: String },
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),
 }
 
 impl ListenTls {
+    /// As nodes speak it with each other.
+    pub(super) fn between_nodes(server: Arc<ServerConfig>) -> Self {
+        Self { keys: None, server }
+    }
+
     pub fn server(&self) -> &Arc<ServerConfig> {
         &self.server
     }
 
     /// Nobody comes in without one.
     pub fn wants_client_certificate(&self) -> bool {
-        self.keys.client_certificates == ClientCertificates::Required
+        self.keys.as_ref().is_none_or(|keys| keys.client_certificates == ClientCertificates::Required)
     }
 }
 
@@ -133,7 +139,7 @@ impl TryFrom<TlsKeys> for ListenTls {
         let mut server = builder.with_cert_resolver(Arc::new(keys.certificates(&provider)?));
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         server.ticketer = Ticketer::new()?;
-        Ok(Self { keys, server: Arc::new(server) })
+        Ok(Self { keys: Some(keys), server: Arc::new(server) })
     }
 }
 
@@ -141,14 +147,7 @@ impl TlsKeys {
     fn certificates(&self, provider: &CryptoProvider) -> Result<Certificates, TlsFileError> {
         let mut keys = Vec::with_capacity(self.certificates.len());
         for CertificateFiles { chain, key } in &self.certificates {
-            let certified = CertifiedKey::new(read_certificates(chain)?, read_key(key, provider)?);
-            // By itself, so that an error can name the file.
-            let refused = |source| {
-                let file = if matches!(source, CertificatesError::OtherKey) { key } else { chain };
-                TlsFileError::Certificate { file: file.clone(), source }
-            };
-            Certificates::new(vec![certified.clone()]).map_err(refused)?;
-            keys.push(certified);
+            keys.push(certified_key(chain, key, provider)?);
         }
         Certificates::new(keys).map_err(|_| TlsFileError::NoCertificate)
     }
@@ -164,7 +163,7 @@ impl TlsKeys {
             (_, None) => return Err(TlsFileError::NoClientCa),
             (_, Some(file)) => file,
         };
-        let refused = |detail: String| TlsFileError::ClientCa { file: file.clone(), detail };
+        let refused = |detail: String| TlsFileError::Ca { file: file.clone(), detail };
         let mut roots = RootCertStore::empty();
         for certificate in read_certificates(file)? {
             roots.add(certificate).map_err(|error| refused(error.to_string()))?;
@@ -178,6 +177,20 @@ impl TlsKeys {
     }
 }
 
+/// A certificate with what leads to its root, and the key that belongs to it.
+pub(super) fn certified_key(
+    chain: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsFileError> {
+    let certified = CertifiedKey::new(read_certificates(chain)?, read_key(key, provider)?);
+    Certificates::new(vec![certified.clone()]).map_err(|source| {
+        let file = if matches!(source, CertificatesError::OtherKey) { key } else { chain };
+        TlsFileError::Certificate { file: file.to_owned(), source }
+    })?;
+    Ok(certified)
+}
+
 /// All certificates of a PEM file, of which there is at least one.
 pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
     let not_pem = |source| TlsFileError::NotPem { file: file.to_owned(), what: "certificate", source };
@@ -187,7 +200,7 @@ pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'stati
     if certificates.is_empty() { Err(not_pem(pem::Error::NoItemsFound)) } else { Ok(certificates) }
 }
 
-pub(super) fn read_key(
+fn read_key(
     file: &Path,
     provider: &CryptoProvider,
 ) -> Result<Arc<dyn rustls::sign::SigningKey>, TlsFileError> {

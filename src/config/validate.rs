@@ -24,7 +24,53 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_guard(&config.authz.guard)?;
     check_admin(config)?;
     check_probe(config)?;
-    check_vpn(config)
+    check_vpn(config)?;
+    check_forward(config)
+}
+
+fn check_forward(config: &Config) -> Result<(), Finding> {
+    let forward = &config.forward;
+    let Some(listen) = forward.listen else {
+        return match &forward.tls {
+            Some(_) => found("forward.listen", "other nodes need an address to come to; set it"),
+            None => Ok(()),
+        };
+    };
+    let advertised = forward.advertise.unwrap_or(listen);
+    let Some(name) = &config.vpn.node else {
+        return found("forward.listen", "other nodes know this one by its name; set `vpn.node`");
+    };
+    if forward.tls.is_none() {
+        return found("forward.tls", "nodes know each other by certificates; set `chain`, `key` and `ca`");
+    }
+    if !is_node_name(name) {
+        return found(
+            "vpn.node",
+            "a node that others forward to has a name of letters, digits, `-`, `_` and `.`",
+        );
+    }
+    if advertised.ip().is_unspecified() {
+        return found("forward.advertise", "others cannot reach it there; name an address of this node");
+    }
+    if !(1..=HOPS_MAX).contains(&forward.hops_max) {
+        return found("forward.hops_max", &format!("must be between 1 and {HOPS_MAX}"));
+    }
+    if forward.idle_connections > IDLE_CONNECTIONS_MAX {
+        return found("forward.idle_connections", &format!("must be at most {IDLE_CONNECTIONS_MAX}"));
+    }
+    if forward.max_age <= forward.heartbeat + forward.refresh {
+        return found(
+            "forward.max_age",
+            "must be longer than forward.heartbeat and forward.refresh together",
+        );
+    }
+    Ok(())
+}
+
+/// What can be a name in a certificate and in a header.
+fn is_node_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && name.len() <= NODE_NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
 fn check_store(config: &Config) -> Result<(), Finding> {
@@ -87,6 +133,10 @@ fn check_durations(config: &Config) -> Result<(), Finding> {
         ("timeouts.connect", timeouts.connect, TICK..=LONGEST),
         ("timeouts.idle", timeouts.idle, TICK..=LONGEST),
         ("timeouts.half_closed", timeouts.half_closed, TICK..=LONGEST),
+        ("timeouts.forward", timeouts.forward, TICK..=LONGEST),
+        ("forward.heartbeat", config.forward.heartbeat, TICK..=LONGEST),
+        ("forward.refresh", config.forward.refresh, TICK..=LONGEST),
+        ("forward.max_age", config.forward.max_age, TICK..=LONGEST),
         ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
         ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
         ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),
@@ -259,6 +309,15 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Some ten milliseconds of the control thread's time.
 const REPLAY_MAX: usize = 100_000;
+
+/// Nodes that a request may come by; more would be a loop in all but name.
+const HOPS_MAX: usize = 8;
+
+/// Of one engine thread, for each node.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// Of a name in a certificate (RFC 1035, section 2.3.4).
+const NODE_NAME_BYTES_MAX: usize = 253;
 
 const THREADS_MAX: usize = 1024;
 

@@ -136,7 +136,7 @@ mod tests {
             sockets.push((address, socket));
         }
         let config = Config {
-            listen: vec![Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), tls: None }],
+            listen: vec![Listen { address, suffixes: Vec::new(), ..Listen::default() }],
             ..Config::default()
         };
         let (addresses, by_thread) = bind_all(&config, threads, Inherited { sockets }).unwrap();

@@ -60,7 +60,8 @@ impl Handshakes {
     /// Starts as many threads as there are engine threads, where any is needed. Returns with them what
     /// desks hand their steps to.
     pub fn start(shared: &Arc<Shared>) -> io::Result<(Self, Option<Sender<Step>>)> {
-        if !shared.config.listen.iter().any(|listen| listen.tls.is_some()) {
+        let config = &shared.config;
+        if config.forward.tls.is_none() && config.listen.iter().all(|listen| listen.tls.is_none()) {
             return Ok((Self::default(), None));
         }
         let count = shared.threads.len();

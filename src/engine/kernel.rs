@@ -41,6 +41,8 @@ pub(super) trait Kernel {
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
+    /// To another node, which no VPN is on the way to.
+    fn open_node_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Turns on what tells of a peer that has gone without a word. Client sockets have it from the start.
     fn watch_for_silence(&self, socket: &Self::Socket);
 
@@ -277,6 +279,10 @@ impl Kernel for RingKernel {
 
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
         socket::open(address, self.vpn_interface.as_deref())
+    }
+
+    fn open_node_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
+        socket::open(address, None)
     }
 
     fn watch_for_silence(&self, socket: &OwnedFd) {

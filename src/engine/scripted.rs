@@ -344,6 +344,10 @@ impl Kernel for ScriptedKernel {
         Ok(self.device.clone())
     }
 
+    fn open_node_socket(&self, address: SocketAddr) -> io::Result<Socket> {
+        self.open_device_socket(address)
+    }
+
     fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
         &self.buffers[&buffer.0][..len]
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::queue::ArrayQueue;
 use nix::unistd::gettid;
 use parking_lot::RwLock;
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 
 use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::handshakes::{HANDSHAKES_MAX, Shaken};
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     probe: OnceLock<KeyHash>,
     /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
     tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
+    /// For other nodes that this one calls.
+    node_tls: RwLock<Option<Arc<ClientConfig>>>,
 }
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
@@ -88,6 +90,7 @@ impl Shared {
             unknown_tokens: UnknownTokens::new(config.limits.unknown_tokens_per_minute),
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             tls: RwLock::new(tls_of(&config)),
+            node_tls: RwLock::new(node_tls_of(&config)),
             config,
             authority,
             audit,
@@ -135,9 +138,15 @@ impl Shared {
         self.tls.read().get(listener).cloned().flatten()
     }
 
+    /// What this node speaks with another; `None` where it stands alone.
+    pub fn node_tls(&self) -> Option<Arc<ClientConfig>> {
+        self.node_tls.read().clone()
+    }
+
     /// Shows new clients the certificates of `config`, whose listeners are the same.
     pub fn replace_certificates(&self, config: &Config) {
         *self.tls.write() = tls_of(config);
+        *self.node_tls.write() = node_tls_of(config);
     }
 
     pub fn is_draining(&self) -> bool {
@@ -157,4 +166,8 @@ impl Shared {
 
 fn tls_of(config: &Config) -> Vec<Option<Arc<ServerConfig>>> {
     config.listen.iter().map(|listen| listen.tls.as_ref().map(|tls| Arc::clone(tls.server()))).collect()
+}
+
+fn node_tls_of(config: &Config) -> Option<Arc<ClientConfig>> {
+    config.forward.tls.as_ref().map(|tls| Arc::clone(tls.client()))
 }

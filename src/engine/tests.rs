@@ -52,8 +52,7 @@ fn config(forwarding: Forwarding) -> Config {
     config.listen = vec![Listen {
         address: "127.0.0.1:0".parse().unwrap(),
         suffixes: vec!["balena".into()],
-        proxy_from: Vec::new(),
-        tls: None,
+        ..Listen::default()
     }];
     config
 }

@@ -47,6 +47,8 @@ pub struct EngineCounters {
     pub decision_ns: Latency,
     /// From the dial to its outcome.
     pub dial: Latency,
+    /// From handing a request to another node to what that said.
+    pub handover: Latency,
     /// By their true cause, as the audit log names it.
     pub refusals: CauseCounts<RefusalCause>,
     /// Tunnels that ended, by the cause that the audit log names.
@@ -93,6 +95,8 @@ pub struct SessionCounters {
     pub refused: Counter,
     pub undecided: Counter,
     pub tunnels_opened: Counter,
+    /// Of those, the ones by another node.
+    pub tunnels_forwarded: Counter,
     pub tunnels_closed: Counter,
     /// Sessions that exist now, from accept to close.
     pub active: Counter,

@@ -27,6 +27,12 @@ impl Token {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Credentials that carry it, whatever bytes it has: those of a user without a name.
+    pub fn basic(&self) -> Vec<u8> {
+        let user = [b":", self.0.as_slice()].concat();
+        [b"Basic ", BASE64.encode(user).as_bytes()].concat()
+    }
 }
 
 impl fmt::Debug for Token {
@@ -197,7 +203,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const PORT_DEFAULT: u16 = 80;
 
 /// Clients send between one and ten. The table for it stands on an engine's stack: 2 KiB.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -114,8 +114,7 @@ pub(super) fn config(store: PathBuf) -> Config {
         listen: vec![Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             suffixes: vec!["balena".to_owned()],
-            proxy_from: Vec::new(),
-            tls: None,
+            ..Listen::default()
         }],
         limits: Limits {
             sessions: 256,

@@ -49,7 +49,7 @@ impl<K: Kernel> Session<K> {
         let Stage::Dial(dial) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
         turn.counters.dial.record_us(turn.now.us_since(dial.began_us));
         if result == 0 {
-            return self.open_tunnel(*dial, turn);
+            return self.open_tunnel(*dial, &[], turn);
         }
         let no = unreachable(&io::Error::from_raw_os_error(-result));
         self.refuse(dial.version, no, turn);

@@ -7,20 +7,25 @@ use rustls::ServerConfig;
 
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
+use crate::config::Comers;
 use crate::engine::kernel::Kernel;
 use crate::engine::session::asker::{Shown, Unusable};
 use crate::engine::session::refusal::No;
 use crate::engine::token::Purpose;
 use crate::engine::unknown_tokens::Budget;
 use crate::telemetry::Handshake;
-use crate::wire::{HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_proxy_header};
+use crate::wire::{
+    HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_hops, parse_proxy_header,
+};
 
 impl<K: Kernel> Session<K> {
     /// Waits for what the client says first. All of it, to the end of the head, has one deadline.
     pub(super) fn expect_client(&mut self, tls: Option<Arc<ServerConfig>>, turn: &mut Turn<'_, K>) {
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
         match tls {
-            Some(tls) if !self.awaits_proxy_header => self.secure(tls, Vec::new(), turn),
+            Some(tls) if !self.awaits_proxy_header || self.comes_from_node(turn) => {
+                self.secure(tls, Vec::new(), turn)
+            }
             _ => self.submit_on_client(Purpose::Head, turn),
         }
     }
@@ -81,7 +86,9 @@ impl<K: Kernel> Session<K> {
                     // A load balancer that looks whether the node lives speaks for itself.
                     self.client_address = header.client.or(self.client_address);
                     bytes.drain(..header.len);
-                    if let Some(tls) = turn.shared.tls(self.listener) {
+                    if self.client_tls.is_none()
+                        && let Some(tls) = turn.shared.tls(self.listener)
+                    {
                         return self.secure(tls, bytes, turn);
                     }
                 }
@@ -101,12 +108,23 @@ impl<K: Kernel> Session<K> {
         });
         let asker = shown.as_ref().map(|shown| shown.asker);
         self.query = Some(Query { asker, device: DeviceUuid::parse(head.uuid), port: head.port });
-        let version = head.version;
+        let (version, len) = (head.version, head.len);
+        let token = head.token.filter(|_| turn.shared.config.forward.tls.is_some());
+        let hops = if self.comes_from_node(turn) { parse_hops(&bytes[..len]) } else { Vec::new() };
         match shown.and_then(|shown| shown.unusable) {
             Some(unusable) if !turn.shared.is_draining() => self.refuse_token(version, unusable, turn),
             _ => {
-                let early = bytes.split_off(head.len);
-                self.act_on_decision(Dial { version, early, expires_at: None, began_us: 0 }, turn);
+                let early = bytes.split_off(len);
+                let dial = Dial {
+                    version,
+                    early,
+                    token,
+                    hops,
+                    is_second_look: false,
+                    expires_at: None,
+                    began_us: 0,
+                };
+                self.act_on_decision(dial, turn);
             }
         }
     }
@@ -149,7 +167,7 @@ impl<K: Kernel> Session<K> {
         self.submit_on_client(Purpose::Head, turn);
     }
 
-    fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
+    pub(super) fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
         let version = dial.version;
         if turn.shared.is_draining() {
             return self.refuse_draining(version, turn);
@@ -166,6 +184,7 @@ impl<K: Kernel> Session<K> {
                 self.rights = Some(Rights::of(&route));
                 self.dial(&route, dial, turn);
             }
+            Decision::Refuse(Refusal::DeviceElsewhere) => self.hand_over(dial, turn),
             Decision::Refuse(Refusal::CredentialUnknown) => {
                 self.refuse_unknown(version, No::refused(Refusal::CredentialUnknown), turn);
             }
@@ -197,7 +216,13 @@ impl<K: Kernel> Session<K> {
     pub(super) fn comes_past_proxy(&self, turn: &Turn<'_, K>) -> bool {
         let listen = &turn.shared.config.listen[self.listener];
         let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
-        self.awaits_proxy_header && !self.client_address.is_some_and(is_trusted)
+        let is_late = self.awaits_proxy_header && !self.comes_from_node(turn);
+        is_late && !self.client_address.is_some_and(is_trusted)
+    }
+
+    /// Its certificate says so, and nobody without one comes in.
+    fn comes_from_node(&self, turn: &Turn<'_, K>) -> bool {
+        turn.shared.config.listen[self.listener].from == Comers::Nodes
     }
 
     pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {

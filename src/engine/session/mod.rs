@@ -6,6 +6,7 @@
 
 mod asker;
 mod dial;
+mod handover;
 mod handshake;
 mod refusal;
 mod row;
@@ -28,7 +29,8 @@ use crate::authz::{
     Witness,
 };
 use crate::telemetry::{EngineCounters, SessionFacts};
-use crate::wire::HttpVersion;
+use crate::wire::{HttpVersion, Token};
+use handover::Handing;
 use secure::Securing;
 
 pub(super) struct Session<K: Kernel> {
@@ -40,8 +42,10 @@ pub(super) struct Session<K: Kernel> {
     client: K::Socket,
     /// Present once the handshake of a client that speaks TLS is over.
     client_tls: Option<Box<Secured>>,
-    /// Present from the dial on.
+    /// Present from the dial on: of the device, or of the node that holds it.
     device: Option<K::Socket>,
+    /// Present where that is a node.
+    device_tls: Option<Box<Secured>>,
     stage: Stage<K::Pipe>,
     in_flight: InFlight,
     client_address: Option<SocketAddr>,
@@ -95,6 +99,8 @@ enum Stage<P> {
     Head(Vec<u8>),
     /// Connecting to the device.
     Dial(Box<Dial>),
+    /// Handing the request to the node that holds the device.
+    Handing(Box<Handing>),
     Tunnel(Box<Tunnel<P>>),
     /// Told no; waiting for the client to read it, so that closing does not destroy the reply.
     Refused {
@@ -108,6 +114,12 @@ enum Stage<P> {
 struct Dial {
     version: HttpVersion,
     early: Vec<u8>,
+    /// For a node that the request may be handed to.
+    token: Option<Token>,
+    /// The nodes that it has come by.
+    hops: Vec<Box<str>>,
+    /// The node that held the device by the first look does not.
+    is_second_look: bool,
     expires_at: Option<UnixMillis>,
     /// By the thread's clock.
     began_us: u64,
@@ -158,11 +170,12 @@ impl<K: Kernel> Session<K> {
             client,
             client_tls: None,
             device: None,
+            device_tls: None,
             stage: Stage::Head(Vec::new()),
             in_flight: InFlight::default(),
             client_address: address,
             accepted_at_us: at_us,
-            awaits_proxy_header: turn.shared.config.listen[listener].is_proxied(),
+            awaits_proxy_header: turn.shared.config.listen[listener].has_proxy_header(),
             query: None,
             rights: None,
             generation: None,
@@ -202,6 +215,8 @@ impl<K: Kernel> Session<K> {
             (Stage::Securing(_), Purpose::Head) => self.on_handshake_bytes(outcome, turn),
             (Stage::Head(_), Purpose::Head) => self.on_head_bytes(outcome, turn),
             (Stage::Dial(_), Purpose::Connect) => self.on_connected(outcome.result, turn),
+            (Stage::Handing(_), Purpose::Connect) => self.on_node_connected(outcome.result, turn),
+            (Stage::Handing(_), Purpose::DownReceive) => self.on_node_bytes(outcome, turn),
             (Stage::Tunnel(_), purpose) if Direction::of(purpose).is_some() => {
                 self.on_forwarding(purpose, outcome, turn);
             }
@@ -221,6 +236,7 @@ impl<K: Kernel> Session<K> {
             Stage::Securing(_) => self.note_lost_client("tls-timeout", None, turn),
             Stage::Head(_) => self.refuse_late_head(turn),
             Stage::Dial(_) => self.refuse_silent_device(turn),
+            Stage::Handing(_) => self.refuse_silent_node(turn),
             Stage::Tunnel(_) => self.on_tunnel_deadline(turn),
             Stage::Refused { .. } => self.end(turn),
             Stage::Ended(_) => {}
@@ -230,7 +246,7 @@ impl<K: Kernel> Session<K> {
     /// The question whose answer this session rests on.
     pub fn standing_question(&self) -> Option<Query> {
         match &self.stage {
-            Stage::Dial(_) | Stage::Tunnel(_) => self.query,
+            Stage::Dial(_) | Stage::Handing(_) | Stage::Tunnel(_) => self.query,
             Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => None,
         }
     }
@@ -239,6 +255,7 @@ impl<K: Kernel> Session<K> {
     pub fn recheck(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
         match &self.stage {
             Stage::Dial(_) => self.recheck_dial(decision, turn),
+            Stage::Handing(_) => self.recheck_handing(decision, turn),
             Stage::Tunnel(_) => self.recheck_tunnel(decision, turn),
             Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
         }
@@ -258,6 +275,10 @@ impl<K: Kernel> Session<K> {
             Stage::Head(_) => self.refuse_draining(HttpVersion::default(), turn),
             Stage::Dial(dial) => {
                 let version = dial.version;
+                self.refuse_draining(version, turn);
+            }
+            Stage::Handing(handing) => {
+                let version = handing.dial().version;
                 self.refuse_draining(version, turn);
             }
             Stage::Tunnel(_) => self.break_tunnel("node-stopped", turn),
@@ -303,7 +324,7 @@ impl<K: Kernel> Session<K> {
         self.stage = Stage::Ended(tunnel);
         self.deadline = None;
         self.permit = None;
-        let mut io = self.io(turn);
+        let mut io = io(&mut self.in_flight, self.slot, turn);
         for purpose in io.in_flight.iter() {
             io.cancel(purpose);
         }
@@ -346,22 +367,8 @@ impl<K: Kernel> Session<K> {
     }
 
     fn submit_on_client(&mut self, purpose: Purpose, turn: &mut Turn<'_, K>) {
-        let mut io = Io {
-            kernel: turn.kernel,
-            slot: self.slot,
-            in_flight: &mut self.in_flight,
-            counters: &turn.counters.hot,
-        };
+        let mut io = io(&mut self.in_flight, self.slot, turn);
         io.submit(purpose, SocketOperation::Receive(&self.client));
-    }
-
-    fn io<'a>(&'a mut self, turn: &'a mut Turn<'_, K>) -> Io<'a, K> {
-        Io {
-            kernel: turn.kernel,
-            slot: self.slot,
-            in_flight: &mut self.in_flight,
-            counters: &turn.counters.hot,
-        }
     }
 }
 
@@ -379,6 +386,11 @@ impl Instant {
     pub fn us_since(self, earlier_us: u64) -> u64 {
         self.monotonic_us.saturating_sub(earlier_us)
     }
+}
+
+/// What the session in `slot` may queue in this turn.
+fn io<'a, K: Kernel>(in_flight: &'a mut InFlight, slot: Slot, turn: &'a mut Turn<'_, K>) -> Io<'a, K> {
+    Io { kernel: turn.kernel, slot, in_flight, counters: &turn.counters.hot }
 }
 
 /// Returns the buffer of a completion that nobody reads.

@@ -40,8 +40,9 @@ impl<K: Kernel> Session<K> {
         self.note_handshake(no.cause, turn);
         self.note_refusal(no, turn);
         self.permit = None;
-        let mut io = self.io(turn);
+        let mut io = super::io(&mut self.in_flight, self.slot, turn);
         io.cancel(Purpose::Connect);
+        io.cancel(Purpose::DownReceive);
         if !told {
             return self.end(turn);
         }

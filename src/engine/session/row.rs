@@ -33,7 +33,7 @@ impl<K: Kernel> Session<K> {
     pub fn end_by_admin(&mut self, turn: &mut Turn<'_, K>) {
         match &self.stage {
             // There is nothing in the protocol to tell its client.
-            Stage::Securing(_) | Stage::Head(_) | Stage::Dial(_) => {
+            Stage::Securing(_) | Stage::Head(_) | Stage::Dial(_) | Stage::Handing(_) => {
                 self.note_lost_client(ENDED_BY_ADMIN, None, turn)
             }
             Stage::Tunnel(_) => self.break_tunnel(ENDED_BY_ADMIN, turn),
@@ -46,7 +46,7 @@ impl<K: Kernel> Session<K> {
         match &self.stage {
             Stage::Securing(_) => SessionState::Securing,
             Stage::Head(_) => SessionState::Head,
-            Stage::Dial(_) => SessionState::Dialling,
+            Stage::Dial(_) | Stage::Handing(_) => SessionState::Dialling,
             Stage::Tunnel(tunnel) if tunnel.is_half_closed() => SessionState::HalfClosed,
             Stage::Tunnel(_) => SessionState::Open,
             Stage::Refused { .. } => SessionState::Refused,

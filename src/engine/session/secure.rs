@@ -82,6 +82,9 @@ impl<K: Kernel> Session<K> {
     /// A step of the handshake was taken.
     pub fn on_shaken(&mut self, shaken: Shaken, turn: &mut Turn<'_, K>) {
         self.in_flight.end(Purpose::Shake);
+        if let Stage::Handing(_) = self.stage {
+            return self.on_shaken_with_node(shaken, turn);
+        }
         let Stage::Securing(securing) = &mut self.stage else { return };
         let Shaken { mut secured, plain, outcome, .. } = shaken;
         // After a failure, it is the alert that tells the client.

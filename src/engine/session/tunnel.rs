@@ -15,8 +15,9 @@ use crate::telemetry::{AuditEvent, SessionEnd};
 use crate::wire::Reply;
 
 impl<K: Kernel> Session<K> {
-    /// The device has answered: tell the client, in one write, and forward.
-    pub(super) fn open_tunnel(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
+    /// The device has answered, and `early_down` is what came with that: tell the client, in one write, and
+    /// forward.
+    pub(super) fn open_tunnel(&mut self, dial: Dial, early_down: &[u8], turn: &mut Turn<'_, K>) {
         let reply = Reply::Established.bytes(dial.version);
         match self.tell_client(reply, Then::Tunnel, turn) {
             Ok(true) => {}
@@ -26,7 +27,7 @@ impl<K: Kernel> Session<K> {
         turn.counters.sessions.tunnels_opened.add(1);
         let handshake_us = turn.now.us_since(self.accepted_at_us);
         self.note_handshake("open", turn);
-        let is_secured = self.client_tls.is_some();
+        let is_secured = self.client_tls.is_some() || self.device_tls.is_some();
         let forwarding = turn.shared.config.engine.forwarding;
         let flow = |direction| {
             if is_secured { Flow::of_records(direction) } else { Flow::new(direction, forwarding) }
@@ -44,7 +45,7 @@ impl<K: Kernel> Session<K> {
         self.deadline = None;
         self.drive(turn, |tunnel, peers, io| {
             tunnel.up.start(&dial.early, &mut peers.up(tunnel.down.is_finished()), io).map_err(up)?;
-            tunnel.down.start(&[], &mut peers.down(tunnel.up.is_finished()), io).map_err(down)
+            tunnel.down.start(early_down, &mut peers.down(tunnel.up.is_finished()), io).map_err(down)
         });
     }
 
@@ -111,9 +112,20 @@ impl<K: Kernel> Session<K> {
             }
             // Where the device is says nothing about the right to reach it: a connection that stands may
             // stand.
-            Decision::Refuse(Refusal::DeviceOffline | Refusal::DeviceElsewhere) => {}
+            Decision::Refuse(Refusal::DeviceOffline | Refusal::DeviceElsewhere) => self.note_elsewhere(turn),
             Decision::Refuse(refusal) => self.end_right(refusal, turn),
             Decision::Undecided(_) => {}
+        }
+    }
+
+    /// The right to a tunnel by another node may last longer, or shorter, than it did.
+    fn note_elsewhere(&mut self, turn: &Turn<'_, K>) {
+        let Stage::Tunnel(tunnel) = &mut self.stage else { return };
+        let elsewhere = self.query.as_ref().and_then(|query| turn.view.elsewhere(query, turn.now.wall));
+        if let Some(elsewhere) = elsewhere {
+            tunnel.expires_at = elsewhere.expires_at;
+            tunnel.reprieved_until = None;
+            self.deadline = Some(tunnel.deadline(turn));
         }
     }
 
@@ -186,13 +198,13 @@ impl<K: Kernel> Session<K> {
         let (Stage::Tunnel(tunnel), Some(device)) = (&mut self.stage, &self.device) else { return };
         let bytes_before = tunnel.bytes();
         let was_half_closed = tunnel.is_half_closed();
-        let mut io = Io {
-            kernel: turn.kernel,
-            slot: self.slot,
-            in_flight: &mut self.in_flight,
-            counters: &turn.counters.hot,
+        let mut io = super::io(&mut self.in_flight, self.slot, turn);
+        let mut peers = Peers {
+            client: &self.client,
+            client_tls: self.client_tls.as_deref_mut(),
+            device,
+            device_tls: self.device_tls.as_deref_mut(),
         };
-        let mut peers = Peers { client: &self.client, client_tls: self.client_tls.as_deref_mut(), device };
         let stepped = step(tunnel, &mut peers, &mut io);
         if tunnel.bytes() != bytes_before {
             tunnel.active_at = turn.now.tick();
@@ -278,18 +290,19 @@ struct Peers<'a, K: Kernel> {
     client: &'a K::Socket,
     client_tls: Option<&'a mut Secured>,
     device: &'a K::Socket,
+    device_tls: Option<&'a mut Secured>,
 }
 
 impl<K: Kernel> Peers<'_, K> {
     /// Where the other direction is finished, `is_last`.
     fn up(&mut self, is_last: bool) -> Ends<'_, K> {
-        let source_tls = self.client_tls.as_deref_mut();
-        Ends { source: self.client, sink: self.device, source_tls, sink_tls: None, is_last }
+        let (source_tls, sink_tls) = (self.client_tls.as_deref_mut(), self.device_tls.as_deref_mut());
+        Ends { source: self.client, sink: self.device, source_tls, sink_tls, is_last }
     }
 
     fn down(&mut self, is_last: bool) -> Ends<'_, K> {
-        let sink_tls = self.client_tls.as_deref_mut();
-        Ends { source: self.device, sink: self.client, source_tls: None, sink_tls, is_last }
+        let (source_tls, sink_tls) = (self.device_tls.as_deref_mut(), self.client_tls.as_deref_mut());
+        Ends { source: self.device, sink: self.client, source_tls, sink_tls, is_last }
     }
 }
 
@@ -322,6 +335,9 @@ impl Side {
             Self::Client => "client-error",
             Self::Device if is_reset => "device-reset",
             Self::Device if is_timeout => "device-timeout",
+            // Only another node speaks TLS on this side.
+            Self::Device if is_truncated => "node-truncated",
+            Self::Device if is_bad_record => "node-tls",
             Self::Device => "device-error",
         }
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::client::verify_server_name;
+use rustls::SignatureScheme;
+use rustls::client::{ResolvesClientCert, verify_server_name};
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -43,6 +44,16 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.for_name(hello.server_name())
+    }
+}
+
+impl ResolvesClientCert for Certificates {
+    fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.first().cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
