@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 
-/// `store` or `file:PATH`.
+/// `store`, `file:PATH` or `openvpn:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum AddressSource {
@@ -14,6 +14,8 @@ pub enum AddressSource {
     Store,
     /// Lines of `uuid address`, followed as they change.
     File(PathBuf),
+    /// An OpenVPN server on this machine: its management socket, or its status file.
+    OpenVpn(PathBuf),
 }
 
 impl TryFrom<String> for AddressSource {
@@ -23,6 +25,7 @@ impl TryFrom<String> for AddressSource {
         match source.split_once(':') {
             None if source == "store" => Ok(Self::Store),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("openvpn", path)) if !path.is_empty() => Ok(Self::OpenVpn(path.into())),
             _ => Err(ConfigError::AddressSource { name: source }),
         }
     }
