@@ -15,6 +15,7 @@ const MANAGEMENT: &str = "management FOLDER/management unix";
 const BY_MANAGEMENT: &str = "openvpn:FOLDER/management";
 const STATUS: &str = "status FOLDER/status 1";
 const BY_STATUS: &str = "openvpn:FOLDER/status";
+const BY_HOOK: &str = "file:FOLDER/addresses";
 
 const OFFLINE: u16 = 503;
 
@@ -229,4 +230,56 @@ fn what_is_no_openvpn_is_told_and_takes_no_relay_down() {
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert!(site.start().logs("it is neither a management socket nor a status file"));
+}
+
+#[test]
+fn a_device_is_reached_where_the_hook_was_told_until_it_disconnects() {
+    if !vpn_or_skip("a_device_is_reached_where_the_hook_was_told_until_it_disconnects") {
+        return;
+    }
+    let hook = format!("\"{} vpn openvpn-hook --addresses FOLDER/addresses\"", support::BINARY);
+    let scripts = ["client-connect", "client-disconnect", "learn-address", "up"];
+    let options: String = scripts.map(|script| format!("{script} {hook}\n")).concat();
+    follow_a_device(&options, BY_HOOK);
+    let learned = format!("client-disconnect {hook}\nlearn-address {hook}\nserver-ipv6 fd00:77::/64");
+    follow_a_device(&learned, BY_HOOK);
+}
+
+#[test]
+fn a_killed_server_that_starts_again_has_its_hook_forget_who_was_connected() {
+    if !vpn_or_skip("a_killed_server_that_starts_again_has_its_hook_forget_who_was_connected") {
+        return;
+    }
+    let hook = format!("\"{} vpn openvpn-hook --addresses FOLDER/addresses\"", support::BINARY);
+    let scripts = ["client-disconnect", "learn-address", "up"];
+    let world = World::new(&scripts.map(|script| format!("{script} {hook}\n")).concat(), BY_HOOK);
+    let relay = world.start();
+    let (stays, leaves) = (world.connect(A), world.connect(B));
+    let ports = (stays.echo.port(), leaves.echo.port());
+    assert!(world.becomes(&relay, A, ports.0, 200) && world.becomes(&relay, B, ports.1, 200));
+    world.vpn.stop(Signal::SIGKILL);
+    drop(leaves);
+    world.vpn.start();
+    assert!(world.becomes(&relay, B, ports.1, OFFLINE) && world.becomes(&relay, A, ports.0, 200));
+}
+
+#[test]
+fn a_client_whose_name_is_no_uuid_is_shut_out_by_the_hook_unless_it_is_told_to_let_it_in() {
+    if !vpn_or_skip("a_client_whose_name_is_no_uuid_is_shut_out_by_the_hook") {
+        return;
+    }
+    let hook = format!("{} vpn openvpn-hook --addresses FOLDER/addresses", support::BINARY);
+    let strict = Vpn::new(&format!("client-connect \"{hook}\""));
+    let _refused = strict.begin_to_connect("spare laptop");
+    let said = "the common name \"spare laptop\" is no device's uuid of 32 or 62 hex digits";
+    assert!(
+        wait_for(|| strict.log("server").contains(said).then_some(())).is_some(),
+        "{}",
+        strict.log("server")
+    );
+    assert!(!strict.log("client1").contains("Initialization Sequence Completed"));
+
+    let lenient = Vpn::new(&format!("client-connect \"{hook} --ignore-unknown\""));
+    let _let_in = lenient.connect("spare laptop");
+    assert!(!lenient.path("addresses").exists(), "nothing is written of it");
 }

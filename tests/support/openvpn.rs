@@ -38,6 +38,7 @@ pub struct Vpn {
 /// A client in a namespace of its own; it disconnects when it is dropped.
 pub struct VpnClient {
     pub namespace: Namespace,
+    name: String,
     process: Running,
 }
 
@@ -94,6 +95,13 @@ impl Vpn {
 
     /// Connects a client with this common name, and waits until it is in the VPN.
     pub fn connect(&self, common_name: &str) -> VpnClient {
+        let client = self.begin_to_connect(common_name);
+        self.await_start(&client.name);
+        client
+    }
+
+    /// Starts a client, which need not be let in.
+    pub fn begin_to_connect(&self, common_name: &str) -> VpnClient {
         let number = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("client{number}");
         let namespace = Namespace::new();
@@ -110,8 +118,7 @@ impl Vpn {
         );
         std::fs::write(self.path(&format!("{name}.conf")), configuration).unwrap();
         let process = namespace.enter(|| self.openvpn(&name));
-        self.await_start(&name);
-        VpnClient { namespace, process }
+        VpnClient { namespace, name, process }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -7,11 +7,11 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Table;
 use super::lines::Lines;
-use super::told::{NamesNobody, Told};
+use super::told::Told;
 use crate::authz::DeviceUuid;
 
 /// See the module.
@@ -19,6 +19,8 @@ pub(super) struct AddressFile {
     path: PathBuf,
     /// `None` where the file has to be read again, whatever it looks like.
     seen: Option<Stamp>,
+    /// What is written before that is read with what is written after it.
+    read_again_at: Instant,
     told: Told,
 }
 
@@ -36,12 +38,13 @@ pub(super) struct Stamp {
 impl AddressFile {
     pub(super) fn new(path: PathBuf) -> Self {
         let told = Told::new(path.display().to_string());
-        Self { path, seen: None, told }
+        Self { path, seen: None, read_again_at: Instant::now(), told }
     }
 
     fn read_if_changed(&mut self) -> io::Result<Option<String>> {
         let metadata = std::fs::metadata(&self.path)?;
-        if self.seen == Some(Stamp::of(&metadata)) {
+        let began = Instant::now();
+        if self.seen == Some(Stamp::of(&metadata)) || began < self.read_again_at {
             return Ok(None);
         }
         if !metadata.is_file() {
@@ -49,6 +52,8 @@ impl AddressFile {
         }
         let (text, stamp) = read(&self.path)?;
         self.seen = stamp.is_settled().then_some(stamp);
+        let pause = (began.elapsed() * READ_PAUSE_FACTOR).clamp(READ_PAUSE_MIN, READ_PAUSE_MAX);
+        self.read_again_at = Instant::now() + pause;
         Ok(Some(text))
     }
 }
@@ -59,7 +64,7 @@ impl Table for AddressFile {
             Ok(None) => Vec::new(),
             Ok(Some(text)) => {
                 let lines = Lines::parse(&text, self.told.name());
-                self.told.take(lines, NamesNobody::SaysNothing)
+                self.told.take(lines)
             }
             Err(error) => {
                 self.seen = None;
@@ -112,3 +117,11 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Between two writes that a file system tells apart by their times: the kernel's tick, and some more.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
+
+/// Between two reads of a file that changes all the time, as when all devices connect again: then it is read in
+/// batches, and the thread that reads it has time for revocations.
+const READ_PAUSE_MIN: Duration = Duration::from_millis(50);
+const READ_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How many times longer than a read the pause after it is.
+const READ_PAUSE_FACTOR: u32 = 10;

@@ -1,5 +1,5 @@
 //! What a source of addresses says, device by device; and a file of it: a `uuid address` on each line, and comments
-//! from `#` on.
+//! from `#` on. A line `nobody` says that a file without addresses is meant so.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -12,8 +12,10 @@ use crate::store::Noted;
 pub(super) struct Lines {
     pub(super) addresses: HashMap<DeviceUuid, IpAddr>,
     pub(super) bad: BadLines,
+    /// Where it names nobody, that is meant so.
+    pub(super) may_be_empty: bool,
     /// Whose each address is by its first line.
-    holders: HashMap<IpAddr, DeviceUuid>,
+    pub(super) holders: HashMap<IpAddr, DeviceUuid>,
 }
 
 /// Lines that give no address.
@@ -46,6 +48,10 @@ impl Lines {
         for (number, line) in (1..).zip(text.lines()) {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
             let Some(first) = words.first() else { continue };
+            if words == [NOBODY] {
+                lines.may_be_empty = true;
+                continue;
+            }
             let uuid = DeviceUuid::parse(first);
             if let Err(reason) = lines.read(&words, uuid) {
                 let about = uuid.map_or(About::Unreadable, About::Device);
@@ -111,6 +117,9 @@ pub(super) fn shown(word: &str) -> String {
     let shown: String = word.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     format!("`{shown}`")
 }
+
+/// The line of a file that is empty on purpose.
+const NOBODY: &str = "nobody";
 
 /// Of a bad word.
 const SHOWN_CHARS_MAX: usize = 70;

@@ -17,29 +17,21 @@ pub(super) struct Told {
     trouble: Option<String>,
 }
 
-/// What it means that a source names nobody.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum NamesNobody {
-    /// It may be half written, or its writer may just begin: everything stays.
-    SaysNothing,
-    /// Nobody is there.
-    IsNews,
-}
-
 impl Told {
     pub(super) fn new(name: String) -> Self {
         Self { name, addresses: HashMap::new(), bad_lines: Noted::default(), trouble: None }
     }
 
     /// Puts `lines` in the place of what was told before, and says whose address is another one now.
-    pub(super) fn take(&mut self, lines: Lines, names_nobody: NamesNobody) -> Vec<DeviceUuid> {
-        let Lines { mut addresses, bad, .. } = lines;
+    pub(super) fn take(&mut self, lines: Lines) -> Vec<DeviceUuid> {
+        let Lines { mut addresses, bad, may_be_empty, .. } = lines;
         if bad.noted != self.bad_lines {
             self.bad_lines = bad.noted.clone();
             let remarks = Remarks { bad_lines: bad.noted.clone(), ..Remarks::default() };
             remarks.lines().iter().for_each(|line| tracing::warn!("vpn.addresses: {line}"));
         }
-        if names_nobody == NamesNobody::SaysNothing && addresses.is_empty() && bad.not_free().is_empty() {
+        // It may be half written, or its writer may just begin.
+        if !may_be_empty && addresses.is_empty() && bad.not_free().is_empty() {
             self.have_trouble(Some("there is no address in it".to_owned()));
             return Vec::new();
         }

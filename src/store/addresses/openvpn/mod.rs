@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::Table;
 use super::lines::Lines;
-use super::told::{NamesNobody, Told};
+use super::told::Told;
 use crate::authz::DeviceUuid;
 use management::Management;
 use status_file::StatusFile;
@@ -81,7 +81,7 @@ impl Table for OpenVpn {
         };
         match news {
             News::Nothing => Vec::new(),
-            News::Lines(lines) => self.told.take(*lines, NamesNobody::IsNews),
+            News::Lines(lines) => self.told.take(*lines),
             News::Trouble(trouble) => {
                 self.told.have_trouble(Some(trouble));
                 Vec::new()

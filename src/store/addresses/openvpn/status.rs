@@ -61,7 +61,9 @@ struct Columns {
 
 impl Status {
     pub(super) fn new(name: String) -> Self {
-        Self { name, lines_read: 0, format: None, columns: None, routes: Vec::new(), lines: Lines::default() }
+        // Once it has its end, all of it is meant so.
+        let lines = Lines { may_be_empty: true, ..Lines::default() };
+        Self { name, lines_read: 0, format: None, columns: None, routes: Vec::new(), lines }
     }
 
     pub(super) fn parse(text: &str, name: String) -> Result<Lines, StatusError> {
