@@ -27,7 +27,10 @@ pub enum ConfigError {
         "this is no PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
     )]
     StorePostgresUrl { detail: String },
-    #[error("`{name}` is no source of device addresses; use `store`, `file:PATH` or `openvpn:PATH`")]
+    #[error(
+        "`{name}` is no source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or \
+         `wireguard:INTERFACE`"
+    )]
     AddressSource { name: String },
     #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]
     Query { file: String, detail: String },

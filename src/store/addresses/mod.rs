@@ -4,8 +4,10 @@
 
 mod file;
 mod lines;
+mod news;
 mod openvpn;
 mod told;
+mod wireguard;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,10 +17,11 @@ use crossbeam::channel::Receiver;
 
 use super::{Changes, Comparison, Quarantined, Remarks, RowKey, Rows, Source, StoreError};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
-use crate::config::{AddressSource, Queries};
+use crate::config::{AddressSource, Queries, Vpn};
 use file::AddressFile;
 use openvpn::OpenVpn;
 use told::Told;
+use wireguard::WireGuard;
 
 /// See the module.
 pub(super) struct Located {
@@ -51,13 +54,14 @@ struct Devices {
 }
 
 impl Located {
-    pub(super) fn new(store: Box<dyn Source>, addresses: &[AddressSource]) -> Self {
+    pub(super) fn new(store: Box<dyn Source>, vpn: &Vpn) -> Self {
         let place = |source: &AddressSource| match source {
             AddressSource::Store => Place::Store,
             AddressSource::File(path) => Place::Beside(Box::new(AddressFile::new(path.clone()))),
             AddressSource::OpenVpn(path) => Place::Beside(Box::new(OpenVpn::new(path.clone()))),
+            AddressSource::WireGuard(interface) => Place::Beside(Box::new(WireGuard::new(interface, vpn))),
         };
-        let places = addresses.iter().map(place).collect();
+        let places = vpn.addresses.iter().map(place).collect();
         Self { store, places, devices: Devices::default(), moved: HashSet::new() }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::lines::Lines;
+use super::news::News;
 use crate::authz::DeviceUuid;
 use crate::store::{Noted, Remarks};
 
@@ -46,6 +47,18 @@ impl Told {
         let gone = before.keys().filter(|uuid| !self.addresses.contains_key(uuid));
         let new = self.addresses.iter().filter(|(uuid, address)| before.get(uuid) != Some(address));
         gone.chain(new.map(|(uuid, _)| uuid)).copied().collect()
+    }
+
+    /// Says whose address is another one by what a source has found.
+    pub(super) fn hear(&mut self, news: News) -> Vec<DeviceUuid> {
+        match news {
+            News::Nothing => Vec::new(),
+            News::Lines(lines) => self.take(*lines),
+            News::Trouble(trouble) => {
+                self.have_trouble(Some(trouble));
+                Vec::new()
+            }
+        }
     }
 
     /// Tells of trouble when it begins and when it turns into another one, not with every look.

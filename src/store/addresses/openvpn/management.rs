@@ -10,31 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-use parking_lot::{Condvar, Mutex};
 
-use super::News;
 use super::connection::Connection;
 use super::status::{Progress, Status, StatusError};
-use crate::store::addresses::lines::Lines;
+use crate::store::addresses::news::{Latest, News};
 
 /// The thread's handle; the thread ends soon after this is dropped, but is not waited for.
 pub(super) struct Management {
     latest: Arc<Latest>,
     _stop: Sender<()>,
-}
-
-/// What the thread has found, until it is taken.
-#[derive(Default)]
-struct Latest {
-    found: Mutex<Found>,
-    has_spoken: Condvar,
-}
-
-#[derive(Default)]
-struct Found {
-    lines: Option<Lines>,
-    trouble: Option<String>,
-    has_spoken: bool,
 }
 
 impl Management {
@@ -49,29 +33,7 @@ impl Management {
 
     /// What there is to say by now; waits so long for the very first answer.
     pub(super) fn news(&self, patience: Duration) -> News {
-        let mut found = self.latest.found.lock();
-        if !patience.is_zero() {
-            self.latest.has_spoken.wait_while_for(&mut found, |found| !found.has_spoken, patience);
-        }
-        // What was told before a trouble is news before it.
-        match found.lines.take() {
-            Some(lines) => News::Lines(Box::new(lines)),
-            None => found.trouble.take().map_or(News::Nothing, News::Trouble),
-        }
-    }
-}
-
-impl Latest {
-    fn tell(&self, lines: Lines) {
-        *self.found.lock() = Found { lines: Some(lines), trouble: None, has_spoken: true };
-        self.has_spoken.notify_all();
-    }
-
-    fn tell_trouble(&self, trouble: String) {
-        let mut found = self.found.lock();
-        found.trouble = Some(trouble);
-        found.has_spoken = true;
-        self.has_spoken.notify_all();
+        self.latest.take(patience)
     }
 }
 
@@ -228,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::authz::DeviceUuid;
+    use crate::store::addresses::lines::Lines;
 
     const PATIENCE: Duration = Duration::from_secs(60);
     const HEADER: &str = "TITLE\tOpenVPN\nHEADER\tROUTING_TABLE\tVirtual Address\tCommon Name\n";

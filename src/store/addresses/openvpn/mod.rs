@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Table;
-use super::lines::Lines;
+use super::news::News;
 use super::told::Told;
 use crate::authz::DeviceUuid;
 use management::Management;
@@ -32,14 +32,6 @@ pub(super) struct OpenVpn {
 enum Way {
     Management(Management),
     StatusFile(StatusFile),
-}
-
-/// What a way has found since it was last looked at.
-enum News {
-    Nothing,
-    Lines(Box<Lines>),
-    /// The server says nothing, and why.
-    Trouble(String),
 }
 
 impl OpenVpn {
@@ -79,14 +71,7 @@ impl Table for OpenVpn {
             Ok(Way::StatusFile(file)) => file.look(patience),
             Err(trouble) => News::Trouble(trouble),
         };
-        match news {
-            News::Nothing => Vec::new(),
-            News::Lines(lines) => self.told.take(*lines),
-            News::Trouble(trouble) => {
-                self.told.have_trouble(Some(trouble));
-                Vec::new()
-            }
-        }
+        self.told.hear(news)
     }
 
     fn told(&self) -> &Told {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::News;
 use super::status::Status;
 use crate::store::addresses::file::{self, Stamp};
+use crate::store::addresses::news::News;
 
 /// See the module.
 pub(super) struct StatusFile {
