@@ -220,10 +220,12 @@ fn a_file_that_loses_many_devices_that_still_answer_is_held_by_the_location_rule
 fn sources_that_make_no_sense_are_refused_with_their_place() {
     for (sources, told) in [
         (
-            "[\"openvpn:/run/status\"]",
-            "`openvpn:/run/status` is no source of device addresses; use `store` or",
+            "[\"tinc:/run/status\"]",
+            "`tinc:/run/status` is no source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`",
         ),
         ("[\"file:\"]", "`file:` is no source of device addresses"),
+        ("[\"wireguard:wg0\"]", "vpn.addresses: wireguard:wg0 needs vpn.wireguard_peers"),
+        ("[\"wireguard:--help\"]", "`wireguard:--help` is no source of device addresses"),
         ("[]", "vpn.addresses: names no source"),
         ("[\"store\", \"store\"]", "vpn.addresses: names a source twice"),
     ] {

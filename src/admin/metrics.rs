@@ -196,9 +196,9 @@ impl Scrape {
         let Remarks { not_understood, bad_lines, stale_addresses } = &status.remarks;
         let help = "Rights of a foreign schema that grant nothing, since they are not understood.";
         gauge(encoder, "store_rights_not_understood", help, not_understood.count as i64)?;
-        let help = "Lines of vpn.addresses files that give no address.";
+        let help = "Lines of vpn.addresses sources that give no address.";
         gauge(encoder, "vpn_addresses_bad_lines", help, bad_lines.count as i64)?;
-        let help = "Files of vpn.addresses that say nothing now, and whose last addresses stay.";
+        let help = "Sources of vpn.addresses that say nothing now, and whose last addresses stay.";
         gauge(encoder, "vpn_addresses_stale_files", help, stale_addresses.len() as i64)?;
         let help = "Rows in the snapshot in force.";
         let mut family = encoder.encode_descriptor("snapshot_rows", help, None, MetricType::Gauge)?;

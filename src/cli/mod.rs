@@ -21,6 +21,7 @@ pub mod token;
 pub mod top;
 pub mod tunnel;
 mod values;
+mod vpn;
 mod watch;
 
 #[cfg(test)]
@@ -90,6 +91,9 @@ enum Command {
     Generate(generate::GenerateCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
+    /// What a VPN server calls.
+    #[command(subcommand)]
+    Vpn(vpn::VpnCommand),
 }
 
 /// A command on a store, which can be another one than the relay's.
@@ -132,6 +136,7 @@ impl CommandLine {
             Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
+            Command::Vpn(command) => vpn::run(command),
         }
     }
 }

@@ -27,7 +27,10 @@ pub enum ConfigError {
         "this is no PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
     )]
     StorePostgresUrl { detail: String },
-    #[error("`{name}` is no source of device addresses; use `store` or `file:PATH`")]
+    #[error(
+        "`{name}` is no source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or \
+         `wireguard:INTERFACE`"
+    )]
     AddressSource { name: String },
     #[error("the key in {file} cannot be used: {detail}")]
     TokenKey { file: String, detail: String },

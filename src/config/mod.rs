@@ -195,6 +195,13 @@ pub struct Vpn {
     pub allow: Vec<IpNet>,
     /// Who is asked, in this order, at which address the VPN has a device.
     pub addresses: Vec<AddressSource>,
+    /// Which device a WireGuard peer is: lines of `PUBLIC-KEY uuid`.
+    pub wireguard_peers: Option<PathBuf>,
+    /// How old a WireGuard peer's latest handshake may be. A peer that is spoken to makes one every two minutes.
+    #[serde(with = "humantime_serde")]
+    pub wireguard_max_age: Duration,
+    /// What is called with `show INTERFACE dump`.
+    pub wireguard_command: PathBuf,
     /// Binds the device side to an interface (SO_BINDTODEVICE).
     pub interface: Option<String>,
     /// This node's name. A device whose row names another node is not dialled here.
@@ -431,7 +438,15 @@ impl Vpn {
 
 impl Default for Vpn {
     fn default() -> Self {
-        Self { allow: Vec::new(), addresses: vec![AddressSource::Store], interface: None, node: None }
+        Self {
+            allow: Vec::new(),
+            addresses: vec![AddressSource::Store],
+            wireguard_peers: None,
+            wireguard_max_age: Duration::from_secs(180),
+            wireguard_command: "wg".into(),
+            interface: None,
+            node: None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::Group;
 
-use super::{Config, Guard, Profile, StoreUrl};
+use super::{AddressSource, Config, Guard, Profile, StoreUrl};
 
 /// A value that cannot work.
 pub(super) struct Finding {
@@ -270,6 +270,16 @@ fn check_vpn(config: &Config) -> Result<(), Finding> {
     }
     if (1..addresses.len()).any(|place| addresses[..place].contains(&addresses[place])) {
         return found("vpn.addresses", "names a source twice");
+    }
+    for source in addresses {
+        if let (AddressSource::WireGuard(interface), None) = (source, &config.vpn.wireguard_peers) {
+            return found(
+                "vpn.addresses",
+                &format!(
+                    "wireguard:{interface} needs vpn.wireguard_peers, a file with lines of `PUBLIC-KEY uuid`"
+                ),
+            );
+        }
     }
     match &config.vpn.interface {
         Some(interface) if if_nametoindex(interface.as_str()).is_err() => {

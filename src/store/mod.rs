@@ -75,7 +75,7 @@ pub fn located_source(config: &Config) -> Box<dyn Source> {
     let source = source(&config.store, &config.authz);
     match &*config.vpn.addresses {
         [AddressSource::Store] => source,
-        addresses => Box::new(addresses::Located::new(source, addresses)),
+        _ => Box::new(addresses::Located::new(source, &config.vpn)),
     }
 }
 

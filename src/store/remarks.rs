@@ -5,9 +5,9 @@
 pub struct Remarks {
     /// Rights whose words are not understood, and that therefore grant nothing.
     pub not_understood: Noted,
-    /// Lines of `vpn.addresses` files that give no address, each with its file and number.
+    /// Lines of `vpn.addresses` sources that give no address, each with its file and number.
     pub bad_lines: Noted,
-    /// Why addresses of a `vpn.addresses` file are those that it gave last, one text for each such file.
+    /// Why addresses of a `vpn.addresses` source are those that it gave last, one text for each such source.
     pub stale_addresses: Vec<String>,
 }
 

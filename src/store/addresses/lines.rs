@@ -1,4 +1,5 @@
-//! What a file of addresses says: a `uuid address` on each line, and comments from `#` on.
+//! What a source of addresses says, device by device; and a file of it: a `uuid address` on each line, and comments
+//! from `#` on. A line `nobody` says that a file without addresses is meant so.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,6 +12,10 @@ use crate::store::Noted;
 pub(super) struct Lines {
     pub(super) addresses: HashMap<DeviceUuid, IpAddr>,
     pub(super) bad: BadLines,
+    /// Where it names nobody, that is meant so.
+    pub(super) may_be_empty: bool,
+    /// Whose each address is by its first line.
+    pub(super) holders: HashMap<IpAddr, DeviceUuid>,
 }
 
 /// Lines that give no address.
@@ -21,60 +26,84 @@ pub(super) struct BadLines {
     named: HashSet<DeviceUuid>,
     /// Of some it cannot be told which device they are about.
     is_any_nameless: bool,
-    /// What several devices claim. Nobody is dialled there: it would be the wrong one.
-    contested: HashSet<IpAddr>,
+    /// What several devices claim, or somebody who is none of them. No device is dialled there: it would be the
+    /// wrong one.
+    not_free: HashSet<IpAddr>,
+}
+
+/// Whom a bad line is about.
+#[derive(Clone, Copy)]
+pub(super) enum About {
+    Device(DeviceUuid),
+    /// It may be any device.
+    Unreadable,
+    /// Somebody who is no device for sure.
+    Stranger,
 }
 
 impl Lines {
     /// `name` is what the file is called where a bad line is told.
     pub(super) fn parse(text: &str, name: &str) -> Self {
         let mut lines = Self::default();
-        let mut holders: HashMap<IpAddr, DeviceUuid> = HashMap::new();
         for (number, line) in (1..).zip(text.lines()) {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
             let Some(first) = words.first() else { continue };
+            if words == [NOBODY] {
+                lines.may_be_empty = true;
+                continue;
+            }
             let uuid = DeviceUuid::parse(first);
-            match lines.read(&words, uuid, &mut holders) {
-                Ok(()) => {}
-                Err(reason) => {
-                    lines.bad.noted.add(|| format!("{name}:{number}: {reason}"));
-                    lines.bad.named.extend(uuid);
-                    lines.bad.is_any_nameless |= uuid.is_none();
-                }
+            if let Err(reason) = lines.read(&words, uuid) {
+                let about = uuid.map_or(About::Unreadable, About::Device);
+                lines.refuse(about, || format!("{name}:{number}: {reason}"));
             }
         }
         lines
     }
 
-    fn read(
-        &mut self,
-        words: &[&str],
-        uuid: Option<DeviceUuid>,
-        holders: &mut HashMap<IpAddr, DeviceUuid>,
-    ) -> Result<(), String> {
+    /// Says that `uuid` is at `address`, or why that cannot be.
+    pub(super) fn put(&mut self, uuid: DeviceUuid, address: IpAddr) -> Result<(), String> {
+        let address = address.to_canonical();
+        if self.addresses.contains_key(&uuid) {
+            return Err(format!("{uuid} is there twice; its first line counts"));
+        }
+        if let Some(holder) = self.holders.get(&address) {
+            self.bad.not_free.insert(address);
+            self.addresses.remove(holder);
+            return Err(format!("{address} is {holder}'s too, so that it is neither's"));
+        }
+        self.addresses.insert(uuid, address);
+        self.holders.insert(address, uuid);
+        Ok(())
+    }
+
+    /// Has no device be kept at `address`, which is not where one is dialled.
+    pub(super) fn occupy(&mut self, address: IpAddr) {
+        self.bad.not_free.insert(address.to_canonical());
+    }
+
+    pub(super) fn refuse(&mut self, about: About, describe: impl FnOnce() -> String) {
+        self.bad.noted.add(describe);
+        match about {
+            About::Device(uuid) => _ = self.bad.named.insert(uuid),
+            About::Unreadable => self.bad.is_any_nameless = true,
+            About::Stranger => {}
+        }
+    }
+
+    fn read(&mut self, words: &[&str], uuid: Option<DeviceUuid>) -> Result<(), String> {
         let uuid = uuid.ok_or_else(|| format!("{} is no uuid of 32 or 62 hex digits", shown(words[0])))?;
         let [_, address] = words else {
             return Err(format!("{} words; write `uuid address`", words.len()));
         };
         let address: IpAddr = address.parse().map_err(|_| format!("{} is no IP address", shown(address)))?;
-        let address = address.to_canonical();
-        if self.addresses.contains_key(&uuid) {
-            return Err(format!("{uuid} is there twice; its first line counts"));
-        }
-        if let Some(holder) = holders.get(&address) {
-            self.bad.contested.insert(address);
-            self.addresses.remove(holder);
-            return Err(format!("{address} is {holder}'s too, so that it is neither's"));
-        }
-        self.addresses.insert(uuid, address);
-        holders.insert(address, uuid);
-        Ok(())
+        self.put(uuid, address)
     }
 }
 
 impl BadLines {
-    pub(super) const fn contested(&self) -> &HashSet<IpAddr> {
-        &self.contested
+    pub(super) const fn not_free(&self) -> &HashSet<IpAddr> {
+        &self.not_free
     }
 
     /// Whether one of them may have been to say where `uuid` is.
@@ -84,10 +113,13 @@ impl BadLines {
 }
 
 /// At most [`SHOWN_CHARS_MAX`] characters, without those that would break a line.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     let shown: String = word.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     format!("`{shown}`")
 }
+
+/// The line of a file that is empty on purpose.
+const NOBODY: &str = "nobody";
 
 /// Of a bad word.
 const SHOWN_CHARS_MAX: usize = 70;

@@ -1,9 +1,13 @@
 //! Device addresses from where `vpn.addresses` says: a source that lays them over the rows of a store.
 //!
-//! To all others such an address is one that the store gave. A file that changes is a read of changes.
+//! To all others such an address is one that the store gave. A source that changes is a read of changes.
 
 mod file;
 mod lines;
+mod news;
+mod openvpn;
+mod told;
+mod wireguard;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -13,8 +17,11 @@ use crossbeam::channel::Receiver;
 
 use super::{Changes, Comparison, Quarantined, Remarks, RowKey, Rows, Source, StoreError};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
-use crate::config::{AddressSource, Queries};
+use crate::config::{AddressSource, Queries, Vpn};
 use file::AddressFile;
+use openvpn::OpenVpn;
+use told::Told;
+use wireguard::WireGuard;
 
 /// See the module.
 pub(super) struct Located {
@@ -22,13 +29,21 @@ pub(super) struct Located {
     /// The first that knows a device says where it is.
     places: Vec<Place>,
     devices: Devices,
-    /// Whose address has changed in a file since it was last told.
+    /// Whose address has changed in a table since it was last told.
     moved: HashSet<DeviceUuid>,
 }
 
 enum Place {
     Store,
-    File(AddressFile),
+    Beside(Box<dyn Table>),
+}
+
+/// Addresses that are kept outside the store, and that change without it.
+trait Table: Send {
+    /// Takes what is new, without waiting for anything, and says whose address is another one now.
+    fn look(&mut self) -> Vec<DeviceUuid>;
+
+    fn told(&self) -> &Told;
 }
 
 /// Good rows, as the store gave them last.
@@ -39,19 +54,21 @@ struct Devices {
 }
 
 impl Located {
-    pub(super) fn new(store: Box<dyn Source>, addresses: &[AddressSource]) -> Self {
+    pub(super) fn new(store: Box<dyn Source>, vpn: &Vpn) -> Self {
         let place = |source: &AddressSource| match source {
             AddressSource::Store => Place::Store,
-            AddressSource::File(path) => Place::File(AddressFile::new(path.clone())),
+            AddressSource::File(path) => Place::Beside(Box::new(AddressFile::new(path.clone()))),
+            AddressSource::OpenVpn(path) => Place::Beside(Box::new(OpenVpn::new(path.clone()))),
+            AddressSource::WireGuard(interface) => Place::Beside(Box::new(WireGuard::new(interface, vpn))),
         };
-        let places = addresses.iter().map(place).collect();
+        let places = vpn.addresses.iter().map(place).collect();
         Self { store, places, devices: Devices::default(), moved: HashSet::new() }
     }
 
-    fn look_at_files(&mut self) {
+    fn look_at_tables(&mut self) {
         for place in &mut self.places {
-            if let Place::File(file) = place {
-                self.moved.extend(file.look());
+            if let Place::Beside(table) = place {
+                self.moved.extend(table.look());
             }
         }
     }
@@ -88,7 +105,7 @@ impl Located {
         }
     }
 
-    /// The devices that a file has elsewhere now, of those that there are.
+    /// The devices that a table has elsewhere now, of those that there are.
     fn moves(&mut self) -> Vec<Change> {
         let moved = std::mem::take(&mut self.moved);
         let devices = moved.iter().filter_map(|uuid| self.devices.named(uuid));
@@ -100,20 +117,20 @@ impl Located {
     fn address(&self, device: &Device) -> Option<IpAddr> {
         self.places.iter().find_map(|place| match place {
             Place::Store => device.address,
-            Place::File(file) => file.address(&device.uuid),
+            Place::Beside(table) => table.told().address(&device.uuid),
         })
     }
 }
 
 impl Source for Located {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        self.look_at_files();
+        self.look_at_tables();
         let rows = self.store.read_all()?;
         Ok(self.located(rows))
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
-        self.look_at_files();
+        self.look_at_tables();
         let (mut changes, quarantined) = match self.store.read_changes()? {
             Changes::Nothing => (Vec::new(), Vec::new()),
             Changes::Some { changes, quarantined } => (changes, quarantined),
@@ -129,7 +146,7 @@ impl Source for Located {
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
-        self.look_at_files();
+        self.look_at_tables();
         let Comparison { mut running, mut candidate } = self.store.compare(candidate)?;
         for device in running.devices.iter_mut().chain(&mut candidate.devices) {
             device.address = self.address(device);
@@ -142,16 +159,16 @@ impl Source for Located {
     }
 
     fn changes_elsewhere(&mut self) -> Vec<Change> {
-        self.look_at_files();
+        self.look_at_tables();
         self.moves()
     }
 
     fn remarks(&self) -> Remarks {
         let mut remarks = self.store.remarks();
         for place in &self.places {
-            if let Place::File(file) = place {
-                remarks.bad_lines.append(file.bad_lines());
-                remarks.stale_addresses.extend(file.trouble());
+            if let Place::Beside(table) = place {
+                remarks.bad_lines.append(table.told().bad_lines());
+                remarks.stale_addresses.extend(table.told().trouble());
             }
         }
         remarks

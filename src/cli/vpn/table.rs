@@ -1,0 +1,266 @@
+//! The file of addresses that hooks keep: changed as a whole, by one at a time, and replaced by a rename, so that a
+//! reader never meets half of it.
+//!
+//! It is not flushed to the disk: who was connected before a power cut is not any more.
+
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::event::Event;
+use crate::authz::DeviceUuid;
+
+/// Lines of `uuid address`, and others, which are left as they are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TableError {
+    #[error("{} cannot be changed ({error}){remedy}", path.display())]
+    File { path: PathBuf, error: io::Error, remedy: &'static str },
+    #[error(
+        "{} was locked by another process for {}; the device is not known until it connects again",
+        path.display(),
+        humantime::format_duration(*patience)
+    )]
+    Locked { path: PathBuf, patience: Duration },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Device {
+        uuid: DeviceUuid,
+        address: IpAddr,
+    },
+    /// A comment, say.
+    Other(String),
+}
+
+impl Table {
+    /// Reads the file, has `change` change what is in it, and replaces it where anything has changed.
+    pub(super) fn change(
+        path: &Path,
+        patience: Duration,
+        change: impl FnOnce(&mut Self),
+    ) -> Result<(), TableError> {
+        let failed = |error| TableError::file(path, error);
+        let _locked = lock(path, patience)?;
+        let (before, permissions) = match std::fs::read(path) {
+            Ok(bytes) => (bytes, std::fs::metadata(path).map_err(failed)?.permissions()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (Vec::new(), Permissions::from_mode(FILE_MODE))
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut table = Self::parse(&String::from_utf8_lossy(&before));
+        change(&mut table);
+        let after = table.to_text();
+        if after.as_bytes() == before {
+            return Ok(());
+        }
+        let new = beside(path, ".new");
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.set_permissions(permissions)?;
+            file.write_all(after.as_bytes())?;
+            std::fs::rename(&new, path)
+        };
+        write().map_err(failed)
+    }
+
+    pub(super) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Came { uuid, address } if self.lines.contains(&Line::Device { uuid, address }) => {}
+            Event::Came { uuid, address } => {
+                // Whoever was there before is not any more.
+                self.keep_devices(|kept, at| kept != uuid && at != address);
+                self.lines.push(Line::Device { uuid, address });
+            }
+            Event::Left { uuid, addresses } => {
+                // It may have come back already, to another address, before its old connection was found dead.
+                self.keep_devices(|kept, at| {
+                    kept != uuid || !(addresses.is_empty() || addresses.contains(&at))
+                });
+            }
+            Event::Freed { address } => self.keep_devices(|_, at| at != address),
+            Event::Began => self.keep_devices(|_, _| false),
+            Event::Other => {}
+        }
+    }
+
+    fn keep_devices(&mut self, is_kept: impl Fn(DeviceUuid, IpAddr) -> bool) {
+        self.lines.retain(|line| match line {
+            Line::Device { uuid, address } => is_kept(*uuid, *address),
+            Line::Other(_) => true,
+        });
+    }
+
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| line.trim() != NOBODY);
+        Self { lines: lines.map(Line::parse).collect() }
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::with_capacity(self.lines.len() * LINE_BYTES);
+        for line in &self.lines {
+            match line {
+                Line::Device { uuid, address } => text.push_str(&format!("{uuid} {address}")),
+                Line::Other(line) => text.push_str(line),
+            }
+            text.push('\n');
+        }
+        if !self.lines.iter().any(|line| matches!(line, Line::Device { .. })) {
+            text.push_str(NOBODY);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl TableError {
+    /// Whether it says nothing about the next attempt.
+    pub(super) const fn is_passing(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+
+    fn file(path: &Path, error: io::Error) -> Self {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => "; is its folder there?",
+            ErrorKind::PermissionDenied => "; the user that OpenVPN runs as must be able to write its folder",
+            _ => "",
+        };
+        Self::File { path: path.to_owned(), error, remedy }
+    }
+}
+
+impl Line {
+    fn parse(line: &str) -> Self {
+        let mut words = line.split_whitespace();
+        let (uuid, address) = (words.next().and_then(DeviceUuid::parse), words.next());
+        match (uuid, address.and_then(|address| address.parse().ok()), words.next()) {
+            (Some(uuid), Some(address), None) => Self::Device { uuid, address },
+            _ => Self::Other(line.to_owned()),
+        }
+    }
+}
+
+/// Held until it is dropped, or the process ends.
+fn lock(path: &Path, patience: Duration) -> Result<File, TableError> {
+    let lock = beside(path, ".lock");
+    let failed = |error| TableError::file(&lock, error);
+    let file = File::options().write(true).create(true).truncate(false).open(&lock).map_err(failed)?;
+    let give_up_at = Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(TableError::Locked { path: path.to_owned(), patience });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Says that it is meant so that there is no device: an empty file says nothing.
+const NOBODY: &str = "nobody";
+
+/// Of a file that is new. Where everybody is in a VPN is no secret on its server.
+const FILE_MODE: u32 = 0o644;
+
+/// A short uuid and an IPv4 address.
+const LINE_BYTES: usize = 48;
+
+/// Between two attempts to lock. The lock is held for about a millisecond.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    fn uuid(text: &str) -> DeviceUuid {
+        DeviceUuid::parse(text).unwrap()
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn came(device: &str, at: &str) -> Event {
+        Event::Came { uuid: uuid(device), address: address(at) }
+    }
+
+    fn after(text: &str, events: Vec<Event>) -> String {
+        let mut table = Table::parse(text);
+        events.into_iter().for_each(|event| table.apply(event));
+        table.to_text()
+    }
+
+    #[test]
+    fn a_device_has_one_line_and_an_address_one_device() {
+        let text = after("", vec![came(A, "10.8.0.2"), came(B, "10.8.0.3"), came(A, "10.8.0.4")]);
+        assert_eq!(text, format!("{B} 10.8.0.3\n{A} 10.8.0.4\n"));
+        assert_eq!(after(&text, vec![came(B, "10.8.0.4")]), format!("{B} 10.8.0.4\n"));
+    }
+
+    #[test]
+    fn who_left_is_gone_unless_it_has_come_back_elsewhere() {
+        let text = format!("{A} 10.8.0.2\n{B} 10.8.0.3\n");
+        let left = |addresses| Event::Left { uuid: uuid(A), addresses };
+        assert_eq!(after(&text, vec![left(vec![address("10.8.0.2")])]), format!("{B} 10.8.0.3\n"));
+        assert_eq!(after(&text, vec![left(Vec::new())]), format!("{B} 10.8.0.3\n"));
+        assert_eq!(after(&text, vec![left(vec![address("10.8.0.9")])]), text);
+    }
+
+    #[test]
+    fn an_empty_vpn_is_said_to_be_empty() {
+        let freed = Event::Freed { address: address("10.8.0.2") };
+        assert_eq!(after(&format!("{A} 10.8.0.2\n"), vec![freed]), "nobody\n");
+        assert_eq!(after(&format!("{A} 10.8.0.2\n{B} 10.8.0.3\n"), vec![Event::Began]), "nobody\n");
+        assert_eq!(after("nobody\n", vec![came(A, "10.8.0.2")]), format!("{A} 10.8.0.2\n"));
+    }
+
+    #[test]
+    fn what_is_no_line_of_a_device_stays() {
+        let text = format!("# by hand\n{A} 10.8.0.2 # too\nzz 10.8.0.9\n");
+        assert_eq!(after(&text, vec![came(B, "10.8.0.3")]), format!("{text}{B} 10.8.0.3\n"));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_waited_for_no_longer_than_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("addresses");
+        let held = lock(&path, Duration::ZERO).unwrap();
+        let change = |patience| Table::change(&path, patience, |table| table.apply(came(A, "10.8.0.2")));
+        let told = change(Duration::from_millis(20)).unwrap_err();
+        assert!(told.is_passing() && told.to_string().contains("was locked by another process for 20ms"));
+        assert!(!path.exists());
+        drop(held);
+        change(Duration::ZERO).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{A} 10.8.0.2\n"));
+    }
+
+    #[test]
+    fn who_may_read_the_file_stays_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("addresses");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        Table::change(&path, Duration::ZERO, |table| table.apply(came(A, "10.8.0.2"))).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+}

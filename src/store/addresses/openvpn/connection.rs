@@ -1,0 +1,136 @@
+//! A connection to an OpenVPN server's management socket: lines in and out, each with a deadline.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// See the module.
+pub(super) struct Connection {
+    reader: BufReader<UnixStream>,
+    /// The line that is being read.
+    line: Vec<u8>,
+}
+
+impl Connection {
+    /// Fails at once where the server does not take the connection into its queue.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A blocking one would wait for room in the queue without end.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        socket.set_nonblocking(false)?;
+        let stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
+        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        Ok(Self { reader: BufReader::new(stream), line: Vec::new() })
+    }
+
+    pub(super) fn send(&self, command: &str) -> io::Result<()> {
+        let mut stream = self.reader.get_ref();
+        stream.write_all(format!("{command}\n").as_bytes())
+    }
+
+    /// The next line without its end; `None` where there is none until then.
+    pub(super) fn line(&mut self, until: Instant) -> io::Result<Option<String>> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).max(READ_PATIENCE_MIN);
+            self.reader.get_ref().set_read_timeout(Some(left))?;
+            let bytes = match self.reader.fill_buf() {
+                Ok([]) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(bytes) => bytes,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            // What is too much is read and dropped.
+            let room = LINE_BYTES_MAX - self.line.len();
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            let consumed = part.len() + usize::from(end.is_some());
+            self.reader.consume(consumed);
+            if end.is_some() {
+                let line = std::mem::take(&mut self.line);
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What was read of a line that has not ended.
+    pub(super) fn unfinished(&self) -> &[u8] {
+        &self.line
+    }
+}
+
+/// Of a line. Certificates among the notifications are the longest that there are.
+const LINE_BYTES_MAX: usize = 8 * 1024;
+
+/// For a server to take a command of a few bytes.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// None at all would be to wait without end.
+const READ_PATIENCE_MIN: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn connected() -> (Connection, UnixStream) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("management");
+        let listener = UnixListener::bind(&path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        (connection, listener.accept().unwrap().0)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(50)
+    }
+
+    #[test]
+    fn a_line_that_comes_in_parts_is_one_line() {
+        let (mut connection, mut server) = connected();
+        server.write_all(b"SUCC").unwrap();
+        assert_eq!(connection.line(soon()).unwrap(), None);
+        assert_eq!(connection.unfinished(), b"SUCC");
+        server.write_all(b"ESS: pid=1\r\nEND\n").unwrap();
+        let mut read = || connection.line(Instant::now() + WRITE_PATIENCE).unwrap();
+        assert_eq!(read().as_deref(), Some("SUCCESS: pid=1"));
+        assert_eq!(read().as_deref(), Some("END"));
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_the_next_one_is_whole() {
+        let (mut connection, mut server) = connected();
+        let sender = std::thread::spawn(move || {
+            server.write_all(&vec![b'x'; 10 * LINE_BYTES_MAX]).unwrap();
+            server.write_all(b"\nEND\n").unwrap();
+            server
+        });
+        let late = Instant::now() + Duration::from_secs(60);
+        assert_eq!(connection.line(late).unwrap().unwrap().len(), LINE_BYTES_MAX);
+        assert_eq!(connection.line(late).unwrap().as_deref(), Some("END"));
+        drop(sender.join().unwrap());
+        assert_eq!(connection.line(late).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_an_error_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("management");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _queued = Connection::open(&path).unwrap();
+        assert_eq!(Connection::open(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,92 @@
+//! What a source of addresses told last, and what of that stays when it tells something else.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use super::lines::Lines;
+use super::news::News;
+use crate::authz::DeviceUuid;
+use crate::store::{Noted, Remarks};
+
+/// See the module.
+pub(super) struct Told {
+    /// The source, for log lines.
+    name: String,
+    addresses: HashMap<DeviceUuid, IpAddr>,
+    bad_lines: Noted,
+    /// Why the addresses are those that it gave last.
+    trouble: Option<String>,
+}
+
+impl Told {
+    pub(super) fn new(name: String) -> Self {
+        Self { name, addresses: HashMap::new(), bad_lines: Noted::default(), trouble: None }
+    }
+
+    /// Puts `lines` in the place of what was told before, and says whose address is another one now.
+    pub(super) fn take(&mut self, lines: Lines) -> Vec<DeviceUuid> {
+        let Lines { mut addresses, bad, may_be_empty, .. } = lines;
+        if bad.noted != self.bad_lines {
+            self.bad_lines = bad.noted.clone();
+            let remarks = Remarks { bad_lines: bad.noted.clone(), ..Remarks::default() };
+            remarks.lines().iter().for_each(|line| tracing::warn!("vpn.addresses: {line}"));
+        }
+        // It may be half written, or its writer may just begin.
+        if !may_be_empty && addresses.is_empty() && bad.not_free().is_empty() {
+            self.have_trouble(Some("there is no address in it".to_owned()));
+            return Vec::new();
+        }
+        self.have_trouble(None);
+        let taken: HashSet<IpAddr> = addresses.values().chain(bad.not_free()).copied().collect();
+        for (uuid, address) in &self.addresses {
+            if bad.may_name(uuid) && !taken.contains(address) {
+                addresses.entry(*uuid).or_insert(*address);
+            }
+        }
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        let gone = before.keys().filter(|uuid| !self.addresses.contains_key(uuid));
+        let new = self.addresses.iter().filter(|(uuid, address)| before.get(uuid) != Some(address));
+        gone.chain(new.map(|(uuid, _)| uuid)).copied().collect()
+    }
+
+    /// Says whose address is another one by what a source has found.
+    pub(super) fn hear(&mut self, news: News) -> Vec<DeviceUuid> {
+        match news {
+            News::Nothing => Vec::new(),
+            News::Lines(lines) => self.take(*lines),
+            News::Trouble(trouble) => {
+                self.have_trouble(Some(trouble));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tells of trouble when it begins and when it turns into another one, not with every look.
+    pub(super) fn have_trouble(&mut self, trouble: Option<String>) {
+        if self.trouble == trouble {
+            return;
+        }
+        self.trouble = trouble;
+        match self.trouble() {
+            Some(told) => tracing::warn!("vpn.addresses: {told}"),
+            None => tracing::info!("vpn.addresses: {} can be read again", self.name),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn address(&self, uuid: &DeviceUuid) -> Option<IpAddr> {
+        self.addresses.get(uuid).copied()
+    }
+
+    pub(super) const fn bad_lines(&self) -> &Noted {
+        &self.bad_lines
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        let name = &self.name;
+        self.trouble.as_ref().map(|why| format!("{name}: {why}; its last addresses stay"))
+    }
+}

@@ -1,0 +1,172 @@
+//! What `wg show INTERFACE dump` prints, and the file that says which device a peer is.
+//!
+//! As wg(8) has it: a line of the interface's own, then for each peer, separated by tabs, its public key, preshared
+//! key, endpoint, allowed networks, latest handshake (seconds since 1970, 0 for none), bytes both ways, keepalive.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::authz::DeviceUuid;
+use crate::store::addresses::lines::{About, Lines, shown};
+
+/// Devices by public key.
+#[derive(Default)]
+pub(super) struct Peers {
+    devices: HashMap<String, DeviceUuid>,
+    /// Which lines of the file are bad, and nothing else yet.
+    lines: Lines,
+}
+
+/// How a dump is read.
+pub(super) struct Dump {
+    /// The source, for what is told of a bad line.
+    pub(super) name: String,
+    /// Since 1970.
+    pub(super) now: Duration,
+    pub(super) max_age: Duration,
+}
+
+impl Peers {
+    /// Lines of `PUBLIC-KEY uuid`, and comments from `#` on.
+    pub(super) fn parse(text: &str, name: &str) -> Self {
+        let mut peers = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+            match words[..] {
+                [] => {}
+                [key, uuid] => match DeviceUuid::parse(uuid) {
+                    Some(uuid) => _ = peers.devices.insert(key.to_owned(), uuid),
+                    None => peers.lines.refuse(About::Unreadable, || {
+                        format!("{name}:{number}: {} is no uuid of 32 or 62 hex digits", shown(uuid))
+                    }),
+                },
+                _ => peers.lines.refuse(About::Unreadable, || {
+                    format!("{name}:{number}: {} words; write `PUBLIC-KEY uuid`", words.len())
+                }),
+            }
+        }
+        peers
+    }
+}
+
+impl Dump {
+    /// The devices whose latest handshake is young enough, where their peer's allowed networks name one address.
+    pub(super) fn read(&self, text: &str, peers: Peers) -> Lines {
+        let Peers { devices, mut lines } = peers;
+        // The command has succeeded: that nobody is there is meant so.
+        lines.may_be_empty = true;
+        for (number, line) in (2..).zip(text.lines().skip(1)) {
+            let place = format!("{}:{number}", self.name);
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [key, _, _, allowed, handshake, ..] = fields[..] else {
+                lines.refuse(About::Unreadable, || format!("{place}: {} fields of a peer", fields.len()));
+                continue;
+            };
+            let Ok(handshake) = handshake.parse().map(Duration::from_secs) else {
+                let about = devices.get(key).map_or(About::Stranger, |uuid| About::Device(*uuid));
+                lines.refuse(about, || format!("{place}: {} is no time of a handshake", shown(handshake)));
+                continue;
+            };
+            let address = own_address(allowed);
+            match (devices.get(key), address) {
+                (Some(uuid), Some(address)) if self.is_there(handshake) => {
+                    if let Err(reason) = lines.put(*uuid, address) {
+                        lines.refuse(About::Device(*uuid), || format!("{place}: {reason}"));
+                    }
+                }
+                (Some(uuid), None) => lines.refuse(About::Device(*uuid), || {
+                    format!(
+                        "{place}: {uuid} has no address of its own; allow its peer one, such as 10.9.0.2/32"
+                    )
+                }),
+                // Not there, or no device.
+                (_, address) => address.into_iter().for_each(|address| lines.occupy(address)),
+            }
+        }
+        lines
+    }
+
+    fn is_there(&self, handshake: Duration) -> bool {
+        // A clock that was set back since makes it as young as can be.
+        !handshake.is_zero() && self.now.saturating_sub(handshake) <= self.max_age
+    }
+}
+
+/// The first single address, IPv4 before IPv6.
+fn own_address(allowed: &str) -> Option<IpAddr> {
+    let networks = allowed.split(',').filter_map(|network| network.parse::<IpNet>().ok());
+    let single = networks.filter(|network| network.prefix_len() == network.max_prefix_len());
+    single.map(|network| network.addr()).min_by_key(IpAddr::is_ipv6)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+    const NOW: u64 = 1_795_455_640;
+
+    fn peer(key: &str, allowed: &str, handshake: u64) -> String {
+        format!("{key}\t(none)\t192.0.2.2:51820\t{allowed}\t{handshake}\t1024\t2048\toff\n")
+    }
+
+    fn read(peers: &str, dump: &str) -> Lines {
+        let how = Dump {
+            name: "wireguard:wg0".to_owned(),
+            now: Duration::from_secs(NOW),
+            max_age: Duration::from_secs(180),
+        };
+        how.read(&format!("secret\tpublic\t51820\toff\n{dump}"), Peers::parse(peers, "peers"))
+    }
+
+    fn at(lines: &Lines, uuid: &str) -> Option<String> {
+        lines.addresses.get(&DeviceUuid::parse(uuid).unwrap()).map(ToString::to_string)
+    }
+
+    #[test]
+    fn a_peer_is_there_while_its_latest_handshake_is_young() {
+        let peers = format!("# fleet one\nkeyA= {A}\nkeyB= {B}\n");
+        for (handshake, expected) in [(NOW - 180, true), (NOW + 5, true), (NOW - 181, false), (0, false)] {
+            let dump = peer("keyA=", "fd00:77::2/128,10.9.0.0/24,10.9.0.2/32", handshake);
+            let lines = read(&peers, &dump);
+            assert_eq!(at(&lines, A).as_deref(), expected.then_some("10.9.0.2"), "{handshake}");
+            assert_eq!((at(&lines, B), lines.bad.noted.count), (None, 0));
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_told_with_their_place_and_without_keys() {
+        let peers = format!("keyA= {A}\nkeyC= zz\nkeyD=\n");
+        let dump = [peer("keyA=", "10.9.0.0/24", NOW), "broken\tline\n".to_owned()].concat();
+        let lines = read(&peers, &dump);
+        let expected = [
+            "peers:2: `zz` is no uuid of 32 or 62 hex digits".to_owned(),
+            "peers:3: 1 words; write `PUBLIC-KEY uuid`".to_owned(),
+            format!(
+                "wireguard:wg0:2: {A} has no address of its own; allow its peer one, such as 10.9.0.2/32"
+            ),
+            "wireguard:wg0:3: 2 fields of a peer".to_owned(),
+        ];
+        assert_eq!(lines.bad.noted.examples, expected);
+    }
+
+    #[test]
+    fn a_peer_that_is_no_device_is_nobody() {
+        let lines = read(&format!("keyA= {A}\n"), &peer("laptop=", "10.9.0.7/32", NOW));
+        assert_eq!((lines.addresses.len(), lines.bad.noted.count), (0, 0));
+        assert!(lines.bad.not_free().contains(&"10.9.0.7".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(peers in "(\\PC|[ \n#])*", dump in "(\\PC|[\t\n,/0-9])*") {
+            let _whatever = read(&peers, &dump);
+        }
+    }
+}

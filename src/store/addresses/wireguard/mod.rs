@@ -1,0 +1,147 @@
+//! Which peers of a WireGuard interface are there, by the age of their latest handshake.
+//!
+//! A thread calls `wg show INTERFACE dump` now and then. What it prints has keys in it, and is never shown.
+
+mod dump;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::Table;
+use super::file;
+use super::lines::Lines;
+use super::news::Latest;
+use super::told::Told;
+use crate::authz::DeviceUuid;
+use crate::config::Vpn;
+use dump::{Dump, Peers};
+
+/// See the module. The thread ends soon after this is dropped, but is not waited for.
+pub(super) struct WireGuard {
+    latest: Arc<Latest>,
+    is_first_look: bool,
+    told: Told,
+    _stop: Sender<()>,
+}
+
+/// What the thread owns.
+struct Follower {
+    interface: String,
+    command: PathBuf,
+    peers: PathBuf,
+    max_age: Duration,
+    stopped: Receiver<()>,
+    latest: Arc<Latest>,
+}
+
+impl WireGuard {
+    pub(super) fn new(interface: &str, vpn: &Vpn) -> Self {
+        let latest = Arc::new(Latest::default());
+        let (stop, stopped) = bounded(0);
+        let follower = Follower {
+            interface: interface.to_owned(),
+            command: vpn.wireguard_command.clone(),
+            peers: vpn.wireguard_peers.clone().unwrap_or_default(),
+            max_age: vpn.wireguard_max_age,
+            stopped,
+            latest: Arc::clone(&latest),
+        };
+        let thread = std::thread::Builder::new().name("wireguard".to_owned()).spawn(move || follower.run());
+        if let Err(error) = thread {
+            latest.tell_trouble(format!("there is no thread to follow it with ({error})"));
+        }
+        Self { latest, is_first_look: true, told: Told::new(format!("wireguard:{interface}")), _stop: stop }
+    }
+}
+
+impl Table for WireGuard {
+    fn look(&mut self) -> Vec<DeviceUuid> {
+        // Only who begins waits, and would else begin with no device online.
+        let patience = if self.is_first_look { COMMAND_PATIENCE } else { Duration::ZERO };
+        self.is_first_look = false;
+        self.told.hear(self.latest.take(patience))
+    }
+
+    fn told(&self) -> &Told {
+        &self.told
+    }
+}
+
+impl Follower {
+    fn run(self) {
+        loop {
+            match self.ask() {
+                Ok(lines) => self.latest.tell(lines),
+                Err(trouble) => self.latest.tell_trouble(trouble),
+            }
+            if self.stopped.recv_timeout(ASK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    fn ask(&self) -> Result<Lines, String> {
+        let (peers, _) =
+            file::read(&self.peers).map_err(|error| format!("{}: {error}", self.peers.display()))?;
+        let peers = Peers::parse(&peers, &self.peers.display().to_string());
+        let printed = self.command().map_err(|error| {
+            format!("`{} show {} dump` failed: {error}", self.command.display(), self.interface)
+        })?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let dump = Dump { name: format!("wireguard:{}", self.interface), now, max_age: self.max_age };
+        Ok(dump.read(&printed, peers))
+    }
+
+    fn command(&self) -> io::Result<String> {
+        // A file, since a pipe that is full would have to be read with a deadline.
+        let output = tempfile::tempfile()?;
+        let mut command = Command::new(&self.command);
+        command.args(["show", &self.interface, "dump"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let child = command.stdout(output.try_clone()?).spawn()?;
+        wait(child)?;
+        read_from_start(output)
+    }
+}
+
+fn wait(mut child: Child) -> io::Result<()> {
+    let give_up_at = Instant::now() + COMMAND_PATIENCE;
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => {
+                return Err(io::Error::other(format!("{status}; does the relay have CAP_NET_ADMIN?")));
+            }
+            None if Instant::now() < give_up_at => std::thread::sleep(COMMAND_LOOK),
+            None => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::other(format!("no end within {} s", COMMAND_PATIENCE.as_secs())));
+            }
+        }
+    }
+}
+
+fn read_from_start(mut output: File) -> io::Result<String> {
+    io::Seek::rewind(&mut output)?;
+    let mut text = String::new();
+    output.take(DUMP_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Between two calls of the command.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// For the command to end.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether it has.
+const COMMAND_LOOK: Duration = Duration::from_millis(5);
+
+/// Of what it prints; some 200 for each peer.
+const DUMP_BYTES_MAX: u64 = 64 * 1024 * 1024;
