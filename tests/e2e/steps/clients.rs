@@ -6,7 +6,7 @@ use std::process::Command;
 use super::{echoes, echoes_a_mebibyte};
 use crate::devices::{ECHO_PORT, HTTP_PORT, PAGE, SSH_PORT};
 use crate::haproxy::front_of;
-use crate::support::{BINARY, Content, assert_done, connect, output_of};
+use crate::support::{BINARY, Content, assert_done, connect, output_of, wait_for};
 use crate::world::{A, CLIENT, HOMES, World};
 
 /// To a device of each node.
@@ -66,11 +66,11 @@ pub fn the_audit_log_has_the_true_client(world: &mut World) {
     let cli = world.balena(A, &world.alice, (world.devices[1].uuid, ECHO_PORT));
     let mut tunnel = cli.dial();
     assert!(echoes(&mut tunnel));
-    let before = world.nodes[A].audit().events().len();
+    let audit = world.nodes[A].audit();
+    let before = audit.events().len();
     drop((tunnel, cli));
-    let events = world.nodes[A].audit().wait_for_events(before + 1);
-    let end = events.last().unwrap();
-    assert_eq!(end["event"], "session-end", "{end}");
+    let ends = || audit.events().into_iter().skip(before).find(|event| event["event"] == "session-end");
+    let end = wait_for(ends).expect("the end is noted");
     assert!(end["client"].as_str().unwrap().starts_with(&format!("{CLIENT}:")), "{end}");
     assert_eq!((&end["uuid"], &end["node"]), (&world.devices[1].uuid.into(), &"node-a".into()), "{end}");
 }

@@ -20,6 +20,7 @@ pub const STEPS: &[(&str, fn(&mut World))] = &[
     ("sluicegate_tunnel_carries_a_local_port", clients::sluicegate_tunnel_carries_a_local_port),
     ("the_audit_log_has_the_true_client", clients::the_audit_log_has_the_true_client),
     ("the_cli_shows_why_it_is_refused", refusals::the_cli_shows_why_it_is_refused),
+    ("the_load_balancer_uses_both_nodes", refusals::the_load_balancer_uses_both_nodes),
     ("bad_input_is_answered", refusals::bad_input_is_answered),
     ("a_revoked_token_ends_a_live_cli_tunnel", revocation::a_revoked_token_ends_a_live_cli_tunnel),
     ("a_device_that_leaves_the_vpn_is_offline", vpn::a_device_that_leaves_the_vpn_is_offline),

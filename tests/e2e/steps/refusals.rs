@@ -1,10 +1,11 @@
 //! What people are told who get no tunnel, and what the audit log knows beside it.
 
-use crate::devices::{ECHO_PORT, SSH_PORT};
-use crate::haproxy::front_of;
+use crate::balena::Balena;
+use crate::devices::{ECHO_PORT, HTTP_PORT, SSH_PORT};
+use crate::haproxy::{FRONT, front_of};
 use crate::relays::{PLAIN_PORT, PROXIED_PORT};
 use crate::support::output_of;
-use crate::world::{A, CLIENT, NEVER_CONNECTED, UNKNOWN, World};
+use crate::world::{A, B, CLIENT, NEVER_CONNECTED, UNKNOWN, World};
 
 /// As the CLI shows it, with the cause that only the audit log has.
 pub fn the_cli_shows_why_it_is_refused(world: &mut World) {
@@ -25,6 +26,21 @@ pub fn the_cli_shows_why_it_is_refused(world: &mut World) {
         };
         let event = world.audited(A, cause, |event| is_it(event) && event["cause"] == cause);
         assert!(event["client"].as_str().unwrap().starts_with(&format!("{CLIENT}:")), "{event}");
+    }
+}
+
+/// Both of them behind the name that people dial.
+pub fn the_load_balancer_uses_both_nodes(world: &mut World) {
+    let ground = world.ground;
+    for _ in &world.nodes {
+        let target = (UNKNOWN, HTTP_PORT);
+        let cli = Balena::start(&ground.client, &ground.authority, FRONT, "sg_nobody", target);
+        assert_eq!(cli.error(), "Unable to connect: 407 Proxy Authentication Required");
+    }
+    for node in [A, B] {
+        world.audited(node, "its share", |event| {
+            event["cause"] == "credential-unknown" && event["port"] == HTTP_PORT
+        });
     }
 }
 
@@ -50,9 +66,7 @@ pub fn bad_input_is_answered(world: &mut World) {
     }
     let uninvited = format!("TCP:{}:{PROXIED_PORT}", node.address);
     is_told(&uninvited, "PROXY TCP4 192.0.2.7 192.0.2.8 5000 443\r\n", "400 Bad Request");
-    let event = world.audited(A, "who came past the balancer", |event| {
-        event["cause"] == "proxy-untrusted" && !event["client"].is_null()
-    });
+    let event = world.audited(A, "who came past the balancer", |event| event["cause"] == "proxy-untrusted");
     assert!(event["client"].as_str().unwrap_or_default().starts_with(&format!("{CLIENT}:")), "{event}");
 
     // TLS where the relay speaks none: openssl does not take the answer for TLS, and the relay goes on.
