@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::openvpn::Client;
 use crate::pki::{Authority, Holder, Pair};
 use crate::places::Place;
-use crate::support::{Device as Service, Sshd};
+use crate::support::{Device as Service, Sshd, sshd};
 
 pub const HTTP_PORT: u16 = 80;
 pub const SSH_PORT: u16 = 22222;
@@ -29,9 +29,10 @@ impl<'a> Device<'a> {
     pub fn new(uuid: &'static str, place: &'a Place, authority: &Authority) -> Self {
         let pair = authority.issue(uuid, &Holder::Client);
         let at = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let sshd = Sshd::start_by(place.command(sshd::PROGRAM), at(SSH_PORT));
         place.enter(|| Self {
             uuid,
-            sshd: Sshd::start(at(SSH_PORT)),
+            sshd,
             place,
             pair,
             vpn: None,

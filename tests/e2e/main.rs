@@ -43,8 +43,8 @@ fn what_people_do_works_from_end_to_end() {
     let mut world = report.step("the environment comes up", || World::new(&ground, &cluster));
     let only = std::env::var(ONLY).unwrap_or_default();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        for (name, step) in STEPS.iter().filter(|(name, _)| only.is_empty() || *name == only) {
-            report.step(&name.replace('_', " "), || step(&mut world));
+        for step in STEPS.iter().filter(|step| only.is_empty() || step.name == only) {
+            report.step(&step.name.replace('_', " "), || (step.run)(&mut world));
         }
     }));
     if std::env::var(KEEP).is_ok_and(|keep| !keep.is_empty()) {

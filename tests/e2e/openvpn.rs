@@ -39,8 +39,10 @@ impl Server {
         Self { program, network: format!("10.240.{number}.0/24") }
     }
 
-    pub fn log(&self) -> String {
-        self.program.log()
+    /// Waits until the hook has told that a device has gone.
+    #[track_caller]
+    pub fn tells_of_the_end_of(&self, uuid: &str) {
+        self.program.says(&format!("told: client-disconnect {uuid}"));
     }
 }
 
@@ -88,6 +90,7 @@ esac
 psql -qX -v ON_ERROR_STOP=1 -v uuid="$common_name" -v address="$ifconfig_pool_remote_ip" -v node={node} '{url}' <<SQL
 UPDATE sluicegate.devices SET $change WHERE uuid = :'uuid' AND $where;
 SQL
+echo "told: $script_type $common_name"
 "#,
         node = place.name,
         url = store.owner_url(),

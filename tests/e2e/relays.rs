@@ -21,7 +21,7 @@ const ADDRESSES: &str = r#"["store"]"#;
 pub struct Node<'a> {
     pub place: &'a Place,
     relay: Relay,
-    vpn: Server,
+    pub vpn: Server,
     /// Its configuration, but for what a step adds.
     config: String,
 }
@@ -76,11 +76,6 @@ impl<'a> Node<'a> {
         let output = output_of(&mut status, b"");
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         told["hold"]["rule"].as_str().map(str::to_owned)
-    }
-
-    /// What its VPN server says.
-    pub fn vpn_log(&self) -> String {
-        self.vpn.log()
     }
 
     pub fn audit(&self) -> Audit {

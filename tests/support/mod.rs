@@ -21,7 +21,7 @@ mod proxy;
 mod rights;
 mod site;
 mod skip;
-mod sshd;
+pub mod sshd;
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! A real sshd, with a host key and a configuration of its own, and the key of a user who may log in.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -16,6 +16,11 @@ pub struct Sshd {
 
 impl Sshd {
     pub fn start(address: SocketAddr) -> Self {
+        Self::start_by(Command::new(PROGRAM), address)
+    }
+
+    /// By a command that runs [`PROGRAM`] with the arguments that it is given.
+    pub fn start_by(mut command: Command, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         for key in ["host_key", "user_key"] {
@@ -32,10 +37,11 @@ impl Sshd {
         std::fs::write(path("sshd_config"), config).unwrap();
         // Where it confines the part of itself that strangers talk to; Debian's init script makes it.
         std::fs::create_dir_all("/run/sshd").unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-E", &path("log"), "-f", &path("sshd_config")]);
-        let running = Running::start(&mut sshd);
-        assert!(wait_for(|| TcpStream::connect(address).ok()).is_some(), "sshd does not listen");
+        command.args(["-D", "-E", &path("log"), "-f", &path("sshd_config")]);
+        let running = Running::start(&mut command);
+        let log = || std::fs::read_to_string(path("log")).unwrap_or_default();
+        let is_up = || log().contains("Server listening").then_some(());
+        assert!(wait_for(is_up).is_some(), "sshd does not listen: {}", log());
         Self { _running: running, folder, port: address.port() }
     }
 
@@ -62,3 +68,6 @@ impl Sshd {
         self.folder.path().join("user_key").display().to_string()
     }
 }
+
+/// It wants to be called by its whole path.
+pub const PROGRAM: &str = "/usr/sbin/sshd";

@@ -12,20 +12,32 @@ use std::net::TcpStream;
 use crate::support::Content;
 use crate::world::World;
 
-/// The steps in their order, each by the name that runs it alone.
-pub const STEPS: &[(&str, fn(&mut World))] = &[
-    ("the_balena_cli_reaches_ssh_http_and_echo", clients::the_balena_cli_reaches_ssh_http_and_echo),
-    ("curl_fetches_a_page_by_the_load_balancer", clients::curl_fetches_a_page_by_the_load_balancer),
-    ("ssh_goes_through_a_nodes_plain_port", clients::ssh_goes_through_a_nodes_plain_port),
-    ("sluicegate_tunnel_carries_a_local_port", clients::sluicegate_tunnel_carries_a_local_port),
-    ("the_audit_log_has_the_true_client", clients::the_audit_log_has_the_true_client),
-    ("the_cli_shows_why_it_is_refused", refusals::the_cli_shows_why_it_is_refused),
-    ("the_load_balancer_uses_both_nodes", refusals::the_load_balancer_uses_both_nodes),
-    ("bad_input_is_answered", refusals::bad_input_is_answered),
-    ("a_revoked_token_ends_a_live_cli_tunnel", revocation::a_revoked_token_ends_a_live_cli_tunnel),
-    ("a_device_that_leaves_the_vpn_is_offline", vpn::a_device_that_leaves_the_vpn_is_offline),
-    ("a_device_that_moves_is_found_at_its_new_node", vpn::a_device_that_moves_is_found_at_its_new_node),
-    ("the_query_change_of_30_september_is_held", incident::the_query_change_of_30_september_is_held),
+pub struct Step {
+    /// What runs it alone.
+    pub name: &'static str,
+    pub run: fn(&mut World),
+}
+
+macro_rules! steps {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        &[$(Step { name: stringify!($name), run: $module::$name }),*]
+    };
+}
+
+/// In their order.
+pub const STEPS: &[Step] = steps![
+    clients::the_balena_cli_reaches_ssh_http_and_echo,
+    clients::curl_fetches_a_page_by_the_load_balancer,
+    clients::ssh_goes_through_a_nodes_plain_port,
+    clients::sluicegate_tunnel_carries_a_local_port,
+    clients::the_audit_log_has_the_true_client,
+    refusals::the_cli_shows_why_it_is_refused,
+    refusals::the_load_balancer_uses_both_nodes,
+    refusals::bad_input_is_answered,
+    revocation::a_revoked_token_ends_a_live_cli_tunnel,
+    vpn::a_device_that_leaves_the_vpn_is_offline,
+    vpn::a_device_that_moves_is_found_at_its_new_node,
+    incident::the_query_change_of_30_september_is_held,
 ];
 
 /// Sends 1 MiB to an echo and takes it back at the same time; the tunnel is then as before.

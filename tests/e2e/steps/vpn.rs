@@ -29,7 +29,7 @@ pub fn a_device_that_moves_is_found_at_its_new_node(world: &mut World) {
     echoes_a_mebibyte(&mut cli.dial());
     reach_by_the_node_that_does_not_hold_it(world, A, uuid);
 
-    assert!(wait_for(|| world.nodes[A].vpn_log().contains(LOST).then_some(())).is_some());
+    world.nodes[A].vpn.tells_of_the_end_of(uuid);
     assert_eq!(world.store.holder(uuid).as_deref(), Some("node-b"), "it was not overruled");
 
     world.devices[second].disconnect();
@@ -51,6 +51,3 @@ fn is_refused(world: &World, node: usize, uuid: &str, cause: &str) {
     assert_eq!(cli.error(), "Unable to connect: 503 Device Offline");
     world.audited(node, cause, |event| event["uuid"] == uuid && event["cause"] == cause);
 }
-
-/// What a VPN server says of a device that it has not heard of for too long.
-const LOST: &str = "Inactivity timeout";
