@@ -4,12 +4,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test loom lint check bench compare deb tools
+.PHONY: help demo test e2e loom lint check bench compare deb tools
 
 CARGO_DENY_VERSION := 0.20.2
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 10
 
 demo: ## Build a release and show a whole relay with real tunnels through it
 	@cargo build --release --locked
@@ -24,6 +24,10 @@ test: tools lint loom ## Lint, then run every test
 	cargo test --locked --no-fail-fast --lib --bins --tests 2>&1 | tee "$$log" || failed=1
 	awk '/^test result:/ { passed += $$4; failed += $$6 } END { print passed+0 " passed, " failed+0 " failed" }' "$$log"
 	exit $${failed:-0}
+
+e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
+	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
+	exec cargo test --locked --test e2e -- --nocapture
 
 # In a place of its own: the flag concerns every crate.
 loom: ## Try every order in which threads can publish, reclaim, revoke and wake
@@ -59,3 +63,4 @@ deb: tools ## Build target/sluicegate_VERSION_ARCH.deb, with units, tuning, manu
 
 tools: ## Install the clients that tests use, where they are missing and we are root
 	@.ci/tools
+	.ci/balena-cli

@@ -5,9 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use support::{
-    Content, DEVICE, Device, Running, Site, V4, assert_done, output_of, root_or_skip, tools_or_skip, wait_for,
-};
+use support::{Content, DEVICE, Device, Site, Sshd, V4, assert_done, output_of, root_or_skip, tools_or_skip};
 
 const PAGE: &[u8] = b"<p>a page of the device</p>\n";
 
@@ -81,57 +79,8 @@ fn socat_gets_back_what_it_sends() {
     assert_eq!(Content::digest_of(&output.stdout), content.digest());
 }
 
-/// An sshd with a host key and a configuration of its own, and the key of a user who may log in.
-struct Sshd {
-    _running: Running,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Sshd {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        for key in ["host_key", "user_key"] {
-            let key = path(key);
-            let arguments = ["-q", "-t", "ed25519", "-N", "", "-f", &key];
-            assert_done(&output_of(Command::new("ssh-keygen").args(arguments), b""));
-        }
-        let port = Device::closed_port();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n",
-            path("host_key"),
-            path("user_key.pub"),
-        );
-        std::fs::write(path("sshd_config"), config).unwrap();
-        // Where it confines the part of itself that strangers talk to; Debian's init script makes it.
-        std::fs::create_dir_all("/run/sshd").unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-E", &path("log"), "-f", &path("sshd_config")]);
-        let running = Running::start(&mut sshd);
-        let is_up = || std::net::TcpStream::connect(("127.0.0.1", port)).ok();
-        assert!(wait_for(is_up).is_some(), "sshd does not listen");
-        Self { _running: running, folder, port }
-    }
-
-    /// An ssh that runs `cat` at the far end of `proxy_command`.
-    fn cat_through(&self, proxy_command: &str) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-F", "none", "-p", &self.port.to_string(), "-i"]).arg(self.folder.path().join("user_key"));
-        for option in [
-            "BatchMode=yes",
-            "IdentitiesOnly=yes",
-            "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null",
-            "LogLevel=ERROR",
-            &format!("ProxyCommand={proxy_command}"),
-        ] {
-            ssh.args(["-o", option]);
-        }
-        ssh.arg(format!("root@{DEVICE}.balena")).arg("cat");
-        ssh
-    }
+fn sshd() -> Sshd {
+    Sshd::start(SocketAddr::new(V4, Device::closed_port()))
 }
 
 fn can_ssh(name: &str) -> bool {
@@ -145,10 +94,10 @@ fn openssh_works_with_sluicegate_tunnel_as_its_proxy_command() {
     }
     let site = Site::new("");
     let relay = site.start();
-    let sshd = Sshd::start();
+    let sshd = sshd();
     let content = Content::new(2, 8 << 20);
     let proxy_command = format!("{} tunnel %h:%p --relay {} --stdio", support::BINARY, relay.address());
-    let mut ssh = sshd.cat_through(&proxy_command);
+    let mut ssh = sshd.cat_through(DEVICE, &proxy_command);
     let output = output_of(ssh.env("SLUICEGATE_TOKEN", &site.token), &content.to_vec());
     assert_done(&output);
     assert_eq!(Content::digest_of(&output.stdout), content.digest());
@@ -162,10 +111,10 @@ fn openssh_works_with_socat_as_its_proxy_command() {
     }
     let site = Site::new("");
     let relay = site.start();
-    let sshd = Sshd::start();
+    let sshd = sshd();
     let content = Content::new(3, 8 << 20);
     let proxy_command = format!("socat - {}", socat_proxy(&site, relay.address(), "%p"));
-    let output = output_of(&mut sshd.cat_through(&proxy_command), &content.to_vec());
+    let output = output_of(&mut sshd.cat_through(DEVICE, &proxy_command), &content.to_vec());
     assert_done(&output);
     assert_eq!(Content::digest_of(&output.stdout), content.digest());
 }
@@ -177,9 +126,10 @@ fn an_ssh_that_is_refused_shows_why() {
     }
     let site = Site::new("");
     let relay = site.start();
-    let sshd = Sshd::start();
+    let sshd = sshd();
     let proxy_command = format!("{} tunnel %h:%p --relay {} --stdio", support::BINARY, relay.address());
-    let output = output_of(sshd.cat_through(&proxy_command).env("SLUICEGATE_TOKEN", "sg_nobody"), b"");
+    let output =
+        output_of(sshd.cat_through(DEVICE, &proxy_command).env("SLUICEGATE_TOKEN", "sg_nobody"), b"");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(told.contains("the token is unknown, expired or revoked"), "{told}");

@@ -83,6 +83,21 @@ fn a_vpn_server_that_restarts_takes_its_devices_offline() {
 }
 
 #[test]
+fn devices_that_were_gone_and_came_back_are_asked_again() {
+    let installation = Installation::new(40);
+    let network = put_beyond_reach(&installation);
+    let judged = installation.start_with(|config| config.vpn.allow.push(network));
+    installation.sql("UPDATE devices SET online = 0");
+    assert!(judged.comes_to(|judged| judged.allowed() == 0));
+    installation.sql("UPDATE devices SET online = 1, address = '127.1.0.' || id");
+    assert!(judged.comes_to(|judged| judged.allowed() == 40));
+    installation.sql("UPDATE devices SET online = 0");
+    let (rule, told) = judged.hold();
+    assert_eq!(rule, Rule::Location, "{told}");
+    assert_eq!(judged.allowed(), 40);
+}
+
+#[test]
 fn a_few_devices_that_go_offline_are_not_asked_for() {
     let installation = Installation::new(40);
     let judged = installation.start();

@@ -3,11 +3,12 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use support::{Answer, Device, Relay, Running, Site, V4, connect, tools_or_skip, wait_for};
+use support::{Answer, Device, Relay, Running, Site, V4, connect, reset, tools_or_skip, wait_for};
 
 const BEHIND: &str = "listen = [{ address = '127.0.0.1:0', proxy_from = ['127.0.0.0/8'] }]";
 
@@ -124,6 +125,19 @@ fn haproxy_in_front_tells_the_client_by_either_version() {
 }
 
 #[test]
+fn a_balancer_that_looks_and_resets_is_not_taken_for_a_stranger() {
+    let site = Site::new(BEHIND);
+    let relay = site.start();
+    for _ in 0..LOOKS {
+        reset(connect(relay.address()));
+    }
+    let events = site.audit().wait_for_events(LOOKS);
+    let causes: BTreeSet<&str> = events.iter().filter_map(|event| event["cause"].as_str()).collect();
+    assert_eq!(events.len(), LOOKS);
+    assert!(!causes.contains("proxy-untrusted"), "{causes:?}");
+}
+
+#[test]
 fn the_probe_comes_by_a_balanced_listener_as_a_balancer_would() {
     let site = Site::new(&format!("{BEHIND}\nprobe.interval = '1s'"));
     let relay = site.start();
@@ -133,3 +147,6 @@ fn the_probe_comes_by_a_balanced_listener_as_a_balancer_would() {
 fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
+
+/// Fewer than the audit log would sum up.
+const LOOKS: usize = 50;

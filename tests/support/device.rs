@@ -22,7 +22,11 @@ pub struct Device {
 impl Device {
     /// Listens, and has the test do the rest by [`Device::accept`].
     pub fn listening(ip: IpAddr) -> Self {
-        let listener = TcpListener::bind((ip, 0)).unwrap();
+        Self::listening_at((ip, 0).into())
+    }
+
+    fn listening_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
         let address = listener.local_addr().unwrap();
         Self { listener, address }
@@ -30,7 +34,12 @@ impl Device {
 
     /// Sends back what it gets.
     pub fn echo(ip: IpAddr) -> Self {
-        Self::serving(ip, |mut socket| {
+        Self::echo_at((ip, 0).into())
+    }
+
+    /// As [`Device::echo`], on a port that is known before.
+    pub fn echo_at(address: SocketAddr) -> Self {
+        Self::serving_at(address, |mut socket| {
             let mut source = socket.try_clone().unwrap();
             let _whatever_ended_it = std::io::copy(&mut source, &mut socket);
         })
@@ -38,7 +47,12 @@ impl Device {
 
     /// Answers each request with `body`, then closes.
     pub fn http(body: &'static [u8]) -> Self {
-        Self::serving(V4, move |mut socket| {
+        Self::http_at((V4, 0).into(), body)
+    }
+
+    /// As [`Device::http`], on a port that is known before.
+    pub fn http_at(address: SocketAddr, body: &'static [u8]) -> Self {
+        Self::serving_at(address, move |mut socket| {
             let mut head = Vec::new();
             let mut byte = [0];
             while !head.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
@@ -53,7 +67,11 @@ impl Device {
 
     /// Has `serve` deal with each connection, in a thread of its own.
     pub fn serving(ip: IpAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let device = Self::listening(ip);
+        Self::serving_at((ip, 0).into(), serve)
+    }
+
+    fn serving_at(address: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let device = Self::listening_at(address);
         let listener = device.listener.try_clone().unwrap();
         SockRef::from(&listener).set_read_timeout(None).unwrap();
         let serve = Arc::new(serve);

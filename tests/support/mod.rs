@@ -24,6 +24,7 @@ mod proxy;
 mod rights;
 mod site;
 mod skip;
+pub mod sshd;
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ pub use proxy::{Fault, Proxy};
 pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at};
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, skip, tools_or_skip};
+pub use sshd::Sshd;
 
 /// How long anything may take that has no deadline of its own. Far beyond what a busy two-core machine
 /// needs, so that reaching it means "never".

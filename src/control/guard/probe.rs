@@ -64,20 +64,22 @@ impl Prober {
     /// What is known of `unlocated`; asks where nothing is.
     pub(in crate::control) fn ask(&mut self, unlocated: &Unlocated) -> Network {
         self.look();
-        if let Some(last) = &self.last
-            && last.at.elapsed() < OUTCOME_COUNTS
-            && unlocated.devices.is_subset(&last.of)
-        {
-            return last.network;
-        }
-        if self.running.is_none() {
+        if !self.last.as_ref().is_some_and(|last| last.counts_for(unlocated)) && self.running.is_none() {
             self.running = Some(Probe::begin(unlocated, &self.settings));
             self.look();
         }
-        match (&self.running, &self.last) {
-            (None, Some(last)) => last.network,
+        match &self.last {
+            Some(last) if last.counts_for(unlocated) => self.use_up(last.network),
             _ => Network::Asked,
         }
+    }
+
+    /// Silence counts once: devices that are published as gone and lost again have been back in between.
+    fn use_up(&mut self, network: Network) -> Network {
+        if network == Network::Silent {
+            self.last = None;
+        }
+        network
     }
 
     /// An answer is waited for.
@@ -93,6 +95,12 @@ impl Prober {
             self.last = Some(Outcome { of, network, at: Instant::now() });
             self.running = None;
         }
+    }
+}
+
+impl Outcome {
+    fn counts_for(&self, unlocated: &Unlocated) -> bool {
+        self.at.elapsed() < OUTCOME_COUNTS && unlocated.devices.is_subset(&self.of)
     }
 }
 

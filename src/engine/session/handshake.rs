@@ -226,6 +226,10 @@ impl<K: Kernel> Session<K> {
     }
 
     pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
+        if self.client_address.is_none() {
+            // Gone already, as a load balancer is that only looks whether anybody listens.
+            return self.note_lost_client("client-closed", None, turn);
+        }
         let detail = Some("it comes from outside the listener's proxy_from".to_owned());
         self.refuse(
             HttpVersion::default(),

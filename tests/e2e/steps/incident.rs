@@ -1,0 +1,68 @@
+//! The incident of 30 September 2025, on the path where it happened: the query that finds out where devices are
+//! compares a device with its flag (`d eq is_connected_to_vpn` for `d/is_connected_to_vpn`), and finds none.
+
+use super::{echoes, echoes_a_mebibyte};
+use crate::devices::ECHO_PORT;
+use crate::support::wait_for;
+use crate::world::{HOMES, World};
+
+/// In the relays' configuration it is refused; in a view that the query reads, it is held. Whoever has a tunnel keeps
+/// it, and whoever asks for one gets it.
+pub fn the_query_change_of_30_september_is_held(world: &mut World) {
+    let clis = [0, 1, 2]
+        .map(|device| world.balena(HOMES[device], &world.alice, (world.devices[device].uuid, ECHO_PORT)));
+    let mut tunnels = clis.each_ref().map(|cli| cli.dial());
+    let mut goes_on = || {
+        assert!(tunnels.iter_mut().all(echoes), "a tunnel has ended");
+        clis.iter().for_each(|cli| echoes_a_mebibyte(&mut cli.dial()));
+    };
+    goes_on();
+
+    deploy(world, &location(FAULT), "rule location");
+    goes_on();
+
+    let role = world.store.relay_role();
+    world
+        .store
+        .by_hand(&format!("CREATE VIEW located AS {}; GRANT SELECT ON located TO {role}", location(TRUTH)));
+    deploy(world, "SELECT * FROM located", "reloaded");
+    world.store.by_hand(&format!("CREATE OR REPLACE VIEW located AS {}", location(FAULT)));
+    for node in &world.nodes {
+        let held_by = wait_for(|| node.held_by());
+        assert_eq!(held_by.as_deref(), Some("location"), "{}", node.place.name);
+    }
+    goes_on();
+
+    world.store.by_hand(&format!("CREATE OR REPLACE VIEW located AS {}", location(TRUTH)));
+    for node in &world.nodes {
+        assert!(wait_for(|| node.held_by().is_none().then_some(())).is_some(), "{}", node.place.name);
+    }
+    goes_on();
+    for node in &world.nodes {
+        assert!(node.reload_with("").contains("reloaded"));
+    }
+    world.store.by_hand("DROP VIEW located");
+}
+
+/// Has each node read its devices by this query; `outcome` is what they say of it.
+#[track_caller]
+fn deploy(world: &World, query: &str, outcome: &str) {
+    for node in &world.nodes {
+        let file = node.place.folder().join("devices.sql");
+        std::fs::write(&file, query).unwrap();
+        let said = node.reload_with(&format!("\n[authz.queries]\ndevices = \"{}\"\n", file.display()));
+        assert!(said.contains(outcome), "{}: {said}", node.place.name);
+    }
+}
+
+fn location(is_connected: &str) -> String {
+    format!(
+        "SELECT device.id AS device, device.uuid, device.fleet, device.address, device.node,
+            {is_connected} AS online FROM sluicegate.devices AS device"
+    )
+}
+
+const TRUTH: &str = "device.online";
+
+/// Well-typed, quick, and true of no device.
+const FAULT: &str = "(device.id = device.online::int)";
