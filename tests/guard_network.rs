@@ -98,6 +98,26 @@ fn devices_that_were_gone_and_came_back_are_asked_again() {
 }
 
 #[test]
+fn devices_that_came_back_before_the_network_had_answered_are_asked_again() {
+    let silent = SilentPort::take();
+    let installation = Installation::new(40);
+    let judged = installation.start_with(|config| {
+        config.authz.guard.probe_port = silent.port;
+        config.authz.guard.probe_time = Duration::from_millis(500);
+    });
+    installation.sql("UPDATE devices SET online = 0 WHERE id > 10");
+    judged.read_whole(2);
+    installation.sql("UPDATE devices SET online = 1");
+    judged.read_whole(2);
+    // From now on every device refuses, and says so.
+    drop(silent);
+    std::thread::sleep(Duration::from_millis(500));
+    installation.sql("UPDATE devices SET online = 0 WHERE id > 10");
+    assert_eq!(judged.hold().0, Rule::Location);
+    assert_eq!(judged.allowed(), 40);
+}
+
+#[test]
 fn a_few_devices_that_go_offline_are_not_asked_for() {
     let installation = Installation::new(40);
     let judged = installation.start();

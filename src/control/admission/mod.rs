@@ -243,6 +243,9 @@ impl Admission {
         }
         let last_good = self.last_good.as_deref();
         let unlocated = last_good.and_then(|last_good| self.guard.unlocated(difference, last_good));
+        if unlocated.is_none() {
+            self.prober.forget();
+        }
         let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
         let candidate = Candidate {
             store: self.mirror.snapshot(),

@@ -74,6 +74,12 @@ impl Prober {
         }
     }
 
+    /// Nothing is lost now: what is said of devices that came back is not to count when they are lost again.
+    pub(in crate::control) fn forget(&mut self) {
+        self.running = None;
+        self.last = None;
+    }
+
     /// Silence counts once: devices that are published as gone and lost again have been back in between.
     fn use_up(&mut self, network: Network) -> Network {
         if network == Network::Silent {
@@ -92,7 +98,9 @@ impl Prober {
             && let Some(network) = probe.outcome()
         {
             let of = std::mem::take(&mut probe.of);
-            self.last = Some(Outcome { of, network, at: Instant::now() });
+            // Nobody may have looked for long.
+            let at = Instant::now().min(probe.until);
+            self.last = Some(Outcome { of, network, at });
             self.running = None;
         }
     }

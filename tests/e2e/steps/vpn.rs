@@ -34,10 +34,11 @@ pub fn a_device_that_moves_is_found_at_its_new_node(world: &mut World) {
 
     world.devices[second].disconnect();
     world.connect(second, A);
+    reach_by_the_node_that_does_not_hold_it(world, B, uuid);
 }
 
 /// The one place that changes with forwarding between nodes: a client then gets a tunnel here too. Until then each
-/// node opens tunnels to the devices that it holds.
+/// node opens tunnels to the devices that it holds. Either way the node has heard where the device is.
 fn reach_by_the_node_that_does_not_hold_it(world: &World, node: usize, uuid: &str) {
     is_refused(world, node, uuid, "device-elsewhere");
 }
