@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, AdminError, Probe, Sources};
 use crate::authz::Authority;
-use crate::config::Config;
-use crate::control::{Control, ControlError, QueriesError, StatusHandle};
+use crate::config::{Comers, Config};
+use crate::control::{Control, ControlError, DirectoryKeeper, QueriesError, StatusHandle};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store;
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
@@ -18,6 +18,8 @@ pub struct Node {
     engine: Option<Engine>,
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
+    forward_address: Option<SocketAddr>,
+    _directory: DirectoryKeeper,
     _probe: Probe,
     control: Control,
     admin: Admin,
@@ -32,8 +34,8 @@ pub enum NodeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("the probe cannot be started ({0}); raise the limit on threads or memory")]
-    Probe(std::io::Error),
+    #[error("a thread cannot be started ({0}); raise the limit on threads or memory")]
+    Thread(std::io::Error),
     #[error(transparent)]
     Audit(#[from] AuditError),
 }
@@ -81,13 +83,23 @@ impl Node {
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
         handle.recheck();
-        let client_addresses = engine.client_addresses().to_vec();
-        let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Probe)?;
+        let of = |from| {
+            let listeners = config.listen.iter().zip(engine.client_addresses());
+            listeners.filter(move |(listen, _)| listen.from == from).map(|(_, address)| *address)
+        };
+        let client_addresses: Vec<_> = of(Comers::Clients).collect();
+        let forward_address = of(Comers::Nodes).next();
+        let advertised = forward_address.map(|bound| advertised(config.forward.advertise, bound));
+        let directory =
+            DirectoryKeeper::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
+                .map_err(NodeError::Thread)?;
+        let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
             engine: handle.clone(),
             probe: probe.status(),
             control: control.status(),
             authority,
+            directory_errors: directory.errors(),
             commands: control.commands(),
             audit: audit_sender,
             audit_lost: audit.lost(),
@@ -99,12 +111,27 @@ impl Node {
                 return Err(error.into());
             }
         };
-        Ok(Self { engine: Some(engine), handle, client_addresses, _probe: probe, control, admin, audit })
+        Ok(Self {
+            engine: Some(engine),
+            handle,
+            client_addresses,
+            forward_address,
+            _directory: directory,
+            _probe: probe,
+            control,
+            admin,
+            audit,
+        })
     }
 
     /// Where clients reach this node, in the order of `listen`.
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.client_addresses
+    }
+
+    /// Where other nodes reach it; `None` where it stands alone.
+    pub fn forward_address(&self) -> Option<SocketAddr> {
+        self.forward_address
     }
 
     pub fn admin_address(&self) -> SocketAddr {
@@ -163,3 +190,12 @@ impl Drop for Node {
 
 /// How often a drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// By what others are to reach `bound`; a port of 0 stands for its real one.
+fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> SocketAddr {
+    match configured {
+        Some(address) if address.port() == 0 => SocketAddr::new(address.ip(), bound.port()),
+        Some(address) => address,
+        None => bound,
+    }
+}

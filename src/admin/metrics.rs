@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
 use super::probe::{ProbeResult, ProbeStatus};
 use super::process::Descriptors;
-use super::{Sources, causes, guard};
+use super::{Sources, causes, guard, nodes};
 use crate::authz::UnixMillis;
 use crate::engine::Capacity;
 use crate::store::Remarks;
@@ -77,6 +77,7 @@ impl Collector for Scrape {
         self.encode_probe(&mut encoder)?;
         self.encode_bytes(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
+        nodes::encode(&mut encoder, &self.sources)?;
         self.encode_snapshot(&mut encoder)?;
         guard::encode(&mut encoder, &self.sources.control.get())
     }
@@ -253,7 +254,13 @@ const BYTES: [(&str, &str, Of); 6] = [
 
 type LatencyOf = fn(&EngineCounters) -> &Latency;
 
-const LATENCIES: [(&str, &str, LatencyOf, Scale); 6] = [
+const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
+    (
+        "handover",
+        "From handing a request to another node to what that said.",
+        |engine| &engine.handover,
+        MICROSECONDS,
+    ),
     (
         "accept_to_secured",
         "From accept to the end of the TLS handshake.",

@@ -13,6 +13,7 @@ mod http;
 mod latency;
 mod local;
 mod metrics;
+mod nodes;
 mod own_tls;
 mod page;
 mod probe;
@@ -28,6 +29,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use axum::extract::FromRef;
@@ -65,6 +67,8 @@ pub struct Sources {
     pub audit: AuditSender,
     pub audit_lost: LostEvents,
     pub probe: ProbeHandle,
+    /// Times that the directory of nodes could not be kept.
+    pub directory_errors: Arc<AtomicU64>,
 }
 
 /// What every request is served from.

@@ -60,8 +60,10 @@ fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
 fn announce(node: &Node) -> Result<(), CommandError> {
     let clients: Vec<String> = node.client_addresses().iter().map(ToString::to_string).collect();
     let (clients, admin) = (clients.join(","), node.admin_address());
-    tracing::info!(%clients, %admin, "listening");
-    print(&format!("ready client={clients} admin={admin}\n"))
+    let nodes = node.forward_address().map(|nodes| format!(" nodes={nodes}")).unwrap_or_default();
+    let for_nodes = node.forward_address().map(tracing::field::display);
+    tracing::info!(%clients, %admin, nodes = for_nodes, "listening");
+    print(&format!("ready client={clients} admin={admin}{nodes}\n"))
 }
 
 /// What somebody asks of this process by a signal.

@@ -7,6 +7,7 @@
 mod absences;
 mod admission;
 mod commands;
+mod directory;
 mod guard;
 mod history;
 mod holding;
@@ -30,6 +31,7 @@ pub use commands::{
     Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, QueriesError,
     RolledBack,
 };
+pub use directory::DirectoryKeeper;
 pub use guard::{Hold, Rule};
 pub use holding::{HoldCounts, HoldStatus};
 pub use status::{Status, StatusHandle};

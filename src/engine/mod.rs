@@ -105,6 +105,13 @@ pub struct Capacity {
     pub pipes: usize,
 }
 
+/// The nodes that there are, by whether they have said of late that they live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Neighbours {
+    pub fresh: usize,
+    pub stale: usize,
+}
+
 impl Engine {
     /// Binds every listener and starts the threads; returns once all of them accept.
     pub fn start(
@@ -245,6 +252,14 @@ impl EngineHandle {
     /// Shows new clients the certificates of `config`, whose listeners are those that the engine runs with.
     pub fn replace_certificates(&self, config: &Config) {
         self.shared.replace_certificates(config);
+    }
+
+    /// The nodes in the directory.
+    pub fn neighbours(&self, now: UnixMillis) -> Neighbours {
+        let max_age = self.shared.config.forward.max_age;
+        let directory = self.shared.authority.directory().get();
+        let stale = directory.nodes().filter(|(_, node)| node.is_stale(now, max_age)).count();
+        Neighbours { stale, fresh: directory.nodes().count() - stale }
     }
 
     /// Refusals of this token are neither counted nor audited.

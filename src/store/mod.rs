@@ -4,6 +4,7 @@ mod addresses;
 pub mod admin;
 mod contract;
 mod decode;
+mod directory;
 pub mod postgres;
 mod remarks;
 mod reread;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
 use crate::config::{self, AddressSource, Authz, Config, Queries, StoreUrl};
 
+pub use directory::{NODES_MAX, NodeRow, NodeTable, Nodes, node_table};
 pub use remarks::{Noted, Remarks};
 
 /// A database that the relay reads and never writes.

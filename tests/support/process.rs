@@ -161,7 +161,7 @@ pub fn assert_done(output: &Output) {
     assert!(output.status.success(), "{}: {told}", output.status);
 }
 
-/// What `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR`.
+/// What `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR[ nodes=ADDR]`.
 struct Ready {
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
@@ -171,6 +171,8 @@ impl Ready {
     fn parse(line: &str) -> Option<Self> {
         let (clients, admin) = line.trim().strip_prefix("ready client=")?.split_once(" admin=")?;
         let clients = clients.split(',').map(|address| address.parse().ok()).collect::<Option<_>>()?;
+        // A node that others forward to says where behind that.
+        let admin = admin.split(' ').next()?;
         Some(Self { clients, admin: admin.parse().ok()? })
     }
 }

@@ -5,6 +5,7 @@ mod admin;
 mod changes;
 mod connect;
 mod listen;
+mod nodes;
 mod openbalena;
 mod outbox;
 mod relations;
@@ -18,6 +19,7 @@ mod tls;
 use tokio_postgres::error::SqlState;
 
 pub use admin::Admin;
+pub use nodes::PostgresNodes;
 pub(super) use relations::Schema;
 pub use source::PostgresSource;
 

@@ -2,6 +2,7 @@
 //! commands write it ([`Admin`]), both at the same time.
 
 mod admin;
+mod nodes;
 mod outbox;
 mod relations;
 mod schema;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 pub use admin::Admin;
+pub use nodes::SqliteNodes;
 pub(super) use relations::QUERIES;
 pub use source::SqliteSource;
 

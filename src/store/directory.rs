@@ -1,0 +1,53 @@
+//! The nodes of an installation: each writes that it lives, and reads when the others last did.
+
+use std::net::SocketAddr;
+
+use super::{StoreError, postgres, sqlite};
+use crate::config::{Config, StoreUrl};
+
+/// The table of nodes. Calls block, and each is one transaction; after an error the next call connects anew.
+pub trait NodeTable: Send {
+    /// Writes that the node with this name lives now, and takes requests at `forward`.
+    fn write(&mut self, name: &str, forward: SocketAddr) -> Result<(), StoreError>;
+
+    /// All nodes, at most [`NODES_MAX`] of them.
+    fn read(&mut self) -> Result<Nodes, StoreError>;
+}
+
+/// What the table says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    pub nodes: Vec<NodeRow>,
+    /// Rows that cannot be used: which, and why.
+    pub bad: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    pub name: Box<str>,
+    pub forward: SocketAddr,
+    /// Since it last said that it lives, by the store's own clock.
+    pub age_ms: i64,
+}
+
+impl Nodes {
+    /// Takes a row as the table has it. A node that never gave an address or a sign of life is none yet.
+    pub(super) fn add(&mut self, name: String, forward: Option<String>, age_ms: Option<i64>) {
+        let (Some(forward), Some(age_ms)) = (forward, age_ms) else { return };
+        match forward.parse() {
+            Ok(forward) => self.nodes.push(NodeRow { name: name.into(), forward, age_ms }),
+            Err(_) => self.bad.push(format!("node {name}: `{forward}` is no address with a port")),
+        }
+    }
+}
+
+/// The table that the configuration names.
+pub fn node_table(config: &Config) -> Box<dyn NodeTable> {
+    match config.forward.directory_url.as_ref().unwrap_or(&config.store.url) {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteNodes::new(path)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresNodes::new(url, &config.store)),
+    }
+}
+
+/// Nodes of one installation; further ones are not read.
+pub const NODES_MAX: usize = 4096;

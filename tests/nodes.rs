@@ -1,0 +1,374 @@
+//! Several nodes on one store: a device that another node holds is reached by that node, and every way in
+//! which that can fail is told.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use support::{
+    Audit, Authority, BINARY, Content, Device, End, Relay, Request, Signal, Site, TlsClient, V4, receive,
+    wait_for,
+};
+use toml::Table;
+
+/// Held by `node-b`.
+const FAR: &str = "fedcba9876543210fedcba9876543210";
+
+/// A store, certificates for its nodes, and `node-a`, which clients come to.
+struct Fleet {
+    site: Site,
+    authority: Authority,
+}
+
+/// A further node.
+struct Node {
+    relay: Relay,
+    audit: Audit,
+}
+
+impl Fleet {
+    fn new(fragment: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let authority = Authority::new(&folder, "nodes");
+        let mut site = Site::new("");
+        site.configure(&section("node-a", &authority));
+        site.configure("forward.heartbeat = '200ms'\nforward.refresh = '50ms'\nforward.max_age = '1500ms'");
+        site.configure(fragment);
+        site.cli(&["device", "add", FAR, "--address", "127.0.0.1", "--node", "node-b"]);
+        Self { site, authority }
+    }
+
+    fn start(&self) -> Relay {
+        self.site.start()
+    }
+
+    /// A node with this name on the same store, or, where there is one, on `store`.
+    fn node(&self, name: &str, store: Option<&Site>) -> Node {
+        let base = store.unwrap_or(&self.site);
+        let mut config: Table =
+            toml::from_str(&std::fs::read_to_string(self.site.config_path()).unwrap()).unwrap();
+        let folder = base.folder().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let audit = folder.join("audit.jsonl");
+        let more = format!(
+            "{}\nstore.url = 'sqlite:{}'\naudit.path = '{}'",
+            section(name, &self.authority),
+            base.store_path().display(),
+            audit.display(),
+        );
+        for (key, value) in toml::from_str::<Table>(&more).unwrap() {
+            match (config.get_mut(&key), value) {
+                (Some(toml::Value::Table(old)), toml::Value::Table(new)) => old.extend(new),
+                (_, value) => drop(config.insert(key, value)),
+            }
+        }
+        let file = folder.join("sluicegate.toml");
+        std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg("--config").arg(&file).env("STATE_DIRECTORY", folder.join("state"));
+        Node { relay: Relay::start(command), audit: Audit::new(audit) }
+    }
+
+    /// Waits until `relay` knows so many nodes that live.
+    fn wait_for_nodes(&self, relay: &Relay, count: f64) {
+        assert!(relay.metric_becomes("sluicegate_nodes{state=\"fresh\"}", |fresh| fresh == count));
+    }
+
+    fn request(&self, port: u16) -> Request {
+        Request::to(FAR, port).bearer(&self.site.token)
+    }
+
+    /// Says in the store that a node with this name lives at `forward`.
+    fn pretend(&self, name: &str, forward: SocketAddr) {
+        let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
+        let sql = "INSERT INTO nodes VALUES (?1, ?2, unixepoch() * 1000 + 3600000)";
+        store.execute(sql, (name, forward.to_string())).unwrap();
+    }
+
+    /// What a client is told, and what the audit log of `node-a` says of it.
+    fn refusal(&self, relay: &Relay) -> (u16, String, String) {
+        let before = self.site.audit().events().len();
+        let answer = self.request(80).send(relay.address());
+        let slug = answer.slug().unwrap_or_default();
+        let event = self.site.audit().wait_for_events(before + 1).swap_remove(before);
+        (answer.status, slug, event["cause"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.authority.file.parent().unwrap()).unwrap();
+    }
+}
+
+/// What makes a node of it.
+fn section(name: &str, authority: &Authority) -> String {
+    let (chain, key) = authority.issue(name, &[name]).write(authority.file.parent().unwrap(), name);
+    format!(
+        "vpn.node = '{name}'\nforward.listen = '127.0.0.1:0'\nforward.tls = {{ chain = '{}', key = '{}', ca = '{}' }}",
+        chain.display(),
+        key.display(),
+        authority.file.display(),
+    )
+}
+
+#[test]
+fn a_device_elsewhere_is_reached_by_the_node_that_holds_it() {
+    let fleet = Fleet::new("");
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnel = fleet.request(device.port()).early(b"early").send(near.address()).opened();
+    tunnel.write_all(b" and late").unwrap();
+    let mut back = [0; 14];
+    tunnel.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"early and late");
+    let client = tunnel.local_addr().unwrap().to_string();
+    tunnel.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(tunnel.read(&mut back).unwrap(), 0);
+    for audit in [fleet.site.audit(), far.audit] {
+        let end = audit.wait_for(|event| event["event"] == "session-end");
+        assert_eq!((&end["client"], &end["cause"]), (&client.as_str().into(), &"closed".into()));
+        assert_eq!(
+            (&end["uuid"], &end["bytes_up"], &end["bytes_down"]),
+            (&FAR.into(), &14.into(), &14.into())
+        );
+        assert_eq!(end["credential"], fleet.site.credential);
+    }
+    assert_eq!(near.metric("sluicegate_tunnels_total{path=\"forwarded\"}"), Some(1.0));
+    assert_eq!(far.relay.metric("sluicegate_tunnels_total{path=\"local\"}"), Some(1.0));
+}
+
+#[test]
+fn megabytes_by_two_nodes_arrive_whole_and_in_order() {
+    let content = Content::new(11, 32 << 20);
+    let device = Device::serving(V4, move |mut stream| {
+        let _client_gone = content.send(&mut stream);
+        let _client_gone = stream.shutdown(Shutdown::Write);
+        let _rest = receive(&mut stream);
+    });
+    let fleet = Fleet::new("");
+    let (near, _far) = (fleet.start(), fleet.node("node-b", None));
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
+    assert_eq!(receive(&mut tunnel), (content.digest(), End::Fin));
+}
+
+#[test]
+fn what_the_next_node_says_no_with_is_what_the_client_is_told() {
+    let fleet = Fleet::new("");
+    let (near, far) = (fleet.start(), fleet.node("node-b", None));
+    fleet.wait_for_nodes(&near, 2.0);
+    let answer = fleet.request(Device::closed_port()).send(near.address());
+    assert_eq!((answer.status, answer.slug().as_deref()), (502, Some("device-port-closed")));
+    fleet.site.audit().wait_for(|event| event["cause"] == "refused-by-node");
+    far.audit.wait_for(|event| event["cause"] == "device-port-closed");
+    let answer = Request::to(FAR, 80).bearer("nobody's").send(near.address());
+    assert_eq!((answer.status, answer.slug().as_deref()), (407, Some("credentials")));
+}
+
+#[test]
+fn a_revocation_ends_a_tunnel_by_two_nodes() {
+    let fleet = Fleet::new("");
+    let (near, _far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
+    fleet.site.cli(&["grant", "revoke", &fleet.site.grant.to_string()]);
+    assert_eq!(tunnel.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    fleet.site.audit().wait_for(|event| event["cause"] == "grant-revoked" && event["event"] == "session-end");
+}
+
+#[test]
+fn a_node_that_dies_is_told_at_once_and_known_to_be_gone_after_a_while() {
+    let fleet = Fleet::new("");
+    let (near, far) = (fleet.start(), fleet.node("node-b", None));
+    fleet.wait_for_nodes(&near, 2.0);
+    far.relay.signal(Signal::SIGKILL);
+    let found = wait_for(|| Some(fleet.refusal(&near)).filter(|refusal| refusal.2 == "node-unreachable"));
+    assert_eq!(found.unwrap(), (503, "device-offline".to_owned(), "node-unreachable".to_owned()));
+    assert!(near.metric_becomes("sluicegate_nodes{state=\"stale\"}", |stale| stale == 1.0));
+    assert_eq!(fleet.refusal(&near).2, "node-stale");
+    let (_again, device) = (fleet.node("node-b", None), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    fleet.request(device.port()).send(near.address()).opened();
+}
+
+#[test]
+fn a_node_that_nobody_knows_is_told() {
+    let fleet = Fleet::new("");
+    let near = fleet.start();
+    let told = fleet.refusal(&near);
+    assert_eq!(told, (503, "device-offline".to_owned(), "node-unknown".to_owned()));
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_given_up() {
+    let fleet = Fleet::new("timeouts.forward = '500ms'");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    fleet.pretend("node-b", silent.local_addr().unwrap());
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    assert_eq!(fleet.refusal(&near), (504, "device-timeout".to_owned(), "node-timeout".to_owned()));
+}
+
+#[test]
+fn who_shows_no_certificate_of_a_node_is_neither_asked_nor_let_in() {
+    let fleet = Fleet::new("");
+    let stranger = Authority::new(&fleet.site.folder().to_owned(), "stranger");
+    let impostor = FakeNode::start(&stranger, "node-b", |_, _| b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
+    fleet.pretend("node-b", impostor.address);
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    assert_eq!(fleet.refusal(&near), (503, "device-offline".to_owned(), "node-tls".to_owned()));
+    // Nor one that is a node, but another.
+    let other = FakeNode::start(&fleet.authority, "node-c", |_, _| Vec::new());
+    let store = rusqlite::Connection::open(fleet.site.store_path()).unwrap();
+    store
+        .execute("UPDATE nodes SET forward_address = ?1 WHERE name = 'node-b'", [other.address.to_string()])
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(fleet.refusal(&near).2, "node-tls");
+
+    let forward = forward_address(&fleet.site, "node-a");
+    for client in [
+        TlsClient::trusting(&fleet.authority),
+        TlsClient::trusting(&fleet.authority).showing(&stranger.issue("node-b", &["node-b"])),
+    ] {
+        let mut client = client;
+        let asked = client
+            .connect(forward, "node-a")
+            .and_then(|mut stream| support::ask_by_tls(&mut stream, &fleet.request(80).bytes()));
+        assert!(asked.is_err(), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_request_that_comes_round_again_is_a_loop() {
+    let fleet = Fleet::new("");
+    // By its own store, node-a holds the device.
+    let other = Site::new("");
+    other.cli(&["device", "add", FAR, "--address", "127.0.0.1", "--node", "node-a"]);
+    let hash = "UPDATE credentials SET key_sha256 = ?1 WHERE revoked_at IS NULL";
+    let digest = sha2::Digest::finalize(sha2::Digest::chain_update(
+        <sha2::Sha256 as sha2::Digest>::new(),
+        &fleet.site.token,
+    ));
+    rusqlite::Connection::open(other.store_path()).unwrap().execute(hash, [digest.as_slice()]).unwrap();
+    let far = fleet.node("node-b", Some(&other));
+    fleet.pretend("node-b", forward_address(&other, "node-b"));
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    let store = rusqlite::Connection::open(other.store_path()).unwrap();
+    let sql = "INSERT INTO nodes VALUES ('node-a', ?1, unixepoch() * 1000 + 3600000)";
+    store.execute(sql, [forward_address(&fleet.site, "node-a").to_string()]).unwrap();
+    fleet.wait_for_nodes(&far.relay, 2.0);
+    let answer = fleet.request(80).send(near.address());
+    assert_eq!((answer.status, answer.slug().as_deref()), (508, Some("loop")));
+    far.audit.wait_for(|event| event["cause"] == "loop");
+    // A client cannot make one up.
+    let device = Device::echo(V4);
+    let request = fleet.site.request(&device).header("Sluicegate-Hops: node-a, node-b, node-c");
+    request.send(near.address()).opened();
+}
+
+/// Where a node takes requests, once it has said so in the store.
+fn forward_address(site: &Site, name: &str) -> SocketAddr {
+    let store = rusqlite::Connection::open(site.store_path()).unwrap();
+    let sql = "SELECT forward_address FROM nodes WHERE name = ?1";
+    let said = || store.query_row(sql, [name], |row| row.get::<_, String>(0)).ok();
+    wait_for(said).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
+    let fleet = Fleet::new("");
+    let moved = fleet.site.store_path();
+    // Says no, but only once the device has come to node-a.
+    let node = FakeNode::start(&fleet.authority, "node-b", move |_, count| {
+        if count == 0 {
+            let store = rusqlite::Connection::open(&moved).unwrap();
+            store.execute("UPDATE devices SET node = 'node-a' WHERE uuid = ?1", [FAR]).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        b"HTTP/1.1 503 Device Offline\r\nSluicegate-Reason: device-offline\r\n\r\n".to_vec()
+    });
+    fleet.pretend("node-b", node.address);
+    let (near, device) = (fleet.start(), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
+    tunnel.write_all(b"x").unwrap();
+    tunnel.read_exact(&mut [0]).unwrap();
+    let store = rusqlite::Connection::open(fleet.site.store_path()).unwrap();
+    store.execute("UPDATE devices SET node = 'node-b' WHERE uuid = ?1", [FAR]).unwrap();
+    // Once, and not for ever.
+    let told = wait_for(|| Some(fleet.refusal(&near)).filter(|refusal| refusal.2 == "refused-by-node"));
+    assert_eq!(told.unwrap().0, 503);
+}
+
+#[test]
+fn bytes_that_come_with_the_next_nodes_reply_are_not_lost() {
+    let fleet = Fleet::new("");
+    let node = FakeNode::start(&fleet.authority, "node-b", |_, _| {
+        b"HTTP/1.1 200 Connection Established\r\n\r\nSSH-2.0-first".to_vec()
+    });
+    fleet.pretend("node-b", node.address);
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnel = fleet.request(22).send(near.address()).opened();
+    let mut first = [0; 13];
+    tunnel.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"SSH-2.0-first");
+}
+
+/// Takes requests as a node would, and answers what a test wants.
+struct FakeNode {
+    address: SocketAddr,
+}
+
+impl FakeNode {
+    /// `answer` is given the request and how many came before.
+    fn start(
+        authority: &Authority,
+        name: &str,
+        answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let pair = authority.issue(name, &[name]);
+        let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            let mut count = 0;
+            for stream in listener.incoming() {
+                let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = StreamOwned::new(connection, stream.unwrap());
+                let mut request = Vec::new();
+                let mut byte = [0];
+                while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+                    request.push(byte[0]);
+                }
+                if request.is_empty() {
+                    continue;
+                }
+                let _asker_gone = stream.write_all(&answer(&request, count));
+                count += 1;
+                held.push(stream);
+            }
+        });
+        Self { address }
+    }
+}
