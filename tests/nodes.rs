@@ -167,8 +167,8 @@ fn what_the_next_node_says_no_with_is_what_the_client_is_told() {
     fleet.wait_for_nodes(&near, 2.0);
     let answer = fleet.request(Device::closed_port()).send(near.address());
     assert_eq!((answer.status, answer.slug().as_deref()), (502, Some("device-port-closed")));
-    fleet.site.audit().wait_for(|event| event["cause"] == "refused-by-node");
-    far.audit.wait_for(|event| event["cause"] == "device-port-closed");
+    assert!(fleet.site.audit().has(|event| event["cause"] == "refused-by-node"));
+    assert!(far.audit.has(|event| event["cause"] == "device-port-closed"));
     let answer = Request::to(FAR, 80).bearer("nobody's").send(near.address());
     assert_eq!((answer.status, answer.slug().as_deref()), (407, Some("credentials")));
 }
@@ -176,12 +176,17 @@ fn what_the_next_node_says_no_with_is_what_the_client_is_told() {
 #[test]
 fn a_revocation_ends_a_tunnel_by_two_nodes() {
     let fleet = Fleet::new("");
-    let (near, _far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
     fleet.wait_for_nodes(&near, 2.0);
     let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
     fleet.site.cli(&["grant", "revoke", &fleet.site.grant.to_string()]);
     assert_eq!(tunnel.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    fleet.site.audit().wait_for(|event| event["cause"] == "grant-revoked" && event["event"] == "session-end");
+    let ends = [fleet.site.audit(), far.audit].map(|audit| {
+        let end = audit.wait_for(|event| event["event"] == "session-end");
+        end["cause"].as_str().unwrap().to_owned()
+    });
+    // Whichever node hears of it second may have lost the other by then.
+    assert!(ends.contains(&"grant-revoked".to_owned()), "{ends:?}");
 }
 
 #[test]
@@ -220,7 +225,7 @@ fn a_node_that_does_not_answer_is_given_up() {
 #[test]
 fn who_shows_no_certificate_of_a_node_is_neither_asked_nor_let_in() {
     let fleet = Fleet::new("");
-    let stranger = Authority::new(&fleet.site.folder().to_owned(), "stranger");
+    let stranger = Authority::new(fleet.site.folder(), "stranger");
     let impostor = FakeNode::start(&stranger, "node-b", |_, _| b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
     fleet.pretend("node-b", impostor.address);
     let near = fleet.start();
@@ -270,7 +275,7 @@ fn a_request_that_comes_round_again_is_a_loop() {
     fleet.wait_for_nodes(&far.relay, 2.0);
     let answer = fleet.request(80).send(near.address());
     assert_eq!((answer.status, answer.slug().as_deref()), (508, Some("loop")));
-    far.audit.wait_for(|event| event["cause"] == "loop");
+    assert!(far.audit.has(|event| event["cause"] == "loop"));
     // A client cannot make one up.
     let device = Device::echo(V4);
     let request = fleet.site.request(&device).header("Sluicegate-Hops: node-a, node-b, node-c");

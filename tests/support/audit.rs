@@ -31,7 +31,14 @@ impl Audit {
             .unwrap_or_else(|| self.events())
     }
 
+    /// Whether an event that `is_wanted` comes.
+    #[must_use]
+    pub fn has(&self, is_wanted: impl Fn(&Value) -> bool) -> bool {
+        !self.wait_for(is_wanted).is_null()
+    }
+
     /// The first event that `is_wanted`; null when patience has run out.
+    #[must_use]
     pub fn wait_for(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
         wait_for(|| self.events().into_iter().find(&is_wanted)).unwrap_or_default()
     }
