@@ -4,9 +4,10 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -317,6 +318,57 @@ fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
 }
 
 #[test]
+fn later_requests_go_by_connections_that_are_there_already() {
+    let fleet = Fleet::new("engine.threads = 1");
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    let open = || fleet.request(device.port()).send(near.address()).opened();
+    let mut tunnels = vec![open()];
+    let used = || near.metric("sluicegate_handover_spares_used_total").unwrap();
+    assert!(
+        wait_for(|| {
+            tunnels.push(open());
+            (used() >= 2.0).then_some(())
+        })
+        .is_some()
+    );
+    for tunnel in &mut tunnels {
+        tunnel.write_all(b"x").unwrap();
+        tunnel.read_exact(&mut [0]).unwrap();
+    }
+    // Nobody waits for those that are not used.
+    drop(tunnels);
+    let began = std::time::Instant::now();
+    far.relay.signal(Signal::SIGTERM);
+    let mut far = far;
+    assert!(far.relay.wait().unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(20), "a drain takes 30 s where something is left");
+    assert!(!far.audit.events().iter().any(|event| event["event"] == "refusal"), "{:?}", far.audit.events());
+}
+
+#[test]
+fn a_connection_that_was_there_and_fails_is_replaced_by_a_new_one() {
+    let fleet = Fleet::new("engine.threads = 1");
+    // Ends the connection of the second request without a word.
+    let node = FakeNode::start(&fleet.authority, "node-b", |_, count| match count {
+        1 => Vec::new(),
+        _ => b"HTTP/1.1 200 Connection Established\r\n\r\n".to_vec(),
+    });
+    fleet.pretend("node-b", node.address);
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    let mut tunnels = vec![fleet.request(22).send(near.address()).opened()];
+    let used = || near.metric("sluicegate_handover_spares_used_total").unwrap();
+    assert!(
+        wait_for(|| {
+            tunnels.push(fleet.request(22).send(near.address()).opened());
+            (used() >= 1.0).then_some(())
+        })
+        .is_some()
+    );
+}
+
+#[test]
 fn bytes_that_come_with_the_next_nodes_reply_are_not_lost() {
     let fleet = Fleet::new("");
     let node = FakeNode::start(&fleet.authority, "node-b", |_, _| {
@@ -341,7 +393,7 @@ impl FakeNode {
     fn start(
         authority: &Authority,
         name: &str,
-        answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + 'static,
+        answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
         let pair = authority.issue(name, &[name]);
         let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
@@ -355,25 +407,34 @@ impl FakeNode {
             .unwrap();
         let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
         let address = listener.local_addr().unwrap();
+        let (answer, requests) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
         std::thread::spawn(move || {
-            let mut held = Vec::new();
-            let mut count = 0;
             for stream in listener.incoming() {
                 let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-                let mut stream = StreamOwned::new(connection, stream.unwrap());
-                let mut request = Vec::new();
-                let mut byte = [0];
-                while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
-                    request.push(byte[0]);
-                }
-                if request.is_empty() {
-                    continue;
-                }
-                let _asker_gone = stream.write_all(&answer(&request, count));
-                count += 1;
-                held.push(stream);
+                let stream = StreamOwned::new(connection, stream.unwrap());
+                let (answer, requests) = (Arc::clone(&answer), Arc::clone(&requests));
+                std::thread::spawn(move || {
+                    serve(stream, |request| answer(request, requests.fetch_add(1, Ordering::Relaxed)))
+                });
             }
         });
         Self { address }
+    }
+}
+
+/// Answers one request, and keeps the connection where it has something to say.
+fn serve(mut stream: StreamOwned<ServerConnection, TcpStream>, answer: impl Fn(&[u8]) -> Vec<u8>) {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        if !matches!(stream.read(&mut byte), Ok(1)) {
+            return;
+        }
+        request.push(byte[0]);
+    }
+    let answer = answer(&request);
+    let _asker_gone = stream.write_all(&answer);
+    if !answer.is_empty() {
+        let _end = stream.read(&mut byte);
     }
 }

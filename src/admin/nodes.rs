@@ -39,6 +39,9 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
     for (state, count) in [("fresh", fresh), ("stale", stale)] {
         ConstGauge::new(count as i64).encode(family.encode_family(&StateLabel { state })?)?;
     }
+    let used = engines().map(|engine| engine.sessions.spares_used.get()).sum();
+    let help = "Requests handed to another node by a connection that was there before.";
+    counter(encoder, "handover_spares_used", help, used)?;
     let errors = sources.directory_errors.load(std::sync::atomic::Ordering::Relaxed);
     counter(encoder, "directory_errors", "Times that the directory of nodes could not be kept.", errors)
 }

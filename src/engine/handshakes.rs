@@ -32,14 +32,22 @@ pub(super) struct Desk {
 pub(super) struct Step {
     /// The engine thread that it belongs to.
     thread: usize,
-    slot: Slot,
+    owner: Owner,
     secured: Box<Secured>,
     records: Vec<u8>,
 }
 
+/// Whose connection it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    Session(Slot),
+    /// The spare in this place.
+    Spare(u32),
+}
+
 /// A connection whose handshake has gone on, or has failed.
 pub(super) struct Shaken {
-    pub slot: Slot,
+    pub owner: Owner,
     pub secured: Box<Secured>,
     /// What the client sent behind its handshake.
     pub plain: Vec<u8>,
@@ -94,12 +102,12 @@ impl Desk {
 
     pub fn hand_over(
         &mut self,
-        slot: Slot,
+        owner: Owner,
         secured: Box<Secured>,
         records: Vec<u8>,
     ) -> Result<(), HandsFull> {
         let steps = self.steps.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(HandsFull)?;
-        let step = Step { thread: self.thread, slot, secured, records };
+        let step = Step { thread: self.thread, owner, secured, records };
         match steps.try_send(step) {
             Ok(()) => {
                 self.out += 1;
@@ -123,7 +131,7 @@ fn take_steps(steps: &Receiver<Step>, shared: &Shared) {
     if let Err(error) = cpu::give_way() {
         tracing::warn!(%error, "handshakes run at the priority of the tunnels");
     }
-    for Step { thread, slot, mut secured, records } in steps {
+    for Step { thread, owner, mut secured, records } in steps {
         let mut plain = Vec::new();
         let step = || secured.receive(&records, &mut plain);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step)).unwrap_or_else(|_| {
@@ -131,7 +139,7 @@ fn take_steps(steps: &Receiver<Step>, shared: &Shared) {
             Err(TlsError::Panic)
         });
         let thread = &shared.threads[thread];
-        if thread.shaken.push(Shaken { slot, secured, plain, outcome }).is_err() {
+        if thread.shaken.push(Shaken { owner, secured, plain, outcome }).is_err() {
             // A desk has no more out than there is room for.
             tracing::error!("a handshake has found no place to come back to; please report it");
         }

@@ -7,7 +7,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use crate::config::{Config, Engine as EngineConfig};
 use crate::sys::buffers::{BufferId, Buffers};
@@ -16,9 +19,11 @@ use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wa
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 use crate::telemetry::HotCounters;
 
-use super::handshakes::{Desk, HandsFull, Shaken};
+use super::handshakes::{Desk, HandsFull, Owner, Shaken};
 use super::secured::{RECORD_BYTES_MAX, Secured};
-use super::token::{Slot, Token};
+use super::spares::{Means, Spares};
+use super::timers::Tick;
+use super::token::{Slot, SpareStep, Token};
 use crate::wire::Sealed;
 
 /// What a session may ask of the system. Nothing here waits.
@@ -41,6 +46,14 @@ pub(super) trait Kernel {
     /// Makes the socket's close a reset.
     fn reset_on_close(&self, socket: &Self::Socket);
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
+    /// A connection to the node at `address` that was made before; there are to be some from now on.
+    fn take_spare(
+        &mut self,
+        node: &str,
+        address: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        now: Tick,
+    ) -> Option<(Self::Socket, Box<Secured>)>;
     /// To another node, which no VPN is on the way to.
     fn open_node_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Turns on what tells of a peer that has gone without a word. Client sockets have it from the start.
@@ -145,6 +158,7 @@ pub(super) struct RingKernel {
     /// Made when first wanted.
     scratch: Option<Box<Scratch>>,
     desk: Desk,
+    spares: Spares,
 }
 
 impl RingKernel {
@@ -165,6 +179,7 @@ impl RingKernel {
             vpn_interface: config.vpn.interface.clone(),
             scratch: None,
             desk,
+            spares: Spares::new(config.forward.idle_connections),
         })
     }
 
@@ -204,9 +219,34 @@ impl RingKernel {
         }
     }
 
-    /// A step of a handshake that was taken.
-    pub fn next_shaken(&mut self) -> Option<Shaken> {
-        self.desk.next()
+    /// A step of a session's handshake that was taken. Those of spares go on by themselves.
+    pub fn next_shaken(&mut self, now: Tick) -> Option<(Slot, Shaken)> {
+        loop {
+            let shaken = self.desk.next()?;
+            match shaken.owner {
+                Owner::Session(slot) => return Some((slot, shaken)),
+                Owner::Spare(place) => {
+                    let (spares, mut means) = self.spares(now);
+                    spares.on_shaken(place, shaken, &mut means);
+                }
+            }
+        }
+    }
+
+    /// An operation of a spare connection has completed.
+    pub fn complete_spare(&mut self, place: u32, step: SpareStep, result: i32, now: Tick) {
+        let (spares, mut means) = self.spares(now);
+        spares.complete(place, step, result, &mut means);
+    }
+
+    /// Sees to the spare connections; when to do so again.
+    pub fn tend_spares(&mut self, now: Tick) -> Option<Tick> {
+        let (spares, mut means) = self.spares(now);
+        spares.tend(&mut means)
+    }
+
+    fn spares(&mut self, now: Tick) -> (&mut Spares, Means<'_>) {
+        (&mut self.spares, Means { ring: &mut self.ring, desk: &mut self.desk, now })
     }
 
     /// Queues an operation of the worker's own.
@@ -258,7 +298,7 @@ impl Kernel for RingKernel {
     }
 
     fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull> {
-        self.desk.hand_over(slot, secured, records)
+        self.desk.hand_over(Owner::Session(slot), secured, records)
     }
 
     fn take_scratch(&mut self) -> Box<Scratch> {
@@ -279,6 +319,17 @@ impl Kernel for RingKernel {
 
     fn open_device_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
         socket::open(address, self.vpn_interface.as_deref())
+    }
+
+    fn take_spare(
+        &mut self,
+        node: &str,
+        address: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        now: Tick,
+    ) -> Option<(OwnedFd, Box<Secured>)> {
+        let mut means = Means { ring: &mut self.ring, desk: &mut self.desk, now };
+        self.spares.take(node, address, tls, &mut means)
     }
 
     fn open_node_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {

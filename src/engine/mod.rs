@@ -30,6 +30,7 @@ mod secured;
 mod session;
 mod sessions;
 mod shared;
+mod spares;
 mod streams;
 mod timers;
 mod token;

@@ -8,11 +8,15 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 
 use super::forward::Outcome;
-use super::handshakes::{HandsFull, Shaken};
+use super::handshakes::{HandsFull, Owner, Shaken};
 use super::kernel::{Conveyor, Kernel, Scratch, SocketOperation};
 use super::secured::Secured;
+use super::timers::Tick;
 use super::token::{Purpose, Slot, Token};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 
@@ -319,7 +323,7 @@ impl Kernel for ScriptedKernel {
         self.hands_left -= 1;
         let mut plain = Vec::new();
         let outcome = secured.receive(&records, &mut plain);
-        self.shaken.push_back(Shaken { slot, secured, plain, outcome });
+        self.shaken.push_back(Shaken { owner: Owner::Session(slot), secured, plain, outcome });
         Ok(())
     }
 
@@ -346,6 +350,16 @@ impl Kernel for ScriptedKernel {
 
     fn open_node_socket(&self, address: SocketAddr) -> io::Result<Socket> {
         self.open_device_socket(address)
+    }
+
+    fn take_spare(
+        &mut self,
+        _node: &str,
+        _address: SocketAddr,
+        _tls: &Arc<ClientConfig>,
+        _now: Tick,
+    ) -> Option<(Socket, Box<Secured>)> {
+        None
     }
 
     fn received(&self, buffer: BufferId, len: usize) -> &[u8] {

@@ -1,8 +1,10 @@
 //! One end of a session that speaks TLS: its connection, and the records that are on their way either side.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::kernel::{Kernel, send_until_full};
+use super::kernel::{Kernel, retrying, send_until_full};
+use crate::sys::socket;
 use crate::wire::{Sealed, Tls, TlsError};
 
 pub(super) struct Secured {
@@ -99,6 +101,20 @@ impl Unsent {
         }
         self.bytes.extend_from_slice(&bytes[taken..]);
         Ok(sent)
+    }
+
+    /// As [`flush`](Self::flush), for a socket that is no session's.
+    pub fn flush_to(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        while !self.is_empty() {
+            match retrying(|| socket::send_now(socket.as_fd(), &self.bytes[self.sent..]))? {
+                Some(sent) => self.sent += sent,
+                None => return Ok(()),
+            }
+            if self.sent == self.bytes.len() {
+                *self = Self::default();
+            }
+        }
+        Ok(())
     }
 
     /// Sends what the socket has room for; how much that was.

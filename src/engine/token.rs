@@ -11,10 +11,22 @@ pub(super) enum Token {
     Accept {
         listener: u32,
     },
-    /// The cancellation of an accept.
-    CancelAccept,
+    /// The cancellation of something that is no session's.
+    CancelOwn,
+    /// Of the spare connection in this place.
+    Spare {
+        place: u32,
+        step: SpareStep,
+    },
     /// Another thread wants attention.
     Wake,
+}
+
+/// What a spare connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SpareStep {
+    Connect,
+    Readable,
 }
 
 /// A place in the worker's table of sessions. It is reused only once nothing of its last session is in
@@ -89,7 +101,9 @@ impl Token {
         match self {
             Self::Session { slot, purpose } => u64::from(slot.0) << 8 | purpose as u64,
             Self::Accept { listener } => u64::from(listener) << 8 | ACCEPT,
-            Self::CancelAccept => CANCEL_ACCEPT,
+            Self::CancelOwn => CANCEL_OWN,
+            Self::Spare { place, step: SpareStep::Connect } => u64::from(place) << 8 | SPARE_CONNECT,
+            Self::Spare { place, step: SpareStep::Readable } => u64::from(place) << 8 | SPARE_READABLE,
             Self::Wake => WAKE,
         }
     }
@@ -99,7 +113,9 @@ impl Token {
         let number = u32::try_from(bits >> 8).ok()?;
         match bits & 0xff {
             ACCEPT => Some(Self::Accept { listener: number }),
-            CANCEL_ACCEPT => Some(Self::CancelAccept),
+            CANCEL_OWN => Some(Self::CancelOwn),
+            SPARE_CONNECT => Some(Self::Spare { place: number, step: SpareStep::Connect }),
+            SPARE_READABLE => Some(Self::Spare { place: number, step: SpareStep::Readable }),
             WAKE => Some(Self::Wake),
             purpose => {
                 let purpose = *Purpose::ALL.get(usize::try_from(purpose).ok()?)?;
@@ -109,7 +125,9 @@ impl Token {
     }
 }
 
-const CANCEL_ACCEPT: u64 = 0xfd;
+const SPARE_CONNECT: u64 = 0xfb;
+const SPARE_READABLE: u64 = 0xfc;
+const CANCEL_OWN: u64 = 0xfd;
 const ACCEPT: u64 = 0xfe;
 const WAKE: u64 = 0xff;
 
@@ -165,7 +183,7 @@ mod tests {
             let token = Token::Session { slot: Slot(u32::MAX), purpose };
             assert_eq!(Token::from_bits(token.into_bits()), Some(token));
         }
-        for token in [Token::Wake, Token::CancelAccept, Token::Accept { listener: 7 }] {
+        for token in [Token::Wake, Token::CancelOwn, Token::Accept { listener: 7 }] {
             assert_eq!(Token::from_bits(token.into_bits()), Some(token));
         }
         assert_eq!(Token::from_bits(u64::MAX << 40), None);

@@ -52,9 +52,13 @@ pub(super) struct Worker {
     errands: Errands,
     /// What the sweep that is under way, or was last, may end tunnels for; see [`Turn::ended_at_us`].
     ended_at_us: u64,
+    /// What a drain ends at once has ended.
+    has_drained: bool,
     /// When to give up on what is left; set once the node stops.
     stop_by: Option<Tick>,
     waiting: Waiting,
+    /// When the spare connections are to be looked at next.
+    tend_spares_at: Option<Tick>,
     clock: Clock,
 }
 
@@ -88,8 +92,10 @@ impl Worker {
             attention: Attention::default(),
             errands: Errands::default(),
             ended_at_us: 0,
+            has_drained: false,
             stop_by: None,
             waiting,
+            tend_spares_at: None,
             clock: Clock::start(),
         };
         worker.watch_wake();
@@ -123,6 +129,11 @@ impl Worker {
             }
             self.sessions.start_sweep();
         }
+        if shared.is_draining() && !std::mem::replace(&mut self.has_drained, true) {
+            for slot in self.sessions.occupied() {
+                self.with_session(slot, now, &view, Session::end_spare);
+            }
+        }
         self.work(now, &view);
         self.resume_accepting(now);
         self.thread().counters.hot.turns.add(1);
@@ -151,8 +162,8 @@ impl Worker {
         while let Some(completion) = self.agenda.next_handshake() {
             self.dispatch(completion, now, view);
         }
-        while let Some(shaken) = self.kernel.next_shaken() {
-            self.with_session(shaken.slot, now, view, |session, turn| session.on_shaken(shaken, turn));
+        while let Some((slot, shaken)) = self.kernel.next_shaken(now.tick()) {
+            self.with_session(slot, now, view, |session, turn| session.on_shaken(shaken, turn));
         }
         while let Some(accepted) = self.agenda.next_arrival() {
             self.begin_session(accepted, now, view);
@@ -160,6 +171,14 @@ impl Worker {
         self.recheck_some(now, view);
         self.do_errands(now, view);
         self.look_at_timers(now, view);
+        self.tend_spares(now);
+    }
+
+    /// Sees to the connections to other nodes; once in a while, and when one was taken.
+    fn tend_spares(&mut self, now: Instant) {
+        if self.shared.config.forward.tls.is_some() && !self.shared.is_stopping() {
+            self.tend_spares_at = self.kernel.tend_spares(now.tick());
+        }
     }
 
     /// Puts what the next sessions of a sweep rest on to the view in force.
@@ -236,7 +255,8 @@ impl Worker {
             return Wait::No;
         }
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
-        let next = [self.timers.next(), paused_until, self.stop_by].into_iter().flatten().min();
+        let next =
+            [self.timers.next(), paused_until, self.stop_by, self.tend_spares_at].into_iter().flatten().min();
         match next {
             Some(tick) => {
                 let now_us = self.clock.read().monotonic_us;
@@ -257,7 +277,10 @@ impl Worker {
             Some(Token::Accept { listener }) => {
                 self.on_accept(listener as usize, completion, now);
             }
-            Some(Token::CancelAccept) => {}
+            Some(Token::CancelOwn) => {}
+            Some(Token::Spare { place, step }) => {
+                self.kernel.complete_spare(place, step, completion.result, now.tick());
+            }
             Some(Token::Wake) => {
                 self.attention.take(&self.shared.threads[self.number].wake);
                 if !completion.more {
@@ -409,7 +432,7 @@ impl Worker {
         for (number, listener) in (0u32..).zip(&self.listeners) {
             if listener.is_accepting {
                 let token = Token::Accept { listener: number }.into_bits();
-                self.kernel.push(Token::CancelAccept, Operation::Cancel { token });
+                self.kernel.push(Token::CancelOwn, Operation::Cancel { token });
             }
         }
     }

@@ -97,6 +97,8 @@ pub struct SessionCounters {
     pub tunnels_opened: Counter,
     /// Of those, the ones by another node.
     pub tunnels_forwarded: Counter,
+    /// Requests that were handed on by a connection that was there before.
+    pub spares_used: Counter,
     pub tunnels_closed: Counter,
     /// Sessions that exist now, from accept to close.
     pub active: Counter,

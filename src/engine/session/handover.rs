@@ -20,6 +20,8 @@ pub(super) struct Handing {
     dial: Dial,
     node: Box<str>,
     step: Step,
+    /// The connection was there before the request, and may have ended unnoticed.
+    is_spare: bool,
 }
 
 enum Step {
@@ -69,6 +71,19 @@ impl<K: Kernel> Session<K> {
                 return self.refuse(version, no, turn);
             }
         }
+        let deadline = Some(turn.now.after(turn.shared.config.timeouts.forward));
+        let dial = Dial { expires_at, began_us: turn.now.monotonic_us, ..dial };
+        let spare = match dial.is_past_spares {
+            false => turn.kernel.take_spare(node, entry.forward, &tls, turn.now.tick()),
+            true => None,
+        };
+        if let Some((socket, secured)) = spare {
+            turn.counters.sessions.spares_used.add(1);
+            (self.device, self.device_tls, self.deadline) = (Some(socket), Some(secured), deadline);
+            let step = Step::Asked(Vec::new());
+            self.stage = Stage::Handing(Box::new(Handing { dial, node: node.into(), step, is_spare: true }));
+            return self.ask_node(turn);
+        }
         let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other);
         let tls = name.and_then(|name| Tls::connect(tls, name).map_err(io::Error::other));
         let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_node_socket(entry.forward)?)));
@@ -80,9 +95,9 @@ impl<K: Kernel> Session<K> {
         let socket = self.device.insert(socket);
         let mut io = super::io(&mut self.in_flight, self.slot, turn);
         io.submit(Purpose::Connect, SocketOperation::Connect(socket, entry.forward));
-        self.deadline = Some(turn.now.after(turn.shared.config.timeouts.forward));
-        let dial = Dial { expires_at, began_us: turn.now.monotonic_us, ..dial };
-        self.stage = Stage::Handing(Box::new(Handing { dial, node: node.into(), step: Step::Connecting }));
+        self.deadline = deadline;
+        let step = Step::Connecting;
+        self.stage = Stage::Handing(Box::new(Handing { dial, node: node.into(), step, is_spare: false }));
     }
 
     /// The connection to the node is there, or is not to be had.
@@ -108,27 +123,41 @@ impl<K: Kernel> Session<K> {
     pub(super) fn on_shaken_with_node(&mut self, shaken: Shaken, turn: &mut Turn<'_, K>) {
         let (Stage::Handing(handing), Some(socket)) = (&mut self.stage, &self.device) else { return };
         let Shaken { mut secured, plain, outcome, .. } = shaken;
-        let asked = secured.is_open() && outcome.is_ok();
-        let sent = outcome.map_err(io::Error::other).and_then(|()| {
-            let mut sealed = Sealed::default();
-            if asked {
-                let request = handing.dial.request(&self.query, self.client_address, turn);
-                secured.seal(&request, &mut sealed).map_err(io::Error::other)?;
-            }
-            secured.outgoing().send(sealed.bytes(), turn.kernel, socket)
-        });
-        let is_all_sent = secured.outgoing().is_empty();
+        let flushed = secured.outgoing().flush(turn.kernel, socket);
+        let (is_open, is_all_sent) = (secured.is_open(), secured.outgoing().is_empty());
         self.device_tls = Some(secured);
-        match sent {
+        match outcome.map_err(io::Error::other).and(flushed) {
             Err(error) => return self.refuse_by_node("node-tls", Some(&error), turn),
-            // It has room for a request, or is not worth waiting for.
             Ok(_) if !is_all_sent => return self.refuse_by_node("node-stalled", None, turn),
             Ok(_) => {}
         }
-        if asked {
-            handing.step = Step::Asked(plain);
+        if !is_open {
+            return self.receive_from_node(turn);
         }
-        self.receive_from_node(turn);
+        handing.step = Step::Asked(plain);
+        self.ask_node(turn);
+    }
+
+    /// The connection is there: gives the node the request.
+    fn ask_node(&mut self, turn: &mut Turn<'_, K>) {
+        let (Stage::Handing(handing), Some(socket), Some(secured)) =
+            (&self.stage, &self.device, &mut self.device_tls)
+        else {
+            return;
+        };
+        let request = handing.dial.request(&self.query, self.client_address, turn);
+        let mut sealed = Sealed::default();
+        let sent = secured
+            .seal(&request, &mut sealed)
+            .map_err(io::Error::other)
+            .and_then(|()| secured.outgoing().send(sealed.bytes(), turn.kernel, socket));
+        let is_all_sent = secured.outgoing().is_empty();
+        match sent {
+            Err(error) => self.refuse_by_node("node-lost", Some(&error), turn),
+            // It has room for a request, or is not worth waiting for.
+            Ok(_) if !is_all_sent => self.refuse_by_node("node-stalled", None, turn),
+            Ok(_) => self.receive_from_node(turn),
+        }
     }
 
     pub(super) fn on_node_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
@@ -218,8 +247,16 @@ impl<K: Kernel> Session<K> {
         self.refuse(version, No { reply: Reply::DeviceTimeout, cause: "node-timeout", detail }, turn);
     }
 
+    /// No reply comes of this connection: by one that was made before, that says nothing of the node.
     fn refuse_by_node(&mut self, cause: &'static str, error: Option<&io::Error>, turn: &mut Turn<'_, K>) {
         let Stage::Handing(handing) = &self.stage else { return };
+        if handing.is_spare {
+            let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else {
+                return;
+            };
+            (self.device, self.device_tls, self.permit) = (None, None, None);
+            return self.hand_over(Dial { is_past_spares: true, ..handing.dial }, turn);
+        }
         let (version, no) = (handing.dial.version, no_node(&handing.node, cause, error));
         self.refuse(version, no, turn);
     }

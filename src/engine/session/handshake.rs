@@ -70,6 +70,9 @@ impl<K: Kernel> Session<K> {
 
     /// The client has ended before its head did.
     fn on_head_end(&mut self, turn: &mut Turn<'_, K>) {
+        if self.is_spare_of_node(turn) {
+            return self.end(turn);
+        }
         if matches!(&self.stage, Stage::Head(head) if head.is_empty()) {
             return self.note_lost_client("client-closed", None, turn);
         }
@@ -121,6 +124,7 @@ impl<K: Kernel> Session<K> {
                     token,
                     hops,
                     is_second_look: false,
+                    is_past_spares: false,
                     expires_at: None,
                     began_us: 0,
                 };
@@ -220,8 +224,14 @@ impl<K: Kernel> Session<K> {
         is_late && !self.client_address.is_some_and(is_trusted)
     }
 
+    /// Another node has made it for requests to come, and there is none yet.
+    pub(super) fn is_spare_of_node(&self, turn: &Turn<'_, K>) -> bool {
+        let is_silent = matches!(&self.stage, Stage::Head(head) if head.is_empty());
+        is_silent && self.client_tls.is_some() && self.comes_from_node(turn)
+    }
+
     /// Its certificate says so, and nobody without one comes in.
-    fn comes_from_node(&self, turn: &Turn<'_, K>) -> bool {
+    pub(super) fn comes_from_node(&self, turn: &Turn<'_, K>) -> bool {
         turn.shared.config.listen[self.listener].from == Comers::Nodes
     }
 

@@ -120,6 +120,8 @@ struct Dial {
     hops: Vec<Box<str>>,
     /// The node that held the device by the first look does not.
     is_second_look: bool,
+    /// A connection that was made before has failed.
+    is_past_spares: bool,
     expires_at: Option<UnixMillis>,
     /// By the thread's clock.
     began_us: u64,
@@ -234,6 +236,7 @@ impl<K: Kernel> Session<K> {
         match &self.stage {
             // There is nothing yet by which it could be told.
             Stage::Securing(_) => self.note_lost_client("tls-timeout", None, turn),
+            Stage::Head(_) if self.is_spare_of_node(turn) => self.end(turn),
             Stage::Head(_) => self.refuse_late_head(turn),
             Stage::Dial(_) => self.refuse_silent_device(turn),
             Stage::Handing(_) => self.refuse_silent_node(turn),
@@ -265,6 +268,13 @@ impl<K: Kernel> Session<K> {
     pub fn resume(&mut self, turn: &mut Turn<'_, K>) {
         if let Stage::Tunnel(_) = self.stage {
             self.resume_forwarding(turn);
+        }
+    }
+
+    /// The node drains: nobody is to wait for a connection that nobody uses.
+    pub fn end_spare(&mut self, turn: &mut Turn<'_, K>) {
+        if self.is_spare_of_node(turn) {
+            self.end(turn);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 
@@ -109,6 +110,13 @@ impl<K: Kernel> Session<K> {
         if self.is_told_full() {
             return self.refuse_full_node(turn);
         }
+        if self.comes_from_node(turn) {
+            if turn.shared.is_draining() && plain.is_empty() {
+                return self.end(turn);
+            }
+            // It may be there before the request is.
+            self.deadline = Some(turn.now.after(NODE_PATIENCE));
+        }
         self.on_head(plain, turn);
     }
 
@@ -145,6 +153,9 @@ impl<K: Kernel> Session<K> {
         Ok(secured.outgoing().is_empty())
     }
 }
+
+/// How long another node may keep a connection ready that it has no request for yet.
+const NODE_PATIENCE: Duration = Duration::from_secs(60);
 
 const FAILED: &str = "tls-handshake";
 
