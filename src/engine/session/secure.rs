@@ -1,5 +1,8 @@
 //! TLS with the client: its handshake, and what it is told before there is a tunnel.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,27 +5,32 @@ use std::time::Duration;
 
 use super::*;
 use crate::authz::*;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::engine::limits::Limits;
 use crate::engine::scripted::{ScriptedKernel, Socket};
 use crate::engine::shared::ThreadShared;
 use crate::telemetry::AuditSender;
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
-const HEAD: &str =
+pub(super) const HEAD: &str =
     "CONNECT 0123456789abcdef0123456789abcdef:80 HTTP/1.1\r\nProxy-Authorization: Bearer t\r\n\r\n";
 
 /// A session with its kernel, its client and the thread's shared state.
-struct Bench {
-    kernel: ScriptedKernel,
-    shared: Shared,
-    client: Socket,
+pub(super) struct Bench {
+    pub kernel: ScriptedKernel,
+    pub shared: Shared,
+    pub client: Socket,
     now: Instant,
 }
 
 impl Bench {
     fn new(seed: u64) -> Self {
-        let config = Config { vpn: crate::config::Vpn::loopback(), ..Config::default() };
+        Self::listening(seed, Listen::default())
+    }
+
+    pub fn listening(seed: u64, listen: Listen) -> Self {
+        let vpn = crate::config::Vpn::loopback();
+        let config = Config { vpn, listen: vec![listen], ..Config::default() };
         let authority = Authority::new(Duration::from_secs(60), None);
         authority.publish(view(true));
         authority.confirm(UnixMillis(0));
@@ -41,7 +46,7 @@ impl Bench {
         Self { kernel, shared, client, now }
     }
 
-    fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, ScriptedKernel>) -> T) -> T {
+    pub fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, ScriptedKernel>) -> T) -> T {
         let view = self.shared.authority.pin();
         act(&mut Turn {
             kernel: &mut self.kernel,
@@ -54,7 +59,7 @@ impl Bench {
         })
     }
 
-    fn begin(&mut self) -> Session<ScriptedKernel> {
+    pub fn begin(&mut self) -> Session<ScriptedKernel> {
         let place = self.shared.limits.enter();
         let client = self.client.clone();
         let accepted = Accepted { client, address: None, listener: 0, place, at_us: self.now.monotonic_us };
@@ -62,7 +67,7 @@ impl Bench {
     }
 
     /// Lets up to `steps` things happen; stops when nothing can.
-    fn run(&mut self, session: &mut Session<ScriptedKernel>, steps: usize) {
+    pub fn run(&mut self, session: &mut Session<ScriptedKernel>, steps: usize) {
         for _ in 0..steps {
             if session.wants_turn() {
                 self.turn(|turn| session.resume(turn));
@@ -79,7 +84,7 @@ impl Bench {
         });
     }
 
-    fn client_sends(&self, bytes: &[u8]) {
+    pub fn client_sends(&self, bytes: &[u8]) {
         self.client.state().incoming.borrow_mut().extend(bytes);
     }
 
