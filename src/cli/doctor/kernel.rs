@@ -5,7 +5,7 @@ use super::machine::Machine;
 use crate::sys::features::{self, Features};
 
 pub(super) fn findings(machine: &Machine) -> Vec<Finding> {
-    [release(machine), machine.is_this_one().then(io_uring), clock(machine)].into_iter().flatten().collect()
+    [release(machine), machine.is_this_one().then(io_uring), clock(machine), tls(machine)].into_iter().flatten().collect()
 }
 
 fn release(machine: &Machine) -> Option<Finding> {
@@ -69,6 +69,20 @@ fn clock(machine: &Machine) -> Option<Finding> {
         why: "an engine thread reads the clock in every turn; others than these cost a system call and more"
             .to_owned(),
         how: format!("echo {} > /{folder}/current_clocksource", best.unwrap_or(&CHEAP_CLOCKS[0])),
+    })
+}
+
+/// Whether the kernel could take over the records of a TLS connection.
+fn tls(machine: &Machine) -> Option<Finding> {
+    let modes = machine.read("proc/sys/net/ipv4/tcp_available_ulp")?;
+    let is_there = modes.split_whitespace().any(|mode| mode == "tls");
+    Some(Finding {
+        item: "TLS in the kernel".to_owned(),
+        verdict: Verdict::Fine,
+        found: if is_there { "there" } else { "not there" }.to_owned(),
+        wanted: "not used yet".to_owned(),
+        why: "records of listeners with TLS are opened and sealed by the engine threads".to_owned(),
+        how: "nothing to do".to_owned(),
     })
 }
 
