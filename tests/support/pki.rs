@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
@@ -65,6 +66,7 @@ pub struct TlsClient {
     roots: RootCertStore,
     versions: Vec<&'static SupportedProtocolVersion>,
     own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    resumption: Resumption,
     config: Option<Arc<ClientConfig>>,
 }
 
@@ -75,7 +77,8 @@ impl TlsClient {
     pub fn trusting(authority: &Authority) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
-        Self { roots, versions: vec![&version::TLS12, &version::TLS13], own: None, config: None }
+        let versions = vec![&version::TLS12, &version::TLS13];
+        Self { roots, versions, own: None, resumption: Resumption::default(), config: None }
     }
 
     pub fn only(mut self, version: &'static SupportedProtocolVersion) -> Self {
@@ -89,6 +92,12 @@ impl TlsClient {
         self
     }
 
+    /// Every connection is to shake hands in full.
+    pub fn without_resumption(mut self) -> Self {
+        self.resumption = Resumption::disabled();
+        self
+    }
+
     /// The same from connection to connection, so that a later one can go on from an earlier.
     pub fn config(&mut self) -> Arc<ClientConfig> {
         if let Some(config) = &self.config {
@@ -99,12 +108,13 @@ impl TlsClient {
             .with_protocol_versions(&self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());
-        let config = match &self.own {
+        let mut config = match &self.own {
             Some((certificate, key)) => {
                 builder.with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap()
             }
             None => builder.with_no_client_auth(),
         };
+        config.resumption = self.resumption.clone();
         Arc::clone(self.config.insert(Arc::new(config)))
     }
 
@@ -115,13 +125,22 @@ impl TlsClient {
 
     /// The same where the connection is there already.
     pub fn connect_over(&mut self, stream: TcpStream, name: &str) -> io::Result<TlsStream> {
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut stream = StreamOwned::new(ClientConnection::new(self.config(), name).unwrap(), stream);
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
-        }
-        Ok(stream)
+        shake_hands_over(&self.config(), stream, name)
     }
+}
+
+/// A new connection by TLS, for whoever has the configuration already.
+pub fn shake_hands(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> io::Result<TlsStream> {
+    shake_hands_over(config, connect(address), name)
+}
+
+fn shake_hands_over(config: &Arc<ClientConfig>, stream: TcpStream, name: &str) -> io::Result<TlsStream> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
 }
 
 /// Sends `bytes` and reads the head of the reply, and not one byte more; its text.

@@ -5,7 +5,10 @@ use super::machine::Machine;
 use crate::sys::features::{self, Features};
 
 pub(super) fn findings(machine: &Machine) -> Vec<Finding> {
-    [release(machine), machine.is_this_one().then(io_uring), clock(machine), tls(machine)].into_iter().flatten().collect()
+    [release(machine), machine.is_this_one().then(io_uring), clock(machine), tls(machine)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn release(machine: &Machine) -> Option<Finding> {
