@@ -162,6 +162,27 @@ fn megabytes_by_two_nodes_arrive_whole_and_in_order() {
 }
 
 #[test]
+fn an_echo_by_two_nodes_is_whole_however_often_it_is_asked() {
+    let fleet = Fleet::new("");
+    let (near, _far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    let content = Content::new(1, 1 << 20);
+    for _ in 0..20 {
+        let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
+        for _ in 0..3 {
+            let mut sink = tunnel.try_clone().unwrap();
+            let mut back = vec![0; 1 << 20];
+            std::thread::scope(|scope| {
+                let sent = scope.spawn(move || content.send(&mut sink).unwrap());
+                tunnel.read_exact(&mut back).unwrap();
+                sent.join().unwrap();
+            });
+            assert_eq!(Content::digest_of(&back), content.digest());
+        }
+    }
+}
+
+#[test]
 fn what_the_next_node_says_no_with_is_what_the_client_is_told() {
     let fleet = Fleet::new("");
     let (near, far) = (fleet.start(), fleet.node("node-b", None));

@@ -12,6 +12,10 @@
 //! - per engine thread `engine.buffers` × 4 KiB (4 MiB), taken at start,
 //! - per engine thread `engine.pipes` × `engine.pipe_bytes` (128 MiB), the kernel's, kept once made.
 //!
+//! A tunnel of which either end speaks TLS holds less where it stalls, the records of one receive per direction
+//! (84 KiB), and its connection's state of some KiB as long as it lives. Per engine thread there are 250 KiB in
+//! which records are opened and sealed.
+//!
 //! Socket buffers are the kernel's too: up to the largest values of `net.ipv4.tcp_rmem` and
 //! `net.ipv4.tcp_wmem` for either socket of a tunnel.
 

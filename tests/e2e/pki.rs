@@ -20,6 +20,8 @@ pub enum Holder<'a> {
     Server(&'a [&'a str]),
     /// One that dials.
     Client,
+    /// One that is dialled under these names, and dials others.
+    Both(&'a [&'a str]),
 }
 
 /// Files with a certificate and its key.
@@ -43,15 +45,17 @@ impl Authority {
     }
 
     pub fn issue(&self, common_name: &str, holder: &Holder) -> Pair {
-        let (names, usage) = match holder {
-            Holder::Server(names) => (*names, ExtendedKeyUsagePurpose::ServerAuth),
-            Holder::Client => (&[][..], ExtendedKeyUsagePurpose::ClientAuth),
+        let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+        let (names, usages) = match holder {
+            Holder::Server(names) => (*names, vec![server]),
+            Holder::Client => (&[][..], vec![client]),
+            Holder::Both(names) => (*names, vec![server, client]),
         };
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         let write = |extension: &str, text: &str| {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::openvpn::Server;
+use crate::pki::{Authority, Holder};
 use crate::places::Place;
 use crate::store::Store;
 use crate::support::{Audit, BINARY, Relay, Signal, output_of, wait_for};
@@ -18,6 +19,14 @@ pub const PLAIN_PORT: u16 = 3129;
 /// Who knows where devices are, as in `vpn.addresses`.
 const ADDRESSES: &str = r#"["store"]"#;
 
+/// Where other nodes come.
+const FORWARD_PORT: u16 = 3130;
+
+/// What clients dial that come to a node by TLS, with nothing in front of it.
+pub fn direct_name_of(node: &str) -> String {
+    format!("{node}.direct.test")
+}
+
 pub struct Node<'a> {
     pub place: &'a Place,
     relay: Relay,
@@ -28,7 +37,16 @@ pub struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// With a VPN server of this number; the load balancer is the one that may say who clients are.
-    pub fn start(place: &'a Place, vpn: Server, balancer: &Place, store: &Store) -> Self {
+    pub fn start(
+        place: &'a Place,
+        vpn: Server,
+        balancer: &Place,
+        authority: &Authority,
+        store: &Store,
+    ) -> Self {
+        let between_nodes = authority.issue(place.name, &Holder::Both(&[place.name]));
+        let direct = direct_name_of(place.name);
+        let to_clients = authority.issue(&direct, &Holder::Server(&[&direct]));
         let config = format!(
             r#"
             store.url = "{url}"
@@ -37,13 +55,27 @@ impl<'a> Node<'a> {
             listen = [
                 {{ address = "0.0.0.0:{PROXIED_PORT}", proxy_from = ["{balancer}/32", "127.0.0.0/8"] }},
                 {{ address = "0.0.0.0:{PLAIN_PORT}" }},
+                {{ address = "0.0.0.0:443", tls = {{ certificates = [{{ chain = "{client_chain}", key = "{client_key}" }}] }} }},
             ]
+            forward.listen = "{address}:{FORWARD_PORT}"
+            forward.tls = {{ chain = "{chain}", key = "{key}", ca = "{ca}" }}
+            forward.directory_url = "{directory}"
+            forward.heartbeat = "500ms"
+            forward.refresh = "100ms"
+            forward.max_age = "3s"
             vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = {ADDRESSES} }}
             # For three devices, one that is lost is one too many not to ask the network.
             authz.guard.max_unlocated = {{ share = 0.0, rows = 0 }}
             authz.reread = "100ms"
             "#,
             url = store.relay_url(),
+            directory = store.directory_url(),
+            address = place.address,
+            chain = between_nodes.certificate.display(),
+            key = between_nodes.key.display(),
+            ca = authority.file.display(),
+            client_chain = to_clients.certificate.display(),
+            client_key = to_clients.key.display(),
             folder = place.folder().display(),
             balancer = balancer.address,
             name = place.name,
@@ -51,9 +83,17 @@ impl<'a> Node<'a> {
         );
         let file = config_file(place);
         std::fs::write(&file, &config).unwrap();
-        let mut run = place.command(BINARY);
-        run.args(["run", "--config"]).arg(file).env("STATE_DIRECTORY", place.folder().join("state"));
-        Self { relay: Relay::start(run), place, vpn, config }
+        Self { relay: run(place), place, vpn, config }
+    }
+
+    /// As a machine that loses its power.
+    pub fn kill(&mut self) {
+        self.relay.signal(Signal::SIGKILL);
+        self.relay.wait();
+    }
+
+    pub fn start_again(&mut self) {
+        self.relay = run(self.place);
     }
 
     /// Has the relay read its configuration again with `addition` in it; what it says of that.
@@ -78,6 +118,13 @@ impl<'a> Node<'a> {
         told["hold"]["rule"].as_str().map(str::to_owned)
     }
 
+    /// What `sluicegate sessions` lists.
+    pub fn sessions(&self) -> Value {
+        let mut sessions = self.place.command(BINARY);
+        sessions.args(["sessions", "--json", "--config"]).arg(config_file(self.place));
+        serde_json::from_slice(&output_of(&mut sessions, b"").stdout).unwrap()
+    }
+
     pub fn audit(&self) -> Audit {
         Audit::new(self.place.folder().join("audit.jsonl"))
     }
@@ -86,6 +133,14 @@ impl<'a> Node<'a> {
     pub fn plain(&self) -> String {
         format!("{}:{PLAIN_PORT}", self.place.address)
     }
+}
+
+fn run(place: &Place) -> Relay {
+    let mut run = place.command(BINARY);
+    run.args(["run", "--config"])
+        .arg(config_file(place))
+        .env("STATE_DIRECTORY", place.folder().join("state"));
+    Relay::start(run)
 }
 
 fn config_file(place: &Place) -> PathBuf {

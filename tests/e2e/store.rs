@@ -26,6 +26,11 @@ impl<'a> Store<'a> {
         let database = place.enter(|| cluster.database());
         let store = Self { place, database };
         store.by_hand("ALTER TABLE sluicegate.devices ALTER COLUMN id RESTART WITH 1000");
+        let nodes = store.nodes_role();
+        store.by_hand(&format!(
+            "CREATE ROLE {nodes} LOGIN; GRANT USAGE ON SCHEMA sluicegate TO {nodes}; \
+             GRANT SELECT, INSERT, UPDATE ON sluicegate.nodes TO {nodes}"
+        ));
         store
     }
 
@@ -54,6 +59,15 @@ impl<'a> Store<'a> {
     /// For the relays, which only read.
     pub fn relay_url(&self) -> String {
         self.seen_by_others(&self.database.relay_url())
+    }
+
+    /// By which nodes say that they live, and can say nothing else.
+    pub fn directory_url(&self) -> String {
+        self.relay_url().replace(&self.relay_role(), &self.nodes_role())
+    }
+
+    fn nodes_role(&self) -> String {
+        format!("{}_nodes", self.relay_role())
     }
 
     /// For what tells where devices are.

@@ -12,7 +12,7 @@ use crate::haproxy::{self, FRONT, front_of};
 use crate::openvpn::Server;
 use crate::pki::Authority;
 use crate::places::{Ethernet, Place, Program};
-use crate::relays::Node;
+use crate::relays::{Node, direct_name_of};
 use crate::store::Store;
 use crate::support::{Answer, Cluster, Request, wait_for};
 
@@ -69,7 +69,14 @@ impl Ground {
         let [balancer, node_a, node_b] = [at(3), at(11), at(12)];
         let nodes = [("node-a", node_a), ("node-b", node_b)];
         let fronts = nodes.map(|(name, _)| front_of(name));
-        let names = [(FRONT, balancer), (&fronts[A], balancer), (&fronts[B], balancer)];
+        let direct = nodes.map(|(name, _)| direct_name_of(name));
+        let names = [
+            (FRONT, balancer),
+            (&fronts[A], balancer),
+            (&fronts[B], balancer),
+            (&direct[A], node_a),
+            (&direct[B], node_b),
+        ];
         let ethernet = Ethernet::new(folder.path(), &names);
         Self {
             database: ethernet.plug("database", at(2)),
@@ -130,7 +137,7 @@ impl<'a> World<'a> {
         let nodes = ground.nodes.each_ref().map(|place| {
             number += 1;
             let vpn = Server::start(place, number, authority, &store);
-            Node::start(place, vpn, &ground.balancer, &store)
+            Node::start(place, vpn, &ground.balancer, authority, &store)
         });
         let mut number = 0;
         let devices = ground.devices.each_ref().map(|place| {
@@ -164,6 +171,21 @@ impl<'a> World<'a> {
     pub fn balena(&self, node: usize, token: &str, target: (&str, u16)) -> Balena<'a> {
         let front = front_of(self.ground.nodes[node].name);
         Balena::start(&self.ground.client, &self.ground.authority, &front, token, target)
+    }
+
+    /// Whose session with a device it is, of those that a node has; by its word.
+    pub fn session_of(&self, node: usize, uuid: &str) -> String {
+        let found = wait_for(|| {
+            let sessions = self.nodes[node].sessions();
+            let session = sessions.as_array()?.iter().find(|session| session["uuid"] == uuid)?;
+            session["client"].as_str().map(str::to_owned)
+        });
+        found.unwrap_or_else(|| panic!("{} has no session with {uuid}", self.ground.nodes[node].name))
+    }
+
+    /// Whether what a node noted last has this cause.
+    pub fn notes_last(&self, node: usize, cause: &str) -> bool {
+        self.nodes[node].audit().events().last().is_some_and(|event| event["cause"] == cause)
     }
 
     /// The first event in a node's audit log that is wanted; else the step ends here.

@@ -84,7 +84,8 @@ impl<P: Conveyor> Flow<P> {
                 return Ok(Step::Moved);
             }
             if !self.receive(scratch, ends, io)? {
-                return Ok(Step::SourceEmpty);
+                // What came last may still be here.
+                return Ok(if self.flush(ends, io)? { Step::SourceEmpty } else { Step::SinkFull });
             }
         }
     }

@@ -32,13 +32,19 @@ pub fn the_balena_cli_reaches_ssh_http_and_echo(world: &mut World) {
 }
 
 pub fn curl_fetches_a_page_by_the_load_balancer(world: &mut World) {
+    fetches_the_page(world, &front_of(world.ground.nodes[A].name), world.devices[0].uuid);
+}
+
+/// By `front`, which speaks TLS.
+#[track_caller]
+pub fn fetches_the_page(world: &World, front: &str, uuid: &str) {
     let ground = world.ground;
     let mut curl = ground.client.command("curl");
     curl.args(["--silent", "--show-error", "--max-time", "30", "--noproxy", "", "--proxytunnel"]);
-    curl.arg("--proxy").arg(format!("https://{}:443", front_of(ground.nodes[A].name)));
+    curl.arg("--proxy").arg(format!("https://{front}:443"));
     curl.arg("--proxy-cacert").arg(&ground.authority.file);
     curl.args(["--proxy-user", &format!("anybody:{}", world.alice)]);
-    curl.arg(format!("http://{}.balena:{HTTP_PORT}/", world.devices[0].uuid));
+    curl.arg(format!("http://{uuid}.balena:{HTTP_PORT}/"));
     let output = output_of(&mut curl, b"");
     assert_done(&output);
     assert_eq!(output.stdout, PAGE);
@@ -77,7 +83,7 @@ pub fn the_audit_log_has_the_true_client(world: &mut World) {
 
 /// Logs in to a device by this ProxyCommand, and has a `cat` there give back what it gets.
 #[track_caller]
-fn ssh_carries_a_mebibyte(world: &World, device: usize, proxy_command: &str) {
+pub fn ssh_carries_a_mebibyte(world: &World, device: usize, proxy_command: &str) {
     let content = Content::new(2, 1 << 20);
     let device = &world.devices[device];
     let mut ssh: Command = device.sshd.cat_through(device.uuid, proxy_command);

@@ -1,9 +1,11 @@
 //! What people do, and what must come of it. Each step leaves the environment as it found it.
 
 mod clients;
+mod forwarded;
 mod incident;
 mod refusals;
 mod revocation;
+mod tls;
 mod vpn;
 
 use std::io::{Read, Write};
@@ -35,6 +37,12 @@ pub const STEPS: &[Step] = steps![
     refusals::the_load_balancer_uses_both_nodes,
     refusals::bad_input_is_answered,
     revocation::a_revoked_token_ends_a_live_cli_tunnel,
+    forwarded::every_client_reaches_a_device_of_the_other_node,
+    forwarded::the_cli_shows_what_the_next_node_refuses,
+    forwarded::a_revoked_token_ends_a_tunnel_by_both_nodes,
+    forwarded::a_node_that_dies_takes_nobody_elses_devices_down,
+    forwarded::forwarded_beside_local_is_measured,
+    tls::the_cli_and_curl_come_straight_to_a_node,
     vpn::a_device_that_leaves_the_vpn_is_offline,
     vpn::a_device_that_moves_is_found_at_its_new_node,
     incident::the_query_change_of_30_september_is_held,

@@ -37,10 +37,13 @@ pub fn a_device_that_moves_is_found_at_its_new_node(world: &mut World) {
     reach_by_the_node_that_does_not_hold_it(world, B, uuid);
 }
 
-/// The one place that changes with forwarding between nodes: a client then gets a tunnel here too. Until then each
-/// node opens tunnels to the devices that it holds. Either way the node has heard where the device is.
+/// By forwarding, as soon as the node has heard where the device is.
+#[track_caller]
 fn reach_by_the_node_that_does_not_hold_it(world: &World, node: usize, uuid: &str) {
-    is_refused(world, node, uuid, "device-elsewhere");
+    let is_reached = || (world.ask(node, uuid).status == 200).then_some(());
+    assert!(wait_for(is_reached).is_some());
+    let cli = world.balena(node, &world.alice, (uuid, ECHO_PORT));
+    echoes_a_mebibyte(&mut cli.dial());
 }
 
 /// Waits until the CLI shows that the device is offline at a node, which notes this cause.

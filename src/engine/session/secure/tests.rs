@@ -76,8 +76,6 @@ fn every_byte_arrives_once_and_in_order_whatever_the_kernel_does() {
         let back: Vec<u8> = (0..90_000u32).map(|place| (place / 5) as u8).collect();
         client.send(&sent, &bench);
         bench.kernel.device.state().incoming.borrow_mut().extend(&back);
-        client.end(&bench);
-        bench.kernel.device.state().peer_ended.set(true);
         // Room comes in dribbles on both sides.
         for _ in 0..400 {
             for socket in [&bench.client, &bench.kernel.device] {
@@ -86,6 +84,12 @@ fn every_byte_arrives_once_and_in_order_whatever_the_kernel_does() {
             }
             run_until(&mut bench, &mut session, &mut client, |_, steps| steps > 20);
         }
+        run_until(&mut bench, &mut session, &mut client, |_, steps| steps > 3_000);
+        let device_got = bench.kernel.device.state().sent.borrow().len();
+        assert_eq!(device_got, 150_005, "seed {seed}: all of it, though neither side has ended");
+        assert!(client.read.len() > 90_000, "seed {seed}: {}", client.read.len());
+        client.end(&bench);
+        bench.kernel.device.state().peer_ended.set(true);
         run_until(&mut bench, &mut session, &mut client, |_, steps| steps > 3_000);
         assert!(session.is_over(), "seed {seed}: {:?} in flight", session.in_flight);
         let device_got = bench.kernel.device.state().sent.borrow().clone();
