@@ -8,7 +8,7 @@ use super::TunnelError;
 use crate::wire::Token;
 
 /// The token of `file`, where one is named, else of SLUICEGATE_TOKEN.
-pub(super) fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
+pub fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
     let Some(path) = file else {
         let text = std::env::var_os(VARIABLE).ok_or(TunnelError::TokenMissing)?;
         return checked(text.as_encoded_bytes(), VARIABLE);
