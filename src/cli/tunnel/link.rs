@@ -1,7 +1,7 @@
 //! The connection to a relay until a tunnel is open on it, by TLS or without, and never for longer than allowed.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, StreamOwned};
@@ -96,6 +96,20 @@ impl Link {
             Self::Tls(stream) => stream.sock.until = until,
         }
     }
+
+    /// Ends in order, so that nobody takes it for a client that was cut off; waits a little for the other end.
+    pub fn finish(mut self) {
+        self.put_off(Instant::now() + GOODBYE);
+        if let Self::Tls(stream) = &mut self {
+            stream.conn.send_close_notify();
+        }
+        // Fails only where the other side has left, which is an end, too.
+        let _gone = self.flush();
+        if let Self::Plain(bounded) = &self {
+            let _gone = bounded.socket.shutdown(Shutdown::Write);
+        }
+        let _gone = io::copy(&mut (&mut self).take(GOODBYE_BYTES_MAX), &mut io::sink());
+    }
 }
 
 impl Bounded {
@@ -177,6 +191,12 @@ fn in_words(error: io::Error) -> io::Error {
 }
 
 const NO_ANSWER: &str = "the relay did not answer in time";
+
+/// For the other side to end, too. A service that goes on meanwhile is reset.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Of what still comes in that time.
+const GOODBYE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Shorter than the five minutes after which common NATs forget a silent connection.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

@@ -103,6 +103,12 @@ impl Answer {
     }
 }
 
+impl Refusal {
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, status, reason, reply } = self;
