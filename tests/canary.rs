@@ -273,6 +273,12 @@ fn the_metrics_are_written_whole_whatever_came_of_the_run() {
     let at = sample(&metrics, "sluicegate_canary_last_run_timestamp_seconds").unwrap();
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     assert!((now - 60.0..=now).contains(&at), "{at}");
+    // What the alerts ask about.
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring/alerts.yml");
+    let rules = std::fs::read_to_string(rules).unwrap();
+    let words = rules.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let asked: Vec<&str> = words.filter(|word| word.starts_with("sluicegate_canary_")).collect();
+    assert!(asked.len() > 1 && asked.iter().all(|name| sample(&metrics, name).is_some()), "{asked:?}");
     for secret in [scene.site.token.as_str(), DEVICE, "sg_", NAME, "127.0.0.1"] {
         assert!(!metrics.contains(secret), "{secret} is in {metrics}");
     }
