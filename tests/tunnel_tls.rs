@@ -6,8 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, version};
 use support::{
     Authority, BINARY, Content, DEVICE, Device, End, Fault, Proxy, Relay, Running, Site, V4, assert_done,
     connect, output_of, receive, receive_slowly, reset, wait_for,
@@ -255,6 +259,44 @@ fn an_end_without_close_notify_is_told_as_a_broken_tunnel() {
     let told = end_of(client);
     assert!(told.contains("the tunnel broke") && told.contains("close_notify"), "{told}");
     drop(stdin);
+}
+
+/// A relay of somebody else's making, that speaks TLS 1.2 alone, sends back what it gets and ends in order.
+fn old_relay(authority: &Authority) -> Device {
+    let pair = authority.issue(NAME, &[NAME]);
+    let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS12]);
+    let config = builder.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let config = Arc::new(config);
+    Device::serving(V4, move |socket| {
+        let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), socket);
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 200 Connection Established\r\n\r\nfirst ").unwrap();
+        let mut chunk = vec![0; 100_000];
+        while let Ok(len @ 1..) = stream.read(&mut chunk) {
+            stream.write_all(&chunk[..len]).unwrap();
+        }
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    })
+}
+
+#[test]
+fn tls_1_2_carries_the_same_tunnel_even_where_its_first_bytes_share_a_record_with_the_reply() {
+    let scene = Scene::new(Device::echo(V4));
+    let relay = old_relay(&scene.authority);
+    let content = Content::new(5, 4 << 20).to_vec();
+    let output = output_of(scene.client(relay.address()).arg("--stdio"), &content);
+    assert_done(&output);
+    let expected = [b"first ".as_slice(), &content].concat();
+    assert_eq!(Content::digest_of(&output.stdout), Content::digest_of(&expected));
 }
 
 #[test]
