@@ -131,6 +131,7 @@ fn a_removed_package_keeps_the_configuration_and_a_purged_one_nothing() {
         dpkg -P sluicegate
         echo PURGED
         changed
+        test ! -e /var/lib/sluicegate-canary
         grep sluicegate /etc/passwd /etc/group /etc/shadow /etc/gshadow || true
         "#,
     );
@@ -171,6 +172,11 @@ fn the_package_is_as_dpkg_and_its_reader_expect() {
         assert_eq!(owner, "root/root", "{line}");
         let (group, others) = (&mode[4..7], &mode[7..10]);
         assert!(!group.contains('w') && !others.contains('w'), "others may write {line}");
+    }
+    for unit in
+        ["sluicegate.service", "sluicegate.socket", "sluicegate-canary.service", "sluicegate-canary.timer"]
+    {
+        assert!(contents.contains(&format!("/usr/lib/systemd/system/{unit}\n")), "{unit}");
     }
     for file in ["README.md", "docs/audit.md", "docs/guard.md", "copyright"] {
         assert!(contents.contains(&format!("/usr/share/doc/sluicegate/{file}\n")), "{file}");

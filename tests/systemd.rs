@@ -14,6 +14,10 @@ use support::{Device, Relay, Request, Signal, Site, V4, tools_or_skip, wait_for}
 /// What the sandbox may leave open, on the scale of `systemd-analyze security`: 0 is nothing, 10 everything.
 const EXPOSURE_MAX: f64 = 2.0;
 
+/// All that are shipped.
+const UNITS: [&str; 4] =
+    ["sluicegate.service", "sluicegate.socket", "sluicegate-canary.service", "sluicegate-canary.timer"];
+
 fn unit(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
 }
@@ -108,14 +112,14 @@ fn the_units_hold_nothing_that_systemd_does_not_understand() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for name in ["sluicegate.service", "sluicegate.socket"] {
+    for name in UNITS {
         let text = std::fs::read_to_string(unit(name)).unwrap();
         let text = text.replace("/usr/bin/sluicegate", support::BINARY);
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]);
-    verify.args(["sluicegate.service", "sluicegate.socket"].map(|name| folder.path().join(name)));
+    verify.args(UNITS.map(|name| folder.path().join(name)));
     let told = told_by(&mut verify);
     let complaints: Vec<&str> = told
         .lines()
@@ -126,20 +130,19 @@ fn the_units_hold_nothing_that_systemd_does_not_understand() {
 }
 
 #[test]
-fn the_service_is_locked_in() {
-    if !tools_or_skip("the_service_is_locked_in", &["systemd-analyze"]) {
+fn the_services_are_locked_in() {
+    if !tools_or_skip("the_services_are_locked_in", &["systemd-analyze"]) {
         return;
     }
-    let mut security = Command::new("systemd-analyze");
-    security.args(["security", "--offline=true", "--no-pager"]).arg(unit("sluicegate.service"));
-    let told = told_by(&mut security);
-    let exposure = told
-        .lines()
-        .find_map(|line| {
-            line.split_once("Overall exposure level for sluicegate.service: ")?.1.split(' ').next()
-        })
-        .and_then(|level| level.parse::<f64>().ok());
-    assert!(exposure.is_some_and(|exposure| exposure <= EXPOSURE_MAX), "{told}");
+    for name in UNITS.into_iter().filter(|name| name.ends_with(".service")) {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--no-pager"]).arg(unit(name));
+        let told = told_by(&mut security);
+        let level = format!("Overall exposure level for {name}: ");
+        let exposure = told.lines().find_map(|line| line.split_once(&level)?.1.split(' ').next());
+        let exposure = exposure.and_then(|level| level.parse::<f64>().ok());
+        assert!(exposure.is_some_and(|exposure| exposure <= EXPOSURE_MAX), "{told}");
+    }
 }
 
 #[test]

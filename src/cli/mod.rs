@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 pub mod authz;
+pub mod canary;
 pub mod check;
 pub mod demo;
 pub mod device;
@@ -91,6 +92,8 @@ enum Command {
     Generate(generate::GenerateCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
+    /// Check from outside that a relay does what it should, as a client would.
+    Canary(canary::CanaryArgs),
     /// What a VPN server calls.
     #[command(subcommand)]
     Vpn(vpn::VpnCommand),
@@ -136,6 +139,7 @@ impl CommandLine {
             Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
+            Command::Canary(args) => canary::run(args, global.output()),
             Command::Vpn(command) => vpn::run(command),
         }
     }

@@ -40,15 +40,31 @@ impl Authority {
 
     /// For a server or a client, whichever it is used as.
     pub fn issue(&self, common_name: &str, alternative_names: &[&str]) -> Pair {
-        let names: Vec<String> = alternative_names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params(common_name, alternative_names))
+    }
+
+    /// One whose time is over.
+    pub fn issue_expired(&self, name: &str) -> Pair {
+        let mut params = params(name, &[name]);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }
     }
+}
+
+fn params(common_name: &str, alternative_names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = alternative_names.iter().map(ToString::to_string).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
 
 impl Pair {

@@ -109,7 +109,7 @@ fn pump(mut source: impl Read, mut sink: impl Write) -> io::Result<()> {
 }
 
 /// Stdin and stdout as files of our own, so that they are unbuffered and can be closed one by one.
-fn take_stdio() -> io::Result<(File, File)> {
+pub(super) fn take_stdio() -> io::Result<(File, File)> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     let nowhere = File::options().read(true).write(true).open("/dev/null")?;
@@ -119,7 +119,7 @@ fn take_stdio() -> io::Result<(File, File)> {
 }
 
 /// Large enough that a gigabyte needs few calls, small enough for two per local connection.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -3,25 +3,32 @@
 //! A client has few connections and nothing else to do meanwhile, so it uses threads and blocking sockets.
 
 mod forward;
+mod link;
+mod names;
 mod reply;
+mod secured;
+mod tls;
 mod token;
 
-use std::fmt;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use socket2::{SockRef, TcpKeepalive};
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
 
 use super::output::CommandError;
-use crate::authz::DeviceUuid;
 use crate::wire::Token;
 use forward::Ended;
-use reply::Refusal;
+
+pub use link::{Link, Relay};
+pub use names::{RelayName, Target};
+pub use reply::Refusal;
+pub use tls::{Tls, TlsError, server_name};
+pub use token::read as read_token;
 
 /// Open a tunnel to a port of a device.
 ///
@@ -44,6 +51,15 @@ pub struct TunnelArgs {
     /// Read the token from this file instead of SLUICEGATE_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Speak TLS to the relay.
+    #[arg(long)]
+    tls: bool,
+    /// Trust those in this PEM file to sign the relay's certificate, instead of those that this machine trusts.
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    ca: Option<PathBuf>,
+    /// The name that the relay's certificate has to be for, where it is not the one in --relay.
+    #[arg(long, value_name = "NAME", requires = "tls", value_parser = server_name)]
+    server_name: Option<ServerName<'static>>,
 }
 
 /// Why a tunnel could not be opened or did not last; each text ends in the remedy.
@@ -67,6 +83,8 @@ pub enum TunnelError {
     NoReply { relay: RelayName, source: io::Error },
     #[error("{relay} answered with something that is not HTTP; check that it is a sluicegate relay")]
     NotHttp { relay: RelayName },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{0}")]
     Refused(Refusal),
     #[error("the tunnel broke: {0}; the device, the relay or a revoked right has ended it")]
@@ -80,7 +98,9 @@ pub enum TunnelError {
 /// Runs until the tunnel ends (`--stdio`), or until the process is told to (`--listen`).
 pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
-    let door = Door { relay: args.relay, target: args.target, token };
+    let tls = args.tls.then(|| Tls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
+    let tls = tls.transpose().map_err(TunnelError::from)?;
+    let door = Door { relay: Relay { name: args.relay, tls }, target: args.target, token };
     if args.stdio {
         door.carry_stdio()?
     } else {
@@ -89,61 +109,37 @@ pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a client asks for: the host as typed, and the port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
-    host: String,
-    port: u16,
-}
-
-/// Where the relay is, unresolved: a name's addresses may change while we listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayName(String);
-
 /// The way to one port of one device.
 struct Door {
-    relay: RelayName,
+    relay: Relay,
     target: Target,
     token: Token,
 }
 
 impl Door {
-    /// A tunnel that is open: what the device sends is still in the socket, down to its first byte.
-    fn open(&self) -> Result<TcpStream, TunnelError> {
-        let stream = self.connect()?;
-        reply::ask(&stream, &self.target, &self.token)
-            .map_err(|source| TunnelError::NoReply { relay: self.relay.clone(), source })?;
-        let head = reply::read_head(&stream)
-            .map_err(|source| TunnelError::NoReply { relay: self.relay.clone(), source })?;
-        let answer = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.relay.clone() })?;
-        match answer.into_refusal(&self.target) {
+    /// A tunnel that is open: what the device sends is still in it, down to its first byte.
+    fn open(&self) -> Result<Link, TunnelError> {
+        let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
+        let addresses = self.relay.name.resolve().map_err(unresolved)?;
+        let socket = self.relay.connect(&addresses, CONNECT_TIMEOUT)?;
+        let mut link = self.relay.greet(socket, Instant::now() + REPLY_TIMEOUT)?;
+        link.put_off(Instant::now() + REPLY_TIMEOUT);
+        match self.relay.ask(&mut link, &self.target, &self.token)? {
             Some(refusal) => Err(TunnelError::Refused(refusal)),
-            None => Ok(stream),
+            None => Ok(link),
         }
-    }
-
-    /// Tries each address of the relay's name in turn.
-    fn connect(&self) -> Result<TcpStream, TunnelError> {
-        let unresolved = |source| TunnelError::Resolve { relay: self.relay.clone(), source };
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in self.relay.0.to_socket_addrs().map_err(unresolved)? {
-            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => {
-                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-                    // Both only help; a tunnel without them still works.
-                    let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-                    let _unset = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(TunnelError::Connect { relay: self.relay.clone(), source: last })
     }
 
     fn carry_stdio(&self) -> Result<(), TunnelError> {
-        let tunnel = self.open()?;
-        forward::stdio(tunnel)
+        match self.open()? {
+            Link::Plain(socket) => forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?),
+            Link::Tls(stream) => {
+                let (input, output) = forward::take_stdio().map_err(TunnelError::Stdio)?;
+                let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
+                let local = secured::Local { input: input.into(), output: output.into() };
+                secured::carry(stream.conn, socket, local).into_result()
+            }
+        }
     }
 
     fn carry_local(self, address: SocketAddr) -> Result<(), TunnelError> {
@@ -177,11 +173,20 @@ impl Door {
 
     /// One local connection, to its end. A refusal is told and ends this connection alone.
     fn carry(&self, local: TcpStream) {
-        let outcome = self.open().and_then(|tunnel| {
+        let outcome = self.open().and_then(|link| {
             let _unset = local.set_nodelay(true);
-            match forward::sockets(&local, &tunnel)? {
-                Ended::Whole => Ok(()),
-                Ended::Broken(error) => Err(TunnelError::Broken(error)),
+            match link {
+                Link::Plain(socket) => {
+                    let tunnel = socket.into_socket().map_err(TunnelError::Broken)?;
+                    forward::sockets(&local, &tunnel)?.into_result()
+                }
+                Link::Tls(stream) => {
+                    let ends = local.try_clone().and_then(|input| Ok((input, local.try_clone()?)));
+                    let (input, output) = ends.map_err(TunnelError::Broken)?;
+                    let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
+                    let local = secured::Local { input: input.into(), output: output.into() };
+                    secured::carry(stream.conn, socket, local).into_result()
+                }
             }
         });
         if let Err(error) = outcome {
@@ -211,57 +216,18 @@ impl Drop for Place {
     }
 }
 
+impl Ended {
+    fn into_result(self) -> Result<(), TunnelError> {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Broken(error) => Err(TunnelError::Broken(error)),
+        }
+    }
+}
+
 impl From<TunnelError> for CommandError {
     fn from(error: TunnelError) -> Self {
         Self::failed(error)
-    }
-}
-
-impl FromStr for Target {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, port) = text.rsplit_once(':').ok_or("write UUID:PORT, for example UUID:22")?;
-        let port =
-            port.parse().ok().filter(|port| *port != 0).ok_or("the port is a number from 1 to 65535")?;
-        let (uuid, suffix) = host.split_once('.').unwrap_or((host, "any"));
-        if DeviceUuid::parse(uuid).is_none() {
-            return Err("a device's uuid has 32 or 62 hex digits");
-        }
-        if suffix.is_empty()
-            || !suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-        {
-            return Err("what follows the uuid is not a host name's suffix");
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-impl FromStr for RelayName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT, for example relay.example:3128")?;
-        let is_bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty() || (host.contains(':') && !is_bracketed) {
-            return Err("write HOST:PORT, or [IPV6]:PORT with the brackets");
-        }
-        if port.parse::<u16>().map_or(true, |port| port == 0) {
-            return Err("the port is a number from 1 to 65535");
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for RelayName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -270,49 +236,10 @@ const ANY_LOCAL_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 /// For each of the relay's addresses. A relay is near or not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shorter than the five minutes after which common NATs forget a silent connection.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// For a handshake, and for a reply: a relay answers well within its own `timeouts.head` plus `timeouts.connect`.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Local connections at a time: two threads each, so this stays below common limits on threads.
+/// Local connections at a time: two threads each at most, so this stays below common limits on threads.
 const LOCAL_CONNECTIONS_MAX: usize = 256;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UUID: &str = "0123456789abcdef0123456789abcdef";
-
-    #[test]
-    fn a_target_is_a_uuid_and_a_port() {
-        let target: Target = format!("{UUID}:22").parse().unwrap();
-        assert_eq!(target.to_string(), format!("{UUID}:22"));
-        assert_eq!(format!("{UUID}.balena:22").parse::<Target>().unwrap().host, format!("{UUID}.balena"));
-    }
-
-    #[test]
-    fn a_target_that_no_relay_could_take_is_told_before_any_connection() {
-        for (text, told) in [
-            (UUID.to_owned(), "write UUID:PORT"),
-            (format!("{UUID}:0"), "1 to 65535"),
-            (format!("{UUID}:70000"), "1 to 65535"),
-            ("abc:22".to_owned(), "32 or 62 hex digits"),
-            (format!("{UUID}.:22"), "suffix"),
-            (format!("{UUID}.a\r\nX: y:22"), "suffix"),
-        ] {
-            let error = text.parse::<Target>().unwrap_err();
-            assert!(error.contains(told), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_relay_is_named_by_host_and_port_in_either_family() {
-        for text in ["localhost:3128", "127.0.0.1:3128", "[::1]:3128", "relay.example:443"] {
-            assert!(text.parse::<RelayName>().is_ok(), "{text}");
-        }
-        for text in ["localhost", "::1:3128", "localhost:0", ":3128", "localhost:http"] {
-            assert!(text.parse::<RelayName>().is_err(), "{text}");
-        }
-    }
-}

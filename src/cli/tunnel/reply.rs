@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
 
-use super::Target;
+use super::link::{Bounded, Link};
+use super::names::Target;
 use crate::wire::{Reply, Token};
 
 /// A reply's status line and what `Sluicegate-Reason` says.
@@ -27,39 +26,52 @@ pub struct Refusal {
 }
 
 /// Sends the request for `target`.
-pub(super) fn ask(mut relay: &TcpStream, target: &Target, token: &Token) -> io::Result<()> {
+pub(super) fn ask(relay: &mut Link, target: &Target, token: &Token) -> io::Result<()> {
     let mut head =
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Bearer ").into_bytes();
     head.extend_from_slice(token.as_bytes());
     head.extend_from_slice(b"\r\n\r\n");
-    relay.write_all(&head)
+    relay.write_all(&head)?;
+    relay.flush()
 }
 
-/// Takes the reply's head out of the socket and leaves all that follows it there.
-///
-/// Looks before it takes, since the device's first bytes may have come in the same segment.
-pub(super) fn read_head(mut relay: &TcpStream) -> io::Result<Vec<u8>> {
-    relay.set_read_timeout(Some(REPLY_TIMEOUT))?;
+/// Takes the reply's head out of `relay` and leaves all that follows it there.
+pub(super) fn read_head(relay: &mut Link) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    let mut ahead = [0; HEAD_BYTES_MAX];
-    loop {
-        let seen = relay.peek(&mut ahead[..HEAD_BYTES_MAX - head.len()]).map_err(timed_out)?;
-        if seen == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the relay closed the connection"));
-        }
-        let known = head.len();
-        head.extend_from_slice(&ahead[..seen]);
-        let end = end_of_head(&head);
-        head.truncate(end.unwrap_or(head.len()));
-        relay.read_exact(&mut ahead[..head.len() - known])?;
-        if end.is_some() {
-            relay.set_read_timeout(None)?;
-            return Ok(head);
-        }
+    while end_of_head(&head).is_none() {
         if head.len() == HEAD_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply's head has no end"));
         }
+        let more = match relay {
+            Link::Plain(socket) => take_up_to_end(socket, &head),
+            // What was decrypted stays with the connection, where a byte costs no call.
+            Link::Tls(stream) => {
+                let mut byte = [0];
+                stream.read(&mut byte).map(|len| byte[..len].to_vec())
+            }
+        };
+        let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "the relay closed the connection");
+        match more {
+            Ok(more) if more.is_empty() => return Err(closed()),
+            Ok(more) => head.extend(more),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(closed()),
+            Err(error) => return Err(error),
+        }
     }
+    Ok(head)
+}
+
+/// What has come of a head of which `known` is there; nothing where the socket has ended.
+///
+/// Looks before it takes, since the device's first bytes may have come in the same segment.
+fn take_up_to_end(socket: &mut Bounded, known: &[u8]) -> io::Result<Vec<u8>> {
+    let mut ahead = [0; HEAD_BYTES_MAX];
+    let seen = socket.peek(&mut ahead[..HEAD_BYTES_MAX - known.len()])?;
+    let end = end_of_head(&[known, &ahead[..seen]].concat());
+    let ours = end.map_or(seen, |end| end - known.len());
+    socket.read_exact(&mut ahead[..ours])?;
+    Ok(ahead[..ours].to_vec())
 }
 
 /// `None` where `head` is not an HTTP reply.
@@ -91,6 +103,12 @@ impl Answer {
     }
 }
 
+impl Refusal {
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, status, reason, reply } = self;
@@ -103,7 +121,8 @@ impl fmt::Display for Refusal {
         match reply {
             Reply::Established => f.write_str("the tunnel is open"),
             Reply::Malformed | Reply::Method => {
-                f.write_str("the relay did not understand our request; check that both are of the same version")
+                f.write_str("the relay did not understand our request; check that both are of the same version, and \
+                 whether TLS is spoken there (--tls)")
             }
             Reply::NotPermitted => write!(
                 f,
@@ -150,19 +169,6 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4)
 }
 
-/// The kernel calls a receive timeout "resource temporarily unavailable".
-fn timed_out(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            io::Error::new(io::ErrorKind::TimedOut, "the relay did not answer in time")
-        }
-        _ => error,
-    }
-}
-
-/// A relay answers well within its own `timeouts.head` plus `timeouts.connect`.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Ours are a tenth of this; it leaves room for what a proxy in between may add.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
@@ -170,7 +176,8 @@ const HEADERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::wire::HttpVersion;
@@ -180,7 +187,7 @@ mod tests {
     }
 
     /// A relay that sends `chunks`, one segment each, and stays until told to close.
-    fn relay(chunks: Vec<Vec<u8>>) -> (TcpStream, std::thread::JoinHandle<()>) {
+    fn relay(chunks: Vec<Vec<u8>>) -> (Link, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut socket, _) = listener.accept().unwrap();
@@ -191,7 +198,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        (client, sender)
+        (Link::Plain(Bounded::new(client, Instant::now() + Duration::from_secs(30))), sender)
     }
 
     #[test]
@@ -200,7 +207,7 @@ mod tests {
         let whole = [reply.as_slice(), b"SSH-2.0-dropbear\r\n\r\nmore"].concat();
         for cut in 1..whole.len() {
             let (mut client, sender) = relay(vec![whole[..cut].to_vec(), whole[cut..].to_vec()]);
-            assert_eq!(read_head(&client).unwrap(), reply, "cut at {cut}");
+            assert_eq!(read_head(&mut client).unwrap(), reply, "cut at {cut}");
             sender.join().unwrap();
             let mut rest = Vec::new();
             client.read_to_end(&mut rest).unwrap();
@@ -210,8 +217,8 @@ mod tests {
 
     #[test]
     fn a_head_without_end_is_given_up_at_its_bound() {
-        let (client, sender) = relay(vec![vec![b'x'; HEAD_BYTES_MAX + 1]]);
-        let error = read_head(&client).unwrap_err();
+        let (mut client, sender) = relay(vec![vec![b'x'; HEAD_BYTES_MAX + 1]]);
+        let error = read_head(&mut client).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         drop(client);
         sender.join().unwrap();
@@ -219,8 +226,8 @@ mod tests {
 
     #[test]
     fn a_relay_that_closes_without_a_reply_is_told() {
-        let (client, sender) = relay(vec![b"HTTP/1.1 200".to_vec()]);
-        assert_eq!(read_head(&client).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let (mut client, sender) = relay(vec![b"HTTP/1.1 200".to_vec()]);
+        assert_eq!(read_head(&mut client).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         sender.join().unwrap();
     }
 

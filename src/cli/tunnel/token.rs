@@ -8,20 +8,25 @@ use super::TunnelError;
 use crate::wire::Token;
 
 /// The token of `file`, where one is named, else of SLUICEGATE_TOKEN.
-pub(super) fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
+pub fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
     let Some(path) = file else {
         let text = std::env::var_os(VARIABLE).ok_or(TunnelError::TokenMissing)?;
         return checked(text.as_encoded_bytes(), VARIABLE);
     };
     let unreadable = |source: io::Error| TunnelError::TokenFile { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(unreadable)?.mode();
-    if mode & OTHERS != 0 {
+    if mode & OTHERS != 0 && !is_credential(path) {
         let path = path.display();
         eprintln!(
             "warning: {path} can be read or written by others; `chmod 600 {path}` keeps the token yours"
         );
     }
     checked(&std::fs::read(path).map_err(unreadable)?, &path.display().to_string())
+}
+
+/// Whether systemd passed it to this service, which guards it by more than its mode tells.
+fn is_credential(path: &Path) -> bool {
+    std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder))
 }
 
 /// A token goes into a header as it is, so nothing that could end the line may be in it.

@@ -1,0 +1,214 @@
+//! The steps, in their order. Each has its own time to be done in; the first three share a connection, as they are
+//! parts of what every client does.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::bounded;
+
+use super::{CanaryArgs, CanaryError};
+use crate::cli::tunnel::{Link, Refusal, Relay, RelayName, Target, Tls, TunnelError, read_token};
+use crate::wire::Token;
+
+/// One thing that has to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The name is resolved and the port open.
+    Connect,
+    /// A handshake, with a certificate that holds.
+    Tls,
+    /// A tunnel, and its device's first bytes.
+    Device,
+    /// The same to a device of another node, by a connection of its own.
+    Forwarded,
+    /// A token that nobody holds is turned away.
+    Token,
+    /// The token may not reach what it may not.
+    Refused,
+}
+
+/// What was not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    #[error("{target} opened, but its first bytes did not come: {source}; check the service on the device")]
+    Silent { target: Target, source: io::Error },
+    #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect",
+        came.escape_ascii())]
+    FirstBytes { target: Target, expected: String, came: Vec<u8> },
+    #[error("{what} was let in; take the relay out of service and look at its grants and tokens")]
+    LetIn { what: &'static str },
+    #[error("{what} was to be answered {wanted} and got {refusal}")]
+    OtherRefusal { what: &'static str, wanted: u16, refusal: Refusal },
+}
+
+/// All that a run does.
+pub(super) struct Course {
+    relay: Relay,
+    device: Target,
+    expect: String,
+    forwarded: Option<Target>,
+    refused: Option<Target>,
+    token: Token,
+    made_up: Token,
+    timeout: Duration,
+}
+
+impl Course {
+    pub(super) fn new(args: CanaryArgs) -> Result<Self, CanaryError> {
+        let token = read_token(args.token_file.as_deref())?;
+        let tls = (!args.plain)
+            .then(|| Tls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()))
+            .transpose()
+            .map_err(TunnelError::from)?;
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(CanaryError::Random)?;
+        let made_up = Token::new(format!("sg_canary_{}", hex::encode(random)).into_bytes());
+        Ok(Self {
+            relay: Relay { name: args.relay, tls },
+            device: args.device,
+            expect: args.expect,
+            forwarded: args.forwarded,
+            refused: args.refused,
+            token,
+            made_up,
+            timeout: args.timeout,
+        })
+    }
+
+    /// Tells `done` of each step that is.
+    pub(super) fn run(&self, mut done: impl FnMut(Step, Duration)) -> Result<(), CanaryError> {
+        let socket = self.step(Step::Connect, &mut done, |until| self.connect(until))?;
+        let link = match self.relay.tls {
+            Some(_) => self.step(Step::Tls, &mut done, |until| Ok(self.relay.greet(socket, until)?))?,
+            None => self.relay.greet(socket, Instant::now())?,
+        };
+        let link = self.step(Step::Device, &mut done, |until| self.reach(link, &self.device, until))?;
+        link.finish();
+        if let Some(target) = &self.forwarded {
+            let reach = |until| self.reach(self.link(until)?, target, until);
+            self.step(Step::Forwarded, &mut done, reach)?.finish();
+        }
+        let unknown =
+            |until| self.is_refused("a token that nobody holds", 407, &self.device, &self.made_up, until);
+        self.step(Step::Token, &mut done, unknown)?;
+        if let Some(target) = &self.refused {
+            let refused =
+                |until| self.is_refused("what the token may not reach", 403, target, &self.token, until);
+            self.step(Step::Refused, &mut done, refused)?;
+        }
+        Ok(())
+    }
+
+    fn step<T>(
+        &self,
+        step: Step,
+        done: &mut impl FnMut(Step, Duration),
+        work: impl FnOnce(Instant) -> Result<T, Failure>,
+    ) -> Result<T, CanaryError> {
+        let begin = Instant::now();
+        let result = work(begin + self.timeout);
+        let took = begin.elapsed();
+        let result = result.map_err(|failure| CanaryError::Step { step, took, failure })?;
+        done(step, took);
+        Ok(result)
+    }
+
+    fn connect(&self, until: Instant) -> Result<TcpStream, Failure> {
+        let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
+        let addresses = resolve(&self.relay.name, until).map_err(unresolved)?;
+        let left = until.saturating_duration_since(Instant::now());
+        let each = left / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        Ok(self.relay.connect(&addresses, each.max(SOME_TIME))?)
+    }
+
+    fn link(&self, until: Instant) -> Result<Link, Failure> {
+        Ok(self.relay.greet(self.connect(until)?, until)?)
+    }
+
+    /// A tunnel to `target` that has begun as it should.
+    fn reach(&self, mut link: Link, target: &Target, until: Instant) -> Result<Link, Failure> {
+        link.put_off(until);
+        if let Some(refusal) = self.relay.ask(&mut link, target, &self.token)? {
+            return Err(TunnelError::Refused(refusal).into());
+        }
+        let expected = self.expect.as_bytes();
+        let mut came = Vec::new();
+        while came.len() < expected.len() {
+            let mut chunk = vec![0; expected.len() - came.len()];
+            let silent = |source| Failure::Silent { target: target.clone(), source };
+            let len = match link.read(&mut chunk) {
+                Ok(0) => {
+                    return Err(silent(io::Error::new(io::ErrorKind::UnexpectedEof, "the tunnel ended")));
+                }
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(silent(io::Error::new(error.kind(), "it said nothing in time")));
+                }
+                Err(error) => return Err(silent(error)),
+            };
+            came.extend_from_slice(&chunk[..len]);
+            if !expected.starts_with(&came) {
+                let expected = self.expect.escape_debug().to_string();
+                return Err(Failure::FirstBytes { target: target.clone(), expected, came });
+            }
+        }
+        Ok(link)
+    }
+
+    fn is_refused(
+        &self,
+        what: &'static str,
+        wanted: u16,
+        target: &Target,
+        token: &Token,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let mut link = self.link(until)?;
+        match self.relay.ask(&mut link, target, token)? {
+            None => Err(Failure::LetIn { what }),
+            Some(refusal) if refusal.status() == wanted => {
+                link.finish();
+                Ok(())
+            }
+            Some(refusal) => Err(Failure::OtherRefusal { what, wanted, refusal }),
+        }
+    }
+}
+
+impl Step {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Device => "device",
+            Self::Forwarded => "forwarded",
+            Self::Token => "token",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The resolver knows no bound of ours, so a thread waits for it, which ends with the process at the latest.
+fn resolve(relay: &RelayName, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    let (answer, answered) = bounded(1);
+    let name = relay.clone();
+    std::thread::Builder::new().name("resolver".into()).spawn(move || {
+        let _nobody_waits = answer.send(name.resolve());
+    })?;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
+    answered.recv_deadline(until).map_err(late)?
+}
+
+/// A connect is refused where it has no time at all.
+const SOME_TIME: Duration = Duration::from_millis(1);

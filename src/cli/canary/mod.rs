@@ -1,0 +1,104 @@
+//! `sluicegate canary`: is an installation of use to somebody outside? Comes as a client does, step by step, and
+//! ends at the first that is not as it should be.
+//!
+//! Knows nothing of the relay but its address: no configuration, no store, no admin listener.
+
+mod course;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::output::{CommandError, Output};
+use super::tunnel::{RelayName, Target, TunnelError, server_name};
+use course::{Course, Failure, Step};
+use report::Report;
+
+/// Check from outside that a relay does what it should, as a client would.
+///
+/// Opens a tunnel and reads the device's first bytes, shows a token that nobody holds, and ends with exit
+/// status 1 at the first step that fails. The token is read from SLUICEGATE_TOKEN or from --token-file.
+#[derive(Debug, clap::Args)]
+pub struct CanaryArgs {
+    /// The client listener of the relay, or of what stands before several. An IPv6 address stands in brackets.
+    #[arg(long, value_name = "HOST:PORT")]
+    relay: RelayName,
+    /// A device and port that the token may reach: UUID:PORT, with or without a suffix.
+    #[arg(long, value_name = "UUID:PORT")]
+    device: Target,
+    /// What the device's first bytes have to be; empty where it says nothing before it is spoken to.
+    #[arg(long, value_name = "PREFIX", default_value = "SSH-")]
+    expect: String,
+    /// A device that another node holds, so that the relay has to forward; its first bytes are to be the same.
+    #[arg(long, value_name = "UUID:PORT")]
+    forwarded: Option<Target>,
+    /// A device or port that the token may not reach.
+    #[arg(long, value_name = "UUID:PORT")]
+    refused: Option<Target>,
+    /// Speak to the relay without TLS.
+    #[arg(long)]
+    plain: bool,
+    /// Trust those in this PEM file to sign the relay's certificate, instead of those that this machine trusts.
+    #[arg(long, value_name = "FILE", conflicts_with = "plain")]
+    ca: Option<PathBuf>,
+    /// The name that the relay's certificate has to be for, where it is not the one in --relay.
+    #[arg(long, value_name = "NAME", conflicts_with = "plain", value_parser = server_name)]
+    server_name: Option<ServerName<'static>>,
+    /// Read the token from this file instead of SLUICEGATE_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// How long each step may take.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
+    /// Also write what came of it to this file, for the textfile collector of Prometheus' node_exporter.
+    #[arg(long, value_name = "PATH")]
+    textfile: Option<PathBuf>,
+}
+
+/// Why the canary failed; each text ends in the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum CanaryError {
+    #[error("{step} failed after {:.1} s: {failure}", took.as_secs_f64())]
+    Step { step: Step, took: Duration, failure: Failure },
+    #[error("{0}")]
+    Setup(#[from] TunnelError),
+    #[error("the system gives no random bytes ({0}); try again")]
+    Random(getrandom::Error),
+    #[error("{} cannot be written: {source}; check that its folder is there and may be written", path.display())]
+    Textfile { path: PathBuf, source: std::io::Error },
+}
+
+/// Runs all steps, and tells each as it is done.
+pub fn run(args: CanaryArgs, output: Output) -> Result<(), CommandError> {
+    let textfile = args.textfile.clone();
+    let mut report = Report::new(output);
+    let outcome = Course::new(args).and_then(|course| course.run(|step, took| report.done(step, took)));
+    let written = textfile.map_or(Ok(()), |path| report.write_textfile(path, outcome.is_ok()));
+    report.close(outcome.as_ref().err())?;
+    // The step that failed is the news; the file is told of beside it.
+    match (outcome, written) {
+        (Err(error), Err(also)) => {
+            eprintln!("sluicegate: {also}");
+            Err(error.into())
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error.into()),
+        (Ok(()), Ok(())) => Ok(()),
+    }
+}
+
+impl From<CanaryError> for CommandError {
+    fn from(error: CanaryError) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// Reads `--timeout`.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(timeout) if timeout.is_zero() => Err("a step takes some time; write for example 10s".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(format!("{error}; write for example 10s")),
+    }
+}

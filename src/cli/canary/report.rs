@@ -1,0 +1,100 @@
+//! What came of a run: told as it happens, as one JSON document, and as a file for node_exporter.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::CanaryError;
+use super::course::Step;
+use crate::cli::output::{CommandError, Output, print};
+
+/// What is known of a run.
+pub(super) struct Report {
+    output: Output,
+    done: Vec<(Step, Duration)>,
+}
+
+impl Report {
+    pub(super) fn new(output: Output) -> Self {
+        Self { output, done: Vec::new() }
+    }
+
+    pub(super) fn done(&mut self, step: Step, took: Duration) {
+        if self.output == Output::Text {
+            // Whoever closed stdout does not want to know; the exit status and the file still tell.
+            let _closed = print(&format!("{step:<9} {:>9.1} ms\n", took.as_secs_f64() * 1e3));
+        }
+        self.done.push((step, took));
+    }
+
+    /// Tells as JSON what there is to tell, `failure` included.
+    pub(super) fn close(&self, failure: Option<&CanaryError>) -> Result<(), CommandError> {
+        if self.output == Output::Text {
+            return Ok(());
+        }
+        let steps: Vec<Value> = self
+            .done
+            .iter()
+            .map(|(step, took)| json!({ "step": step.name(), "seconds": took.as_secs_f64() }))
+            .collect();
+        let failed = match failure {
+            Some(CanaryError::Step { step, .. }) => Some(step.name()),
+            _ => None,
+        };
+        let error = failure.map(ToString::to_string);
+        let document =
+            json!({ "success": failure.is_none(), "steps": steps, "failed_step": failed, "error": error });
+        print(&format!("{document:#}\n"))
+    }
+
+    /// Puts the metrics in the place of `path` at once: a reader sees those of this run or of the one before.
+    pub(super) fn write_textfile(&self, path: PathBuf, is_success: bool) -> Result<(), CanaryError> {
+        let text = self.metrics(is_success, SystemTime::now());
+        replace(&path, &text).map_err(|source| CanaryError::Textfile { path, source })
+    }
+
+    /// Nothing that names a device, a token or a relay: metrics go further than those may.
+    fn metrics(&self, is_success: bool, now: SystemTime) -> String {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let mut steps = String::new();
+        for (step, took) in &self.done {
+            // Writing to a string does not fail.
+            let _written = writeln!(
+                steps,
+                "sluicegate_canary_step_seconds{{step=\"{step}\"}} {:.6}",
+                took.as_secs_f64()
+            );
+        }
+        format!(
+            "# HELP sluicegate_canary_success Whether every step of the last run did what it should.\n\
+             # TYPE sluicegate_canary_success gauge\n\
+             sluicegate_canary_success {}\n\
+             # HELP sluicegate_canary_step_seconds How long a step of the last run took; none where it failed.\n\
+             # TYPE sluicegate_canary_step_seconds gauge\n\
+             {steps}\
+             # HELP sluicegate_canary_last_run_timestamp_seconds When the last run ended.\n\
+             # TYPE sluicegate_canary_last_run_timestamp_seconds gauge\n\
+             sluicegate_canary_last_run_timestamp_seconds {now:.3}\n",
+            u8::from(is_success),
+        )
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Its name does not end in .prom, so node_exporter passes over one that a crash has left.
+    let mut file = tempfile::Builder::new().prefix(".sluicegate-canary-").tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    // For whoever node_exporter runs as.
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The connection to a relay until a tunnel is open on it, by TLS or without, and never for longer than allowed.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
+use socket2::{SockRef, TcpKeepalive};
+
+use super::names::{RelayName, Target};
+use super::reply::{self, Refusal};
+use super::tls::Tls;
+use super::{TlsError, TunnelError};
+use crate::wire::Token;
+
+/// A relay, and how it is spoken to.
+pub struct Relay {
+    pub name: RelayName,
+    /// `None` where it is spoken to without.
+    pub tls: Option<Tls>,
+}
+
+/// A connection on which a tunnel can be asked for.
+pub enum Link {
+    Plain(Bounded),
+    Tls(Box<StreamOwned<ClientConnection, Bounded>>),
+}
+
+/// A socket whose reads and writes all come to an end by a moment, which can be put off.
+pub struct Bounded {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Relay {
+    /// Tries each of `addresses` in turn.
+    pub fn connect(&self, addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, TunnelError> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect_timeout(address, each) {
+                Ok(stream) => {
+                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
+                    // Both only help; a tunnel without them still works.
+                    let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                    let _unset = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(TunnelError::Connect { relay: self.name.clone(), source: last })
+    }
+
+    /// Shakes hands, where the relay is spoken to by TLS.
+    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<Link, TunnelError> {
+        let mut bounded = Bounded { socket, until };
+        let Some(tls) = &self.tls else { return Ok(Link::Plain(bounded)) };
+        let failed = |source| TlsError::of(&self.name, &tls.name, source);
+        let mut connection = tls.connection().map_err(|error| failed(io::Error::other(error)))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut bounded).map_err(failed)?;
+        }
+        Ok(Link::Tls(Box::new(StreamOwned::new(connection, bounded))))
+    }
+
+    /// Asks for a tunnel; `None` says that it is open, and all that the device sends is still in `link`.
+    pub fn ask(
+        &self,
+        link: &mut Link,
+        target: &Target,
+        token: &Token,
+    ) -> Result<Option<Refusal>, TunnelError> {
+        let head = reply::ask(link, target, token)
+            .and_then(|()| reply::read_head(link))
+            .map_err(|source| self.no_reply(source))?;
+        let answer = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.name.clone() })?;
+        Ok(answer.into_refusal(target))
+    }
+
+    /// A relay that wants a certificate of its clients says so only here.
+    fn no_reply(&self, source: io::Error) -> TunnelError {
+        match &self.tls {
+            Some(tls) if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                TlsError::of(&self.name, &tls.name, source).into()
+            }
+            _ => TunnelError::NoReply { relay: self.name.clone(), source },
+        }
+    }
+}
+
+impl Link {
+    /// Everything from now on comes to an end by `until`.
+    pub fn put_off(&mut self, until: Instant) {
+        match self {
+            Self::Plain(bounded) => bounded.until = until,
+            Self::Tls(stream) => stream.sock.until = until,
+        }
+    }
+
+    /// Ends in order, so that nobody takes it for a client that was cut off; waits a little for the other end.
+    pub fn finish(mut self) {
+        self.put_off(Instant::now() + GOODBYE);
+        if let Self::Tls(stream) = &mut self {
+            stream.conn.send_close_notify();
+        }
+        // Fails only where the other side has left, which is an end, too.
+        let _gone = self.flush();
+        if let Self::Plain(bounded) = &self {
+            let _gone = bounded.socket.shutdown(Shutdown::Write);
+        }
+        let _gone = io::copy(&mut (&mut self).take(GOODBYE_BYTES_MAX), &mut io::sink());
+    }
+}
+
+impl Bounded {
+    #[cfg(test)]
+    pub fn new(socket: TcpStream, until: Instant) -> Self {
+        Self { socket, until }
+    }
+
+    /// The socket, on which reads and writes wait for as long as it takes again.
+    pub fn into_socket(self) -> io::Result<TcpStream> {
+        self.socket.set_read_timeout(None)?;
+        self.socket.set_write_timeout(None)?;
+        Ok(self.socket)
+    }
+
+    /// Sees what has come and leaves it in the socket.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.peek(buffer).map_err(in_words)
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        match self.until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER)),
+            left => Ok(left),
+        }
+    }
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.socket.read(buffer).map_err(in_words)
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.socket.write(bytes).map_err(in_words)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(bounded) => bounded.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Link {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(bounded) => bounded.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(bounded) => bounded.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+/// The kernel calls a timeout "resource temporarily unavailable".
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, NO_ANSWER),
+        _ => error,
+    }
+}
+
+const NO_ANSWER: &str = "the relay did not answer in time";
+
+/// For the other side to end, too. A service that goes on meanwhile is reset.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Of what still comes in that time.
+const GOODBYE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Shorter than the five minutes after which common NATs forget a silent connection.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

@@ -1,0 +1,156 @@
+//! TLS to a relay: whom we trust, which name we want, and what went wrong in words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, RootCertStore};
+
+use super::names::RelayName;
+
+/// What all connections to one relay share, sessions that can be resumed included.
+pub struct Tls {
+    /// What the relay's certificate has to be for.
+    pub name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+/// Why a relay was not spoken to by TLS; each text ends in the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{} cannot be read as PEM: {detail}; name the file of the CA's certificate by --ca", path.display())]
+    Pem { path: PathBuf, detail: String },
+    #[error("this machine trusts no certificate; install ca-certificates or name a CA's file by --ca")]
+    NoRoots,
+    #[error("{0} is no name that a certificate could be for; give one by --server-name")]
+    NoName(RelayName),
+    #[error("TLS cannot be set up: {0}; tell who made this program")]
+    Setup(Error),
+    #[error(
+        "the certificate of {relay} is signed by nobody whom we trust; name the file of its CA by --ca, or check \
+         who answers there"
+    )]
+    UnknownIssuer { relay: RelayName },
+    #[error("the certificate of {relay} is not for {wanted}{others}; give the right name by --server-name")]
+    WrongName { relay: RelayName, wanted: String, others: String },
+    #[error("the certificate of {relay} has expired; renew it there, or set this machine's clock right")]
+    Expired { relay: RelayName },
+    #[error("the certificate of {relay} is not valid yet; set this machine's clock right, or the relay's")]
+    NotYet { relay: RelayName },
+    #[error("the certificate of {relay} cannot be used: {detail}; replace it there")]
+    Certificate { relay: RelayName, detail: String },
+    #[error("no TLS is spoken at {relay}; use the relay's port for TLS, or none of TLS's options")]
+    NotSpoken { relay: RelayName },
+    #[error(
+        "{relay} wants a certificate of its clients, and this program has none; use another of its ports"
+    )]
+    ClientCertificate { relay: RelayName },
+    #[error("TLS with {relay} did not come about: {detail}; check that TLS 1.2 or 1.3 is spoken there")]
+    Handshake { relay: RelayName, detail: String },
+}
+
+impl Tls {
+    /// Trusts those in `ca`, or those that this machine trusts; wants `name`, or the host of `relay`.
+    pub fn new(
+        relay: &RelayName,
+        ca: Option<&Path>,
+        name: Option<&ServerName<'static>>,
+    ) -> Result<Self, TlsError> {
+        let name = match name {
+            Some(name) => name.clone(),
+            None => {
+                ServerName::try_from(relay.host().to_owned()).map_err(|_| TlsError::NoName(relay.clone()))?
+            }
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_root_certificates(roots(ca)?)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { name, config: Arc::new(config) })
+    }
+
+    pub(super) fn connection(&self) -> Result<ClientConnection, Error> {
+        ClientConnection::new(Arc::clone(&self.config), self.name.clone())
+    }
+}
+
+impl TlsError {
+    /// What `failure` of a connection to `relay` means, where `wanted` was to be its name.
+    pub(super) fn of(relay: &RelayName, wanted: &ServerName<'_>, failure: io::Error) -> Self {
+        let relay = relay.clone();
+        let Some(error) = failure.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+            let detail = match failure.kind() {
+                io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+                _ => failure.to_string(),
+            };
+            return Self::Handshake { relay, detail };
+        };
+        match error {
+            Error::InvalidCertificate(problem) => Self::of_certificate(relay, wanted, problem),
+            Error::InvalidMessage(_) => Self::NotSpoken { relay },
+            Error::AlertReceived(AlertDescription::CertificateRequired) => Self::ClientCertificate { relay },
+            other => Self::Handshake { relay, detail: other.to_string() },
+        }
+    }
+
+    fn of_certificate(relay: RelayName, wanted: &ServerName<'_>, problem: &CertificateError) -> Self {
+        use CertificateError as Problem;
+        let wanted = wanted.to_str().into_owned();
+        match problem {
+            Problem::UnknownIssuer => Self::UnknownIssuer { relay },
+            Problem::NotValidForName => Self::WrongName { relay, wanted, others: String::new() },
+            Problem::NotValidForNameContext { presented, .. } => {
+                Self::WrongName { relay, wanted, others: named(presented) }
+            }
+            Problem::Expired | Problem::ExpiredContext { .. } => Self::Expired { relay },
+            Problem::NotValidYet | Problem::NotValidYetContext { .. } => Self::NotYet { relay },
+            other => Self::Certificate { relay, detail: other.to_string() },
+        }
+    }
+}
+
+/// Reads `--server-name`.
+pub fn server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "write a DNS name or an IP address, without a port")
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca {
+        let unusable = |detail: String| TlsError::Pem { path: path.to_owned(), detail };
+        let certificates =
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        for certificate in certificates.map_err(|error| unusable(error.to_string()))? {
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(unusable("there is no certificate in it".to_owned()));
+        }
+        return Ok(roots);
+    }
+    // One that is odd is passed over, as everywhere else on the machine.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+}
+
+/// What a certificate is for instead, such as ` but for a.example`.
+fn named(presented: &[String]) -> String {
+    // As the library writes them: DnsName("a.example").
+    let bare = |name: &String| match name.split_once('"').and_then(|(_, rest)| rest.rsplit_once('"')) {
+        Some((name, _)) => name.to_owned(),
+        None => name.clone(),
+    };
+    let names: Vec<String> = presented.iter().take(NAMES_TOLD_MAX).map(bare).collect();
+    match names.as_slice() {
+        [] => " nor for any name".to_owned(),
+        names => format!(" but for {}", names.join(", ")),
+    }
+}
+
+/// Of a certificate that is for others; some have hundreds.
+const NAMES_TOLD_MAX: usize = 4;
