@@ -5,7 +5,6 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,10 +13,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use support::{
-    Audit, Authority, BINARY, Content, Device, End, Relay, Request, Signal, Site, TlsClient, V4, receive,
-    wait_for,
+    Audit, Authority, Content, Device, End, Relay, Request, Signal, Site, TlsClient, V4, node_section,
+    receive, wait_for,
 };
-use toml::Table;
 
 /// Held by `node-b`.
 const FAR: &str = "fedcba9876543210fedcba9876543210";
@@ -39,8 +37,7 @@ impl Fleet {
         let folder = tempfile::tempdir().unwrap().keep();
         let authority = Authority::new(&folder, "nodes");
         let mut site = Site::new("");
-        site.configure(&section("node-a", &authority));
-        site.configure("forward.heartbeat = '200ms'\nforward.refresh = '50ms'\nforward.max_age = '1500ms'");
+        site.configure(&node_section("node-a", &authority));
         site.configure(fragment);
         site.cli(&["device", "add", FAR, "--address", "127.0.0.1", "--node", "node-b"]);
         Self { site, authority }
@@ -52,29 +49,11 @@ impl Fleet {
 
     /// A node with this name on the same store, or, where there is one, on `store`.
     fn node(&self, name: &str, store: Option<&Site>) -> Node {
-        let base = store.unwrap_or(&self.site);
-        let mut config: Table =
-            toml::from_str(&std::fs::read_to_string(self.site.config_path()).unwrap()).unwrap();
-        let folder = base.folder().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        let audit = folder.join("audit.jsonl");
-        let more = format!(
-            "{}\nstore.url = 'sqlite:{}'\naudit.path = '{}'",
-            section(name, &self.authority),
-            base.store_path().display(),
-            audit.display(),
-        );
-        for (key, value) in toml::from_str::<Table>(&more).unwrap() {
-            match (config.get_mut(&key), value) {
-                (Some(toml::Value::Table(old)), toml::Value::Table(new)) => old.extend(new),
-                (_, value) => drop(config.insert(key, value)),
-            }
-        }
-        let file = folder.join("sluicegate.toml");
-        std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
-        let mut command = Command::new(BINARY);
-        command.arg("run").arg("--config").arg(&file).env("STATE_DIRECTORY", folder.join("state"));
-        Node { relay: Relay::start(command), audit: Audit::new(audit) }
+        let store = store.unwrap_or(&self.site).store_path();
+        let fragment =
+            format!("{}\nstore.url = 'sqlite:{}'", node_section(name, &self.authority), store.display());
+        let (relay, audit) = self.site.start_sibling(name, &fragment);
+        Node { relay, audit }
     }
 
     /// Waits until `relay` knows so many nodes that live.
@@ -107,17 +86,6 @@ impl Drop for Fleet {
     fn drop(&mut self) {
         std::fs::remove_dir_all(self.authority.file.parent().unwrap()).unwrap();
     }
-}
-
-/// What makes a node of it.
-fn section(name: &str, authority: &Authority) -> String {
-    let (chain, key) = authority.issue(name, &[name]).write(authority.file.parent().unwrap(), name);
-    format!(
-        "vpn.node = '{name}'\nforward.listen = '127.0.0.1:0'\nforward.tls = {{ chain = '{}', key = '{}', ca = '{}' }}",
-        chain.display(),
-        key.display(),
-        authority.file.display(),
-    )
 }
 
 #[test]

@@ -9,7 +9,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Sources;
 use super::metrics::counter;
-use crate::authz::UnixMillis;
 use crate::engine::Neighbours;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -32,7 +31,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
         ConstCounter::new(count).encode(family.encode_family(&PathLabel { path })?)?;
     }
 
-    let Neighbours { fresh, stale } = sources.engine.neighbours(UnixMillis::now());
+    let Neighbours { fresh, stale } = sources.engine.neighbours();
     let help =
         "Nodes in the directory, this one among them, by whether they have said of late that they live.";
     let mut family = encoder.encode_descriptor("nodes", help, None, MetricType::Gauge)?;

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use super::UnixMillis;
-
 /// All nodes, as the store had them when it was last read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
@@ -19,9 +17,9 @@ pub struct Directory {
 pub struct NodeEntry {
     /// Where it takes requests of other nodes.
     pub forward: SocketAddr,
-    /// By this node's clock: when it was read, less the age that the store told. What clocks the others have
-    /// does not matter.
-    pub seen_at: UnixMillis,
+    /// Since its last sign of life when the store was last read, by the store's clock. What clocks the nodes have
+    /// does not matter, and a store that cannot be read makes nobody older: who is dead then does not answer.
+    pub age: Duration,
 }
 
 /// Why a node cannot be asked.
@@ -41,20 +39,13 @@ impl Directory {
         Self { nodes: nodes.into_iter().collect() }
     }
 
-    pub fn find(&self, name: &str, now: UnixMillis, max_age: Duration) -> Result<NodeEntry, NodeTrouble> {
+    pub fn find(&self, name: &str, max_age: Duration) -> Result<NodeEntry, NodeTrouble> {
         let entry = *self.nodes.get(name).ok_or(NodeTrouble::Unknown)?;
-        if entry.is_stale(now, max_age) { Err(NodeTrouble::Stale) } else { Ok(entry) }
+        if entry.age > max_age { Err(NodeTrouble::Stale) } else { Ok(entry) }
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &NodeEntry)> {
         self.nodes.iter().map(|(name, entry)| (&**name, entry))
-    }
-}
-
-impl NodeEntry {
-    pub fn is_stale(&self, now: UnixMillis, max_age: Duration) -> bool {
-        let max_age_ms = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
-        now.0.saturating_sub(self.seen_at.0) > max_age_ms
     }
 }
 
@@ -84,12 +75,12 @@ mod tests {
 
     #[test]
     fn a_node_is_found_until_it_has_been_silent_for_too_long() {
-        let entry = NodeEntry { forward: "192.0.2.1:3129".parse().unwrap(), seen_at: UnixMillis(10_000) };
-        let directory = Directory::new([("node-a".into(), entry)]);
-        let find = |name, now| directory.find(name, UnixMillis(now), Duration::from_secs(15));
-        assert_eq!(find("node-a", 25_000), Ok(entry));
-        assert_eq!(find("node-a", 25_001), Err(NodeTrouble::Stale));
-        assert_eq!(find("node-a", -1), Ok(entry), "a clock that was set back makes nothing stale");
-        assert_eq!(find("node-b", 10_000), Err(NodeTrouble::Unknown));
+        let node =
+            |age| NodeEntry { forward: "192.0.2.1:3129".parse().unwrap(), age: Duration::from_secs(age) };
+        let directory = Directory::new([("fresh".into(), node(15)), ("silent".into(), node(16))]);
+        let find = |name| directory.find(name, Duration::from_secs(15));
+        assert_eq!(find("fresh"), Ok(node(15)));
+        assert_eq!(find("silent"), Err(NodeTrouble::Stale));
+        assert_eq!(find("other"), Err(NodeTrouble::Unknown));
     }
 }

@@ -1,7 +1,7 @@
 //! Says to the other nodes that this one lives, and hears when they last did.
 //!
 //! On a thread of its own: a slow store must not keep revocations waiting. What was heard last stays in force
-//! while the store cannot be read, and the nodes in it grow old by this node's clock.
+//! while the store cannot be read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::authz::{Authority, Directory, NodeEntry, UnixMillis};
+use crate::authz::{Authority, Directory, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeTable, Nodes, StoreError};
 
@@ -108,10 +108,9 @@ impl Keeper {
 
     fn read(&mut self) -> Result<(), StoreError> {
         let Nodes { nodes, bad } = self.table.read()?;
-        let now = UnixMillis::now();
         let entries = nodes.into_iter().map(|node| {
-            let seen_at = UnixMillis(now.0.saturating_sub(node.age_ms.max(0)));
-            (node.name, NodeEntry { forward: node.forward, seen_at })
+            let age = Duration::from_millis(u64::try_from(node.age_ms).unwrap_or(0));
+            (node.name, NodeEntry { forward: node.forward, age })
         });
         self.authority.directory().replace(Directory::new(entries));
         for row in bad.iter().filter(|row| !self.bad.contains(row)) {

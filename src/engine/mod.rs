@@ -260,10 +260,10 @@ impl EngineHandle {
     }
 
     /// The nodes in the directory.
-    pub fn neighbours(&self, now: UnixMillis) -> Neighbours {
+    pub fn neighbours(&self) -> Neighbours {
         let max_age = self.shared.config.forward.max_age;
         let directory = self.shared.authority.directory().get();
-        let stale = directory.nodes().filter(|(_, node)| node.is_stale(now, max_age)).count();
+        let stale = directory.nodes().filter(|(_, node)| node.age > max_age).count();
         Neighbours { stale, fresh: directory.nodes().count() - stale }
     }
 

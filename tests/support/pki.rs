@@ -77,6 +77,19 @@ impl Pair {
     }
 }
 
+/// What makes a node with this name of a relay, with a certificate for it.
+pub fn node_section(name: &str, authority: &Authority) -> String {
+    let (chain, key) = authority.issue(name, &[name]).write(authority.file.parent().unwrap(), name);
+    format!(
+        "vpn.node = '{name}'\nforward.listen = '127.0.0.1:0'\n\
+         forward.tls = {{ chain = '{}', key = '{}', ca = '{}' }}\n\
+         forward.heartbeat = '200ms'\nforward.refresh = '50ms'\nforward.max_age = '1500ms'",
+        chain.display(),
+        key.display(),
+        authority.file.display(),
+    )
+}
+
 /// A TLS client in the making.
 pub struct TlsClient {
     roots: RootCertStore,

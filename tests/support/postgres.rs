@@ -228,6 +228,15 @@ impl Database<'_> {
         self.client().batch_execute(&statements).unwrap();
     }
 
+    /// Makes the role by which nodes keep their directory, with exactly the rights that the documentation gives it;
+    /// its name.
+    pub fn nodes_role(&self) -> String {
+        let role = format!("node_{}", self.name);
+        let statements = documented_grants(include_str!("../../docs/nodes.md"));
+        self.client().batch_execute(&statements.replace("sluicegate_node", &role)).unwrap();
+        role
+    }
+
     pub fn owner_url(&self) -> String {
         self.cluster.url("postgres", &self.name)
     }

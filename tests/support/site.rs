@@ -93,6 +93,22 @@ impl Site {
         Relay::start(self.command(&["run"]))
     }
 
+    /// A further relay with this configuration and `fragment` on top, and its audit log. Its files are in a folder
+    /// with its `name`.
+    pub fn start_sibling(&self, name: &str, fragment: &str) -> (Relay, Audit) {
+        let folder = self.path(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let audit = folder.join("audit.jsonl");
+        let mut config = self.config.clone();
+        lay_over(&mut config, toml::from_str(fragment).unwrap());
+        lay_over(&mut config, toml::from_str(&format!("audit.path = '{}'", audit.display())).unwrap());
+        let file = folder.join("sluicegate.toml");
+        std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(process::BINARY);
+        command.arg("run").arg("--config").arg(&file).env("STATE_DIRECTORY", folder.join("state"));
+        (Relay::start(command), Audit::new(audit))
+    }
+
     /// As [`Site::start`], through a program that runs what it gets as arguments, such as `prlimit`.
     pub fn start_through(&self, wrapper: &[impl AsRef<OsStr>]) -> Relay {
         let run = self.command(&["run"]);

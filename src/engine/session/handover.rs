@@ -60,7 +60,7 @@ impl<K: Kernel> Session<K> {
             );
         }
         let directory = turn.shared.authority.directory().get();
-        let entry = match directory.find(node, turn.now.wall, turn.shared.config.forward.max_age) {
+        let entry = match directory.find(node, turn.shared.config.forward.max_age) {
             Ok(entry) => entry,
             Err(trouble) => return self.refuse(version, no_node(node, trouble.cause(), None), turn),
         };
