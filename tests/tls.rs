@@ -264,14 +264,22 @@ fn the_head_of_a_reply_is_one_record_and_payload_another() {
     let request = scene.site.request(&scene.device).bytes();
     let mut stream = scene.connect();
     stream.write_all(&request).unwrap();
-    let mut records = Vec::new();
+    let (mut records, mut raw, mut part) = (Vec::new(), Vec::new(), [0; 4096]);
     while records.len() < 2 {
-        stream.conn.read_tls(&mut stream.sock).unwrap();
-        stream.conn.process_new_packets().unwrap();
-        let mut plain = vec![0; 4096];
-        // The library keeps what each record held apart.
-        while let Ok(count @ 1..) = stream.conn.reader().read(&mut plain) {
-            records.push(String::from_utf8(plain[..count].to_vec()).unwrap());
+        let count = stream.sock.read(&mut part).unwrap();
+        raw.extend_from_slice(&part[..count]);
+        // One by one, since the library does not keep apart what came together.
+        while let Some(&[high, low]) = raw.get(3..5).and_then(|length| length.first_chunk()) {
+            let len = 5 + usize::from(u16::from_be_bytes([high, low]));
+            if raw.len() < len {
+                break;
+            }
+            let record: Vec<u8> = raw.drain(..len).collect();
+            stream.conn.read_tls(&mut record.as_slice()).unwrap();
+            stream.conn.process_new_packets().unwrap();
+            if let Ok(count @ 1..) = stream.conn.reader().read(&mut part) {
+                records.push(String::from_utf8(part[..count].to_vec()).unwrap());
+            }
         }
     }
     assert!(records[0].starts_with("HTTP/1.1 200 ") && records[0].ends_with("\r\n\r\n"), "{records:?}");

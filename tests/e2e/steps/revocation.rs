@@ -6,9 +6,15 @@ use super::{echoes, echoes_a_mebibyte};
 use crate::devices::ECHO_PORT;
 use crate::world::{A, World, token};
 
-/// Of two people's tunnels to one device, the one whose token is revoked ends.
 pub fn a_revoked_token_ends_a_live_cli_tunnel(world: &mut World) {
-    let target = (world.devices[0].uuid, ECHO_PORT);
+    let credential = revoke_one_of_two(world, 0);
+    let end = world.audited(A, "the end", |event| event["cause"] == "credential-revoked");
+    assert_eq!((&end["event"], &end["credential"]), (&"session-end".into(), &credential.into()), "{end}");
+}
+
+/// Of two tunnels by node A to one device, the one whose token is revoked ends; the credential that was.
+pub fn revoke_one_of_two(world: &World, device: usize) -> String {
+    let target = (world.devices[device].uuid, ECHO_PORT);
     let (doomed, credential) = token(&world.store, "alice");
     let (doomed_cli, other_cli) = (world.balena(A, &doomed, target), world.balena(A, &world.alice, target));
     let (mut doomed_tunnel, mut other_tunnel) = (doomed_cli.dial(), other_cli.dial());
@@ -19,8 +25,7 @@ pub fn a_revoked_token_ends_a_live_cli_tunnel(world: &mut World) {
     let mut rest = Vec::new();
     let _ended_either_way = doomed_tunnel.read_to_end(&mut rest);
     assert!(rest.is_empty());
-    let end = world.audited(A, "the end", |event| event["cause"] == "credential-revoked");
-    assert_eq!((&end["event"], &end["credential"]), (&"session-end".into(), &credential.into()), "{end}");
     assert!(echoes(&mut other_tunnel));
     assert_eq!(doomed_cli.error(), "Unable to connect: 407 Proxy Authentication Required");
+    credential
 }
