@@ -125,6 +125,20 @@ fn a_canary_that_dies_holds() {
 }
 
 #[test]
+fn a_device_that_another_node_holds_has_a_location() {
+    let installation = Installation::new(3);
+    installation.sql("UPDATE devices SET node = 'there', address = NULL WHERE id = 3");
+    let judged = installation.start_with(|config| {
+        config.vpn.node = Some("here".to_owned());
+        config.authz.guard.must_locate = vec![CanaryUuid(Installation::uuid(2).to_string())];
+    });
+    judged.read_whole(2);
+    assert_eq!((judged.held_by(), judged.decide(2)), (None, Decision::Refuse(Refusal::DeviceElsewhere)));
+    installation.sql("UPDATE devices SET online = 0 WHERE id = 3");
+    assert_eq!(judged.hold().0, Rule::Canaries);
+}
+
+#[test]
 fn an_answer_that_empties_a_relation_holds_however_small_it_is() {
     for relation in ["devices", "grants", "credentials"] {
         let installation = Installation::new(3);

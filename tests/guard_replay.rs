@@ -78,3 +78,21 @@ fn revocations_and_confirmed_absences_explain_a_refusal() {
     assert!(judged.comes_to(|judged| judged.allowed() == 5));
     assert_eq!(judged.status().holds.iter().sum::<u64>(), 0);
 }
+
+#[test]
+fn what_was_handed_to_the_node_that_holds_the_device_is_put_to_it_too() {
+    let installation = Installation::new(9);
+    // Some stores tell a device's address to the node that holds it and to nobody else.
+    installation.sql("UPDATE devices SET node = 'there', address = NULL");
+    let judged = installation.start_with(|config| config.vpn.node = Some("here".to_owned()));
+    (0..9).for_each(|device| assert_eq!(judged.ask(device), Decision::Refuse(Refusal::DeviceElsewhere)));
+    judged.read_whole(2);
+    installation.replace_query(
+        "grants",
+        &format!("SELECT {}", GRANTS.replace("port_min, port_max", "443 AS port_min, 443 AS port_max")),
+    );
+    let (rule, told) = judged.hold();
+    assert_eq!(rule, Rule::Replay, "{told}");
+    assert!(told.contains("9 of 9 recently allowed decisions"), "{told}");
+    assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceElsewhere), "and still is handed on");
+}

@@ -187,3 +187,29 @@ fn an_address_that_another_device_has_got_is_not_dialled_after_a_rollback() {
     assert_eq!(judged.decide(8), Decision::Refuse(Refusal::DeviceOffline));
     assert_eq!(judged.allowed(), 8);
 }
+
+#[test]
+fn a_publication_that_refuses_what_another_node_served_is_rolled_back_too() {
+    let installation = Installation::new(9);
+    installation.sql("UPDATE devices SET node = 'there', address = NULL");
+    let judged = installation.start_with(|config| config.vpn.node = Some("here".to_owned()));
+    installation.sql(NARROWED);
+    assert!(judged.comes_to(|judged| judged.decide(0) == Decision::Refuse(Refusal::PortNotGranted)));
+    (0..5).for_each(|device| assert_eq!(judged.ask(device), Decision::Refuse(Refusal::PortNotGranted)));
+    let (rule, told) = judged.hold();
+    assert_eq!(rule, Rule::Probation, "{told}");
+    assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceElsewhere), "{told}");
+}
+
+#[test]
+fn a_device_that_stays_on_another_node_is_no_regression() {
+    let installation = Installation::new(9);
+    installation.sql("UPDATE devices SET node = 'there', address = NULL");
+    let judged = installation.start_with(|config| config.vpn.node = Some("here".to_owned()));
+    // Any change begins a probation.
+    installation.sql("UPDATE devices SET node = 'yonder' WHERE id < 6");
+    judged.read_whole(2);
+    ask_for(&judged, 0..9);
+    judged.read_whole(2);
+    assert_eq!((judged.status().regressions, judged.held_by()), (0, None));
+}

@@ -11,6 +11,7 @@ use super::caller::{Denied, Viewer};
 use super::{Desk, ProbeStatus, Readiness, Sources, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
+use crate::engine::Neighbours;
 use crate::telemetry::{Counter, EngineCounters, Handshake, RefusalCause, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<Desk>) -> Response {
@@ -103,6 +104,7 @@ fn of_everybody(desk: &Desk, is_viewer: bool) -> Value {
         "refusals": refusals(sources),
         "probe": probe(sources, is_viewer),
         "source": source,
+        "nodes": nodes(sources),
         "threads": threads::all(&sources.engine),
         "slowest": slowest(sources, is_viewer),
         "top": null,
@@ -117,6 +119,12 @@ fn readiness(readiness: Readiness) -> (&'static str, Option<String>) {
         Readiness::Draining => ("draining", None),
         Readiness::Undecided(cause) => ("undecided", Some(cause.to_owned())),
     }
+}
+
+/// How many there are, and not which.
+fn nodes(sources: &Sources) -> Value {
+    let Neighbours { fresh, stale } = sources.engine.neighbours();
+    json!({ "fresh": fresh, "stale": stale })
 }
 
 /// Why it fails names hosts and files, which are not everybody's business.

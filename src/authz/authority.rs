@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{
-    Decision, DirectoryCell, Elsewhere, Query, Refusal, Revocations, Route, Snapshot, Terms, Undecided,
+    Decision, DirectoryCell, Elsewhere, Permitted, Query, Refusal, Revocations, Snapshot, Terms, Undecided,
     UnixMillis, Witness,
 };
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -177,13 +177,9 @@ impl PinnedView<'_> {
 
     /// What the generation before would allow; `None` as well where there is none to compare with.
     /// Revocations and expiries count for both.
-    pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Route> {
+    pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Permitted> {
         let view = self.view.get()?;
-        let previous = view.previous.as_ref()?;
-        match previous.decide(query, self.terms(view, now)) {
-            Decision::Allow(route) => Some(route),
-            _ => None,
-        }
+        view.previous.as_ref()?.permitted(query, self.terms(view, now))
     }
 }
 

@@ -149,6 +149,11 @@ impl Refusal {
         }
     }
 
+    /// Whether it is for want of a way to the device; the right to reach it is there.
+    pub const fn is_of_location(self) -> bool {
+        matches!(self, Self::DeviceOffline | Self::DeviceElsewhere)
+    }
+
     /// Whether somebody has ended a right; it did not just run out, or go.
     pub const fn is_revocation(self) -> bool {
         matches!(self, Self::CredentialRevoked | Self::PrincipalRevoked | Self::GrantRevoked)

@@ -20,6 +20,7 @@ pub use decision::{Asker, Decision, Elsewhere, Query, Refusal, Route, Undecided}
 pub use directory::{Directory, DirectoryCell, NodeEntry, NodeTrouble};
 pub use revocations::Revocations;
 pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
+pub use survey::Permitted;
 pub use types::{
     Credential, CredentialId, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Scope, UnixMillis,

@@ -4,9 +4,44 @@
 use std::net::IpAddr;
 
 use super::relations::Between;
-use super::{Credential, CredentialId, Device, DeviceUuid, PrincipalId, Revocations, Snapshot, UnixMillis};
+use super::{
+    Credential, CredentialId, Decision, Device, DeviceId, DeviceUuid, GrantId, PrincipalId, Query, Refusal,
+    Revocations, Snapshot, Terms, UnixMillis,
+};
+
+/// What a question rests on that is answered with a tunnel, by this node or by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permitted {
+    pub principal: PrincipalId,
+    pub device: DeviceId,
+    pub grant: GrantId,
+    /// `None` where another node holds the device.
+    pub address: Option<IpAddr>,
+}
 
 impl Snapshot {
+    /// `None` where nobody gets through.
+    pub fn permitted(&self, query: &Query, terms: Terms<'_>) -> Option<Permitted> {
+        match self.decide(query, terms) {
+            Decision::Allow(route) => Some(Permitted {
+                principal: route.principal,
+                device: route.device,
+                grant: route.grant,
+                address: Some(route.address),
+            }),
+            Decision::Refuse(Refusal::DeviceElsewhere) => {
+                let elsewhere = self.decide_elsewhere(query, terms).ok()?;
+                Some(Permitted {
+                    principal: elsewhere.principal,
+                    device: elsewhere.device,
+                    grant: elsewhere.grant,
+                    address: None,
+                })
+            }
+            Decision::Refuse(_) | Decision::Undecided(_) => None,
+        }
+    }
+
     pub fn device_named(&self, uuid: DeviceUuid) -> Option<Device> {
         self.devices.named(uuid)
     }
@@ -42,5 +77,11 @@ impl Device {
     pub fn location(&self, node: Option<&str>) -> Option<IpAddr> {
         let is_ours = node.is_none() || self.node.is_none() || self.node.as_deref() == node;
         self.address.filter(|_| self.online && is_ours)
+    }
+
+    /// Whether somebody can reach the device now: `node` itself, or one that need not tell it the address.
+    pub fn is_located(&self, node: Option<&str>) -> bool {
+        let is_elsewhere = node.is_some() && self.node.is_some() && self.node.as_deref() != node;
+        self.location(node).is_some() || (self.online && is_elsewhere)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Decision, DeviceId, PinnedView, PrincipalId, Query, Refusal, Route, UnixMillis};
+use super::{Decision, DeviceId, Permitted, PinnedView, PrincipalId, Query, Refusal, UnixMillis};
 
 /// See the module.
 pub struct Witness {
@@ -26,7 +26,8 @@ pub struct Regression {
     /// What the generation before says.
     pub principal: PrincipalId,
     pub device: DeviceId,
-    pub address: IpAddr,
+    /// `None` where another node held the device.
+    pub address: Option<IpAddr>,
 }
 
 impl Witness {
@@ -35,13 +36,14 @@ impl Witness {
     pub fn note(&self, view: &PinnedView<'_>, query: &Query, decision: &Decision, now: UnixMillis) {
         self.decided.fetch_add(1, Ordering::Relaxed);
         match decision {
-            Decision::Allow(_) => {
+            // Who may reach a device on another node holds the same rights as who may reach one here.
+            Decision::Allow(_) | Decision::Refuse(Refusal::DeviceElsewhere) => {
                 let _oldest_is_forgotten = self.allowed.force_push(*query);
             }
-            Decision::Refuse(refusal) => {
-                self.note_regression(view, query, *refusal, now);
-            }
-            Decision::Undecided(_) => {}
+            Decision::Refuse(_) | Decision::Undecided(_) => {}
+        }
+        if let Decision::Refuse(refusal) = decision {
+            self.note_regression(view, query, *refusal, now);
         }
     }
 
@@ -57,8 +59,12 @@ impl Witness {
         if matches!(refusal, Refusal::CredentialExpired | Refusal::GrantExpired) {
             return false;
         }
-        let Some(route) = view.allowed_before(query, now) else { return false };
-        let Route { principal, device, address, .. } = route;
+        let Some(before) = view.allowed_before(query, now) else { return false };
+        let Permitted { principal, device, address, .. } = before;
+        if refusal.is_of_location() && address.is_none() {
+            // Where it is now is another node's to know, as it was before.
+            return false;
+        }
         let regression = Regression { query: *query, refusal, principal, device, address };
         let _oldest_is_forgotten = self.regressions.force_push(regression);
         true

@@ -6,7 +6,7 @@ use super::Loaded;
 use super::output::{Answer, CommandError, Done, Output};
 use crate::config::StoreUrl;
 use crate::engine::Shortage;
-use crate::store;
+use crate::store::{self, Nodes};
 
 /// The configuration was read already. What is left is the store, which must be readable whole with every
 /// row decoding, and what a relay would warn of.
@@ -14,12 +14,14 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
     let store = check_store(loaded)?;
+    let nodes = check_directory(loaded)?;
     let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
-    let warnings: Vec<String> = shortage.into_iter().chain(store.remarks).collect();
-    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "warnings": warnings });
+    let warnings: Vec<String> = shortage.into_iter().chain(store.remarks).chain(nodes.bad).collect();
+    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "nodes": nodes.count, "warnings": warnings });
     let told: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     let note = (!told.is_empty()).then(|| told.join("\n"));
-    Answer::Done(Done { text: format!("{shown}: fine\n{}", store.text), note, facts }).print(output)
+    Answer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
+        .print(output)
 }
 
 /// What is to be said of a store that a relay could start with.
@@ -30,6 +32,28 @@ struct StoreFacts {
     rows: Value,
     /// What a relay could make nothing of.
     remarks: Vec<String>,
+}
+
+/// What is to be said of the directory of nodes; nothing of a node that stands alone.
+#[derive(Default)]
+struct DirectoryFacts {
+    text: String,
+    count: Option<usize>,
+    bad: Vec<String>,
+}
+
+/// Reads it only. Whether this node may write its row shows once it runs.
+fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
+    if loaded.config.forward.listen.is_none() {
+        return Ok(DirectoryFacts::default());
+    }
+    let Nodes { nodes, bad } = store::node_table(&loaded.config).read()?;
+    let count = nodes.len();
+    Ok(DirectoryFacts {
+        text: format!("\nthe directory of nodes: fine, {count} nodes"),
+        count: Some(count),
+        bad: bad.into_iter().map(|row| format!("{row}; nothing is forwarded to it")).collect(),
+    })
 }
 
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {

@@ -9,6 +9,7 @@ mod doctor;
 mod generate;
 pub mod grant;
 mod log;
+mod node;
 pub mod output;
 pub mod principal;
 mod relay;
@@ -90,6 +91,9 @@ enum Command {
     /// Write what packages need beside the binary.
     #[command(subcommand, hide = true)]
     Generate(generate::GenerateCommand),
+    /// The nodes that hand requests to each other.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
     /// Check from outside that a relay does what it should, as a client would.
@@ -136,6 +140,7 @@ impl CommandLine {
             Command::Status => status::run(&global.loaded()?, global.output()),
             Command::Sessions(args) => sessions::run(&args, &global.loaded()?, global.output()),
             Command::Top => top::run(&global.loaded()?, global.output()),
+            Command::Node(command) => node::run(command, &global.loaded()?, global.output()),
             Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),

@@ -62,6 +62,11 @@ fn text(report: &Report, rates: &Rates) -> String {
         };
         lines.push(line("probe", &format!("{outcome}, {} ago", ago(*at, *probed_at))));
     }
+    let nodes = report.nodes;
+    if nodes.fresh + nodes.stale > 0 {
+        let words = format!("{} that live, {} that have gone silent", nodes.fresh, nodes.stale);
+        lines.push(line("nodes", &words));
+    }
     let mut causes: Vec<_> = report.refusals.iter().collect();
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (cause, count) in causes.into_iter().take(CAUSES_SHOWN) {

@@ -26,6 +26,8 @@ pub struct Forward {
     pub tls: Option<ForwardTls>,
     /// Where it writes that it lives, by a role that may do only that; `store.url` where there is none.
     pub directory_url: Option<StoreUrl>,
+    /// That role's password, read again with every connection.
+    pub directory_password_file: Option<PathBuf>,
     /// Between two signs of life.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
@@ -48,6 +50,7 @@ impl Default for Forward {
             advertise: None,
             tls: None,
             directory_url: None,
+            directory_password_file: None,
             heartbeat: Duration::from_secs(5),
             refresh: Duration::from_secs(1),
             max_age: Duration::from_secs(15),
@@ -78,6 +81,7 @@ pub struct ForwardTls {
     keys: ForwardTlsKeys,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    shown: Arc<Certificates>,
 }
 
 /// The keys of `forward.tls`.
@@ -95,6 +99,11 @@ impl ForwardTls {
     /// For those who come.
     pub fn server(&self) -> &Arc<ServerConfig> {
         &self.server
+    }
+
+    /// Whether others take this node for the one with that name.
+    pub fn is_for(&self, name: &str) -> bool {
+        self.shown.has(name)
     }
 
     /// For those whom this node calls.
@@ -138,7 +147,7 @@ impl TryFrom<ForwardTlsKeys> for ForwardTls {
         let client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(roots)
-            .with_client_cert_resolver(shown);
-        Ok(Self { keys, server: Arc::new(server), client: Arc::new(client) })
+            .with_client_cert_resolver(Arc::<Certificates>::clone(&shown));
+        Ok(Self { keys, server: Arc::new(server), client: Arc::new(client), shown })
     }
 }

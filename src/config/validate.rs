@@ -30,6 +30,12 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
 
 fn check_forward(config: &Config) -> Result<(), Finding> {
     let forward = &config.forward;
+    if forward.directory_password_file.is_some() && forward.directory_url.is_none() {
+        return found(
+            "forward.directory_password_file",
+            "it is for the role that `forward.directory_url` names; set that too",
+        );
+    }
     let Some(listen) = forward.listen else {
         return match &forward.tls {
             Some(_) => found("forward.listen", "other nodes need an address to come to; set it"),
@@ -40,13 +46,24 @@ fn check_forward(config: &Config) -> Result<(), Finding> {
     let Some(name) = &config.vpn.node else {
         return found("forward.listen", "other nodes know this one by its name; set `vpn.node`");
     };
-    if forward.tls.is_none() {
+    let Some(tls) = &forward.tls else {
         return found("forward.tls", "nodes know each other by certificates; set `chain`, `key` and `ca`");
-    }
+    };
     if !is_node_name(name) {
         return found(
             "vpn.node",
             "a node that others forward to has a name of letters, digits, `-`, `_` and `.`",
+        );
+    }
+    if !tls.is_for(name) {
+        let problem =
+            format!("the certificate is not for {name}, and others would refuse it; make one that is");
+        return found("forward.tls.chain", &problem);
+    }
+    if config.store.profile == Profile::OpenBalena && forward.directory_url.is_none() {
+        return found(
+            "forward.directory_url",
+            "openBalena's database has no directory of nodes; name a store of sluicegate's own for it",
         );
     }
     if advertised.ip().is_unspecified() {

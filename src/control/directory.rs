@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::refresh::jittered;
 use crate::authz::{Authority, Directory, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeTable, Nodes, StoreError};
@@ -100,7 +101,7 @@ impl Keeper {
                 heartbeat_at = Instant::now();
             }
             self.note(done);
-            if ended.recv_timeout(self.refresh) != Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(jittered(self.refresh)) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }

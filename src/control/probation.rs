@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::guard::{Hold, Network, Prober, Rule, Unlocated};
 use super::record::Record;
-use crate::authz::{Authority, DeviceId, PrincipalId, Query, Refusal, Regression, Snapshot};
+use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
 use crate::config::{Config, Regressions};
 
 /// See the module.
@@ -33,6 +33,15 @@ pub(super) struct Evidence {
     pub hold: Hold,
     /// What was refused.
     pub queries: Vec<Query>,
+    pub lost: Lost,
+}
+
+/// What those who are refused no longer have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lost {
+    Rights,
+    /// Of devices that this node itself could dial.
+    Locations,
 }
 
 /// Regressions, one for each pair of principal and device.
@@ -99,7 +108,7 @@ impl Probation {
 
     fn note(&mut self, regression: Regression, now: Instant) {
         self.total += 1;
-        let noted = if matches!(regression.refusal, Refusal::DeviceOffline | Refusal::DeviceElsewhere) {
+        let noted = if regression.refusal.is_of_location() {
             self.locations.note(regression, now)
         } else {
             self.window.note(regression.principal, now);
@@ -121,7 +130,7 @@ impl Probation {
                 limits.pairs,
                 limits.principals
             );
-            return Some(self.rights.evidence(figures));
+            return Some(self.rights.evidence(figures, Lost::Rights));
         }
         let (regressions, decided) = (self.window.regressions.len(), self.window.decisions());
         let is_too_large_a_share = regressions >= limits.decisions
@@ -134,7 +143,7 @@ impl Probation {
                 WINDOW.as_secs(),
                 limits.share * 100.0
             );
-            self.rights.evidence(figures)
+            self.rights.evidence(figures, Lost::Rights)
         })
     }
 
@@ -157,7 +166,7 @@ impl Probation {
                     self.locations.pairs.len(),
                     self.locations.principals()
                 );
-                Some(self.locations.evidence(figures))
+                Some(self.locations.evidence(figures, Lost::Locations))
             }
         }
     }
@@ -187,7 +196,7 @@ impl Pairs {
         self.pairs.len() >= limits.pairs && self.principals() >= limits.principals
     }
 
-    fn evidence(&self, figures: String) -> Evidence {
+    fn evidence(&self, figures: String, lost: Lost) -> Evidence {
         let regressions = || self.pairs.values().map(|(regression, _)| regression);
         let examples = regressions().map(|regression| {
             let Regression { principal, device, refusal, .. } = regression;
@@ -196,6 +205,7 @@ impl Pairs {
         Evidence {
             hold: Hold::new(Rule::Probation, self.pairs.len(), figures, examples),
             queries: regressions().map(|regression| regression.query).collect(),
+            lost,
         }
     }
 
@@ -208,7 +218,7 @@ impl Pairs {
             .filter(|device| !devices.contains(&device.id))
             .filter_map(|device| device.address)
             .collect();
-        let addresses = regressions().map(|regression| regression.address);
+        let addresses = regressions().filter_map(|regression| regression.address);
         let addresses = addresses.filter(|address| !taken.contains(address)).collect();
         Unlocated { total: devices.len(), devices, addresses }
     }

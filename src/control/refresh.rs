@@ -285,7 +285,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// Within 10 % of `period`, so that nodes do not all read everything in the same second.
-fn jittered(period: Duration) -> Duration {
+pub(super) fn jittered(period: Duration) -> Duration {
     // Without random bytes there is no jitter; nothing depends on it.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     period.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))

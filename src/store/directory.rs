@@ -1,9 +1,10 @@
 //! The nodes of an installation: each writes that it lives, and reads when the others last did.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{StoreError, postgres, sqlite};
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, Store, StoreUrl};
 
 /// The table of nodes. Calls block, and each is one transaction; after an error the next call connects anew.
 pub trait NodeTable: Send {
@@ -30,6 +31,12 @@ pub struct NodeRow {
     pub age_ms: i64,
 }
 
+impl NodeRow {
+    pub fn is_stale(&self, max_age: Duration) -> bool {
+        i128::from(self.age_ms) > max_age.as_millis() as i128
+    }
+}
+
 impl Nodes {
     /// Takes a row as the table has it. A node that never gave an address or a sign of life is none yet.
     pub(super) fn add(&mut self, name: String, forward: Option<String>, age_ms: Option<i64>) {
@@ -43,9 +50,18 @@ impl Nodes {
 
 /// The table that the configuration names.
 pub fn node_table(config: &Config) -> Box<dyn NodeTable> {
-    match config.forward.directory_url.as_ref().unwrap_or(&config.store.url) {
+    let store = match &config.forward.directory_url {
+        // Another role has another password.
+        Some(url) => Store {
+            url: url.clone(),
+            password_file: config.forward.directory_password_file.clone(),
+            ..config.store.clone()
+        },
+        None => config.store.clone(),
+    };
+    match &store.url {
         StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteNodes::new(path)),
-        StoreUrl::Postgres(url) => Box::new(postgres::PostgresNodes::new(url, &config.store)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresNodes::new(url, &store)),
     }
 }
 

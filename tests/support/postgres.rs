@@ -237,6 +237,15 @@ impl Database<'_> {
         role
     }
 
+    /// What the documentation has the database do so that a node, as a role that is in `group`, writes its own row
+    /// only.
+    pub fn own_rows_only(&self, group: &str) -> String {
+        let blocks = include_str!("../../docs/nodes.md").split("```sql\n");
+        let mut statements = blocks.filter_map(|block| block.split_once("```")).map(|(sql, _)| sql);
+        let policies = statements.find(|sql| sql.contains("CREATE POLICY")).unwrap();
+        policies.replace("sluicegate_node", group)
+    }
+
     pub fn owner_url(&self) -> String {
         self.cluster.url("postgres", &self.name)
     }

@@ -23,6 +23,7 @@ pub struct Report {
     pub refusals: BTreeMap<String, u64>,
     pub probe: Probe,
     pub source: Source,
+    pub nodes: Nodes,
     pub threads: Vec<Thread>,
     pub slowest: Vec<Handshake>,
 }
@@ -45,6 +46,13 @@ pub struct ByteCounts {
     pub down_copied: u64,
     pub down_spliced: u64,
     pub down_tls: u64,
+}
+
+/// In the directory, the relay itself among them; none where it stands alone.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Nodes {
+    pub fresh: u64,
+    pub stale: u64,
 }
 
 /// What decides.
@@ -181,6 +189,7 @@ pub mod tests {
             "refusals": { "no-grant": 1 },
             "source": { "generation": 7, "rows": { "credentials": 1, "grants": 2, "devices": 3 },
                         "confirmed_at": at, "last_error": null, "hold": null },
+            "nodes": { "fresh": 0, "stale": 0 },
             "threads": [{ "number": 0, "cpu_ns": at * 250_000, "sessions": 2 }],
             "slowest": [{ "at": at, "us": 1500, "outcome": "open", "uuid": null, "port": null }],
         });

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Admission, count_live};
-use crate::authz::{Change, Decision, Query, Snapshot, Terms, UnixMillis};
+use crate::authz::{Change, Query, Snapshot, Terms, UnixMillis};
 use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
 use crate::control::masks::Masks;
-use crate::control::probation::Evidence;
+use crate::control::probation::{Evidence, Lost};
 use crate::control::record::Return;
 use crate::telemetry::By;
 
@@ -29,7 +29,7 @@ impl Admission {
         }
         let Some(in_force) = &self.last_good else { return };
         let Some(evidence) = self.probation.look(self.publisher.authority(), in_force) else { return };
-        match (self.on_regression, self.restorable(&evidence.queries)) {
+        match (self.on_regression, self.restorable(&evidence)) {
             (OnRegression::Rollback, Some(before)) => {
                 self.record.rolls_back(&evidence.hold, before.generation());
                 self.return_to(&before, By::Guard, &evidence.hold);
@@ -77,8 +77,8 @@ impl Admission {
             Rejection::Evidence(evidence) => {
                 let in_force = self.last_good.as_deref()?;
                 let is_still_refused = |query: &&Query| {
-                    self.is_allowed(in_force, query, now)
-                        && !self.is_allowed(self.mirror.snapshot(), query, now)
+                    self.has(in_force, evidence.lost, query, now)
+                        && !self.has(self.mirror.snapshot(), evidence.lost, query, now)
                 };
                 let refused = evidence.queries.iter().filter(is_still_refused).count();
                 (refused * 2 > evidence.queries.len()).then(|| evidence.hold.clone())
@@ -86,19 +86,24 @@ impl Admission {
         }
     }
 
-    /// The newest snapshot that allows most of `queries`.
-    fn restorable(&self, queries: &[Query]) -> Option<Arc<Snapshot>> {
+    /// The newest snapshot that allows most of what is refused now.
+    fn restorable(&self, evidence: &Evidence) -> Option<Arc<Snapshot>> {
+        let Evidence { queries, lost, .. } = evidence;
         let now = UnixMillis::now();
         let allows_most = |snapshot: &&Arc<Snapshot>| {
-            let allowed = queries.iter().filter(|query| self.is_allowed(snapshot, query, now)).count();
+            let allowed = queries.iter().filter(|query| self.has(snapshot, *lost, query, now)).count();
             allowed * 2 > queries.len()
         };
         self.history.newest_first().find(allows_most).cloned()
     }
 
-    fn is_allowed(&self, snapshot: &Snapshot, query: &Query, now: UnixMillis) -> bool {
+    fn has(&self, snapshot: &Snapshot, lost: Lost, query: &Query, now: UnixMillis) -> bool {
         let terms = Terms { revocations: self.publisher.revocations(), node: self.node.as_deref(), now };
-        matches!(snapshot.decide(query, terms), Decision::Allow(_))
+        let permitted = snapshot.permitted(query, terms);
+        match lost {
+            Lost::Rights => permitted.is_some(),
+            Lost::Locations => permitted.is_some_and(|permitted| permitted.address.is_some()),
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub(in crate::control) struct Canaries {
     must_allow: Vec<Question>,
     must_refuse: Vec<Question>,
     must_locate: Vec<DeviceUuid>,
+    /// This node's name, where it has one.
+    node: Option<String>,
 }
 
 struct Question {
@@ -26,12 +28,13 @@ enum Who {
 }
 
 impl Canaries {
-    pub(super) fn new(config: &config::Guard) -> Self {
+    pub(super) fn new(config: &config::Guard, node: Option<&str>) -> Self {
         let questions = |canaries: &[config::Canary]| canaries.iter().filter_map(Question::new).collect();
         Self {
             must_allow: questions(&config.must_allow),
             must_refuse: questions(&config.must_refuse),
             must_locate: config.must_locate.iter().filter_map(uuid).collect(),
+            node: node.map(str::to_owned),
         }
     }
 
@@ -40,7 +43,7 @@ impl Canaries {
         let allowed = self.must_refuse.iter().filter(|question| question.is_permitted(candidate));
         let unlocated = self.must_locate.iter().filter(|uuid| {
             let device = candidate.store.device_named(**uuid);
-            device.and_then(|device| device.location(None)).is_none()
+            !device.is_some_and(|device| device.is_located(self.node.as_deref()))
         });
         let wrong: Vec<String> = refused
             .map(|question| format!("{question} must be allowed and is refused"))

@@ -138,7 +138,8 @@ struct Waiver {
 impl Guard {
     pub(super) fn new(config: &Config) -> Self {
         let guard = config.authz.guard.clone();
-        Self { waiver: None, canaries: Canaries::new(&guard), vpn: config.vpn.clone(), config: guard }
+        let canaries = Canaries::new(&guard, config.vpn.node.as_deref());
+        Self { waiver: None, canaries, vpn: config.vpn.clone(), config: guard }
     }
 
     /// Rows of a relation that may vanish.

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::{Candidate, Difference, Hold, Rule};
-use crate::authz::{Decision, KeyHash, Query, Refusal, Route, Snapshot, Terms};
+use crate::authz::{Asker, Decision, Permitted, Query, Refusal, Snapshot, Terms};
 use crate::store::RowKey;
 
 /// What was allowed of late, and by what.
@@ -26,12 +26,13 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
     let terms = Terms { revocations, node: replay.node, now: *now };
     let (mut total, mut failures) = (0, Vec::new());
     for query in replay.recent {
-        let Decision::Allow(route) = replay.in_force.decide(query, terms) else { continue };
+        let before = replay.in_force.permitted(query, terms);
+        let (Some(before), Some(asker)) = (before, query.asker) else { continue };
         total += 1;
         let Decision::Refuse(refusal) = store.decide(query, terms) else { continue };
-        let failure =
-            Failure { route, credential: query.asker.and_then(|asker| asker.credential().copied()), refusal };
-        if failure.is_nobody_elses() && !failure.rests_on(&lost) {
+        let failure = Failure { before, asker, refusal };
+        // Another rule looks after locations.
+        if !refusal.is_of_location() && !failure.rests_on(&lost) {
             failures.push(failure);
         }
     }
@@ -45,8 +46,9 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         max_failures * 100.0
     );
     let examples = failures.iter().map(|failure| {
-        let Failure { route, refusal, .. } = failure;
-        format!("credential {} on device {} ({})", route.credential, route.device.0, refusal.cause())
+        let Failure { before, asker, refusal } = failure;
+        let credential = asker.key().credential_id();
+        format!("credential {credential} on device {} ({})", before.device.0, refusal.cause())
     });
     Err(Hold::new(Rule::Replay, failures.len(), figures, examples))
 }
@@ -54,24 +56,19 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
 /// A decision that the candidate takes back.
 struct Failure {
     /// By which it was allowed.
-    route: Route,
-    credential: Option<KeyHash>,
+    before: Permitted,
+    asker: Asker,
     refusal: Refusal,
 }
 
 impl Failure {
-    /// No other rule looks after it.
-    fn is_nobody_elses(&self) -> bool {
-        !matches!(self.refusal, Refusal::DeviceOffline | Refusal::DeviceElsewhere)
-    }
-
     fn rests_on(&self, rows: &HashSet<RowKey>) -> bool {
         self.rows().iter().any(|row| rows.contains(row))
     }
 
     fn rows(&self) -> Vec<RowKey> {
-        let rows = [RowKey::Grant(self.route.grant), RowKey::Device(self.route.device)];
-        self.credential.map(RowKey::Credential).into_iter().chain(rows).collect()
+        let rows = [RowKey::Grant(self.before.grant), RowKey::Device(self.before.device)];
+        self.asker.credential().copied().map(RowKey::Credential).into_iter().chain(rows).collect()
     }
 }
 

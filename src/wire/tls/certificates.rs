@@ -33,6 +33,11 @@ impl Certificates {
         Ok(Self(keys.into_iter().map(Arc::new).collect()))
     }
 
+    /// Whether a client that looks for `name` takes one of them for it.
+    pub fn has(&self, name: &str) -> bool {
+        ServerName::try_from(name).is_ok_and(|name| self.0.iter().any(|key| has_name(key, &name)))
+    }
+
     /// The one for `name`; the first of all for a name that none has, and for a client that gave none.
     fn for_name(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let name = name.and_then(|name| ServerName::try_from(name).ok());

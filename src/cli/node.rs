@@ -1,0 +1,59 @@
+//! `sluicegate node`: the nodes of an installation, as their directory has them.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::Loaded;
+use super::output::{Answer, Cell, CommandError, Output, Table, print};
+use super::watch::ago;
+use crate::store::{self, NodeRow, Nodes};
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes that have ever said that they live: where each takes what others forward, and when it last
+    /// said so.
+    List,
+}
+
+pub fn run(command: NodeCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+    let NodeCommand::List = command;
+    let Nodes { nodes, bad } = store::node_table(&loaded.config).read()?;
+    bad.iter().for_each(|row| eprintln!("{row}; nothing is forwarded to it"));
+    let max_age = loaded.config.forward.max_age;
+    match output {
+        Output::Json => print(&format!("{:#}\n", facts(&nodes, max_age))),
+        Output::Text => Answer::Table(table(&nodes, max_age)).print(output),
+    }
+}
+
+fn facts(nodes: &[NodeRow], max_age: Duration) -> serde_json::Value {
+    let fact = |node: &NodeRow| {
+        json!({
+            "name": node.name,
+            "forward_address": node.forward,
+            "heartbeat_age_ms": node.age_ms,
+            "state": state(node, max_age),
+        })
+    };
+    nodes.iter().map(fact).collect()
+}
+
+fn table(nodes: &[NodeRow], max_age: Duration) -> Table {
+    let row = |node: &NodeRow| {
+        vec![
+            Cell::from(node.name.to_string()),
+            Cell::from(node.forward.to_string()),
+            Cell::from(ago(node.age_ms, 0)),
+            Cell::from(state(node, max_age).to_owned()),
+        ]
+    };
+    let columns = &["name", "forward_address", "heartbeat_age", "state"];
+    Table { columns, rows: nodes.iter().map(row).collect() }
+}
+
+/// As `sluicegate_nodes` counts it.
+fn state(node: &NodeRow, max_age: Duration) -> &'static str {
+    if node.is_stale(max_age) { "stale" } else { "fresh" }
+}
