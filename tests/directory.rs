@@ -189,7 +189,9 @@ fn a_directory_that_could_not_be_kept_is_told_before_a_start() {
     let (done, _, told) = neighbourhood.output(&["check"]);
     assert!(!done && told.contains("forward.directory_password_file: it is for the role"), "{told}");
     neighbourhood.site.unconfigure("forward", "directory_password_file");
-    neighbourhood.site.configure("store = { profile = 'openbalena', url = 'postgres://nobody@127.0.0.1:1/none' }");
+    neighbourhood
+        .site
+        .configure("store = { profile = 'openbalena', url = 'postgres://nobody@127.0.0.1:1/none' }");
     let (done, _, told) = neighbourhood.output(&["check"]);
     assert!(!done && told.contains("forward.directory_url: openBalena's database has no"), "{told}");
 }
