@@ -3,12 +3,13 @@
 //! The other node decides again by itself. What it says no with is what the client is told.
 
 use std::io;
+use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 
 use super::refusal::No;
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, Elsewhere, Refusal};
+use crate::authz::{Decision, Elsewhere, Query, Refusal};
 use crate::engine::handshakes::Shaken;
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::secured::Secured;
@@ -145,7 +146,7 @@ impl<K: Kernel> Session<K> {
         else {
             return;
         };
-        let request = handing.dial.request(&self.query, self.client_address, turn);
+        let request = handing.dial.request(self.query, self.client_address, turn);
         let mut sealed = Sealed::default();
         let sent = secured
             .seal(&request, &mut sealed)
@@ -272,8 +273,8 @@ impl Dial {
     /// What the next node is to know: all that this one decided from, and where it has been.
     fn request<K: Kernel>(
         &self,
-        query: &Option<crate::authz::Query>,
-        client: Option<std::net::SocketAddr>,
+        query: Option<Query>,
+        client: Option<SocketAddr>,
         turn: &Turn<'_, K>,
     ) -> Vec<u8> {
         let own = turn.shared.config.vpn.node.as_deref().unwrap_or_default();

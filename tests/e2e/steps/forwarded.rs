@@ -76,6 +76,8 @@ pub fn forwarded_beside_local_is_measured(world: &mut World) {
         let uuid = world.devices[device].uuid;
         let mut took: Vec<Duration> = (0..SETUPS)
             .map(|_| {
+                // As people come, so that a connection between the nodes can be there before.
+                std::thread::sleep(Duration::from_millis(30));
                 let began = Instant::now();
                 drop(world.ask(A, uuid).opened());
                 began.elapsed()
