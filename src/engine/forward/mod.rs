@@ -44,8 +44,8 @@ enum Path<P> {
     Copy(CopyPath),
     /// Streaming traffic: readiness, then splice through a pooled pipe.
     Splice(SplicePath<P>),
-    /// Either end speaks TLS: receive, open, seal, send.
-    Records(RecordsPath),
+    /// Either end speaks TLS: receive, open, seal, send. Boxed, so that the tunnels without it are no larger.
+    Records(Box<RecordsPath>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +120,7 @@ impl<P> Flow<P> {
 
     /// One of which either end speaks TLS.
     pub fn of_records(direction: Direction) -> Self {
-        let path = Path::Records(RecordsPath::default());
+        let path = Path::Records(Box::default());
         Self { path, ..Self::new(direction, Forwarding::Copy) }
     }
 
