@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e loom lint check bench compare deb tools
+.PHONY: help demo test e2e kernels loom lint check bench compare deb tools
 
 CARGO_DENY_VERSION := 0.20.2
 
@@ -28,6 +28,9 @@ test: tools lint loom ## Lint, then run every test
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
 	exec cargo test --locked --test e2e -- --nocapture
+
+kernels: tools ## The tests that depend on the kernel, on Debian's 6.1 and 6.12 in a virtual machine; TESTS="tls nodes" for others
+	@exec tests/kernels/run $(TESTS)
 
 # In a place of its own: the flag concerns every crate.
 loom: ## Try every order in which threads can publish, reclaim, revoke and wake

@@ -27,6 +27,11 @@ struct HandshakeLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TunnelLabel {
+    records: &'static str,
+}
+
 pub(super) fn encode(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> Result<(), fmt::Error> {
     let help = "Refusals, by what the client was told (Sluicegate-Reason) and the true cause.";
     let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
@@ -42,6 +47,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> 
     let mut family = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
     for (outcome, count) in sum(engine.counters().flat_map(|each| each.tls_handshakes.get())) {
         ConstCounter::new(count).encode(family.encode_family(&HandshakeLabel { outcome })?)?;
+    }
+    let help = "Tunnels by TLS that were opened, by who opens and seals their records.";
+    let mut family = encoder.encode_descriptor("tls_tunnels", help, None, MetricType::Counter)?;
+    for (records, count) in sum(engine.counters().flat_map(|each| each.tls_tunnels.get())) {
+        ConstCounter::new(count).encode(family.encode_family(&TunnelLabel { records })?)?;
     }
     Ok(())
 }

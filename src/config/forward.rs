@@ -140,14 +140,16 @@ impl TryFrom<ForwardTlsKeys> for ForwardTls {
             Certificates::new(vec![certified])
                 .map_err(|source| TlsFileError::Certificate { file: keys.chain.clone(), source })?,
         );
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::<Certificates>::clone(&shown));
-        let client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(roots)
             .with_client_cert_resolver(Arc::<Certificates>::clone(&shown));
+        // For the kernel, where it takes over a connection.
+        (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
         Ok(Self { keys, server: Arc::new(server), client: Arc::new(client), shown })
     }
 }

@@ -123,6 +123,7 @@ pub struct Engine {
     /// Engine threads; 0 means one per CPU that this process may use.
     pub threads: usize,
     pub forwarding: Forwarding,
+    pub kernel_tls: KernelTls,
     /// How long a thread that was busy a moment ago looks on before it sleeps; 0 turns it off.
     #[serde(with = "humantime_serde")]
     pub busy_poll: Duration,
@@ -144,6 +145,16 @@ pub enum Forwarding {
     Splice,
     /// The ring's own splice operation, which the kernel always hands to a worker thread.
     RingSplice,
+}
+
+/// Who opens and seals the records of a tunnel by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelTls {
+    /// The kernel, where it can.
+    Auto,
+    /// The relay itself.
+    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -303,6 +314,13 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// With clients or with other nodes.
+    pub fn speaks_tls(&self) -> bool {
+        self.forward.tls.is_some() || self.listen.iter().any(|listen| listen.tls.is_some())
+    }
+}
+
 impl Vpn {
     /// Whether a device address may be dialled, whatever the store says. An IPv4-mapped IPv6 address is
     /// judged as the IPv4 address that the kernel would dial.
@@ -393,6 +411,7 @@ impl Default for Engine {
         Self {
             threads: 0,
             forwarding: Forwarding::Auto,
+            kernel_tls: KernelTls::Auto,
             busy_poll: Duration::from_micros(50),
             pipe_bytes: 256 * 1024,
             pipes: 512,

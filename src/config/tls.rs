@@ -139,6 +139,8 @@ impl TryFrom<TlsKeys> for ListenTls {
         let mut server = builder.with_cert_resolver(Arc::new(keys.certificates(&provider)?));
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         server.ticketer = Ticketer::new()?;
+        // For the kernel, where it takes over a connection.
+        server.enable_secret_extraction = true;
         Ok(Self { keys: Some(keys), server: Arc::new(server) })
     }
 }

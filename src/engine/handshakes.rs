@@ -69,7 +69,7 @@ impl Handshakes {
     /// desks hand their steps to.
     pub fn start(shared: &Arc<Shared>) -> io::Result<(Self, Option<Sender<Step>>)> {
         let config = &shared.config;
-        if config.forward.tls.is_none() && config.listen.iter().all(|listen| listen.tls.is_none()) {
+        if !config.speaks_tls() {
             return Ok((Self::default(), None));
         }
         let count = shared.threads.len();

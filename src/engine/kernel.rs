@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::config::{Config, Engine as EngineConfig};
+use crate::config::{Config, Engine as EngineConfig, KernelTls};
 use crate::sys::buffers::{BufferId, Buffers};
+use crate::sys::kernel_tls::{self, Keys, Record};
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wait};
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
@@ -62,6 +63,14 @@ pub(super) trait Kernel {
     /// Has a step of a TLS handshake taken, with `records` that came for it, aside from this thread. It comes
     /// back by the worker. Refused where too many are under way.
     fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull>;
+    /// Makes the socket one that TLS can be left to the kernel on; refused by a kernel without it.
+    fn prepare_tls(&self, socket: &Self::Socket) -> io::Result<()>;
+    /// Leaves the records from the next on to the kernel. Only after [`prepare_tls`](Self::prepare_tls).
+    fn give_tls(&self, socket: &Self::Socket, keys: &Keys) -> io::Result<()>;
+    /// Takes the record that is no data, which reading has failed on.
+    fn receive_record(&self, socket: &Self::Socket) -> io::Result<Record>;
+    /// Has the kernel tell the peer by TLS that nothing follows.
+    fn send_close_notify(&self, socket: &Self::Socket) -> io::Result<()>;
     /// The thread's memory for records; to be put back before the session's call ends.
     fn take_scratch(&mut self) -> Box<Scratch>;
     fn put_scratch(&mut self, scratch: Box<Scratch>);
@@ -154,6 +163,7 @@ pub(super) struct RingKernel {
     pipes: PipePool,
     buffers_out: usize,
     silence: WatchForSilence,
+    kernel_tls: KernelTls,
     vpn_interface: Option<String>,
     /// Made when first wanted.
     scratch: Option<Box<Scratch>>,
@@ -162,7 +172,8 @@ pub(super) struct RingKernel {
 }
 
 impl RingKernel {
-    pub fn new(config: &Config, desk: Desk) -> Result<Self, RingError> {
+    /// `kernel_tls` says whether this kernel is to be left TLS.
+    pub fn new(config: &Config, kernel_tls: KernelTls, desk: Desk) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let buffers =
             Buffers::register(&ring, config.engine.buffers).map_err(|error| match error.raw_os_error() {
@@ -176,6 +187,7 @@ impl RingKernel {
             pipes: PipePool::new(&config.engine),
             buffers_out: 0,
             silence: silence_options(config),
+            kernel_tls,
             vpn_interface: config.vpn.interface.clone(),
             scratch: None,
             desk,
@@ -299,6 +311,25 @@ impl Kernel for RingKernel {
 
     fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull> {
         self.desk.hand_over(Owner::Session(slot), secured, records)
+    }
+
+    fn prepare_tls(&self, socket: &OwnedFd) -> io::Result<()> {
+        match self.kernel_tls {
+            KernelTls::Auto => kernel_tls::prepare(socket),
+            KernelTls::Off => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn give_tls(&self, socket: &OwnedFd, keys: &Keys) -> io::Result<()> {
+        kernel_tls::give_keys(socket, keys)
+    }
+
+    fn receive_record(&self, socket: &OwnedFd) -> io::Result<Record> {
+        kernel_tls::receive_record(socket.as_fd())
+    }
+
+    fn send_close_notify(&self, socket: &OwnedFd) -> io::Result<()> {
+        kernel_tls::send_close_notify(socket.as_fd())
     }
 
     fn take_scratch(&mut self) -> Box<Scratch> {

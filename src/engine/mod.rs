@@ -35,6 +35,7 @@ mod session;
 mod sessions;
 mod shared;
 mod spares;
+mod speech;
 mod streams;
 mod timers;
 mod token;
@@ -202,7 +203,7 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
-            let worker = match RingKernel::new(&shared.config, desk) {
+            let worker = match RingKernel::new(&shared.config, shared.kernel_tls, desk) {
                 Ok(kernel) => Worker::new(number, kernel, listeners, shared),
                 Err(error) => {
                     // Whoever waits for this has gone only where another thread has failed already.

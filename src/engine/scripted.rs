@@ -19,6 +19,7 @@ use super::secured::Secured;
 use super::timers::Tick;
 use super::token::{Purpose, Slot, Token};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+use crate::sys::kernel_tls::{Keys, Record};
 
 /// One end of a connection, as the relay holds it. Clones are the test's view of the same one.
 #[derive(Clone, Default)]
@@ -37,6 +38,10 @@ pub(super) struct SocketState {
     /// The relay has sent its FIN.
     pub shut: Cell<bool>,
     pub reset_on_close: Cell<bool>,
+    /// Behind the bytes, one that is no data: the kernel opens and seals this connection's records.
+    pub record: Cell<Option<Record>>,
+    /// The peer was told by such a record that nothing follows.
+    pub end_told: Cell<bool>,
     /// The errno of every call from now on.
     pub broken: Cell<Option<i32>>,
 }
@@ -79,6 +84,8 @@ pub(super) struct ScriptedKernel {
     pub connects: bool,
     /// Steps of handshakes that may still be taken.
     pub hands_left: usize,
+    /// Whether TLS can be left to it.
+    pub has_tls: bool,
     /// Those that were, for the test to bring back.
     pub shaken: VecDeque<Shaken>,
     buffers: HashMap<u16, Vec<u8>>,
@@ -103,7 +110,26 @@ impl Socket {
     }
 
     fn is_readable(&self) -> bool {
-        !self.0.incoming.borrow().is_empty() || self.0.peer_ended.get() || self.0.broken.get().is_some()
+        !self.0.incoming.borrow().is_empty()
+            || self.0.record.get().is_some()
+            || self.0.peer_ended.get()
+            || self.0.broken.get().is_some()
+    }
+
+    fn end_of_splice(&self) -> io::Result<usize> {
+        match self.end() {
+            None => Err(io::ErrorKind::WouldBlock.into()),
+            Some(0) => Ok(0),
+            Some(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    /// What reading comes to where no data is next; `None` where it would block.
+    fn end(&self) -> Option<i32> {
+        match self.0.record.get() {
+            Some(_) => Some(-libc::EIO),
+            None => self.0.peer_ended.get().then_some(0),
+        }
     }
 }
 
@@ -127,6 +153,7 @@ impl ScriptedKernel {
             device: Socket::default(),
             connects: true,
             hands_left: usize::MAX,
+            has_tls: false,
             shaken: VecDeque::new(),
             buffers: HashMap::new(),
             next_buffer: 0,
@@ -203,7 +230,7 @@ impl ScriptedKernel {
             return Some(end(-errno));
         }
         if socket.0.incoming.borrow().is_empty() {
-            return socket.0.peer_ended.get().then(|| end(0));
+            return socket.end().map(end);
         }
         if luck == 0 {
             return Some(end(-libc::ENOBUFS));
@@ -228,8 +255,10 @@ impl ScriptedKernel {
 
     fn ring_fill(&self, socket: &Socket) -> i32 {
         let bytes = socket.take_incoming(self.pipe_bytes);
-        if bytes.is_empty() && !socket.0.peer_ended.get() {
-            return -libc::EAGAIN;
+        if bytes.is_empty() {
+            return socket
+                .end_of_splice()
+                .map_or_else(|error| -error.raw_os_error().unwrap_or(libc::EAGAIN), |_| 0);
         }
         RING_PIPE.with_borrow_mut(|pipe| pipe.extend(&bytes));
         bytes.len() as i32
@@ -327,6 +356,31 @@ impl Kernel for ScriptedKernel {
         Ok(())
     }
 
+    fn prepare_tls(&self, _socket: &Socket) -> io::Result<()> {
+        if self.has_tls { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
+    }
+
+    fn give_tls(&self, socket: &Socket, _keys: &Keys) -> io::Result<()> {
+        socket.check()
+    }
+
+    fn receive_record(&self, socket: &Socket) -> io::Result<Record> {
+        socket.check()?;
+        if self.roll(16) == 0 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        socket.0.record.take().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send_close_notify(&self, socket: &Socket) -> io::Result<()> {
+        socket.check()?;
+        if socket.0.room.get() == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        assert!(!socket.0.end_told.replace(true), "the end is told once");
+        Ok(())
+    }
+
     fn take_scratch(&mut self) -> Box<Scratch> {
         Box::default()
     }
@@ -388,8 +442,8 @@ impl Kernel for ScriptedKernel {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let bytes = from.take_incoming(1 + self.roll(self.pipe_bytes));
-        if bytes.is_empty() && !from.0.peer_ended.get() {
-            return Err(io::ErrorKind::WouldBlock.into());
+        if bytes.is_empty() {
+            return from.end_of_splice();
         }
         pipe.bytes.borrow_mut().extend(&bytes);
         pipe.held_bytes += bytes.len();

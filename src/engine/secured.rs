@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::kernel::{Kernel, retrying, send_until_full};
+use crate::sys::kernel_tls::Keys;
 use crate::sys::socket;
 use crate::wire::{Sealed, Tls, TlsError};
 
@@ -72,6 +73,16 @@ impl Secured {
     /// What is still to be sent.
     pub fn outgoing(&mut self) -> &mut Unsent {
         &mut self.outgoing
+    }
+
+    /// The kernel could go on in this one's place.
+    pub fn is_between_records(&self) -> bool {
+        self.tls.is_between_records() && self.outgoing.is_empty() && !self.is_ended
+    }
+
+    /// What the kernel needs for that.
+    pub fn into_keys(self) -> Result<Keys, TlsError> {
+        self.tls.into_keys()
     }
 
     /// The handshake is over.

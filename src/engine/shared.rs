@@ -15,7 +15,8 @@ use super::levels::Levels;
 use super::limits::Limits;
 use super::unknown_tokens::UnknownTokens;
 use crate::authz::{Asker, Authority, KeyHash, Witness};
-use crate::config::Config;
+use crate::config::{Config, KernelTls};
+use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::Verifier;
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub levels: Levels,
+    /// Whether this kernel is left the records of tunnels by TLS.
+    pub kernel_tls: KernelTls,
     pub unknown_tokens: UnknownTokens,
     /// Looked at once for each head that brings a token.
     verifier: RwLock<Arc<Verifier>>,
@@ -91,6 +94,7 @@ impl Shared {
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             tls: RwLock::new(tls_of(&config)),
             node_tls: RwLock::new(node_tls_of(&config)),
+            kernel_tls: kernel_tls_of(&config),
             config,
             authority,
             audit,
@@ -166,6 +170,19 @@ impl Shared {
 
 fn tls_of(config: &Config) -> Vec<Option<Arc<ServerConfig>>> {
     config.listen.iter().map(|listen| listen.tls.as_ref().map(|tls| Arc::clone(tls.server()))).collect()
+}
+
+/// `Auto` only where TLS is spoken at all and the kernel can.
+fn kernel_tls_of(config: &Config) -> KernelTls {
+    let is_wanted = config.engine.kernel_tls == KernelTls::Auto && config.speaks_tls();
+    match is_wanted.then(kernel_tls::probe) {
+        None => KernelTls::Off,
+        Some(Ok(())) => KernelTls::Auto,
+        Some(Err(error)) => {
+            tracing::info!(%error, "TLS is not left to the kernel, which cannot; `sluicegate doctor` says more");
+            KernelTls::Off
+        }
+    }
 }
 
 fn node_tls_of(config: &Config) -> Option<Arc<ClientConfig>> {

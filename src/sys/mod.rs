@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod cpu;
 mod enter;
 pub mod features;
+pub mod kernel_tls;
 pub mod memory;
 pub mod pipe;
 pub mod ring;

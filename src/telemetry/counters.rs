@@ -39,6 +39,8 @@ pub struct EngineCounters {
     pub accept_to_secured: Latency,
     /// TLS handshakes by how they came out.
     pub tls_handshakes: CauseCounts,
+    /// Tunnels by TLS, by who opens and seals their records.
+    pub tls_tunnels: CauseCounts,
     /// From accept to the dial being handed to the kernel.
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.

@@ -40,7 +40,10 @@ pub use mounts::{as_seen_by, with_mounts};
 pub use netns::Namespace;
 pub use openbalena::{OpenBalena, replace};
 pub use openvpn::{Vpn, VpnClient, vpn_or_skip};
-pub use pki::{Authority, Pair, TlsClient, TlsStream, ask_by_tls, node_section, shake_hands};
+pub use pki::{
+    Authority, Pair, TlsClient, TlsStream, ask_by_tls, exchange_all, kernel_has_tls, node_section,
+    shake_hands,
+};
 pub use postgres::{Cluster, Database};
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
 pub use proxy::{Fault, Proxy};

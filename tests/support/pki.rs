@@ -1,17 +1,22 @@
 //! Certificates that a test makes for itself, and TLS as a client speaks it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedCipherSuite,
+    SupportedProtocolVersion, version,
+};
 
 use super::connect;
 
@@ -94,6 +99,7 @@ pub fn node_section(name: &str, authority: &Authority) -> String {
 pub struct TlsClient {
     roots: RootCertStore,
     versions: Vec<&'static SupportedProtocolVersion>,
+    suites: Vec<SupportedCipherSuite>,
     own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     resumption: Resumption,
     config: Option<Arc<ClientConfig>>,
@@ -107,12 +113,19 @@ impl TlsClient {
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
         let versions = vec![&version::TLS12, &version::TLS13];
-        Self { roots, versions, own: None, resumption: Resumption::default(), config: None }
+        let suites = rustls::crypto::ring::ALL_CIPHER_SUITES.to_vec();
+        Self { roots, versions, suites, own: None, resumption: Resumption::default(), config: None }
     }
 
     pub fn only(mut self, version: &'static SupportedProtocolVersion) -> Self {
         self.versions = vec![version];
         self
+    }
+
+    /// By the version that it belongs to.
+    pub fn only_suite(mut self, suite: SupportedCipherSuite) -> Self {
+        self.suites = vec![suite];
+        self.only(suite.version())
     }
 
     pub fn showing(mut self, pair: &Pair) -> Self {
@@ -132,8 +145,9 @@ impl TlsClient {
         if let Some(config) = &self.config {
             return Arc::clone(config);
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let provider = rustls::crypto::ring::default_provider();
+        let provider = CryptoProvider { cipher_suites: self.suites.clone(), ..provider };
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());
@@ -182,4 +196,56 @@ pub fn ask_by_tls(stream: &mut TlsStream, bytes: &[u8]) -> io::Result<String> {
         head.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Whether this kernel can open and seal records; a relay that speaks TLS, and may load modules, has it load its own.
+pub fn kernel_has_tls() -> bool {
+    let modes = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    modes.split_whitespace().any(|mode| mode == "tls")
+}
+
+/// Sends so many bytes and reads them back at the same time; digests of both.
+pub fn exchange_all(mut tunnel: TlsStream, bytes: usize) -> (u64, u64) {
+    let (mut sent, mut read) = (0, 0);
+    let (mut sent_digest, mut read_digest) = (0u64, 0u64);
+    let digest = |digest: &mut u64, bytes: &[u8]| {
+        for byte in bytes {
+            *digest = digest.wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte);
+        }
+    };
+    let mut chunk = vec![0; 256 * 1024];
+    tunnel.sock.set_nonblocking(true).unwrap();
+    while read < bytes {
+        let mut moved = false;
+        if sent < bytes && !tunnel.conn.wants_write() {
+            let part: Vec<u8> = (sent..bytes.min(sent + 50_000)).map(|place| (place / 11) as u8).collect();
+            let taken = tunnel.conn.writer().write(&part).unwrap();
+            digest(&mut sent_digest, &part[..taken]);
+            sent += taken;
+        }
+        while tunnel.conn.wants_write() {
+            match tunnel.conn.write_tls(&mut tunnel.sock) {
+                Ok(_) => moved = true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        match tunnel.conn.read_tls(&mut tunnel.sock) {
+            Ok(0) => panic!("the tunnel ended after {read} bytes"),
+            Ok(_) => {
+                moved = true;
+                tunnel.conn.process_new_packets().unwrap();
+                while let Ok(count @ 1..) = tunnel.conn.reader().read(&mut chunk) {
+                    digest(&mut read_digest, &chunk[..count]);
+                    read += count;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{error}"),
+        }
+        if !moved {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    (sent_digest, read_digest)
 }

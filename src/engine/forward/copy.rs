@@ -98,17 +98,16 @@ impl<P: Conveyor> Flow<P> {
     ) -> Result<(), Broken> {
         match (outcome.result, outcome.buffer) {
             (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
-            (0.., _) => self.source_ended = true,
+            (0.., _) => self.end_source(ends)?,
             (error, _) => match -error {
                 // All buffers were filled in one batch. They go back before this turn ends, so the
                 // receive is simply asked for again; the worker sees to it that it is then among the first.
                 libc::ENOBUFS => io.counters.buffers_exhausted.add(1),
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-                _ => return Err(Broken::source(errno(error))),
+                _ => self.on_source_error(errno(error), ends, io)?,
             },
         }
-        self.after_copying(ends, io);
-        Ok(())
+        self.after_copying(ends, io)
     }
 
     /// The sink has room again.
@@ -126,8 +125,7 @@ impl<P: Conveyor> Flow<P> {
                 path.spill = Some(spill);
             }
         }
-        self.after_copying(ends, io);
-        Ok(())
+        self.after_copying(ends, io)
     }
 
     /// Sends `bytes` on, or keeps what the sink does not take.
@@ -147,14 +145,18 @@ impl<P: Conveyor> Flow<P> {
 
     /// What comes next, after bytes were sent or kept: wait for room, pass the end on, change path, or
     /// receive again.
-    pub(super) fn after_copying<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
-        let Path::Copy(path) = &self.path else { return };
+    pub(super) fn after_copying<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &Ends<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Path::Copy(path) = &self.path else { return Ok(()) };
         let receive = self.direction.purpose(Task::Receive);
         if path.is_spilled() {
             self.wait_for_room(ends, io);
             self.stop_receiving(io);
         } else if self.source_ended {
-            self.finish(ends, io);
+            return self.finish(ends, io);
         } else if path.promote {
             if io.in_flight.has(receive) {
                 self.stop_receiving(io);
@@ -168,6 +170,7 @@ impl<P: Conveyor> Flow<P> {
         } else if !io.in_flight.has(receive) {
             self.read(First::Read, ends, io);
         }
+        Ok(())
     }
 
     fn forward_buffer<K: Kernel<Pipe = P>>(

@@ -12,8 +12,8 @@ mod tests;
 use std::io;
 
 use super::errands::{DirectionRow, PathKind};
-use super::kernel::{Kernel, SocketOperation};
-use super::secured::Secured;
+use super::kernel::{Kernel, SocketOperation, retrying};
+use super::speech::{NoData, Speech, look_at_record};
 use super::token::{InFlight, Purpose, Slot, Token};
 use crate::config::Forwarding;
 use crate::sys::buffers::BufferId;
@@ -74,10 +74,8 @@ pub(super) struct Broken {
 pub(super) struct Ends<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
-    /// `None` where bytes come as they are.
-    pub source_tls: Option<&'a mut Secured>,
-    /// `None` where bytes go as they are.
-    pub sink_tls: Option<&'a mut Secured>,
+    pub source_speech: Speech<'a>,
+    pub sink_speech: Speech<'a>,
     /// The other direction is finished: both sockets are closed as soon as this one is.
     pub is_last: bool,
 }
@@ -166,8 +164,7 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         // Whatever the path, early bytes are in our memory, so they go by copying.
         self.path = Path::Copy(CopyPath::for_early_bytes(self.forwarding));
         self.forward_bytes(early, ends, io)?;
-        self.after_copying(ends, io);
-        Ok(())
+        self.after_copying(ends, io)
     }
 
     /// An operation of this direction has completed; bytes may have moved.
@@ -249,12 +246,45 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         }
     }
 
-    /// The last byte is with the sink: pass the FIN on.
-    fn finish<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+    /// The source gives nothing more.
+    fn end_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>) -> Result<(), Broken> {
+        if let Speech::KernelTls = ends.source_speech {
+            // Without its own word for the end, the peer may have been cut off.
+            return Err(Broken::source(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.source_ended = true;
+        Ok(())
+    }
+
+    /// Reading has failed: by TLS, perhaps for a record that is no data, which is taken then.
+    fn on_source_error<K: Kernel<Pipe = P>>(
+        &mut self,
+        error: io::Error,
+        ends: &Ends<'_, K>,
+        io: &Io<'_, K>,
+    ) -> Result<(), Broken> {
+        let Speech::KernelTls = ends.source_speech else { return Err(Broken::source(error)) };
+        match look_at_record(error, io.kernel, ends.source).map_err(Broken::source)? {
+            NoData::End => self.source_ended = true,
+            NoData::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// The last byte is with the sink: pass the end on, now or once there is room for it.
+    fn finish<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) -> Result<(), Broken> {
+        if let Speech::KernelTls = ends.sink_speech {
+            let told = retrying(|| io.kernel.send_close_notify(ends.sink).map(|()| 0));
+            if told.map_err(Broken::sink)?.is_none() {
+                self.wait_for_room(ends, io);
+                return Ok(());
+            }
+        }
         if !ends.is_last {
             io.kernel.shut_write(ends.sink);
         }
         self.finished = true;
+        Ok(())
     }
 
     /// The sink took `bytes`.

@@ -1,4 +1,4 @@
-//! The records path, where either end speaks TLS: bytes are received, opened, sealed and sent in the thread's
+//! The records path, where either end speaks TLS that is not left to the kernel: bytes are received, opened, sealed and sent in the thread's
 //! own memory, and only what a socket had no room for is kept with the session.
 
 use std::io;
@@ -36,7 +36,7 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
         // The end may have come together with the head.
-        self.source_ended = ends.source_tls.as_ref().is_some_and(|source| source.has_ended());
+        self.source_ended = ends.source_speech.records().is_some_and(|source| source.has_ended());
         let mut scratch = io.kernel.take_scratch();
         let sent = self.send_plain(early, &mut scratch, ends, io);
         io.kernel.put_scratch(scratch);
@@ -61,7 +61,7 @@ impl<P: Conveyor> Flow<P> {
             Step::Moved => {}
             Step::SourceEmpty => self.read(First::Wait, ends, io),
             Step::SinkFull => self.wait_for_room(ends, io),
-            Step::Ended => self.finish(ends, io),
+            Step::Ended => return self.finish(ends, io),
         }
         Ok(())
     }
@@ -113,7 +113,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, Broken> {
-        let rest_bytes = match &ends.source_tls {
+        let rest_bytes = match ends.source_speech.records() {
             Some(source) => source.copy_rest(incoming).map_err(|error| Broken::source(error.into()))?,
             None => 0,
         };
@@ -124,7 +124,7 @@ impl<P: Conveyor> Flow<P> {
             Ok(None) => return Ok(false),
             Err(error) => return Err(Broken::source(error)),
         };
-        let Some(source) = &mut ends.source_tls else {
+        let Some(source) = ends.source_speech.records() else {
             self.source_ended = received == 0;
             self.send_plain(&incoming[..received], scratch, ends, io)?;
             return Ok(self.source_ended || received == room_bytes);
@@ -154,7 +154,7 @@ impl<P: Conveyor> Flow<P> {
         if plain.is_empty() {
             return Ok(());
         }
-        let sent = match &mut ends.sink_tls {
+        let sent = match ends.sink_speech.records() {
             Some(sink) => {
                 scratch.sealed.clear();
                 sink.seal(plain, &mut scratch.sealed).map_err(sink_broken)?;
@@ -176,7 +176,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, Broken> {
-        if let Some(sink) = &mut ends.sink_tls {
+        if let Some(sink) = ends.sink_speech.records() {
             // It was counted when it was sealed.
             sink.outgoing().flush(io.kernel, ends.sink).map_err(Broken::sink)?;
             return Ok(sink.outgoing().is_empty());
@@ -194,7 +194,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<Step, Broken> {
-        if let Some(sink) = &mut ends.sink_tls {
+        if let Some(sink) = ends.sink_speech.records() {
             scratch.sealed.clear();
             sink.end(&mut scratch.sealed).map_err(sink_broken)?;
             sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(Broken::sink)?;
@@ -212,7 +212,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Broken {
-        if let Some(source) = &mut ends.source_tls {
+        if let Some(source) = ends.source_speech.records() {
             // The connection ends in any case.
             let _no_room = source.outgoing().flush(io.kernel, ends.source);
         }

@@ -5,6 +5,8 @@
 //! nothing: the call itself does not tell that from a full pipe. `ring-splice` leaves both halves to the
 //! ring's own operation. A pipe is held only from the first byte in to the last byte out.
 
+use std::io;
+
 use super::copy::CopyPath;
 use super::{Broken, Ends, Flow, Io, Path, Task, errno};
 use crate::config::Forwarding;
@@ -55,6 +57,9 @@ impl<P: Conveyor> Flow<P> {
         ends: &Ends<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), Broken> {
+        if self.source_ended {
+            return self.finish(ends, io);
+        }
         if self.forwarding == Forwarding::RingSplice {
             return self.pump(ends, io);
         }
@@ -101,14 +106,14 @@ impl<P: Conveyor> Flow<P> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
         let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
         let step = match result {
-            0 => Ok(Step::SourceEnded),
+            0 => self.end_source(ends).map(|()| Step::SourceEnded),
             filled @ 1.. => {
                 pipe.note_filled(filled as usize);
                 self.pump_by_ring(pipe, ends, io);
                 return Ok(());
             }
             error if is_retry(error) => Ok(Step::SourceEmpty),
-            error => Err(Broken::source(errno(error))),
+            error => self.after_source_error(errno(error), ends, io),
         };
         self.after_pumping(step, pipe, ends, io)
     }
@@ -135,6 +140,16 @@ impl<P: Conveyor> Flow<P> {
         self.after_pumping(step, pipe, ends, io)
     }
 
+    fn after_source_error<K: Kernel<Pipe = P>>(
+        &mut self,
+        error: io::Error,
+        ends: &Ends<'_, K>,
+        io: &Io<'_, K>,
+    ) -> Result<Step, Broken> {
+        self.on_source_error(error, ends, io)?;
+        Ok(if self.source_ended { Step::SourceEnded } else { Step::SourceEmpty })
+    }
+
     /// Fills the pipe if it is empty, then drains it as far as the sink has room.
     fn move_once<K: Kernel<Pipe = P>>(
         &mut self,
@@ -144,10 +159,10 @@ impl<P: Conveyor> Flow<P> {
     ) -> Result<Step, Broken> {
         if pipe.held_bytes() == 0 {
             match retrying(|| io.kernel.fill_pipe(pipe, ends.source)) {
-                Ok(Some(0)) => return Ok(Step::SourceEnded),
+                Ok(Some(0)) => return self.end_source(ends).map(|()| Step::SourceEnded),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(Step::SourceEmpty),
-                Err(error) => return Err(Broken::source(error)),
+                Err(error) => return self.after_source_error(error, ends, io),
             }
         }
         while pipe.held_bytes() > 0 {
@@ -177,7 +192,7 @@ impl<P: Conveyor> Flow<P> {
             Ok(Step::SinkFull) => self.wait_for_room(ends, io),
             Ok(Step::SourceEnded) => {
                 path.release(io.kernel);
-                self.finish(ends, io);
+                return self.finish(ends, io);
             }
             Ok(Step::SourceEmpty) => {
                 path.release(io.kernel);

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::scripted::{ScriptedKernel, Socket};
+use crate::engine::speech::Records;
+use crate::sys::kernel_tls::Record;
 
 /// A flow with both its ends, and the kernel that it talks to.
 struct Bench {
@@ -13,6 +15,8 @@ struct Bench {
     counters: HotCounters,
     source: Socket,
     sink: Socket,
+    /// The kernel opens and seals the records of both ends.
+    by_kernel_tls: bool,
 }
 
 impl Bench {
@@ -24,6 +28,7 @@ impl Bench {
             counters: HotCounters::default(),
             source: Socket::default(),
             sink: Socket::default(),
+            by_kernel_tls: false,
         }
     }
 
@@ -35,8 +40,14 @@ impl Bench {
             &mut Io<'_, ScriptedKernel>,
         ) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
-        let mut ends =
-            Ends { source: &self.source, sink: &self.sink, source_tls: None, sink_tls: None, is_last: false };
+        let records = if self.by_kernel_tls { Records::Kernel } else { Records::Ours };
+        let mut ends = Ends {
+            source: &self.source,
+            sink: &self.sink,
+            source_speech: Speech::of(None, records),
+            sink_speech: Speech::of(None, records),
+            is_last: false,
+        };
         let mut io = Io {
             kernel: &mut self.kernel,
             slot: Slot(0),
@@ -68,13 +79,14 @@ impl Bench {
 }
 
 fn forwardings() -> impl Strategy<Value = Forwarding> {
-    prop_oneof![
-        Just(Forwarding::Auto),
-        Just(Forwarding::Copy),
-        Just(Forwarding::Splice),
-        Just(Forwarding::RingSplice)
-    ]
+    prop::sample::select(FORWARDINGS)
 }
+
+const FORWARDINGS: &[Forwarding] =
+    &[Forwarding::Auto, Forwarding::Copy, Forwarding::Splice, Forwarding::RingSplice];
+
+const NEW_SESSION_TICKET: Record = Record::Handshake(4);
+const CLOSE_NOTIFY: Record = Record::Alert(0);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
@@ -82,10 +94,11 @@ proptest! {
     fn every_byte_arrives_once_and_in_order(
         forwarding in forwardings(),
         seed in any::<u64>(),
+        by_kernel_tls in any::<bool>(),
         early in prop::collection::vec(any::<u8>(), 0..300),
         pieces in prop::collection::vec((1usize..200_000, 0usize..60_000), 1..12),
     ) {
-        let mut bench = Bench::new(forwarding, seed);
+        let mut bench = Bench { by_kernel_tls, ..Bench::new(forwarding, seed) };
         let mut expected = early.clone();
         bench.sink.state().room.set(bench.kernel.roll(400));
         bench.start(&early).unwrap();
@@ -93,6 +106,9 @@ proptest! {
             let piece: Vec<u8> = (0..sent).map(|at| (at ^ expected.len()) as u8).collect();
             expected.extend_from_slice(&piece);
             bench.source.state().incoming.borrow_mut().extend(&piece);
+            if by_kernel_tls && bench.kernel.roll(2) == 0 {
+                bench.source.state().record.set(Some(NEW_SESSION_TICKET));
+            }
             // Room comes in dribbles, so that what was kept goes out in several parts.
             for _ in 0..bench.kernel.roll(60) {
                 let dribble = bench.kernel.roll(1 + room / 16);
@@ -101,20 +117,77 @@ proptest! {
             }
         }
         prop_assert!(!bench.sink.state().shut.get(), "no FIN before the source's");
-        bench.source.state().peer_ended.set(true);
-        bench.sink.state().room.set(usize::MAX / 2);
+        let (source, sink) = (bench.source.clone(), bench.sink.clone());
+        sink.state().room.set(0);
         let mut steps = 0;
         while !bench.flow.is_finished() {
-            prop_assert!(bench.step().unwrap(), "nothing can happen any more, and the flow is not done");
+            if by_kernel_tls && source.state().record.get().is_none() && steps < 10_000 {
+                source.state().record.set(Some(CLOSE_NOTIFY));
+            }
+            source.state().peer_ended.set(!by_kernel_tls);
+            if !bench.step().unwrap() {
+                prop_assert_eq!(sink.state().room.get(), 0, "nothing can happen any more, and the flow is not done");
+                // Now and then exactly the end has no room.
+                let left = expected.len() - sink.state().sent.borrow().len();
+                sink.state().room.set(left.max(1));
+            }
             steps += 1;
             prop_assert!(steps < 100_000, "the flow makes no progress");
         }
         prop_assert!(*bench.sink.state().sent.borrow() == expected, "the bytes changed on their way");
         prop_assert_eq!(bench.flow.bytes, expected.len() as u64);
         prop_assert!(bench.sink.state().shut.get());
+        prop_assert_eq!(bench.sink.state().end_told.get(), by_kernel_tls);
         prop_assert_eq!(bench.kernel.buffers_out(), 0);
         bench.flow.release(&mut bench.kernel);
         prop_assert_eq!(bench.kernel.pipes_left, 2, "every pipe is back");
+    }
+}
+
+#[test]
+fn a_source_by_tls_that_ends_without_its_word_for_it_was_cut_off() {
+    for forwarding in [Forwarding::Copy, Forwarding::Splice, Forwarding::RingSplice] {
+        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(forwarding, 5) };
+        bench.sink.state().room.set(usize::MAX / 2);
+        bench.start(&[]).unwrap();
+        bench.source.state().incoming.borrow_mut().extend([1; 10]);
+        bench.source.state().peer_ended.set(true);
+        let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
+        assert_eq!((broken.end, broken.error.kind()), (End::Source, io::ErrorKind::UnexpectedEof));
+        assert_eq!(bench.sink.state().sent.borrow().len(), 10, "what had come is with the sink");
+        assert!(!bench.sink.state().end_told.get() && !bench.sink.state().shut.get());
+    }
+}
+
+#[test]
+fn a_record_that_ends_a_connection_by_tls_is_told_with_its_reason() {
+    let records = [
+        (Record::Alert(80), "the peer sent alert 80"),
+        (Record::Handshake(24), "the peer changed its keys, which the kernel does not follow"),
+        (Record::Handshake(1), "a record that does not belong there"),
+        (Record::Other, "a record that does not belong there"),
+    ];
+    for (forwarding, (record, reason)) in FORWARDINGS.iter().copied().cycle().zip(records.repeat(4)) {
+        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(forwarding, 5) };
+        bench.sink.state().room.set(usize::MAX / 2);
+        bench.start(&[]).unwrap();
+        bench.source.state().record.set(Some(record));
+        let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
+        assert_eq!((broken.end, broken.error.kind()), (End::Source, io::ErrorKind::InvalidData));
+        assert_eq!(broken.error.to_string(), reason);
+    }
+}
+
+#[test]
+fn a_record_that_does_not_open_is_told_apart_from_a_lost_connection() {
+    for (errno, kind) in
+        [(libc::EBADMSG, io::ErrorKind::InvalidData), (libc::ECONNRESET, io::ErrorKind::ConnectionReset)]
+    {
+        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(Forwarding::Splice, 5) };
+        bench.start(&[]).unwrap();
+        bench.source.state().broken.set(Some(errno));
+        let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
+        assert_eq!((broken.end, broken.error.kind()), (End::Source, kind));
     }
 }
 

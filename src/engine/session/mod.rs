@@ -22,6 +22,7 @@ use super::kernel::{Kernel, SocketOperation};
 use super::limits::{Permit, Place};
 use super::secured::Secured;
 use super::shared::Shared;
+use super::speech::KeptBy;
 use super::timers::Tick;
 use super::token::{InFlight, Purpose, Slot};
 use crate::authz::{
@@ -130,6 +131,7 @@ struct Dial {
 struct Tunnel<P> {
     up: Flow<P>,
     down: Flow<P>,
+    kept_by: KeptBy,
     /// Of the last byte in either direction.
     active_at: Tick,
     /// When to do what only a tunnel that lasts is worth; absent once it is done.

@@ -8,7 +8,7 @@ use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
 use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
 use crate::engine::kernel::Kernel;
-use crate::engine::secured::Secured;
+use crate::engine::speech::{KeptBy, Records, Speech, give_to_kernel};
 use crate::engine::timers::Tick;
 use crate::engine::token::Purpose;
 use crate::telemetry::{AuditEvent, SessionEnd};
@@ -27,14 +27,19 @@ impl<K: Kernel> Session<K> {
         turn.counters.sessions.tunnels_opened.add(1);
         let handshake_us = turn.now.us_since(self.accepted_at_us);
         self.note_handshake("open", turn);
-        let is_secured = self.client_tls.is_some() || self.device_tls.is_some();
+        let kept_by = match self.leave_tls_to_kernel(turn) {
+            Ok(kept_by) => kept_by,
+            Err(error) => return self.note_lost_client("kernel-tls", Some(error), turn),
+        };
         let forwarding = turn.shared.config.engine.forwarding;
+        let has_records_of_ours = self.client_tls.is_some() || self.device_tls.is_some();
         let flow = |direction| {
-            if is_secured { Flow::of_records(direction) } else { Flow::new(direction, forwarding) }
+            if has_records_of_ours { Flow::of_records(direction) } else { Flow::new(direction, forwarding) }
         };
         self.stage = Stage::Tunnel(Box::new(Tunnel {
             up: flow(Direction::Up),
             down: flow(Direction::Down),
+            kept_by,
             active_at: turn.now.tick(),
             settle_at: Some(turn.now.after(LASTS_AFTER)),
             expires_at: dial.expires_at,
@@ -47,6 +52,19 @@ impl<K: Kernel> Session<K> {
             tunnel.up.start(&dial.early, &mut peers.up(tunnel.down.is_finished()), io).map_err(up)?;
             tunnel.down.start(early_down, &mut peers.down(tunnel.up.is_finished()), io).map_err(down)
         });
+    }
+
+    /// From here on only bytes go by, so the kernel can do all of it, where it can at all.
+    fn leave_tls_to_kernel(&mut self, turn: &mut Turn<'_, K>) -> io::Result<KeptBy> {
+        let had = [self.client_tls.is_some(), self.device_tls.is_some()];
+        let Some(device) = self.device.as_ref().filter(|_| had != [false; 2]) else {
+            return Ok(KeptBy::default());
+        };
+        let ends = [(&self.client, &mut self.client_tls), (device, &mut self.device_tls)];
+        let is_given = give_to_kernel(ends, turn.kernel)?;
+        turn.counters.tls_tunnels.add(if is_given { "kernel" } else { "process" });
+        let kept_by = |had| if had && is_given { Records::Kernel } else { Records::Ours };
+        Ok(KeptBy { client: kept_by(had[0]), device: kept_by(had[1]) })
     }
 
     pub(super) fn on_forwarding(&mut self, purpose: Purpose, outcome: Outcome, turn: &mut Turn<'_, K>) {
@@ -201,9 +219,9 @@ impl<K: Kernel> Session<K> {
         let mut io = super::io(&mut self.in_flight, self.slot, turn);
         let mut peers = Peers {
             client: &self.client,
-            client_tls: self.client_tls.as_deref_mut(),
+            client_speech: Speech::of(self.client_tls.as_deref_mut(), tunnel.kept_by.client),
             device,
-            device_tls: self.device_tls.as_deref_mut(),
+            device_speech: Speech::of(self.device_tls.as_deref_mut(), tunnel.kept_by.device),
         };
         let stepped = step(tunnel, &mut peers, &mut io);
         if tunnel.bytes() != bytes_before {
@@ -288,21 +306,21 @@ impl<P> Tunnel<P> {
 /// Both sides of a tunnel, lent for one step.
 struct Peers<'a, K: Kernel> {
     client: &'a K::Socket,
-    client_tls: Option<&'a mut Secured>,
+    client_speech: Speech<'a>,
     device: &'a K::Socket,
-    device_tls: Option<&'a mut Secured>,
+    device_speech: Speech<'a>,
 }
 
 impl<K: Kernel> Peers<'_, K> {
     /// Where the other direction is finished, `is_last`.
     fn up(&mut self, is_last: bool) -> Ends<'_, K> {
-        let (source_tls, sink_tls) = (self.client_tls.as_deref_mut(), self.device_tls.as_deref_mut());
-        Ends { source: self.client, sink: self.device, source_tls, sink_tls, is_last }
+        let (source_speech, sink_speech) = (self.client_speech.lend(), self.device_speech.lend());
+        Ends { source: self.client, sink: self.device, source_speech, sink_speech, is_last }
     }
 
     fn down(&mut self, is_last: bool) -> Ends<'_, K> {
-        let (source_tls, sink_tls) = (self.device_tls.as_deref_mut(), self.client_tls.as_deref_mut());
-        Ends { source: self.device, sink: self.client, source_tls, sink_tls, is_last }
+        let (source_speech, sink_speech) = (self.device_speech.lend(), self.client_speech.lend());
+        Ends { source: self.device, sink: self.client, source_speech, sink_speech, is_last }
     }
 }
 

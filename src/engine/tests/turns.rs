@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::config::KernelTls;
 use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
 use crate::engine::forward::SLICE_BYTES;
 use crate::engine::handshakes::Desk;
@@ -35,7 +36,7 @@ impl Bench {
             limits,
             vec![thread],
         ));
-        let kernel = RingKernel::new(&config, Desk::new(0, None, &shared)).unwrap();
+        let kernel = RingKernel::new(&config, KernelTls::Off, Desk::new(0, None, &shared)).unwrap();
         let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }

@@ -14,6 +14,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
+use crate::sys::kernel_tls::Keys;
 pub use any_certificate::AnyCertificate;
 pub use certificates::{Certificates, CertificatesError};
 pub use sealed::Sealed;
@@ -163,6 +164,25 @@ impl Tls {
             Connection::Client(client) => client.handshake_kind(),
         };
         kind == Some(HandshakeKind::Resumed)
+    }
+
+    /// Both directions are between two records, so that the kernel could go on in this one's place.
+    pub fn is_between_records(&self) -> bool {
+        self.is_open() && self.rest.is_empty() && !self.has_ended && !self.has_something_to_send()
+    }
+
+    /// What the kernel needs for that.
+    pub fn into_keys(self) -> Result<Keys, TlsError> {
+        let version = match &self.connection {
+            Connection::Server(server) => server.protocol_version(),
+            Connection::Client(client) => client.protocol_version(),
+        };
+        // With them comes what could make the next keys, which no kernel before 6.14 would take.
+        let secrets = match self.connection {
+            Connection::Server(server) => server.dangerous_into_kernel_connection()?.0,
+            Connection::Client(client) => client.dangerous_into_kernel_connection()?.0,
+        };
+        Ok(Keys { version: version.ok_or(TlsError::NotOpen)?, secrets })
     }
 
     /// The peer has said that nothing follows; without that, what came may have been cut off.
