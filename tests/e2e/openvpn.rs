@@ -1,7 +1,8 @@
 //! The real OpenVPN: a server on each node, a client on each device, who know each other by certificates. A device's
 //! name in its certificate is its uuid.
 //!
-//! The server's hook writes to the store where a device is, as openBalena's API does when its VPN tells it.
+//! The server's hook writes to the store which node holds a device, as openBalena's API does when its VPN tells it;
+//! the address is known to the server alone.
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +16,13 @@ use crate::store::Store;
 pub struct Server {
     program: Program,
     pub network: String,
+    /// By which it tells the addresses of its clients, as in `vpn.addresses`.
+    pub addresses: String,
 }
 
 impl Server {
-    /// Its network is `10.240.NUMBER.0/24`. When this returns, `tun0` is there.
+    /// Its network is `10.240.NUMBER.0/24`. When this returns, `tun0` is there. The first tells addresses by its
+    /// management socket, others by their status file.
     pub fn start(place: &Place, number: u8, authority: &Authority, store: &Store) -> Self {
         let Pair { certificate, key, .. } = authority.issue(place.name, &Holder::Server(&[place.name]));
         let folder = place.folder();
@@ -36,7 +40,12 @@ impl Server {
         );
         let program = start(place, &config);
         program.says("Initialization Sequence Completed");
-        Self { program, network: format!("10.240.{number}.0/24") }
+        let told_by = if number == 1 { "openvpn.sock" } else { "openvpn.status" };
+        Self {
+            program,
+            network: format!("10.240.{number}.0/24"),
+            addresses: format!("openvpn:{}", folder.join(told_by).display()),
+        }
     }
 
     /// Waits until the hook has told that a device has gone.
@@ -77,17 +86,17 @@ fn start(place: &Place, config: &str) -> Program {
     place.start("openvpn", place.command("openvpn").arg("--config").arg(file))
 }
 
-/// A script that OpenVPN runs when a device has come, with its address, and when it has gone. What a node says of a
+/// A script that OpenVPN runs when a device has come and when it has gone. What a node says of a
 /// device that another one has got meanwhile is not heard.
 fn hook(place: &Place, store: &Store) -> PathBuf {
     let mut script = String::from("#!/bin/sh\nset -e\nPATH=/usr/bin:/bin\n");
     write!(
         script,
         r#"case $script_type in
-client-connect) change="address = :'address', node = :'node', online = true" where=true ;;
-*) change="address = NULL, online = false" where="node = :'node'" ;;
+client-connect) change="node = :'node', online = true" where=true ;;
+*) change="online = false" where="node = :'node'" ;;
 esac
-psql -qX -v ON_ERROR_STOP=1 -v uuid="$common_name" -v address="$ifconfig_pool_remote_ip" -v node={node} '{url}' <<SQL
+psql -qX -v ON_ERROR_STOP=1 -v uuid="$common_name" -v node={node} '{url}' <<SQL
 UPDATE sluicegate.devices SET $change WHERE uuid = :'uuid' AND $where;
 SQL
 echo "told: $script_type $common_name"

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Namespace, wait_for};
+use crate::support::{Namespace, Switch, wait_for};
 
-/// What connects the places; its bridge has no address.
+/// What connects the places.
 pub struct Ethernet {
-    switch: Namespace,
+    switch: Switch,
     folder: PathBuf,
     hosts: PathBuf,
 }
@@ -37,23 +37,15 @@ pub struct Program {
 impl Ethernet {
     /// In `folder` there are the programs' logs; `names` are what every place takes for its /etc/hosts.
     pub fn new(folder: &Path, names: &[(&str, Ipv4Addr)]) -> Self {
-        let switch = Namespace::new();
-        switch.ip("link add bridge type bridge");
-        switch.ip("link set bridge up");
         let hosts = folder.join("hosts");
         let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
         std::fs::write(&hosts, format!("127.0.0.1 localhost\n{}", lines.collect::<String>())).unwrap();
-        Self { switch, folder: folder.to_owned(), hosts }
+        Self { switch: Switch::new(), folder: folder.to_owned(), hosts }
     }
 
     /// A machine that is plugged in.
     pub fn plug(&self, name: &'static str, address: Ipv4Addr) -> Place {
-        let namespace = Namespace::new();
-        let (switch, id) = (&self.switch, namespace.id());
-        switch.ip(&format!("link add {name} type veth peer name eth0 netns {id}"));
-        switch.ip(&format!("link set {name} master bridge up"));
-        namespace.ip(&format!("address add {address}/24 dev eth0"));
-        namespace.ip("link set eth0 up");
+        let namespace = self.switch.plug(name, &address.to_string());
         Place { name, address, namespace, folder: self.folder.clone(), hosts: self.hosts.clone() }
     }
 }

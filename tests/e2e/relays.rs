@@ -16,9 +16,6 @@ pub const PROXIED_PORT: u16 = 3128;
 /// Where clients come that know a node by its address.
 pub const PLAIN_PORT: u16 = 3129;
 
-/// Who knows where devices are, as in `vpn.addresses`.
-const ADDRESSES: &str = r#"["store"]"#;
-
 /// Where other nodes come.
 const FORWARD_PORT: u16 = 3130;
 
@@ -63,7 +60,7 @@ impl<'a> Node<'a> {
             forward.heartbeat = "500ms"
             forward.refresh = "100ms"
             forward.max_age = "3s"
-            vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = {ADDRESSES} }}
+            vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = ["{addresses}"] }}
             # For three devices, one that is lost is one too many not to ask the network.
             authz.guard.max_unlocated = {{ share = 0.0, rows = 0 }}
             authz.reread = "100ms"
@@ -80,6 +77,7 @@ impl<'a> Node<'a> {
             balancer = balancer.address,
             name = place.name,
             network = vpn.network,
+            addresses = vpn.addresses,
         );
         let file = config_file(place);
         std::fs::write(&file, &config).unwrap();

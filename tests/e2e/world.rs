@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -156,7 +157,11 @@ impl<'a> World<'a> {
     pub fn connect(&mut self, device: usize, node: usize) {
         let ground = self.ground;
         self.devices[device].connect(&ground.nodes[node], &ground.authority);
-        let status = || self.ask(node, self.devices[device].uuid).status;
+        let status = || {
+            // Each no is a line in the audit log, which has so much room for one client.
+            std::thread::sleep(Duration::from_millis(100));
+            self.ask(node, self.devices[device].uuid).status
+        };
         assert!(wait_for(|| (status() == 200).then_some(())).is_some(), "{} is {}", device, status());
     }
 

@@ -9,6 +9,7 @@ mod browser;
 mod client;
 mod content;
 mod device;
+mod ethernet;
 pub mod forwarder;
 mod http;
 mod installation;
@@ -33,6 +34,7 @@ pub use browser::Browser;
 pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
 pub use device::{Device, Silent, V4, V6, reset};
+pub use ethernet::Switch;
 pub use http::{HttpAnswer, exchange};
 pub use installation::{Installation, Judged};
 pub use jwt::{Signer, in_seconds, unsigned};
@@ -42,7 +44,7 @@ pub use openbalena::{OpenBalena, replace};
 pub use openvpn::{Vpn, VpnClient, vpn_or_skip};
 pub use pki::{
     Authority, Pair, TlsClient, TlsStream, ask_by_tls, exchange_all, kernel_has_tls, node_section,
-    shake_hands,
+    node_section_at, shake_hands,
 };
 pub use postgres::{Cluster, Database};
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};

@@ -56,6 +56,13 @@ impl Authority {
         self.sign(params)
     }
 
+    /// One that ends on this day.
+    pub fn issue_until(&self, name: &str, year: i32, month: u8, day: u8) -> Pair {
+        let mut params = params(name, &[name]);
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
@@ -84,9 +91,14 @@ impl Pair {
 
 /// What makes a node with this name of a relay, with a certificate for it.
 pub fn node_section(name: &str, authority: &Authority) -> String {
+    node_section_at("127.0.0.1:0", name, authority)
+}
+
+/// As [`node_section`]; other nodes come to `listen`.
+pub fn node_section_at(listen: &str, name: &str, authority: &Authority) -> String {
     let (chain, key) = authority.issue(name, &[name]).write(authority.file.parent().unwrap(), name);
     format!(
-        "vpn.node = '{name}'\nforward.listen = '127.0.0.1:0'\n\
+        "vpn.node = '{name}'\nforward.listen = '{listen}'\n\
          forward.tls = {{ chain = '{}', key = '{}', ca = '{}' }}\n\
          forward.heartbeat = '200ms'\nforward.refresh = '50ms'\nforward.max_age = '1500ms'",
         chain.display(),

@@ -95,6 +95,11 @@ impl Relay {
         wait_for(|| self.metric(name).is_some_and(&is_wanted).then_some(())).is_some()
     }
 
+    /// Waits until the admin listener's answer has `text`. What the log has is told there a moment later.
+    pub fn admin_comes_to_say(&self, path: &str, text: &str) -> bool {
+        wait_for(|| self.admin_get(path).contains(text).then_some(())).is_some()
+    }
+
     pub fn admin_get(&self, path: &str) -> String {
         let mut socket = TcpStream::connect(self.admin).unwrap();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").unwrap();

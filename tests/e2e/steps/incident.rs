@@ -1,17 +1,21 @@
 //! The incident of 30 September 2025, on the path where it happened: the query that finds out where devices are
 //! compares a device with its flag (`d eq is_connected_to_vpn` for `d/is_connected_to_vpn`), and finds none.
 
+use std::net::TcpStream;
+
 use super::{echoes, echoes_a_mebibyte};
+use crate::balena::Balena;
 use crate::devices::ECHO_PORT;
 use crate::support::wait_for;
-use crate::world::{HOMES, World};
+use crate::world::{A, B, World};
 
 /// In the relays' configuration it is refused; in a view that the query reads, it is held. Whoever has a tunnel keeps
-/// it, and whoever asks for one gets it.
+/// it, and whoever asks for one gets it, by the node that holds the device and by the other.
 pub fn the_query_change_of_30_september_is_held(world: &mut World) {
-    let clis = [0, 1, 2]
-        .map(|device| world.balena(HOMES[device], &world.alice, (world.devices[device].uuid, ECHO_PORT)));
-    let mut tunnels = clis.each_ref().map(|cli| cli.dial());
+    let routes = [A, B].into_iter().flat_map(|node| world.devices.iter().map(move |device| (node, device)));
+    let clis: Vec<Balena> =
+        routes.map(|(node, device)| world.balena(node, &world.alice, (device.uuid, ECHO_PORT))).collect();
+    let mut tunnels: Vec<TcpStream> = clis.iter().map(Balena::dial).collect();
     let mut goes_on = || {
         assert!(tunnels.iter_mut().all(echoes), "a tunnel has ended");
         clis.iter().for_each(|cli| echoes_a_mebibyte(&mut cli.dial()));
