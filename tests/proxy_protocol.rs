@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -124,17 +123,32 @@ fn haproxy_in_front_tells_the_client_by_either_version() {
     }
 }
 
+/// With a header and without, with a FIN and with a reset.
 #[test]
-fn a_balancer_that_looks_and_resets_is_not_taken_for_a_stranger() {
-    let site = Site::new(BEHIND);
+fn a_balancer_that_only_looks_is_counted_and_not_noted() {
+    let (site, device) = (Site::new(BEHIND), Device::echo(V4));
     let relay = site.start();
-    for _ in 0..LOOKS {
-        reset(connect(relay.address()));
+    for header in [&b""[..], b"PROXY UNKNOWN\r\n", LOCAL_HEADER] {
+        for leave in [drop, reset] {
+            let mut balancer = connect(relay.address());
+            balancer.write_all(header).unwrap();
+            leave(balancer);
+        }
     }
-    let events = site.audit().wait_for_events(LOOKS);
-    let causes: BTreeSet<&str> = events.iter().filter_map(|event| event["cause"].as_str()).collect();
-    assert_eq!(events.len(), LOOKS);
-    assert!(!causes.contains("proxy-untrusted"), "{causes:?}");
+    assert!(
+        relay.metric_becomes("sluicegate_balancer_checks_total", |checks| checks == 6.0),
+        "{}",
+        relay.log()
+    );
+    // A client that leaves is not a balancer that looks.
+    connect(relay.address()).write_all(b"PROXY TCP4 192.0.2.7 203.0.113.1 51000 443\r\n").unwrap();
+    assert_eq!(audited_client(&site, "client-closed"), "192.0.2.7:51000".parse().unwrap());
+    // Nor is a balancer that asks for something.
+    assert_eq!(Answer::to_bytes(relay.address(), b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\n\r\n").status, 405);
+    drop(ask(&site, &relay, &device, LOCAL_HEADER).opened());
+    assert!(site.audit().has(|event| event["cause"] == "closed"));
+    let noted: Vec<_> = site.audit().events().iter().map(|event| event["cause"].clone()).collect();
+    assert_eq!(noted.len(), 3, "{noted:?}");
 }
 
 #[test]
@@ -148,5 +162,5 @@ fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Fewer than the audit log would sum up.
-const LOOKS: usize = 50;
+/// Version 2, of a balancer that speaks for itself.
+const LOCAL_HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";

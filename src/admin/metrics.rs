@@ -11,9 +11,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
-use super::probe::{ProbeResult, ProbeStatus};
 use super::process::Descriptors;
-use super::{Sources, causes, guard, nodes};
+use super::{Sources, causes, guard, nodes, probe};
 use crate::authz::UnixMillis;
 use crate::engine::Capacity;
 use crate::store::Remarks;
@@ -58,11 +57,6 @@ struct ThreadLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
 }
@@ -74,7 +68,7 @@ impl Collector for Scrape {
         self.encode_threads(&mut encoder)?;
         self.encode_bounded(&mut encoder)?;
         causes::encode(&mut encoder, &self.sources.engine)?;
-        self.encode_probe(&mut encoder)?;
+        probe::encode(&mut encoder, &self.sources.probe.get())?;
         self.encode_bytes(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
         nodes::encode(&mut encoder, &self.sources)?;
@@ -132,29 +126,6 @@ impl Scrape {
             gauge(encoder, "open_descriptors", "File descriptors that this process holds.", open as i64)?;
             let max = i64::try_from(max).unwrap_or(i64::MAX);
             gauge(encoder, "open_descriptors_max", "File descriptors that it may hold.", max)?;
-        }
-        Ok(())
-    }
-
-    fn encode_probe(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let ProbeStatus { last, succeeded, failed } = self.sources.probe.get();
-        if let Some(ProbeResult { took_us, failure, .. }) = last {
-            let help = "Whether the last probe through the node's own listener succeeded.";
-            gauge(encoder, "probe_success", help, i64::from(failure.is_none()))?;
-            let metric = ConstGauge::new(took_us as f64 / 1e6);
-            let help = "How long the last probe took.";
-            let descriptor =
-                encoder.encode_descriptor("probe_duration_seconds", help, None, metric.metric_type())?;
-            metric.encode(descriptor)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "probe_runs",
-            "Probes so far, by result.",
-            None,
-            MetricType::Counter,
-        )?;
-        for (result, count) in [("succeeded", succeeded), ("failed", failed)] {
-            ConstCounter::new(count).encode(family.encode_family(&ResultLabel { result })?)?;
         }
         Ok(())
     }
@@ -290,7 +261,7 @@ const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
     ),
 ];
 
-const SUMMED: [Summed; 11] = [
+const SUMMED: [Summed; 12] = [
     Summed {
         name: "sessions_accepted",
         help: "Connections taken from the listeners.",
@@ -305,6 +276,11 @@ const SUMMED: [Summed; 11] = [
         name: "sessions_undecided",
         help: "Sessions that nothing could be decided about.",
         of: |engine| &engine.sessions.undecided,
+    },
+    Summed {
+        name: "balancer_checks",
+        help: "Connections of a load balancer that only looked whether the node lives.",
+        of: |engine| &engine.sessions.balancer_checks,
     },
     Summed {
         name: "tunnels_opened",

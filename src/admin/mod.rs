@@ -14,7 +14,6 @@ mod latency;
 mod local;
 mod metrics;
 mod nodes;
-mod own_tls;
 mod page;
 mod probe;
 mod process;
@@ -46,7 +45,7 @@ use sessions::Roster;
 use token::Gate;
 
 pub use authz::CandidateQueries;
-pub use probe::{Probe, ProbeHandle, ProbeResult, ProbeStatus};
+pub use probe::{PathStatus, Probe, ProbeHandle, ProbeResult, ProbeStatus};
 pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.

@@ -17,8 +17,8 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PathLabel {
-    path: &'static str,
+pub(super) struct PathLabel {
+    pub path: &'static str,
 }
 
 pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Result<(), fmt::Error> {

@@ -130,10 +130,12 @@ fn nodes(sources: &Sources) -> Value {
 /// Why it fails names hosts and files, which are not everybody's business.
 fn probe(sources: &Sources, is_viewer: bool) -> ProbeStatus {
     let mut probe = sources.probe.get();
-    if let Some(failure) = probe.last.as_mut().and_then(|last| last.failure.as_mut())
-        && !is_viewer
-    {
-        *failure = "the node's own client is not served".to_owned();
+    for path in [&mut probe.local, &mut probe.forwarded] {
+        if let Some(failure) = path.last.as_mut().and_then(|last| last.failure.as_mut())
+            && !is_viewer
+        {
+            *failure = "the node's own client is not served".to_owned();
+        }
     }
     probe
 }

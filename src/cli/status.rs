@@ -55,17 +55,23 @@ fn text(report: &Report, rates: &Rates) -> String {
             ),
         ),
     ];
-    if let Some(ProbeResult { at: probed_at, took_us, failure }) = &report.probe.last {
-        let outcome = match failure {
+    let told = |result: &ProbeResult, success: &str| {
+        let outcome = match &result.failure {
             Some(why) => format!("FAILS: {why}"),
-            None => format!("served in {}", micros(*took_us)),
+            None => format!("{success} in {}", micros(result.took_us)),
         };
-        lines.push(line("probe", &format!("{outcome}, {} ago", ago(*at, *probed_at))));
+        format!("{outcome}, {} ago", ago(*at, result.at))
+    };
+    if let Some(result) = &report.probe.local.last {
+        lines.push(line("probe", &told(result, "served")));
     }
     let nodes = report.nodes;
     if nodes.fresh + nodes.stale > 0 {
         let words = format!("{} that live, {} that have gone silent", nodes.fresh, nodes.stale);
         lines.push(line("nodes", &words));
+    }
+    if let Some(result) = &report.probe.forwarded.last {
+        lines.push(line("", &format!("probe: {}", told(result, "each answers"))));
     }
     let mut causes: Vec<_> = report.refusals.iter().collect();
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -30,6 +30,7 @@ mod kernel;
 mod levels;
 mod limits;
 mod listener;
+mod own_client;
 mod secured;
 mod session;
 mod sessions;
@@ -268,9 +269,32 @@ impl EngineHandle {
         Neighbours { stale, fresh: directory.nodes().count() - stale }
     }
 
-    /// Refusals of this token are neither counted nor audited.
-    pub fn expect_probe(&self, key: KeyHash) {
-        self.shared.expect_probe(key);
+    /// The other nodes that a request can be handed to, sorted; empty where this one stands alone.
+    pub fn nodes_within_reach(&self) -> Vec<Arc<str>> {
+        let (config, directory) = (&self.shared.config, self.shared.authority.directory().get());
+        if config.forward.tls.is_none() {
+            return Vec::new();
+        }
+        let (own, max_age) = (config.vpn.node.as_deref(), config.forward.max_age);
+        let others = directory.nodes().filter(|(name, node)| Some(*name) != own && node.age <= max_age);
+        let mut names: Vec<Arc<str>> = others.map(|(name, _)| name.into()).collect();
+        names.sort();
+        names
+    }
+
+    /// Nobody holds this token, and the node itself shows it: its refusals are neither counted nor audited.
+    pub fn expect_own_client(&self, key: KeyHash) {
+        self.shared.own_client.expect(key);
+    }
+
+    /// From now on the node's own client is not refused here, but handed to this node, to be refused there.
+    pub fn send_own_client_by(&self, node: Option<Arc<str>>) {
+        self.shared.own_client.go_by(node);
+    }
+
+    /// Why the node's own client was refused last, with what only the node may know.
+    pub fn refusal_of_own_client(&self) -> Option<String> {
+        self.shared.own_client.take_refusal()
     }
 
     /// From now on these signers' session tokens are taken. What others' have opened stays open.

@@ -1,8 +1,8 @@
 //! What all engine threads and their handles share.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::ArrayQueue;
 use nix::unistd::gettid;
@@ -13,8 +13,9 @@ use super::errands::{self, EngineBusy, Errand, ErrandQueue};
 use super::handshakes::{HANDSHAKES_MAX, Shaken};
 use super::levels::Levels;
 use super::limits::Limits;
+use super::own_client::OwnClient;
 use super::unknown_tokens::UnknownTokens;
-use crate::authz::{Asker, Authority, KeyHash, Witness};
+use crate::authz::{Authority, Witness};
 use crate::config::{Config, KernelTls};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
@@ -34,7 +35,7 @@ pub(super) struct Shared {
     pub unknown_tokens: UnknownTokens,
     /// Looked at once for each head that brings a token.
     verifier: RwLock<Arc<Verifier>>,
-    probe: OnceLock<KeyHash>,
+    pub own_client: OwnClient,
     /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
     tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
     /// For other nodes that this one calls.
@@ -101,7 +102,7 @@ impl Shared {
             limits,
             threads,
             levels: Levels::new(),
-            probe: OnceLock::new(),
+            own_client: OwnClient::default(),
         }
     }
 
@@ -126,15 +127,6 @@ impl Shared {
     pub fn stop(&self) {
         self.levels.stop();
         self.wake_all();
-    }
-
-    /// The token by which the node probes itself, and which nobody holds.
-    pub fn expect_probe(&self, key: KeyHash) {
-        let _there_is_one_probe = self.probe.set(key);
-    }
-
-    pub fn is_probe(&self, asker: Option<Asker>) -> bool {
-        asker.is_some() && self.probe.get().copied().map(Asker::Key) == asker
     }
 
     /// What a client speaks that came to this listener.

@@ -96,6 +96,8 @@ pub struct SessionCounters {
     pub accepted: Counter,
     pub refused: Counter,
     pub undecided: Counter,
+    /// Connections of a load balancer that only looked whether the node lives.
+    pub balancer_checks: Counter,
     pub tunnels_opened: Counter,
     /// Of those, the ones by another node.
     pub tunnels_forwarded: Counter,

@@ -186,8 +186,11 @@ function drawSource(status) {
     ["could not decide", `${number(status.sessions.undecided)} clients so far`],
   ];
   if (source.store) facts.splice(2, 0, ["store", source.store]);
-  const probe = status.probe.last;
-  if (probe) facts.push(["probe", probe.failure ? `fails: ${probe.failure}` : `served in ${took(probe.took_us)}`]);
+  for (const [name, { last }, success] of [
+    ["probe", status.probe.local, "served"], ["probe of nodes", status.probe.forwarded, "each answers"],
+  ]) {
+    if (last) facts.push([name, last.failure ? `fails: ${last.failure}` : `${success} in ${took(last.took_us)}`]);
+  }
   if (source.on_probation) facts.push(["probation", "refusals are being compared with the generation before"]);
   if (source.quarantined) facts.push(["quarantined", `${number(source.quarantined)} rows that do not decode`]);
   at("source").replaceChildren(...facts.flatMap(([name, words]) => [element("dt", name), element("dd", words)]));

@@ -74,6 +74,12 @@ pub struct Rows {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Probe {
+    pub local: ProbePath,
+    pub forwarded: ProbePath,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProbePath {
     pub last: Option<ProbeResult>,
 }
 
@@ -185,7 +191,7 @@ pub mod tests {
             "sessions": { "active": 2, "max": 8000, "accepted": 3, "refused": at / 1000, "undecided": 0,
                           "opened": at / 500 },
             "bytes": { "up_copied": bytes, "up_spliced": 0, "up_tls": 0, "down_copied": 1, "down_spliced": 2, "down_tls": 0 },
-            "probe": { "last": null },
+            "probe": { "local": { "last": null }, "forwarded": { "last": null } },
             "refusals": { "no-grant": 1 },
             "source": { "generation": 7, "rows": { "credentials": 1, "grants": 2, "devices": 3 },
                         "confirmed_at": at, "last_error": null, "hold": null },

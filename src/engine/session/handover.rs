@@ -42,12 +42,18 @@ impl<K: Kernel> Session<K> {
     /// The device may be reached, and is elsewhere.
     pub(super) fn hand_over(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
         let version = dial.version;
-        let view = turn.view;
-        let elsewhere = self.query.as_ref().and_then(|query| view.elsewhere(query, turn.now.wall));
+        let (view, query) = (turn.view, self.query);
+        let elsewhere = query.as_ref().and_then(|query| view.elsewhere(query, turn.now.wall));
         let Some(Elsewhere { node, principal, grant, device, expires_at }) = elsewhere else {
             return self.refuse(version, No::refused(Refusal::DeviceOffline), turn);
         };
         self.rights = Some(Rights { principal, grant, device });
+        self.go_by_node(node, Dial { expires_at, ..dial }, turn);
+    }
+
+    /// By the rights that there are, if any: the node as its own client has none.
+    pub(super) fn go_by_node(&mut self, node: &str, dial: Dial, turn: &mut Turn<'_, K>) {
+        let version = dial.version;
         let Some(tls) = turn.shared.node_tls() else {
             return self.refuse(version, No::refused(Refusal::DeviceElsewhere), turn);
         };
@@ -65,15 +71,17 @@ impl<K: Kernel> Session<K> {
             Ok(entry) => entry,
             Err(trouble) => return self.refuse(version, no_node(node, trouble.cause(), None), turn),
         };
-        match turn.shared.limits.permit(principal, device) {
-            Ok(permit) => self.permit = Some(permit),
-            Err(hit) => {
-                let no = No { reply: Reply::Limit, cause: hit.cause(), detail: None };
-                return self.refuse(version, no, turn);
+        if let Some(Rights { principal, device, .. }) = self.rights {
+            match turn.shared.limits.permit(principal, device) {
+                Ok(permit) => self.permit = Some(permit),
+                Err(hit) => {
+                    let no = No { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                    return self.refuse(version, no, turn);
+                }
             }
         }
         let deadline = Some(turn.now.after(turn.shared.config.timeouts.forward));
-        let dial = Dial { expires_at, began_us: turn.now.monotonic_us, ..dial };
+        let dial = Dial { began_us: turn.now.monotonic_us, ..dial };
         let spare = match dial.is_past_spares {
             false => turn.kernel.take_spare(node, entry.forward, &tls, turn.now.tick()),
             true => None,
@@ -141,12 +149,14 @@ impl<K: Kernel> Session<K> {
 
     /// The connection is there: gives the node the request.
     fn ask_node(&mut self, turn: &mut Turn<'_, K>) {
+        // For itself, a node names no client.
+        let client = self.client_address.filter(|_| !self.is_probe(turn));
         let (Stage::Handing(handing), Some(socket), Some(secured)) =
             (&self.stage, &self.device, &mut self.device_tls)
         else {
             return;
         };
-        let request = handing.dial.request(self.query, self.client_address, turn);
+        let request = handing.dial.request(self.query, client, turn);
         let mut sealed = Sealed::default();
         let sent = secured
             .seal(&request, &mut sealed)
@@ -206,7 +216,9 @@ impl<K: Kernel> Session<K> {
         let early_down = said.split_off(reply.len);
         let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
         let Handing { dial, node, .. } = *handing;
-        turn.counters.handover.record_us(turn.now.us_since(dial.began_us));
+        if !self.is_probe(turn) {
+            turn.counters.handover.record_us(turn.now.us_since(dial.began_us));
+        }
         match reply.reply {
             Reply::Established => {
                 turn.counters.sessions.tunnels_forwarded.add(1);
@@ -234,6 +246,8 @@ impl<K: Kernel> Session<K> {
             Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline)
             | Decision::Allow(_)
             | Decision::Undecided(_) => {}
+            // It is the next node that it wants to be refused by.
+            Decision::Refuse(_) if self.is_probe(turn) => {}
             Decision::Refuse(refusal) => {
                 self.is_regression(refusal, turn);
                 self.refuse(version, No::refused(refusal), turn);

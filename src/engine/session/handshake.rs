@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
+use super::{Dial, Outcome, Rights, Session, Speaker, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::config::Comers;
 use crate::engine::kernel::Kernel;
@@ -23,7 +23,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn expect_client(&mut self, tls: Option<Arc<ServerConfig>>, turn: &mut Turn<'_, K>) {
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
         match tls {
-            Some(tls) if !self.awaits_proxy_header || self.comes_from_node(turn) => {
+            Some(tls) if self.speaker != Speaker::Unnamed || self.comes_from_node(turn) => {
                 self.secure(tls, Vec::new(), turn)
             }
             _ => self.submit_on_client(Purpose::Head, turn),
@@ -82,11 +82,10 @@ impl<K: Kernel> Session<K> {
 
     /// All bytes so far: wait for more, or decide.
     pub(super) fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
-        if self.awaits_proxy_header {
+        if self.speaker == Speaker::Unnamed {
             match parse_proxy_header(&bytes) {
                 Ok(Some(header)) => {
-                    self.awaits_proxy_header = false;
-                    // A load balancer that looks whether the node lives speaks for itself.
+                    self.speaker = if header.client.is_some() { Speaker::Client } else { Speaker::Balancer };
                     self.client_address = header.client.or(self.client_address);
                     bytes.drain(..header.len);
                     if self.client_tls.is_none()
@@ -183,6 +182,11 @@ impl<K: Kernel> Session<K> {
         if let Some(query) = &self.query {
             turn.witness.note(turn.view, query, &decision, turn.now.wall);
         }
+        if !matches!(decision, Decision::Allow(_))
+            && let Some(node) = self.probed_node(turn)
+        {
+            return self.go_by_node(&node, Dial { is_past_spares: true, ..dial }, turn);
+        }
         match decision {
             Decision::Allow(route) => {
                 self.rights = Some(Rights::of(&route));
@@ -220,7 +224,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn comes_past_proxy(&self, turn: &Turn<'_, K>) -> bool {
         let listen = &turn.shared.config.listen[self.listener];
         let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
-        let is_late = self.awaits_proxy_header && !self.comes_from_node(turn);
+        let is_late = self.speaker == Speaker::Unnamed && !self.comes_from_node(turn);
         is_late && !self.client_address.is_some_and(is_trusted)
     }
 
@@ -237,7 +241,7 @@ impl<K: Kernel> Session<K> {
 
     pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
         if self.client_address.is_none() {
-            // Gone already, as a load balancer is that only looks whether anybody listens.
+            // Gone already.
             return self.note_lost_client("client-closed", None, turn);
         }
         let detail = Some("it comes from outside the listener's proxy_from".to_owned());

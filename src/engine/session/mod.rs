@@ -16,6 +16,7 @@ mod tests;
 mod tunnel;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::forward::{Direction, Flow, Io, Outcome};
 use super::kernel::{Kernel, SocketOperation};
@@ -51,8 +52,7 @@ pub(super) struct Session<K: Kernel> {
     in_flight: InFlight,
     client_address: Option<SocketAddr>,
     accepted_at_us: u64,
-    /// A PROXY header has to come before the head.
-    awaits_proxy_header: bool,
+    speaker: Speaker,
     /// What the client asked for; present once its head was read.
     query: Option<Query>,
     /// What allowed it; present from the decision on.
@@ -63,6 +63,16 @@ pub(super) struct Session<K: Kernel> {
     /// The node's place for it; `None` for a client that is only told that the node is full.
     place: Option<Place>,
     permit: Option<Permit>,
+}
+
+/// Whose words come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    Client,
+    /// A PROXY header has to come, and says it.
+    Unnamed,
+    /// The load balancer, for itself; or the node that has come, which is one to the client.
+    Balancer,
 }
 
 /// The rows that a permission rests on.
@@ -179,7 +189,10 @@ impl<K: Kernel> Session<K> {
             in_flight: InFlight::default(),
             client_address: address,
             accepted_at_us: at_us,
-            awaits_proxy_header: turn.shared.config.listen[listener].has_proxy_header(),
+            speaker: match turn.shared.config.listen[listener].has_proxy_header() {
+                true => Speaker::Unnamed,
+                false => Speaker::Client,
+            },
             query: None,
             rights: None,
             generation: None,
@@ -348,9 +361,15 @@ impl<K: Kernel> Session<K> {
         turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
     }
 
-    /// The node itself asks, with the token that nobody holds.
+    /// The node itself asks, or another node for itself, with a token that nobody holds.
     fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
-        self.query.is_some_and(|query| turn.shared.is_probe(query.asker))
+        let is_nodes_own = self.speaker == Speaker::Balancer && self.comes_from_node(turn);
+        is_nodes_own || turn.shared.own_client.asks(self.query.and_then(|query| query.asker))
+    }
+
+    /// Where the node as its own client wants to be handed to.
+    fn probed_node(&self, turn: &Turn<'_, K>) -> Option<Arc<str>> {
+        turn.shared.own_client.node(self.query?.asker)
     }
 
     /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use super::secure::Then;
-use super::{Outcome, Session, Stage, Turn, give_back};
+use super::{Outcome, Session, Speaker, Stage, Turn, give_back};
 use crate::authz::{Asker, PrincipalId, Refusal, Undecided};
 use crate::engine::kernel::Kernel;
 use crate::engine::token::Purpose;
@@ -34,12 +34,16 @@ impl No {
 
 impl<K: Kernel> Session<K> {
     pub(super) fn refuse(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+        // Before the reply, since the node asks for it once it has that.
+        let asker = self.query.and_then(|query| query.asker);
+        turn.shared.own_client.note_refusal(asker, no.cause, no.detail.as_deref());
+        // As well before it, since a client that reads it may ask again at once.
+        self.permit = None;
         let bytes = no.reply.bytes(version);
         // A new connection has room for a reply; where it has not, the client is beyond being told.
         let told = matches!(self.tell_client(bytes, Then::End, turn), Ok(true));
         self.note_handshake(no.cause, turn);
         self.note_refusal(no, turn);
-        self.permit = None;
         let mut io = super::io(&mut self.in_flight, self.slot, turn);
         io.cancel(Purpose::Connect);
         io.cancel(Purpose::DownReceive);
@@ -81,8 +85,18 @@ impl<K: Kernel> Session<K> {
         error: Option<io::Error>,
         turn: &mut Turn<'_, K>,
     ) {
-        self.note(None, cause, error.map(|error| error.to_string()), turn);
+        if self.is_balancers_check() {
+            turn.counters.sessions.balancer_checks.add(1);
+        } else {
+            self.note(None, cause, error.map(|error| error.to_string()), turn);
+        }
         self.end(turn);
+    }
+
+    /// A load balancer has looked whether the node lives, and asked for nothing: every second or so, from each
+    /// of them, which would fill the audit log with nothing.
+    fn is_balancers_check(&self) -> bool {
+        self.speaker != Speaker::Client && self.query.is_none()
     }
 
     /// What a refused client still sends.

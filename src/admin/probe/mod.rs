@@ -1,0 +1,117 @@
+//! The probe: from time to time the node is its own client, by its own listener, as a person would come.
+//!
+//! With `probe.device` it opens a real tunnel to that device, with a token of the operator's: listener, head,
+//! decision, dial and reply are all seen to work. Without one it comes with a token that nobody holds, which
+//! the decision has to refuse: that proves everything up to the dial, and takes no right that the store
+//! would have to give. Then it asks by each of the other nodes with that same token, which is theirs to refuse:
+//! that proves the way between the nodes, certificates included.
+//!
+//! One thread, one probe at a time; engines know nothing of it but the made-up token, whose refusals they neither
+//! count nor audit.
+
+mod metrics;
+mod neighbours;
+mod own_tls;
+mod prober;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Sender, bounded};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::authz::UnixMillis;
+use crate::config::{Config, Listen, ListenTls};
+use crate::engine::EngineHandle;
+use prober::Prober;
+
+pub(super) use metrics::encode;
+
+/// The thread that probes; dropping it ends the thread.
+pub struct Probe {
+    /// Dropped to end the thread; nothing is ever sent.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    status: ProbeHandle,
+}
+
+/// A way to what came of the probes, from any thread. Cheap to clone.
+#[derive(Clone, Default, Debug)]
+pub struct ProbeHandle(Arc<Mutex<ProbeStatus>>);
+
+/// What came of the probes so far, by which way they went.
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct ProbeStatus {
+    pub local: PathStatus,
+    pub forwarded: PathStatus,
+}
+
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct PathStatus {
+    /// Of the last one; `None` before the first, and while there is no other node.
+    pub last: Option<ProbeResult>,
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ProbeResult {
+    pub at: UnixMillis,
+    /// From the connect to the reply; of several nodes, the longest.
+    pub took_us: u64,
+    /// Why it failed; `None` where it did not.
+    pub failure: Option<String>,
+}
+
+impl Probe {
+    /// Begins to probe, where `config` wants it, the first listener that lets clients in without a certificate.
+    /// Listeners are at `addresses`, in their order.
+    pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
+        let status = ProbeHandle::default();
+        let none = Self { end: None, thread: None, status: status.clone() };
+        if config.probe.interval.is_zero() {
+            return Ok(none);
+        }
+        let open = |listen: &Listen| !listen.tls.as_ref().is_some_and(ListenTls::wants_client_certificate);
+        let listeners = config.listen.iter().zip(addresses);
+        let Some((listen, &address)) = listeners.into_iter().find(|(listen, _)| open(listen)) else {
+            tracing::warn!("no probe: every listener wants a certificate of its clients, and it has none");
+            return Ok(none);
+        };
+        let prober = Prober::new(&config.probe, listen, address, engine);
+        let (end, ended) = bounded(0);
+        let (thread, told) = (std::thread::Builder::new().name("probe".to_owned()), status.clone());
+        let thread = thread.spawn(move || prober.run(&ended, &told))?;
+        Ok(Self { end: Some(end), thread: Some(thread), status })
+    }
+
+    pub fn status(&self) -> ProbeHandle {
+        self.status.clone()
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.end.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the probe ended by a panic; please report it");
+        }
+    }
+}
+
+impl ProbeHandle {
+    pub fn get(&self) -> ProbeStatus {
+        self.0.lock().clone()
+    }
+}
+
+impl ProbeStatus {
+    pub fn paths(&self) -> [(&'static str, &PathStatus); 2] {
+        [("local", &self.local), ("forwarded", &self.forwarded)]
+    }
+}

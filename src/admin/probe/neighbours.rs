@@ -1,0 +1,181 @@
+//! What comes of the probes by other nodes: so many at a time, and which of them fail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, TryRecvError};
+
+use super::prober::Probed;
+use super::{PathStatus, ProbeResult};
+use crate::authz::UnixMillis;
+
+/// Which nodes did not answer as they should when they were last asked.
+#[derive(Default)]
+pub(super) struct Neighbours {
+    failing: BTreeMap<Arc<str>, String>,
+    /// The last one that was asked.
+    last: Option<Arc<str>>,
+}
+
+/// What came of asking some of the nodes.
+pub(super) struct Round {
+    succeeded: u64,
+    failed: u64,
+    longest: Duration,
+    /// Of any node, asked this time or before.
+    failure: Option<String>,
+}
+
+impl Neighbours {
+    /// Asks the next of `nodes`, which are sorted; `None` where there is none.
+    pub fn look(
+        &mut self,
+        nodes: &[Arc<str>],
+        ask: impl Fn(&Arc<str>) -> Probed,
+        ended: &Receiver<()>,
+    ) -> Option<Round> {
+        self.failing.retain(|name, _| nodes.contains(name));
+        let after = self.last.take();
+        let first = nodes.partition_point(|name| Some(name) <= after.as_ref());
+        let mut round = Round { succeeded: 0, failed: 0, longest: Duration::ZERO, failure: None };
+        for node in nodes[first..].iter().chain(&nodes[..first]).take(NODES_PER_ROUND_MAX) {
+            if ended.try_recv() == Err(TryRecvError::Disconnected) {
+                break;
+            }
+            let Probed { took, result } = ask(node);
+            round.succeeded += u64::from(result.is_ok());
+            round.failed += u64::from(result.is_err());
+            round.longest = round.longest.max(took);
+            self.note(node, result.err().map(|error| error.to_string()));
+            self.last = Some(Arc::clone(node));
+        }
+        round.failure = self.failure();
+        (!nodes.is_empty()).then_some(round)
+    }
+
+    fn note(&mut self, node: &Arc<str>, failure: Option<String>) {
+        match failure {
+            Some(why) => {
+                if !self.failing.contains_key(node) {
+                    tracing::warn!("the probe by {node} fails: {why}");
+                }
+                self.failing.insert(Arc::clone(node), why);
+            }
+            None if self.failing.remove(node).is_some() => {
+                tracing::info!("the probe by {node} succeeds again")
+            }
+            None => {}
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        let shown: Vec<String> = self
+            .failing
+            .iter()
+            .take(FAILURES_SHOWN_MAX)
+            .map(|(node, why)| format!("by {node}, {why}"))
+            .collect();
+        let more = match self.failing.len().saturating_sub(FAILURES_SHOWN_MAX) {
+            0 => String::new(),
+            more => format!("; and by {more} more"),
+        };
+        (!shown.is_empty()).then(|| format!("{}{more}", shown.join("; ")))
+    }
+}
+
+impl PathStatus {
+    pub(super) fn note(&mut self, Probed { took, result }: Probed) {
+        let failure = result.err().map(|error| error.to_string());
+        let was_failing = self.last.as_ref().is_some_and(|last| last.failure.is_some());
+        match &failure {
+            Some(why) if !was_failing => tracing::warn!("the probe fails: {why}"),
+            None if was_failing => tracing::info!("the probe succeeds again"),
+            _ => {}
+        }
+        self.failed += u64::from(failure.is_some());
+        self.succeeded += u64::from(failure.is_none());
+        self.last = Some(ProbeResult { at: UnixMillis::now(), took_us: took.as_micros() as u64, failure });
+    }
+
+    pub(super) fn note_round(&mut self, round: Round) {
+        self.failed += round.failed;
+        self.succeeded += round.succeeded;
+        let took_us = round.longest.as_micros() as u64;
+        self.last = Some(ProbeResult { at: UnixMillis::now(), took_us, failure: round.failure });
+    }
+}
+
+/// So that a hundred nodes ask each other a few times in a minute, and not all of them each time.
+const NODES_PER_ROUND_MAX: usize = 16;
+
+/// As many as somebody reads.
+const FAILURES_SHOWN_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use crossbeam::channel::bounded;
+
+    use super::*;
+    use crate::admin::probe::prober::ProbeError;
+
+    fn names(count: usize) -> Vec<Arc<str>> {
+        (0..count).map(|number| format!("node-{number:03}").into()).collect()
+    }
+
+    fn look(
+        neighbours: &mut Neighbours,
+        nodes: &[Arc<str>],
+        broken: &[&str],
+    ) -> (Option<Round>, Vec<String>) {
+        let (_keep, ended) = bounded(0);
+        let asked = RefCell::new(Vec::new());
+        let ask = |node: &Arc<str>| {
+            asked.borrow_mut().push(node.to_string());
+            let refused =
+                || ProbeError::Refused { found: "503".to_owned(), why: String::new(), wanted: "407" };
+            let result = if broken.contains(&&**node) { Err(refused()) } else { Ok(()) };
+            Probed { took: Duration::from_millis(1), result }
+        };
+        let round = neighbours.look(nodes, ask, &ended);
+        (round, asked.into_inner())
+    }
+
+    #[test]
+    fn a_node_alone_asks_nobody() {
+        assert!(look(&mut Neighbours::default(), &[], &[]).0.is_none());
+    }
+
+    #[test]
+    fn of_many_nodes_each_has_its_turn() {
+        let (mut neighbours, nodes) = (Neighbours::default(), names(NODES_PER_ROUND_MAX + 4));
+        let (_, first) = look(&mut neighbours, &nodes, &[]);
+        let (_, second) = look(&mut neighbours, &nodes, &[]);
+        assert_eq!((first.len(), second.len()), (NODES_PER_ROUND_MAX, NODES_PER_ROUND_MAX));
+        assert_eq!(second[..4], ["node-016", "node-017", "node-018", "node-019"]);
+        assert_eq!(second[4], "node-000");
+        // Some have gone meanwhile.
+        let (_, third) = look(&mut neighbours, &nodes[..2], &[]);
+        assert_eq!(third, ["node-000", "node-001"]);
+    }
+
+    #[test]
+    fn a_node_that_fails_is_named_until_it_answers_or_is_gone() {
+        let (mut neighbours, nodes) = (Neighbours::default(), names(NODES_PER_ROUND_MAX * 2));
+        let failure = |neighbours: &mut Neighbours, nodes: &[Arc<str>], broken: &[&str]| {
+            look(neighbours, nodes, broken).0.unwrap().failure
+        };
+        let told = failure(&mut neighbours, &nodes, &["node-003"]);
+        assert_eq!(told.as_deref(), Some("by node-003, the reply was `503`, and should be 407"));
+        assert_eq!(failure(&mut neighbours, &nodes, &[]), told, "it was not its turn");
+        assert_eq!(failure(&mut neighbours, &nodes, &[]), None);
+
+        let broken = ["node-001", "node-002", "node-003", "node-004", "node-005"];
+        look(&mut neighbours, &nodes, &[]);
+        let told = failure(&mut neighbours, &nodes, &broken).unwrap();
+        assert!(told.ends_with("; and by 2 more") && told.contains("by node-003, "), "{told}");
+        assert_eq!(failure(&mut neighbours, &nodes[..1], &[]), None);
+    }
+}
