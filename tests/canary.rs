@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use support::{
-    Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Site, V4, assert_done, output_of, receive,
+    Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Signal, Site, V4, assert_done, output_of, receive,
 };
 
 const NAME: &str = "relay.example";
@@ -97,8 +97,10 @@ fn canary(relay: &str, device: &str, token: &str) -> Command {
 fn steps(output: &Output) -> Vec<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let step = |line: &str| {
-        let [step, number, "ms"] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [step, number, "ms", ref more @ ..] = words[..] else { panic!("{line}") };
         assert!(number.parse::<f64>().is_ok(), "{line}");
+        assert_eq!(more.first(), (step == "tls").then_some(&"certificate"), "{line}");
         step.to_owned()
     };
     told.lines().map(step).collect()
@@ -297,6 +299,30 @@ fn the_metrics_are_written_whole_whatever_came_of_the_run() {
     assert_eq!(mode & 0o777, 0o644, "for whoever node_exporter runs as");
     let left = std::fs::read_dir(scene.folder()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with(".sluicegate-canary")));
+}
+
+#[test]
+fn the_end_of_the_certificate_is_told_before_it_comes() {
+    let scene = Scene::new();
+    let (chain, _) = scene.authority.issue_until(NAME, 2061, 2, 3).write(scene.folder(), "relay");
+    scene.relay.signal(Signal::SIGHUP);
+    assert!(scene.relay.logs("reloaded"), "{}", scene.relay.log());
+    let openssl = ["x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in"];
+    let output = output_of(Command::new("openssl").args(openssl).arg(chain), b"");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "notAfter=2061-02-03 00:00:00Z");
+
+    let output = output_of(scene.canary().arg("--textfile").arg(scene.textfile()), b"");
+    assert_done(&output);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("certificate good until 2061-02-03T00:00:00Z\n"), "{told}");
+    let metrics = std::fs::read_to_string(scene.textfile()).unwrap();
+    let expiry = sample(&metrics, "sluicegate_canary_certificate_expiry_timestamp_seconds");
+    assert_eq!(expiry, Some(2_874_614_400.0));
+
+    let output = output_of(scene.plain().arg("--textfile").arg(scene.textfile()), b"");
+    assert_done(&output);
+    let metrics = std::fs::read_to_string(scene.textfile()).unwrap();
+    assert_eq!(sample(&metrics, "sluicegate_canary_certificate_expiry_timestamp_seconds"), None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 
+use super::report::Report;
 use super::{CanaryArgs, CanaryError};
 use crate::cli::tunnel::{Link, Refusal, Relay, RelayName, Target, Tls, TunnelError, read_token};
 use crate::wire::Token;
@@ -79,26 +80,30 @@ impl Course {
         })
     }
 
-    /// Tells `done` of each step that is.
-    pub(super) fn run(&self, mut done: impl FnMut(Step, Duration)) -> Result<(), CanaryError> {
-        let socket = self.step(Step::Connect, &mut done, |until| self.connect(until))?;
+    /// Tells `report` of each step that is done.
+    pub(super) fn run(&self, report: &mut Report) -> Result<(), CanaryError> {
+        let socket = self.step(Step::Connect, report, |until| self.connect(until))?;
         let link = match self.relay.tls {
-            Some(_) => self.step(Step::Tls, &mut done, |until| Ok(self.relay.greet(socket, until)?))?,
+            Some(_) => {
+                let (link, took) = self.timed(Step::Tls, |until| Ok(self.relay.greet(socket, until)?))?;
+                report.secured(took, link.certificate_expires_at());
+                link
+            }
             None => self.relay.greet(socket, Instant::now())?,
         };
-        let link = self.step(Step::Device, &mut done, |until| self.reach(link, &self.device, until))?;
+        let link = self.step(Step::Device, report, |until| self.reach(link, &self.device, until))?;
         link.finish();
         if let Some(target) = &self.forwarded {
             let reach = |until| self.reach(self.link(until)?, target, until);
-            self.step(Step::Forwarded, &mut done, reach)?.finish();
+            self.step(Step::Forwarded, report, reach)?.finish();
         }
         let unknown =
             |until| self.is_refused("a token that nobody holds", 407, &self.device, &self.made_up, until);
-        self.step(Step::Token, &mut done, unknown)?;
+        self.step(Step::Token, report, unknown)?;
         if let Some(target) = &self.refused {
             let refused =
                 |until| self.is_refused("what the token may not reach", 403, target, &self.token, until);
-            self.step(Step::Refused, &mut done, refused)?;
+            self.step(Step::Refused, report, refused)?;
         }
         Ok(())
     }
@@ -106,15 +111,24 @@ impl Course {
     fn step<T>(
         &self,
         step: Step,
-        done: &mut impl FnMut(Step, Duration),
+        report: &mut Report,
         work: impl FnOnce(Instant) -> Result<T, Failure>,
     ) -> Result<T, CanaryError> {
+        let (result, took) = self.timed(step, work)?;
+        report.done(step, took);
+        Ok(result)
+    }
+
+    fn timed<T>(
+        &self,
+        step: Step,
+        work: impl FnOnce(Instant) -> Result<T, Failure>,
+    ) -> Result<(T, Duration), CanaryError> {
         let begin = Instant::now();
         let result = work(begin + self.timeout);
         let took = begin.elapsed();
         let result = result.map_err(|failure| CanaryError::Step { step, took, failure })?;
-        done(step, took);
-        Ok(result)
+        Ok((result, took))
     }
 
     fn connect(&self, until: Instant) -> Result<TcpStream, Failure> {

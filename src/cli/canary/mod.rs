@@ -74,7 +74,7 @@ pub enum CanaryError {
 pub fn run(args: CanaryArgs, output: Output) -> Result<(), CommandError> {
     let textfile = args.textfile.clone();
     let mut report = Report::new(output);
-    let outcome = Course::new(args).and_then(|course| course.run(|step, took| report.done(step, took)));
+    let outcome = Course::new(args).and_then(|course| course.run(&mut report));
     let written = textfile.map_or(Ok(()), |path| report.write_textfile(path, outcome.is_ok()));
     report.close(outcome.as_ref().err())?;
     // The step that failed is the news; the file is told of beside it.

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::CanaryError;
@@ -16,17 +17,29 @@ use crate::cli::output::{CommandError, Output, print};
 pub(super) struct Report {
     output: Output,
     done: Vec<(Step, Duration)>,
+    certificate_expires_at: Option<SystemTime>,
 }
 
 impl Report {
     pub(super) fn new(output: Output) -> Self {
-        Self { output, done: Vec::new() }
+        Self { output, done: Vec::new(), certificate_expires_at: None }
     }
 
     pub(super) fn done(&mut self, step: Step, took: Duration) {
+        self.tell(step, took, "");
+    }
+
+    /// The step `tls`, and until when the relay's certificate is good, where that is known.
+    pub(super) fn secured(&mut self, took: Duration, expires_at: Option<SystemTime>) {
+        let until = expires_at.map(|time| format!("   certificate good until {}", in_words(time)));
+        self.certificate_expires_at = expires_at;
+        self.tell(Step::Tls, took, &until.unwrap_or_default());
+    }
+
+    fn tell(&mut self, step: Step, took: Duration, more: &str) {
         if self.output == Output::Text {
             // Whoever closed stdout does not want to know; the exit status and the file still tell.
-            let _closed = print(&format!("{step:<9} {:>9.1} ms\n", took.as_secs_f64() * 1e3));
+            let _closed = print(&format!("{step:<9} {:>9.1} ms{more}\n", took.as_secs_f64() * 1e3));
         }
         self.done.push((step, took));
     }
@@ -46,8 +59,13 @@ impl Report {
             _ => None,
         };
         let error = failure.map(ToString::to_string);
-        let document =
-            json!({ "success": failure.is_none(), "steps": steps, "failed_step": failed, "error": error });
+        let document = json!({
+            "success": failure.is_none(),
+            "steps": steps,
+            "certificate_expires_at": self.certificate_expires_at.map(in_words),
+            "failed_step": failed,
+            "error": error,
+        });
         print(&format!("{document:#}\n"))
     }
 
@@ -59,7 +77,7 @@ impl Report {
 
     /// Nothing that names a device, a token or a relay: metrics go further than those may.
     fn metrics(&self, is_success: bool, now: SystemTime) -> String {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let now = since_1970(now).as_secs_f64();
         let mut steps = String::new();
         for (step, took) in &self.done {
             // Writing to a string does not fail.
@@ -69,6 +87,16 @@ impl Report {
                 took.as_secs_f64()
             );
         }
+        let certificate = self.certificate_expires_at.map(|expires_at| {
+            format!(
+                "# HELP sluicegate_canary_certificate_expiry_timestamp_seconds Until when the relay's certificate is \
+                 good; none without TLS.\n\
+                 # TYPE sluicegate_canary_certificate_expiry_timestamp_seconds gauge\n\
+                 sluicegate_canary_certificate_expiry_timestamp_seconds {}\n",
+                since_1970(expires_at).as_secs()
+            )
+        });
+        let certificate = certificate.unwrap_or_default();
         format!(
             "# HELP sluicegate_canary_success Whether every step of the last run did what it should.\n\
              # TYPE sluicegate_canary_success gauge\n\
@@ -76,12 +104,22 @@ impl Report {
              # HELP sluicegate_canary_step_seconds How long a step of the last run took; none where it failed.\n\
              # TYPE sluicegate_canary_step_seconds gauge\n\
              {steps}\
+             {certificate}\
              # HELP sluicegate_canary_last_run_timestamp_seconds When the last run ended.\n\
              # TYPE sluicegate_canary_last_run_timestamp_seconds gauge\n\
              sluicegate_canary_last_run_timestamp_seconds {now:.3}\n",
             u8::from(is_success),
         )
     }
+}
+
+fn in_words(time: SystemTime) -> String {
+    Timestamp::try_from(time)
+        .map_or_else(|_| "a time beyond all calendars".to_owned(), |time| time.to_string())
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {

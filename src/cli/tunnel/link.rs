@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::{ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 use super::names::{RelayName, Target};
 use super::reply::{self, Refusal};
@@ -95,6 +97,14 @@ impl Link {
             Self::Plain(bounded) => bounded.until = until,
             Self::Tls(stream) => stream.sock.until = until,
         }
+    }
+
+    /// Until when the relay's certificate is good. `None` without TLS, and where its time cannot be read, though the
+    /// certificate was accepted.
+    pub fn certificate_expires_at(&self) -> Option<SystemTime> {
+        let Self::Tls(stream) = self else { return None };
+        let certificate = Certificate::from_der(stream.conn.peer_certificates()?.first()?).ok()?;
+        Some(certificate.tbs_certificate.validity.not_after.to_system_time())
     }
 
     /// Ends in order, so that nobody takes it for a client that was cut off; waits a little for the other end.

@@ -1,5 +1,6 @@
 //! What people do, and what must come of it. Each step leaves the environment as it found it.
 
+mod canary;
 mod clients;
 mod forwarded;
 mod incident;
@@ -41,6 +42,7 @@ pub const STEPS: &[Step] = steps![
     forwarded::the_cli_shows_what_the_next_node_refuses,
     forwarded::a_revoked_token_ends_a_tunnel_by_both_nodes,
     forwarded::a_node_that_dies_takes_nobody_elses_devices_down,
+    canary::the_canary_takes_both_ways_and_tells_which_is_broken,
     forwarded::forwarded_beside_local_is_measured,
     tls::the_cli_and_curl_come_straight_to_a_node,
     vpn::a_device_that_leaves_the_vpn_is_offline,
