@@ -8,6 +8,9 @@ SHELL := bash
 
 CARGO_DENY_VERSION := 0.20.2
 
+# What a machine's own kernel may lack.
+NEEDS_A_KERNEL := kernel_tls wireguard
+
 help: ## List the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 10
 
@@ -16,7 +19,8 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	exec target/release/sluicegate demo
 
 test: tools lint loom ## Lint, then run every test
-	@if cargo nextest --version >/dev/null 2>&1; then
+	@tests/kernels/run $(NEEDS_A_KERNEL)
+	if cargo nextest --version >/dev/null 2>&1; then
 		exec cargo nextest run --locked
 	fi
 	# One closing line for all test binaries, each of which has only its own.
