@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::sys::utsname::uname;
 
+use crate::network;
 use crate::report::Machine;
 
 /// What can be found out without asking anybody; the rest is left empty.
@@ -21,7 +22,7 @@ pub fn look() -> Machine {
         cpu: after(&cpu_info, "model name", ':').unwrap_or_default(),
         cores: cpu_info.lines().filter(|line| line.starts_with("processor")).count(),
         memory_kib: memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or_default(),
-        congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+        congestion_control: network::congestion_control().unwrap_or_default(),
         mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
     }
 }
