@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, AdminError, Probe, Sources};
 use crate::authz::Authority;
 use crate::config::{Comers, Config};
-use crate::control::{Control, ControlError, DirectoryKeeper, QueriesError, StatusHandle};
+use crate::control::{Control, ControlError, DirectoryKeeper, LocationKeeper, QueriesError, StatusHandle};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
-use crate::store;
+use crate::store::{self, Reports};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 
 /// A running relay. Its parts end in the order of the fields: no client comes in any more before what
@@ -20,6 +20,7 @@ pub struct Node {
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
     _directory: DirectoryKeeper,
+    _locations: LocationKeeper,
     _probe: Probe,
     control: Control,
     admin: Admin,
@@ -70,8 +71,9 @@ impl Node {
                 engine.recheck();
             }
         };
+        let reports = Reports::default();
         let control = Control::start(
-            store::located_source(&config),
+            store::located_source(&config, &reports),
             Arc::clone(&authority),
             on_publish,
             audit_sender.clone(),
@@ -93,6 +95,9 @@ impl Node {
         let directory =
             DirectoryKeeper::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
                 .map_err(NodeError::Thread)?;
+        let table = store::location_table(&config);
+        let locations = LocationKeeper::start(table, Arc::clone(&authority), reports, &config)
+            .map_err(NodeError::Thread)?;
         let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
             engine: handle.clone(),
@@ -100,6 +105,7 @@ impl Node {
             control: control.status(),
             authority,
             directory_errors: directory.errors(),
+            locations: locations.counts(),
             commands: control.commands(),
             audit: audit_sender,
             audit_lost: audit.lost(),
@@ -117,6 +123,7 @@ impl Node {
             client_addresses,
             forward_address,
             _directory: directory,
+            _locations: locations,
             _probe: probe,
             control,
             admin,

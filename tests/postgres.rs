@@ -136,7 +136,9 @@ fn a_store_of_another_schema_version_names_the_remedy() {
     let Some(cluster) = Cluster::shared() else { return };
     let rights = Rights::new(cluster);
     for (version, remedy) in [(0, "`sluicegate store init` brings it"), (99, "or a newer one")] {
-        rights.by_hand(&format!("UPDATE sluicegate.schema_version SET version = {version}"));
+        rights.by_hand(&format!(
+            "DELETE FROM sluicegate.schema_version; INSERT INTO sluicegate.schema_version VALUES ({version})"
+        ));
         let error = rights.source().read_all().unwrap_err();
         assert!(matches!(error, StoreError::Version { found, .. } if found == version), "{error}");
         assert!(error.to_string().contains(remedy), "{error}");

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 
 use crate::authz::{Authority, UnixMillis};
 use crate::config;
-use crate::control::{Commands, Rule, StatusHandle};
+use crate::control::{Commands, LocationCounts, Rule, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::telemetry::{AuditSender, LostEvents};
 
@@ -68,6 +68,7 @@ pub struct Sources {
     pub probe: ProbeHandle,
     /// Times that the directory of nodes could not be kept.
     pub directory_errors: Arc<AtomicU64>,
+    pub locations: LocationCounts,
 }
 
 /// What every request is served from.

@@ -6,7 +6,7 @@ use super::Loaded;
 use super::output::{Answer, CommandError, Done, Output};
 use crate::config::StoreUrl;
 use crate::engine::Shortage;
-use crate::store::{self, Nodes};
+use crate::store::{self, Nodes, Reports};
 
 /// The configuration was read already. What is left is the store, which must be readable whole with every
 /// row decoding, and what a relay would warn of.
@@ -42,12 +42,17 @@ struct DirectoryFacts {
     bad: Vec<String>,
 }
 
-/// Reads it only. Whether this node may write its row shows once it runs.
+/// Reads it only. Whether this node may write its row shows once it runs; whether it may write where devices are, by
+/// writing of none.
 fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
-    if loaded.config.forward.listen.is_none() {
+    let config = &loaded.config;
+    if config.forward.listen.is_none() {
         return Ok(DirectoryFacts::default());
     }
-    let Nodes { nodes, bad } = store::node_table(&loaded.config).read()?;
+    let Nodes { nodes, bad } = store::node_table(config).read()?;
+    if let Some(node) = config.vpn.node.as_deref().filter(|_| config.vpn.report) {
+        store::location_table(config).write(node, config.forward.max_age, &[])?;
+    }
     let count = nodes.len();
     Ok(DirectoryFacts {
         text: format!("\nthe directory of nodes: fine, {count} nodes"),
@@ -58,7 +63,7 @@ fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
 
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     let config = &loaded.config;
-    let mut source = store::located_source(config);
+    let mut source = store::located_source(config, &Reports::default());
     if let StoreUrl::Sqlite(path) = &config.store.url
         && loaded.file.is_none()
         && !path.exists()

@@ -217,6 +217,8 @@ pub struct Vpn {
     pub interface: Option<String>,
     /// This node's name. A device whose row names another node is not dialled here.
     pub node: Option<String>,
+    /// The store is told which devices are at `addresses`, by the role that keeps the directory of nodes.
+    pub report: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -465,6 +467,7 @@ impl Default for Vpn {
             wireguard_command: "wg".into(),
             interface: None,
             node: None,
+            report: false,
         }
     }
 }

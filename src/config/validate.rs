@@ -298,12 +298,36 @@ fn check_vpn(config: &Config) -> Result<(), Finding> {
             );
         }
     }
+    check_report(config)?;
     match &config.vpn.interface {
         Some(interface) if if_nametoindex(interface.as_str()).is_err() => {
             found("vpn.interface", &format!("there is no network interface `{interface}` on this machine"))
         }
         _ => Ok(()),
     }
+}
+
+fn check_report(config: &Config) -> Result<(), Finding> {
+    let key = "vpn.report";
+    if !config.vpn.report {
+        return Ok(());
+    }
+    if config.store.profile == Profile::OpenBalena {
+        return found(key, "openBalena's API is told by its own VPN where devices are; leave it out");
+    }
+    if config.forward.listen.is_none() {
+        return found(
+            key,
+            "a node that tells what it holds has to say that it lives too; set `forward.listen`, `.tls` and `vpn.node`",
+        );
+    }
+    if config.vpn.addresses.contains(&AddressSource::Store) {
+        return found(
+            "vpn.addresses",
+            "with vpn.report the store knows what its nodes have told it, and nothing beside; leave `store` out",
+        );
+    }
+    Ok(())
 }
 
 fn found(key: &str, problem: &str) -> Result<(), Finding> {

@@ -11,6 +11,7 @@ mod directory;
 mod guard;
 mod history;
 mod holding;
+mod locations;
 mod masks;
 mod mirror;
 mod persist;
@@ -34,6 +35,7 @@ pub use commands::{
 pub use directory::DirectoryKeeper;
 pub use guard::{Hold, Rule};
 pub use holding::{HoldCounts, HoldStatus};
+pub use locations::{LocationCounts, LocationKeeper};
 pub use status::{Status, StatusHandle};
 
 use crate::authz::Authority;

@@ -50,7 +50,16 @@ impl Nodes {
 
 /// The table that the configuration names.
 pub fn node_table(config: &Config) -> Box<dyn NodeTable> {
-    let store = match &config.forward.directory_url {
+    let store = writing_store(config);
+    match &store.url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteNodes::new(path)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresNodes::new(url, &store)),
+    }
+}
+
+/// The store as the role that may write what nodes say of themselves.
+pub(super) fn writing_store(config: &Config) -> Store {
+    match &config.forward.directory_url {
         // Another role has another password.
         Some(url) => Store {
             url: url.clone(),
@@ -58,10 +67,6 @@ pub fn node_table(config: &Config) -> Box<dyn NodeTable> {
             ..config.store.clone()
         },
         None => config.store.clone(),
-    };
-    match &store.url {
-        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteNodes::new(path)),
-        StoreUrl::Postgres(url) => Box::new(postgres::PostgresNodes::new(url, &store)),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod admin;
 mod contract;
 mod decode;
 mod directory;
+mod locations;
 pub mod postgres;
 mod remarks;
 mod reread;
@@ -20,6 +21,7 @@ use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash
 use crate::config::{self, AddressSource, Authz, Config, Queries, StoreUrl};
 
 pub use directory::{NODES_MAX, NodeRow, NodeTable, Nodes, node_table};
+pub use locations::{Answer, LocationTable, Report, Reports, location_table};
 pub use remarks::{Noted, Remarks};
 
 /// A database that the relay reads and never writes.
@@ -72,12 +74,12 @@ pub trait Source: Send {
 }
 
 /// The source that the configuration names, with device addresses from where `vpn.addresses` says. Connects with
-/// its first read, and so never fails here.
-pub fn located_source(config: &Config) -> Box<dyn Source> {
+/// its first read, and so never fails here. Where `vpn.report` is set, `reports` gets what the store is to be told.
+pub fn located_source(config: &Config, reports: &Reports) -> Box<dyn Source> {
     let source = source(&config.store, &config.authz);
     match &*config.vpn.addresses {
         [AddressSource::Store] => source,
-        _ => Box::new(addresses::Located::new(source, &config.vpn)),
+        _ => Box::new(addresses::Located::new(source, config, reports)),
     }
 }
 

@@ -1,16 +1,13 @@
 //! The real OpenVPN: a server on each node, a client on each device, who know each other by certificates. A device's
 //! name in its certificate is its uuid.
 //!
-//! The server's hook writes to the store which node holds a device, as openBalena's API does when its VPN tells it;
-//! the address is known to the server alone.
+//! Nothing but the relays tells the store where devices are.
 
-use std::fmt::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::pki::{Authority, Holder, Pair};
 use crate::places::{Place, Program};
-use crate::store::Store;
+use crate::support::BINARY;
 
 /// A VPN server with a /24 of its own, behind `tun0`.
 pub struct Server {
@@ -21,38 +18,44 @@ pub struct Server {
 }
 
 impl Server {
-    /// Its network is `10.240.NUMBER.0/24`. When this returns, `tun0` is there. The first tells addresses by its
-    /// management socket, others by their status file.
-    pub fn start(place: &Place, number: u8, authority: &Authority, store: &Store) -> Self {
+    /// Its network is `10.240.NUMBER.0/24`. When this returns, `tun0` is there. The first tells of its clients by its
+    /// management socket, others by the hook.
+    pub fn start(place: &Place, number: u8, authority: &Authority) -> Self {
         let Pair { certificate, key, .. } = authority.issue(place.name, &Holder::Server(&[place.name]));
-        let folder = place.folder();
+        let (options, addresses) = match number {
+            1 => by_management_socket(&place.folder().join("openvpn.sock")),
+            _ => by_hook(&place.folder().join("openvpn.addresses")),
+        };
         let config = format!(
             "server 10.240.{number}.0 255.255.255.0\ntopology subnet\ndev tun0\nproto udp4\ndh none\n\
              ca {ca}\ncert {certificate}\nkey {key}\n\
-             keepalive 1 {SILENCE_SECONDS}\nscript-security 2\nclient-connect {hook}\nclient-disconnect {hook}\n\
-             management {management} unix\nstatus {status} 1\nstatus-version 2\ndisable-dco\n",
+             keepalive 1 {SILENCE_SECONDS}\nstatus {status} 1\nstatus-version 2\ndisable-dco\n{options}\n",
             ca = authority.file.display(),
             certificate = certificate.display(),
             key = key.display(),
-            hook = hook(place, store).display(),
-            management = folder.join("openvpn.sock").display(),
-            status = folder.join("openvpn.status").display(),
+            status = place.folder().join("openvpn.status").display(),
         );
         let program = start(place, &config);
         program.says("Initialization Sequence Completed");
-        let told_by = if number == 1 { "openvpn.sock" } else { "openvpn.status" };
-        Self {
-            program,
-            network: format!("10.240.{number}.0/24"),
-            addresses: format!("openvpn:{}", folder.join(told_by).display()),
-        }
+        Self { program, network: format!("10.240.{number}.0/24"), addresses }
     }
 
-    /// Waits until the hook has told that a device has gone.
+    /// Waits until it has noticed that a device is silent.
     #[track_caller]
-    pub fn tells_of_the_end_of(&self, uuid: &str) {
-        self.program.says(&format!("told: client-disconnect {uuid}"));
+    pub fn gives_up(&self, uuid: &str) {
+        self.program.says(&format!("[{uuid}] Inactivity timeout (--ping-restart)"));
     }
+}
+
+/// Options of a server, and the source of `vpn.addresses` that follows it.
+fn by_management_socket(socket: &Path) -> (String, String) {
+    (format!("management {} unix", socket.display()), format!("openvpn:{}", socket.display()))
+}
+
+fn by_hook(file: &Path) -> (String, String) {
+    let hook = format!("\"{BINARY} vpn openvpn-hook --addresses {}\"", file.display());
+    let options = ["learn-address", "client-disconnect", "up"].map(|script| format!("{script} {hook}\n"));
+    (format!("script-security 2\n{}", options.concat()), format!("file:{}", file.display()))
 }
 
 /// A device's VPN connection. Gone without a word when dropped, as a device that loses its network is.
@@ -84,31 +87,6 @@ fn start(place: &Place, config: &str) -> Program {
     let file = place.folder().join("openvpn.conf");
     std::fs::write(&file, config).unwrap();
     place.start("openvpn", place.command("openvpn").arg("--config").arg(file))
-}
-
-/// A script that OpenVPN runs when a device has come and when it has gone. What a node says of a
-/// device that another one has got meanwhile is not heard.
-fn hook(place: &Place, store: &Store) -> PathBuf {
-    let mut script = String::from("#!/bin/sh\nset -e\nPATH=/usr/bin:/bin\n");
-    write!(
-        script,
-        r#"case $script_type in
-client-connect) change="node = :'node', online = true" where=true ;;
-*) change="online = false" where="node = :'node'" ;;
-esac
-psql -qX -v ON_ERROR_STOP=1 -v uuid="$common_name" -v node={node} '{url}' <<SQL
-UPDATE sluicegate.devices SET $change WHERE uuid = :'uuid' AND $where;
-SQL
-echo "told: $script_type $common_name"
-"#,
-        node = place.name,
-        url = store.owner_url(),
-    )
-    .unwrap();
-    let file = place.folder().join("openvpn-hook");
-    std::fs::write(&file, script).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    file
 }
 
 /// After so long a silence a server takes a device for gone.

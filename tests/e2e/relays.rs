@@ -60,7 +60,7 @@ impl<'a> Node<'a> {
             forward.heartbeat = "500ms"
             forward.refresh = "100ms"
             forward.max_age = "3s"
-            vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = ["{addresses}"] }}
+            vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = ["{addresses}"], report = true }}
             # For three devices, one that is lost is one too many not to ask the network.
             authz.guard.max_unlocated = {{ share = 0.0, rows = 0 }}
             authz.reread = "100ms"

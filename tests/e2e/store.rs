@@ -8,6 +8,7 @@ use crate::support::{BINARY, Cluster, Database, output_of};
 pub struct Store<'a> {
     place: &'a Place,
     database: Database<'a>,
+    nodes_role: String,
 }
 
 impl<'a> Store<'a> {
@@ -24,13 +25,9 @@ impl<'a> Store<'a> {
     /// A database with our schema. Its numbers are none that a flag could be taken for.
     pub fn new(place: &'a Place, cluster: &'a Cluster) -> Self {
         let database = place.enter(|| cluster.database());
-        let store = Self { place, database };
+        let nodes_role = place.enter(|| database.nodes_role());
+        let store = Self { place, database, nodes_role };
         store.by_hand("ALTER TABLE sluicegate.devices ALTER COLUMN id RESTART WITH 1000");
-        let nodes = store.nodes_role();
-        store.by_hand(&format!(
-            "CREATE ROLE {nodes} LOGIN; GRANT USAGE ON SCHEMA sluicegate TO {nodes}; \
-             GRANT SELECT, INSERT, UPDATE ON sluicegate.nodes TO {nodes}"
-        ));
         store
     }
 
@@ -61,18 +58,9 @@ impl<'a> Store<'a> {
         self.seen_by_others(&self.database.relay_url())
     }
 
-    /// By which nodes say that they live, and can say nothing else.
+    /// By which nodes say that they live and which devices they hold, and can say nothing else.
     pub fn directory_url(&self) -> String {
-        self.relay_url().replace(&self.relay_role(), &self.nodes_role())
-    }
-
-    fn nodes_role(&self) -> String {
-        format!("{}_nodes", self.relay_role())
-    }
-
-    /// For what tells where devices are.
-    pub fn owner_url(&self) -> String {
-        self.seen_by_others(&self.database.owner_url())
+        self.relay_url().replace(&self.relay_role(), &self.nodes_role)
     }
 
     /// The relay's role.

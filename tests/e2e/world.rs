@@ -137,7 +137,7 @@ impl<'a> World<'a> {
         let mut number = 0;
         let nodes = ground.nodes.each_ref().map(|place| {
             number += 1;
-            let vpn = Server::start(place, number, authority, &store);
+            let vpn = Server::start(place, number, authority);
             Node::start(place, vpn, &ground.balancer, authority, &store)
         });
         let mut number = 0;

@@ -4,13 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::authz::DeviceUuid;
+use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::Noted;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Lines {
     pub(super) addresses: HashMap<DeviceUuid, IpAddr>,
+    /// Since when a device is there, where the source says so.
+    pub(super) since: HashMap<DeviceUuid, UnixMillis>,
     pub(super) bad: BadLines,
     /// Where it names nobody, that is meant so.
     pub(super) may_be_empty: bool,

@@ -1,8 +1,10 @@
 //! Device addresses from where `vpn.addresses` says: a source that lays them over the rows of a store.
 //!
-//! To all others such an address is one that the store gave. A source that changes is a read of changes.
+//! To all others such an address is one that the store gave. A source that changes is a read of changes. With
+//! `vpn.report` the store is told in turn which devices are here.
 
 mod file;
+mod holdings;
 mod lines;
 mod news;
 mod openvpn;
@@ -15,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
-use super::{Changes, Comparison, Quarantined, Remarks, RowKey, Rows, Source, StoreError};
+use super::{Changes, Comparison, Quarantined, Remarks, Reports, RowKey, Rows, Source, StoreError};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
-use crate::config::{AddressSource, Queries, Vpn};
+use crate::config::{AddressSource, Config, Queries};
 use file::AddressFile;
+use holdings::{Holdings, Row, Whereabouts};
 use openvpn::OpenVpn;
 use told::Told;
 use wireguard::WireGuard;
@@ -31,6 +34,8 @@ pub(super) struct Located {
     devices: Devices,
     /// Whose address has changed in a table since it was last told.
     moved: HashSet<DeviceUuid>,
+    /// Where the store is told which devices are here.
+    holdings: Option<Holdings>,
 }
 
 enum Place {
@@ -54,7 +59,8 @@ struct Devices {
 }
 
 impl Located {
-    pub(super) fn new(store: Box<dyn Source>, vpn: &Vpn) -> Self {
+    pub(super) fn new(store: Box<dyn Source>, config: &Config, reports: &Reports) -> Self {
+        let vpn = &config.vpn;
         let place = |source: &AddressSource| match source {
             AddressSource::Store => Place::Store,
             AddressSource::File(path) => Place::Beside(Box::new(AddressFile::new(path.clone()))),
@@ -62,15 +68,42 @@ impl Located {
             AddressSource::WireGuard(interface) => Place::Beside(Box::new(WireGuard::new(interface, vpn))),
         };
         let places = vpn.addresses.iter().map(place).collect();
-        Self { store, places, devices: Devices::default(), moved: HashSet::new() }
+        let reporter = vpn.node.as_deref().filter(|_| vpn.report);
+        let holdings = reporter.map(|node| Holdings::new(node, reports.clone(), config.forward.heartbeat));
+        Self { store, places, devices: Devices::default(), moved: HashSet::new(), holdings }
     }
 
     fn look_at_tables(&mut self) {
+        let was_told = self.is_told();
         for place in &mut self.places {
-            if let Place::Beside(table) = place {
-                self.moved.extend(table.look());
+            let Place::Beside(table) = place else { continue };
+            let was_there = table.told().is_there();
+            let moved = table.look();
+            if let (Some(holdings), true) = (&mut self.holdings, was_there) {
+                let devices = moved.iter().filter(|uuid| self.devices.by_uuid.contains_key(uuid));
+                let here = devices.filter(|uuid| table.told().address(uuid).is_some());
+                here.for_each(|uuid| holdings.note_arrival(*uuid));
             }
+            self.moved.extend(moved);
         }
+        let Some(holdings) = &mut self.holdings else { return };
+        self.moved.extend(holdings.take_answers());
+        if !was_told && self.is_told() {
+            // Who is not here has left meanwhile.
+            self.moved.extend(self.devices.by_uuid.keys());
+        }
+        let places = &self.places;
+        if let Some(holdings) = &mut self.holdings {
+            holdings.repeat(|uuid| whereabouts(places, uuid));
+        }
+    }
+
+    /// Whether each table has said who is here.
+    fn is_told(&self) -> bool {
+        self.places.iter().all(|place| match place {
+            Place::Store => true,
+            Place::Beside(table) => table.told().is_there(),
+        })
     }
 
     /// Rows as a whole answer of the store has them, now with their addresses.
@@ -79,7 +112,11 @@ impl Located {
         self.moved.clear();
         for device in &mut rows.devices {
             self.devices.insert(device.clone());
-            device.address = self.address(device);
+            self.locate(device, Row::JustRead);
+        }
+        let devices = &self.devices;
+        if let Some(holdings) = &mut self.holdings {
+            holdings.retain(|uuid| devices.by_uuid.contains_key(uuid));
         }
         rows
     }
@@ -97,9 +134,14 @@ impl Located {
                 Change::Device(device) => {
                     self.moved.remove(&device.uuid);
                     self.devices.insert(device.clone());
-                    device.address = self.address(device);
+                    self.locate(device, Row::JustRead);
                 }
-                Change::DeviceGone(id) => self.devices.remove(*id),
+                Change::DeviceGone(id) => {
+                    if let (Some(holdings), Some(device)) = (&mut self.holdings, self.devices.rows.get(id)) {
+                        holdings.forget(&device.uuid);
+                    }
+                    self.devices.remove(*id);
+                }
                 _ => {}
             }
         }
@@ -108,10 +150,19 @@ impl Located {
     /// The devices that a table has elsewhere now, of those that there are.
     fn moves(&mut self) -> Vec<Change> {
         let moved = std::mem::take(&mut self.moved);
-        let devices = moved.iter().filter_map(|uuid| self.devices.named(uuid));
-        devices
-            .map(|device| Change::Device(Device { address: self.address(device), ..device.clone() }))
-            .collect()
+        let mut devices: Vec<Device> =
+            moved.iter().filter_map(|uuid| self.devices.named(uuid).cloned()).collect();
+        devices.iter_mut().for_each(|device| self.locate(device, Row::Known));
+        devices.into_iter().map(Change::Device).collect()
+    }
+
+    /// Makes of `device`, as the store has it, what is to be decided by.
+    fn locate(&mut self, device: &mut Device, row: Row) {
+        let is_told = self.is_told();
+        if let Some(holdings) = &mut self.holdings {
+            holdings.settle(device, whereabouts(&self.places, &device.uuid), is_told, row);
+        }
+        device.address = self.address(device);
     }
 
     fn address(&self, device: &Device) -> Option<IpAddr> {
@@ -120,6 +171,17 @@ impl Located {
             Place::Beside(table) => table.told().address(&device.uuid),
         })
     }
+}
+
+/// Where the first table that knows a device has it.
+fn whereabouts(places: &[Place], uuid: &DeviceUuid) -> Option<Whereabouts> {
+    places.iter().find_map(|place| match place {
+        Place::Store => None,
+        Place::Beside(table) => {
+            let told = table.told();
+            Some(Whereabouts { address: told.address(uuid)?, since: told.since(uuid) })
+        }
+    })
 }
 
 impl Source for Located {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::lines::Lines;
 use super::news::News;
-use crate::authz::DeviceUuid;
+use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::{Noted, Remarks};
 
 /// See the module.
@@ -13,6 +13,10 @@ pub(super) struct Told {
     /// The source, for log lines.
     name: String,
     addresses: HashMap<DeviceUuid, IpAddr>,
+    /// Since when devices are there, as far as that is known.
+    since: HashMap<DeviceUuid, UnixMillis>,
+    /// Whether it has told anything yet.
+    is_there: bool,
     bad_lines: Noted,
     /// Why the addresses are those that it gave last.
     trouble: Option<String>,
@@ -20,12 +24,19 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn new(name: String) -> Self {
-        Self { name, addresses: HashMap::new(), bad_lines: Noted::default(), trouble: None }
+        Self {
+            name,
+            addresses: HashMap::new(),
+            since: HashMap::new(),
+            is_there: false,
+            bad_lines: Noted::default(),
+            trouble: None,
+        }
     }
 
     /// Puts `lines` in the place of what was told before, and says whose address is another one now.
     pub(super) fn take(&mut self, lines: Lines) -> Vec<DeviceUuid> {
-        let Lines { mut addresses, bad, may_be_empty, .. } = lines;
+        let Lines { mut addresses, since, bad, may_be_empty, .. } = lines;
         if bad.noted != self.bad_lines {
             self.bad_lines = bad.noted.clone();
             let remarks = Remarks { bad_lines: bad.noted.clone(), ..Remarks::default() };
@@ -43,10 +54,29 @@ impl Told {
                 addresses.entry(*uuid).or_insert(*address);
             }
         }
+        self.since = self.known_since(&addresses, since);
+        self.is_there = true;
         let before = std::mem::replace(&mut self.addresses, addresses);
         let gone = before.keys().filter(|uuid| !self.addresses.contains_key(uuid));
         let new = self.addresses.iter().filter(|(uuid, address)| before.get(uuid) != Some(address));
         gone.chain(new.map(|(uuid, _)| uuid)).copied().collect()
+    }
+
+    /// What the source does not say was seen to happen, but for those who were there when it was looked at first.
+    fn known_since(
+        &self,
+        addresses: &HashMap<DeviceUuid, IpAddr>,
+        mut said: HashMap<DeviceUuid, UnixMillis>,
+    ) -> HashMap<DeviceUuid, UnixMillis> {
+        let now = UnixMillis::now();
+        for (uuid, address) in addresses {
+            let has_come = self.is_there && self.addresses.get(uuid) != Some(address);
+            let seen = if has_come { Some(now) } else { self.since.get(uuid).copied() };
+            if let (false, Some(seen)) = (said.contains_key(uuid), seen) {
+                said.insert(*uuid, seen);
+            }
+        }
+        said
     }
 
     /// Says whose address is another one by what a source has found.
@@ -79,6 +109,16 @@ impl Told {
 
     pub(super) fn address(&self, uuid: &DeviceUuid) -> Option<IpAddr> {
         self.addresses.get(uuid).copied()
+    }
+
+    /// Since when it is there; `None` where that is not known.
+    pub(super) fn since(&self, uuid: &DeviceUuid) -> Option<UnixMillis> {
+        self.since.get(uuid).copied()
+    }
+
+    /// Whether the source has told anything yet: until then nobody's absence means anything.
+    pub(super) const fn is_there(&self) -> bool {
+        self.is_there
     }
 
     pub(super) const fn bad_lines(&self) -> &Noted {

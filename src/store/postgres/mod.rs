@@ -5,6 +5,7 @@ mod admin;
 mod changes;
 mod connect;
 mod listen;
+mod locations;
 mod nodes;
 mod openbalena;
 mod outbox;
@@ -15,10 +16,12 @@ mod session;
 mod source;
 mod state;
 mod tls;
+mod writer;
 
 use tokio_postgres::error::SqlState;
 
 pub use admin::Admin;
+pub use locations::PostgresLocations;
 pub use nodes::PostgresNodes;
 pub(super) use relations::Schema;
 pub use source::PostgresSource;

@@ -1,44 +1,28 @@
 //! The table of nodes on PostgreSQL, written on the primary.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use super::connect::{Access, Connector};
-use super::session::{Failure, Session};
-use crate::config::postgres::Target;
+use super::writer::Writer;
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
 use crate::store::directory::{NODES_MAX, NodeTable, Nodes};
 
 /// See the module.
-pub struct PostgresNodes {
-    connector: Connector,
-    session: Option<Session>,
-}
+pub struct PostgresNodes(Writer);
 
 impl PostgresNodes {
     pub fn new(url: &PostgresUrl, store: &Store) -> Self {
-        Self { connector: Connector::new(url, store), session: None }
-    }
-
-    fn with<T>(&mut self, act: impl FnOnce(&Session) -> Result<T, Failure>) -> Result<T, StoreError> {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => self.connector.connect(Target::Primary, Access::Write, Duration::ZERO)?.session,
-        };
-        let done = act(&session);
-        self.session = done.is_ok().then_some(session);
-        done.map_err(|failure| self.connector.place.error(failure))
+        Self(Writer::new(url, store))
     }
 }
 
 impl NodeTable for PostgresNodes {
     fn write(&mut self, name: &str, forward: SocketAddr) -> Result<(), StoreError> {
-        self.with(|session| session.execute(WRITE, &[&name, &forward.to_string()]).map(drop))
+        self.0.with(|session| session.execute(WRITE, &[&name, &forward.to_string()]).map(drop))
     }
 
     fn read(&mut self) -> Result<Nodes, StoreError> {
-        self.with(|session| {
+        self.0.with(|session| {
             let mut nodes = Nodes::default();
             for row in session.query(READ, &[&(NODES_MAX as i64)])? {
                 nodes.add(row.get(0), row.get(1), row.get(2));

@@ -2,17 +2,20 @@
 //! commands write it ([`Admin`]), both at the same time.
 
 mod admin;
+mod locations;
 mod nodes;
 mod outbox;
 mod relations;
 mod schema;
 mod source;
+mod writer;
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
 pub use admin::Admin;
+pub use locations::SqliteLocations;
 pub use nodes::SqliteNodes;
 pub(super) use relations::QUERIES;
 pub use source::SqliteSource;

@@ -2,55 +2,30 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
-
-use super::Place;
+use super::writer::Writer;
 use crate::store::StoreError;
 use crate::store::directory::{NODES_MAX, NodeTable, Nodes};
 
 /// See the module.
-pub struct SqliteNodes {
-    place: Place,
-    connection: Option<Connection>,
-}
+pub struct SqliteNodes(Writer);
 
 impl SqliteNodes {
     pub fn new(path: &Path) -> Self {
-        Self { place: Place::new(path), connection: None }
-    }
-
-    fn with<T>(&mut self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let done = match self.connection.take().map_or_else(|| self.open(), Ok) {
-            Ok(connection) => {
-                let done = act(&connection);
-                self.connection = done.is_ok().then_some(connection);
-                done
-            }
-            Err(error) => Err(error),
-        };
-        done.map_err(|error| self.place.error(error))
-    }
-
-    fn open(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.place.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(connection)
+        Self(Writer::new(path))
     }
 }
 
 impl NodeTable for SqliteNodes {
     fn write(&mut self, name: &str, forward: SocketAddr) -> Result<(), StoreError> {
-        self.with(|connection| {
+        self.0.with(|connection| {
             connection.execute(WRITE, (name, forward.to_string()))?;
             Ok(())
         })
     }
 
     fn read(&mut self) -> Result<Nodes, StoreError> {
-        self.with(|connection| {
+        self.0.with(|connection| {
             let mut nodes = Nodes::default();
             let mut statement = connection.prepare_cached(READ)?;
             let mut rows = statement.query([NODES_MAX])?;
@@ -61,9 +36,6 @@ impl NodeTable for SqliteNodes {
         })
     }
 }
-
-/// For another writer to finish; the next try is soon.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 const WRITE: &str = "INSERT INTO nodes (name, forward_address, heartbeat_at)
     VALUES (?1, ?2, CAST(unixepoch('subsec') * 1000 AS INTEGER))

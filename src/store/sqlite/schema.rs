@@ -84,7 +84,10 @@ fn refusal(identity: &Identity, place: &Place) -> StoreError {
 }
 
 /// In their order; the first brings a store to version 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../schema/sqlite/0001_reference.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../schema/sqlite/0001_reference.sql"),
+    include_str!("../schema/sqlite/0002_located_at.sql"),
+];
 
 /// Kept in `user_version`.
 const VERSION: i64 = MIGRATIONS.len() as i64;

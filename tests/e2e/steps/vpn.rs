@@ -1,5 +1,7 @@
 //! VPN connections that end and come back, here or elsewhere.
 
+use std::time::Duration;
+
 use super::{echoes, echoes_a_mebibyte};
 use crate::devices::ECHO_PORT;
 use crate::support::wait_for;
@@ -29,7 +31,9 @@ pub fn a_device_that_moves_is_found_at_its_new_node(world: &mut World) {
     echoes_a_mebibyte(&mut cli.dial());
     reach_by_the_node_that_does_not_hold_it(world, A, uuid);
 
-    world.nodes[A].vpn.tells_of_the_end_of(uuid);
+    world.nodes[A].vpn.gives_up(uuid);
+    // Until the relay beside it has asked it again.
+    std::thread::sleep(Duration::from_secs(3));
     assert_eq!(world.store.holder(uuid).as_deref(), Some("node-b"), "it was not overruled");
 
     world.devices[second].disconnect();

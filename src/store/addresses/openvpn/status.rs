@@ -1,11 +1,12 @@
 //! What an OpenVPN server says about who is connected, line by line: its status in version 1, 2 or 3, from a file
 //! or from the management socket.
 //!
-//! Who is where is in its routing table. The list of clients beside it has clients that are not yet let in.
+//! Who is where is in its routing table. The list of clients beside it has clients that are not yet let in; it says
+//! since when those are connected that are, from version 2 on.
 
 use std::net::IpAddr;
 
-use crate::authz::DeviceUuid;
+use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::addresses::lines::{About, Lines, shown};
 
 /// A status, as far as it was read.
@@ -14,7 +15,9 @@ pub(super) struct Status {
     name: String,
     lines_read: usize,
     format: Option<Format>,
-    /// `None` before the table's header.
+    /// Of the list of clients; `None` before its header.
+    clients: Option<Columns>,
+    /// Of the routing table.
     columns: Option<Columns>,
     /// Good routes, each with its line.
     routes: Vec<(usize, DeviceUuid, IpAddr)>,
@@ -51,19 +54,19 @@ enum Format {
     Prefixed { separator: char },
 }
 
-/// Where in a line of the routing table things are, without the word that names the table.
+/// Where in a line of a table a common name and the value beside it are, without the word that names the table.
 #[derive(Clone, Copy)]
 struct Columns {
     count: usize,
-    address: usize,
     common_name: usize,
+    value: usize,
 }
 
 impl Status {
     pub(super) fn new(name: String) -> Self {
         // Once it has its end, all of it is meant so.
         let lines = Lines { may_be_empty: true, ..Lines::default() };
-        Self { name, lines_read: 0, format: None, columns: None, routes: Vec::new(), lines }
+        Self { name, lines_read: 0, format: None, clients: None, columns: None, routes: Vec::new(), lines }
     }
 
     pub(super) fn parse(text: &str, name: String) -> Result<Lines, StatusError> {
@@ -119,7 +122,7 @@ impl Status {
 
     fn read_titled(&mut self, line: &str) {
         match self.columns {
-            None if line.starts_with("Virtual Address,") => self.columns = Columns::of(line, ','),
+            None if line.starts_with("Virtual Address,") => self.columns = Columns::of(line, ',', ADDRESS),
             Some(columns) if line != "GLOBAL STATS" && !line.starts_with("Max bcast/mcast") => {
                 self.read_route(line, ',', columns);
             }
@@ -130,14 +133,28 @@ impl Status {
     fn read_prefixed(&mut self, line: &str, separator: char) {
         let Some((kind, rest)) = line.split_once(separator) else { return };
         match (kind, self.columns) {
-            ("HEADER", None) => {
-                let Some((table, header)) = rest.split_once(separator) else { return };
-                if table == "ROUTING_TABLE" {
-                    self.columns = Columns::of(header, separator);
-                }
-            }
+            ("HEADER", None) => match rest.split_once(separator) {
+                Some(("ROUTING_TABLE", header)) => self.columns = Columns::of(header, separator, ADDRESS),
+                Some(("CLIENT_LIST", header)) => self.clients = Columns::of(header, separator, SINCE),
+                _ => {}
+            },
+            ("CLIENT_LIST", _) => self.read_client(rest, separator),
             ("ROUTING_TABLE", Some(columns)) => self.read_route(rest, separator, columns),
             _ => {}
+        }
+    }
+
+    /// Nothing is told of a client that cannot be read: where it is matters, and its route says that.
+    fn read_client(&mut self, line: &str, separator: char) {
+        let fields: Vec<&str> = line.split(separator).collect();
+        let Some((common_name, since)) = self.clients.and_then(|columns| columns.cut(&fields)) else {
+            return;
+        };
+        let since_ms = since.parse().ok().and_then(|since_s: i64| since_s.checked_mul(1000));
+        if let (Some(uuid), Some(since_ms)) = (DeviceUuid::parse(&common_name), since_ms) {
+            // Of two connections of one device the newer one is not the one that is lost already.
+            let since = self.lines.since.entry(uuid).or_insert(UnixMillis(since_ms));
+            since.0 = since.0.max(since_ms);
         }
     }
 
@@ -145,15 +162,12 @@ impl Status {
         let number = self.lines_read;
         let place = format!("{}:{number}", self.name);
         let fields: Vec<&str> = line.split(separator).collect();
-        // A common name can have commas in it; nothing else can.
-        let Some(extra) = fields.len().checked_sub(columns.count) else {
+        let Some((common_name, address)) = columns.cut(&fields) else {
             let (found, wanted) = (fields.len(), columns.count);
             return self.lines.refuse(About::Unreadable, || {
                 format!("{place}: {found} fields of a route; {wanted} were announced")
             });
         };
-        let common_name = fields[columns.common_name..=columns.common_name + extra].join(",");
-        let address = fields[columns.address + if columns.address > columns.common_name { extra } else { 0 }];
         if is_learned(address) {
             return;
         }
@@ -190,14 +204,18 @@ impl Format {
 }
 
 impl Columns {
-    fn of(header: &str, separator: char) -> Option<Self> {
+    fn of(header: &str, separator: char, value: &str) -> Option<Self> {
         let names: Vec<&str> = header.split(separator).collect();
         let find = |wanted| names.iter().position(|name| *name == wanted);
-        Some(Self {
-            count: names.len(),
-            address: find("Virtual Address")?,
-            common_name: find("Common Name")?,
-        })
+        Some(Self { count: names.len(), common_name: find("Common Name")?, value: find(value)? })
+    }
+
+    /// The common name, which can have commas in it as nothing else can, and the value. `None` where there are fewer
+    /// fields than were announced.
+    fn cut<'a>(&self, fields: &[&'a str]) -> Option<(String, &'a str)> {
+        let extra = fields.len().checked_sub(self.count)?;
+        let common_name = fields[self.common_name..=self.common_name + extra].join(",");
+        Some((common_name, fields[self.value + if self.value > self.common_name { extra } else { 0 }]))
     }
 }
 
@@ -205,6 +223,12 @@ impl Columns {
 fn is_learned(address: &str) -> bool {
     address.contains('/') || address.ends_with('C')
 }
+
+/// Where a route leads to.
+const ADDRESS: &str = "Virtual Address";
+
+/// Since when a client is connected, in seconds since 1970.
+const SINCE: &str = "Connected Since (time_t)";
 
 /// Of one status; a route takes up to three, and a device has up to two routes.
 const LINES_MAX: usize = 1_000_000;
@@ -242,6 +266,24 @@ mod tests {
             assert_eq!(addresses(&lines), at(address), "{text}");
             assert_eq!(lines.bad.noted.count, 2, "both of the other client's: {text}");
         }
+    }
+
+    #[test]
+    fn since_when_a_device_is_connected_is_read_where_it_is_written_as_a_number() {
+        let uuid = DeviceUuid::parse(A).unwrap();
+        for (text, since) in [
+            (VERSION_1.to_owned(), None),
+            (VERSION_2.to_owned(), Some(1_795_455_635_000)),
+            (VERSION_3.to_owned(), Some(1_795_455_833_000)),
+            (VERSION_3.replace("\t1795455833\tUNDEF", "\tyesterday\tUNDEF"), None),
+        ] {
+            assert_eq!(parse(&text).since.get(&uuid).copied(), since.map(UnixMillis), "{text}");
+        }
+        let client =
+            VERSION_3.lines().find(|line| line.starts_with("CLIENT_LIST") && line.contains(A)).unwrap();
+        let newer = client.replace("1795455833", "1795455999");
+        let text = VERSION_3.replace(client, &format!("{newer}\n{client}"));
+        assert_eq!(parse(&text).since[&uuid], UnixMillis(1_795_455_999_000), "of two, the newer");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::authz::DeviceUuid;
+use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::addresses::lines::{About, Lines, shown};
 
 /// Devices by public key.
@@ -72,11 +72,12 @@ impl Dump {
             };
             let address = own_address(allowed);
             match (devices.get(key), address) {
-                (Some(uuid), Some(address)) if self.is_there(handshake) => {
-                    if let Err(reason) = lines.put(*uuid, address) {
+                (Some(uuid), Some(address)) if self.is_there(handshake) => match lines.put(*uuid, address) {
+                    Ok(()) => _ = lines.since.insert(*uuid, UnixMillis(handshake.as_millis() as i64)),
+                    Err(reason) => {
                         lines.refuse(About::Device(*uuid), || format!("{place}: {reason}"));
                     }
-                }
+                },
                 (Some(uuid), None) => lines.refuse(About::Device(*uuid), || {
                     format!(
                         "{place}: {uuid} has no address of its own; allow its peer one, such as 10.9.0.2/32"
@@ -137,6 +138,8 @@ mod tests {
             let lines = read(&peers, &dump);
             assert_eq!(at(&lines, A).as_deref(), expected.then_some("10.9.0.2"), "{handshake}");
             assert_eq!((at(&lines, B), lines.bad.noted.count), (None, 0));
+            let since = lines.since.values().map(|since| since.0 / 1000).collect::<Vec<_>>();
+            assert_eq!(since, if expected { vec![handshake as i64] } else { vec![] });
         }
     }
 

@@ -1,0 +1,171 @@
+//! Tells the store which devices this node's VPN holds.
+//!
+//! On a thread of its own: a slow store must keep neither revocations nor signs of life waiting. Many devices that
+//! come at once are written together.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+
+use super::refresh::jittered;
+use crate::authz::{Authority, DeviceUuid};
+use crate::config::Config;
+use crate::store::{LocationTable, Report, Reports, StoreError};
+
+/// The thread; dropping it ends it.
+pub struct LocationKeeper {
+    /// Dropped to end the thread; nothing is ever sent.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    counts: LocationCounts,
+}
+
+/// What was told so far. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct LocationCounts {
+    pub reports: Reports,
+    /// Devices that the store has as they were told.
+    pub taken: Arc<AtomicU64>,
+    /// Devices that another node has claimed later, or that the store does not have.
+    pub refused: Arc<AtomicU64>,
+    /// Times that nothing could be written.
+    pub errors: Arc<AtomicU64>,
+}
+
+impl LocationKeeper {
+    /// Writes what waits in `reports`, if the configuration wants that.
+    pub fn start(
+        table: Box<dyn LocationTable>,
+        authority: Arc<Authority>,
+        reports: Reports,
+        config: &Config,
+    ) -> io::Result<Self> {
+        let counts = LocationCounts { reports, ..LocationCounts::default() };
+        let Some(node) = config.vpn.node.clone().filter(|_| config.vpn.report) else {
+            return Ok(Self { end: None, thread: None, counts });
+        };
+        let max_age = config.forward.max_age;
+        let mut keeper = Keeper { table, authority, node, max_age, counts: counts.clone(), trouble: None };
+        let (end, ended) = bounded(0);
+        let thread = std::thread::Builder::new().name("locations".to_owned());
+        let thread = thread.spawn(move || keeper.run(&ended))?;
+        Ok(Self { end: Some(end), thread: Some(thread), counts })
+    }
+
+    pub fn counts(&self) -> LocationCounts {
+        self.counts.clone()
+    }
+}
+
+impl Drop for LocationKeeper {
+    fn drop(&mut self) {
+        self.end.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that tells where devices are ended by a panic; please report it");
+        }
+    }
+}
+
+struct Keeper {
+    table: Box<dyn LocationTable>,
+    authority: Arc<Authority>,
+    node: String,
+    max_age: Duration,
+    counts: LocationCounts,
+    /// What was told of last.
+    trouble: Option<String>,
+}
+
+impl Keeper {
+    fn run(&mut self, ended: &Receiver<()>) {
+        let bell = self.counts.reports.bell().clone();
+        loop {
+            let pause = match self.write() {
+                Ok(_) if self.counts.reports.waiting() == 0 => None,
+                Ok(0) => Some(GUARD_PAUSE),
+                Ok(_) => Some(BATCH_PAUSE),
+                Err(()) => Some(jittered(FAILURE_PAUSE)),
+            };
+            if pause.is_none() {
+                select! {
+                    recv(ended) -> _ => return,
+                    recv(bell) -> _ => {}
+                }
+            }
+            // Others are about to come, or what could not be written has a rest.
+            if ended.recv_timeout(pause.unwrap_or(BATCH_PAUSE)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    /// Writes some of what waits, and says how much.
+    fn write(&mut self) -> Result<usize, ()> {
+        let batch = self.counts.reports.take(BATCH_MAX, |uuid, report| self.is_settled(uuid, report));
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let done = self.table.write(&self.node, self.max_age, &batch);
+        self.note(&done);
+        match done {
+            Ok(here) => {
+                let told = batch.iter().filter(|(_, report)| *report != Report::Gone).count();
+                self.counts.taken.fetch_add(here.len() as u64, Ordering::Relaxed);
+                self.counts.refused.fetch_add(told.saturating_sub(here.len()) as u64, Ordering::Relaxed);
+                self.counts.reports.answer(&batch, &here);
+                Ok(batch.len())
+            }
+            Err(_) => {
+                self.counts.reports.put_back(batch);
+                Err(())
+            }
+        }
+    }
+
+    /// Whether the guard is done with what `report` says: devices that a VPN has lost and that still answer are not
+    /// gone, and whoever reads it from the store could not ask them.
+    fn is_settled(&self, uuid: &DeviceUuid, report: &Report) -> bool {
+        if *report != Report::Gone {
+            return true;
+        }
+        let view = self.authority.pin();
+        let device = view.get().map(|view| view.snapshot.device_named(*uuid));
+        device.is_some_and(|device| device.is_none_or(|device| device.location(Some(&self.node)).is_none()))
+    }
+
+    fn note(&mut self, done: &Result<Vec<DeviceUuid>, StoreError>) {
+        match (done, &self.trouble) {
+            (Ok(_), None) => {}
+            (Ok(_), Some(_)) => {
+                self.trouble = None;
+                tracing::info!("the store can be told where devices are again");
+            }
+            (Err(error), told) => {
+                self.counts.errors.fetch_add(1, Ordering::Relaxed);
+                let error = error.to_string();
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!("the store cannot be told where devices are: {error}");
+                    self.trouble = Some(error);
+                }
+            }
+        }
+    }
+}
+
+/// Devices that are written together. Some 10 ms of PostgreSQL's time, which others who write wait for.
+const BATCH_MAX: usize = 1000;
+
+/// For others that come with the first, and between two batches.
+const BATCH_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at whether the guard is done with what waits for it, which may take days.
+const GUARD_PAUSE: Duration = Duration::from_millis(250);
+
+/// Until what could not be written is tried again.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
