@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sluicegate::authz::{DeviceUuid, UnixMillis};
+use sluicegate::config::{Config, StoreUrl};
+use sluicegate::store::{self, Report};
 use support::{
     Authority, Cluster, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site, assert_done,
     node_section, receive, replace, wait_for,
@@ -410,4 +413,75 @@ fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
         said.contains("vpn.addresses: with vpn.report the store knows what its nodes have told it"),
         "{said}"
     );
+}
+
+/// What a node says of [`DEVICE`], as so many seconds ago, to a store that has it since 100 s at another node, which
+/// lives or not; and whether that one loses it.
+const CLAIMS: [(Option<i64>, bool, bool); 7] = [
+    (Some(50), true, true),
+    (Some(98), true, true),
+    // Too close to tell who was later.
+    (Some(100), true, false),
+    (Some(150), true, false),
+    (None, true, false),
+    (Some(150), false, true),
+    (None, false, true),
+];
+
+#[track_caller]
+fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) {
+    let (mut table, mut nodes) = (store::location_table(config), store::node_table(config));
+    let uuid = DeviceUuid::parse(DEVICE).unwrap();
+    let unknown = DeviceUuid::parse("dddddddddddddddddddddddddddddddd").unwrap();
+    let here = |ago_s: Option<i64>| Report::Here {
+        address: "127.0.0.1".parse().unwrap(),
+        since: ago_s.map(|ago_s| UnixMillis(UnixMillis::now().0 - ago_s * 1_000)),
+    };
+    let max_age = Duration::from_secs(60);
+    for (place, (ago_s, lives, is_taken)) in CLAIMS.into_iter().enumerate() {
+        let (before, after) = (format!("before-{place}"), format!("after-{place}"));
+        if lives {
+            nodes.write(&before, "192.0.2.1:3130".parse().unwrap()).unwrap();
+        }
+        assert_eq!(table.write(&before, max_age, &[(uuid, here(Some(100)))]).unwrap(), [uuid]);
+        let others = [(uuid, here(ago_s)), (unknown, here(ago_s))];
+        let taken = table.write(&after, max_age, &others).unwrap();
+        assert_eq!(taken, if is_taken { vec![uuid] } else { vec![] }, "{ago_s:?} {lives}");
+        assert_eq!(
+            holder(),
+            Some(if is_taken { after.clone() } else { before.clone() }),
+            "{ago_s:?} {lives}"
+        );
+        // Said again, it is so already.
+        assert_eq!(table.write(&after, max_age, &others).unwrap(), taken);
+
+        let (keeps, loses) = if is_taken { (after, before) } else { (before, after) };
+        table.write(&loses, max_age, &[(uuid, Report::Gone)]).unwrap();
+        assert_eq!(holder().as_ref(), Some(&keeps), "it is another's");
+        table.write(&keeps, max_age, &[(uuid, Report::Gone)]).unwrap();
+        assert_eq!(holder(), None);
+    }
+}
+
+#[test]
+fn of_two_claims_the_later_counts_on_sqlite() {
+    let fleet = Fleet::new("");
+    let config = Config {
+        store: support::store_at(&format!("sqlite:{}", fleet.site.store_path().display())),
+        ..Config::default()
+    };
+    let holder = || Some(fleet.said_of(DEVICE)).filter(|said| said.is_online).and_then(|said| said.node);
+    the_later_claim_counts(&config, &holder);
+}
+
+#[test]
+fn of_two_claims_the_later_counts_on_postgresql() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let mut config = Config::default();
+    let url = cluster.url(&database.nodes_role(), &database.name);
+    config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
+    let fleet = Fleet::of(Site::on_postgres(&database, ""));
+    let holder = || Some(fleet.said_of(DEVICE)).filter(|said| said.is_online).and_then(|said| said.node);
+    the_later_claim_counts(&config, &holder);
 }
