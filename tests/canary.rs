@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 use support::{
-    Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Signal, Site, V4, assert_done, output_of, receive,
+    Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Signal, Site, V4, assert_done, output_of,
+    read_head, receive,
 };
 
 const NAME: &str = "relay.example";
@@ -212,6 +213,32 @@ fn a_device_that_says_something_else_or_nothing_is_told() {
     let leaves = Scene::with(Device::serving(V4, drop));
     let output = output_of(&mut leaves.canary(), b"");
     assert!(failure(&output).contains("its first bytes did not come"), "{}", failure(&output));
+}
+
+#[test]
+fn a_device_that_speaks_http_is_asked_for_a_page() {
+    let web = Scene::with(Device::serving(V4, |mut socket| {
+        let request = read_head(&mut socket);
+        let is_whole = request.is_ok_and(|head| head.starts_with(b"GET /ping?all HTTP/1.1\r\nHost: "));
+        let status = if is_whole { "204 No Content" } else { "400 Bad Request" };
+        let _gone = write!(socket, "{}/1.1 {status}\r\n\r\n", if is_whole { "HTTP" } else { "NOT-HTTP" });
+        receive(&mut socket);
+    }));
+    assert_done(&output_of(web.canary().args(["--http", "/ping?all"]), b""));
+    assert_done(&output_of(web.plain().args(["--http", "/ping?all"]), b""));
+    let told = failure(&output_of(web.canary().args(["--http", "/other"]), b""));
+    assert!(told.contains(r#"began with "NOT-HTT" and not with "HTTP/1.""#), "{told}");
+
+    for (arguments, told) in [
+        (&["--http", "ping"][..], "a path begins with /"),
+        (&["--http", "/a b"], "a path begins with /"),
+        (&["--http", "/", "--expect", "SSH-"], "cannot be used with"),
+    ] {
+        let output = output_of(web.canary().args(arguments), b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(told), "{said}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! parts of what every client does.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,9 @@ pub enum Failure {
     Tunnel(#[from] TunnelError),
     #[error("{target} opened, but its first bytes did not come: {source}; check the service on the device")]
     Silent { target: Target, source: io::Error },
-    #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect",
+    #[error("{target} opened, but took no request: {source}; check the service on the device")]
+    Deaf { target: Target, source: io::Error },
+    #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect and --http",
         came.escape_ascii())]
     FirstBytes { target: Target, expected: String, came: Vec<u8> },
     #[error("{what} was let in; take the relay out of service and look at its grants and tokens")]
@@ -50,6 +52,8 @@ pub enum Failure {
 pub(super) struct Course {
     relay: Relay,
     device: Target,
+    /// What the device is asked for by HTTP.
+    http: Option<String>,
     expect: String,
     forwarded: Option<Target>,
     refused: Option<Target>,
@@ -71,7 +75,8 @@ impl Course {
         Ok(Self {
             relay: Relay { name: args.relay, tls },
             device: args.device,
-            expect: args.expect,
+            expect: if args.http.is_some() { HTTP.to_owned() } else { args.expect },
+            http: args.http,
             forwarded: args.forwarded,
             refused: args.refused,
             token,
@@ -149,6 +154,11 @@ impl Course {
         if let Some(refusal) = self.relay.ask(&mut link, target, &self.token)? {
             return Err(TunnelError::Refused(refusal).into());
         }
+        if let Some(path) = &self.http {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+            let deaf = |source| Failure::Deaf { target: target.clone(), source };
+            link.write_all(request.as_bytes()).and_then(|()| link.flush()).map_err(deaf)?;
+        }
         let expected = self.expect.as_bytes();
         let mut came = Vec::new();
         while came.len() < expected.len() {
@@ -223,6 +233,9 @@ fn resolve(relay: &RelayName, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer in time");
     answered.recv_deadline(until).map_err(late)?
 }
+
+/// How every answer by HTTP begins.
+const HTTP: &str = "HTTP/1.";
 
 /// A connect is refused where it has no time at all.
 const SOME_TIME: Duration = Duration::from_millis(1);

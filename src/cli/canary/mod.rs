@@ -31,6 +31,9 @@ pub struct CanaryArgs {
     /// What the device's first bytes have to be; empty where it says nothing before it is spoken to.
     #[arg(long, value_name = "PREFIX", default_value = "SSH-")]
     expect: String,
+    /// Ask the device for this path by HTTP; any answer by HTTP will do, and others will not.
+    #[arg(long, value_name = "PATH", conflicts_with = "expect", value_parser = http_path)]
+    http: Option<String>,
     /// A device that another node holds, so that the relay has to forward; its first bytes are to be the same.
     #[arg(long, value_name = "UUID:PORT")]
     forwarded: Option<Target>,
@@ -91,6 +94,18 @@ pub fn run(args: CanaryArgs, output: Output) -> Result<(), CommandError> {
 impl From<CanaryError> for CommandError {
     fn from(error: CanaryError) -> Self {
         Self::failed(error)
+    }
+}
+
+/// Reads `--http`.
+fn http_path(text: &str) -> Result<String, &'static str> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.starts_with('/') && is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "a path begins with / and has neither blanks nor other letters than ASCII's; write for example /ping",
+        )
     }
 }
 
