@@ -33,7 +33,7 @@ fn nodes_age_by_the_clock_of_the_database_whatever_that_shows() {
                 AS 'SELECT pg_catalog.now() + interval ''{hours} hours''';"
         ));
         let mut table = table(&database, &role, "?options=-csearch_path%3Dskewed,pg_catalog");
-        table.write("node-a", FORWARD.parse().unwrap()).unwrap();
+        table.write("node-a", FORWARD.parse().unwrap(), None).unwrap();
         let off = "abs(extract(epoch FROM heartbeat_at - now())) BETWEEN 10000 AND 11000";
         let row = database.client().query_one(&format!("SELECT {off} FROM sluicegate.nodes"), &[]).unwrap();
         assert!(row.get::<_, bool>(0), "the database's clock is that of the test");
@@ -54,15 +54,16 @@ fn where_the_database_looks_after_it_a_node_writes_its_own_row_and_no_other() {
     }
     for (name, role) in &nodes {
         let mut table = table(&database, role, "");
-        table.write(name, FORWARD.parse().unwrap()).unwrap();
-        table.write(name, FORWARD.parse().unwrap()).unwrap();
+        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
+        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
     }
     let (_, role) = &nodes[1];
     for other in ["node-a", "node-c"] {
-        let error = table(&database, role, "").write(other, FORWARD.parse().unwrap()).unwrap_err();
+        let error = table(&database, role, "").write(other, FORWARD.parse().unwrap(), None).unwrap_err();
         assert!(error.to_string().contains("row-level security"), "{error}");
     }
     let nodes = table(&database, role, "").read().unwrap();
+    assert!(nodes.nodes.iter().all(|node| node.devices == Some(7)));
     assert_eq!(nodes.nodes.len(), 2, "it sees the others: {:?}", ages(&nodes));
 }
 
@@ -94,9 +95,9 @@ impl Neighbourhood {
         let neighbourhood = Self { site, authority };
         // A sign of life from the future keeps for as long as the test takes.
         neighbourhood.sql(
-            "INSERT INTO nodes VALUES
-                ('node-b', '192.0.2.2:3130', unixepoch() * 1000 + 3600000),
-                ('node-c', '192.0.2.3:3130', unixepoch() * 1000 - 3600000)",
+            "INSERT INTO nodes (name, forward_address, heartbeat_at, devices) VALUES
+                ('node-b', '192.0.2.2:3130', unixepoch() * 1000 + 3600000, 12),
+                ('node-c', '192.0.2.3:3130', unixepoch() * 1000 - 3600000, NULL)",
         );
         neighbourhood
     }
@@ -124,16 +125,17 @@ fn the_nodes_are_listed_with_what_is_known_of_each() {
     assert!(done, "{told}");
     let lines: Vec<_> = said.lines().map(words).collect();
     assert_eq!(lines.len(), 3, "{said}");
-    assert_eq!(lines[0], ["NAME", "FORWARD", "ADDRESS", "HEARTBEAT", "AGE", "STATE"]);
-    assert_eq!(lines[1], ["node-b", "192.0.2.2:3130", "0s", "fresh"]);
+    assert_eq!(lines[0], ["NAME", "FORWARD", "ADDRESS", "HEARTBEAT", "AGE", "DEVICES", "STATE"]);
+    assert_eq!(lines[1], ["node-b", "192.0.2.2:3130", "0s", "12", "fresh"]);
     assert_eq!((&lines[2][..3], lines[2].last()), (&["node-c", "192.0.2.3:3130", "1h"][..], Some(&"stale")));
 
-    neighbourhood.sql("INSERT INTO nodes VALUES ('node-d', 'somewhere', unixepoch() * 1000)");
+    neighbourhood.sql("INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES ('node-d', 'somewhere', unixepoch() * 1000)");
     let (done, said, told) = neighbourhood.output(&["node", "list", "--json"]);
     assert!(done && told.contains("node node-d: `somewhere` is no address with a port"), "{told}");
     let nodes: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(nodes.as_array().unwrap().len(), 2);
     assert_eq!((&nodes[1]["name"], &nodes[1]["state"]), (&"node-c".into(), &"stale".into()));
+    assert_eq!((&nodes[0]["devices"], &nodes[1]["devices"]), (&12.into(), &serde_json::Value::Null));
     assert!(nodes[1]["heartbeat_age_ms"].as_i64().unwrap() >= 3_600_000);
 }
 

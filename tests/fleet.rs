@@ -215,7 +215,7 @@ fn each_role_can_do_what_it_is_for_and_nothing_else() {
     let Some(primary) = Cluster::start() else { return };
     let database = primary.database();
     let role = database.nodes_role();
-    let write = "INSERT INTO sluicegate.nodes VALUES ('node-z', '192.0.2.1:3130', now()) \
+    let write = "INSERT INTO sluicegate.nodes (name, forward_address, heartbeat_at) VALUES ('node-z', '192.0.2.1:3130', now()) \
                  ON CONFLICT (name) DO UPDATE SET heartbeat_at = now()";
     let denied = |role: &str, sql: &str| {
         let error = primary.try_client(role, &database.name).unwrap().batch_execute(sql).unwrap_err();
@@ -225,7 +225,9 @@ fn each_role_can_do_what_it_is_for_and_nothing_else() {
     for sql in [
         "SELECT * FROM sluicegate.credentials",
         "UPDATE sluicegate.grants SET revoked_at = NULL",
-        "UPDATE sluicegate.devices SET node = 'node-z'",
+        "UPDATE sluicegate.devices SET fleet = NULL",
+        "INSERT INTO sluicegate.devices (uuid) VALUES (repeat('d', 32))",
+        "DELETE FROM sluicegate.devices",
         "DELETE FROM sluicegate.nodes",
     ] {
         assert!(denied(&role, sql), "{sql}");

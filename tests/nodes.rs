@@ -68,7 +68,7 @@ impl Fleet {
     /// Says in the store that a node with this name lives at `forward`.
     fn pretend(&self, name: &str, forward: SocketAddr) {
         let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
-        let sql = "INSERT INTO nodes VALUES (?1, ?2, unixepoch() * 1000 + 3600000)";
+        let sql = "INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES (?1, ?2, unixepoch() * 1000 + 3600000)";
         store.execute(sql, (name, forward.to_string())).unwrap();
     }
 
@@ -260,7 +260,7 @@ fn a_request_that_comes_round_again_is_a_loop() {
     let near = fleet.start();
     fleet.wait_for_nodes(&near, 2.0);
     let store = rusqlite::Connection::open(other.store_path()).unwrap();
-    let sql = "INSERT INTO nodes VALUES ('node-a', ?1, unixepoch() * 1000 + 3600000)";
+    let sql = "INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES ('node-a', ?1, unixepoch() * 1000 + 3600000)";
     store.execute(sql, [forward_address(&fleet.site, "node-a").to_string()]).unwrap();
     fleet.wait_for_nodes(&far.relay, 2.0);
     let answer = fleet.request(80).send(near.address());

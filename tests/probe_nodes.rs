@@ -32,7 +32,7 @@ impl Fleet {
     /// Says in the store that a node with this name lives at `forward`, for as long as that is there.
     fn pretend(&self, name: &str, forward: SocketAddr) {
         let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
-        let sql = "INSERT INTO nodes VALUES (?1, ?2, unixepoch() * 1000 + 3600000)";
+        let sql = "INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES (?1, ?2, unixepoch() * 1000 + 3600000)";
         store.execute(sql, (name, forward.to_string())).unwrap();
     }
 

@@ -441,7 +441,7 @@ fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) 
     for (place, (ago_s, lives, is_taken)) in CLAIMS.into_iter().enumerate() {
         let (before, after) = (format!("before-{place}"), format!("after-{place}"));
         if lives {
-            nodes.write(&before, "192.0.2.1:3130".parse().unwrap()).unwrap();
+            nodes.write(&before, "192.0.2.1:3130".parse().unwrap(), None).unwrap();
         }
         assert_eq!(table.write(&before, max_age, &[(uuid, here(Some(100)))]).unwrap(), [uuid]);
         let others = [(uuid, here(ago_s)), (unknown, here(ago_s))];

@@ -72,6 +72,10 @@ impl Authority {
     }
 
     /// The store could not be read.
+    pub fn is_store_reachable(&self) -> bool {
+        self.store_reachable.load(Ordering::Relaxed)
+    }
+
     pub fn lost_store(&self) {
         self.store_reachable.store(false, Ordering::Relaxed);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -20,6 +20,17 @@ pub struct NodeEntry {
     /// Since its last sign of life when the store was last read, by the store's clock. What clocks the nodes have
     /// does not matter, and a store that cannot be read makes nobody older: who is dead then does not answer.
     pub age: Duration,
+    /// `None` where it could not say.
+    pub holds: Option<Holds>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holds {
+    /// That it holds and can dial.
+    pub devices: usize,
+    /// By this node's clock.
+    pub told_at: Instant,
 }
 
 /// Why a node cannot be asked.
@@ -75,8 +86,8 @@ mod tests {
 
     #[test]
     fn a_node_is_found_until_it_has_been_silent_for_too_long() {
-        let node =
-            |age| NodeEntry { forward: "192.0.2.1:3129".parse().unwrap(), age: Duration::from_secs(age) };
+        let forward = "192.0.2.1:3129".parse().unwrap();
+        let node = |age| NodeEntry { forward, age: Duration::from_secs(age), holds: None };
         let directory = Directory::new([("fresh".into(), node(15)), ("silent".into(), node(16))]);
         let find = |name| directory.find(name, Duration::from_secs(15));
         assert_eq!(find("fresh"), Ok(node(15)));

@@ -17,7 +17,7 @@ mod witness;
 pub use authority::{Authority, PinnedView, View};
 pub use decide::Terms;
 pub use decision::{Asker, Decision, Elsewhere, Query, Refusal, Route, Undecided};
-pub use directory::{Directory, DirectoryCell, NodeEntry, NodeTrouble};
+pub use directory::{Directory, DirectoryCell, Holds, NodeEntry, NodeTrouble};
 pub use revocations::Revocations;
 pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
 pub use survey::Permitted;

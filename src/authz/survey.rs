@@ -42,6 +42,16 @@ impl Snapshot {
         }
     }
 
+    /// How many devices are online at `node`, by their rows.
+    pub fn held_by(&self, node: &str) -> usize {
+        self.devices.count(|device| device.online && device.node == Some(node))
+    }
+
+    /// How many of them have an address, as `node` needs to dial them.
+    pub fn reached_by(&self, node: &str) -> usize {
+        self.devices.count(|device| device.online && device.node == Some(node) && device.address.is_some())
+    }
+
     pub fn device_named(&self, uuid: DeviceUuid) -> Option<Device> {
         self.devices.named(uuid)
     }
@@ -77,6 +87,11 @@ impl Device {
     pub fn location(&self, node: Option<&str>) -> Option<IpAddr> {
         let is_ours = node.is_none() || self.node.is_none() || self.node.as_deref() == node;
         self.address.filter(|_| self.online && is_ours)
+    }
+
+    /// The node that it is online at, where its row names one.
+    pub fn holder(&self) -> Option<&str> {
+        self.node.as_deref().filter(|_| self.online)
     }
 
     /// Whether somebody can reach the device now: `node` itself, or one that need not tell it the address.

@@ -12,8 +12,8 @@ use crate::store::{self, NodeRow, Nodes};
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// List the nodes that have ever said that they live: where each takes what others forward, and when it last
-    /// said so.
+    /// List the nodes that have ever said that they live: where each takes what others forward, when it last
+    /// said so, and how many devices it then said that it holds.
     List,
 }
 
@@ -34,6 +34,7 @@ fn facts(nodes: &[NodeRow], max_age: Duration) -> serde_json::Value {
             "name": node.name,
             "forward_address": node.forward,
             "heartbeat_age_ms": node.age_ms,
+            "devices": node.devices,
             "state": state(node, max_age),
         })
     };
@@ -46,10 +47,11 @@ fn table(nodes: &[NodeRow], max_age: Duration) -> Table {
             Cell::from(node.name.to_string()),
             Cell::from(node.forward.to_string()),
             Cell::from(ago(node.age_ms, 0)),
+            Cell::from(node.devices.map_or_else(|| "-".to_owned(), |devices| devices.to_string())),
             Cell::from(state(node, max_age).to_owned()),
         ]
     };
-    let columns = &["name", "forward_address", "heartbeat_age", "state"];
+    let columns = &["name", "forward_address", "heartbeat_age", "devices", "state"];
     Table { columns, rows: nodes.iter().map(row).collect() }
 }
 

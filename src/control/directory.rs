@@ -1,4 +1,4 @@
-//! Says to the other nodes that this one lives, and hears when they last did.
+//! Says to the other nodes that this one lives and how many devices it holds, and hears when they last did.
 //!
 //! On a thread of its own: a slow store must not keep revocations waiting. What was heard last stays in force
 //! while the store cannot be read.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::refresh::jittered;
-use crate::authz::{Authority, Directory, NodeEntry};
+use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeTable, Nodes, StoreError};
 
@@ -45,6 +45,7 @@ impl DirectoryKeeper {
             heartbeat: config.forward.heartbeat,
             refresh: config.forward.refresh,
             errors: Arc::clone(&errors),
+            counted: Counted::default(),
             trouble: None,
             bad: Vec::new(),
         };
@@ -81,18 +82,30 @@ struct Keeper {
     heartbeat: Duration,
     refresh: Duration,
     errors: Arc<AtomicU64>,
+    counted: Counted,
     /// What was told of last.
     trouble: Option<String>,
     bad: Vec<String>,
+}
+
+/// How many devices this node held when it last looked.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    generation: Option<Generation>,
+    devices: usize,
 }
 
 impl Keeper {
     fn run(&mut self, ended: &Receiver<()>) {
         let mut heartbeat_at = Instant::now();
         loop {
-            let done = if Instant::now() >= heartbeat_at {
+            let before = self.counted.devices;
+            self.count();
+            // Others may be waiting for this node's word that devices are gone.
+            let done = if Instant::now() >= heartbeat_at || self.counted.devices < before {
                 heartbeat_at = Instant::now() + self.heartbeat;
-                self.table.write(&self.name, self.forward).and_then(|()| self.read())
+                let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
+                self.table.write(&self.name, self.forward, devices).and_then(|()| self.read())
             } else {
                 self.read()
             };
@@ -107,11 +120,24 @@ impl Keeper {
         }
     }
 
+    /// Anew only where something else is in force than when it last did.
+    fn count(&mut self) {
+        let view = self.authority.pin();
+        let Some(view) = view.get() else { return };
+        let generation = Some(view.snapshot.generation());
+        if generation != self.counted.generation {
+            self.counted = Counted { generation, devices: view.snapshot.reached_by(&self.name) };
+        }
+    }
+
     fn read(&mut self) -> Result<(), StoreError> {
         let Nodes { nodes, bad } = self.table.read()?;
+        let now = Instant::now();
         let entries = nodes.into_iter().map(|node| {
             let age = Duration::from_millis(u64::try_from(node.age_ms).unwrap_or(0));
-            (node.name, NodeEntry { forward: node.forward, age })
+            let holds = node.devices.zip(now.checked_sub(age));
+            let holds = holds.map(|(devices, told_at)| Holds { devices, told_at });
+            (node.name, NodeEntry { forward: node.forward, age, holds })
         });
         self.authority.directory().replace(Directory::new(entries));
         for row in bad.iter().filter(|row| !self.bad.contains(row)) {

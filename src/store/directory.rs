@@ -8,8 +8,9 @@ use crate::config::{Config, Store, StoreUrl};
 
 /// The table of nodes. Calls block, and each is one transaction; after an error the next call connects anew.
 pub trait NodeTable: Send {
-    /// Writes that the node with this name lives now, and takes requests at `forward`.
-    fn write(&mut self, name: &str, forward: SocketAddr) -> Result<(), StoreError>;
+    /// Writes that the node with this name lives now, takes requests at `forward`, and holds so many devices, where
+    /// it can say that.
+    fn write(&mut self, name: &str, forward: SocketAddr, devices: Option<usize>) -> Result<(), StoreError>;
 
     /// All nodes, at most [`NODES_MAX`] of them.
     fn read(&mut self) -> Result<Nodes, StoreError>;
@@ -29,6 +30,8 @@ pub struct NodeRow {
     pub forward: SocketAddr,
     /// Since it last said that it lives, by the store's own clock.
     pub age_ms: i64,
+    /// That it holds, by its own word; `None` where it could not say.
+    pub devices: Option<usize>,
 }
 
 impl NodeRow {
@@ -39,10 +42,17 @@ impl NodeRow {
 
 impl Nodes {
     /// Takes a row as the table has it. A node that never gave an address or a sign of life is none yet.
-    pub(super) fn add(&mut self, name: String, forward: Option<String>, age_ms: Option<i64>) {
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        forward: Option<String>,
+        age_ms: Option<i64>,
+        devices: Option<i64>,
+    ) {
+        let devices = devices.and_then(|devices| usize::try_from(devices).ok());
         let (Some(forward), Some(age_ms)) = (forward, age_ms) else { return };
         match forward.parse() {
-            Ok(forward) => self.nodes.push(NodeRow { name: name.into(), forward, age_ms }),
+            Ok(forward) => self.nodes.push(NodeRow { name: name.into(), forward, age_ms, devices }),
             Err(_) => self.bad.push(format!("node {name}: `{forward}` is no address with a port")),
         }
     }

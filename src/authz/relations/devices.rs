@@ -114,6 +114,12 @@ impl Devices {
         self.packed.iter().map(|row| row.unpack(&self.nodes)).chain(self.whole.iter().cloned())
     }
 
+    /// As [`iter`](Self::iter), without a copy of each.
+    pub(in crate::authz) fn count(&self, is_counted: impl Fn(&Located<'_>) -> bool) -> usize {
+        let packed = self.packed.iter().map(|row| row.located(&self.nodes));
+        packed.chain(self.whole.iter().map(Device::located)).filter(is_counted).count()
+    }
+
     pub(in crate::authz) fn len(&self) -> usize {
         self.index.len()
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::absences::{Absences, Settled};
 use super::guard::{
-    Candidate, Difference, Guard, Hold, Prober, Read, Replay, Since, Verdict, revokes_everything,
+    Candidate, Difference, Guard, Hold, Holders, Prober, Read, Replay, Since, Verdict, revokes_everything,
 };
 use super::history::History;
 use super::holding::Holding;
@@ -48,6 +48,7 @@ pub(super) struct Admission {
     doubt: Option<Hold>,
     holding: Holding,
     prober: Prober,
+    holders: Holders,
     recent: Recent,
     node: Option<String>,
     /// What was kept on disk was read by others, and nothing has been published since.
@@ -68,6 +69,7 @@ impl Admission {
         Self {
             guard: Guard::new(config),
             prober: Prober::new(config),
+            holders: Holders::new(config),
             recent: Recent::new(config.authz.guard.replay),
             node: config.vpn.node.clone(),
             masks: Masks::default(),
@@ -95,6 +97,7 @@ impl Admission {
         self.publisher.read_by(queries_digest(&config.store, &config.authz));
         self.guard = Guard::new(config);
         self.prober = Prober::new(config);
+        self.holders = Holders::new(config);
         self.on_regression = config.authz.guard.on_regression;
     }
 
@@ -158,7 +161,8 @@ impl Admission {
     /// A read of changes that found none. It confirms what the one before told.
     pub(super) fn take_nothing(&mut self) {
         self.absences.count_read(Read::Changes);
-        let is_awaited = self.absences.waiting() > 0 || self.prober.is_asking();
+        let is_asking = self.prober.is_asking() || self.holders.is_asking();
+        let is_awaited = self.absences.waiting() > 0 || is_asking;
         if is_awaited || self.holding.is_without_candidate() {
             self.judge(Read::Changes);
             self.publisher.settle();
@@ -247,8 +251,12 @@ impl Admission {
             self.prober.forget();
         }
         let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
+        let store = self.mirror.snapshot();
+        let displaced = last_good.map(|last_good| self.guard.displaced(difference, last_good, store));
+        let directory = self.publisher.authority().directory().get();
+        let displaced = self.holders.ask(&displaced.unwrap_or_default(), &directory);
         let candidate = Candidate {
-            store: self.mirror.snapshot(),
+            store,
             difference,
             live: self.live,
             revocations: self.publisher.revocations(),
@@ -257,6 +265,7 @@ impl Admission {
             bad_examples: self.quarantine.examples(),
             read,
             unlocated,
+            displaced,
             now,
         };
         let (recent, node) = (self.recent.queries(), self.node.as_deref());

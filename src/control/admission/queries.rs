@@ -10,8 +10,8 @@ use super::{Admission, count_live};
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis};
 use crate::control::commands::DiffReport;
 use crate::control::guard::{
-    Candidate, Changed, Difference, Hold, Read, Replay, Rule, Touched, Unlocated, is_live_credential,
-    is_live_grant,
+    Candidate, Changed, Difference, Displaced, Hold, Read, Replay, Rule, Touched, Unlocated, Word,
+    is_live_credential, is_live_grant,
 };
 use crate::control::holding::HoldStatus;
 use crate::control::mirror::{Mirror, NEVER_PUBLISHED};
@@ -42,14 +42,17 @@ impl Admission {
             bad_examples: &bad_rows,
             read: Read::Everything,
             unlocated: None,
+            displaced: Word::Agrees,
             now,
         };
         let node = self.node.as_deref();
         let replay = Replay { recent: self.recent.queries(), in_force: &running, node };
         let unlocated = self.guard.unlocated(&difference, &running);
+        let displaced = self.guard.displaced(&difference, &running, mirror.snapshot());
         let hold = revived
             .or_else(|| self.guard.judge_once(&candidate, replay).err())
             .or_else(|| unlocated.as_ref().map(Unlocated::by_query))
+            .or_else(|| displaced.first().map(Displaced::by_query))
             .filter(|_| self.guard.is_enabled());
         DiffReport::of(&shown, hold.map(|hold| HoldStatus { hold, since: now }), node)
     }

@@ -9,6 +9,7 @@ mod canaries;
 mod contract;
 mod decode;
 mod difference;
+mod holders;
 mod location;
 mod loss;
 mod probe;
@@ -29,6 +30,7 @@ use crate::store::{Quarantined, Relation};
 use canaries::Canaries;
 pub(super) use contract::broken_contract;
 pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is_live_grant};
+pub(super) use holders::{Displaced, Holders, Word};
 pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
 pub(super) use probe::{Network, Prober};
@@ -71,7 +73,7 @@ pub enum Rule {
 #[derive(Debug)]
 pub(super) enum Verdict {
     Publish,
-    /// The network was asked and has not answered yet.
+    /// The network, or another node, was asked and has not answered yet.
     Wait,
     Hold(Hold),
 }
@@ -107,6 +109,8 @@ pub(super) struct Candidate<'a> {
     pub read: Read,
     /// What the network says of devices that the store has lost sight of, where those are too many.
     pub unlocated: Option<(&'a Unlocated, Network)>,
+    /// What other nodes say of devices that they hold no more, where those are too many.
+    pub displaced: Word,
     pub now: UnixMillis,
 }
 
@@ -156,6 +160,16 @@ impl Guard {
         Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
     }
 
+    /// Devices that other nodes are to be asked about before [`Guard::judge`].
+    pub(super) fn displaced(
+        &self,
+        difference: &Difference,
+        in_force: &Snapshot,
+        candidate: &Snapshot,
+    ) -> Vec<Displaced> {
+        Displaced::among(difference, in_force, candidate, &self.config, self.vpn.node.as_deref())
+    }
+
     /// A person accepts what `hold` is about, and what will be held for the same.
     pub(super) fn waive(&mut self, hold: &Hold) {
         self.waiver = Some(Waiver { rule: hold.rule, extent: hold.extent, used: false });
@@ -171,6 +185,11 @@ impl Guard {
             && let verdict @ (Verdict::Wait | Verdict::Hold(_)) = unlocated.verdict(network)
         {
             return verdict;
+        }
+        match &candidate.displaced {
+            Word::Agrees => {}
+            Word::Awaited => return Verdict::Wait,
+            Word::Contradicts(hold) => return Verdict::Hold(hold.clone()),
         }
         match replay.map(|replay| replay::check(candidate, replay, self.config.max_replay_failures)) {
             Some(Err(hold)) => Verdict::Hold(hold),

@@ -242,6 +242,7 @@ proptest! {
                 bad_examples: &[],
                 read: Read::Everything,
                 unlocated: None,
+                displaced: Word::Agrees,
                 now: NOW,
             },
             None,

@@ -17,15 +17,16 @@ impl PostgresNodes {
 }
 
 impl NodeTable for PostgresNodes {
-    fn write(&mut self, name: &str, forward: SocketAddr) -> Result<(), StoreError> {
-        self.0.with(|session| session.execute(WRITE, &[&name, &forward.to_string()]).map(drop))
+    fn write(&mut self, name: &str, forward: SocketAddr, devices: Option<usize>) -> Result<(), StoreError> {
+        let devices = devices.map(|devices| devices as i64);
+        self.0.with(|session| session.execute(WRITE, &[&name, &forward.to_string(), &devices]).map(drop))
     }
 
     fn read(&mut self) -> Result<Nodes, StoreError> {
         self.0.with(|session| {
             let mut nodes = Nodes::default();
             for row in session.query(READ, &[&(NODES_MAX as i64)])? {
-                nodes.add(row.get(0), row.get(1), row.get(2));
+                nodes.add(row.get(0), row.get(1), row.get(2), row.get(3));
             }
             Ok(nodes)
         })
@@ -33,9 +34,10 @@ impl NodeTable for PostgresNodes {
 }
 
 const WRITE: &str =
-    "INSERT INTO sluicegate.nodes (name, forward_address, heartbeat_at) VALUES ($1, $2, now())
-    ON CONFLICT (name) DO UPDATE SET forward_address = EXCLUDED.forward_address, heartbeat_at = now()";
+    "INSERT INTO sluicegate.nodes (name, forward_address, heartbeat_at, devices) VALUES ($1, $2, now(), $3)
+    ON CONFLICT (name) DO UPDATE
+    SET forward_address = EXCLUDED.forward_address, heartbeat_at = now(), devices = EXCLUDED.devices";
 
 const READ: &str = "SELECT name, forward_address,
-        CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint)
+        CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint), devices
     FROM sluicegate.nodes ORDER BY name LIMIT $1";

@@ -100,7 +100,7 @@ fn refusal(identity: &Identity, place: &Place) -> StoreError {
 /// In their order; the first brings a store to version 1.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../schema/postgres/0001_reference.sql"),
-    include_str!("../schema/postgres/0002_located_at.sql"),
+    include_str!("../schema/postgres/0002_what_nodes_hold.sql"),
 ];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;

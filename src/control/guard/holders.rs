@@ -1,0 +1,215 @@
+//! Rule `location`, of devices that other nodes hold: whom the store says they have lost, they do not hold any more.
+//!
+//! A node cannot ask devices in another one's network, but that one can, and does by its own guard; and it says with
+//! its signs of life how many it holds. So a mass loss is put to the nodes that held the devices. A node that is dead,
+//! or cannot say, is not waited for.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Difference, Hold, Rule};
+use crate::authz::{DeviceId, Directory, Holds, Snapshot};
+use crate::config::{self, Allowance, Config};
+use crate::store::RowKey;
+
+/// Devices that one other node holds by what is in force and would not any more, too many for one read.
+pub(in crate::control) struct Displaced {
+    node: Box<str>,
+    devices: Vec<DeviceId>,
+    /// What it would hold.
+    left: usize,
+}
+
+/// What the nodes say of that.
+#[derive(Debug)]
+pub(in crate::control) enum Word {
+    Agrees,
+    /// They have not said anything yet that they could have said knowing of it.
+    Awaited,
+    Contradicts(Hold),
+}
+
+/// Since when nodes have been asked what they hold.
+pub(in crate::control) struct Holders {
+    allowance: Allowance,
+    max_age: Duration,
+    asked: HashMap<Box<str>, Instant>,
+    is_waiting: bool,
+}
+
+impl Displaced {
+    pub(in crate::control) fn among(
+        difference: &Difference,
+        in_force: &Snapshot,
+        candidate: &Snapshot,
+        config: &config::Guard,
+        node: Option<&str>,
+    ) -> Vec<Self> {
+        let Allowance { rows, .. } = config.max_unlocated;
+        let mut lost: HashMap<&str, Vec<DeviceId>> = HashMap::new();
+        for row in &difference.devices {
+            // Rows that are missing have a rule of their own.
+            let (Some(before), Some(after)) = (&row.before, &row.after) else { continue };
+            let Some(holder) = before.holder().filter(|holder| Some(*holder) != node) else { continue };
+            if after.holder() != Some(holder) {
+                lost.entry(holder).or_default().push(before.id);
+            }
+        }
+        // Before all devices are counted.
+        lost.retain(|_, devices| devices.len() > rows);
+        let is_too_many = |(holder, devices): &(&str, Vec<DeviceId>)| {
+            config.max_unlocated.is_exceeded_by(devices.len(), in_force.held_by(holder))
+        };
+        let displaced = lost.into_iter().filter(is_too_many);
+        displaced
+            .map(|(holder, devices)| Self { node: holder.into(), devices, left: candidate.held_by(holder) })
+            .collect()
+    }
+
+    /// Where a query has displaced them, there is nobody to ask.
+    pub(in crate::control) fn by_query(&self) -> Hold {
+        let (node, lost) = (&self.node, self.devices.len());
+        self.hold(format!("{lost} devices that {node} holds would be elsewhere or offline by the query"))
+    }
+
+    fn hold(&self, figures: String) -> Hold {
+        let examples = self.devices.iter().map(|id| RowKey::Device(*id));
+        Hold::new(Rule::Location, self.devices.len(), figures, examples)
+    }
+}
+
+impl Holders {
+    pub(in crate::control) fn new(config: &Config) -> Self {
+        let allowance = config.authz.guard.max_unlocated;
+        Self { allowance, max_age: config.forward.max_age, asked: HashMap::new(), is_waiting: false }
+    }
+
+    /// What the nodes say that are there by `directory`. Those that are asked for the first time are given the time to
+    /// find out themselves.
+    pub(in crate::control) fn ask(&mut self, displaced: &[Displaced], directory: &Directory) -> Word {
+        self.asked.retain(|node, _| displaced.iter().any(|displaced| displaced.node == *node));
+        let word = self.word(displaced, directory);
+        self.is_waiting = matches!(word, Word::Awaited);
+        word
+    }
+
+    fn word(&mut self, displaced: &[Displaced], directory: &Directory) -> Word {
+        let now = Instant::now();
+        let mut word = Word::Agrees;
+        for lost in displaced {
+            let asked_at = *self.asked.entry(lost.node.clone()).or_insert(now);
+            let entry = directory.find(&lost.node, self.max_age).ok();
+            let Some(Holds { devices, told_at }) = entry.and_then(|entry| entry.holds) else { continue };
+            let more = devices.saturating_sub(lost.left);
+            if !self.allowance.is_exceeded_by(more, devices) {
+                continue;
+            }
+            if told_at < asked_at + NODE_PATIENCE {
+                word = Word::Awaited;
+                continue;
+            }
+            let (node, left) = (&lost.node, lost.left);
+            return Word::Contradicts(lost.hold(format!(
+                "{node} says that it holds {devices} devices, of which it would hold {left}"
+            )));
+        }
+        word
+    }
+
+    /// A word is waited for.
+    pub(in crate::control) fn is_asking(&self) -> bool {
+        self.is_waiting
+    }
+}
+
+/// For a node to read what this one has read, and to ask its devices, before what it says counts.
+const NODE_PATIENCE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Change, Device, DeviceUuid, Generation, NodeEntry};
+    use crate::control::guard::Touched;
+
+    fn device(id: i64, node: &str, online: bool) -> Device {
+        Device {
+            id: DeviceId(id),
+            uuid: DeviceUuid::parse(&format!("{id:032x}")).unwrap(),
+            fleet: None,
+            address: None,
+            node: Some(node.into()),
+            online,
+        }
+    }
+
+    fn snapshot(devices: impl IntoIterator<Item = Device>) -> Snapshot {
+        Snapshot::build(Generation(1), Vec::new(), Vec::new(), devices.into_iter().collect())
+    }
+
+    fn displaced(before: &Snapshot, after: &[Device]) -> Vec<Displaced> {
+        let changes: Vec<Change> = after.iter().cloned().map(Change::Device).collect();
+        let after = before.apply(Generation(2), &changes);
+        let difference = Difference::between(before, &after, &Touched::Everything);
+        Displaced::among(&difference, before, &after, &Config::default().authz.guard, Some("here"))
+    }
+
+    fn directory(devices: Option<usize>, age: Duration, told_at: Instant) -> Directory {
+        let forward = "192.0.2.1:3130".parse().unwrap();
+        let holds = devices.map(|devices| Holds { devices, told_at });
+        Directory::new([("there".into(), NodeEntry { forward, age, holds })])
+    }
+
+    #[test]
+    fn devices_that_leave_one_by_one_or_that_are_few_are_nobodys_question() {
+        let before = snapshot((0..100).map(|id| device(id, "there", true)));
+        let gone = |count| (0..count).map(|id| device(id, "there", false)).collect::<Vec<_>>();
+        assert!(displaced(&before, &gone(10)).is_empty());
+        assert_eq!(displaced(&before, &gone(11))[0].left, 89);
+        let few = snapshot((0..4).map(|id| device(id, "there", true)));
+        assert!(displaced(&few, &gone(2)).is_empty());
+        assert_eq!(displaced(&few, &gone(3)).len(), 1);
+    }
+
+    #[test]
+    fn devices_are_displaced_that_are_offline_or_with_another_node_and_not_those_of_this_one() {
+        let before = snapshot((0..20).map(|id| device(id, if id < 10 { "there" } else { "here" }, true)));
+        for (node, online) in [("there", false), ("here", true), ("elsewhere", true)] {
+            let after: Vec<Device> = (0..10).map(|id| device(id, node, online)).collect();
+            let displaced = displaced(&before, &after);
+            assert_eq!((displaced.len(), displaced[0].devices.len()), (1, 10), "{node} {online}");
+        }
+        let ours: Vec<Device> = (10..20).map(|id| device(id, "here", false)).collect();
+        assert!(displaced(&before, &ours).is_empty(), "they can be asked themselves");
+    }
+
+    #[test]
+    fn what_a_node_says_counts_once_it_can_know() {
+        let before = snapshot((0..20).map(|id| device(id, "there", true)));
+        let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
+        let displaced = displaced(&before, &lost);
+        let mut holders = Holders::new(&Config::default());
+        let now = Instant::now();
+        let (fresh, long) = (Duration::ZERO, Duration::from_secs(60));
+        let mut ask = |directory: Directory| holders.ask(&displaced, &directory);
+        assert!(matches!(ask(directory(Some(20), fresh, now)), Word::Awaited));
+        assert!(matches!(ask(directory(Some(20), fresh, now + NODE_PATIENCE / 2)), Word::Awaited));
+        let later = Instant::now() + NODE_PATIENCE;
+        let Word::Contradicts(hold) = ask(directory(Some(20), fresh, later)) else {
+            panic!("it still has them")
+        };
+        assert_eq!(hold.figures, "there says that it holds 20 devices, of which it would hold 0");
+        for agrees in [
+            directory(Some(0), fresh, now),
+            directory(Some(2), fresh, later),
+            directory(None, fresh, later),
+            directory(Some(20), long, later),
+            Directory::default(),
+        ] {
+            assert!(matches!(ask(agrees.clone()), Word::Agrees), "{agrees:?}");
+        }
+        assert!(!holders.is_asking());
+        holders.ask(&[], &Directory::default());
+        let anew = holders.ask(&displaced, &directory(Some(20), fresh, Instant::now()));
+        assert!(matches!(anew, Word::Awaited) && holders.is_asking(), "they were back in between");
+    }
+}
