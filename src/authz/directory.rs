@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     nodes: HashMap<Box<str>, NodeEntry>,
+    was_read: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,12 @@ pub struct DirectoryCell(Arc<RwLock<Arc<Directory>>>);
 
 impl Directory {
     pub fn new(nodes: impl IntoIterator<Item = (Box<str>, NodeEntry)>) -> Self {
-        Self { nodes: nodes.into_iter().collect() }
+        Self { nodes: nodes.into_iter().collect(), was_read: true }
+    }
+
+    /// Whether this is what the store said, and not what there is before it was asked.
+    pub const fn was_read(&self) -> bool {
+        self.was_read
     }
 
     pub fn find(&self, name: &str, max_age: Duration) -> Result<NodeEntry, NodeTrouble> {

@@ -33,6 +33,8 @@ pub(in crate::control) enum Word {
 pub(in crate::control) struct Holders {
     allowance: Allowance,
     max_age: Duration,
+    /// There is a directory.
+    has_neighbours: bool,
     asked: HashMap<Box<str>, Instant>,
     is_waiting: bool,
 }
@@ -80,8 +82,13 @@ impl Displaced {
 
 impl Holders {
     pub(in crate::control) fn new(config: &Config) -> Self {
-        let allowance = config.authz.guard.max_unlocated;
-        Self { allowance, max_age: config.forward.max_age, asked: HashMap::new(), is_waiting: false }
+        Self {
+            allowance: config.authz.guard.max_unlocated,
+            max_age: config.forward.max_age,
+            has_neighbours: config.forward.listen.is_some(),
+            asked: HashMap::new(),
+            is_waiting: false,
+        }
     }
 
     /// What the nodes say that are there by `directory`. Those that are asked for the first time are given the time to
@@ -98,6 +105,17 @@ impl Holders {
         let mut word = Word::Agrees;
         for lost in displaced {
             let asked_at = *self.asked.entry(lost.node.clone()).or_insert(now);
+            if self.has_neighbours && !directory.was_read() {
+                if now < asked_at + self.max_age {
+                    word = Word::Awaited;
+                    continue;
+                }
+                let (node, count) = (&lost.node, lost.devices.len());
+                return Word::Contradicts(lost.hold(format!(
+                    "{node} held {count} devices that it would not hold any more, and the directory, where it says \
+                     what it holds, cannot be read"
+                )));
+            }
             let entry = directory.find(&lost.node, self.max_age).ok();
             let Some(Holds { devices, told_at }) = entry.and_then(|entry| entry.holds) else { continue };
             let more = devices.saturating_sub(lost.left);
@@ -151,6 +169,25 @@ mod tests {
         let after = before.apply(Generation(2), &changes);
         let difference = Difference::between(before, &after, &Touched::Everything);
         Displaced::among(&difference, before, &after, &Config::default().authz.guard, Some("here"))
+    }
+
+    /// As after a start, with what was kept on disk in force.
+    #[test]
+    fn a_directory_that_was_not_read_yet_says_nothing() {
+        let before = snapshot((0..20).map(|id| device(id, "there", true)));
+        let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
+        let displaced = displaced(&before, &lost);
+        let mut config = Config::default();
+        let ask = |config: &Config| Holders::new(config).ask(&displaced, &Directory::default());
+        assert!(matches!(ask(&config), Word::Agrees), "a node that stands alone has none");
+        config.forward.listen = Some("192.0.2.2:3130".parse().unwrap());
+        assert!(matches!(ask(&config), Word::Awaited));
+        config.forward.max_age = Duration::ZERO;
+        let Word::Contradicts(hold) = ask(&config) else { panic!("nobody says that they are gone") };
+        assert!(
+            hold.figures.contains("the directory, where it says what it holds, cannot be read"),
+            "{hold}"
+        );
     }
 
     fn directory(devices: Option<usize>, age: Duration, told_at: Instant) -> Directory {
