@@ -330,6 +330,11 @@ impl Vpn {
         let address = address.to_canonical();
         self.allow.iter().any(|network| network.contains(&address))
     }
+
+    /// Whether every address is from the VPN, and none from the store.
+    pub fn knows_addresses(&self) -> bool {
+        !self.addresses.contains(&AddressSource::Store)
+    }
 }
 
 impl Listen {

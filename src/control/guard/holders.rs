@@ -2,14 +2,14 @@
 //!
 //! A node cannot ask devices in another one's network, but that one can, and does by its own guard; and it says with
 //! its signs of life how many it holds. So a mass loss is put to the nodes that held the devices. A node that is dead,
-//! or cannot say, is not waited for.
+//! or cannot say, is not waited for; nor is anybody asked about devices that this node's own VPN has by now.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Difference, Hold, Rule};
-use crate::authz::{DeviceId, Directory, Holds, Snapshot};
-use crate::config::{self, Allowance, Config};
+use crate::authz::{Device, DeviceId, Directory, Holds, Snapshot};
+use crate::config::{self, Allowance, Config, Vpn};
 use crate::store::RowKey;
 
 /// Devices that one other node holds by what is in force and would not any more, too many for one read.
@@ -45,15 +45,18 @@ impl Displaced {
         in_force: &Snapshot,
         candidate: &Snapshot,
         config: &config::Guard,
-        node: Option<&str>,
+        vpn: &Vpn,
     ) -> Vec<Self> {
         let Allowance { rows, .. } = config.max_unlocated;
+        let node = vpn.node.as_deref();
+        // An address in the store proves nothing of the kind.
+        let is_in_own_vpn = |device: &Device| vpn.knows_addresses() && device.location(node).is_some();
         let mut lost: HashMap<&str, Vec<DeviceId>> = HashMap::new();
         for row in &difference.devices {
             // Rows that are missing have a rule of their own.
             let (Some(before), Some(after)) = (&row.before, &row.after) else { continue };
             let Some(holder) = before.holder().filter(|holder| Some(*holder) != node) else { continue };
-            if after.holder() != Some(holder) {
+            if after.holder() != Some(holder) && !is_in_own_vpn(after) {
                 lost.entry(holder).or_default().push(before.id);
             }
         }
@@ -123,7 +126,10 @@ impl Holders {
                 continue;
             }
             if told_at < asked_at + NODE_PATIENCE {
-                word = Word::Awaited;
+                // Else it is as silent as a dead one, though nobody can read that.
+                if now < asked_at + NODE_PATIENCE + self.max_age {
+                    word = Word::Awaited;
+                }
                 continue;
             }
             let (node, left) = (&lost.node, lost.left);
@@ -145,8 +151,11 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::authz::{Change, Device, DeviceUuid, Generation, NodeEntry};
+    use crate::authz::{Change, DeviceUuid, Generation, NodeEntry};
+    use crate::config::AddressSource;
     use crate::control::guard::Touched;
 
     fn device(id: i64, node: &str, online: bool) -> Device {
@@ -165,10 +174,15 @@ mod tests {
     }
 
     fn displaced(before: &Snapshot, after: &[Device]) -> Vec<Displaced> {
+        displaced_beside(&[AddressSource::Store], before, after)
+    }
+
+    fn displaced_beside(sources: &[AddressSource], before: &Snapshot, after: &[Device]) -> Vec<Displaced> {
+        let vpn = Vpn { node: Some("here".to_owned()), addresses: sources.to_vec(), ..Vpn::loopback() };
         let changes: Vec<Change> = after.iter().cloned().map(Change::Device).collect();
         let after = before.apply(Generation(2), &changes);
         let difference = Difference::between(before, &after, &Touched::Everything);
-        Displaced::among(&difference, before, &after, &Config::default().authz.guard, Some("here"))
+        Displaced::among(&difference, before, &after, &Config::default().authz.guard, &vpn)
     }
 
     /// As after a start, with what was kept on disk in force.
@@ -220,6 +234,21 @@ mod tests {
     }
 
     #[test]
+    fn devices_that_are_in_this_nodes_own_vpn_are_not_asked_about() {
+        let before = snapshot((0..20).map(|id| device(id, "there", true)));
+        let here = |id: i64| Device {
+            address: Some(IpAddr::from([10, 8, 0, id as u8])),
+            ..device(id, "here", true)
+        };
+        let after: Vec<Device> = (0..20).map(here).collect();
+        let vpn = AddressSource::File("/run/addresses".into());
+        assert!(displaced_beside(std::slice::from_ref(&vpn), &before, &after).is_empty());
+        assert_eq!(displaced_beside(&[vpn.clone(), AddressSource::Store], &before, &after).len(), 1);
+        let without: Vec<Device> = (0..20).map(|id| device(id, "here", true)).collect();
+        assert_eq!(displaced_beside(&[vpn], &before, &without).len(), 1, "it is not there");
+    }
+
+    #[test]
     fn what_a_node_says_counts_once_it_can_know() {
         let before = snapshot((0..20).map(|id| device(id, "there", true)));
         let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
@@ -230,6 +259,11 @@ mod tests {
         let mut ask = |directory: Directory| holders.ask(&displaced, &directory);
         assert!(matches!(ask(directory(Some(20), fresh, now)), Word::Awaited));
         assert!(matches!(ask(directory(Some(20), fresh, now + NODE_PATIENCE / 2)), Word::Awaited));
+        let mut impatient = Holders::new(&Config::default());
+        impatient.asked.insert("there".into(), now - NODE_PATIENCE - impatient.max_age);
+        let silent = directory(Some(20), fresh, now - NODE_PATIENCE - impatient.max_age);
+        assert!(matches!(impatient.ask(&displaced, &silent), Word::Agrees), "as a dead one");
+
         let later = Instant::now() + NODE_PATIENCE;
         let Word::Contradicts(hold) = ask(directory(Some(20), fresh, later)) else {
             panic!("it still has them")

@@ -167,7 +167,7 @@ impl Guard {
         in_force: &Snapshot,
         candidate: &Snapshot,
     ) -> Vec<Displaced> {
-        Displaced::among(difference, in_force, candidate, &self.config, self.vpn.node.as_deref())
+        Displaced::among(difference, in_force, candidate, &self.config, &self.vpn)
     }
 
     /// A person accepts what `hold` is about, and what will be held for the same.
