@@ -66,7 +66,7 @@ fn echoes(tunnel: &mut TlsStream) -> bool {
 #[test]
 fn every_cipher_of_every_version_carries_a_tunnel_both_ways() {
     // Enough to be promoted; emulated machines take their time for more.
-    let bytes = 512 << 10;
+    let bytes = 256 << 10;
     for forwarding in ["auto", "copy", "splice", "ring-splice"] {
         let mut scene = Scene::new(&format!("forwarding = '{forwarding}'"));
         for suite in ALL_CIPHER_SUITES {
