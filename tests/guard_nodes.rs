@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{Authority, Device, Relay, Request, Signal, Site, node_section, wait_for};
 use tempfile::TempDir;
 
@@ -125,13 +127,14 @@ fn devices_that_another_node_has_lost_are_offline_once_it_says_so() {
     fleet.sql(LOST);
     // Until then it hands requests on, and the other one refuses.
     let is_refused_here = || {
-        assert_eq!(fleet.held_by(), None);
+        // Each no is a line in the audit log, which has so much room for one client.
+        std::thread::sleep(Duration::from_millis(100));
         let is_offline = fleet.status(1) == 503;
         let causes = fleet.site.audit().events();
         (is_offline && causes.iter().any(|event| event["cause"] == "device-offline")).then_some(())
     };
     assert!(wait_for(is_refused_here).is_some(), "{}", fleet.near.log());
-    assert!(!fleet.near.log().contains("the guard holds"), "{}", fleet.near.log());
+    assert_eq!(fleet.held_by(), None);
     assert!(fleet.far.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
 }
 

@@ -336,7 +336,7 @@ fn a_store_that_is_migrated_under_a_relay_is_told() {
     let Some(cluster) = Cluster::shared() else { return };
     let rights = Rights::new(cluster);
     let mut source = rights.read_source();
-    rights.by_hand("UPDATE sluicegate.schema_version SET version = 99");
+    rights.by_hand("INSERT INTO sluicegate.schema_version VALUES (99)");
     let error = source.read_changes().unwrap_err();
     assert!(matches!(error, StoreError::Version { found: 99, .. }), "{error}");
 }

@@ -111,8 +111,9 @@ fn a_refused_change_leaves_nothing_behind() {
 #[test]
 fn commands_find_the_primary_among_the_hosts() {
     let Some(cluster) = Cluster::start() else { return };
-    let standby = cluster.standby("");
+    // In this order, so that the standby has it from the beginning.
     let database = cluster.database();
+    let standby = cluster.standby("");
     let url = format!(
         "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{}?target_session_attrs=standby",
         standby.port(),
