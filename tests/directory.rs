@@ -67,6 +67,19 @@ fn where_the_database_looks_after_it_a_node_writes_its_own_row_and_no_other() {
     assert_eq!(nodes.nodes.len(), 2, "it sees the others: {:?}", ages(&nodes));
 }
 
+/// An error like any other, which the next read may not meet: nobody else's table is to end a thread of ours.
+#[test]
+fn a_column_of_another_type_is_an_error() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let mut table = table(&database, &database.nodes_role(), "");
+    table.write("node-a", FORWARD.parse().unwrap(), Some(1)).unwrap();
+    database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE text");
+    table.read().unwrap_err();
+    database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE bigint USING devices::bigint");
+    assert_eq!(table.read().unwrap().nodes[0].devices, Some(1));
+}
+
 #[test]
 fn the_role_of_the_directory_is_not_shown_the_password_of_the_store() {
     let Some(cluster) = Cluster::shared() else { return };

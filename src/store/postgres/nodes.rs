@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::session::Failure;
 use super::writer::Writer;
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
@@ -26,7 +27,9 @@ impl NodeTable for PostgresNodes {
         self.0.with(|session| {
             let mut nodes = Nodes::default();
             for row in session.query(READ, &[&(NODES_MAX as i64)])? {
-                nodes.add(row.get(0), row.get(1), row.get(2), row.get(3));
+                let columns = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
+                let (name, forward, age_ms, devices) = columns().map_err(Failure::Postgres)?;
+                nodes.add(name, forward, age_ms, devices);
             }
             Ok(nodes)
         })
