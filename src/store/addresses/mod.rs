@@ -86,16 +86,14 @@ impl Located {
             }
             self.moved.extend(moved);
         }
+        let is_told_now = !was_told && self.is_told();
         let Some(holdings) = &mut self.holdings else { return };
         self.moved.extend(holdings.take_answers());
-        if !was_told && self.is_told() {
+        if is_told_now {
             // Who is not here has left meanwhile.
             self.moved.extend(self.devices.by_uuid.keys());
         }
-        let places = &self.places;
-        if let Some(holdings) = &mut self.holdings {
-            holdings.repeat(|uuid| whereabouts(places, uuid));
-        }
+        holdings.repeat(|uuid| whereabouts(&self.places, uuid));
     }
 
     /// Whether each table has said who is here.
