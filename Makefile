@@ -8,7 +8,7 @@ SHELL := bash
 
 CARGO_DENY_VERSION := 0.20.2
 
-# What a machine's own kernel may lack.
+# Test modules that need what the machine's own kernel may lack.
 NEEDS_A_KERNEL := kernel_tls wireguard
 
 help: ## List the targets
@@ -18,22 +18,20 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	@cargo build --release --locked
 	exec target/release/sluicegate demo
 
-test: tools lint loom ## Lint, then run every test
-	@tests/kernels/run $(NEEDS_A_KERNEL)
-	if cargo nextest --version >/dev/null 2>&1; then
-		exec cargo nextest run --locked
+test: tools ## Install what the tests need, and run every test
+	@if cargo nextest --version >/dev/null 2>&1; then
+		cargo nextest run --locked
+	else
+		.ci/test-without-nextest
 	fi
-	# One closing line for all test binaries, each of which has only its own.
-	log=$$(mktemp); trap 'rm -f "$$log"' EXIT
-	cargo test --locked --no-fail-fast --lib --bins --tests 2>&1 | tee "$$log" || failed=1
-	awk '/^test result:/ { passed += $$4; failed += $$6 } END { print passed+0 " passed, " failed+0 " failed" }' "$$log"
-	exit $${failed:-0}
+	tests/kernels/run $(NEEDS_A_KERNEL)
+	$(MAKE) --no-print-directory loom
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
 	exec cargo test --locked --test e2e -- --nocapture
 
-kernels: tools ## The tests that depend on the kernel, on Debian's 6.1 and 6.12 in a virtual machine; TESTS="tls nodes" for others
+kernels: tools ## The tests that depend on the kernel, on Debian's 6.1 and 6.12 in a virtual machine; TESTS="tls nodes" runs these modules
 	@exec tests/kernels/run $(TESTS)
 
 # In a place of its own: the flag concerns every crate.

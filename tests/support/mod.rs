@@ -2,7 +2,7 @@
 //! content whose every byte counts.
 //!
 //! Helpers bring things about and report what happened; what must be true is asserted in the tests.
-#![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test program and bench uses a part of this")]
 
 mod audit;
 mod browser;

@@ -1,0 +1,163 @@
+//! What the audit log has of the guard, and of operators, on a running relay.
+
+use crate::support::{DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, V4, wait_for};
+use serde_json::{Value, json};
+
+struct Scene {
+    site: Site,
+    relay: Relay,
+}
+
+impl Scene {
+    fn new(guard: &str) -> Self {
+        let site = Site::new(&format!("authz = {{ reconcile = '50ms', refresh = '20ms', {guard} }}"));
+        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+        let relay = site.start();
+        Self { site, relay }
+    }
+
+    /// As a person with the sqlite3 shell, whom no constraint stops.
+    fn sql(&self, statements: &str) {
+        let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
+        store.busy_timeout(crate::support::PATIENCE).unwrap();
+        store.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
+        store.execute_batch(statements).unwrap();
+    }
+
+    fn audited(&self, event: &str) -> Value {
+        self.site.audit().wait_for(|found| found["event"] == event)
+    }
+
+    /// The store gives one of three devices.
+    fn lose_devices(&self) {
+        self.sql(&format!(
+            "ALTER TABLE devices RENAME TO devices_table;
+            CREATE VIEW devices AS SELECT * FROM devices_table WHERE uuid = '{DEVICE_V6}'"
+        ));
+    }
+
+    fn give_devices_back(&self) {
+        self.sql("DROP VIEW devices; ALTER TABLE devices_table RENAME TO devices");
+    }
+}
+
+#[test]
+fn a_hold_is_told_when_it_begins_turns_into_another_and_ends_with_what_is_in_force() {
+    let scene = Scene::new("guard = {}");
+    scene.lose_devices();
+    let begin = scene.audited("hold-begin");
+    assert_eq!((&begin["rule"], &begin["generation"]), (&"loss".into(), &1.into()));
+    assert!(begin["figures"].as_str().unwrap().contains("2 of 3 devices have vanished"), "{begin}");
+    assert!(begin["examples"][0].as_str().unwrap().starts_with("devices "), "{begin}");
+
+    // A column is gone as well.
+    scene.sql("DROP VIEW devices; CREATE VIEW devices AS SELECT id, uuid FROM devices_table");
+    let change = scene.audited("hold-change");
+    assert_eq!((&change["rule_before"], &change["rule"]), (&"loss".into(), &"contract".into()), "{change}");
+    assert!(change["held_s"].is_u64());
+
+    scene.give_devices_back();
+    let end = scene.audited("hold-end");
+    assert_eq!((&end["by"], &end["generation"]), (&"guard".into(), &1.into()), "{end}");
+    let of_holds = |event: &&Value| event["event"].as_str().unwrap().starts_with("hold-");
+    assert_eq!(scene.site.audit().events().iter().filter(of_holds).count(), 3, "each once");
+}
+
+#[test]
+fn what_an_operator_accepts_ends_the_hold_in_their_name() {
+    let scene = Scene::new("guard = {}");
+    scene.lose_devices();
+    scene.audited("hold-begin");
+    scene.site.cli(&["authz", "accept"]);
+    let end = scene.audited("hold-end");
+    assert_eq!(
+        (&end["by"], &end["rule"], &end["generation"]),
+        (&"operator".into(), &"loss".into(), &2.into())
+    );
+    let command = scene.audited("operator-command");
+    let uid = nix::unistd::getuid().as_raw();
+    let expected = json!(["authz-accept", "local-socket", uid, "done"]);
+    assert_eq!(json!([command["command"], command["by"], command["uid"], command["outcome"]]), expected);
+}
+
+#[test]
+fn a_rollback_by_an_operator_says_from_where_to_where() {
+    let scene = Scene::new("guard = {}");
+    scene.sql("UPDATE grants SET port_min = 65535");
+    let asks = || scene.site.ask(&scene.relay, 9).status;
+    assert!(wait_for(|| (asks() == 403).then_some(())).is_some());
+    scene.site.cli(&["authz", "rollback"]);
+    let rollback = scene.audited("rollback");
+    let expected = json!(["operator", "operator", 2, 1, 3]);
+    let found =
+        [&rollback["by"], &rollback["rule"], &rollback["from"], &rollback["to"], &rollback["generation"]];
+    assert_eq!(json!(found), expected, "{rollback}");
+    assert_eq!(scene.audited("hold-begin")["rule"], "operator");
+}
+
+#[test]
+fn regressions_are_told_once_for_each_pair_and_so_is_what_the_guard_does_about_them() {
+    for (on_regression, outcome) in [("rollback", "rollback"), ("alarm", "regression-alarm")] {
+        let site = Site::new(&format!(
+            "authz = {{ refresh = '20ms', guard = {{ replay = 0, on_regression = '{on_regression}',
+            max_regressions = {{ pairs = 2, principals = 2 }} }} }}"
+        ));
+        site.cli(&["principal", "add", "bob"]);
+        site.cli(&["grant", "add", "bob", "--any"]);
+        let bob = site.cli(&["token", "issue", "bob"])["token"].as_str().unwrap().to_owned();
+        let relay = site.start();
+        let scene = Scene { site, relay };
+        let device = Device::echo(V4);
+        scene.sql("UPDATE grants SET port_min = 65535");
+        let ask =
+            |token: &str| Request::to(DEVICE, device.port()).bearer(token).send(scene.relay.address()).status;
+        assert!(wait_for(|| (ask(&scene.site.token) == 403).then_some(())).is_some());
+        assert_eq!([ask(&scene.site.token), ask(&scene.site.token)], [403, 403]);
+        ask(&bob);
+
+        let done = scene.audited(outcome);
+
+        assert_eq!(done["rule"], "probation", "{done}");
+        if outcome == "rollback" {
+            assert_eq!((&done["by"], &done["from"], &done["to"]), (&"guard".into(), &2.into(), &1.into()));
+        } else {
+            assert_eq!(done["generation"], 2, "{done}");
+        }
+        let events = scene.site.audit().events();
+        let regressions: Vec<_> = events.iter().filter(|event| event["event"] == "regression").collect();
+        let pairs: Vec<_> = regressions.iter().map(|event| &event["principal"]).collect();
+        assert_eq!(pairs, [&json!(1), &json!(2)], "{regressions:?}");
+        assert_eq!(
+            (&regressions[0]["device"], &regressions[0]["cause"]),
+            (&1.into(), &"port-not-granted".into())
+        );
+    }
+}
+
+#[test]
+fn rows_that_do_not_decode_are_told_each_once_and_a_crowd_in_one_line() {
+    let scene = Scene::new("guard = { max_bad_rows = { rows = 1000, share = 1.0 } }");
+    scene.sql("UPDATE devices SET address = 'nowhere' WHERE id = 1");
+    let row = scene.audited("quarantine");
+    assert_eq!(row["row"], "devices 1");
+    assert!(row["reason"].as_str().unwrap().contains("nowhere"), "{row}");
+    let bad = (100..150).map(|id| format!("({id}, '{id:032x}', 'nowhere', 0)")).collect::<Vec<_>>().join(",");
+    scene.sql(&format!("INSERT INTO devices (id, uuid, address, created_at) VALUES {bad}"));
+    assert_eq!(scene.audited("more-quarantined")["rows"], 40);
+    let events = scene.site.audit().events();
+    assert_eq!(events.iter().filter(|event| event["event"] == "quarantine").count(), 11);
+}
+
+#[test]
+fn a_session_that_is_ended_by_an_operator_says_by_whom() {
+    let scene = Scene::new("guard = {}");
+    let device = Device::echo(V4);
+    let _tunnel = scene.site.ask(&scene.relay, device.port()).opened();
+    let id = scene.site.cli(&["sessions"])[0]["id"].as_str().unwrap().to_owned();
+    scene.site.cli(&["sessions", "kill", &id]);
+    let command = scene.audited("operator-command");
+    let expected = json!(["session-end", "local-socket", "done", format!("session {id}")]);
+    assert_eq!(json!([command["command"], command["by"], command["outcome"], command["detail"]]), expected);
+    assert!(command["pid"].is_i64(), "{command}");
+    assert_eq!(scene.audited("session-end")["cause"], "ended-by-admin");
+}

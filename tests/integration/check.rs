@@ -1,0 +1,152 @@
+//! What `sluicegate check` says of a configuration and its store, and by which exit code.
+
+use std::path::Path;
+
+use crate::support::Site;
+use assert_cmd::Command;
+
+/// The binary with nothing of this machine's configuration, and its home in `home`.
+fn sluicegate(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.env_clear().env("HOME", home);
+    command
+}
+
+/// Exit code, stdout and stderr.
+fn outcome(mut command: Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn check(site: &Site) -> Command {
+    let mut command = sluicegate(site.folder());
+    command.args(["check", "--config"]).arg(site.config_path());
+    command
+}
+
+#[test]
+fn a_configuration_that_works_is_fine() {
+    let site = Site::new("limits.sessions = 10");
+    let store = site.store_path();
+    let (code, said, warned) = outcome(check(&site));
+    let expected = format!(
+        "{}: fine\nsqlite:{}: fine, 1 credentials, 1 grants, 2 devices\n",
+        site.config_path().display(),
+        store.display()
+    );
+    assert_eq!((code, said.as_str(), warned.as_str()), (0, expected.as_str(), ""));
+    let facts = site.cli(&["check"]);
+    assert_eq!(facts["rows"]["devices"], 2);
+    assert_eq!(facts["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn embedded_defaults_are_fine_before_their_store_exists() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = sluicegate(home.path());
+    command.arg("check");
+    let (code, said, _) = outcome(command);
+    assert_eq!(code, 0);
+    assert!(said.starts_with("the embedded defaults: fine\nsqlite:"), "{said}");
+    assert!(said.ends_with("sluicegate.db: the first `sluicegate run` creates it\n"), "{said}");
+}
+
+#[test]
+fn a_mistake_is_told_in_one_line_with_its_place() {
+    let site = Site::new("");
+    std::fs::write(site.config_path(), "[timeouts]\nhaed = \"3s\"\n").unwrap();
+    let (code, said, told) = outcome(check(&site));
+    let expected = format!(
+        "sluicegate: {}:2:1: timeouts.haed: unknown key `haed`; the nearest known key is `head`\n",
+        site.config_path().display()
+    );
+    assert_eq!((code, said.as_str(), told), (1, "", expected));
+}
+
+#[test]
+fn an_override_counts_and_is_told_by_its_name() {
+    let site = Site::new("");
+    let mut command = check(&site);
+    command.env("SLUICEGATE_LIMITS__SESSIONS", "0");
+    let (code, _, told) = outcome(command);
+    assert_eq!(code, 1);
+    assert_eq!(told, "sluicegate: the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1\n");
+}
+
+#[test]
+fn an_environment_that_is_not_utf8_matters_only_where_it_is_ours() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let site = Site::new("limits.sessions = 10");
+    let mut command = check(&site);
+    command.env("SOMEBODY_ELSES", OsStr::from_bytes(b"\xff"));
+    assert_eq!(outcome(command).0, 0);
+    let mut command = check(&site);
+    command.env("SLUICEGATE_LOG__LEVEL", OsStr::from_bytes(b"\xff"));
+    let (code, _, told) = outcome(command);
+    assert_eq!(code, 1);
+    assert!(told.contains("SLUICEGATE_LOG__LEVEL: is not UTF-8"), "{told}");
+}
+
+#[test]
+fn a_missing_store_is_told_with_its_remedy() {
+    let site = Site::new("");
+    std::fs::remove_file(site.store_path()).unwrap();
+    let (code, _, told) = outcome(check(&site));
+    let store = site.store_path();
+    let expected = format!(
+        "sluicegate: sqlite:{} does not exist; `sluicegate store init` creates it\n",
+        store.display()
+    );
+    assert_eq!((code, told), (1, expected));
+}
+
+#[test]
+fn rows_that_do_not_decode_are_told() {
+    let site = Site::new("");
+    let store = rusqlite::Connection::open(site.store_path()).unwrap();
+    store.execute_batch("PRAGMA ignore_check_constraints = ON; UPDATE grants SET port_min = 0").unwrap();
+    let (code, _, told) = outcome(check(&site));
+    assert_eq!(code, 1);
+    assert!(told.contains(": 1 rows do not decode; the first is grants 1: "), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[test]
+fn too_few_descriptors_are_a_warning_that_names_the_numbers() {
+    let site = Site::new("limits.sessions = 4000000");
+    let (code, said, warned) = outcome(check(&site));
+    assert_eq!(code, 0);
+    assert!(said.contains(": fine\n"), "{said}");
+    assert!(warned.starts_with("warning: limits.sessions is 4000000, but "), "{warned}");
+    assert!(warned.contains(" file descriptors are enough for "), "{warned}");
+    assert!(warned.ends_with("; raise LimitNOFILE= or `ulimit -n`\n"), "{warned}");
+    assert_eq!(site.cli(&["check"])["warnings"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_bad_usage() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [&["chekc"][..], &["check", "--confg", "x"], &[], &["token", "list", "--store", "x"]] {
+        let mut command = sluicegate(home.path());
+        command.args(arguments);
+        assert_eq!(outcome(command).0, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_store_command_works_on_the_store_that_it_is_given() {
+    let home = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", home.path().join("other.db").display());
+    let run = |arguments: &[&str]| {
+        let mut command = sluicegate(home.path());
+        command.args(arguments).args(["--store", &url]);
+        outcome(command)
+    };
+    assert_eq!(run(&["store", "init"]).0, 0);
+    assert_eq!(run(&["principal", "add", "bob"]).0, 0);
+    let (code, said, _) = run(&["principal", "list"]);
+    assert!(code == 0 && said.contains("bob"), "{said}");
+    assert!(!home.path().join(".local").exists(), "the embedded store was touched");
+}

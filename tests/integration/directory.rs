@@ -1,0 +1,210 @@
+//! The directory of nodes: by whose clock they age, who may write what in it, and what operators see of it.
+
+use crate::support::{Authority, Cluster, Database, Site, node_section, wait_for};
+use sluicegate::config::{Config, StoreUrl};
+use sluicegate::store::{NodeTable, Nodes, node_table};
+
+const FORWARD: &str = "192.0.2.1:3130";
+
+/// The directory of a node that keeps it under `role`, with `parameters` in its URL.
+fn table(database: &Database, role: &str, parameters: &str) -> Box<dyn NodeTable> {
+    let url = format!("{}{parameters}", database.cluster.url(role, &database.name));
+    let mut config = Config::default();
+    config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
+    node_table(&config)
+}
+
+fn ages(nodes: &Nodes) -> Vec<(&str, i64)> {
+    nodes.nodes.iter().map(|node| (&*node.name, node.age_ms)).collect()
+}
+
+#[test]
+fn nodes_age_by_the_clock_of_the_database_whatever_that_shows() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let role = database.nodes_role();
+    for hours in ["-3", "3"] {
+        // What the table's statements call `now()` is hours away from what this machine does.
+        database.by_hand(&format!(
+            "CREATE SCHEMA IF NOT EXISTS skewed; GRANT USAGE ON SCHEMA skewed TO {role};
+            CREATE OR REPLACE FUNCTION skewed.now() RETURNS timestamptz LANGUAGE sql
+                AS 'SELECT pg_catalog.now() + interval ''{hours} hours''';"
+        ));
+        let mut table = table(&database, &role, "?options=-csearch_path%3Dskewed,pg_catalog");
+        table.write("node-a", FORWARD.parse().unwrap(), None).unwrap();
+        let off = "abs(extract(epoch FROM heartbeat_at - now())) BETWEEN 10000 AND 11000";
+        let row = database.client().query_one(&format!("SELECT {off} FROM sluicegate.nodes"), &[]).unwrap();
+        assert!(row.get::<_, bool>(0), "the database's clock is that of the test");
+        let nodes = table.read().unwrap();
+        assert!((0..5_000).contains(&nodes.nodes[0].age_ms), "{hours}: {:?}", ages(&nodes));
+    }
+}
+
+#[test]
+fn where_the_database_looks_after_it_a_node_writes_its_own_row_and_no_other() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let group = database.nodes_role();
+    let nodes = ["node-a", "node-b"].map(|name| (name, format!("{group}_{name}")));
+    database.by_hand(&database.own_rows_only(&group));
+    for (_, role) in &nodes {
+        database.by_hand(&format!("CREATE ROLE \"{role}\" LOGIN IN ROLE {group}"));
+    }
+    for (name, role) in &nodes {
+        let mut table = table(&database, role, "");
+        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
+        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
+    }
+    let (_, role) = &nodes[1];
+    for other in ["node-a", "node-c"] {
+        let error = table(&database, role, "").write(other, FORWARD.parse().unwrap(), None).unwrap_err();
+        assert!(error.to_string().contains("row-level security"), "{error}");
+    }
+    let nodes = table(&database, role, "").read().unwrap();
+    assert!(nodes.nodes.iter().all(|node| node.devices == Some(7)));
+    assert_eq!(nodes.nodes.len(), 2, "it sees the others: {:?}", ages(&nodes));
+}
+
+/// An error like any other, which the next read may not meet: nobody else's table is to end a thread of ours.
+#[test]
+fn a_column_of_another_type_is_an_error() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let mut table = table(&database, &database.nodes_role(), "");
+    table.write("node-a", FORWARD.parse().unwrap(), Some(1)).unwrap();
+    database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE text");
+    table.read().unwrap_err();
+    database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE bigint USING devices::bigint");
+    assert_eq!(table.read().unwrap().nodes[0].devices, Some(1));
+}
+
+#[test]
+fn the_role_of_the_directory_is_not_shown_the_password_of_the_store() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let url = StoreUrl::try_from(cluster.url(&database.nodes_role(), &database.name)).unwrap();
+    let mut config = Config::default();
+    config.store.password_file = Some("no-such-file-of-the-store".into());
+    config.forward.directory_url = Some(url);
+    assert_eq!(node_table(&config).read().unwrap(), Nodes::default());
+    config.forward.directory_password_file = Some("no-such-file-of-the-directory".into());
+    let error = node_table(&config).read().unwrap_err().to_string();
+    assert!(error.contains("no-such-file-of-the-directory"), "{error}");
+}
+
+/// A node on a store with two more: one that lives, and one that has been silent for an hour.
+struct Neighbourhood {
+    site: Site,
+    authority: Authority,
+}
+
+impl Neighbourhood {
+    fn new() -> Self {
+        let mut site = Site::new("");
+        let authority = Authority::new(site.folder(), "nodes");
+        site.configure(&node_section("node-a", &authority));
+        let neighbourhood = Self { site, authority };
+        // A sign of life from the future keeps for as long as the test takes.
+        neighbourhood.sql(
+            "INSERT INTO nodes (name, forward_address, heartbeat_at, devices) VALUES
+                ('node-b', '192.0.2.2:3130', unixepoch() * 1000 + 3600000, 12),
+                ('node-c', '192.0.2.3:3130', unixepoch() * 1000 - 3600000, NULL)",
+        );
+        neighbourhood
+    }
+
+    fn sql(&self, statements: &str) {
+        rusqlite::Connection::open(self.site.store_path()).unwrap().execute_batch(statements).unwrap();
+    }
+
+    fn output(&self, arguments: &[&str]) -> (bool, String, String) {
+        let output = self.site.command(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    }
+}
+
+/// What a person reads as one row.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn the_nodes_are_listed_with_what_is_known_of_each() {
+    let neighbourhood = Neighbourhood::new();
+    let (done, said, told) = neighbourhood.output(&["node", "list"]);
+    assert!(done, "{told}");
+    let lines: Vec<_> = said.lines().map(words).collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert_eq!(lines[0], ["NAME", "FORWARD", "ADDRESS", "HEARTBEAT", "AGE", "DEVICES", "STATE"]);
+    assert_eq!(lines[1], ["node-b", "192.0.2.2:3130", "0s", "12", "fresh"]);
+    assert_eq!((&lines[2][..3], lines[2].last()), (&["node-c", "192.0.2.3:3130", "1h"][..], Some(&"stale")));
+
+    neighbourhood.sql("INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES ('node-d', 'somewhere', unixepoch() * 1000)");
+    let (done, said, told) = neighbourhood.output(&["node", "list", "--json"]);
+    assert!(done && told.contains("node node-d: `somewhere` is no address with a port"), "{told}");
+    let nodes: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(nodes.as_array().unwrap().len(), 2);
+    assert_eq!((&nodes[1]["name"], &nodes[1]["state"]), (&"node-c".into(), &"stale".into()));
+    assert_eq!((&nodes[0]["devices"], &nodes[1]["devices"]), (&12.into(), &serde_json::Value::Null));
+    assert!(nodes[1]["heartbeat_age_ms"].as_i64().unwrap() >= 3_600_000);
+}
+
+#[test]
+fn a_running_node_tells_how_many_there_are_and_not_which() {
+    let neighbourhood = Neighbourhood::new();
+    let relay = neighbourhood.site.start();
+    assert!(relay.metric_becomes("sluicegate_nodes{state=\"fresh\"}", |fresh| fresh == 2.0));
+    let (done, said, told) = neighbourhood.output(&["status"]);
+    assert!(done, "{told}");
+    let line = said.lines().find(|line| line.starts_with("nodes"));
+    assert_eq!(line, Some("nodes     2 that live, 1 that have gone silent"), "{said}");
+    let (_, facts, _) = neighbourhood.output(&["status", "--json"]);
+    let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
+    assert_eq!(facts["nodes"], serde_json::json!({ "fresh": 2, "stale": 1 }));
+    assert!(!facts.to_string().contains("node-c"), "{facts}");
+    // It writes its own row beside them.
+    let listed = || neighbourhood.output(&["node", "list"]).1.contains("node-a").then_some(());
+    assert!(wait_for(listed).is_some());
+}
+
+#[test]
+fn the_directory_is_checked_before_a_start() {
+    let neighbourhood = Neighbourhood::new();
+    let (done, said, told) = neighbourhood.output(&["check"]);
+    assert!(done && said.ends_with("\nthe directory of nodes: fine, 2 nodes\n"), "{said}{told}");
+    neighbourhood.sql("UPDATE nodes SET forward_address = 'somewhere' WHERE name = 'node-c'");
+    let (done, _, told) = neighbourhood.output(&["check"]);
+    assert!(done && told.starts_with("warning: node node-c: `somewhere` is no address"), "{told}");
+    neighbourhood.sql("DROP TABLE nodes");
+    let (done, _, told) = neighbourhood.output(&["check"]);
+    assert!(!done && told.contains("no such table: nodes"), "{told}");
+}
+
+#[test]
+fn a_certificate_that_other_nodes_would_refuse_is_told_before_they_do() {
+    let mut neighbourhood = Neighbourhood::new();
+    let other = neighbourhood.authority.issue("node-a", &["node-b"]);
+    let (chain, key) = other.write(neighbourhood.site.folder(), "other");
+    neighbourhood.site.configure(&format!(
+        "forward.tls = {{ chain = '{}', key = '{}' }}",
+        chain.display(),
+        key.display()
+    ));
+    let (done, _, told) = neighbourhood.output(&["check"]);
+    assert!(!done && told.contains("forward.tls.chain: the certificate is not for node-a"), "{told}");
+}
+
+#[test]
+fn a_directory_that_could_not_be_kept_is_told_before_a_start() {
+    let mut neighbourhood = Neighbourhood::new();
+    neighbourhood.site.configure("forward.directory_password_file = '/dev/null'");
+    let (done, _, told) = neighbourhood.output(&["check"]);
+    assert!(!done && told.contains("forward.directory_password_file: it is for the role"), "{told}");
+    neighbourhood.site.unconfigure("forward", "directory_password_file");
+    neighbourhood
+        .site
+        .configure("store = { profile = 'openbalena', url = 'postgres://nobody@127.0.0.1:1/none' }");
+    let (done, _, told) = neighbourhood.output(&["check"]);
+    assert!(!done && told.contains("forward.directory_url: openBalena's database has no"), "{told}");
+}

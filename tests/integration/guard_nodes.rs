@@ -1,0 +1,189 @@
+//! The guard and devices that other nodes hold: a store that loses sight of these is put to the nodes themselves, which
+//! know what their VPNs reach. It is where the incident of 30 September 2025 happened.
+
+use std::time::Duration;
+
+use crate::support::{Authority, Device, Relay, Request, Signal, Site, node_section, wait_for};
+use tempfile::TempDir;
+
+const DEVICES: usize = 20;
+
+/// `node-a`, which clients come to, and `node-b`, which holds all devices.
+struct Fleet {
+    site: Site,
+    near: Relay,
+    far: Relay,
+    device: Device,
+    _certificates: TempDir,
+}
+
+fn uuid(number: usize) -> String {
+    format!("{number:032x}")
+}
+
+impl Fleet {
+    /// `far` is what `node-b` has in its configuration beside the rest.
+    fn new(far: &str) -> Self {
+        let certificates = tempfile::tempdir().unwrap();
+        let authority = Authority::new(certificates.path(), "nodes");
+        // What asks devices of its own whether they are there is answered.
+        let device = Device::echo("0.0.0.0".parse().unwrap());
+        let mut site = Site::new(&format!("authz.guard.probe_port = {}", device.port()));
+        site.configure(&node_section("node-a", &authority));
+        sql(
+            &site,
+            &format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {DEVICES})
+                INSERT INTO devices (uuid, address, node, created_at)
+                SELECT printf('%032x', i), '127.0.1.' || i, 'node-b', 0 FROM n"
+            ),
+        );
+        let (far, _) =
+            site.start_sibling("node-b", &format!("{}\n{far}", node_section("node-b", &authority)));
+        let near = site.start();
+        let fleet = Self { site, near, far, device, _certificates: certificates };
+        assert!(fleet.near.metric_becomes("sluicegate_nodes{state=\"fresh\"}", |fresh| fresh == 2.0));
+        assert!(wait_for(|| (fleet.status(1) == 200).then_some(())).is_some());
+        fleet
+    }
+
+    fn sql(&self, statements: &str) {
+        sql(&self.site, statements);
+    }
+
+    fn status(&self, number: usize) -> u16 {
+        let request = Request::to(&uuid(number), self.device.port()).bearer(&self.site.token);
+        request.send(self.near.address()).status
+    }
+
+    fn held_by(&self) -> Option<String> {
+        let output = self.site.command(&["authz", "status", "--json"]).output().unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        Some(format!("{}: {}", status["hold"]["rule"].as_str()?, status["hold"]["figures"].as_str()?))
+    }
+
+    fn comes_to_hold(&self) -> String {
+        wait_for(|| self.held_by()).unwrap_or_else(|| panic!("{}", self.near.log()))
+    }
+}
+
+fn sql(site: &Site, statements: &str) {
+    let store = rusqlite::Connection::open(site.store_path()).unwrap();
+    store.busy_timeout(crate::support::PATIENCE).unwrap();
+    store.execute_batch(statements).unwrap();
+}
+
+const LOST: &str = "UPDATE devices SET online = 0 WHERE node = 'node-b'";
+
+#[test]
+fn devices_that_another_node_still_holds_are_not_offline_because_the_store_says_so() {
+    let fleet = Fleet::new("");
+    for (lose, mend) in [
+        (LOST, "UPDATE devices SET online = 1 WHERE node = 'node-b'"),
+        // All of them here, where their addresses are nobody's, or other devices'.
+        (
+            "UPDATE devices SET node = 'node-a' WHERE node = 'node-b'",
+            "UPDATE devices SET node = 'node-b' WHERE node = 'node-a' AND uuid NOT IN ('0123456789abcdef0123456789abcdef')",
+        ),
+        (
+            "UPDATE devices SET node = 'node-c' WHERE node = 'node-b'",
+            "UPDATE devices SET node = 'node-b' WHERE node = 'node-c'",
+        ),
+    ] {
+        fleet.sql(lose);
+        assert_eq!(
+            fleet.comes_to_hold(),
+            "location: node-b says that it holds 20 devices, of which it would hold 0",
+            "{lose}"
+        );
+        assert!((1..=DEVICES).all(|number| fleet.status(number) == 200), "{lose}: {}", fleet.near.log());
+
+        fleet.sql(mend);
+        assert!(
+            wait_for(|| fleet.held_by().is_none().then_some(())).is_some(),
+            "{mend}: {}",
+            fleet.near.log()
+        );
+        assert_eq!(fleet.status(1), 200);
+    }
+}
+
+#[test]
+fn a_revocation_passes_while_a_node_is_asked_what_it_holds() {
+    let fleet = Fleet::new("");
+    fleet.sql(LOST);
+    fleet.site.cli(&["token", "revoke", &fleet.site.credential]);
+    assert!(wait_for(|| (fleet.status(1) == 407).then_some(())).is_some());
+    assert!(fleet.comes_to_hold().starts_with("location: node-b says"));
+    assert_eq!(fleet.status(1), 407);
+}
+
+#[test]
+fn devices_that_another_node_has_lost_are_offline_once_it_says_so() {
+    // It believes the store, as a node does that has asked its devices in vain.
+    let fleet = Fleet::new("authz.guard.max_unlocated = { share = 1.0, rows = 1000 }");
+    fleet.sql(LOST);
+    // Until then it hands requests on, and the other one refuses.
+    let is_refused_here = || {
+        // Each no is a line in the audit log, which has so much room for one client.
+        std::thread::sleep(Duration::from_millis(100));
+        let is_offline = fleet.status(1) == 503;
+        let causes = fleet.site.audit().events();
+        (is_offline && causes.iter().any(|event| event["cause"] == "device-offline")).then_some(())
+    };
+    assert!(wait_for(is_refused_here).is_some(), "{}", fleet.near.log());
+    assert_eq!(fleet.held_by(), None);
+    assert!(fleet.far.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
+}
+
+#[test]
+fn a_node_that_is_dead_holds_nothing() {
+    let fleet = Fleet::new("");
+    fleet.far.signal(Signal::SIGKILL);
+    assert!(fleet.near.metric_becomes("sluicegate_nodes{state=\"stale\"}", |stale| stale == 1.0));
+    fleet.sql(LOST);
+    let generation = || fleet.near.metric("sluicegate_snapshot_generation");
+    let before = generation();
+    assert!(wait_for(|| (generation() > before).then_some(())).is_some(), "{}", fleet.near.log());
+    assert_eq!(fleet.held_by(), None);
+}
+
+#[test]
+fn a_changed_query_that_a_restart_brings_is_held_against_what_the_node_says() {
+    let mut fleet = Fleet::new("");
+    let file = fleet.site.folder().join("devices.sql");
+    std::fs::write(
+        &file,
+        "SELECT id AS device, uuid, fleet, address, node, online AND node IS NOT 'node-b' AS online FROM devices",
+    )
+    .unwrap();
+    fleet.near.signal(Signal::SIGTERM);
+    fleet.near.wait();
+    fleet.site.configure(&format!("authz.queries.devices = '{}'", file.display()));
+    fleet.near = fleet.site.start();
+    assert!(wait_for(|| (fleet.status(1) == 200).then_some(())).is_some(), "{}", fleet.near.log());
+    assert_eq!(
+        fleet.comes_to_hold(),
+        "location: node-b says that it holds 20 devices, of which it would hold 0"
+    );
+    assert!((1..=DEVICES).all(|number| fleet.status(number) == 200), "{}", fleet.near.log());
+}
+
+#[test]
+fn a_query_by_which_other_nodes_hold_nothing_is_refused_before_it_runs() {
+    let fleet = Fleet::new("");
+    let file = fleet.site.folder().join("devices.sql");
+    let query = |online: &str| {
+        format!("SELECT id AS device, uuid, fleet, address, node, {online} AS online FROM devices")
+    };
+    let judge = |online: &str| {
+        std::fs::write(&file, query(online)).unwrap();
+        let candidate = format!("devices={}", file.display());
+        let output =
+            fleet.site.command(&["authz", "diff", "--candidate", &candidate, "--json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["hold"]["rule"].as_str().map(str::to_owned)
+    };
+    assert_eq!(judge("online"), None);
+    assert_eq!(judge("(online AND node IS NOT 'node-b')").as_deref(), Some("location"));
+}

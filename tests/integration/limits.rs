@@ -1,0 +1,179 @@
+//! How many sessions there may be, and what running out of descriptors does: new ones are refused and
+//! counted, running ones go on.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::{Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
+
+/// Whether bytes still go both ways through a tunnel to an echo device.
+fn is_alive(mut tunnel: &TcpStream) -> bool {
+    let mut echoed = [0; 4];
+    tunnel.write_all(b"ping").and_then(|()| tunnel.read_exact(&mut echoed)).is_ok() && &echoed == b"ping"
+}
+
+/// Asks until the relay has noticed that something was given back.
+fn asks_until_opened(site: &Site, relay: &Relay, port: u16) -> bool {
+    crate::support::wait_for(|| (site.ask(relay, port).status == 200).then_some(())).is_some()
+}
+
+#[test]
+fn a_node_takes_so_many_sessions_and_one_more_when_one_has_ended() {
+    const SESSIONS: usize = 5;
+    let site = Site::new(&format!("limits.sessions = {SESSIONS}"));
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let mut tunnels: Vec<_> = (0..SESSIONS).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    let refused = site.ask(&relay, device.port());
+    assert_eq!((refused.status, refused.slug().as_deref()), (429, Some("limit")));
+    assert_eq!(site.audit().wait_for_events(1)[0]["cause"], "limit-node");
+    assert!(tunnels.iter().all(is_alive));
+    tunnels.pop();
+    assert!(asks_until_opened(&site, &relay, device.port()));
+}
+
+#[test]
+fn one_principal_at_its_limit_leaves_room_for_others() {
+    let site = Site::new("limits.sessions_per_principal = 2");
+    site.cli(&["principal", "add", "bob"]);
+    site.cli(&["grant", "add", "bob", "--any"]);
+    let bobs_token = site.cli(&["token", "issue", "bob"])["token"].as_str().unwrap().to_owned();
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let mut tunnels: Vec<_> = (0..2).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    assert_eq!(site.ask(&relay, device.port()).status, 429);
+    assert_eq!(site.audit().wait_for_events(1)[0]["cause"], "limit-principal");
+    let bob = Request::to(crate::support::DEVICE, device.port()).bearer(&bobs_token).send(relay.address());
+    assert_eq!(bob.status, 200);
+    tunnels.pop();
+    assert!(asks_until_opened(&site, &relay, device.port()));
+}
+
+#[test]
+fn one_device_at_its_limit_leaves_room_for_others() {
+    let site = Site::new("limits.sessions_per_device = 2");
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let mut tunnels: Vec<_> = (0..2).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    assert_eq!(site.ask(&relay, device.port()).status, 429);
+    assert_eq!(site.audit().wait_for_events(1)[0]["cause"], "limit-device");
+    let other = Request::to(OTHER_DEVICE, device.port()).bearer(&site.token).send(relay.address());
+    assert_eq!(other.status, 200);
+    tunnels.pop();
+    assert!(asks_until_opened(&site, &relay, device.port()));
+}
+
+#[test]
+fn sessions_that_never_open_a_tunnel_count_as_well_and_give_their_place_back() {
+    let site = Site::new("limits.sessions = 3");
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let idle: Vec<_> = (0..3).map(|_| connect(relay.address())).collect();
+    assert!(relay.metric_becomes("sluicegate_sessions", |sessions| sessions == 3.0));
+    assert_eq!(site.ask(&relay, device.port()).status, 429);
+    drop(idle);
+    assert!(asks_until_opened(&site, &relay, device.port()));
+}
+
+/// Some get no more than a close, which may be a reset: there is a bound to what is told.
+fn all_that_is_told(mut client: TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let _closed = client.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn a_flood_beyond_the_limit_is_answered_or_closed_and_then_forgotten() {
+    let site = Site::new("limits.sessions = 2");
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let tunnels: Vec<_> = (0..2).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    let is_over = AtomicBool::new(false);
+    let answers = thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let mut words = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(tunnels.iter().all(is_alive), "after {words} words");
+                words += 1;
+            }
+            words
+        });
+        let flood: Vec<_> = (0..1500).map(|_| connect(relay.address())).collect();
+        let answers: Vec<_> = flood.into_iter().map(all_that_is_told).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(running.join().unwrap() > 0, "running tunnels go on meanwhile");
+        answers
+    });
+    let told = answers.iter().filter(|answer| answer.starts_with(b"HTTP/1.1 429 ")).count();
+    let closed = answers.iter().filter(|answer| answer.is_empty()).count();
+    assert_eq!(told + closed, 1500);
+    assert!(told > 0);
+    let refused = relay.metric("sluicegate_sessions_refused_total").unwrap();
+    let dropped = relay.metric("sluicegate_accept_dropped_total").unwrap();
+    assert_eq!((refused as usize, dropped as usize), (told, closed), "each is counted as what it was");
+    assert!(tunnels.iter().all(is_alive));
+    drop(tunnels);
+    assert!(asks_until_opened(&site, &relay, device.port()));
+    assert!(relay.metric_becomes("sluicegate_sessions", |sessions| sessions <= 1.0));
+}
+
+/// Lets the relay have descriptors below `limit` alone, from now on.
+fn limit_descriptors(relay: &Relay, limit: u64) {
+    let arguments = [format!("--pid={}", relay.pid()), format!("--nofile={limit}:20000")];
+    let status = Command::new("prlimit").args(arguments).status().unwrap();
+    assert!(status.success());
+}
+
+/// The lowest limit that leaves the relay exactly `free` descriptors to open.
+fn limit_with_free(relay: &Relay, free: usize) -> u64 {
+    let open = relay.descriptors();
+    (0..).filter(|number| !open.contains(number)).nth(free).unwrap()
+}
+
+#[test]
+fn without_a_descriptor_for_the_device_a_session_is_refused() {
+    if !tools_or_skip("without_a_descriptor_for_the_device_a_session_is_refused", &["prlimit"]) {
+        return;
+    }
+    let site = Site::new("engine.threads = 1");
+    let relay = site.start_through(&["prlimit", "--nofile=2000:20000"]);
+    let device = Device::echo(V4);
+    let tunnels: Vec<_> = (0..10).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    let limit = limit_with_free(&relay, 1);
+    limit_descriptors(&relay, limit);
+    let refused = site.ask(&relay, device.port());
+    assert_eq!((refused.status, refused.slug().as_deref()), (429, Some("limit")));
+    let event = &site.audit().wait_for_events(1)[0];
+    assert_eq!(event["cause"], "descriptors", "{event}");
+    assert!(tunnels.iter().all(is_alive));
+}
+
+#[test]
+fn a_flood_that_uses_up_all_descriptors_pauses_accept_until_some_are_given_back() {
+    let name = "a_flood_that_uses_up_all_descriptors_pauses_accept_until_some_are_given_back";
+    if !tools_or_skip(name, &["prlimit"]) {
+        return;
+    }
+    // More clients than there are descriptors, none of whom closes: each told one holds its own for a while.
+    const DESCRIPTORS: usize = 256;
+    const CLIENTS: usize = 400;
+    let site = Site::new("engine.threads = 1\ntimeouts.head = '1s'");
+    let relay = site.start_through(&["prlimit", &format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}")]);
+    let device = Device::echo(V4);
+    let tunnels: Vec<_> = (0..10).map(|_| site.ask(&relay, device.port()).opened()).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect(relay.address())).collect();
+    assert!(crate::support::wait_for(|| (relay.descriptors().len() == DESCRIPTORS).then_some(())).is_some());
+    assert!(tunnels.iter().all(is_alive));
+
+    let statuses: Vec<_> = clients.into_iter().map(|client| Answer::read(client).status).collect();
+    let told = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!(told(408) + told(429), CLIENTS, "idle in a place of its own, or beyond the limit");
+    assert!(told(429) > 0 && told(408) > 0);
+    assert!(relay.metric("sluicegate_accept_pauses_total").unwrap() >= 1.0);
+    assert!(tunnels.iter().all(is_alive));
+    assert!(asks_until_opened(&site, &relay, device.port()));
+}

@@ -1,0 +1,108 @@
+//! Tests of the relay from outside: one module for each behaviour that a user can name, with real sockets,
+//! databases and clients. They are one program, so that a change of the relay is linked once.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod address_safety;
+mod admin;
+mod admin_access;
+mod audit_guard;
+mod audit_journal;
+mod audit_log;
+mod authz_commands;
+mod cache_model;
+mod canary;
+mod check;
+mod clients;
+mod compare_generator;
+mod compare_network;
+mod compare_report;
+mod config;
+mod contract;
+mod control;
+mod demo;
+mod directory;
+mod doctor;
+mod fleet;
+mod forwarding;
+mod guard;
+mod guard_network;
+mod guard_nodes;
+mod guard_replay;
+mod head_parser;
+mod holding;
+mod incident;
+mod kept;
+mod lifecycle;
+mod limits;
+mod metrics;
+mod monitoring;
+mod never_again;
+mod nodes;
+mod openbalena;
+mod openbalena_logins;
+mod openvpn;
+mod package;
+mod page;
+mod paths;
+mod postgres;
+mod postgres_changes;
+mod postgres_commands;
+mod postgres_outages;
+mod postgres_standby;
+mod postgres_tls;
+mod postgres_wake;
+mod postgres_wire;
+mod probation;
+mod probe;
+mod probe_nodes;
+mod proxy_protocol;
+mod regression;
+mod reload;
+mod replies;
+mod restarts;
+mod revocation;
+mod run;
+mod scale;
+mod secrets;
+mod session_tokens;
+mod sessions;
+mod store;
+mod systemd;
+mod timeouts;
+mod tls;
+mod top;
+mod tunnel;
+mod tunnel_tls;
+mod unknown_tokens;
+mod vpn_addresses;
+mod vpn_report;
+mod vpn_storm;
+
+// Modules of the comparison that `compare_generator`, `compare_network` and `compare_report` test. They refer to each
+// other from the root of their program, so they stand at the root of this one as well.
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/generator/mod.rs"]
+mod generator;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/network.rs"]
+mod network;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/contender/peers.rs"]
+mod peers;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/plan.rs"]
+mod plan;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/process.rs"]
+mod process;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/record.rs"]
+mod record;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/report/mod.rs"]
+mod report;
+#[allow(dead_code, unused_imports, reason = "the comparison uses all of it")]
+#[path = "../../benches/compare/works.rs"]
+mod works;

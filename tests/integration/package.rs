@@ -1,0 +1,232 @@
+//! The Debian package, installed into a root of its own: this machine's files under a layer that takes all
+//! writes, in namespaces without other processes or networks.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use crate::support::{root_or_skip, tools_or_skip};
+use tempfile::TempDir;
+
+const TOOLS: [&str; 4] = ["dpkg-deb", "dpkg-shlibdeps", "unshare", "systemd-sysusers"];
+
+/// Built once for all tests, from the binary under test.
+struct Package {
+    folder: TempDir,
+    path: PathBuf,
+}
+
+static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build-deb");
+    let mut build = Command::new(script);
+    build.arg(crate::support::BINARY).arg(folder.path());
+    // Packed well it takes five times as long, once for each test.
+    let output = build.env("DPKG_DEB_COMPRESSOR_LEVEL", "0").output().unwrap();
+    crate::support::assert_done(&output);
+    let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+    Package { folder, path }
+});
+
+/// Runs `script` in a fresh root, as root, with the package at `$deb`. Ends with what it ended with; the layer
+/// that took the writes is gone then. `changed` lists what differs from this machine now.
+fn in_a_fresh_root(script: &str) -> Output {
+    let inside = format!(
+        r#"
+        set -e
+        changed() {{ (cd /layer && find . -mindepth 1 ! -type d | sed 's|^\.||' | sort); }}
+        ip link set lo up
+        deb=/package.deb
+        {script}
+        "#
+    );
+    let outside = format!(
+        r#"
+        set -e
+        cd "{folder}"
+        mount -t tmpfs layer layer
+        mkdir layer/upper layer/work layer/root
+        mount -t overlay fresh -o lowerdir=/,upperdir=layer/upper,workdir=layer/work layer/root
+        cd layer/root
+        touch package.deb; mount --bind "{package}" package.deb
+        mkdir -p layer; mount --bind ../upper layer
+        mount -t proc proc proc; mount --rbind /dev dev; mount --rbind /sys sys
+        mount -t tmpfs run run; mount -t tmpfs tmp tmp
+        exec chroot . env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
+            bash -c "$INSIDE"
+        "#,
+        folder = PACKAGE.folder.path().display(),
+        package = PACKAGE.path.display(),
+    );
+    std::fs::create_dir_all(PACKAGE.folder.path().join("layer")).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--net", "--fork", "bash", "-c", &outside]).env("INSIDE", inside);
+    command.output().unwrap()
+}
+
+fn can_run(name: &str) -> bool {
+    root_or_skip(name) && tools_or_skip(name, &TOOLS)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn an_installed_package_shows_a_whole_relay() {
+    if !can_run("an_installed_package_shows_a_whole_relay") {
+        return;
+    }
+    let output = in_a_fresh_root(
+        r#"
+        dpkg -i $deb
+        sluicegate demo --once
+        # Whether this machine limits the configuration is not the package's business.
+        sluicegate doctor --json >/tmp/doctor.json || test $? = 1
+        grep -q '"item": "open files"' /tmp/doctor.json
+        # What its README says comes next.
+        runuser -u sluicegate -- sluicegate store init
+        runuser -u sluicegate -- sluicegate check
+        "#,
+    );
+    crate::support::assert_done(&output);
+    assert!(stdout(&output).contains("/etc/sluicegate/sluicegate.toml: fine"), "{}", stdout(&output));
+}
+
+#[test]
+fn an_installation_activates_nothing() {
+    if !can_run("an_installation_activates_nothing") {
+        return;
+    }
+    let output = in_a_fresh_root("dpkg -i $deb; echo INSTALLED; changed");
+    crate::support::assert_done(&output);
+    let told = stdout(&output);
+    let files: Vec<&str> = told.split("INSTALLED\n").nth(1).unwrap().lines().collect();
+    assert!(files.contains(&"/usr/bin/sluicegate"), "{files:?}");
+    assert!(files.contains(&"/usr/share/sluicegate/tuning/sysctl.d/sluicegate-latency.conf"));
+    let active =
+        ["/etc/sysctl.d", "/usr/lib/sysctl.d", "/etc/tuned", "/usr/lib/tuned", "/etc/security", ".wants/"];
+    for file in files {
+        assert!(!active.iter().any(|folder| file.contains(folder)), "{file} is active");
+    }
+}
+
+#[test]
+fn a_removed_package_keeps_the_configuration_and_a_purged_one_nothing() {
+    if !can_run("a_removed_package_keeps_the_configuration_and_a_purged_one_nothing") {
+        return;
+    }
+    let output = in_a_fresh_root(
+        r#"
+        dpkg -i $deb
+        runuser -u sluicegate -- sluicegate store init
+        install -D /dev/null /var/log/sluicegate/audit.jsonl-20260101
+        echo '# mine' >>/etc/sluicegate/sluicegate.toml
+        dpkg -r sluicegate
+        test ! -e /usr/bin/sluicegate
+        grep -q '# mine' /etc/sluicegate/sluicegate.toml
+        test -e /var/lib/sluicegate/sluicegate.db
+        dpkg -P sluicegate
+        echo PURGED
+        changed
+        test ! -e /var/lib/sluicegate-canary
+        grep sluicegate /etc/passwd /etc/group /etc/shadow /etc/gshadow || true
+        "#,
+    );
+    crate::support::assert_done(&output);
+    let told = stdout(&output);
+    let left = told.split("PURGED\n").nth(1).unwrap();
+    let left: Vec<&str> = left.lines().filter(|file| file.contains("sluicegate")).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn the_package_is_as_dpkg_and_its_reader_expect() {
+    if !can_run("the_package_is_as_dpkg_and_its_reader_expect") {
+        return;
+    }
+    let output = in_a_fresh_root(
+        r#"
+        dpkg-deb --field $deb Package Version Architecture Maintainer Installed-Size Depends Description
+        echo CONTENTS
+        dpkg-deb --contents $deb
+        echo VERIFIED
+        dpkg -i $deb >/dev/null
+        dpkg --verify sluicegate
+        "#,
+    );
+    crate::support::assert_done(&output);
+    let told = stdout(&output);
+    let (fields, rest) = told.split_once("CONTENTS\n").unwrap();
+    let (contents, differences) = rest.split_once("VERIFIED\n").unwrap();
+    for field in
+        ["Package: sluicegate\n", "Maintainer: ", "Installed-Size: ", "Depends: libc6 (>= ", "Description: "]
+    {
+        assert!(fields.contains(field), "{field} in {fields}");
+    }
+    assert_eq!(differences, "", "what is installed is not what was packaged");
+    for line in contents.lines() {
+        let [mode, owner, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert_eq!(owner, "root/root", "{line}");
+        let (group, others) = (&mode[4..7], &mode[7..10]);
+        assert!(!group.contains('w') && !others.contains('w'), "others may write {line}");
+    }
+    for unit in
+        ["sluicegate.service", "sluicegate.socket", "sluicegate-canary.service", "sluicegate-canary.timer"]
+    {
+        assert!(contents.contains(&format!("/usr/lib/systemd/system/{unit}\n")), "{unit}");
+    }
+    for file in ["README.md", "docs/audit.md", "docs/guard.md", "copyright"] {
+        assert!(contents.contains(&format!("/usr/share/doc/sluicegate/{file}\n")), "{file}");
+    }
+}
+
+#[test]
+fn logrotate_takes_the_audit_log_away_and_tells_the_relay() {
+    let name = "logrotate_takes_the_audit_log_away_and_tells_the_relay";
+    if !can_run(name) || !tools_or_skip(name, &["logrotate"]) {
+        return;
+    }
+    let output = in_a_fresh_root(
+        r#"
+        dpkg -i $deb >/dev/null
+        install -d -m 750 -o sluicegate -g sluicegate /var/log/sluicegate
+        echo '{}' >/var/log/sluicegate/audit.jsonl
+        # No service manager runs here.
+        printf '#!/bin/sh\necho "$@" >>/tmp/told\n' >/usr/local/sbin/systemctl
+        chmod +x /usr/local/sbin/systemctl
+        PATH=/usr/local/sbin:$PATH logrotate --force --state /tmp/state /etc/logrotate.d/sluicegate
+        cat /tmp/told
+        ls /var/log/sluicegate
+        "#,
+    );
+    crate::support::assert_done(&output);
+    let told = stdout(&output);
+    assert!(told.contains("kill --signal=HUP --kill-whom=main sluicegate.service\n"), "{told}");
+    let files: Vec<&str> = told.lines().filter(|line| line.starts_with("audit.jsonl")).collect();
+    assert!(matches!(files[..], [rotated] if rotated.starts_with("audit.jsonl-")), "{told}");
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_is_completed() {
+    if !can_run("every_command_has_a_manual_page_and_is_completed") {
+        return;
+    }
+    let help = Command::new(crate::support::BINARY).arg("help").output().unwrap();
+    let help = stdout(&help);
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"doctor") && !commands.contains(&"generate"), "{commands:?}");
+    let output = in_a_fresh_root(
+        "dpkg -i $deb >/dev/null; ls /usr/share/man/man1; cat /usr/share/bash-completion/completions/sluicegate \
+         /usr/share/zsh/vendor-completions/_sluicegate /usr/share/fish/vendor_completions.d/sluicegate.fish",
+    );
+    crate::support::assert_done(&output);
+    let told = stdout(&output);
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        assert!(told.contains(&format!("sluicegate-{command}.1.gz\n")), "{command}");
+        assert!(told.contains(&format!("sluicegate,{command})")), "bash: {command}");
+        assert!(told.contains(&format!("({command})\n")), "zsh: {command}");
+        assert!(told.contains(&format!("-a \"{command}\"")), "fish: {command}");
+    }
+}

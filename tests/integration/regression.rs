@@ -1,0 +1,101 @@
+//! A publication that should not have passed the guard, on a running relay with live traffic: tunnels that
+//! stand survive it, and new ones are refused for a few seconds at most.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::{DEVICE, Device, End, Relay, Request, Site, V4, receive};
+
+/// Three people who may reach every device, each with a live tunnel, and two devices.
+struct Scene {
+    site: Site,
+    relay: Relay,
+    device: Device,
+    tokens: Vec<String>,
+    tunnels: Vec<TcpStream>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let site = Site::new("authz = { refresh = '20ms', guard = { replay = 0 } }");
+        let mut tokens = vec![site.token.clone()];
+        for name in ["bob", "carol"] {
+            site.cli(&["principal", "add", name]);
+            site.cli(&["grant", "add", name, "--any"]);
+            tokens.push(site.cli(&["token", "issue", name])["token"].as_str().unwrap().to_owned());
+        }
+        for number in 0..2 {
+            let uuid = format!("{number:032x}");
+            site.cli(&["device", "add", &uuid, "--address", "127.0.0.1"]);
+        }
+        let (relay, device) = (site.start(), Device::echo(V4));
+        let open =
+            |token: &String| Request::to(DEVICE, device.port()).bearer(token).send(relay.address()).opened();
+        let tunnels = tokens.iter().map(open).collect();
+        Self { site, relay, device, tokens, tunnels }
+    }
+
+    fn sql(&self, statements: &str) {
+        let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
+        store.busy_timeout(crate::support::PATIENCE).unwrap();
+        store.execute_batch(statements).unwrap();
+    }
+
+    /// Each of the three asks for each of two devices.
+    fn statuses(&self) -> Vec<u16> {
+        let ask = |token: &String, uuid: &str| {
+            Request::to(uuid, self.device.port()).bearer(token).send(self.relay.address()).status
+        };
+        let both = |token| [DEVICE, "00000000000000000000000000000001"].map(|uuid| ask(token, uuid));
+        self.tokens.iter().flat_map(both).collect()
+    }
+
+    fn all_echo(&mut self) -> bool {
+        self.tunnels
+            .iter_mut()
+            .all(|tunnel| tunnel.write_all(b"ping").is_ok() && tunnel.read_exact(&mut [0; 4]).is_ok())
+    }
+}
+
+#[test]
+fn clients_notice_and_seconds_later_nothing_has_happened() {
+    let mut scene = Scene::new();
+    assert!(scene.all_echo());
+    scene.sql("UPDATE grants SET port_min = 65535");
+    let broken = Instant::now();
+    let refused = || scene.statuses().contains(&403).then_some(());
+    assert!(crate::support::wait_for(refused).is_some());
+    assert!(
+        crate::support::wait_for(|| scene.statuses().iter().all(|status| *status == 200).then_some(()))
+            .is_some()
+    );
+    assert!(broken.elapsed() < Duration::from_secs(5), "took {:?}", broken.elapsed());
+    assert!(scene.relay.logs("going back to generation 1"));
+    assert!(scene.relay.admin_comes_to_say("/readyz", "holding by rule probation"));
+    assert_eq!(scene.relay.metric("sluicegate_guard_rollbacks_total"), Some(1.0));
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(scene.all_echo(), "no tunnel that stood has ended");
+
+    scene.sql("UPDATE grants SET revoked_at = 1 WHERE principal = 2");
+    assert_eq!(receive(&mut scene.tunnels[1]).1, End::Reset, "a revocation ends it at once");
+    scene.sql("UPDATE grants SET port_min = 1");
+    assert!(scene.relay.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
+}
+
+#[test]
+fn a_tunnel_whose_right_is_really_gone_ends_seconds_later() {
+    let scene = Scene::new();
+    // One person's tunnel is no reason to go back.
+    scene.sql("UPDATE grants SET port_min = 65535 WHERE principal = 1");
+    let narrowed = Instant::now();
+    let mut tunnels = scene.tunnels;
+    assert_eq!(receive(&mut tunnels[0]).1, End::Reset);
+    let took = narrowed.elapsed();
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(20), "took {took:?}");
+    let event = scene.site.audit().wait_for(|event| event["event"] == "session-end");
+    assert_eq!(event["cause"], "grant-narrowed", "{event}");
+    assert_eq!(scene.relay.metric("sluicegate_guard_rollbacks_total"), Some(0.0));
+    tunnels[1].write_all(b"ping").unwrap();
+    tunnels[1].read_exact(&mut [0; 4]).unwrap();
+}
