@@ -192,7 +192,7 @@ mod tests {
         "#);
     }
 
-    /// The table that clients and the README rely on, as a client reads it off the wire.
+    /// The table of docs/protocol.md, as a client reads it off the wire.
     #[test]
     fn every_reply_says_what_the_protocol_promises() {
         let table = [
