@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, AdminError, Probe, Sources};
 use crate::authz::Authority;
-use crate::config::{Comers, Config};
+use crate::config::{Config, ListenerKind};
 use crate::control::{Control, ControlError, DirectoryKeeper, LocationKeeper, QueriesError, StatusHandle};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store::{self, Reports};
@@ -89,8 +89,8 @@ impl Node {
             let listeners = config.listen.iter().zip(engine.client_addresses());
             listeners.filter(move |(listen, _)| listen.from == from).map(|(_, address)| *address)
         };
-        let client_addresses: Vec<_> = of(Comers::Clients).collect();
-        let forward_address = of(Comers::Nodes).next();
+        let client_addresses: Vec<_> = of(ListenerKind::Client).collect();
+        let forward_address = of(ListenerKind::Peer).next();
         let advertised = forward_address.map(|bound| advertised(config.forward.advertise, bound));
         let directory =
             DirectoryKeeper::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 use serde::Deserialize;
 
 use super::tls::{ListenTls, TlsFileError, certified_key, read_certificates};
-use super::{Comers, Listen, StoreUrl};
+use super::{Listen, ListenerKind, StoreUrl};
 use crate::wire::Certificates;
 
 /// The whole section; without `listen` the node stands alone.
@@ -65,7 +65,7 @@ impl Forward {
     pub(super) fn listener(&self) -> Option<Listen> {
         let (address, tls) = (self.listen?, self.tls.as_ref()?);
         let tls = Some(ListenTls::between_nodes(Arc::clone(&tls.server)));
-        Some(Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), from: Comers::Nodes, tls })
+        Some(Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), from: ListenerKind::Peer, tls })
     }
 
     /// By what address others reach this node; `None` where it stands alone.

@@ -102,7 +102,7 @@ pub struct Listen {
     pub proxy_from: Vec<IpNet>,
     /// Who comes to it.
     #[serde(skip)]
-    pub from: Comers,
+    pub from: ListenerKind,
     /// Clients speak TLS; behind a load balancer, after its header.
     #[serde(default)]
     pub tls: Option<ListenTls>,
@@ -110,11 +110,11 @@ pub struct Listen {
 
 /// Who comes to a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Comers {
+pub enum ListenerKind {
     #[default]
-    Clients,
+    Client,
     /// Other nodes, with requests of their clients: the listener of `forward.listen`.
-    Nodes,
+    Peer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -345,7 +345,7 @@ impl Listen {
 
     /// Whether a PROXY header comes before the head.
     pub fn has_proxy_header(&self) -> bool {
-        self.is_proxied() || self.from == Comers::Nodes
+        self.is_proxied() || self.from == ListenerKind::Peer
     }
 
     pub fn trusts_proxy(&self, address: IpAddr) -> bool {
@@ -386,7 +386,7 @@ impl Default for Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 3128)),
             suffixes: default_suffixes(),
             proxy_from: Vec::new(),
-            from: Comers::Clients,
+            from: ListenerKind::Client,
             tls: None,
         }
     }

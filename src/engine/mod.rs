@@ -19,33 +19,23 @@
 //! Socket buffers are the kernel's too: up to the largest values of `net.ipv4.tcp_rmem` and
 //! `net.ipv4.tcp_wmem` for either socket of a tunnel.
 
-mod agenda;
-mod binding;
 mod clock;
-mod descriptors;
-mod errands;
+mod fd_budget;
 mod forward;
-mod handshakes;
 mod kernel;
-mod levels;
 mod limits;
 mod listener;
-mod own_client;
-mod secured;
+mod peer_pool;
+mod requests;
+mod self_probe;
 mod session;
-mod sessions;
 mod shared;
-mod spares;
-mod speech;
-mod streams;
 mod timers;
-mod token;
-mod unknown_tokens;
-mod waiting;
+mod tls;
+mod token_rate_limit;
+mod user_data;
 mod worker;
 
-#[cfg(test)]
-mod scripted;
 #[cfg(test)]
 mod tests;
 
@@ -62,22 +52,22 @@ use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::Verifier;
-use binding::bind_all;
-use descriptors::sessions_max;
-use handshakes::{Desk, Handshakes};
+use fd_budget::sessions_max;
 use kernel::RingKernel;
 use limits::Limits;
 use listener::Listener;
+use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
+use tls::handshake_pool::{HandshakePool, Handshakes};
 use worker::Worker;
 
-pub use binding::{Inherited, InheritedError};
-pub use descriptors::{Shortage, threads};
-pub use errands::{
+pub use fd_budget::{Shortage, threads};
+pub use forward::SESSION_BYTES_MAX;
+pub use listener::bind::{Inherited, InheritedError};
+pub use requests::{
     DirectionRow, EndUnderWay, EngineBusy, Found, ListUnderWay, PathKind, SessionList, SessionRow,
     SessionState, TunnelRow,
 };
-pub use forward::SESSION_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -150,7 +140,7 @@ impl Engine {
         let (started, all_started) = bounded(count);
         for (number, listeners) in listeners.drain(..).enumerate() {
             let cpu = cpus[number % cpus.len()];
-            let desk = Desk::new(number, steps.clone(), &engine.shared);
+            let desk = HandshakePool::new(number, steps.clone(), &engine.shared);
             let thread = engine.spawn(number, cpu, listeners, desk, started.clone());
             match thread {
                 Ok(thread) => engine.threads.push(thread),
@@ -195,7 +185,7 @@ impl Engine {
         number: usize,
         cpu: Cpu,
         listeners: Vec<Listener>,
-        desk: Desk,
+        desk: HandshakePool,
         started: Sender<Result<(), RingError>>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
@@ -284,17 +274,17 @@ impl EngineHandle {
 
     /// Nobody holds this token, and the node itself shows it: its refusals are neither counted nor audited.
     pub fn expect_own_client(&self, key: KeyHash) {
-        self.shared.own_client.expect(key);
+        self.shared.self_probe.expect(key);
     }
 
     /// From now on the node's own client is not refused here, but handed to this node, to be refused there.
     pub fn send_own_client_by(&self, node: Option<Arc<str>>) {
-        self.shared.own_client.go_by(node);
+        self.shared.self_probe.go_by(node);
     }
 
     /// Why the node's own client was refused last, with what only the node may know.
     pub fn refusal_of_own_client(&self) -> Option<String> {
-        self.shared.own_client.take_refusal()
+        self.shared.self_probe.take_refusal()
     }
 
     /// From now on these signers' session tokens are taken. What others' have opened stays open.

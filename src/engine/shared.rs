@@ -9,14 +9,14 @@ use nix::unistd::gettid;
 use parking_lot::RwLock;
 use rustls::{ClientConfig, ServerConfig};
 
-use super::errands::{self, EngineBusy, Errand, ErrandQueue};
-use super::handshakes::{HANDSHAKES_MAX, Shaken};
-use super::levels::Levels;
 use super::limits::Limits;
-use super::own_client::OwnClient;
-use super::unknown_tokens::UnknownTokens;
 use crate::authz::{Authority, Witness};
 use crate::config::{Config, KernelTls};
+use crate::engine::requests::{self, EngineBusy, ErrandQueue, WorkerRequest};
+use crate::engine::self_probe::SelfProbe;
+use crate::engine::tls::handshake_pool::{HANDSHAKES_MAX, HandshakeDone};
+use crate::engine::token_rate_limit::TokenRateLimit;
+use crate::engine::worker::signals::Signals;
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -29,13 +29,13 @@ pub(super) struct Shared {
     pub limits: Arc<Limits>,
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
-    pub levels: Levels,
+    pub signals: Signals,
     /// Whether this kernel is left the records of tunnels by TLS.
     pub kernel_tls: KernelTls,
-    pub unknown_tokens: UnknownTokens,
+    pub token_rate_limit: TokenRateLimit,
     /// Looked at once for each head that brings a token.
     verifier: RwLock<Arc<Verifier>>,
-    pub own_client: OwnClient,
+    pub self_probe: SelfProbe,
     /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
     tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
     /// For other nodes that this one calls.
@@ -47,9 +47,9 @@ pub(super) struct ThreadShared {
     pub wake: Wake,
     pub counters: Arc<EngineCounters>,
     pub witness: Arc<Witness>,
-    pub errands: ErrandQueue,
+    pub requests: ErrandQueue,
     /// Steps of handshakes that were taken for this thread.
-    pub shaken: Arc<ArrayQueue<Shaken>>,
+    pub shaken: Arc<ArrayQueue<HandshakeDone>>,
     /// By which the system knows the thread; 0 until it runs.
     system_id: AtomicI32,
 }
@@ -60,7 +60,7 @@ impl ThreadShared {
             wake: Wake::new()?,
             counters: Arc::default(),
             witness,
-            errands: errands::queue(),
+            requests: requests::queue(),
             shaken: Arc::new(ArrayQueue::new(HANDSHAKES_MAX)),
             system_id: AtomicI32::new(0),
         })
@@ -75,8 +75,8 @@ impl ThreadShared {
         Some(self.system_id.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }
 
-    pub fn ask(&self, errand: Errand) -> Result<(), EngineBusy> {
-        self.errands.push(errand).map_err(|_| EngineBusy)?;
+    pub fn ask(&self, request: WorkerRequest) -> Result<(), EngineBusy> {
+        self.requests.push(request).map_err(|_| EngineBusy)?;
         self.wake.wake();
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Shared {
         threads: Vec<ThreadShared>,
     ) -> Self {
         Self {
-            unknown_tokens: UnknownTokens::new(config.limits.unknown_tokens_per_minute),
+            token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             tls: RwLock::new(tls_of(&config)),
             node_tls: RwLock::new(node_tls_of(&config)),
@@ -101,8 +101,8 @@ impl Shared {
             audit,
             limits,
             threads,
-            levels: Levels::new(),
-            own_client: OwnClient::default(),
+            signals: Signals::new(),
+            self_probe: SelfProbe::default(),
         }
     }
 
@@ -115,17 +115,17 @@ impl Shared {
     }
 
     pub fn recheck(&self) {
-        self.levels.recheck();
+        self.signals.recheck();
         self.wake_all();
     }
 
     pub fn drain(&self) {
-        self.levels.drain();
+        self.signals.drain();
         self.wake_all();
     }
 
     pub fn stop(&self) {
-        self.levels.stop();
+        self.signals.stop();
         self.wake_all();
     }
 
@@ -146,11 +146,11 @@ impl Shared {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.levels.is_draining()
+        self.signals.is_draining()
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.levels.is_stopping()
+        self.signals.is_stopping()
     }
 
     pub fn wake_all(&self) {

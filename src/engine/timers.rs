@@ -5,7 +5,7 @@
 //! in the slot finds it set and needs none of its own. So per message there is no timer work at all, and
 //! per short session hardly any, which is why this is not a heap or a crate that wants each change told.
 
-use super::token::Slot;
+use crate::engine::user_data::Slot;
 
 /// Milliseconds since the worker's clock began.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

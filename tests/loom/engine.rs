@@ -6,22 +6,22 @@ use loom::sync::{Arc, Mutex};
 
 use crate::authz::{Authority, Decision, Query, UnixMillis};
 use crate::sys::wake::Wake;
-use levels::{Attention, Levels, Recheck};
+use signals::{Recheck, SignalReader, Signals};
 
-#[path = "../../src/engine/levels.rs"]
-mod levels;
+#[path = "../../src/engine/worker/signals.rs"]
+mod signals;
 
 /// What the thread shares with all others, as `engine::shared` does.
 pub struct Shared {
     pub authority: Authority,
-    levels: Levels,
+    signals: Signals,
     wake: Wake,
-    errands: Mutex<VecDeque<Errand>>,
+    requests: Mutex<VecDeque<WorkerRequest>>,
 }
 
 /// Any request that is not a level; told apart by its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Errand(pub u32);
+pub struct WorkerRequest(pub u32);
 
 /// The queue had no room.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Busy;
 /// See the module.
 pub struct EngineThread {
     shared: Arc<Shared>,
-    attention: Attention,
+    attention: SignalReader,
 }
 
 /// What came of a turn.
@@ -38,23 +38,23 @@ pub struct EngineThread {
 pub struct Turn {
     /// The tunnel's decision, where it was put again.
     pub recheck: Option<Decision>,
-    pub errand: Option<Errand>,
+    pub request: Option<WorkerRequest>,
     pub is_last: bool,
 }
 
 impl Shared {
     pub fn new(authority: Authority) -> Arc<Self> {
-        let errands = Mutex::default();
-        Arc::new(Self { authority, levels: Levels::new(), wake: Wake::default(), errands })
+        let requests = Mutex::default();
+        Arc::new(Self { authority, signals: Signals::new(), wake: Wake::default(), requests })
     }
 
     pub fn recheck(&self) {
-        self.levels.recheck();
+        self.signals.recheck();
         self.wake.wake();
     }
 
     pub fn stop(&self) {
-        self.levels.stop();
+        self.signals.stop();
         self.wake.wake();
     }
 
@@ -62,13 +62,13 @@ impl Shared {
         self.wake.wake();
     }
 
-    pub fn ask(&self, errand: Errand) -> Result<(), Busy> {
+    pub fn ask(&self, request: WorkerRequest) -> Result<(), Busy> {
         {
-            let mut errands = self.errands.lock().unwrap();
-            if errands.len() == ERRANDS_MAX {
+            let mut requests = self.requests.lock().unwrap();
+            if requests.len() == ERRANDS_MAX {
                 return Err(Busy);
             }
-            errands.push_back(errand);
+            requests.push_back(request);
         }
         self.wake.wake();
         Ok(())
@@ -77,15 +77,15 @@ impl Shared {
 
 impl EngineThread {
     pub fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), attention: Attention::default() }
+        Self { shared: Arc::clone(shared), attention: SignalReader::default() }
     }
 
-    /// The first part of a turn alone: pinning orders what it stands between, whatever the levels do.
+    /// The first part of a turn alone: pinning orders what it stands between, whatever the signals do.
     pub fn hears_recheck(&mut self) -> bool {
-        self.attention.read(&self.shared.levels) == Recheck::Asked
+        self.attention.read(&self.shared.signals) == Recheck::Asked
     }
 
-    /// As `Worker::turn`, in its order: sleep, read the levels, pin, take the waking, do an errand.
+    /// As `Worker::turn`, in its order: sleep, read the signals, pin, take the waking, do an request.
     pub fn turn(&mut self, tunnel: &Query, now: UnixMillis) -> Turn {
         let shared = &*self.shared;
         let is_woken = if self.attention.is_done() {
@@ -94,23 +94,23 @@ impl EngineThread {
         } else {
             shared.wake.is_there()
         };
-        let is_last = shared.levels.is_stopping();
-        let recheck = self.attention.read(&shared.levels);
+        let is_last = shared.signals.is_stopping();
+        let recheck = self.attention.read(&shared.signals);
         let view = shared.authority.pin();
         if is_woken {
             self.attention.take(&shared.wake);
         }
         let recheck = (recheck == Recheck::Asked).then(|| view.decide(tunnel, now));
-        let mut errand = None;
-        if self.attention.has_errands() {
-            errand = shared.errands.lock().unwrap().pop_front();
-            if errand.is_none() {
-                self.attention.found_no_errand();
+        let mut request = None;
+        if self.attention.has_requests() {
+            request = shared.requests.lock().unwrap().pop_front();
+            if request.is_none() {
+                self.attention.found_no_request();
             }
         }
-        Turn { recheck, errand, is_last }
+        Turn { recheck, request, is_last }
     }
 }
 
-/// Errands that wait; few, so that there is no room for a third.
+/// RequestsInProgress that wait; few, so that there is no room for a third.
 pub const ERRANDS_MAX: usize = 2;

@@ -1,7 +1,7 @@
 //! The files of the product that threads meet in, with loom's atomics under them, for the models beside this.
 //!
 //! Compiled as they are: `sys/root.rs` with the real crossbeam-epoch, whose own support for loom `--cfg
-//! crossbeam_loom` turns on, all of `authz`, and `engine/levels.rs`. loom runs a model in every order in which
+//! crossbeam_loom` turns on, all of `authz`, and `engine/signals.rs`. loom runs a model in every order in which
 //! its threads can take their turns, and lets a load see every value that its ordering permits.
 //!
 //! Stand-ins are `sys::wake`, for an eventfd and the ring's poll of it, and `engine`, for a thread that does

@@ -7,7 +7,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use sluicegate_loom::authz::{Authority, Query, UnixMillis};
-use sluicegate_loom::engine::{Busy, EngineThread, Errand, Shared};
+use sluicegate_loom::engine::{Busy, EngineThread, Shared, WorkerRequest};
 use sluicegate_loom::explore;
 
 const NOW: UnixMillis = UnixMillis(0);
@@ -60,15 +60,15 @@ fn every_errand_that_found_room_is_served() {
         let shared = shared();
         let asker = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || shared.ask(Errand(1)).expect("there is room for two")
+            move || shared.ask(WorkerRequest(1)).expect("there is room for two")
         });
-        shared.ask(Errand(2)).expect("there is room for two");
+        shared.ask(WorkerRequest(2)).expect("there is room for two");
         let mut engine = EngineThread::new(&shared);
         let mut served = Vec::new();
         while served.len() < 2 {
-            served.extend(engine.turn(&TUNNEL, NOW).errand);
+            served.extend(engine.turn(&TUNNEL, NOW).request);
         }
-        assert!(served.contains(&Errand(1)) && served.contains(&Errand(2)), "{served:?}");
+        assert!(served.contains(&WorkerRequest(1)) && served.contains(&WorkerRequest(2)), "{served:?}");
         asker.join().unwrap();
     });
 }
@@ -85,12 +85,12 @@ fn a_full_queue_of_errands_costs_neither_a_recheck_nor_what_is_in_it() {
                 // Only who has heard of the recheck knows how many there are.
                 while !is_rechecked || served < accepted.load(Ordering::Relaxed) {
                     let turn = engine.turn(&TUNNEL, NOW);
-                    served += u32::from(turn.errand.is_some());
+                    served += u32::from(turn.request.is_some());
                     is_rechecked |= turn.recheck.is_some();
                 }
             }
         });
-        let asked = [1, 2, 3].map(|number| shared.ask(Errand(number)));
+        let asked = [1, 2, 3].map(|number| shared.ask(WorkerRequest(number)));
         let found_room = asked.iter().filter(|asked| !matches!(asked, Err(Busy))).count();
         accepted.store(found_room as u32, Ordering::Relaxed);
         shared.recheck();

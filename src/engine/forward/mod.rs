@@ -11,11 +11,11 @@ mod tests;
 
 use std::io;
 
-use super::errands::{DirectionRow, PathKind};
 use super::kernel::{Kernel, SocketOperation, retrying};
-use super::speech::{NoData, Speech, look_at_record};
-use super::token::{InFlight, Purpose, Slot, Token};
 use crate::config::Forwarding;
+use crate::engine::requests::{DirectionRow, PathKind};
+use crate::engine::tls::ktls::{NoData, Speech, look_at_record};
+use crate::engine::user_data::{InFlight, Purpose, Slot, UserData};
 use crate::sys::buffers::BufferId;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
@@ -353,7 +353,7 @@ impl Broken {
 impl<K: Kernel> Io<'_, K> {
     pub fn submit(&mut self, purpose: Purpose, operation: SocketOperation<'_, K>) {
         self.in_flight.begin(purpose);
-        self.kernel.submit(Token::Session { slot: self.slot, purpose }, operation);
+        self.kernel.submit(UserData::Session { slot: self.slot, purpose }, operation);
     }
 
     /// Ends what is in flight for `purpose`, if anything is.
@@ -361,8 +361,8 @@ impl<K: Kernel> Io<'_, K> {
         if self.in_flight.has(purpose) && purpose != Purpose::Shake {
             self.in_flight.begin(Purpose::Cancel);
             self.kernel.cancel(
-                Token::Session { slot: self.slot, purpose: Purpose::Cancel },
-                Token::Session { slot: self.slot, purpose },
+                UserData::Session { slot: self.slot, purpose: Purpose::Cancel },
+                UserData::Session { slot: self.slot, purpose },
             );
         }
     }

@@ -5,14 +5,14 @@ use std::io;
 
 use super::{Broken, Ends, Flow, Io, Path};
 use crate::engine::kernel::{Conveyor, Kernel, Scratch, retrying};
-use crate::engine::secured::Unsent;
+use crate::engine::tls::stream::SendBuffer;
 use crate::sys::ring::First;
 use crate::wire::TlsError;
 
 #[derive(Default)]
 pub(super) struct RecordsPath {
     /// For a sink without TLS; the others have their own.
-    unsent: Unsent,
+    unsent: SendBuffer,
     /// There is something to move, or may be; for the worker to say when.
     pub wants_turn: bool,
 }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::scripted::{ScriptedKernel, Socket};
-use crate::engine::speech::Records;
+use crate::engine::kernel::simulated::{ScriptedKernel, Socket};
+use crate::engine::tls::ktls::Records;
 use crate::sys::kernel_tls::Record;
 
 /// A flow with both its ends, and the kernel that it talks to.

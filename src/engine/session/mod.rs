@@ -4,16 +4,16 @@
 //! device, `tunnel` forwards, `refusal` tells a client no. Nothing here waits, and nothing is closed
 //! while an operation on it is in flight.
 
-mod asker;
-mod dial;
-mod handover;
-mod handshake;
-mod refusal;
-mod row;
-mod secure;
+mod connect;
+mod identity;
+mod reject;
+mod request;
 #[cfg(test)]
 mod tests;
+mod tls_handshake;
 mod tunnel;
+mod via_peer;
+mod view;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use std::sync::Arc;
 use super::forward::{Direction, Flow, Io, Outcome};
 use super::kernel::{Kernel, SocketOperation};
 use super::limits::{Permit, Place};
-use super::secured::Secured;
 use super::shared::Shared;
-use super::speech::KeptBy;
 use super::timers::Tick;
-use super::token::{InFlight, Purpose, Slot};
 use crate::authz::{
     Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route, UnixMillis,
     Witness,
 };
+use crate::engine::tls::ktls::KeptBy;
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::{InFlight, Purpose, Slot};
 use crate::telemetry::{EngineCounters, SessionFacts};
 use crate::wire::{HttpVersion, Token};
-use handover::Handing;
-use secure::Securing;
+use tls_handshake::Securing;
+use via_peer::Handing;
 
 pub(super) struct Session<K: Kernel> {
     /// Unique on this node as long as it runs.
@@ -43,16 +43,16 @@ pub(super) struct Session<K: Kernel> {
     listener: usize,
     client: K::Socket,
     /// Present once the handshake of a client that speaks TLS is over.
-    client_tls: Option<Box<Secured>>,
+    client_tls: Option<Box<TlsStream>>,
     /// Present from the dial on: of the device, or of the node that holds it.
     device: Option<K::Socket>,
     /// Present where that is a node.
-    device_tls: Option<Box<Secured>>,
+    device_tls: Option<Box<TlsStream>>,
     stage: Stage<K::Pipe>,
     in_flight: InFlight,
     client_address: Option<SocketAddr>,
     accepted_at_us: u64,
-    speaker: Speaker,
+    proxy_header: ProxyHeader,
     /// What the client asked for; present once its head was read.
     query: Option<Query>,
     /// What allowed it; present from the decision on.
@@ -65,14 +65,15 @@ pub(super) struct Session<K: Kernel> {
     permit: Option<Permit>,
 }
 
-/// Whose words come.
+/// State of the PROXY header in front of a session's first bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Speaker {
-    Client,
-    /// A PROXY header has to come, and says it.
-    Unnamed,
-    /// The load balancer, for itself; or the node that has come, which is one to the client.
-    Balancer,
+enum ProxyHeader {
+    /// The client speaks: it needs no header, or its header was read.
+    NotExpected,
+    /// The session waits for the header.
+    Expected,
+    /// The header had the command LOCAL: a load balancer, or another node, speaks for itself.
+    LocalCommand,
 }
 
 /// The rows that a permission rests on.
@@ -189,9 +190,9 @@ impl<K: Kernel> Session<K> {
             in_flight: InFlight::default(),
             client_address: address,
             accepted_at_us: at_us,
-            speaker: match turn.shared.config.listen[listener].has_proxy_header() {
-                true => Speaker::Unnamed,
-                false => Speaker::Client,
+            proxy_header: match turn.shared.config.listen[listener].has_proxy_header() {
+                true => ProxyHeader::Expected,
+                false => ProxyHeader::NotExpected,
             },
             query: None,
             rights: None,
@@ -363,13 +364,13 @@ impl<K: Kernel> Session<K> {
 
     /// The node itself asks, or another node for itself, with a token that nobody holds.
     fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
-        let is_nodes_own = self.speaker == Speaker::Balancer && self.comes_from_node(turn);
-        is_nodes_own || turn.shared.own_client.asks(self.query.and_then(|query| query.asker))
+        let is_nodes_own = self.proxy_header == ProxyHeader::LocalCommand && self.comes_from_node(turn);
+        is_nodes_own || turn.shared.self_probe.asks(self.query.and_then(|query| query.asker))
     }
 
     /// Where the node as its own client wants to be handed to.
     fn probed_node(&self, turn: &Turn<'_, K>) -> Option<Arc<str>> {
-        turn.shared.own_client.node(self.query?.asker)
+        turn.shared.self_probe.node(self.query?.asker)
     }
 
     /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::authz::*;
 use crate::config::{Config, Listen};
+use crate::engine::kernel::simulated::{ScriptedKernel, Socket};
 use crate::engine::limits::Limits;
-use crate::engine::scripted::{ScriptedKernel, Socket};
 use crate::engine::shared::ThreadShared;
 use crate::telemetry::AuditSender;
 

@@ -3,14 +3,14 @@
 use std::io;
 use std::time::Duration;
 
-use super::secure::Then;
+use super::tls_handshake::Then;
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
 use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
 use crate::engine::kernel::Kernel;
-use crate::engine::speech::{KeptBy, Records, Speech, give_to_kernel};
 use crate::engine::timers::Tick;
-use crate::engine::token::Purpose;
+use crate::engine::tls::ktls::{KeptBy, Records, Speech, give_to_kernel};
+use crate::engine::user_data::Purpose;
 use crate::telemetry::{AuditEvent, SessionEnd};
 use crate::wire::Reply;
 

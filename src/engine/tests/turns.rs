@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::*;
 use crate::config::KernelTls;
-use crate::engine::agenda::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
 use crate::engine::forward::SLICE_BYTES;
-use crate::engine::handshakes::Desk;
-use crate::engine::streams::TURN_BYTES;
-use crate::engine::worker::errands::SESSIONS_PER_TURN;
+use crate::engine::tls::handshake_pool::HandshakePool;
+use crate::engine::worker::scheduler::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
+use crate::engine::worker::serve_requests::SESSIONS_PER_TURN;
+use crate::engine::worker::streams::TURN_BYTES;
 use crate::sys::buffers::BUFFER_BYTES;
 use crate::sys::ring::RECEIVE_BYTES_MAX;
 
@@ -36,7 +36,7 @@ impl Bench {
             limits,
             vec![thread],
         ));
-        let kernel = RingKernel::new(&config, KernelTls::Off, Desk::new(0, None, &shared)).unwrap();
+        let kernel = RingKernel::new(&config, KernelTls::Off, HandshakePool::new(0, None, &shared)).unwrap();
         let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::authz::UnixMillis;
 
 /// See the module.
-pub(super) struct UnknownTokens {
+pub(super) struct TokenRateLimit {
     /// In nanoseconds since 1970, when a cell is empty again.
     rows: Box<[[AtomicI64; CELLS]; ROWS]>,
     /// Keyed at random, so that nobody can choose whom to share cells with.
@@ -32,7 +32,7 @@ pub(super) enum Budget {
     Spent,
 }
 
-impl UnknownTokens {
+impl TokenRateLimit {
     /// 0 is no bound.
     pub fn new(per_minute: u32) -> Self {
         let spacing_ns = if per_minute == 0 { 0 } else { MINUTE_NS / i64::from(per_minute) };
@@ -104,14 +104,14 @@ mod tests {
     }
 
     /// How many of `count` are let through at one moment.
-    fn let_through(tokens: &UnknownTokens, source: &str, now: UnixMillis, count: usize) -> usize {
+    fn let_through(tokens: &TokenRateLimit, source: &str, now: UnixMillis, count: usize) -> usize {
         (0..count).filter(|_| tokens.note(from(source), now) == Budget::Left).count()
     }
 
     #[test]
     fn a_network_may_show_so_many_a_minute_and_no_more() {
         for per_minute in [1, 7, 60, 100_000] {
-            let tokens = UnknownTokens::new(per_minute);
+            let tokens = TokenRateLimit::new(per_minute);
             let passed = let_through(&tokens, "192.0.2.1", NOW, per_minute as usize + 10);
             assert_eq!(passed, per_minute as usize);
         }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_minute_later_it_may_show_as_many_again_and_before_that_its_share() {
-        let tokens = UnknownTokens::new(60);
+        let tokens = TokenRateLimit::new(60);
         assert_eq!(let_through(&tokens, "192.0.2.1", NOW, 1_000), 60);
         assert_eq!(let_through(&tokens, "192.0.2.1", after(999), 10), 0);
         assert_eq!(let_through(&tokens, "192.0.2.1", after(10_000), 100), 10, "ten seconds' worth");
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn nobody_hides_in_a_network_of_his_own_and_no_other_network_is_touched() {
-        let tokens = UnknownTokens::new(3);
+        let tokens = TokenRateLimit::new(3);
         for (sources, other) in [
             (["192.0.2.1", "192.0.2.255", "::ffff:192.0.2.7"], "192.0.3.1"),
             (["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:ffff::"], "2001:db8:0:1::1"),
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn many_networks_take_no_more_room_and_hardly_ever_each_others_share() {
-        let tokens = UnknownTokens::new(60);
+        let tokens = TokenRateLimit::new(60);
         for network in 0..400_u32 {
             let source = IpAddr::from((0x0a00_0000 + (network << 8)).to_be_bytes());
             let passed = (0..100).filter(|_| tokens.note(source, NOW) == Budget::Left).count();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_throttles_nobody_for_longer() {
-        let tokens = UnknownTokens::new(2);
+        let tokens = TokenRateLimit::new(2);
         assert_eq!(let_through(&tokens, "192.0.2.1", NOW, 5), 2);
         assert_eq!(let_through(&tokens, "192.0.2.1", after(-3_600_000), 5), 2);
         assert_eq!(let_through(&tokens, "192.0.2.1", after(-3_540_000), 5), 2);
@@ -167,6 +167,6 @@ mod tests {
 
     #[test]
     fn without_a_bound_there_is_none() {
-        assert_eq!(let_through(&UnknownTokens::new(0), "192.0.2.1", NOW, 10_000), 10_000);
+        assert_eq!(let_through(&TokenRateLimit::new(0), "192.0.2.1", NOW, 10_000), 10_000);
     }
 }

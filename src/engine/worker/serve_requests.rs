@@ -2,23 +2,23 @@
 
 use super::Worker;
 use crate::authz::PinnedView;
-use crate::engine::errands::{Errand, Found};
+use crate::engine::requests::{Found, WorkerRequest};
 use crate::engine::session::{Instant, Session};
-use crate::engine::token::Slot;
+use crate::engine::user_data::Slot;
 
 /// How far this thread is with what it has been asked.
 #[derive(Default)]
-pub(super) struct Errands {
+pub(super) struct RequestsInProgress {
     under_way: Option<UnderWay>,
 }
 
 struct UnderWay {
-    errand: Errand,
+    request: WorkerRequest,
     /// Of the table's places, the next to look at.
     next: usize,
 }
 
-impl Errands {
+impl RequestsInProgress {
     pub fn is_idle(&self) -> bool {
         self.under_way.is_none()
     }
@@ -26,19 +26,19 @@ impl Errands {
 
 impl Worker {
     /// Goes on with what was asked first.
-    pub(super) fn do_errands(&mut self, now: Instant, view: &PinnedView<'_>) {
-        if self.errands.is_idle() && !self.attention.has_errands() {
+    pub(super) fn serve_requests(&mut self, now: Instant, view: &PinnedView<'_>) {
+        if self.requests.is_idle() && !self.attention.has_requests() {
             return;
         }
-        let Some(UnderWay { mut errand, next }) =
-            self.errands.under_way.take().or_else(|| self.next_errand())
+        let Some(UnderWay { mut request, next }) =
+            self.requests.under_way.take().or_else(|| self.next_request())
         else {
-            self.attention.found_no_errand();
+            self.attention.found_no_request();
             return;
         };
         let end = (next + SESSIONS_PER_TURN).min(self.sessions.places());
-        match &mut errand {
-            Errand::List { list, .. } => {
+        match &mut request {
+            WorkerRequest::List { list, .. } => {
                 for place in next..end {
                     let Some(session) = self.sessions.get_mut(Slot(place as u32)) else { continue };
                     // It never grows: that would take this thread's time.
@@ -49,7 +49,7 @@ impl Worker {
                     }
                 }
             }
-            Errand::End { session, answer } => {
+            WorkerRequest::End { session, answer } => {
                 let wanted = *session;
                 let is_wanted = |slot: &Slot| {
                     self.sessions
@@ -64,18 +64,18 @@ impl Worker {
             }
         }
         if end < self.sessions.places() {
-            self.errands.under_way = Some(UnderWay { errand, next: end });
+            self.requests.under_way = Some(UnderWay { request, next: end });
             return;
         }
         // Whoever asked may have lost patience.
-        match errand {
-            Errand::List { list, answer } => drop(answer.try_send(list)),
-            Errand::End { answer, .. } => drop(answer.try_send(Found::No)),
+        match request {
+            WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
+            WorkerRequest::End { answer, .. } => drop(answer.try_send(Found::No)),
         }
     }
 
-    fn next_errand(&self) -> Option<UnderWay> {
-        Some(UnderWay { errand: self.thread().errands.pop()?, next: 0 })
+    fn next_request(&self) -> Option<UnderWay> {
+        Some(UnderWay { request: self.thread().requests.pop()?, next: 0 })
     }
 }
 

@@ -3,28 +3,28 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::kernel::{Kernel, retrying, send_until_full};
+use crate::engine::kernel::{Kernel, retrying, send_until_full};
 use crate::sys::kernel_tls::Keys;
 use crate::sys::socket;
 use crate::wire::{Sealed, Tls, TlsError};
 
-pub(super) struct Secured {
+pub(in crate::engine) struct TlsStream {
     tls: Tls,
-    outgoing: Unsent,
+    outgoing: SendBuffer,
     /// The peer was told that nothing follows.
     is_ended: bool,
 }
 
 /// Bytes for a socket that had no room for all of them.
 #[derive(Default)]
-pub(super) struct Unsent {
+pub(in crate::engine) struct SendBuffer {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Secured {
+impl TlsStream {
     pub fn new(tls: Tls) -> Self {
-        Self { tls, outgoing: Unsent::default(), is_ended: false }
+        Self { tls, outgoing: SendBuffer::default(), is_ended: false }
     }
 
     /// Takes what the socket has received, and appends to `plain` what whole records hold. After an error
@@ -71,7 +71,7 @@ impl Secured {
     }
 
     /// What is still to be sent.
-    pub fn outgoing(&mut self) -> &mut Unsent {
+    pub fn outgoing(&mut self) -> &mut SendBuffer {
         &mut self.outgoing
     }
 
@@ -101,7 +101,7 @@ impl Secured {
     }
 }
 
-impl Unsent {
+impl SendBuffer {
     /// Sends `bytes` after what is there, and keeps what the socket has no room for; how much it took in all.
     pub fn send<K: Kernel>(&mut self, bytes: &[u8], kernel: &K, socket: &K::Socket) -> io::Result<usize> {
         let mut sent = self.flush(kernel, socket)?;
@@ -146,7 +146,7 @@ impl Unsent {
 /// A record that is longer than any may be, or a message of the handshake that never ends.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer has begun a record that is longer than any may be")]
-pub(super) struct OversizedRecord;
+pub(in crate::engine) struct OversizedRecord;
 
 impl From<OversizedRecord> for io::Error {
     fn from(error: OversizedRecord) -> Self {
@@ -155,4 +155,4 @@ impl From<OversizedRecord> for io::Error {
 }
 
 /// Bytes of a record with all that protects it (RFC 5246, section 6.2.3).
-pub(super) const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;
+pub(in crate::engine) const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;

@@ -5,23 +5,23 @@
 
 use std::io;
 
-use super::kernel::{Kernel, retrying};
-use super::secured::Secured;
+use crate::engine::kernel::{Kernel, retrying};
+use crate::engine::tls::stream::TlsStream;
 use crate::sys::kernel_tls::Record;
 
 /// What one end of a tunnel speaks, lent for one call.
-pub(super) enum Speech<'a> {
+pub(in crate::engine) enum Speech<'a> {
     /// Bytes come and go as they are.
     Plain,
     /// TLS, whose records are opened and sealed here.
-    Records(&'a mut Secured),
+    Records(&'a mut TlsStream),
     /// TLS, whose records the kernel opens and seals.
     KernelTls,
 }
 
 /// Who opens and seals the records of an end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Records {
+pub(in crate::engine) enum Records {
     /// There are none, or they are this process's.
     Ours,
     Kernel,
@@ -29,14 +29,14 @@ pub(super) enum Records {
 
 /// The same for both ends of a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct KeptBy {
+pub(in crate::engine) struct KeptBy {
     pub client: Records,
     pub device: Records,
 }
 
 /// What a record was that reading had failed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum NoData {
+pub(in crate::engine) enum NoData {
     /// The peer has said that nothing follows.
     End,
     /// Nothing to act on.
@@ -44,7 +44,7 @@ pub(super) enum NoData {
 }
 
 impl<'a> Speech<'a> {
-    pub fn of(secured: Option<&'a mut Secured>, records: Records) -> Self {
+    pub fn of(secured: Option<&'a mut TlsStream>, records: Records) -> Self {
         match (secured, records) {
             (_, Records::Kernel) => Self::KernelTls,
             (Some(secured), Records::Ours) => Self::Records(secured),
@@ -60,7 +60,7 @@ impl<'a> Speech<'a> {
         }
     }
 
-    pub fn records(&mut self) -> Option<&mut Secured> {
+    pub fn records(&mut self) -> Option<&mut TlsStream> {
         match self {
             Self::Records(secured) => Some(secured),
             Self::Plain | Self::KernelTls => None,
@@ -76,11 +76,11 @@ impl Default for KeptBy {
 
 /// Gives the kernel both ends, as far as they speak TLS. `Ok(false)` where it is not the time for that, or the
 /// kernel will not; after an error the connections are of no use.
-pub(super) fn give_to_kernel<K: Kernel>(
-    ends: [(&K::Socket, &mut Option<Box<Secured>>); 2],
+pub(in crate::engine) fn give_to_kernel<K: Kernel>(
+    ends: [(&K::Socket, &mut Option<Box<TlsStream>>); 2],
     kernel: &K,
 ) -> io::Result<bool> {
-    let is_ready = |(socket, secured): &(&K::Socket, &mut Option<Box<Secured>>)| match secured.as_deref() {
+    let is_ready = |(socket, secured): &(&K::Socket, &mut Option<Box<TlsStream>>)| match secured.as_deref() {
         Some(secured) => secured.is_between_records() && kernel.prepare_tls(socket).is_ok(),
         None => true,
     };
@@ -96,7 +96,7 @@ pub(super) fn give_to_kernel<K: Kernel>(
 }
 
 /// What stands behind an `error` of reading from a connection whose records the kernel opens.
-pub(super) fn look_at_record<K: Kernel>(
+pub(in crate::engine) fn look_at_record<K: Kernel>(
     error: io::Error,
     kernel: &K,
     socket: &K::Socket,

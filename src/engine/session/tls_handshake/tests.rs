@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::super::tests::{Bench, HEAD};
 use super::*;
 use crate::config::Listen;
-use crate::engine::scripted::ScriptedKernel;
+use crate::engine::kernel::simulated::ScriptedKernel;
 
 const NAME: &str = "relay.example";
 

@@ -12,21 +12,21 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::forward::Outcome;
-use super::handshakes::{HandsFull, Owner, Shaken};
-use super::kernel::{Conveyor, Kernel, Scratch, SocketOperation};
-use super::secured::Secured;
-use super::timers::Tick;
-use super::token::{Purpose, Slot, Token};
+use crate::engine::forward::Outcome;
+use crate::engine::kernel::{Conveyor, Kernel, Scratch, SocketOperation};
+use crate::engine::timers::Tick;
+use crate::engine::tls::handshake_pool::{HandshakeDone, Owner, PoolFull};
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::{Purpose, Slot, UserData};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 use crate::sys::kernel_tls::{Keys, Record};
 
 /// One end of a connection, as the relay holds it. Clones are the test's view of the same one.
 #[derive(Clone, Default)]
-pub(super) struct Socket(Rc<SocketState>);
+pub(in crate::engine) struct Socket(Rc<SocketState>);
 
 #[derive(Default)]
-pub(super) struct SocketState {
+pub(in crate::engine) struct SocketState {
     /// What the peer has sent and the relay has not read.
     pub incoming: RefCell<VecDeque<u8>>,
     /// The peer has sent a FIN behind it.
@@ -47,13 +47,13 @@ pub(super) struct SocketState {
 }
 
 #[derive(Default)]
-pub(super) struct ScriptedPipe {
+pub(in crate::engine) struct ScriptedPipe {
     bytes: RefCell<VecDeque<u8>>,
     held_bytes: usize,
 }
 
 /// An operation that the relay waits for.
-pub(super) struct Pending {
+pub(in crate::engine) struct Pending {
     pub purpose: Purpose,
     what: What,
     cancelled: bool,
@@ -70,9 +70,9 @@ enum What {
 }
 
 /// Numbers from a test's seed, so that a failure can be run again.
-pub(super) struct Dice(u64);
+pub(in crate::engine) struct Dice(u64);
 
-pub(super) struct ScriptedKernel {
+pub(in crate::engine) struct ScriptedKernel {
     pub pending: Vec<Pending>,
     pub dice: RefCell<Dice>,
     pub pipes_left: usize,
@@ -87,7 +87,7 @@ pub(super) struct ScriptedKernel {
     /// Whether TLS can be left to it.
     pub has_tls: bool,
     /// Those that were, for the test to bring back.
-    pub shaken: VecDeque<Shaken>,
+    pub shaken: VecDeque<HandshakeDone>,
     buffers: HashMap<u16, Vec<u8>>,
     next_buffer: u16,
     cancels_to_tell: usize,
@@ -286,8 +286,8 @@ impl Kernel for ScriptedKernel {
     type Socket = Socket;
     type Pipe = ScriptedPipe;
 
-    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
-        let Token::Session { purpose, .. } = token else { panic!("{token:?} is not a session's") };
+    fn submit(&mut self, token: UserData, operation: SocketOperation<'_, Self>) {
+        let UserData::Session { purpose, .. } = token else { panic!("{token:?} is not a session's") };
         assert!(self.pending.iter().all(|pending| pending.purpose != purpose), "{purpose:?} twice");
         let what = match operation {
             SocketOperation::Receive(socket) => What::Receive { socket: socket.clone(), is_multishot: false },
@@ -304,8 +304,8 @@ impl Kernel for ScriptedKernel {
         self.pending.push(Pending { purpose, what, cancelled: false });
     }
 
-    fn cancel(&mut self, _token: Token, target: Token) {
-        let Token::Session { purpose, .. } = target else { panic!("{target:?} is not a session's") };
+    fn cancel(&mut self, _token: UserData, target: UserData) {
+        let UserData::Session { purpose, .. } = target else { panic!("{target:?} is not a session's") };
         self.cancels_to_tell += 1;
         for pending in &mut self.pending {
             pending.cancelled |= pending.purpose == purpose;
@@ -343,16 +343,16 @@ impl Kernel for ScriptedKernel {
     fn shake_hands(
         &mut self,
         slot: Slot,
-        mut secured: Box<Secured>,
+        mut secured: Box<TlsStream>,
         records: Vec<u8>,
-    ) -> Result<(), HandsFull> {
+    ) -> Result<(), PoolFull> {
         if self.hands_left == 0 {
-            return Err(HandsFull);
+            return Err(PoolFull);
         }
         self.hands_left -= 1;
         let mut plain = Vec::new();
         let outcome = secured.receive(&records, &mut plain);
-        self.shaken.push_back(Shaken { owner: Owner::Session(slot), secured, plain, outcome });
+        self.shaken.push_back(HandshakeDone { owner: Owner::Session(slot), secured, plain, outcome });
         Ok(())
     }
 
@@ -412,7 +412,7 @@ impl Kernel for ScriptedKernel {
         _address: SocketAddr,
         _tls: &Arc<ClientConfig>,
         _now: Tick,
-    ) -> Option<(Socket, Box<Secured>)> {
+    ) -> Option<(Socket, Box<TlsStream>)> {
         None
     }
 

@@ -1,6 +1,11 @@
 //! One engine thread: takes completions, lets sessions act, submits, and sleeps when there is nothing.
 
-pub(super) mod errands;
+pub(super) mod idle;
+pub(super) mod scheduler;
+pub(super) mod serve_requests;
+pub(super) mod signals;
+pub(super) mod slab;
+pub(super) mod streams;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -8,24 +13,24 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agenda::Agenda;
 use super::clock::Clock;
-use super::errands::SESSION_NUMBER_BITS;
 use super::forward::Outcome;
 use super::kernel::RingKernel;
-use super::levels::{Attention, Recheck};
 use super::listener::Listener;
 use super::session::{Accepted, Instant, Session, Turn};
-use super::sessions::Sessions;
 use super::shared::{Shared, ThreadShared};
-use super::streams::Streams;
 use super::timers::{Entry, Tick, Wheel};
-use super::token::{Slot, Token};
-use super::waiting::Waiting;
 use crate::authz::PinnedView;
+use crate::engine::requests::SESSION_NUMBER_BITS;
+use crate::engine::user_data::{Slot, UserData};
+use crate::engine::worker::idle::IdlePolicy;
+use crate::engine::worker::scheduler::Scheduler;
+use crate::engine::worker::signals::{Recheck, SignalReader};
+use crate::engine::worker::slab::Sessions;
+use crate::engine::worker::streams::Streams;
 use crate::sys::ring::{Completion, Operation, Wait};
 use crate::sys::socket;
-use errands::Errands;
+use serve_requests::RequestsInProgress;
 
 /// An engine thread's own state. Nothing in it is shared but `shared`.
 pub(super) struct Worker {
@@ -35,9 +40,9 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     number: usize,
     listeners: Vec<Listener>,
-    /// What the ring has completed and no agenda holds yet; empty but while completions are taken.
+    /// What the ring has completed and no scheduler holds yet; empty but while completions are taken.
     completions: Vec<Completion>,
-    agenda: Agenda<OwnedFd>,
+    scheduler: Scheduler<OwnedFd>,
     sessions: Sessions<RingKernel>,
     timers: Wheel,
     /// Timers that are due; empty but while they are looked at.
@@ -48,15 +53,15 @@ pub(super) struct Worker {
     sessions_begun: u64,
     /// Sessions beyond the node's limit that are being told so.
     told_full: usize,
-    attention: Attention,
-    errands: Errands,
+    attention: SignalReader,
+    requests: RequestsInProgress,
     /// What the sweep that is under way, or was last, may end tunnels for; see [`Turn::ended_at_us`].
     ended_at_us: u64,
     /// What a drain ends at once has ended.
     has_drained: bool,
     /// When to give up on what is left; set once the node stops.
     stop_by: Option<Tick>,
-    waiting: Waiting,
+    waiting: IdlePolicy,
     /// When the spare connections are to be looked at next.
     tend_spares_at: Option<Tick>,
     clock: Clock,
@@ -74,14 +79,14 @@ impl Worker {
     pub fn new(number: usize, kernel: RingKernel, listeners: Vec<Listener>, shared: Arc<Shared>) -> Self {
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + TOLD_FULL_MAX;
-        let waiting = Waiting::new(shared.config.engine.busy_poll);
+        let waiting = IdlePolicy::new(shared.config.engine.busy_poll);
         let mut worker = Self {
             kernel,
             shared,
             number,
             listeners,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
-            agenda: Agenda::new(),
+            scheduler: Scheduler::new(),
             sessions: Sessions::with_capacity(sessions_max),
             timers: Wheel::new(),
             fired: Vec::new(),
@@ -89,8 +94,8 @@ impl Worker {
             streams: Streams::default(),
             sessions_begun: 0,
             told_full: 0,
-            attention: Attention::default(),
-            errands: Errands::default(),
+            attention: SignalReader::default(),
+            requests: RequestsInProgress::default(),
             ended_at_us: 0,
             has_drained: false,
             stop_by: None,
@@ -120,7 +125,7 @@ impl Worker {
             self.stop_by = Some(now.after(STOP_TIME));
             self.stop_accepting();
         }
-        let recheck = self.attention.read(&shared.levels);
+        let recheck = self.attention.read(&shared.signals);
         // The pin lasts for this turn only, and the turn does not block.
         let view = shared.authority.pin();
         if recheck == Recheck::Asked {
@@ -148,28 +153,28 @@ impl Worker {
     /// What is due in this turn, running tunnels before those that are to be.
     fn work(&mut self, now: Instant, view: &PinnedView<'_>) {
         let mut completions = std::mem::take(&mut self.completions);
-        self.agenda.begin_turn(&mut completions);
-        while let Some(completion) = self.agenda.next_unserved() {
+        self.scheduler.begin_turn(&mut completions);
+        while let Some(completion) = self.scheduler.next_unserved() {
             self.dispatch(completion, now, view);
         }
         for completion in completions.drain(..) {
-            if let Some(completion) = self.agenda.take_up(completion) {
+            if let Some(completion) = self.scheduler.take_up(completion) {
                 self.dispatch(completion, now, view);
             }
         }
         self.completions = completions;
         self.serve_streams(now, view);
-        while let Some(completion) = self.agenda.next_handshake() {
+        while let Some(completion) = self.scheduler.next_handshake() {
             self.dispatch(completion, now, view);
         }
         while let Some((slot, shaken)) = self.kernel.next_shaken(now.tick()) {
             self.with_session(slot, now, view, |session, turn| session.on_shaken(shaken, turn));
         }
-        while let Some(accepted) = self.agenda.next_arrival() {
+        while let Some(accepted) = self.scheduler.next_arrival() {
             self.begin_session(accepted, now, view);
         }
         self.recheck_some(now, view);
-        self.do_errands(now, view);
+        self.serve_requests(now, view);
         self.look_at_timers(now, view);
         self.tend_spares(now);
     }
@@ -249,8 +254,11 @@ impl Worker {
 
     /// How long the next turn may sleep.
     fn wait(&self) -> Wait {
-        let has_own_work = !self.agenda.is_empty() || !self.streams.is_empty();
-        if has_own_work || self.sessions.is_sweeping() || !self.errands.is_idle() || !self.attention.is_done()
+        let has_own_work = !self.scheduler.is_empty() || !self.streams.is_empty();
+        if has_own_work
+            || self.sessions.is_sweeping()
+            || !self.requests.is_idle()
+            || !self.attention.is_done()
         {
             return Wait::No;
         }
@@ -267,21 +275,21 @@ impl Worker {
     }
 
     fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
-        match Token::from_bits(completion.token) {
-            Some(Token::Session { slot, purpose }) => {
+        match UserData::from_bits(completion.token) {
+            Some(UserData::Session { slot, purpose }) => {
                 self.waiting.note_completion(slot, purpose);
                 let Completion { result, more, buffer, .. } = completion;
                 let outcome = Outcome { result, more, buffer };
                 self.with_session(slot, now, view, |session, turn| session.complete(purpose, outcome, turn));
             }
-            Some(Token::Accept { listener }) => {
+            Some(UserData::Accept { listener }) => {
                 self.on_accept(listener as usize, completion, now);
             }
-            Some(Token::CancelOwn) => {}
-            Some(Token::Spare { place, step }) => {
+            Some(UserData::CancelOwn) => {}
+            Some(UserData::Spare { place, step }) => {
                 self.kernel.complete_spare(place, step, completion.result, now.tick());
             }
-            Some(Token::Wake) => {
+            Some(UserData::Wake) => {
                 self.attention.take(&self.shared.threads[self.number].wake);
                 if !completion.more {
                     self.watch_wake();
@@ -321,7 +329,7 @@ impl Worker {
         }
         self.told_full += usize::from(place.is_none());
         let address = socket::peer_address(&client);
-        self.agenda.admit(Accepted { client, address, listener, place, at_us: now.monotonic_us });
+        self.scheduler.admit(Accepted { client, address, listener, place, at_us: now.monotonic_us });
     }
 
     fn begin_session(&mut self, accepted: Accepted<OwnedFd>, now: Instant, view: &PinnedView<'_>) {
@@ -422,17 +430,17 @@ impl Worker {
 
     fn accept(&mut self, number: usize) {
         self.listeners[number].is_accepting = true;
-        let token = Token::Accept { listener: number as u32 };
+        let token = UserData::Accept { listener: number as u32 };
         self.kernel.push(token, self.listeners[number].accept());
     }
 
     /// Takes back the accepts, so that nobody is listening any more when the thread has ended.
     fn stop_accepting(&mut self) {
-        self.agenda.turn_away();
+        self.scheduler.turn_away();
         for (number, listener) in (0u32..).zip(&self.listeners) {
             if listener.is_accepting {
-                let token = Token::Accept { listener: number }.into_bits();
-                self.kernel.push(Token::CancelOwn, Operation::Cancel { token });
+                let token = UserData::Accept { listener: number }.into_bits();
+                self.kernel.push(UserData::CancelOwn, Operation::Cancel { token });
             }
         }
     }
@@ -455,7 +463,7 @@ impl Worker {
     fn watch_wake(&mut self) {
         let shared = Arc::clone(&self.shared);
         let wake = &shared.threads[self.number].wake;
-        self.kernel.push(Token::Wake, Operation::PollReadableMultishot { fd: wake.as_fd() });
+        self.kernel.push(UserData::Wake, Operation::PollReadableMultishot { fd: wake.as_fd() });
     }
 
     fn arrangement(&mut self, slot: Slot) -> &mut Arrangement {

@@ -6,23 +6,23 @@
 use std::io;
 use std::time::Duration;
 
-use super::secure::Then;
-use super::{Outcome, Session, Speaker, Stage, Turn, give_back};
+use super::tls_handshake::Then;
+use super::{Outcome, ProxyHeader, Session, Stage, Turn, give_back};
 use crate::authz::{Asker, PrincipalId, Refusal, Undecided};
 use crate::engine::kernel::Kernel;
-use crate::engine::token::Purpose;
+use crate::engine::user_data::Purpose;
 use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
 
 /// What the client is told, and the true cause that the audit log keeps.
-pub(super) struct No {
+pub(super) struct Rejection {
     pub reply: Reply,
     pub cause: &'static str,
     /// The operating system's or the parser's word for it.
     pub detail: Option<String>,
 }
 
-impl No {
+impl Rejection {
     pub fn refused(refusal: Refusal) -> Self {
         Self { reply: refusal.reply(), cause: refusal.cause(), detail: None }
     }
@@ -33,10 +33,10 @@ impl No {
 }
 
 impl<K: Kernel> Session<K> {
-    pub(super) fn refuse(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+    pub(super) fn refuse(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
         // Before the reply, since the node asks for it once it has that.
         let asker = self.query.and_then(|query| query.asker);
-        turn.shared.own_client.note_refusal(asker, no.cause, no.detail.as_deref());
+        turn.shared.self_probe.note_refusal(asker, no.cause, no.detail.as_deref());
         // As well before it, since a client that reads it may ask again at once.
         self.permit = None;
         let bytes = no.reply.bytes(version);
@@ -64,17 +64,17 @@ impl<K: Kernel> Session<K> {
     }
 
     pub(super) fn refuse_draining(&mut self, version: HttpVersion, turn: &mut Turn<'_, K>) {
-        self.refuse(version, No { reply: Reply::Draining, cause: "draining", detail: None }, turn);
+        self.refuse(version, Rejection { reply: Reply::Draining, cause: "draining", detail: None }, turn);
     }
 
     pub(super) fn refuse_late_head(&mut self, turn: &mut Turn<'_, K>) {
-        let no = No { reply: Reply::HeadTimeout, cause: "head-timeout", detail: None };
+        let no = Rejection { reply: Reply::HeadTimeout, cause: "head-timeout", detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     /// The node has no place for this session.
     pub(super) fn refuse_full_node(&mut self, turn: &mut Turn<'_, K>) {
-        let no = No { reply: Reply::Limit, cause: "limit-node", detail: None };
+        let no = Rejection { reply: Reply::Limit, cause: "limit-node", detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
@@ -96,7 +96,7 @@ impl<K: Kernel> Session<K> {
     /// A load balancer has looked whether the node lives, and asked for nothing: every second or so, from each
     /// of them, which would fill the audit log with nothing.
     fn is_balancers_check(&self) -> bool {
-        self.speaker != Speaker::Client && self.query.is_none()
+        self.proxy_header != ProxyHeader::NotExpected && self.query.is_none()
     }
 
     /// What a refused client still sends.
@@ -115,7 +115,7 @@ impl<K: Kernel> Session<K> {
         }
     }
 
-    fn note_refusal(&mut self, no: No, turn: &mut Turn<'_, K>) {
+    fn note_refusal(&mut self, no: Rejection, turn: &mut Turn<'_, K>) {
         if self.is_probe(turn) {
             return;
         }

@@ -2,7 +2,7 @@
 
 /// A session's slot and one of its purposes, or a purpose of the worker itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Token {
+pub(super) enum UserData {
     Session {
         slot: Slot,
         purpose: Purpose,
@@ -96,7 +96,7 @@ impl Purpose {
     }
 }
 
-impl Token {
+impl UserData {
     pub fn into_bits(self) -> u64 {
         match self {
             Self::Session { slot, purpose } => u64::from(slot.0) << 8 | purpose as u64,
@@ -108,7 +108,7 @@ impl Token {
         }
     }
 
-    /// `None` for bits that [`Token::into_bits`] never made.
+    /// `None` for bits that [`UserData::into_bits`] never made.
     pub fn from_bits(bits: u64) -> Option<Self> {
         let number = u32::try_from(bits >> 8).ok()?;
         match bits & 0xff {
@@ -180,13 +180,13 @@ mod tests {
     fn a_token_survives_the_ring() {
         for (place, purpose) in Purpose::ALL.into_iter().enumerate() {
             assert_eq!(purpose as usize, place);
-            let token = Token::Session { slot: Slot(u32::MAX), purpose };
-            assert_eq!(Token::from_bits(token.into_bits()), Some(token));
+            let token = UserData::Session { slot: Slot(u32::MAX), purpose };
+            assert_eq!(UserData::from_bits(token.into_bits()), Some(token));
         }
-        for token in [Token::Wake, Token::CancelOwn, Token::Accept { listener: 7 }] {
-            assert_eq!(Token::from_bits(token.into_bits()), Some(token));
+        for token in [UserData::Wake, UserData::CancelOwn, UserData::Accept { listener: 7 }] {
+            assert_eq!(UserData::from_bits(token.into_bits()), Some(token));
         }
-        assert_eq!(Token::from_bits(u64::MAX << 40), None);
-        assert_eq!(Token::from_bits(0x7f), None);
+        assert_eq!(UserData::from_bits(u64::MAX << 40), None);
+        assert_eq!(UserData::from_bits(0x7f), None);
     }
 }

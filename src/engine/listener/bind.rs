@@ -10,10 +10,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use super::EngineError;
-use super::kernel::silence_options;
-use super::listener::{Listener, Sharing};
 use crate::config::Config;
+use crate::engine::EngineError;
+use crate::engine::kernel::silence_options;
+use crate::engine::listener::{Listener, Sharing};
 use crate::sys::{activation, socket};
 
 /// Client listeners that existed before the node.
@@ -59,7 +59,7 @@ impl Inherited {
 }
 
 /// Sockets for every configured address: the addresses, and each thread's listeners.
-pub(super) fn bind_all(
+pub(in crate::engine) fn bind_all(
     config: &Config,
     threads: usize,
     mut inherited: Inherited,

@@ -1,8 +1,8 @@
 //! Commands to all engine threads, and the care by which a thread that sleeps misses none of them.
 //!
-//! Commands are levels, not messages: a thread that is behind sees the last state of each, so there is no
+//! Commands are signals, not messages: a thread that is behind sees the last state of each, so there is no
 //! queue that could fill. Whoever sets one wakes the threads afterwards; a thread takes the waking first and
-//! reads the levels afterwards. The other way round, it could take a waking along with the one that it knows
+//! reads the signals afterwards. The other way round, it could take a waking along with the one that it knows
 //! of, and sleep on what came with it: the kernel does not tell of a waking that was taken before it looked.
 //!
 //! `tests/loom` runs this file in every order that threads can run in.
@@ -11,7 +11,7 @@ use crate::sys::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::wake::Wake;
 
 /// What all threads have been told.
-pub(super) struct Levels {
+pub(in crate::engine) struct Signals {
     draining: AtomicBool,
     stopping: AtomicBool,
     /// Counts requests to put every session's decision again.
@@ -20,22 +20,22 @@ pub(super) struct Levels {
 
 /// What one thread has heard of it.
 #[derive(Default)]
-pub(super) struct Attention {
+pub(in crate::engine) struct SignalReader {
     rechecks_heard: u64,
-    /// Woken, and has not read the levels since.
-    levels_unread: bool,
-    /// Woken, and has not found its errands done since.
-    errands_unseen: bool,
+    /// Woken, and has not read the signals since.
+    signals_unread: bool,
+    /// Woken, and has not found its requests done since.
+    requests_unseen: bool,
 }
 
 /// Whether every session's decision is to be put again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Recheck {
+pub(in crate::engine) enum Recheck {
     Asked,
     NotAsked,
 }
 
-impl Levels {
+impl Signals {
     pub fn new() -> Self {
         Self {
             draining: AtomicBool::new(false),
@@ -66,18 +66,18 @@ impl Levels {
     }
 }
 
-impl Attention {
+impl SignalReader {
     /// The thread was woken: takes all wakings so far.
     pub fn take(&mut self, wake: &Wake) {
         wake.clear();
-        self.levels_unread = true;
-        self.errands_unseen = true;
+        self.signals_unread = true;
+        self.requests_unseen = true;
     }
 
     /// Begins a turn. Call this before the view is pinned: then the view is at least as new as the request.
-    pub fn read(&mut self, levels: &Levels) -> Recheck {
-        self.levels_unread = false;
-        let rechecks = levels.rechecks.load(Ordering::Acquire);
+    pub fn read(&mut self, signals: &Signals) -> Recheck {
+        self.signals_unread = false;
+        let rechecks = signals.rechecks.load(Ordering::Acquire);
         if std::mem::replace(&mut self.rechecks_heard, rechecks) == rechecks {
             Recheck::NotAsked
         } else {
@@ -85,17 +85,17 @@ impl Attention {
         }
     }
 
-    /// The queue of errands was found empty.
-    pub fn found_no_errand(&mut self) {
-        self.errands_unseen = false;
+    /// The queue of requests was found empty.
+    pub fn found_no_request(&mut self) {
+        self.requests_unseen = false;
     }
 
-    pub fn has_errands(&self) -> bool {
-        self.errands_unseen
+    pub fn has_requests(&self) -> bool {
+        self.requests_unseen
     }
 
     /// Whether nothing that the thread was woken for is left for another turn.
     pub fn is_done(&self) -> bool {
-        !self.levels_unread && !self.errands_unseen
+        !self.signals_unread && !self.requests_unseen
     }
 }

@@ -10,10 +10,10 @@
 
 use std::time::Duration;
 
-use super::token::{Purpose, Slot};
+use crate::engine::user_data::{Purpose, Slot};
 use crate::sys::ring::Gather;
 
-pub(super) struct Waiting {
+pub(in crate::engine) struct IdlePolicy {
     busy_poll: Duration,
     /// Spins in a row that ended with nothing.
     misses: u32,
@@ -41,7 +41,7 @@ enum Served {
     Streams(u32),
 }
 
-impl Waiting {
+impl IdlePolicy {
     pub fn new(busy_poll: Duration) -> Self {
         Self {
             busy_poll,
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_thread_spins_after_short_gaps_only() {
-        let mut waiting = Waiting::new(POLL);
+        let mut waiting = IdlePolicy::new(POLL);
         assert_eq!(waiting.budget(), None);
         waiting.note_gap(Duration::from_micros(150));
         assert_eq!(waiting.budget(), Some(POLL));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn spinning_in_vain_is_given_up_for_a_while() {
-        let mut waiting = Waiting::new(POLL);
+        let mut waiting = IdlePolicy::new(POLL);
         waiting.note_gap(Duration::from_micros(150));
         let spun = (0..1000)
             .filter(|_| {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     /// Completions of so many sessions, by turns.
-    fn serve(waiting: &mut Waiting, sessions: u32, purpose: Purpose, bytes_each: u64) {
+    fn serve(waiting: &mut IdlePolicy, sessions: u32, purpose: Purpose, bytes_each: u64) {
         for number in 0..COMPLETIONS_LOOKED_AT {
             waiting.note_completion(Slot(100 + number % sessions), purpose);
         }
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_serves_many_sessions_sleeps_at_once() {
-        let mut waiting = Waiting::new(POLL);
+        let mut waiting = IdlePolicy::new(POLL);
         waiting.note_gap(Duration::from_micros(10));
         serve(&mut waiting, SESSIONS_MAX + 1, Purpose::UpReceive, 0);
         assert_eq!((waiting.budget(), waiting.gather()), (None, None));
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_serves_nothing_but_streams_waits_for_several() {
-        let mut waiting = Waiting::new(POLL);
+        let mut waiting = IdlePolicy::new(POLL);
         waiting.note_gap(Duration::from_micros(10));
         serve(&mut waiting, 3, Purpose::DownReadable, STREAM_BYTES_EACH);
         assert_eq!(waiting.budget(), None);
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_busy_poll_of_zero_never_spins() {
-        let mut waiting = Waiting::new(Duration::ZERO);
+        let mut waiting = IdlePolicy::new(Duration::ZERO);
         waiting.note_gap(Duration::ZERO);
         assert_eq!(waiting.budget(), None);
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use super::refusal::No;
+use super::reject::Rejection;
 use super::{Outcome, Session, Stage, Turn, give_back};
-use crate::engine::handshakes::Shaken;
 use crate::engine::kernel::{Kernel, send_until_full};
-use crate::engine::secured::Secured;
-use crate::engine::token::Purpose;
+use crate::engine::tls::handshake_pool::HandshakeDone;
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::Purpose;
 use crate::wire::{HttpVersion, Reply, Sealed, Tls, TlsError};
 
 /// What follows what a client is told.
@@ -27,7 +27,7 @@ pub(super) enum Then {
 /// A handshake that is under way.
 pub(super) struct Securing {
     /// `None` while its next step is being taken elsewhere.
-    secured: Option<Box<Secured>>,
+    secured: Option<Box<TlsStream>>,
     received_bytes: usize,
 }
 
@@ -36,7 +36,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn secure(&mut self, tls: Arc<ServerConfig>, records: Vec<u8>, turn: &mut Turn<'_, K>) {
         match Tls::accept(tls) {
             Ok(tls) => {
-                let secured = Some(Box::new(Secured::new(tls)));
+                let secured = Some(Box::new(TlsStream::new(tls)));
                 self.stage = Stage::Securing(Securing { secured, received_bytes: 0 });
             }
             Err(error) => return self.note_lost_client(FAILED, Some(io::Error::other(error)), turn),
@@ -84,13 +84,13 @@ impl<K: Kernel> Session<K> {
     }
 
     /// A step of the handshake was taken.
-    pub fn on_shaken(&mut self, shaken: Shaken, turn: &mut Turn<'_, K>) {
+    pub fn on_shaken(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
         self.in_flight.end(Purpose::Shake);
         if let Stage::Handing(_) = self.stage {
             return self.on_shaken_with_node(shaken, turn);
         }
         let Stage::Securing(securing) = &mut self.stage else { return };
-        let Shaken { mut secured, plain, outcome, .. } = shaken;
+        let HandshakeDone { mut secured, plain, outcome, .. } = shaken;
         // After a failure, it is the alert that tells the client.
         let flushed = secured.outgoing().flush(turn.kernel, &self.client);
         if let Err(error) = outcome {
@@ -134,7 +134,11 @@ impl<K: Kernel> Session<K> {
     fn refuse_plain_client(&mut self, turn: &mut Turn<'_, K>) {
         turn.counters.tls_handshakes.add("not-tls");
         let detail = Some("the listener speaks TLS only".to_owned());
-        self.refuse(HttpVersion::default(), No { reply: Reply::Malformed, cause: "not-tls", detail }, turn);
+        self.refuse(
+            HttpVersion::default(),
+            Rejection { reply: Reply::Malformed, cause: "not-tls", detail },
+            turn,
+        );
     }
 
     /// Sends `bytes` in one write; whether the client's socket took all of them.

@@ -8,10 +8,10 @@
 
 use std::collections::VecDeque;
 
-use super::token::Slot;
+use crate::engine::user_data::Slot;
 
 #[derive(Default)]
-pub(super) struct Streams {
+pub(in crate::engine) struct Streams {
     /// Those that became ready. Here and below, each session at most once, but for one that took over the
     /// slot of another.
     fresh: VecDeque<Slot>,
@@ -86,7 +86,7 @@ impl Streams {
 }
 
 /// What a turn has for streams: about 100 us.
-pub(super) const TURN_BYTES: u64 = 1024 * 1024;
+pub(in crate::engine) const TURN_BYTES: u64 = 1024 * 1024;
 
 /// Of that, for streams that became ready, while others go on.
 const FRESH_BYTES: u64 = TURN_BYTES / 2;

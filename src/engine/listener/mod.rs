@@ -1,5 +1,7 @@
 //! One listening socket of one thread, and the pause that accept takes when the system runs out.
 
+pub(super) mod bind;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 

@@ -4,6 +4,9 @@
 //! by their worker. [`RingKernel`] is the real one; tests script their own, with short, failed, reordered
 //! and late results.
 
+#[cfg(test)]
+pub(super) mod simulated;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,11 +23,11 @@ use crate::sys::ring::{Completion, First, Gather, Operation, Ring, RingError, Wa
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 use crate::telemetry::HotCounters;
 
-use super::handshakes::{Desk, HandsFull, Owner, Shaken};
-use super::secured::{RECORD_BYTES_MAX, Secured};
-use super::spares::{Means, Spares};
 use super::timers::Tick;
-use super::token::{Slot, SpareStep, Token};
+use crate::engine::peer_pool::{Means, PeerPool};
+use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakePool, Owner, PoolFull};
+use crate::engine::tls::stream::{RECORD_BYTES_MAX, TlsStream};
+use crate::engine::user_data::{Slot, SpareStep, UserData};
 use crate::wire::Sealed;
 
 /// What a session may ask of the system. Nothing here waits.
@@ -36,9 +39,9 @@ pub(super) trait Kernel {
 
     /// Queues an operation; its completions come back under `token`. `socket` and any pipe must outlive
     /// the last of them.
-    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>);
+    fn submit(&mut self, token: UserData, operation: SocketOperation<'_, Self>);
     /// Ends the operation that was submitted under `target`; its last completion still comes.
-    fn cancel(&mut self, token: Token, target: Token);
+    fn cancel(&mut self, token: UserData, target: UserData);
 
     fn send(&self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
     /// What has come, into `room`; 0 at the end.
@@ -54,7 +57,7 @@ pub(super) trait Kernel {
         address: SocketAddr,
         tls: &Arc<ClientConfig>,
         now: Tick,
-    ) -> Option<(Self::Socket, Box<Secured>)>;
+    ) -> Option<(Self::Socket, Box<TlsStream>)>;
     /// To another node, which no VPN is on the way to.
     fn open_node_socket(&self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Turns on what tells of a peer that has gone without a word. Client sockets have it from the start.
@@ -62,7 +65,7 @@ pub(super) trait Kernel {
 
     /// Has a step of a TLS handshake taken, with `records` that came for it, aside from this thread. It comes
     /// back by the worker. Refused where too many are under way.
-    fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull>;
+    fn shake_hands(&mut self, slot: Slot, secured: Box<TlsStream>, records: Vec<u8>) -> Result<(), PoolFull>;
     /// Makes the socket one that TLS can be left to the kernel on; refused by a kernel without it.
     fn prepare_tls(&self, socket: &Self::Socket) -> io::Result<()>;
     /// Leaves the records from the next on to the kernel. Only after [`prepare_tls`](Self::prepare_tls).
@@ -167,13 +170,13 @@ pub(super) struct RingKernel {
     vpn_interface: Option<String>,
     /// Made when first wanted.
     scratch: Option<Box<Scratch>>,
-    desk: Desk,
-    spares: Spares,
+    desk: HandshakePool,
+    spares: PeerPool,
 }
 
 impl RingKernel {
     /// `kernel_tls` says whether this kernel is to be left TLS.
-    pub fn new(config: &Config, kernel_tls: KernelTls, desk: Desk) -> Result<Self, RingError> {
+    pub fn new(config: &Config, kernel_tls: KernelTls, desk: HandshakePool) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let buffers =
             Buffers::register(&ring, config.engine.buffers).map_err(|error| match error.raw_os_error() {
@@ -191,7 +194,7 @@ impl RingKernel {
             vpn_interface: config.vpn.interface.clone(),
             scratch: None,
             desk,
-            spares: Spares::new(config.forward.idle_connections),
+            spares: PeerPool::new(config.forward.idle_connections),
         })
     }
 
@@ -232,7 +235,7 @@ impl RingKernel {
     }
 
     /// A step of a session's handshake that was taken. Those of spares go on by themselves.
-    pub fn next_shaken(&mut self, now: Tick) -> Option<(Slot, Shaken)> {
+    pub fn next_shaken(&mut self, now: Tick) -> Option<(Slot, HandshakeDone)> {
         loop {
             let shaken = self.desk.next()?;
             match shaken.owner {
@@ -257,12 +260,12 @@ impl RingKernel {
         spares.tend(&mut means)
     }
 
-    fn spares(&mut self, now: Tick) -> (&mut Spares, Means<'_>) {
+    fn spares(&mut self, now: Tick) -> (&mut PeerPool, Means<'_>) {
         (&mut self.spares, Means { ring: &mut self.ring, desk: &mut self.desk, now })
     }
 
     /// Queues an operation of the worker's own.
-    pub fn push(&mut self, token: Token, operation: Operation<'_>) {
+    pub fn push(&mut self, token: UserData, operation: Operation<'_>) {
         self.ring.push(token.into_bits(), operation);
     }
 }
@@ -271,7 +274,7 @@ impl Kernel for RingKernel {
     type Socket = OwnedFd;
     type Pipe = Pipe;
 
-    fn submit(&mut self, token: Token, operation: SocketOperation<'_, Self>) {
+    fn submit(&mut self, token: UserData, operation: SocketOperation<'_, Self>) {
         let operation = match operation {
             SocketOperation::Receive(socket) => Operation::Receive { socket: socket.as_fd() },
             SocketOperation::ReceiveStream(socket, first) => {
@@ -297,7 +300,7 @@ impl Kernel for RingKernel {
         self.ring.push(token.into_bits(), operation);
     }
 
-    fn cancel(&mut self, token: Token, target: Token) {
+    fn cancel(&mut self, token: UserData, target: UserData) {
         self.ring.push(token.into_bits(), Operation::Cancel { token: target.into_bits() });
     }
 
@@ -309,7 +312,7 @@ impl Kernel for RingKernel {
         socket::receive_now(socket.as_fd(), room)
     }
 
-    fn shake_hands(&mut self, slot: Slot, secured: Box<Secured>, records: Vec<u8>) -> Result<(), HandsFull> {
+    fn shake_hands(&mut self, slot: Slot, secured: Box<TlsStream>, records: Vec<u8>) -> Result<(), PoolFull> {
         self.desk.hand_over(Owner::Session(slot), secured, records)
     }
 
@@ -358,7 +361,7 @@ impl Kernel for RingKernel {
         address: SocketAddr,
         tls: &Arc<ClientConfig>,
         now: Tick,
-    ) -> Option<(OwnedFd, Box<Secured>)> {
+    ) -> Option<(OwnedFd, Box<TlsStream>)> {
         let mut means = Means { ring: &mut self.ring, desk: &mut self.desk, now };
         self.spares.take(node, address, tls, &mut means)
     }

@@ -1,7 +1,7 @@
 //! What other threads may ask of the engines: a list of their sessions, and the end of one of them.
 //!
 //! A thread is asked through a bounded queue that it looks at when it is woken, and answers over several
-//! turns, a few sessions in each: see `worker::errands`. Whoever asks brings the memory for the answer, and
+//! turns, a few sessions in each: see `worker::requests`. Whoever asks brings the memory for the answer, and
 //! looks for it from time to time; an engine never waits for anybody.
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
@@ -98,9 +98,9 @@ pub enum Found {
 pub struct EngineBusy;
 
 /// What one thread has been asked.
-pub(super) type ErrandQueue = ArrayQueue<Errand>;
+pub(super) type ErrandQueue = ArrayQueue<WorkerRequest>;
 
-pub(super) enum Errand {
+pub(super) enum WorkerRequest {
     List { list: SessionList, answer: Sender<SessionList> },
     End { session: u64, answer: Sender<Found> },
 }
@@ -121,7 +121,7 @@ impl ListUnderWay {
             let room = thread.counters.sessions.active.get() as usize + LIST_ROOM_SPARE;
             let list = SessionList { rows: Vec::with_capacity(room), left_out: 0 };
             let (answer, answered) = bounded(1);
-            thread.ask(Errand::List { list, answer })?;
+            thread.ask(WorkerRequest::List { list, answer })?;
             waiting.push(answered);
         }
         Ok(Self { waiting, list: SessionList::default() })
@@ -148,7 +148,7 @@ impl EndUnderWay {
     pub(super) fn start(shared: &Shared, session: u64) -> Result<Self, EngineBusy> {
         let (answer, answered) = bounded(1);
         match shared.threads.get(thread_of(session)) {
-            Some(thread) => thread.ask(Errand::End { session, answer })?,
+            Some(thread) => thread.ask(WorkerRequest::End { session, answer })?,
             // Its answer is that nobody is there to answer.
             None => drop(answer),
         }

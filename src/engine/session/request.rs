@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::{Dial, Outcome, Rights, Session, Speaker, Stage, Turn, give_back};
+use super::{Dial, Outcome, ProxyHeader, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
-use crate::config::Comers;
+use crate::config::ListenerKind;
 use crate::engine::kernel::Kernel;
-use crate::engine::session::asker::{Shown, Unusable};
-use crate::engine::session::refusal::No;
-use crate::engine::token::Purpose;
-use crate::engine::unknown_tokens::Budget;
+use crate::engine::session::identity::{Presented, Unusable};
+use crate::engine::session::reject::Rejection;
+use crate::engine::token_rate_limit::Budget;
+use crate::engine::user_data::Purpose;
 use crate::telemetry::Handshake;
 use crate::wire::{
     HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_hops, parse_proxy_header,
@@ -23,7 +23,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn expect_client(&mut self, tls: Option<Arc<ServerConfig>>, turn: &mut Turn<'_, K>) {
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
         match tls {
-            Some(tls) if self.speaker != Speaker::Unnamed || self.comes_from_node(turn) => {
+            Some(tls) if self.proxy_header != ProxyHeader::Expected || self.comes_from_node(turn) => {
                 self.secure(tls, Vec::new(), turn)
             }
             _ => self.submit_on_client(Purpose::Head, turn),
@@ -76,16 +76,20 @@ impl<K: Kernel> Session<K> {
         if matches!(&self.stage, Stage::Head(head) if head.is_empty()) {
             return self.note_lost_client("client-closed", None, turn);
         }
-        let no = No { reply: Reply::Malformed, cause: "head-truncated", detail: None };
+        let no = Rejection { reply: Reply::Malformed, cause: "head-truncated", detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     /// All bytes so far: wait for more, or decide.
     pub(super) fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
-        if self.speaker == Speaker::Unnamed {
+        if self.proxy_header == ProxyHeader::Expected {
             match parse_proxy_header(&bytes) {
                 Ok(Some(header)) => {
-                    self.speaker = if header.client.is_some() { Speaker::Client } else { Speaker::Balancer };
+                    self.proxy_header = if header.client.is_some() {
+                        ProxyHeader::NotExpected
+                    } else {
+                        ProxyHeader::LocalCommand
+                    };
                     self.client_address = header.client.or(self.client_address);
                     bytes.drain(..header.len);
                     if self.client_tls.is_none()
@@ -106,7 +110,7 @@ impl<K: Kernel> Session<K> {
         };
         let shown = head.token.as_ref().map(|token| {
             let verifier = turn.shared.verifier();
-            Shown::read(token.as_bytes(), &verifier, turn.now.wall)
+            Presented::read(token.as_bytes(), &verifier, turn.now.wall)
         });
         let asker = shown.as_ref().map(|shown| shown.asker);
         self.query = Some(Query { asker, device: DeviceUuid::parse(head.uuid), port: head.port });
@@ -135,7 +139,7 @@ impl<K: Kernel> Session<K> {
     /// What the client shows cannot be put to any snapshot.
     fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
         let (cause, detail) = (unusable.cause(), Some(unusable.detail()));
-        let no = No { reply: Reply::Credentials, cause, detail };
+        let no = Rejection { reply: Reply::Credentials, cause, detail };
         if unusable.is_unproven() {
             self.refuse_unknown(version, no, turn);
         } else {
@@ -144,16 +148,16 @@ impl<K: Kernel> Session<K> {
     }
 
     /// Nobody holds the token. A network that has shown many such is told something else.
-    fn refuse_unknown(&mut self, version: HttpVersion, no: No, turn: &mut Turn<'_, K>) {
+    fn refuse_unknown(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
         let budget = match self.client_address {
             Some(client) if !self.is_probe(turn) => {
-                turn.shared.unknown_tokens.note(client.ip(), turn.now.wall)
+                turn.shared.token_rate_limit.note(client.ip(), turn.now.wall)
             }
             _ => Budget::Left,
         };
         let no = match budget {
             Budget::Left => no,
-            Budget::Spent => No {
+            Budget::Spent => Rejection {
                 reply: Reply::Limit,
                 cause: "unknown-tokens",
                 detail: Some(format!("it is {}", no.cause)),
@@ -194,14 +198,14 @@ impl<K: Kernel> Session<K> {
             }
             Decision::Refuse(Refusal::DeviceElsewhere) => self.hand_over(dial, turn),
             Decision::Refuse(Refusal::CredentialUnknown) => {
-                self.refuse_unknown(version, No::refused(Refusal::CredentialUnknown), turn);
+                self.refuse_unknown(version, Rejection::refused(Refusal::CredentialUnknown), turn);
             }
             Decision::Refuse(refusal) => {
-                self.refuse(version, No::refused(refusal), turn);
+                self.refuse(version, Rejection::refused(refusal), turn);
             }
             Decision::Undecided(undecided) => {
                 turn.counters.sessions.undecided.add(u64::from(!self.is_probe(turn)));
-                self.refuse(version, No::undecided(undecided), turn);
+                self.refuse(version, Rejection::undecided(undecided), turn);
             }
         }
     }
@@ -224,7 +228,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn comes_past_proxy(&self, turn: &Turn<'_, K>) -> bool {
         let listen = &turn.shared.config.listen[self.listener];
         let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
-        let is_late = self.speaker == Speaker::Unnamed && !self.comes_from_node(turn);
+        let is_late = self.proxy_header == ProxyHeader::Expected && !self.comes_from_node(turn);
         is_late && !self.client_address.is_some_and(is_trusted)
     }
 
@@ -236,7 +240,7 @@ impl<K: Kernel> Session<K> {
 
     /// Its certificate says so, and nobody without one comes in.
     pub(super) fn comes_from_node(&self, turn: &Turn<'_, K>) -> bool {
-        turn.shared.config.listen[self.listener].from == Comers::Nodes
+        turn.shared.config.listen[self.listener].from == ListenerKind::Peer
     }
 
     pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
@@ -247,7 +251,7 @@ impl<K: Kernel> Session<K> {
         let detail = Some("it comes from outside the listener's proxy_from".to_owned());
         self.refuse(
             HttpVersion::default(),
-            No { reply: Reply::Malformed, cause: "proxy-untrusted", detail },
+            Rejection { reply: Reply::Malformed, cause: "proxy-untrusted", detail },
             turn,
         );
     }
@@ -257,13 +261,13 @@ impl<K: Kernel> Session<K> {
             ProxyHeaderError::Missing => "proxy-header-missing",
             ProxyHeaderError::TooLong | ProxyHeaderError::Malformed(_) => "proxy-header-malformed",
         };
-        let no = No { reply: Reply::Malformed, cause, detail: Some(error.to_string()) };
+        let no = Rejection { reply: Reply::Malformed, cause, detail: Some(error.to_string()) };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
         let reply = error.reply();
         let cause = reply.slug().unwrap_or("malformed");
-        self.refuse(error.version(), No { reply, cause, detail: Some(error.to_string()) }, turn);
+        self.refuse(error.version(), Rejection { reply, cause, detail: Some(error.to_string()) }, turn);
     }
 }

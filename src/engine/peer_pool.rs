@@ -2,7 +2,7 @@
 //! trip and not three.
 //!
 //! Each engine thread has its own, for the nodes that it has handed requests to of late. One is used once: a
-//! tunnel takes all of it. The worker brings completions and calls [`Spares::tend`] in its turns.
+//! tunnel takes all of it. The worker brings completions and calls [`PeerPool::tend`] in its turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,24 +13,24 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::handshakes::{Desk, Owner, Shaken};
-use super::secured::Secured;
 use super::timers::Tick;
-use super::token::{SpareStep, Token};
+use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakePool, Owner};
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::{SpareStep, UserData};
 use crate::sys::ring::{Operation, Ring};
 use crate::sys::socket;
 use crate::wire::Tls;
 
-pub(super) struct Spares {
+pub(super) struct PeerPool {
     /// Ready ones for each node.
     wanted_each: usize,
-    nodes: HashMap<Box<str>, Neighbour>,
+    nodes: HashMap<Box<str>, Peer>,
     places: Vec<Place>,
     free: Vec<u32>,
 }
 
 /// A node that was handed a request.
-struct Neighbour {
+struct Peer {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
     /// When it last was.
@@ -52,18 +52,18 @@ struct Spare {
     node: Box<str>,
     socket: OwnedFd,
     /// `None` while a step of its handshake is being taken.
-    secured: Option<Box<Secured>>,
+    secured: Option<Box<TlsStream>>,
     made_at: Tick,
 }
 
 /// What a spare needs of the thread to go on.
 pub(super) struct Means<'a> {
     pub ring: &'a mut Ring,
-    pub desk: &'a mut Desk,
+    pub desk: &'a mut HandshakePool,
     pub now: Tick,
 }
 
-impl Spares {
+impl PeerPool {
     pub fn new(wanted_each: usize) -> Self {
         Self { wanted_each, nodes: HashMap::new(), places: Vec::new(), free: Vec::new() }
     }
@@ -75,7 +75,7 @@ impl Spares {
         address: SocketAddr,
         tls: &Arc<ClientConfig>,
         means: &mut Means<'_>,
-    ) -> Option<(OwnedFd, Box<Secured>)> {
+    ) -> Option<(OwnedFd, Box<TlsStream>)> {
         if self.wanted_each == 0 {
             return None;
         }
@@ -86,7 +86,7 @@ impl Spares {
             if self.nodes.len() < NEIGHBOURS_MAX {
                 let (address, tls) = (address, Arc::clone(tls));
                 let (asked_at, not_before) = (means.now, means.now);
-                let neighbour = Neighbour { address, tls, asked_at, not_before, spares: VecDeque::new() };
+                let neighbour = Peer { address, tls, asked_at, not_before, spares: VecDeque::new() };
                 self.nodes.insert(node.into(), neighbour);
             }
             return None;
@@ -165,11 +165,11 @@ impl Spares {
     }
 
     /// A step of a spare's handshake was taken.
-    pub fn on_shaken(&mut self, place: u32, shaken: Shaken, means: &mut Means<'_>) {
+    pub fn on_shaken(&mut self, place: u32, shaken: HandshakeDone, means: &mut Means<'_>) {
         let Some(held) = self.places.get_mut(place as usize) else { return };
         held.in_flight = held.in_flight.saturating_sub(1);
         let Some(spare) = &mut held.spare else { return self.release(place) };
-        let Shaken { mut secured, outcome, .. } = shaken;
+        let HandshakeDone { mut secured, outcome, .. } = shaken;
         let is_sent = secured.outgoing().flush_to(&spare.socket).is_ok() && secured.outgoing().is_empty();
         spare.secured = Some(secured);
         if outcome.is_err() || !is_sent { self.fail(place, means) } else { self.watch(place, means) }
@@ -187,17 +187,17 @@ impl Spares {
             self.places.push(Place::default());
             self.places.len() as u32 - 1
         });
-        let token = Token::Spare { place, step: SpareStep::Connect };
+        let token = UserData::Spare { place, step: SpareStep::Connect };
         means
             .ring
             .push(token.into_bits(), Operation::Connect { socket: socket.as_fd(), address: node.address });
         node.spares.push_back(place);
-        let secured = Some(Box::new(Secured::new(tls)));
+        let secured = Some(Box::new(TlsStream::new(tls)));
         let spare = Spare { node: name.into(), socket, secured, made_at: means.now };
         self.places[place as usize] = Place { spare: Some(spare), in_flight: 1 };
     }
 
-    fn shake(&mut self, place: u32, step: Option<(Box<Secured>, Vec<u8>)>, means: &mut Means<'_>) {
+    fn shake(&mut self, place: u32, step: Option<(Box<TlsStream>, Vec<u8>)>, means: &mut Means<'_>) {
         let handed =
             step.map(|(secured, records)| means.desk.hand_over(Owner::Spare(place), secured, records));
         match handed {
@@ -209,7 +209,7 @@ impl Spares {
     fn watch(&mut self, place: u32, means: &mut Means<'_>) {
         let held = &mut self.places[place as usize];
         let Some(spare) = &held.spare else { return };
-        let token = Token::Spare { place, step: SpareStep::Readable };
+        let token = UserData::Spare { place, step: SpareStep::Readable };
         means.ring.push(token.into_bits(), Operation::PollReadable { fd: spare.socket.as_fd() });
         held.in_flight += 1;
     }
@@ -237,8 +237,8 @@ impl Spares {
         let spare = held.spare.take()?;
         if held.in_flight > 0 {
             for step in [SpareStep::Connect, SpareStep::Readable] {
-                let token = Token::Spare { place, step }.into_bits();
-                means.ring.push(Token::CancelOwn.into_bits(), Operation::Cancel { token });
+                let token = UserData::Spare { place, step }.into_bits();
+                means.ring.push(UserData::CancelOwn.into_bits(), Operation::Cancel { token });
             }
         }
         if let Some(node) = self.nodes.get_mut(&spare.node) {

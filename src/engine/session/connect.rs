@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use super::{Dial, Session, Stage, Turn};
 use crate::authz::{Decision, Route};
 use crate::engine::kernel::{Kernel, SocketOperation};
-use crate::engine::session::refusal::No;
-use crate::engine::token::Purpose;
+use crate::engine::session::reject::Rejection;
+use crate::engine::user_data::Purpose;
 use crate::wire::Reply;
 
 impl<K: Kernel> Session<K> {
     pub(super) fn dial(&mut self, route: &Route, dial: Dial, turn: &mut Turn<'_, K>) {
         let address = SocketAddr::new(route.address.to_canonical(), route.port);
         if !turn.shared.config.vpn.allows(address.ip()) {
-            let no = No {
+            let no = Rejection {
                 reply: Reply::DeviceAddress,
                 cause: "device-address-not-allowed",
                 detail: Some(format!("{} is outside vpn.allow", address.ip())),
@@ -24,7 +24,7 @@ impl<K: Kernel> Session<K> {
         match turn.shared.limits.permit(route.principal, route.device) {
             Ok(permit) => self.permit = Some(permit),
             Err(hit) => {
-                let no = No { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                let no = Rejection { reply: Reply::Limit, cause: hit.cause(), detail: None };
                 return self.refuse(dial.version, no, turn);
             }
         }
@@ -34,7 +34,8 @@ impl<K: Kernel> Session<K> {
         };
         let device = self.device.insert(device);
         self.in_flight.begin(Purpose::Connect);
-        let token = crate::engine::token::Token::Session { slot: self.slot, purpose: Purpose::Connect };
+        let token =
+            crate::engine::user_data::UserData::Session { slot: self.slot, purpose: Purpose::Connect };
         turn.kernel.submit(token, SocketOperation::Connect(device, address));
         turn.counters.accept_to_dial.record_us(turn.now.us_since(self.accepted_at_us));
         self.deadline = Some(turn.now.after(turn.shared.config.timeouts.connect));
@@ -60,7 +61,11 @@ impl<K: Kernel> Session<K> {
         let Stage::Dial(dial) = &self.stage else { return };
         turn.counters.dial.record_us(turn.now.us_since(dial.began_us));
         let version = dial.version;
-        self.refuse(version, No { reply: Reply::DeviceTimeout, cause: "device-timeout", detail: None }, turn);
+        self.refuse(
+            version,
+            Rejection { reply: Reply::DeviceTimeout, cause: "device-timeout", detail: None },
+            turn,
+        );
     }
 
     /// The view has changed while the device is being dialled.
@@ -71,7 +76,7 @@ impl<K: Kernel> Session<K> {
             Decision::Refuse(refusal) => {
                 let version = dial.version;
                 self.is_regression(refusal, turn);
-                self.refuse(version, No::refused(refusal), turn);
+                self.refuse(version, Rejection::refused(refusal), turn);
             }
             // The client was allowed a moment ago, and nobody has said otherwise.
             Decision::Undecided(_) => {}
@@ -80,23 +85,23 @@ impl<K: Kernel> Session<K> {
 }
 
 /// The node could not even open a socket.
-fn no_socket(error: &io::Error) -> No {
+fn no_socket(error: &io::Error) -> Rejection {
     let (reply, cause) = match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => (Reply::Limit, "descriptors"),
         Some(libc::ENOBUFS | libc::ENOMEM) => (Reply::Limit, "memory"),
         Some(libc::ENODEV) => (Reply::DeviceUnreachable, "vpn-interface-missing"),
         _ => (Reply::DeviceUnreachable, "device-socket"),
     };
-    No { reply, cause, detail: Some(error.to_string()) }
+    Rejection { reply, cause, detail: Some(error.to_string()) }
 }
 
 /// The connect failed.
-fn unreachable(error: &io::Error) -> No {
+fn unreachable(error: &io::Error) -> Rejection {
     let (reply, cause) = match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => (Reply::DevicePortClosed, "device-port-closed"),
         Some(libc::ETIMEDOUT) => (Reply::DeviceTimeout, "device-timeout"),
         Some(libc::EADDRNOTAVAIL) => (Reply::Limit, "local-ports"),
         _ => (Reply::DeviceUnreachable, "device-unreachable"),
     };
-    No { reply, cause, detail: Some(error.to_string()) }
+    Rejection { reply, cause, detail: Some(error.to_string()) }
 }

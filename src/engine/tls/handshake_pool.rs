@@ -12,43 +12,43 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use crossbeam::queue::ArrayQueue;
 
-use super::secured::Secured;
-use super::shared::Shared;
-use super::token::Slot;
+use crate::engine::shared::Shared;
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::Slot;
 use crate::sys::cpu;
 use crate::wire::TlsError;
 
 /// Where one engine thread hands handshakes over, and gets them back.
-pub(super) struct Desk {
+pub(in crate::engine) struct HandshakePool {
     /// `None` where no listener speaks TLS.
     steps: Option<Sender<Step>>,
     thread: usize,
     /// Handed over, and not yet taken back.
     out: usize,
-    back: Arc<ArrayQueue<Shaken>>,
+    back: Arc<ArrayQueue<HandshakeDone>>,
 }
 
 /// A connection, and what was received for its handshake.
-pub(super) struct Step {
+pub(in crate::engine) struct Step {
     /// The engine thread that it belongs to.
     thread: usize,
     owner: Owner,
-    secured: Box<Secured>,
+    secured: Box<TlsStream>,
     records: Vec<u8>,
 }
 
 /// Whose connection it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Owner {
+pub(in crate::engine) enum Owner {
     Session(Slot),
     /// The spare in this place.
     Spare(u32),
 }
 
 /// A connection whose handshake has gone on, or has failed.
-pub(super) struct Shaken {
+pub(in crate::engine) struct HandshakeDone {
     pub owner: Owner,
-    pub secured: Box<Secured>,
+    pub secured: Box<TlsStream>,
     /// What the client sent behind its handshake.
     pub plain: Vec<u8>,
     pub outcome: Result<(), TlsError>,
@@ -56,11 +56,11 @@ pub(super) struct Shaken {
 
 /// As many handshakes are under way as may be.
 #[derive(Debug)]
-pub(super) struct HandsFull;
+pub(in crate::engine) struct PoolFull;
 
 /// The threads; they end once every desk is gone.
 #[derive(Default)]
-pub(super) struct Handshakes {
+pub(in crate::engine) struct Handshakes {
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,7 +95,7 @@ impl Handshakes {
     }
 }
 
-impl Desk {
+impl HandshakePool {
     pub fn new(thread: usize, steps: Option<Sender<Step>>, shared: &Shared) -> Self {
         Self { steps, thread, out: 0, back: Arc::clone(&shared.threads[thread].shaken) }
     }
@@ -103,21 +103,21 @@ impl Desk {
     pub fn hand_over(
         &mut self,
         owner: Owner,
-        secured: Box<Secured>,
+        secured: Box<TlsStream>,
         records: Vec<u8>,
-    ) -> Result<(), HandsFull> {
-        let steps = self.steps.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(HandsFull)?;
+    ) -> Result<(), PoolFull> {
+        let steps = self.steps.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(PoolFull)?;
         let step = Step { thread: self.thread, owner, secured, records };
         match steps.try_send(step) {
             Ok(()) => {
                 self.out += 1;
                 Ok(())
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(HandsFull),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(PoolFull),
         }
     }
 
-    pub fn next(&mut self) -> Option<Shaken> {
+    pub fn next(&mut self) -> Option<HandshakeDone> {
         if self.out == 0 {
             return None;
         }
@@ -139,7 +139,7 @@ fn take_steps(steps: &Receiver<Step>, shared: &Shared) {
             Err(TlsError::Panic)
         });
         let thread = &shared.threads[thread];
-        if thread.shaken.push(Shaken { owner, secured, plain, outcome }).is_err() {
+        if thread.shaken.push(HandshakeDone { owner, secured, plain, outcome }).is_err() {
             // A desk has no more out than there is room for.
             tracing::error!("a handshake has found no place to come back to; please report it");
         }
@@ -149,4 +149,4 @@ fn take_steps(steps: &Receiver<Step>, shared: &Shared) {
 
 /// Steps of handshakes that one engine thread may have under way. A client is turned away where there are as
 /// many: they are some 100 ms of work, and what comes behind them would wait longer still.
-pub(super) const HANDSHAKES_MAX: usize = 1024;
+pub(in crate::engine) const HANDSHAKES_MAX: usize = 1024;

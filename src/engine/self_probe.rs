@@ -8,13 +8,13 @@ use crate::authz::{Asker, KeyHash};
 
 /// One for the node, which asks one thing at a time. Engines take its locks for the sessions of its token alone.
 #[derive(Default)]
-pub(super) struct OwnClient {
+pub(super) struct SelfProbe {
     key: OnceLock<KeyHash>,
     by_node: Mutex<Option<Arc<str>>>,
     refusal: Mutex<Option<String>>,
 }
 
-impl OwnClient {
+impl SelfProbe {
     /// Nobody holds this token; its refusals are neither counted nor audited.
     pub fn expect(&self, key: KeyHash) {
         let _there_is_one = self.key.set(key);

@@ -2,8 +2,8 @@
 
 use super::{Instant, Session, Stage, Turn};
 use crate::authz::UnixMillis;
-use crate::engine::errands::{SessionRow, SessionState, TunnelRow};
 use crate::engine::kernel::Kernel;
+use crate::engine::requests::{SessionRow, SessionState, TunnelRow};
 
 impl<K: Kernel> Session<K> {
     pub fn row(&self, now: Instant) -> SessionRow {

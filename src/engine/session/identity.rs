@@ -4,7 +4,7 @@ use crate::authz::{Asker, KeyHash, PrincipalId, UnixMillis};
 use crate::wire::{Claims, SessionTokenError, Verifier, Who};
 
 /// A token, as far as it can be read without asking what the store knows.
-pub(super) struct Shown {
+pub(super) struct Presented {
     /// Where it is unusable, whoever holds the token itself: that is what it goes by in logs.
     pub asker: Asker,
     pub unusable: Option<Unusable>,
@@ -18,7 +18,7 @@ pub(super) enum Unusable {
     Session(SessionTokenError),
 }
 
-impl Shown {
+impl Presented {
     pub fn read(token: &[u8], verifier: &Verifier, now: UnixMillis) -> Self {
         let key = KeyHash::of_token(token);
         let opaque = Asker::Key(key);

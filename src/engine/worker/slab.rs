@@ -1,11 +1,11 @@
 //! A worker's table of sessions: slots that are reused once nothing of their last session is in flight.
 
-use super::kernel::Kernel;
-use super::session::Session;
-use super::token::Slot;
 use crate::authz::Query;
+use crate::engine::kernel::Kernel;
+use crate::engine::session::Session;
+use crate::engine::user_data::Slot;
 
-pub(super) struct Sessions<K: Kernel> {
+pub(in crate::engine) struct Sessions<K: Kernel> {
     slots: Vec<Option<Session<K>>>,
     free: Vec<Slot>,
     /// Where the next slice of a sweep begins; `None` where none is under way.

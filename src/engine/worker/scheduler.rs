@@ -6,12 +6,12 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::session::Accepted;
-use super::token::{Purpose, Token};
+use crate::engine::session::Accepted;
+use crate::engine::user_data::{Purpose, UserData};
 use crate::sys::ring::Completion;
 
 /// Work that a thread has been handed and has not done.
-pub(super) struct Agenda<S> {
+pub(in crate::engine) struct Scheduler<S> {
     /// Receives of this turn that got no buffer.
     unserved: VecDeque<Completion>,
     /// Of sessions that have no tunnel yet. Each has two in flight at most, so they bound it.
@@ -24,7 +24,7 @@ pub(super) struct Agenda<S> {
     served: HashSet<u64>,
 }
 
-impl<S> Agenda<S> {
+impl<S> Scheduler<S> {
     pub fn new() -> Self {
         Self {
             unserved: VecDeque::new(),
@@ -52,8 +52,8 @@ impl<S> Agenda<S> {
 
     /// Gives back what is to be dispatched at once, and keeps what has to wait for its share.
     pub fn take_up(&mut self, completion: Completion) -> Option<Completion> {
-        match Token::from_bits(completion.token) {
-            Some(Token::Session { purpose: Purpose::Head | Purpose::Connect, .. }) => {
+        match UserData::from_bits(completion.token) {
+            Some(UserData::Session { purpose: Purpose::Head | Purpose::Connect, .. }) => {
                 self.handshakes.push_back(completion);
                 None
             }
@@ -108,26 +108,26 @@ fn pop_share<T>(queue: &mut VecDeque<T>, left: &mut usize) -> Option<T> {
 /// Heads and connects, of some 20 µs each, that one turn deals with. Few, since the kernel hands completions
 /// over in the order in which things happened, some twenty per turn (Linux 6.14): what a tunnel has ready
 /// waits for as many turns as there are twenties of heads before it.
-pub(super) const HANDSHAKES_PER_TURN: usize = 8;
+pub(in crate::engine) const HANDSHAKES_PER_TURN: usize = 8;
 
 /// Sessions that begin in one turn, of some 3 µs each.
-pub(super) const ARRIVALS_PER_TURN: usize = 32;
+pub(in crate::engine) const ARRIVALS_PER_TURN: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::token::Slot;
+    use crate::engine::user_data::Slot;
     use crate::sys::buffers::BufferId;
 
     fn completion(purpose: Purpose, result: i32) -> Completion {
-        let token = Token::Session { slot: Slot(7), purpose }.into_bits();
+        let token = UserData::Session { slot: Slot(7), purpose }.into_bits();
         let buffer = (result > 0).then_some(BufferId(0));
         Completion { token, result, more: false, buffer, accepted: None }
     }
 
     #[test]
     fn a_receive_that_got_no_buffer_goes_before_those_that_got_one_even_if_it_ran_out_later() {
-        let mut agenda = Agenda::<()>::new();
+        let mut scheduler = Scheduler::<()>::new();
         let mut completions = vec![
             completion(Purpose::UpReceive, 4096),
             completion(Purpose::UpReceive, -libc::ENOBUFS),
@@ -138,22 +138,22 @@ mod tests {
             completions.iter().map(|completion| completion.token).collect::<Vec<_>>()
         };
         let all = tokens(&completions);
-        agenda.begin_turn(&mut completions);
-        let first: Vec<_> = std::iter::from_fn(|| agenda.next_unserved()).collect();
+        scheduler.begin_turn(&mut completions);
+        let first: Vec<_> = std::iter::from_fn(|| scheduler.next_unserved()).collect();
         assert_eq!((tokens(&first), tokens(&completions)), (all[2..].to_vec(), all[..2].to_vec()));
     }
 
     #[test]
     fn handshakes_beyond_their_share_wait_for_the_next_turn_and_tunnels_do_not() {
-        let mut agenda = Agenda::<()>::new();
-        agenda.begin_turn(&mut Vec::new());
+        let mut scheduler = Scheduler::<()>::new();
+        scheduler.begin_turn(&mut Vec::new());
         for _ in 0..HANDSHAKES_PER_TURN + 1 {
-            assert!(agenda.take_up(completion(Purpose::Connect, 0)).is_none());
-            assert!(agenda.take_up(completion(Purpose::UpReceive, 1)).is_some());
+            assert!(scheduler.take_up(completion(Purpose::Connect, 0)).is_none());
+            assert!(scheduler.take_up(completion(Purpose::UpReceive, 1)).is_some());
         }
-        let done = |agenda: &mut Agenda<()>| std::iter::from_fn(|| agenda.next_handshake()).count();
-        assert_eq!((done(&mut agenda), agenda.is_empty()), (HANDSHAKES_PER_TURN, false));
-        agenda.begin_turn(&mut Vec::new());
-        assert_eq!((done(&mut agenda), agenda.is_empty()), (1, true));
+        let done = |scheduler: &mut Scheduler<()>| std::iter::from_fn(|| scheduler.next_handshake()).count();
+        assert_eq!((done(&mut scheduler), scheduler.is_empty()), (HANDSHAKES_PER_TURN, false));
+        scheduler.begin_turn(&mut Vec::new());
+        assert_eq!((done(&mut scheduler), scheduler.is_empty()), (1, true));
     }
 }

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 
-use super::refusal::No;
+use super::reject::Rejection;
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, Elsewhere, Query, Refusal};
-use crate::engine::handshakes::Shaken;
 use crate::engine::kernel::{Kernel, SocketOperation};
-use crate::engine::secured::Secured;
-use crate::engine::token::Purpose;
+use crate::engine::tls::handshake_pool::HandshakeDone;
+use crate::engine::tls::stream::TlsStream;
+use crate::engine::user_data::Purpose;
 use crate::wire::{Handover, Reply, Sealed, Tls, TlsError, parse_handover_reply};
 
 /// A request on its way to another node.
@@ -45,7 +45,7 @@ impl<K: Kernel> Session<K> {
         let (view, query) = (turn.view, self.query);
         let elsewhere = query.as_ref().and_then(|query| view.elsewhere(query, turn.now.wall));
         let Some(Elsewhere { node, principal, grant, device, expires_at }) = elsewhere else {
-            return self.refuse(version, No::refused(Refusal::DeviceOffline), turn);
+            return self.refuse(version, Rejection::refused(Refusal::DeviceOffline), turn);
         };
         self.rights = Some(Rights { principal, grant, device });
         self.go_by_node(node, Dial { expires_at, ..dial }, turn);
@@ -55,14 +55,14 @@ impl<K: Kernel> Session<K> {
     pub(super) fn go_by_node(&mut self, node: &str, dial: Dial, turn: &mut Turn<'_, K>) {
         let version = dial.version;
         let Some(tls) = turn.shared.node_tls() else {
-            return self.refuse(version, No::refused(Refusal::DeviceElsewhere), turn);
+            return self.refuse(version, Rejection::refused(Refusal::DeviceElsewhere), turn);
         };
         let hops_max = turn.shared.config.forward.hops_max;
         if dial.hops.iter().any(|hop| **hop == *node) || dial.hops.len() >= hops_max {
             let detail = format!("it came by {} and was to go to {node}", dial.hops.join(", "));
             return self.refuse(
                 version,
-                No { reply: Reply::Loop, cause: "loop", detail: Some(detail) },
+                Rejection { reply: Reply::Loop, cause: "loop", detail: Some(detail) },
                 turn,
             );
         }
@@ -75,7 +75,7 @@ impl<K: Kernel> Session<K> {
             match turn.shared.limits.permit(principal, device) {
                 Ok(permit) => self.permit = Some(permit),
                 Err(hit) => {
-                    let no = No { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                    let no = Rejection { reply: Reply::Limit, cause: hit.cause(), detail: None };
                     return self.refuse(version, no, turn);
                 }
             }
@@ -100,7 +100,7 @@ impl<K: Kernel> Session<K> {
             Ok(opened) => opened,
             Err(error) => return self.refuse(version, no_node(node, "node-socket", Some(&error)), turn),
         };
-        self.device_tls = Some(Box::new(Secured::new(tls)));
+        self.device_tls = Some(Box::new(TlsStream::new(tls)));
         let socket = self.device.insert(socket);
         let mut io = super::io(&mut self.in_flight, self.slot, turn);
         io.submit(Purpose::Connect, SocketOperation::Connect(socket, entry.forward));
@@ -129,9 +129,9 @@ impl<K: Kernel> Session<K> {
     }
 
     /// A step of the handshake with the node was taken.
-    pub(super) fn on_shaken_with_node(&mut self, shaken: Shaken, turn: &mut Turn<'_, K>) {
+    pub(super) fn on_shaken_with_node(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
         let (Stage::Handing(handing), Some(socket)) = (&mut self.stage, &self.device) else { return };
-        let Shaken { mut secured, plain, outcome, .. } = shaken;
+        let HandshakeDone { mut secured, plain, outcome, .. } = shaken;
         let flushed = secured.outgoing().flush(turn.kernel, socket);
         let (is_open, is_all_sent) = (secured.is_open(), secured.outgoing().is_empty());
         self.device_tls = Some(secured);
@@ -227,7 +227,7 @@ impl<K: Kernel> Session<K> {
             Reply::DeviceOffline if !dial.is_second_look => self.look_again(dial, turn),
             reply => {
                 let detail = Some(format!("{node} says {}", reply.slug().unwrap_or_default()));
-                self.refuse(dial.version, No { reply, cause: "refused-by-node", detail }, turn);
+                self.refuse(dial.version, Rejection { reply, cause: "refused-by-node", detail }, turn);
             }
         }
     }
@@ -250,7 +250,7 @@ impl<K: Kernel> Session<K> {
             Decision::Refuse(_) if self.is_probe(turn) => {}
             Decision::Refuse(refusal) => {
                 self.is_regression(refusal, turn);
-                self.refuse(version, No::refused(refusal), turn);
+                self.refuse(version, Rejection::refused(refusal), turn);
             }
         }
     }
@@ -259,7 +259,7 @@ impl<K: Kernel> Session<K> {
     pub(super) fn refuse_silent_node(&mut self, turn: &mut Turn<'_, K>) {
         let Stage::Handing(handing) = &self.stage else { return };
         let (version, detail) = (handing.dial.version, Some(handing.node.to_string()));
-        self.refuse(version, No { reply: Reply::DeviceTimeout, cause: "node-timeout", detail }, turn);
+        self.refuse(version, Rejection { reply: Reply::DeviceTimeout, cause: "node-timeout", detail }, turn);
     }
 
     /// No reply comes of this connection: by one that was made before, that says nothing of the node.
@@ -300,10 +300,10 @@ impl Dial {
 }
 
 /// No way to the node that holds the device.
-fn no_node(node: &str, cause: &'static str, error: Option<&io::Error>) -> No {
+fn no_node(node: &str, cause: &'static str, error: Option<&io::Error>) -> Rejection {
     let detail = match error {
         Some(error) => format!("{node}: {error}"),
         None => node.to_owned(),
     };
-    No { reply: Reply::DeviceOffline, cause, detail: Some(detail) }
+    Rejection { reply: Reply::DeviceOffline, cause, detail: Some(detail) }
 }
