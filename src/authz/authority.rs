@@ -10,7 +10,7 @@ use super::{
     UnixMillis, Witness,
 };
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use crate::sys::root::{Pin, Root};
+use crate::sys::epoch_cell::{EpochCell, Pin};
 
 /// What decides: a snapshot with the revocations on top of it.
 pub struct View {
@@ -22,7 +22,7 @@ pub struct View {
 
 /// Shared by the control thread, which publishes, and the engines, which decide.
 pub struct Authority {
-    root: Root<View>,
+    root: EpochCell<View>,
     /// When the store last confirmed that the view is current.
     confirmed_at: AtomicI64,
     store_reachable: AtomicBool,
@@ -47,7 +47,7 @@ pub struct PinnedView<'a> {
 impl Authority {
     pub fn new(max_stale: Duration, node: Option<&str>) -> Self {
         Self {
-            root: Root::empty(),
+            root: EpochCell::empty(),
             confirmed_at: AtomicI64::new(i64::MIN),
             store_reachable: AtomicBool::new(false),
             ended_at_us: AtomicU64::new(0),

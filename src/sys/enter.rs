@@ -11,7 +11,7 @@ use std::time::Duration;
 use io_uring::IoUring;
 
 /// How one thread enters the kernel for one ring.
-pub(super) struct Entrance {
+pub(super) struct Enter {
     ring: RawFd,
     /// In the table of the thread that made this; `None` where there is no room in it.
     registered: Option<u32>,
@@ -51,7 +51,7 @@ struct KernelTimespec {
     nanoseconds: i64,
 }
 
-impl Entrance {
+impl Enter {
     /// For the calling thread alone, and only as long as `ring` is open.
     pub fn new(ring: &IoUring) -> Self {
         let ring = ring.as_raw_fd();
@@ -100,7 +100,7 @@ impl Entrance {
     }
 }
 
-impl Drop for Entrance {
+impl Drop for Enter {
     /// A registered ring would live as long as its thread.
     fn drop(&mut self) {
         if let Some(place) = self.registered {
@@ -137,14 +137,14 @@ mod tests {
         // Far more than a thread's table holds at once.
         for _ in 0..100 {
             let ring = IoUring::new(2).unwrap();
-            assert!(Entrance::new(&ring).registered.is_some());
+            assert!(Enter::new(&ring).registered.is_some());
         }
     }
 
     #[test]
     fn a_thread_whose_table_is_full_enters_by_the_descriptor() {
         let rings: Vec<IoUring> = (0..40).map(|_| IoUring::new(2).unwrap()).collect();
-        let entrances: Vec<Entrance> = rings.iter().map(Entrance::new).collect();
+        let entrances: Vec<Enter> = rings.iter().map(Enter::new).collect();
         assert!(entrances.last().unwrap().registered.is_none());
         for entrance in &entrances {
             entrance.enter(0, Until::default(), true).unwrap();
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_wait_ends_by_its_timeout() {
         let ring = IoUring::new(2).unwrap();
-        let entrance = Entrance::new(&ring);
+        let entrance = Enter::new(&ring);
         let timeout = Duration::from_millis(20);
         let began = Instant::now();
         let until = Until { completions: 1, timeout: Some(timeout), patience: Duration::ZERO };

@@ -14,7 +14,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::buffers::BufferId;
-use super::enter::{Entrance, Until};
+use super::enter::{Enter, Until};
 use super::features::ReceiveLimit;
 
 /// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
@@ -136,7 +136,7 @@ pub enum RingError {
 
 pub struct Ring {
     /// Above the ring, which has to be open when this goes.
-    entrance: Entrance,
+    entrance: Enter,
     ring: IoUring,
     /// Entries that found the submission queue full; they go first at the next turn. Bounded by the
     /// operations that sessions can have in flight.
@@ -178,7 +178,7 @@ impl Ring {
         }
         let receive_limit = ReceiveLimit::probe(&mut ring)?;
         Ok(Self {
-            entrance: Entrance::new(&ring),
+            entrance: Enter::new(&ring),
             ring,
             backlog: VecDeque::new(),
             addresses: Vec::new(),

@@ -1,6 +1,6 @@
 //! The files of the product that threads meet in, with loom's atomics under them, for the models beside this.
 //!
-//! Compiled as they are: `sys/root.rs` with the real crossbeam-epoch, whose own support for loom `--cfg
+//! Compiled as they are: `sys/epoch_cell.rs` with the real crossbeam-epoch, whose own support for loom `--cfg
 //! crossbeam_loom` turns on, all of `authz`, and `engine/signals.rs`. loom runs a model in every order in which
 //! its threads can take their turns, and lets a load see every value that its ordering permits.
 //!

@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use sluicegate_loom::explore;
-use sluicegate_loom::sys::root::Root;
+use sluicegate_loom::sys::epoch_cell::EpochCell;
 
 /// A value that loom watches: written when it is made and when it is dropped, read in between.
 struct Watched {
@@ -50,7 +50,7 @@ fn reclaim() {
 fn a_reader_never_sees_a_freed_or_half_made_value_while_a_writer_publishes_twice() {
     explore(|| {
         let drops = loom::sync::Arc::new(AtomicUsize::new(0));
-        let root = loom::sync::Arc::new(Root::empty());
+        let root = loom::sync::Arc::new(EpochCell::empty());
         root.publish(Watched::new(1, &drops));
         let reader = thread::spawn({
             let root = loom::sync::Arc::clone(&root);
@@ -75,7 +75,7 @@ fn a_reader_never_sees_a_freed_or_half_made_value_while_a_writer_publishes_twice
 fn a_replaced_value_is_dropped_once_and_only_when_no_pin_holds_it() {
     explore(|| {
         let drops = loom::sync::Arc::new(AtomicUsize::new(0));
-        let root = loom::sync::Arc::new(Root::empty());
+        let root = loom::sync::Arc::new(EpochCell::empty());
         root.publish(Watched::new(1, &drops));
         let reader = thread::spawn({
             let (root, drops) = (loom::sync::Arc::clone(&root), loom::sync::Arc::clone(&drops));

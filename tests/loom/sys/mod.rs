@@ -1,9 +1,9 @@
 //! The product's `sys` as far as it is examined or needed, and what stands in for the rest.
 
+#[path = "../../../src/sys/epoch_cell.rs"]
+pub mod epoch_cell;
 #[path = "../../../src/sys/memory.rs"]
 pub mod memory;
-#[path = "../../../src/sys/root.rs"]
-pub mod root;
 pub mod wake;
 
 /// loom's, in the place of those of std.

@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 use crossbeam::epoch::{self, Atomic, Guard, Owned};
 
 /// A replaceable, initially empty `Arc<T>`.
-pub struct Root<T> {
+pub struct EpochCell<T> {
     slot: Atomic<Arc<T>>,
 }
 
-impl<T: Send + Sync + 'static> Root<T> {
+impl<T: Send + Sync + 'static> EpochCell<T> {
     pub fn empty() -> Self {
         Self { slot: Atomic::null() }
     }
@@ -38,7 +38,7 @@ impl<T: Send + Sync + 'static> Root<T> {
     }
 }
 
-impl<T> Drop for Root<T> {
+impl<T> Drop for EpochCell<T> {
     fn drop(&mut self) {
         // SAFETY: `&mut self` proves that no pin borrows this root, so nothing else reads the slot.
         let last = unsafe { std::mem::replace(&mut self.slot, Atomic::null()).try_into_owned() };
@@ -49,7 +49,7 @@ impl<T> Drop for Root<T> {
 /// Proof that the current thread is pinned, and the way to the value.
 pub struct Pin<'a, T> {
     guard: Guard,
-    root: &'a Root<T>,
+    root: &'a EpochCell<T>,
 }
 
 impl<T> Pin<'_, T> {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_reader_keeps_what_it_pinned_while_the_root_moves_on() {
-        let root = Root::empty();
+        let root = EpochCell::empty();
         assert!(root.pin().get().is_none());
         root.publish(Arc::new(1));
         let pin = root.pin();
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_publisher_decides_where_the_last_handle_drops() {
-        let root = Root::empty();
+        let root = EpochCell::empty();
         let first = Arc::new(1);
         root.publish(Arc::clone(&first));
         root.publish(Arc::new(2));
