@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
-use sluicegate::authz::{Change, Device, Generation, Query, Revocations, Snapshot, Terms, UnixMillis};
+use sluicegate::authz::{
+    Change, DecisionContext, Device, Generation, Query, Revocations, Snapshot, UnixMillis,
+};
 use support::{Population, Published, resident_bytes};
 
 /// The relay's own, since building and applying allocate.
@@ -37,14 +39,14 @@ fn decision(criterion: &mut Criterion) {
 
     let queries = population.allowed_queries(QUERIES);
     let revocations = Revocations::default();
-    let terms = Terms { revocations: &revocations, node: None, now: UnixMillis(0) };
+    let context = DecisionContext { revocations: &revocations, node: None, now: UnixMillis(0) };
     let mut group = criterion.benchmark_group(format!("{grants} grants"));
     group.throughput(Throughput::Elements(1));
     group.bench_function("decide", |bencher| {
         let mut queries = queries.iter().cycle();
         bencher.iter(|| {
             let query = queries.next().expect("a cycle has no end");
-            black_box(snapshot.decide(query, terms))
+            black_box(snapshot.decide(query, context))
         });
     });
     group.throughput(Throughput::Elements(TOGETHER as u64));
@@ -52,7 +54,7 @@ fn decision(criterion: &mut Criterion) {
         let mut turns = queries.chunks_exact(TOGETHER).cycle();
         bencher.iter(|| {
             let queries = turns.next().expect("a cycle has no end");
-            snapshot.decide_all(queries, terms, |decision| {
+            snapshot.decide_all(queries, context, |decision| {
                 black_box(decision);
             });
         });

@@ -88,7 +88,7 @@ impl Population {
                     Scope::Any => random.below(self.devices.len()),
                 };
                 let key = self.credentials[grant.principal.0 as usize].key;
-                Query { asker: Some(key.into()), device: Some(self.devices[device].uuid), port: 22 }
+                Query { subject: Some(key.into()), device: Some(self.devices[device].uuid), port: 22 }
             })
             .collect()
     }

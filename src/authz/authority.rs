@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{
-    Decision, DirectoryCell, Elsewhere, Permitted, Query, Refusal, Revocations, Snapshot, Terms, Undecided,
-    UnixMillis, Witness,
+    Decision, DecisionContext, DecisionLog, DirectoryCell, PeerRoute, Permitted, Query, Refusal, Revocations,
+    Snapshot, Undecided, UnixMillis,
 };
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sys::epoch_cell::{EpochCell, Pin};
@@ -35,7 +35,7 @@ pub struct Authority {
     /// The other nodes.
     directory: DirectoryCell,
     /// One per engine thread; locked only where a thread starts and where the control thread looks.
-    witnesses: Mutex<Vec<Arc<Witness>>>,
+    decision_logs: Mutex<Vec<Arc<DecisionLog>>>,
 }
 
 /// The view in force, held for one turn of an engine.
@@ -55,7 +55,7 @@ impl Authority {
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
             node: node.map(Into::into),
             directory: DirectoryCell::default(),
-            witnesses: Mutex::default(),
+            decision_logs: Mutex::default(),
         }
     }
 
@@ -110,15 +110,15 @@ impl Authority {
     }
 
     /// For an engine thread that starts to decide.
-    pub fn witness(&self) -> Arc<Witness> {
-        let witness = Arc::new(Witness::new());
-        self.witnesses.lock().push(Arc::clone(&witness));
-        witness
+    pub fn decision_log(&self) -> Arc<DecisionLog> {
+        let decision_log = Arc::new(DecisionLog::new());
+        self.decision_logs.lock().push(Arc::clone(&decision_log));
+        decision_log
     }
 
     /// Of all threads.
-    pub fn witnesses(&self) -> Vec<Arc<Witness>> {
-        self.witnesses.lock().clone()
+    pub fn decision_logs(&self) -> Vec<Arc<DecisionLog>> {
+        self.decision_logs.lock().clone()
     }
 
     /// Pins the view; once per turn of an event loop, never across a blocking wait.
@@ -135,23 +135,23 @@ impl Authority {
 impl PinnedView<'_> {
     pub fn decide(&self, query: &Query, now: UnixMillis) -> Decision {
         match self.usable(now) {
-            Ok(view) => self.trusted(view.snapshot.decide(query, self.terms(view, now))),
+            Ok(view) => self.trusted(view.snapshot.decide(query, self.context(view, now))),
             Err(undecided) => Decision::Undecided(undecided),
         }
     }
 
     /// Which other node to hand `query` to, where the decision on it was that the device is elsewhere.
-    pub fn elsewhere<'b>(&'b self, query: &'b Query, now: UnixMillis) -> Option<Elsewhere<'b>> {
+    pub fn elsewhere<'b>(&'b self, query: &'b Query, now: UnixMillis) -> Option<PeerRoute<'b>> {
         let view = self.usable(now).ok()?;
-        view.snapshot.decide_elsewhere(query, self.terms(view, now)).ok()
+        view.snapshot.decide_elsewhere(query, self.context(view, now)).ok()
     }
 
     /// Shows the decision on each of `queries` to `each`, in their order. Faster than one by one.
     pub fn decide_all(&self, queries: &[Query], now: UnixMillis, mut each: impl FnMut(Decision)) {
         match self.usable(now) {
             Ok(view) => {
-                let terms = self.terms(view, now);
-                view.snapshot.decide_all(queries, terms, |decision| each(self.trusted(decision)));
+                let context = self.context(view, now);
+                view.snapshot.decide_all(queries, context, |decision| each(self.trusted(decision)));
             }
             Err(undecided) => queries.iter().for_each(|_| each(Decision::Undecided(undecided))),
         }
@@ -162,8 +162,8 @@ impl PinnedView<'_> {
         if self.authority.is_stale(now) { Err(Undecided::Stale) } else { Ok(view) }
     }
 
-    fn terms<'b>(&'b self, view: &'b View, now: UnixMillis) -> Terms<'b> {
-        Terms { revocations: &view.revocations, node: self.authority.node.as_deref(), now }
+    fn context<'b>(&'b self, view: &'b View, now: UnixMillis) -> DecisionContext<'b> {
+        DecisionContext { revocations: &view.revocations, node: self.authority.node.as_deref(), now }
     }
 
     /// A credential may be unknown only because the store cannot be read.
@@ -183,7 +183,7 @@ impl PinnedView<'_> {
     /// Revocations and expiries count for both.
     pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Permitted> {
         let view = self.view.get()?;
-        view.previous.as_ref()?.permitted(query, self.terms(view, now))
+        view.previous.as_ref()?.permitted(query, self.context(view, now))
     }
 }
 
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn ask(authority: &Authority, token: &[u8], after_ms: i64) -> Decision {
-        let query = Query { asker: Some(KeyHash::of_token(token).into()), device: None, port: 22 };
+        let query = Query { subject: Some(KeyHash::of_token(token).into()), device: None, port: 22 };
         authority.pin().decide(&query, UnixMillis(CONFIRMED.0 + after_ms))
     }
 

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use super::relations::{Between, Held, Located, SoughtCredential, SoughtDevice, SoughtGrants};
-use super::{Asker, Decision, Elsewhere, Grant, Query, Refusal, Revocations, Route, Snapshot, UnixMillis};
+use super::{Decision, Grant, PeerRoute, Query, Refusal, Revocations, Route, Snapshot, Subject, UnixMillis};
 
 /// What a decision rests on beside the snapshot and the question.
 #[derive(Clone, Copy)]
-pub struct Terms<'a> {
+pub struct DecisionContext<'a> {
     /// On top of the snapshot.
     pub revocations: &'a Revocations,
     /// Who asks; `None` reaches every device.
@@ -20,10 +20,10 @@ impl Snapshot {
     ///
     /// Asks in this order, and the first thing that is wrong is the reason: the credential, the device,
     /// a grant that leads from one to the other, and whether the node reaches the device now.
-    pub fn decide(&self, query: &Query, terms: Terms<'_>) -> Decision {
+    pub fn decide(&self, query: &Query, context: DecisionContext<'_>) -> Decision {
         let route = self.ask(query).and_then(|asked| {
-            let found = self.find(&asked, terms)?;
-            self.route(query, &found, terms)
+            let found = self.find(&asked, context)?;
+            self.route(query, &found, context)
         });
         match route {
             Ok(route) => Decision::Allow(route),
@@ -34,7 +34,12 @@ impl Snapshot {
     /// Shows the decision on each of `queries` to `each`, in their order.
     ///
     /// Nearly all of a decision's time goes by waiting for memory; these wait together.
-    pub fn decide_all(&self, queries: &[Query], terms: Terms<'_>, mut each: impl FnMut(Decision)) {
+    pub fn decide_all(
+        &self,
+        queries: &[Query],
+        context: DecisionContext<'_>,
+        mut each: impl FnMut(Decision),
+    ) {
         for together in queries.chunks(DECISIONS_AT_ONCE) {
             let mut asked = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
             for (asked, query) in asked.iter_mut().zip(together) {
@@ -43,13 +48,13 @@ impl Snapshot {
             let mut found = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
             for (found, asked) in found.iter_mut().zip(&asked).take(together.len()) {
                 *found = match asked {
-                    Ok(asked) => self.find(asked, terms),
+                    Ok(asked) => self.find(asked, context),
                     Err(refusal) => Err(*refusal),
                 };
             }
             for (found, query) in found.iter().zip(together) {
                 let route = match found {
-                    Ok(found) => self.route(query, found, terms),
+                    Ok(found) => self.route(query, found, context),
                     Err(refusal) => Err(*refusal),
                 };
                 match route {
@@ -60,18 +65,18 @@ impl Snapshot {
         }
     }
 
-    /// Which other node holds the device that the asker may reach; why not, where none does.
+    /// Which other node holds the device that the subject may reach; why not, where none does.
     pub fn decide_elsewhere<'a>(
         &'a self,
         query: &'a Query,
-        terms: Terms<'_>,
-    ) -> Result<Elsewhere<'a>, Refusal> {
+        context: DecisionContext<'_>,
+    ) -> Result<PeerRoute<'a>, Refusal> {
         let asked = self.ask(query)?;
-        let found = self.find(&asked, terms)?;
-        let grant = found.best_grant(query.port, terms)?;
+        let found = self.find(&asked, context)?;
+        let grant = found.best_grant(query.port, context)?;
         let Found { expires_at, device, .. } = &found;
-        match (device.node, terms.node) {
-            (Some(holder), Some(ours)) if holder != ours && device.online => Ok(Elsewhere {
+        match (device.node, context.node) {
+            (Some(holder), Some(ours)) if holder != ours && device.online => Ok(PeerRoute {
                 node: holder,
                 principal: grant.principal,
                 device: device.id,
@@ -85,36 +90,41 @@ impl Snapshot {
     /// Has fetched what the question names.
     #[inline]
     fn ask<'a>(&'a self, query: &'a Query) -> Result<Asked<'a>, Refusal> {
-        let asker = query.asker.as_ref().ok_or(Refusal::CredentialMissing)?;
-        let credential = asker.credential().map(|key| self.credentials.seek(key));
+        let subject = query.subject.as_ref().ok_or(Refusal::CredentialMissing)?;
+        let credential = subject.credential().map(|key| self.credentials.seek(key));
         let device = query.device.as_ref().map(|uuid| self.devices.seek(uuid));
-        Ok(Asked { asker, credential, device })
+        Ok(Asked { subject, credential, device })
     }
 
     /// Has the grants fetched that lead from the credential to the device.
     #[inline]
-    fn find<'a>(&'a self, asked: &Asked<'a>, terms: Terms<'_>) -> Result<Found<'a>, Refusal> {
-        let Asked { asker, credential, device } = asked;
-        let held = match asker {
-            Asker::Principal { id, until, .. } => {
+    fn find<'a>(&'a self, asked: &Asked<'a>, context: DecisionContext<'_>) -> Result<Found<'a>, Refusal> {
+        let Asked { subject, credential, device } = asked;
+        let held = match subject {
+            Subject::Principal { id, until, .. } => {
                 Some(Held { principal: *id, expires_at: Some(*until), revoked: false })
             }
-            Asker::Key(_) | Asker::Secret { .. } => credential.as_ref().and_then(SoughtCredential::get),
+            Subject::Key(_) | Subject::Secret { .. } => credential.as_ref().and_then(SoughtCredential::get),
         };
-        let held = live_credential(held, asker, terms)?;
+        let held = live_credential(held, subject, context)?;
         let device = device.as_ref().and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
         let between = Between { principal: held.principal, device: device.id, fleet: device.fleet };
-        Ok(Found { asker, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
+        Ok(Found { subject, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
     }
 
     #[inline]
-    fn route(&self, query: &Query, found: &Found<'_>, terms: Terms<'_>) -> Result<Route, Refusal> {
-        let Found { asker, expires_at, device, .. } = found;
-        let grant = found.best_grant(query.port, terms)?;
+    fn route(
+        &self,
+        query: &Query,
+        found: &Found<'_>,
+        context: DecisionContext<'_>,
+    ) -> Result<Route, Refusal> {
+        let Found { subject, expires_at, device, .. } = found;
+        let grant = found.best_grant(query.port, context)?;
         Ok(Route {
-            address: reachable_address(device, terms.node)?,
+            address: reachable_address(device, context.node)?,
             port: query.port,
-            credential: asker.key().credential_id(),
+            credential: subject.key().credential_id(),
             principal: grant.principal,
             device: device.id,
             grant: grant.id,
@@ -130,7 +140,7 @@ const DECISIONS_AT_ONCE: usize = 16;
 
 /// The credential and the device are on their way from memory.
 struct Asked<'a> {
-    asker: &'a Asker,
+    subject: &'a Subject,
     /// `None` where nothing rests on one.
     credential: Option<SoughtCredential<'a>>,
     device: Option<SoughtDevice<'a>>,
@@ -138,7 +148,7 @@ struct Asked<'a> {
 
 /// The credential and the device are there, and the grants between them on their way from memory.
 struct Found<'a> {
-    asker: &'a Asker,
+    subject: &'a Subject,
     /// The credential or the session token does.
     expires_at: Option<UnixMillis>,
     device: Located<'a>,
@@ -148,8 +158,8 @@ struct Found<'a> {
 impl Found<'_> {
     /// The one that opens the port, or the most telling reason why none does.
     #[inline]
-    fn best_grant(&self, port: u16, terms: Terms<'_>) -> Result<Grant, Refusal> {
-        let mut search = GrantSearch { port, terms, best: None, refusal: Refusal::NoGrant };
+    fn best_grant(&self, port: u16, context: DecisionContext<'_>) -> Result<Grant, Refusal> {
+        let mut search = GrantSearch { port, context, best: None, refusal: Refusal::NoGrant };
         self.grants.visit(|grant| search.consider(grant));
         search.best.ok_or(search.refusal)
     }
@@ -158,7 +168,7 @@ impl Found<'_> {
 /// Looks for the grant that a tunnel rests on.
 struct GrantSearch<'a> {
     port: u16,
-    terms: Terms<'a>,
+    context: DecisionContext<'a>,
     /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
     best: Option<Grant>,
     /// The most telling reason against a grant. One that ended says more than one for other ports.
@@ -170,9 +180,9 @@ impl GrantSearch<'_> {
     fn consider(&mut self, grant: Grant) {
         let problem = if !grant.ports.contains(self.port) {
             Refusal::PortNotGranted
-        } else if grant.revoked || self.terms.revocations.grant(grant.id) {
+        } else if grant.revoked || self.context.revocations.grant(grant.id) {
             Refusal::GrantRevoked
-        } else if has_expired(grant.expires_at, self.terms.now) {
+        } else if has_expired(grant.expires_at, self.context.now) {
             Refusal::GrantExpired
         } else {
             if self.best.is_none_or(|best| grant.rank() < best.rank()) {
@@ -187,25 +197,29 @@ impl GrantSearch<'_> {
 }
 
 #[inline]
-fn live_credential(held: Option<Held>, asker: &Asker, terms: Terms<'_>) -> Result<Held, Refusal> {
-    let Terms { revocations, now, .. } = terms;
+fn live_credential(
+    held: Option<Held>,
+    subject: &Subject,
+    context: DecisionContext<'_>,
+) -> Result<Held, Refusal> {
+    let DecisionContext { revocations, now, .. } = context;
     // A principal's removal revokes its credentials too; the removal is the true cause.
     if held.as_ref().is_some_and(|held| revocations.principal(held.principal)) {
         return Err(Refusal::PrincipalRevoked);
     }
-    if revocations.credential(asker.key()) {
+    if revocations.credential(subject.key()) {
         return Err(Refusal::CredentialRevoked);
     }
     let held = held.ok_or(Refusal::CredentialUnknown)?;
     if held.revoked {
         return Err(Refusal::CredentialRevoked);
     }
-    if let Asker::Secret { principal: Some(named), .. } = asker
+    if let Subject::Secret { principal: Some(named), .. } = subject
         && *named != held.principal
     {
         return Err(Refusal::PrincipalMismatch);
     }
-    let expires_at = [held.expires_at, asker.until()].into_iter().flatten().min();
+    let expires_at = [held.expires_at, subject.until()].into_iter().flatten().min();
     if has_expired(expires_at, now) {
         Err(Refusal::CredentialExpired)
     } else {
@@ -279,12 +293,12 @@ mod tests {
     }
 
     fn ask(snapshot: &Snapshot, port: u16) -> Decision {
-        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port };
-        snapshot.decide(&query, terms(&Revocations::default(), Some("here")))
+        let query = Query { subject: Some(credential().key.into()), device: Some(uuid()), port };
+        snapshot.decide(&query, context(&Revocations::default(), Some("here")))
     }
 
-    fn terms<'a>(revocations: &'a Revocations, node: Option<&'a str>) -> Terms<'a> {
-        Terms { revocations, node, now: NOW }
+    fn context<'a>(revocations: &'a Revocations, node: Option<&'a str>) -> DecisionContext<'a> {
+        DecisionContext { revocations, node, now: NOW }
     }
 
     fn granted(decision: Decision) -> GrantId {
@@ -378,21 +392,21 @@ mod tests {
     fn a_node_without_a_name_takes_every_device_for_its_own() {
         let there = Device { node: Some("there".into()), ..device() };
         let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], there);
-        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port: 22 };
-        assert_eq!(granted(snapshot.decide(&query, terms(&Revocations::default(), None))), GrantId(1));
+        let query = Query { subject: Some(credential().key.into()), device: Some(uuid()), port: 22 };
+        assert_eq!(granted(snapshot.decide(&query, context(&Revocations::default(), None))), GrantId(1));
     }
 
     #[test]
     fn a_revocation_outweighs_a_snapshot_that_has_not_heard_of_it() {
         let snapshot = snapshot(credential(), &[grant(1, Scope::Any)], device());
-        let query = Query { asker: Some(credential().key.into()), device: Some(uuid()), port: 22 };
+        let query = Query { subject: Some(credential().key.into()), device: Some(uuid()), port: 22 };
         for (change, expected) in [
             (Change::CredentialGone(credential().key), Refusal::CredentialRevoked),
             (Change::GrantGone(GrantId(1)), Refusal::GrantRevoked),
             (Change::PrincipalGone(PRINCIPAL), Refusal::PrincipalRevoked),
         ] {
             let revocations = Revocations::default().with(&[change]).unwrap();
-            let decision = snapshot.decide(&query, terms(&revocations, None));
+            let decision = snapshot.decide(&query, context(&revocations, None));
             assert_eq!(decision, Decision::Refuse(expected));
         }
     }

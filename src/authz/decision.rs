@@ -9,7 +9,7 @@ use crate::wire::Reply;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// `None` where the head carried no credential.
-    pub asker: Option<Asker>,
+    pub subject: Option<Subject>,
     /// `None` where the name in the head cannot be a device's uuid.
     pub device: Option<DeviceUuid>,
     pub port: u16,
@@ -17,7 +17,7 @@ pub struct Query {
 
 /// Who asks, by the token that a client showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Asker {
+pub enum Subject {
     /// Whoever holds the credential with this key.
     Key(KeyHash),
     /// The principal that a session token names.
@@ -38,7 +38,7 @@ pub enum Asker {
     },
 }
 
-impl Asker {
+impl Subject {
     /// By which logs call the credential.
     #[inline]
     pub const fn key(&self) -> &KeyHash {
@@ -66,7 +66,7 @@ impl Asker {
     }
 }
 
-impl From<KeyHash> for Asker {
+impl From<KeyHash> for Subject {
     fn from(key: KeyHash) -> Self {
         Self::Key(key)
     }
@@ -95,7 +95,7 @@ pub struct Route {
 
 /// Permission to reach a device by another node, and the rights that it rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Elsewhere<'a> {
+pub struct PeerRoute<'a> {
     /// Which holds the device's VPN connection.
     pub node: &'a str,
     pub principal: PrincipalId,

@@ -5,24 +5,24 @@
 mod authority;
 mod decide;
 mod decision;
+mod decision_log;
 mod directory;
+mod lookup;
 mod relations;
 mod revocations;
 mod snapshot;
-mod survey;
 mod table;
 mod types;
-mod witness;
 
 pub use authority::{Authority, PinnedView, View};
-pub use decide::Terms;
-pub use decision::{Asker, Decision, Elsewhere, Query, Refusal, Route, Undecided};
+pub use decide::DecisionContext;
+pub use decision::{Decision, PeerRoute, Query, Refusal, Route, Subject, Undecided};
+pub use decision_log::{DecisionLog, Regression};
 pub use directory::{Directory, DirectoryCell, Holds, NodeEntry, NodeTrouble};
+pub use lookup::Permitted;
 pub use revocations::Revocations;
 pub use snapshot::{Change, Generation, RowCounts, Snapshot, SnapshotBuilder};
-pub use survey::Permitted;
 pub use types::{
     Credential, CredentialId, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Scope, UnixMillis,
 };
-pub use witness::{Regression, Witness};

@@ -85,9 +85,9 @@ impl Probation {
     pub(super) fn look(&mut self, authority: &Authority, in_force: &Snapshot) -> Option<Evidence> {
         let now = Instant::now();
         let mut decided = 0;
-        for witness in authority.witnesses() {
-            decided += witness.decided();
-            witness.drain_regressions(|regression| self.note(regression, now));
+        for decision_log in authority.decision_logs() {
+            decided += decision_log.decided();
+            decision_log.drain_regressions(|regression| self.note(regression, now));
         }
         self.window.turn(now, decided);
         self.rights.forget_older_than(now, self.time);

@@ -20,8 +20,8 @@ impl Recent {
 
     /// Fetches what the engines have allowed since the last time.
     pub(super) fn fetch(&mut self, authority: &Authority) {
-        for witness in authority.witnesses() {
-            witness.drain_allowed(|query| self.note(query));
+        for decision_log in authority.decision_logs() {
+            decision_log.drain_allowed(|query| self.note(query));
         }
     }
 
@@ -49,7 +49,7 @@ mod tests {
     use crate::authz::KeyHash;
 
     fn query(port: u16) -> Query {
-        Query { asker: Some(KeyHash::of_token(b"token").into()), device: None, port }
+        Query { subject: Some(KeyHash::of_token(b"token").into()), device: None, port }
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
         let threads = (0..count)
-            .map(|_| ThreadShared::new(authority.witness()))
+            .map(|_| ThreadShared::new(authority.decision_log()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::authz::{Asker, KeyHash};
+use crate::authz::{KeyHash, Subject};
 
 /// One for the node, which asks one thing at a time. Engines take its locks for the sessions of its token alone.
 #[derive(Default)]
@@ -20,8 +20,8 @@ impl SelfProbe {
         let _there_is_one = self.key.set(key);
     }
 
-    pub fn asks(&self, asker: Option<Asker>) -> bool {
-        asker.is_some() && self.key.get().copied().map(Asker::Key) == asker
+    pub fn asks(&self, subject: Option<Subject>) -> bool {
+        subject.is_some() && self.key.get().copied().map(Subject::Key) == subject
     }
 
     /// From now on it is not refused here, but handed to this node, to be refused there.
@@ -31,13 +31,13 @@ impl SelfProbe {
     }
 
     /// The node that it is to be handed to, where it is it that asks.
-    pub fn node(&self, asker: Option<Asker>) -> Option<Arc<str>> {
-        if self.asks(asker) { self.by_node.lock().clone() } else { None }
+    pub fn node(&self, subject: Option<Subject>) -> Option<Arc<str>> {
+        if self.asks(subject) { self.by_node.lock().clone() } else { None }
     }
 
     /// The true cause, which is in no audit log, where it is it that was refused.
-    pub fn note_refusal(&self, asker: Option<Asker>, cause: &str, detail: Option<&str>) {
-        if !self.asks(asker) {
+    pub fn note_refusal(&self, subject: Option<Subject>, cause: &str, detail: Option<&str>) {
+        if !self.asks(subject) {
             return;
         }
         let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::limits::Limits;
-use crate::authz::{Authority, Witness};
+use crate::authz::{Authority, DecisionLog};
 use crate::config::{Config, KernelTls};
 use crate::engine::requests::{self, EngineBusy, ErrandQueue, WorkerRequest};
 use crate::engine::self_probe::SelfProbe;
@@ -46,7 +46,7 @@ pub(super) struct Shared {
 pub(super) struct ThreadShared {
     pub wake: Wake,
     pub counters: Arc<EngineCounters>,
-    pub witness: Arc<Witness>,
+    pub decision_log: Arc<DecisionLog>,
     pub requests: ErrandQueue,
     /// Steps of handshakes that were taken for this thread.
     pub shaken: Arc<ArrayQueue<HandshakeDone>>,
@@ -55,11 +55,11 @@ pub(super) struct ThreadShared {
 }
 
 impl ThreadShared {
-    pub fn new(witness: Arc<Witness>) -> io::Result<Self> {
+    pub fn new(decision_log: Arc<DecisionLog>) -> io::Result<Self> {
         Ok(Self {
             wake: Wake::new()?,
             counters: Arc::default(),
-            witness,
+            decision_log,
             requests: requests::queue(),
             shaken: Arc::new(ArrayQueue::new(HANDSHAKES_MAX)),
             system_id: AtomicI32::new(0),

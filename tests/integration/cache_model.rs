@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 use proptest::sample::select;
 use sluicegate::authz::{
-    Asker, Change, Credential, Decision, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId,
-    KeyHash, PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot, Terms,
-    UnixMillis,
+    Change, Credential, Decision, DecisionContext, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant,
+    GrantId, KeyHash, PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot,
+    Subject, UnixMillis,
 };
 
 /// All rights as lists, and what ended as lists. Every question walks them from the start.
@@ -75,12 +75,12 @@ impl Model {
 
     fn decide(&self, query: &Query, node: Option<&str>, now: UnixMillis) -> Decision {
         let expired = |end: Option<UnixMillis>| end.is_some_and(|end| now >= end);
-        let Some(asker) = query.asker else { return Decision::Refuse(Refusal::CredentialMissing) };
+        let Some(subject) = query.subject else { return Decision::Refuse(Refusal::CredentialMissing) };
         let row = |key| self.credentials.iter().find(|row| row.key == key).copied();
-        let (key, named, until, credential) = match asker {
-            Asker::Key(key) => (key, None, None, row(key)),
-            Asker::Secret { key, principal, until } => (key, principal, Some(until), row(key)),
-            Asker::Principal { id, token, until } => {
+        let (key, named, until, credential) = match subject {
+            Subject::Key(key) => (key, None, None, row(key)),
+            Subject::Secret { key, principal, until } => (key, principal, Some(until), row(key)),
+            Subject::Principal { id, token, until } => {
                 let stands_in = Credential { key: token, principal: id, expires_at: None, revoked: false };
                 (token, None, Some(until), Some(stands_in))
             }
@@ -288,23 +288,23 @@ impl World {
     }
 
     fn query(self) -> impl Strategy<Value = Query> {
-        let asker = prop::option::weighted(0.98, self.asker());
+        let subject = prop::option::weighted(0.98, self.subject());
         let device = prop::option::weighted(0.98, self.uuid());
-        (asker, device, select(vec![22, 80, 443, 8080])).prop_map(|(asker, device, port)| Query {
-            asker,
+        (subject, device, select(vec![22, 80, 443, 8080])).prop_map(|(subject, device, port)| Query {
+            subject,
             device,
             port,
         })
     }
 
-    fn asker(self) -> impl Strategy<Value = Asker> {
+    fn subject(self) -> impl Strategy<Value = Subject> {
         let until = || (0..30_i64).prop_map(UnixMillis);
         prop_oneof![
-            4 => self.key().prop_map(Asker::Key),
+            4 => self.key().prop_map(Subject::Key),
             2 => (self.principal(), self.key(), until())
-                .prop_map(|(id, token, until)| Asker::Principal { id, token, until }),
+                .prop_map(|(id, token, until)| Subject::Principal { id, token, until }),
             2 => (self.key(), prop::option::of(self.principal()), until())
-                .prop_map(|(key, principal, until)| Asker::Secret { key, principal, until }),
+                .prop_map(|(key, principal, until)| Subject::Secret { key, principal, until }),
         ]
     }
 }
@@ -373,13 +373,13 @@ impl Moment {
         prop_assert_eq!(self.snapshot.row_counts(), counts);
         prop_assert_eq!(self.snapshot.generation(), Generation(model.generation));
         for (node, now) in [(None, 0), (Some("a"), 10), (Some("b"), 20)] {
-            let terms = Terms { revocations: &self.revocations, node, now: UnixMillis(now) };
+            let context = DecisionContext { revocations: &self.revocations, node, now: UnixMillis(now) };
             let mut together = Vec::new();
-            self.snapshot.decide_all(queries, terms, |decision| together.push(decision));
+            self.snapshot.decide_all(queries, context, |decision| together.push(decision));
             prop_assert_eq!(together.len(), queries.len());
             for (query, together) in queries.iter().zip(together) {
-                let decision = self.snapshot.decide(query, terms);
-                prop_assert_eq!(&decision, &model.decide(query, node, terms.now), "{:?} {:?}", query, node);
+                let decision = self.snapshot.decide(query, context);
+                prop_assert_eq!(&decision, &model.decide(query, node, context.now), "{:?} {:?}", query, node);
                 prop_assert_eq!(together, decision, "among others, {:?} {:?}", query, node);
             }
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use rusqlite::Connection;
 use sluicegate::authz::{
-    Authority, Decision, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query, Refusal, Terms,
-    Undecided, UnixMillis, View,
+    Authority, Decision, DecisionContext, DeviceUuid, Generation, GrantId, KeyHash, PortRange, Query,
+    Refusal, Undecided, UnixMillis, View,
 };
 use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
@@ -112,7 +112,7 @@ struct Node {
 
 impl Node {
     fn decide(&self, key: KeyHash) -> Decision {
-        let query = Query { asker: Some(key.into()), device: Some(uuid()), port: 80 };
+        let query = Query { subject: Some(key.into()), device: Some(uuid()), port: 80 };
         self.authority.pin().decide(&query, UnixMillis::now())
     }
 
@@ -223,7 +223,7 @@ fn a_publication_is_told_after_it_is_in_force() {
     let on_publish = {
         let (refused, authority) = (Arc::clone(&refused), Arc::clone(&authority));
         move || {
-            let query = Query { asker: Some(key.into()), device: Some(uuid()), port: 80 };
+            let query = Query { subject: Some(key.into()), device: Some(uuid()), port: 80 };
             let decision = authority.pin().decide(&query, UnixMillis::now());
             if decision == Decision::Refuse(Refusal::CredentialRevoked) {
                 refused.store(true, Ordering::Relaxed);
@@ -365,9 +365,9 @@ fn a_right_that_is_replaced_in_one_transaction_never_looks_ended() {
     let mut store = Store::new();
     let key = store.issue();
     let (_control, seen) = store.watched(move |view| {
-        let query = Query { asker: Some(key.into()), device: Some(uuid()), port: 80 };
-        let terms = Terms { revocations: &view.revocations, node: None, now: UnixMillis::now() };
-        let decision = view.snapshot.decide(&query, terms);
+        let query = Query { subject: Some(key.into()), device: Some(uuid()), port: 80 };
+        let context = DecisionContext { revocations: &view.revocations, node: None, now: UnixMillis::now() };
+        let decision = view.snapshot.decide(&query, context);
         (view.snapshot.generation().0, matches!(decision, Decision::Allow(_)))
     });
 

@@ -42,7 +42,7 @@ impl Kept {
 }
 
 fn ask_unknown(authority: &Authority) -> Decision {
-    let query = Query { asker: Some(KeyHash::of_token(b"unknown").into()), device: None, port: 22 };
+    let query = Query { subject: Some(KeyHash::of_token(b"unknown").into()), device: None, port: 22 };
     authority.pin().decide(&query, UnixMillis::now())
 }
 

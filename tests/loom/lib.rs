@@ -10,7 +10,7 @@
 //!
 //! Not modelled: orders with more than [`PREEMPTIONS_MAX`] preemptions; sequentially consistent loads and
 //! stores, which loom takes for acquire and release (fences, which crossbeam-epoch rests on, it has); atomics
-//! of std in `authz::Witness`, which carry figures and no rights; plain memory that loom does not know of, so
+//! of std in `authz::DecisionLog`, which carry figures and no rights; plain memory that loom does not know of, so
 //! that the release of the root's own swap is not needed here, where a pin's fence orders what comes before.
 #![cfg(crossbeam_loom)]
 

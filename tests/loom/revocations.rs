@@ -23,7 +23,7 @@ fn key() -> KeyHash {
 
 /// What the holder of the one credential asks, and what all rights allow.
 fn query() -> Query {
-    Query { asker: Some(key().into()), device: DeviceUuid::parse(UUID), port: 22 }
+    Query { subject: Some(key().into()), device: DeviceUuid::parse(UUID), port: 22 }
 }
 
 /// A snapshot that allows the query.

@@ -11,7 +11,7 @@ use sluicegate_loom::engine::{Busy, EngineThread, Shared, WorkerRequest};
 use sluicegate_loom::explore;
 
 const NOW: UnixMillis = UnixMillis(0);
-const TUNNEL: Query = Query { asker: None, device: None, port: 0 };
+const TUNNEL: Query = Query { subject: None, device: None, port: 0 };
 
 fn shared() -> Arc<Shared> {
     Shared::new(Authority::new(Duration::from_secs(60), None))
@@ -58,7 +58,7 @@ fn who_hears_of_a_recheck_sees_all_that_was_done_before_it() {
 fn every_errand_that_found_room_is_served() {
     explore(|| {
         let shared = shared();
-        let asker = thread::spawn({
+        let subject = thread::spawn({
             let shared = Arc::clone(&shared);
             move || shared.ask(WorkerRequest(1)).expect("there is room for two")
         });
@@ -69,7 +69,7 @@ fn every_errand_that_found_room_is_served() {
             served.extend(engine.turn(&TUNNEL, NOW).request);
         }
         assert!(served.contains(&WorkerRequest(1)) && served.contains(&WorkerRequest(2)), "{served:?}");
-        asker.join().unwrap();
+        subject.join().unwrap();
     });
 }
 

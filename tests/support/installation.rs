@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use sluicegate::authz::{Authority, Decision, DeviceUuid, KeyHash, Query, UnixMillis, Witness};
+use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Query, UnixMillis};
 use sluicegate::config::{self, Authz, Config, StoreUrl, Vpn};
 use sluicegate::control::{Control, ControlError, Rule, Status};
 use sluicegate::store;
@@ -28,7 +28,7 @@ pub struct Installation {
 /// A control thread on an installation, and what it publishes to. Stands where an engine thread does.
 pub struct Judged {
     pub authority: Arc<Authority>,
-    witness: Arc<Witness>,
+    decision_log: Arc<DecisionLog>,
     pub control: Control,
     devices: usize,
     principals: usize,
@@ -124,8 +124,8 @@ impl Installation {
         let source = store::source(&config::Store { url, ..config::Store::default() }, &config.authz);
         let control =
             Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), &config)?;
-        let witness = authority.witness();
-        Ok(Judged { authority, witness, control, devices: self.devices, principals: self.principals })
+        let decision_log = authority.decision_log();
+        Ok(Judged { authority, decision_log, control, devices: self.devices, principals: self.principals })
     }
 }
 
@@ -143,13 +143,13 @@ impl Judged {
     pub fn ask(&self, device: usize) -> Decision {
         let (view, query, now) = (self.authority.pin(), self.query(device), UnixMillis::now());
         let decision = view.decide(&query, now);
-        self.witness.note(&view, &query, &decision, now);
+        self.decision_log.note(&view, &query, &decision, now);
         decision
     }
 
     fn query(&self, device: usize) -> Query {
-        let asker = Some(Installation::key(device % self.principals).into());
-        Query { asker, device: Some(Installation::uuid(device)), port: 22 }
+        let subject = Some(Installation::key(device % self.principals).into());
+        Query { subject, device: Some(Installation::uuid(device)), port: 22 }
     }
 
     pub fn allows(&self, device: usize) -> bool {

@@ -21,16 +21,16 @@ pub(super) fn show(world: &World, steps: &mut Steps) -> Result<(), DemoError> {
     steps.section("A second relay, whose store goes away");
     let store = Store::write(world)?;
     let node = Node::start(small(&store.path))?;
-    let asker = Asker { client: Client { relay: node.client_addresses()[0] }, store: &store };
-    match open_echo(asker.client, store.target, &store.token) {
+    let subject = Subject { client: Client { relay: node.client_addresses()[0] }, store: &store };
+    match open_echo(subject.client, store.target, &store.token) {
         Err(failure) => steps.record("a tunnel", Err(failure)),
         Ok(mut tunnel) => {
-            steps.record("right after it went", asker.lose_store());
-            steps.record("later than authz.max_stale", asker.ask_until(UNDECIDED, ESTABLISHED));
+            steps.record("right after it went", subject.lose_store());
+            steps.record("later than authz.max_stale", subject.ask_until(UNDECIDED, ESTABLISHED));
             steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
-            steps.record("with its store back", asker.regain_store());
+            steps.record("with its store back", subject.regain_store());
             node.engine().drain();
-            steps.record("draining", asker.ask_until(DRAINING, ESTABLISHED));
+            steps.record("draining", subject.ask_until(DRAINING, ESTABLISHED));
             steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));
         }
     }
@@ -65,12 +65,12 @@ impl Store {
 }
 
 /// Asks the second relay.
-struct Asker<'a> {
+struct Subject<'a> {
     client: Client,
     store: &'a Store,
 }
 
-impl Asker<'_> {
+impl Subject<'_> {
     /// The last snapshot stays in force for a while.
     fn lose_store(&self) -> Result<String, Failure> {
         std::fs::rename(&self.store.path, self.store.away()).expecting("a store that can be moved")?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Admission, count_live};
-use crate::authz::{Change, Query, Snapshot, Terms, UnixMillis};
+use crate::authz::{Change, DecisionContext, Query, Snapshot, UnixMillis};
 use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
 use crate::control::masks::Masks;
@@ -98,8 +98,9 @@ impl Admission {
     }
 
     fn has(&self, snapshot: &Snapshot, lost: Lost, query: &Query, now: UnixMillis) -> bool {
-        let terms = Terms { revocations: self.publisher.revocations(), node: self.node.as_deref(), now };
-        let permitted = snapshot.permitted(query, terms);
+        let context =
+            DecisionContext { revocations: self.publisher.revocations(), node: self.node.as_deref(), now };
+        let permitted = snapshot.permitted(query, context);
         match lost {
             Lost::Rights => permitted.is_some(),
             Lost::Locations => permitted.is_some_and(|permitted| permitted.address.is_some()),

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::{Candidate, Difference, Hold, Rule};
-use crate::authz::{Asker, Decision, Permitted, Query, Refusal, Snapshot, Terms};
+use crate::authz::{Decision, DecisionContext, Permitted, Query, Refusal, Snapshot, Subject};
 use crate::store::RowKey;
 
 /// What was allowed of late, and by what.
@@ -23,14 +23,14 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         return Ok(());
     }
     let lost: HashSet<RowKey> = lost_rows(difference).collect();
-    let terms = Terms { revocations, node: replay.node, now: *now };
+    let context = DecisionContext { revocations, node: replay.node, now: *now };
     let (mut total, mut failures) = (0, Vec::new());
     for query in replay.recent {
-        let before = replay.in_force.permitted(query, terms);
-        let (Some(before), Some(asker)) = (before, query.asker) else { continue };
+        let before = replay.in_force.permitted(query, context);
+        let (Some(before), Some(subject)) = (before, query.subject) else { continue };
         total += 1;
-        let Decision::Refuse(refusal) = store.decide(query, terms) else { continue };
-        let failure = Failure { before, asker, refusal };
+        let Decision::Refuse(refusal) = store.decide(query, context) else { continue };
+        let failure = Failure { before, subject, refusal };
         // Another rule looks after locations.
         if !refusal.is_of_location() && !failure.rests_on(&lost) {
             failures.push(failure);
@@ -46,8 +46,8 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         max_failures * 100.0
     );
     let examples = failures.iter().map(|failure| {
-        let Failure { before, asker, refusal } = failure;
-        let credential = asker.key().credential_id();
+        let Failure { before, subject, refusal } = failure;
+        let credential = subject.key().credential_id();
         format!("credential {credential} on device {} ({})", before.device.0, refusal.cause())
     });
     Err(Hold::new(Rule::Replay, failures.len(), figures, examples))
@@ -57,7 +57,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
 struct Failure {
     /// By which it was allowed.
     before: Permitted,
-    asker: Asker,
+    subject: Subject,
     refusal: Refusal,
 }
 
@@ -68,7 +68,7 @@ impl Failure {
 
     fn rows(&self) -> Vec<RowKey> {
         let rows = [RowKey::Grant(self.before.grant), RowKey::Device(self.before.device)];
-        self.asker.credential().copied().map(RowKey::Credential).into_iter().chain(rows).collect()
+        self.subject.credential().copied().map(RowKey::Credential).into_iter().chain(rows).collect()
     }
 }
 

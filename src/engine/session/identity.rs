@@ -1,12 +1,12 @@
 //! Who asks, by the token in a head: an opaque one, or a session token.
 
-use crate::authz::{Asker, KeyHash, PrincipalId, UnixMillis};
+use crate::authz::{KeyHash, PrincipalId, Subject, UnixMillis};
 use crate::wire::{Claims, SessionTokenError, Verifier, Who};
 
 /// A token, as far as it can be read without asking what the store knows.
 pub(super) struct Presented {
     /// Where it is unusable, whoever holds the token itself: that is what it goes by in logs.
-    pub asker: Asker,
+    pub subject: Subject,
     pub unusable: Option<Unusable>,
 }
 
@@ -21,14 +21,14 @@ pub(super) enum Unusable {
 impl Presented {
     pub fn read(token: &[u8], verifier: &Verifier, now: UnixMillis) -> Self {
         let key = KeyHash::of_token(token);
-        let opaque = Asker::Key(key);
+        let opaque = Subject::Key(key);
         if token.starts_with(KeyHash::LOGIN_SECRET_PREFIX.as_bytes()) {
-            return Self { asker: opaque, unusable: Some(Unusable::Reserved) };
+            return Self { subject: opaque, unusable: Some(Unusable::Reserved) };
         }
         match verifier.verify(token, now.0) {
-            None => Self { asker: opaque, unusable: None },
-            Some(Ok(claims)) => Self { asker: asker(key, &claims), unusable: None },
-            Some(Err(error)) => Self { asker: opaque, unusable: Some(Unusable::Session(error)) },
+            None => Self { subject: opaque, unusable: None },
+            Some(Ok(claims)) => Self { subject: subject(key, &claims), unusable: None },
+            Some(Err(error)) => Self { subject: opaque, unusable: Some(Unusable::Session(error)) },
         }
     }
 }
@@ -58,11 +58,11 @@ impl Unusable {
     }
 }
 
-fn asker(token: KeyHash, claims: &Claims) -> Asker {
+fn subject(token: KeyHash, claims: &Claims) -> Subject {
     let until = UnixMillis(claims.expires_at_ms);
     match &claims.who {
-        Who::Principal(id) => Asker::Principal { id: PrincipalId(*id), token, until },
-        Who::Secret { secret, principal } => Asker::Secret {
+        Who::Principal(id) => Subject::Principal { id: PrincipalId(*id), token, until },
+        Who::Secret { secret, principal } => Subject::Secret {
             key: KeyHash::of_login_secret(secret),
             principal: principal.map(PrincipalId),
             until,

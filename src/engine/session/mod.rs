@@ -24,8 +24,8 @@ use super::limits::{Permit, Place};
 use super::shared::Shared;
 use super::timers::Tick;
 use crate::authz::{
-    Decision, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route, UnixMillis,
-    Witness,
+    Decision, DecisionLog, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route,
+    UnixMillis,
 };
 use crate::engine::tls::ktls::KeptBy;
 use crate::engine::tls::stream::TlsStream;
@@ -169,7 +169,7 @@ pub(super) struct Turn<'a, K: Kernel> {
     pub view: &'a PinnedView<'a>,
     pub shared: &'a Shared,
     pub counters: &'a EngineCounters,
-    pub witness: &'a Witness,
+    pub decision_log: &'a DecisionLog,
     /// Since when what has ended is known of in the store; see `Authority::ended_at_us`.
     pub ended_at_us: u64,
 }
@@ -358,25 +358,25 @@ impl<K: Kernel> Session<K> {
 
     /// Puts the session's question to the view in force.
     fn decide(&self, turn: &Turn<'_, K>) -> Decision {
-        let nothing_asked = Query { asker: None, device: None, port: 0 };
+        let nothing_asked = Query { subject: None, device: None, port: 0 };
         turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
     }
 
     /// The node itself asks, or another node for itself, with a token that nobody holds.
     fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
         let is_nodes_own = self.proxy_header == ProxyHeader::LocalCommand && self.comes_from_node(turn);
-        is_nodes_own || turn.shared.self_probe.asks(self.query.and_then(|query| query.asker))
+        is_nodes_own || turn.shared.self_probe.asks(self.query.and_then(|query| query.subject))
     }
 
     /// Where the node as its own client wants to be handed to.
     fn probed_node(&self, turn: &Turn<'_, K>) -> Option<Arc<str>> {
-        turn.shared.self_probe.node(self.query?.asker)
+        turn.shared.self_probe.node(self.query?.subject)
     }
 
     /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.
     fn is_regression(&self, refusal: Refusal, turn: &Turn<'_, K>) -> bool {
         let query = self.query.as_ref();
-        query.is_some_and(|query| turn.witness.note_regression(turn.view, query, refusal, turn.now.wall))
+        query.is_some_and(|query| turn.decision_log.note_regression(turn.view, query, refusal, turn.now.wall))
     }
 
     fn was_allowed_before(&self, turn: &Turn<'_, K>) -> bool {
@@ -389,7 +389,10 @@ impl<K: Kernel> Session<K> {
             session: self.id,
             client: self.client_address,
             principal: self.rights.map(|rights| rights.principal),
-            credential: self.query.and_then(|query| query.asker).map(|asker| asker.key().credential_id()),
+            credential: self
+                .query
+                .and_then(|query| query.subject)
+                .map(|subject| subject.key().credential_id()),
             grant: self.rights.map(|rights| rights.grant),
             device: self.rights.map(|rights| rights.device),
             uuid: self.query.and_then(|query| query.device),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::tls_handshake::Then;
 use super::{Outcome, ProxyHeader, Session, Stage, Turn, give_back};
-use crate::authz::{Asker, PrincipalId, Refusal, Undecided};
+use crate::authz::{PrincipalId, Refusal, Subject, Undecided};
 use crate::engine::kernel::Kernel;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
@@ -35,8 +35,8 @@ impl Rejection {
 impl<K: Kernel> Session<K> {
     pub(super) fn refuse(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
         // Before the reply, since the node asks for it once it has that.
-        let asker = self.query.and_then(|query| query.asker);
-        turn.shared.self_probe.note_refusal(asker, no.cause, no.detail.as_deref());
+        let subject = self.query.and_then(|query| query.subject);
+        turn.shared.self_probe.note_refusal(subject, no.cause, no.detail.as_deref());
         // As well before it, since a client that reads it may ask again at once.
         self.permit = None;
         let bytes = no.reply.bytes(version);
@@ -147,9 +147,9 @@ impl<K: Kernel> Session<K> {
 
     /// Whose credential it is, whatever it is worth by now.
     fn who_asks(&self, turn: &Turn<'_, K>) -> Option<PrincipalId> {
-        match self.query.as_ref()?.asker? {
-            Asker::Principal { id, .. } => Some(id),
-            Asker::Key(key) | Asker::Secret { key, .. } => {
+        match self.query.as_ref()?.subject? {
+            Subject::Principal { id, .. } => Some(id),
+            Subject::Key(key) | Subject::Secret { key, .. } => {
                 turn.view.get()?.snapshot.credential(&key).map(|row| row.principal)
             }
         }

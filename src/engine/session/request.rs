@@ -112,8 +112,8 @@ impl<K: Kernel> Session<K> {
             let verifier = turn.shared.verifier();
             Presented::read(token.as_bytes(), &verifier, turn.now.wall)
         });
-        let asker = shown.as_ref().map(|shown| shown.asker);
-        self.query = Some(Query { asker, device: DeviceUuid::parse(head.uuid), port: head.port });
+        let subject = shown.as_ref().map(|shown| shown.subject);
+        self.query = Some(Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port });
         let (version, len) = (head.version, head.len);
         let token = head.token.filter(|_| turn.shared.config.forward.tls.is_some());
         let hops = if self.comes_from_node(turn) { parse_hops(&bytes[..len]) } else { Vec::new() };
@@ -184,7 +184,7 @@ impl<K: Kernel> Session<K> {
         let decision = self.decide(turn);
         turn.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
         if let Some(query) = &self.query {
-            turn.witness.note(turn.view, query, &decision, turn.now.wall);
+            turn.decision_log.note(turn.view, query, &decision, turn.now.wall);
         }
         if !matches!(decision, Decision::Allow(_))
             && let Some(node) = self.probed_node(turn)

@@ -35,7 +35,7 @@ impl Bench {
         authority.publish(view(true));
         authority.confirm(UnixMillis(0));
         let limits = Arc::new(Limits::new(&config.limits, 10));
-        let thread = ThreadShared::new(authority.witness()).unwrap();
+        let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let shared =
             Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
         let client = Socket::default();
@@ -54,7 +54,7 @@ impl Bench {
             view: &view,
             shared: &self.shared,
             counters: &self.shared.threads[0].counters,
-            witness: &self.shared.threads[0].witness,
+            decision_log: &self.shared.threads[0].decision_log,
             ended_at_us: self.shared.authority.ended_at_us(),
         })
     }

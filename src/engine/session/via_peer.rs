@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::reject::Rejection;
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, Elsewhere, Query, Refusal};
+use crate::authz::{Decision, PeerRoute, Query, Refusal};
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::tls::handshake_pool::HandshakeDone;
 use crate::engine::tls::stream::TlsStream;
@@ -44,7 +44,7 @@ impl<K: Kernel> Session<K> {
         let version = dial.version;
         let (view, query) = (turn.view, self.query);
         let elsewhere = query.as_ref().and_then(|query| view.elsewhere(query, turn.now.wall));
-        let Some(Elsewhere { node, principal, grant, device, expires_at }) = elsewhere else {
+        let Some(PeerRoute { node, principal, grant, device, expires_at }) = elsewhere else {
             return self.refuse(version, Rejection::refused(Refusal::DeviceOffline), turn);
         };
         self.rights = Some(Rights { principal, grant, device });

@@ -28,7 +28,7 @@ impl Bench {
         let (addresses, mut listeners) = bind_all(&config, 1, Inherited::none()).unwrap();
         let limits = Arc::new(Limits::new(&config.limits, config.limits.sessions));
         let authority = authority();
-        let thread = ThreadShared::new(authority.witness()).unwrap();
+        let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let shared = Arc::new(Shared::new(
             Arc::clone(&config),
             authority,

@@ -487,8 +487,8 @@ fn turn<'a>(
     view: &'a PinnedView<'a>,
     ended_at_us: u64,
 ) -> Turn<'a, RingKernel> {
-    let ThreadShared { counters, witness, .. } = &shared.threads[number];
-    Turn { kernel, now, view, shared, counters, witness, ended_at_us }
+    let ThreadShared { counters, decision_log, .. } = &shared.threads[number];
+    Turn { kernel, now, view, shared, counters, decision_log, ended_at_us }
 }
 
 /// Whether accept failed because the process or the system has no more to give.

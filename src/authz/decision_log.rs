@@ -1,7 +1,7 @@
 //! What engines saw of their decisions, for the control thread: which were allowed, and which were refused
 //! that the generation before would have allowed.
 //!
-//! One witness per engine thread. It never waits and never allocates: rings of a fixed size, in which a new
+//! One decision log per engine thread. It never waits and never allocates: rings of a fixed size, in which a new
 //! entry takes the place of the oldest where nobody has come to fetch it.
 
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use super::{Decision, DeviceId, Permitted, PinnedView, PrincipalId, Query, Refusal, UnixMillis};
 
 /// See the module.
-pub struct Witness {
+pub struct DecisionLog {
     allowed: ArrayQueue<Query>,
     regressions: ArrayQueue<Regression>,
     decided: AtomicU64,
@@ -30,7 +30,7 @@ pub struct Regression {
     pub address: Option<IpAddr>,
 }
 
-impl Witness {
+impl DecisionLog {
     /// Takes note of a decision that was made in `view` at `now`. Costs a refusal a second decision while
     /// there is a generation to be compared with.
     pub fn note(&self, view: &PinnedView<'_>, query: &Query, decision: &Decision, now: UnixMillis) {

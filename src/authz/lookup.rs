@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::relations::Between;
 use super::{
-    Credential, CredentialId, Decision, Device, DeviceId, DeviceUuid, GrantId, PrincipalId, Query, Refusal,
-    Revocations, Snapshot, Terms, UnixMillis,
+    Credential, CredentialId, Decision, DecisionContext, Device, DeviceId, DeviceUuid, GrantId, PrincipalId,
+    Query, Refusal, Revocations, Snapshot, UnixMillis,
 };
 
 /// What a question rests on that is answered with a tunnel, by this node or by another one.
@@ -21,8 +21,8 @@ pub struct Permitted {
 
 impl Snapshot {
     /// `None` where nobody gets through.
-    pub fn permitted(&self, query: &Query, terms: Terms<'_>) -> Option<Permitted> {
-        match self.decide(query, terms) {
+    pub fn permitted(&self, query: &Query, context: DecisionContext<'_>) -> Option<Permitted> {
+        match self.decide(query, context) {
             Decision::Allow(route) => Some(Permitted {
                 principal: route.principal,
                 device: route.device,
@@ -30,7 +30,7 @@ impl Snapshot {
                 address: Some(route.address),
             }),
             Decision::Refuse(Refusal::DeviceElsewhere) => {
-                let elsewhere = self.decide_elsewhere(query, terms).ok()?;
+                let elsewhere = self.decide_elsewhere(query, context).ok()?;
                 Some(Permitted {
                     principal: elsewhere.principal,
                     device: elsewhere.device,
