@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, AdminError, Probe, Sources};
 use crate::authz::Authority;
 use crate::config::{Config, ListenerKind};
-use crate::control::{Control, ControlError, DirectoryKeeper, LocationKeeper, QueriesError, StatusHandle};
+use crate::control::{
+    Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle,
+};
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store::{self, Reports};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
@@ -19,8 +21,8 @@ pub struct Node {
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
-    _directory: DirectoryKeeper,
-    _locations: LocationKeeper,
+    _directory: HeartbeatThread,
+    _locations: PresenceWriterThread,
     _probe: Probe,
     control: Control,
     admin: Admin,
@@ -93,10 +95,10 @@ impl Node {
         let forward_address = of(ListenerKind::Peer).next();
         let advertised = forward_address.map(|bound| advertised(config.forward.advertise, bound));
         let directory =
-            DirectoryKeeper::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
+            HeartbeatThread::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
                 .map_err(NodeError::Thread)?;
         let table = store::location_table(&config);
-        let locations = LocationKeeper::start(table, Arc::clone(&authority), reports, &config)
+        let locations = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {

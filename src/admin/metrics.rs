@@ -15,7 +15,7 @@ use super::process::Descriptors;
 use super::{Sources, causes, guard, nodes, probe};
 use crate::authz::UnixMillis;
 use crate::engine::Capacity;
-use crate::store::Remarks;
+use crate::store::StoreWarnings;
 use crate::telemetry::{Counter, EngineCounters, Latency};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -165,7 +165,7 @@ impl Scrape {
         counter(encoder, "store_errors", "Reads of the store that failed.", status.store_errors)?;
         let quarantined = status.quarantined as i64;
         gauge(encoder, "store_quarantined_rows", "Rows that do not decode now.", quarantined)?;
-        let Remarks { not_understood, bad_lines, stale_addresses } = &status.remarks;
+        let StoreWarnings { not_understood, bad_lines, stale_addresses } = &status.warnings;
         let help = "Rights of a foreign schema that grant nothing, since they are not understood.";
         gauge(encoder, "store_rights_not_understood", help, not_understood.count as i64)?;
         let help = "Lines of vpn.addresses sources that give no address.";

@@ -57,8 +57,8 @@ pub(super) fn source(status: &Status) -> Value {
         "on_probation": status.on_probation,
         "regressions": status.regressions,
         "rollbacks": status.rollbacks,
-        "rights_not_understood": status.remarks.not_understood.count,
-        "remarks": status.remarks.lines(),
+        "rights_not_understood": status.warnings.not_understood.count,
+        "warnings": status.warnings.lines(),
     })
 }
 

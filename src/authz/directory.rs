@@ -31,7 +31,7 @@ pub struct Holds {
     /// That it holds and can dial.
     pub devices: usize,
     /// By this node's clock.
-    pub told_at: Instant,
+    pub readable_since: Instant,
 }
 
 /// Why a node cannot be asked.

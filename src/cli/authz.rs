@@ -173,8 +173,8 @@ fn status_text(facts: &Value) -> String {
             Some(count) => lines.push(format!("{count} {text}")),
         }
     }
-    let remarks = facts["remarks"].as_array().into_iter().flatten();
-    lines.extend(remarks.map(|remark| word(remark).to_owned()));
+    let warnings = facts["warnings"].as_array().into_iter().flatten();
+    lines.extend(warnings.map(|remark| word(remark).to_owned()));
     lines.join("\n")
 }
 

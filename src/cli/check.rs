@@ -16,7 +16,7 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
     let store = check_store(loaded)?;
     let nodes = check_directory(loaded)?;
     let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
-    let warnings: Vec<String> = shortage.into_iter().chain(store.remarks).chain(nodes.bad).collect();
+    let warnings: Vec<String> = shortage.into_iter().chain(store.warnings).chain(nodes.bad).collect();
     let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "nodes": nodes.count, "warnings": warnings });
     let told: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     let note = (!told.is_empty()).then(|| told.join("\n"));
@@ -31,7 +31,7 @@ struct StoreFacts {
     name: Option<String>,
     rows: Value,
     /// What a relay could make nothing of.
-    remarks: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// What is to be said of the directory of nodes; nothing of a node that stands alone.
@@ -69,7 +69,7 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
         && !path.exists()
     {
         let text = format!("{}: the first `sluicegate run` creates it", source.describe());
-        return Ok(StoreFacts { text, name: None, rows: Value::Null, remarks: Vec::new() });
+        return Ok(StoreFacts { text, name: None, rows: Value::Null, warnings: Vec::new() });
     }
     let rows = source.read_all()?;
     if let Some(first) = rows.quarantined.first() {
@@ -89,6 +89,6 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
         ),
         name: Some(source.describe()),
         rows: json!({ "credentials": credentials, "grants": grants, "devices": devices }),
-        remarks: source.remarks().lines(),
+        warnings: source.warnings().lines(),
     })
 }

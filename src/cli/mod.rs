@@ -18,7 +18,7 @@ pub mod run;
 pub mod sessions;
 pub mod status;
 pub mod store;
-mod supervised;
+mod systemd;
 pub mod token;
 pub mod top;
 pub mod tunnel;

@@ -11,7 +11,7 @@ use super::doctor;
 use super::log;
 use super::output::{CommandError, print};
 use super::reload::Reload;
-use super::supervised::Supervised;
+use super::systemd::Supervised;
 use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::guard::{Changed, Difference, Hold, Rule};
-use super::holding::HoldStatus;
+use super::hold::HoldStatus;
 use crate::authz::{Credential, Device, Generation, Grant, Scope};
 use crate::config::{Config, Queries};
 use crate::store::{Relation, RowKey, StoreError};

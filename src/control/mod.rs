@@ -4,23 +4,23 @@
 //! shared [`Authority`], if the guard lets it. Whatever goes wrong here, a fault of our own included, leaves
 //! the last snapshot in force.
 
-mod absences;
 mod admission;
+mod candidate;
 mod commands;
-mod directory;
 mod guard;
+mod heartbeat;
 mod history;
-mod holding;
-mod locations;
-mod masks;
-mod mirror;
+mod hold;
+mod missing_rows;
 mod persist;
+mod presence_writer;
 mod probation;
 mod publisher;
 mod quarantine;
-mod recent;
-mod record;
 mod refresh;
+mod replay_log;
+mod report;
+mod reused_addresses;
 mod status;
 
 use std::sync::Arc;
@@ -32,18 +32,18 @@ pub use commands::{
     Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, QueriesError,
     RolledBack,
 };
-pub use directory::DirectoryKeeper;
 pub use guard::{Hold, Rule};
-pub use holding::{HoldCounts, HoldStatus};
-pub use locations::{LocationCounts, LocationKeeper};
+pub use heartbeat::HeartbeatThread;
+pub use hold::{HoldCounts, HoldStatus};
+pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use status::{Status, StatusHandle};
 
 use crate::authz::Authority;
 use crate::config::Config;
 use crate::store::{Source, StoreError};
 use crate::telemetry::AuditSender;
-use record::Record;
 use refresh::Refresher;
+use report::GuardReport;
 
 /// The running control thread; dropping it stops the thread and waits for it.
 pub struct Control {
@@ -76,7 +76,7 @@ impl Control {
         audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
-        let record = Record::new(audit);
+        let record = GuardReport::new(audit);
         let refresher = Refresher::start(source, authority, Box::new(on_publish), record, config)?;
         let status = refresher.status();
         let (stop, stopped) = channel::bounded(0);

@@ -8,13 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::guard::{Hold, Network, Prober, Rule, Unlocated};
-use super::record::Record;
+use super::report::GuardReport;
 use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
 use crate::config::{Config, Regressions};
 
 /// See the module.
 pub(super) struct Probation {
-    record: Record,
+    record: GuardReport,
     limits: Regressions,
     time: Duration,
     /// The latest of each pair, of refusals that say that a right is gone.
@@ -67,7 +67,7 @@ struct Window {
 }
 
 impl Probation {
-    pub(super) fn new(config: &Config, record: Record) -> Self {
+    pub(super) fn new(config: &Config, record: GuardReport) -> Self {
         let guard = &config.authz.guard;
         Self {
             record,

@@ -22,7 +22,7 @@ pub(super) struct Publisher {
     /// The view in force has all of them.
     is_settled: bool,
     /// Since when the store has told what was read last.
-    told_at: Instant,
+    readable_since: Instant,
     /// The same of the oldest that the view in force does not have.
     ended_at: Option<Instant>,
     retired: Retired,
@@ -44,7 +44,7 @@ impl Publisher {
             revocations,
             previous: None,
             is_settled: true,
-            told_at: Instant::now(),
+            readable_since: Instant::now(),
             ended_at: None,
             retired,
             persistence,
@@ -87,12 +87,12 @@ impl Publisher {
         }
         self.revocations = Arc::new(revocations);
         self.is_settled = false;
-        self.ended_at.get_or_insert(self.told_at);
+        self.ended_at.get_or_insert(self.readable_since);
     }
 
-    /// What is read next is there to be read since `told_at`.
-    pub(super) fn note_told(&mut self, told_at: Instant) {
-        self.told_at = told_at;
+    /// What is read next is there to be read since `readable_since`.
+    pub(super) fn note_told(&mut self, readable_since: Instant) {
+        self.readable_since = readable_since;
     }
 
     /// Puts in force what has ended and is not yet.

@@ -2,20 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::record::Record;
+use super::report::GuardReport;
 use crate::authz::Change;
 use crate::store::{Quarantined, RowKey};
 
 /// See the module.
 pub(super) struct Quarantine {
-    record: Record,
+    record: GuardReport,
     keys: HashSet<RowKey>,
     /// Some of the rows that were read last.
     examples: Vec<Quarantined>,
 }
 
 impl Quarantine {
-    pub(super) fn new(record: Record) -> Self {
+    pub(super) fn new(record: GuardReport) -> Self {
         Self { record, keys: HashSet::new(), examples: Vec::new() }
     }
 
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_row_counts_from_when_it_turns_bad_until_it_is_good_or_gone() {
-        let mut quarantine = Quarantine::new(Record::new(AuditSender::disabled()));
+        let mut quarantine = Quarantine::new(GuardReport::new(AuditSender::disabled()));
         let grant = || RowKey::Grant(GrantId(1));
         let device = || RowKey::Device(DeviceId(1));
         quarantine.update(&[], vec![bad(grant()), bad(device()), bad(grant())]);

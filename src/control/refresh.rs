@@ -12,7 +12,7 @@ use super::commands::{DiffReport, QueriesError, Request};
 use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
-use super::record::Record;
+use super::report::GuardReport;
 use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, Queries};
@@ -43,7 +43,7 @@ impl Refresher {
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
-        record: Record,
+        record: GuardReport,
         config: &Config,
     ) -> Result<Self, StoreError> {
         let store = source.describe();
@@ -193,7 +193,7 @@ impl Refresher {
         }
         let began = Instant::now();
         let changes = self.source.read_changes()?;
-        self.admission.note_told(self.source.told_at().unwrap_or(began));
+        self.admission.note_told(self.source.readable_since().unwrap_or(began));
         match changes {
             Changes::Nothing => self.admission.take_nothing(),
             Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
@@ -226,7 +226,7 @@ impl Refresher {
         }
         self.status.update(|status| {
             self.admission.tell(status);
-            status.remarks = self.source.remarks();
+            status.warnings = self.source.warnings();
         });
     }
 
@@ -252,7 +252,7 @@ impl Refresher {
             self.admission.tell(status);
             status.confirmed_at = now;
             status.last_error = None;
-            status.remarks = self.source.remarks();
+            status.warnings = self.source.warnings();
         });
     }
 

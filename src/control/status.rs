@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::holding::{HoldCounts, HoldStatus};
+use super::hold::{HoldCounts, HoldStatus};
 use crate::authz::{Generation, RowCounts, UnixMillis};
-use crate::store::Remarks;
+use crate::store::StoreWarnings;
 
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -41,7 +41,7 @@ pub struct Status {
     /// Full reads so far.
     pub reads_of_everything: u64,
     /// What the store, and what gives device addresses beside it, say that nothing can be made of.
-    pub remarks: Remarks,
+    pub warnings: StoreWarnings,
 }
 
 /// A way to the newest status, from any thread. Cheap to clone.

@@ -48,41 +48,41 @@ pub struct Answer {
 /// Between the control thread, which finds out where devices are, and the thread that writes it. Holds one report for
 /// each device, the last; so there are at most as many as the store has devices. Cheap to clone.
 #[derive(Clone)]
-pub struct Reports(Arc<Desk>);
+pub struct Reports(Arc<ReportQueue>);
 
-struct Desk {
-    trays: Mutex<Trays>,
+struct ReportQueue {
+    state: Mutex<QueueState>,
     /// Full where there is something to write.
-    bell: (Sender<()>, Receiver<()>),
+    wake: (Sender<()>, Receiver<()>),
 }
 
 #[derive(Default)]
-struct Trays {
+struct QueueState {
     waiting: HashMap<DeviceUuid, Report>,
     answers: HashMap<DeviceUuid, Answer>,
 }
 
 impl Default for Reports {
     fn default() -> Self {
-        Self(Arc::new(Desk { trays: Mutex::default(), bell: bounded(1) }))
+        Self(Arc::new(ReportQueue { state: Mutex::default(), wake: bounded(1) }))
     }
 }
 
 impl Reports {
     /// In the place of what waits of that device.
     pub fn put(&self, uuid: DeviceUuid, report: Report) {
-        self.0.trays.lock().waiting.insert(uuid, report);
+        self.0.state.lock().waiting.insert(uuid, report);
         self.ring();
     }
 
     /// Nothing is to be written of that device any more.
     pub fn withdraw(&self, uuid: &DeviceUuid) {
-        self.0.trays.lock().waiting.remove(uuid);
+        self.0.state.lock().waiting.remove(uuid);
     }
 
     /// What has come of reports since this was last called.
     pub fn answers(&self) -> HashMap<DeviceUuid, Answer> {
-        std::mem::take(&mut self.0.trays.lock().answers)
+        std::mem::take(&mut self.0.state.lock().answers)
     }
 
     /// Takes up to `count_max` reports that may be written now.
@@ -91,49 +91,49 @@ impl Reports {
         count_max: usize,
         may_be_written: impl Fn(&DeviceUuid, &Report) -> bool,
     ) -> Vec<(DeviceUuid, Report)> {
-        let mut trays = self.0.trays.lock();
-        let ready = trays.waiting.iter().filter(|(uuid, report)| may_be_written(uuid, report));
+        let mut state = self.0.state.lock();
+        let ready = state.waiting.iter().filter(|(uuid, report)| may_be_written(uuid, report));
         let taken: Vec<_> = ready.take(count_max).map(|(uuid, report)| (*uuid, *report)).collect();
         for (uuid, _) in &taken {
-            trays.waiting.remove(uuid);
+            state.waiting.remove(uuid);
         }
         taken
     }
 
     /// What was taken and could not be written waits again, unless there is something newer.
     pub fn put_back(&self, taken: Vec<(DeviceUuid, Report)>) {
-        let mut trays = self.0.trays.lock();
+        let mut state = self.0.state.lock();
         for (uuid, report) in taken {
-            trays.waiting.entry(uuid).or_insert(report);
+            state.waiting.entry(uuid).or_insert(report);
         }
     }
 
     /// What was taken has been written, and the store has the devices `here` at this node.
     pub fn answer(&self, taken: &[(DeviceUuid, Report)], here: &[DeviceUuid]) {
-        let mut trays = self.0.trays.lock();
+        let mut state = self.0.state.lock();
         for (uuid, report) in taken {
             let answer = Answer { report: *report, is_taken: false };
-            trays.answers.insert(*uuid, answer);
+            state.answers.insert(*uuid, answer);
         }
         for uuid in here {
-            if let Some(answer) = trays.answers.get_mut(uuid) {
+            if let Some(answer) = state.answers.get_mut(uuid) {
                 answer.is_taken = true;
             }
         }
     }
 
     pub fn waiting(&self) -> usize {
-        self.0.trays.lock().waiting.len()
+        self.0.state.lock().waiting.len()
     }
 
     /// Full where there is something to write.
-    pub fn bell(&self) -> &Receiver<()> {
-        &self.0.bell.1
+    pub fn wake(&self) -> &Receiver<()> {
+        &self.0.wake.1
     }
 
     fn ring(&self) {
         // It rings already.
-        let _full = self.0.bell.0.try_send(());
+        let _full = self.0.wake.0.try_send(());
     }
 }
 
@@ -165,14 +165,14 @@ mod tests {
     #[test]
     fn of_each_device_the_last_report_waits() {
         let reports = Reports::default();
-        assert!(reports.bell().try_recv().is_err());
+        assert!(reports.wake().try_recv().is_err());
         for address in ["10.8.0.2", "10.8.0.3", "10.8.0.4"] {
             reports.put(uuid(1), here(address));
         }
         reports.put(uuid(2), Report::Gone);
         reports.put(uuid(3), Report::Gone);
         reports.withdraw(&uuid(3));
-        assert!(reports.bell().try_recv().is_ok() && reports.bell().try_recv().is_err());
+        assert!(reports.wake().try_recv().is_ok() && reports.wake().try_recv().is_err());
         let mut taken = reports.take(10, |_, _| true);
         taken.sort_by_key(|(uuid, _)| uuid.to_string());
         assert_eq!(taken, [(uuid(1), here("10.8.0.4")), (uuid(2), Report::Gone)]);

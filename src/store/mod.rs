@@ -1,15 +1,15 @@
 //! Where rights come from: a [`Source`] of checked rows. Nothing above this module knows SQL.
 
-mod addresses;
 pub mod admin;
 mod contract;
 mod decode;
 mod directory;
 mod locations;
+mod polling;
 pub mod postgres;
-mod remarks;
-mod reread;
+mod presence;
 pub mod sqlite;
+mod warnings;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::config::{self, AddressSource, Authz, Config, Queries, StoreUrl};
 
 pub use directory::{NODES_MAX, NodeRow, NodeTable, Nodes, node_table};
 pub use locations::{Answer, LocationTable, Report, Reports, location_table};
-pub use remarks::{Noted, Remarks};
+pub use warnings::{Noted, StoreWarnings};
 
 /// A database that the relay reads and never writes.
 ///
@@ -48,8 +48,8 @@ pub trait Source: Send {
     }
 
     /// What the reads so far met and could make nothing of.
-    fn remarks(&self) -> Remarks {
-        Remarks::default()
+    fn warnings(&self) -> StoreWarnings {
+        StoreWarnings::default()
     }
 
     /// How old what was read last was already then: more than nothing only for a copy that is behind.
@@ -59,7 +59,7 @@ pub trait Source: Send {
 
     /// Since when what the last read of changes gave was there to be read, the oldest of it, as far as the store
     /// tells.
-    fn told_at(&self) -> Option<Instant> {
+    fn readable_since(&self) -> Option<Instant> {
         None
     }
 
@@ -79,7 +79,7 @@ pub fn located_source(config: &Config, reports: &Reports) -> Box<dyn Source> {
     let source = source(&config.store, &config.authz);
     match &*config.vpn.addresses {
         [AddressSource::Store] => source,
-        _ => Box::new(addresses::Located::new(source, config, reports)),
+        _ => Box::new(presence::Located::new(source, config, reports)),
     }
 }
 

@@ -145,7 +145,7 @@ fn a_file_of_addresses_keeps_neither_lag_nor_the_word_of_a_revocation_back() {
     assert!(woken.recv_timeout(PATIENCE).is_ok(), "it wakes");
     std::thread::sleep(LAG_MAX);
     assert!(wait_for_change(&mut at_primary, is_grant(grant.0)).is_some());
-    let told_at = at_primary.told_at().expect("the outbox says when");
+    let told_at = at_primary.readable_since().expect("the outbox says when");
     assert!(told_at.elapsed() >= LAG_MAX, "since it was revoked, and not since it was read: {told_at:?}");
     let is_behind = || {
         at_standby.read_all().unwrap();

@@ -10,7 +10,7 @@ use crossbeam::channel::bounded;
 
 use super::report::Report;
 use super::{CanaryArgs, CanaryError};
-use crate::cli::tunnel::{Link, Refusal, Relay, RelayName, Target, Tls, TunnelError, read_token};
+use crate::cli::tunnel::{Connection, Refusal, Relay, RelayName, Target, Tls, TunnelError, read_token};
 use crate::wire::Token;
 
 /// One thing that has to work.
@@ -144,12 +144,12 @@ impl Course {
         Ok(self.relay.connect(&addresses, each.max(SOME_TIME))?)
     }
 
-    fn link(&self, until: Instant) -> Result<Link, Failure> {
+    fn link(&self, until: Instant) -> Result<Connection, Failure> {
         Ok(self.relay.greet(self.connect(until)?, until)?)
     }
 
     /// A tunnel to `target` that has begun as it should.
-    fn reach(&self, mut link: Link, target: &Target, until: Instant) -> Result<Link, Failure> {
+    fn reach(&self, mut link: Connection, target: &Target, until: Instant) -> Result<Connection, Failure> {
         link.put_off(until);
         if let Some(refusal) = self.relay.ask(&mut link, target, &self.token)? {
             return Err(TunnelError::Refused(refusal).into());

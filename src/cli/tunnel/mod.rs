@@ -2,8 +2,8 @@
 //!
 //! A client has few connections and nothing else to do meanwhile, so it uses threads and blocking sockets.
 
+mod connection;
 mod forward;
-mod link;
 mod names;
 mod reply;
 mod secured;
@@ -24,7 +24,7 @@ use super::output::CommandError;
 use crate::wire::Token;
 use forward::Ended;
 
-pub use link::{Link, Relay};
+pub use connection::{Connection, Relay};
 pub use names::{RelayName, Target};
 pub use reply::Refusal;
 pub use tls::{Tls, TlsError, server_name};
@@ -100,25 +100,25 @@ pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
     let tls = args.tls.then(|| Tls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
     let tls = tls.transpose().map_err(TunnelError::from)?;
-    let door = Door { relay: Relay { name: args.relay, tls }, target: args.target, token };
+    let client = TunnelClient { relay: Relay { name: args.relay, tls }, target: args.target, token };
     if args.stdio {
-        door.carry_stdio()?
+        client.carry_stdio()?
     } else {
-        door.carry_local(args.listen)?
+        client.carry_local(args.listen)?
     }
     Ok(())
 }
 
 /// The way to one port of one device.
-struct Door {
+struct TunnelClient {
     relay: Relay,
     target: Target,
     token: Token,
 }
 
-impl Door {
+impl TunnelClient {
     /// A tunnel that is open: what the device sends is still in it, down to its first byte.
-    fn open(&self) -> Result<Link, TunnelError> {
+    fn open(&self) -> Result<Connection, TunnelError> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = self.relay.name.resolve().map_err(unresolved)?;
         let socket = self.relay.connect(&addresses, CONNECT_TIMEOUT)?;
@@ -132,8 +132,8 @@ impl Door {
 
     fn carry_stdio(&self) -> Result<(), TunnelError> {
         match self.open()? {
-            Link::Plain(socket) => forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?),
-            Link::Tls(stream) => {
+            Connection::Plain(socket) => forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?),
+            Connection::Tls(stream) => {
                 let (input, output) = forward::take_stdio().map_err(TunnelError::Stdio)?;
                 let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
                 let local = secured::Local { input: input.into(), output: output.into() };
@@ -147,17 +147,17 @@ impl Door {
         let listener = TcpListener::bind(address).map_err(cannot_listen)?;
         let bound = listener.local_addr().map_err(cannot_listen)?;
         writeln!(io::stdout(), "listening on {bound}").map_err(TunnelError::Stdio)?;
-        let door = Arc::new(self);
+        let client = Arc::new(self);
         let (taken, places) = bounded(LOCAL_CONNECTIONS_MAX);
         loop {
             let place = Place::take(&taken, &places);
             match listener.accept() {
                 Ok((local, _)) => {
-                    let door = Arc::clone(&door);
+                    let client = Arc::clone(&client);
                     std::thread::Builder::new()
                         .name("tunnel".into())
                         .spawn(move || {
-                            door.carry(local);
+                            client.carry(local);
                             drop(place);
                         })
                         .map_err(TunnelError::Thread)?;
@@ -176,11 +176,11 @@ impl Door {
         let outcome = self.open().and_then(|link| {
             let _unset = local.set_nodelay(true);
             match link {
-                Link::Plain(socket) => {
+                Connection::Plain(socket) => {
                     let tunnel = socket.into_socket().map_err(TunnelError::Broken)?;
                     forward::sockets(&local, &tunnel)?.into_result()
                 }
-                Link::Tls(stream) => {
+                Connection::Tls(stream) => {
                     let ends = local.try_clone().and_then(|input| Ok((input, local.try_clone()?)));
                     let (input, output) = ends.map_err(TunnelError::Broken)?;
                     let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;

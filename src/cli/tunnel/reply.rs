@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use super::link::{Bounded, Link};
+use super::connection::{Connection, DeadlineStream};
 use super::names::Target;
 use crate::wire::{Reply, Token};
 
@@ -26,7 +26,7 @@ pub struct Refusal {
 }
 
 /// Sends the request for `target`.
-pub(super) fn ask(relay: &mut Link, target: &Target, token: &Token) -> io::Result<()> {
+pub(super) fn ask(relay: &mut Connection, target: &Target, token: &Token) -> io::Result<()> {
     let mut head =
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Bearer ").into_bytes();
     head.extend_from_slice(token.as_bytes());
@@ -36,16 +36,16 @@ pub(super) fn ask(relay: &mut Link, target: &Target, token: &Token) -> io::Resul
 }
 
 /// Takes the reply's head out of `relay` and leaves all that follows it there.
-pub(super) fn read_head(relay: &mut Link) -> io::Result<Vec<u8>> {
+pub(super) fn read_head(relay: &mut Connection) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while end_of_head(&head).is_none() {
         if head.len() == HEAD_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply's head has no end"));
         }
         let more = match relay {
-            Link::Plain(socket) => take_up_to_end(socket, &head),
+            Connection::Plain(socket) => take_up_to_end(socket, &head),
             // What was decrypted stays with the connection, where a byte costs no call.
-            Link::Tls(stream) => {
+            Connection::Tls(stream) => {
                 let mut byte = [0];
                 stream.read(&mut byte).map(|len| byte[..len].to_vec())
             }
@@ -65,7 +65,7 @@ pub(super) fn read_head(relay: &mut Link) -> io::Result<Vec<u8>> {
 /// What has come of a head of which `known` is there; nothing where the socket has ended.
 ///
 /// Looks before it takes, since the device's first bytes may have come in the same segment.
-fn take_up_to_end(socket: &mut Bounded, known: &[u8]) -> io::Result<Vec<u8>> {
+fn take_up_to_end(socket: &mut DeadlineStream, known: &[u8]) -> io::Result<Vec<u8>> {
     let mut ahead = [0; HEAD_BYTES_MAX];
     let seen = socket.peek(&mut ahead[..HEAD_BYTES_MAX - known.len()])?;
     let end = end_of_head(&[known, &ahead[..seen]].concat());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// A relay that sends `chunks`, one segment each, and stays until told to close.
-    fn relay(chunks: Vec<Vec<u8>>) -> (Link, std::thread::JoinHandle<()>) {
+    fn relay(chunks: Vec<Vec<u8>>) -> (Connection, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut socket, _) = listener.accept().unwrap();
@@ -198,7 +198,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        (Link::Plain(Bounded::new(client, Instant::now() + Duration::from_secs(30))), sender)
+        (Connection::Plain(DeadlineStream::new(client, Instant::now() + Duration::from_secs(30))), sender)
     }
 
     #[test]

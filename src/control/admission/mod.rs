@@ -11,20 +11,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::absences::{Absences, Settled};
+use super::candidate::CandidateBuilder;
 use super::guard::{
     Candidate, Difference, Guard, Hold, Holders, Prober, Read, Replay, Since, Verdict, revokes_everything,
 };
 use super::history::History;
-use super::holding::Holding;
-use super::masks::Masks;
-use super::mirror::Mirror;
+use super::hold::Holding;
+use super::missing_rows::{MissingRows, Settled};
 use super::persist::ReadBy;
 use super::probation::Probation;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
-use super::recent::Recent;
-use super::record::Record;
+use super::replay_log::ReplayLog;
+use super::report::GuardReport;
+use super::reused_addresses::ReusedAddresses;
 use super::status::Status;
 use crate::authz::{Change, Device, Generation, RowCounts, Snapshot, UnixMillis};
 use crate::config::{Config, OnRegression};
@@ -34,27 +34,27 @@ use rollback::Rejection;
 
 /// Everything that rows pass through, once they were read.
 pub(super) struct Admission {
-    record: Record,
+    record: GuardReport,
     guard: Guard,
     publisher: Publisher,
     /// What passed the guard last; `None` before anything has.
     last_good: Option<Arc<Snapshot>>,
     /// Rows of `last_good` that are not revoked.
     live: RowCounts,
-    mirror: Mirror,
-    absences: Absences,
+    mirror: CandidateBuilder,
+    absences: MissingRows,
     quarantine: Quarantine,
     /// Why revocations that the last full read told are not believed; see [`revokes_everything`].
     doubt: Option<Hold>,
     holding: Holding,
     prober: Prober,
     holders: Holders,
-    recent: Recent,
+    recent: ReplayLog,
     node: Option<String>,
     /// What was kept on disk was read by others, and nothing has been published since.
     queries_are_unproven: bool,
     /// On the last good snapshot, while something else is held back.
-    masks: Masks,
+    masks: ReusedAddresses,
     reads_of_everything: u64,
     history: History,
     probation: Probation,
@@ -65,19 +65,19 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config, publisher: Publisher, record: Record) -> Self {
+    pub(super) fn new(config: &Config, publisher: Publisher, record: GuardReport) -> Self {
         Self {
             guard: Guard::new(config),
             prober: Prober::new(config),
             holders: Holders::new(config),
-            recent: Recent::new(config.authz.guard.replay),
+            recent: ReplayLog::new(config.authz.guard.replay),
             node: config.vpn.node.clone(),
-            masks: Masks::default(),
+            masks: ReusedAddresses::default(),
             publisher,
             last_good: None,
             live: RowCounts::default(),
-            mirror: Mirror::empty(),
-            absences: Absences::default(),
+            mirror: CandidateBuilder::empty(),
+            absences: MissingRows::default(),
             quarantine: Quarantine::new(record.clone()),
             doubt: None,
             holding: Holding::new(record.clone()),
@@ -120,9 +120,9 @@ impl Admission {
         self.publisher.confirm(now);
     }
 
-    /// What comes next was there to be read since `told_at`.
-    pub(super) fn note_told(&mut self, told_at: Instant) {
-        self.publisher.note_told(told_at);
+    /// What comes next was there to be read since `readable_since`.
+    pub(super) fn note_told(&mut self, readable_since: Instant) {
+        self.publisher.note_told(readable_since);
     }
 
     /// A full read.
@@ -276,7 +276,7 @@ impl Admission {
     /// The last good snapshot stays, but is not to lead to addresses that are other devices' now.
     fn mask(&mut self, difference: &Difference) {
         let Some(last_good) = &self.last_good else { return };
-        let masks = Masks::on(last_good.devices(), difference, self.mirror.snapshot());
+        let masks = ReusedAddresses::on(last_good.devices(), difference, self.mirror.snapshot());
         if masks != self.masks {
             let masked = last_good.apply(last_good.generation(), &masks.changes(last_good));
             self.masks = masks;
@@ -320,7 +320,7 @@ impl Admission {
                 self.live = difference.count_live(self.live);
                 let mut changes = difference.changes();
                 let stale = self.stale_devices(&settled.kept, last_good);
-                let masks = Masks::on(stale.into_iter(), &difference, self.mirror.snapshot());
+                let masks = ReusedAddresses::on(stale.into_iter(), &difference, self.mirror.snapshot());
                 changes.extend(masks.changes(last_good));
                 last_good.apply(generation, &changes)
             }

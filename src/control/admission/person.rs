@@ -5,7 +5,7 @@ use super::rollback::{Rejection, rejected_by_person};
 use crate::authz::{Change, UnixMillis};
 use crate::control::commands::{Accepted, CommandError, DiffReport, RolledBack};
 use crate::control::guard::Difference;
-use crate::control::holding::HoldStatus;
+use crate::control::hold::HoldStatus;
 use crate::telemetry::By;
 
 impl Admission {

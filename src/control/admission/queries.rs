@@ -8,13 +8,13 @@ use std::collections::HashSet;
 
 use super::{Admission, count_live};
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis};
+use crate::control::candidate::{CandidateBuilder, NEVER_PUBLISHED};
 use crate::control::commands::DiffReport;
 use crate::control::guard::{
     Candidate, Changed, Difference, Displaced, Hold, Read, Replay, Rule, Touched, Unlocated, Word,
     is_live_credential, is_live_grant,
 };
-use crate::control::holding::HoldStatus;
-use crate::control::mirror::{Mirror, NEVER_PUBLISHED};
+use crate::control::hold::HoldStatus;
 use crate::store::{Comparison, RowKey};
 
 impl Admission {
@@ -24,7 +24,7 @@ impl Admission {
         let Comparison { running, mut candidate } = comparison;
         let running = Snapshot::build(NEVER_PUBLISHED, running.credentials, running.grants, running.devices);
         let bad_rows = std::mem::take(&mut candidate.quarantined);
-        let mut mirror = Mirror::empty();
+        let mut mirror = CandidateBuilder::empty();
         mirror.replace(candidate, &bad_rows, Some(&running));
         let shown = mirror.difference(&running);
 

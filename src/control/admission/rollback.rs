@@ -6,9 +6,9 @@ use super::{Admission, count_live};
 use crate::authz::{Change, DecisionContext, Query, Snapshot, UnixMillis};
 use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
-use crate::control::masks::Masks;
 use crate::control::probation::{Evidence, Lost};
-use crate::control::record::Return;
+use crate::control::report::Return;
+use crate::control::reused_addresses::ReusedAddresses;
 use crate::telemetry::By;
 
 /// Why what the store says was taken out of force.
@@ -54,7 +54,7 @@ impl Admission {
         let returned = Arc::new(returned);
         self.mirror.touch(touched);
         let difference = self.mirror.difference(&returned);
-        self.masks = Masks::on(returned.devices(), &difference, self.mirror.snapshot());
+        self.masks = ReusedAddresses::on(returned.devices(), &difference, self.mirror.snapshot());
         let masked = returned.apply(returned.generation(), &self.masks.changes(&returned));
         self.live = count_live(&returned);
         self.last_good = Some(returned);

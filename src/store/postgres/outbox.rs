@@ -60,7 +60,7 @@ pub(super) enum News {
 pub(super) struct ChangedRows {
     pub(super) rows: Vec<ChangedRow>,
     /// When the oldest was written, by the server's clock at both ends.
-    pub(super) told_at: Option<Instant>,
+    pub(super) readable_since: Option<Instant>,
 }
 
 /// A row that the outbox names.
@@ -119,7 +119,8 @@ impl Outbox {
                 oldest_us = row.try_get("age_us").unwrap_or(0).max(oldest_us);
             },
         )?;
-        let told_at = Instant::now().checked_sub(Duration::from_micros(oldest_us.max(0).unsigned_abs()));
+        let readable_since =
+            Instant::now().checked_sub(Duration::from_micros(oldest_us.max(0).unsigned_abs()));
         if read.len() as i64 > OUTBOX_ROWS_MAX {
             return Ok(None);
         }
@@ -129,7 +130,7 @@ impl Outbox {
         Ok(changed.map(|mut changed| {
             changed.retain(|row| told.insert(*row));
             changed.reverse();
-            ChangedRows { rows: changed, told_at }
+            ChangedRows { rows: changed, readable_since }
         }))
     }
 

@@ -17,8 +17,8 @@ use super::session::{Failure, Session};
 use super::state::ServerState;
 use super::{Place, schema};
 use crate::config::{Authz, PostgresUrl, Queries, Store};
-use crate::store::reread::Rereading;
-use crate::store::{Changes, Comparison, Noted, Remarks, Rows, Source, StoreError};
+use crate::store::polling::Rereading;
+use crate::store::{Changes, Comparison, Noted, Rows, Source, StoreError, StoreWarnings};
 
 /// See the module.
 pub struct PostgresSource {
@@ -57,7 +57,7 @@ struct Follower {
     /// `None` until everything was read through this session.
     position: Option<Position>,
     /// When the oldest of the changes that were read last was written.
-    told_at: Option<Instant>,
+    readable_since: Option<Instant>,
 }
 
 impl PostgresSource {
@@ -114,9 +114,9 @@ impl PostgresSource {
     fn read_everything(&mut self) -> Result<Rows, StoreError> {
         let (rows, not_understood) = self.with_open(Open::read_all)?;
         if not_understood != self.not_understood {
-            let remarks = Remarks { not_understood, ..Remarks::default() };
-            remarks.lines().iter().for_each(|line| tracing::warn!("{}: {line}", self.describe()));
-            self.not_understood = remarks.not_understood;
+            let warnings = StoreWarnings { not_understood, ..StoreWarnings::default() };
+            warnings.lines().iter().for_each(|line| tracing::warn!("{}: {line}", self.describe()));
+            self.not_understood = warnings.not_understood;
         }
         Ok(rows)
     }
@@ -186,16 +186,16 @@ impl Source for PostgresSource {
         self.open = None;
     }
 
-    fn remarks(&self) -> Remarks {
-        Remarks { not_understood: self.not_understood.clone(), ..Remarks::default() }
+    fn warnings(&self) -> StoreWarnings {
+        StoreWarnings { not_understood: self.not_understood.clone(), ..StoreWarnings::default() }
     }
 
     fn lag(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.state.lag)
     }
 
-    fn told_at(&self) -> Option<Instant> {
-        self.open.as_ref()?.follower.as_ref()?.told_at
+    fn readable_since(&self) -> Option<Instant> {
+        self.open.as_ref()?.follower.as_ref()?.readable_since
     }
 
     /// Only the reference schema's triggers give any.
@@ -285,7 +285,7 @@ impl Open {
 impl Follower {
     fn prepare(session: &Session) -> Result<Self, Failure> {
         let (outbox, rows_by_key) = (Outbox::prepare(session)?, RowsByKey::prepare(session)?);
-        Ok(Self { outbox, rows_by_key, position: None, told_at: None })
+        Ok(Self { outbox, rows_by_key, position: None, readable_since: None })
     }
 
     fn read_changes(
@@ -322,7 +322,7 @@ impl Follower {
             return Ok(Changes::Behind);
         };
         let next = self.outbox.position(session, &look).map_err(error)?;
-        self.told_at = changed.told_at;
+        self.readable_since = changed.readable_since;
         let rows = self.rows_by_key.read(session, &changed.rows).map_err(error)?;
         session.batch("COMMIT").map_err(error)?;
         *position = next;

@@ -15,7 +15,7 @@ use super::outbox::{self, OutboxRow};
 use super::relations::Relations;
 use super::{Place, schema};
 use crate::config::{Authz, Queries};
-use crate::store::reread::Rereading;
+use crate::store::polling::Rereading;
 use crate::store::{Changes, Comparison, Rows, Source, StoreError};
 
 /// See the module.

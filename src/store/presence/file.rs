@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Table;
+use super::PresenceSource;
 use super::lines::Lines;
-use super::told::Told;
+use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 
 /// See the module.
@@ -21,7 +21,7 @@ pub(super) struct AddressFile {
     seen: Option<Stamp>,
     /// What is written before that is read with what is written after it.
     read_again_at: Instant,
-    told: Told,
+    table: PresenceTable,
 }
 
 /// What a file looks like from outside, which changes when it is written or replaced.
@@ -37,8 +37,8 @@ pub(super) struct Stamp {
 
 impl AddressFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        let told = Told::new(path.display().to_string());
-        Self { path, seen: None, read_again_at: Instant::now(), told }
+        let table = PresenceTable::new(path.display().to_string());
+        Self { path, seen: None, read_again_at: Instant::now(), table }
     }
 
     fn read_if_changed(&mut self) -> io::Result<Option<String>> {
@@ -58,24 +58,24 @@ impl AddressFile {
     }
 }
 
-impl Table for AddressFile {
+impl PresenceSource for AddressFile {
     fn look(&mut self) -> Vec<DeviceUuid> {
         match self.read_if_changed() {
             Ok(None) => Vec::new(),
             Ok(Some(text)) => {
-                let lines = Lines::parse(&text, self.told.name());
-                self.told.take(lines)
+                let lines = Lines::parse(&text, self.table.name());
+                self.table.take(lines)
             }
             Err(error) => {
                 self.seen = None;
-                self.told.have_trouble(Some(error.to_string()));
+                self.table.have_trouble(Some(error.to_string()));
                 Vec::new()
             }
         }
     }
 
-    fn told(&self) -> &Told {
-        &self.told
+    fn table(&self) -> &PresenceTable {
+        &self.table
     }
 }
 

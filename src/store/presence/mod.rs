@@ -3,12 +3,12 @@
 //! To all others such an address is one that the store gave. A source that changes is a read of changes. With
 //! `vpn.report` the store is told in turn which devices are here.
 
+mod claims;
 mod file;
-mod holdings;
 mod lines;
-mod news;
+mod mailbox;
 mod openvpn;
-mod told;
+mod table;
 mod wireguard;
 
 use std::collections::{HashMap, HashSet};
@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
-use super::{Changes, Comparison, Quarantined, Remarks, Reports, RowKey, Rows, Source, StoreError};
+use super::{Changes, Comparison, Quarantined, Reports, RowKey, Rows, Source, StoreError, StoreWarnings};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
 use crate::config::{AddressSource, Config, Queries};
+use claims::{PresenceClaims, Row, Whereabouts};
 use file::AddressFile;
-use holdings::{Holdings, Row, Whereabouts};
 use openvpn::OpenVpn;
-use told::Told;
+use table::PresenceTable;
 use wireguard::WireGuard;
 
 /// See the module.
@@ -32,23 +32,23 @@ pub(super) struct Located {
     /// The first that knows a device says where it is.
     places: Vec<Place>,
     devices: Devices,
-    /// Whose address has changed in a table since it was last told.
+    /// Whose address has changed in a table since it was last reported.
     moved: HashSet<DeviceUuid>,
     /// Where the store is told which devices are here.
-    holdings: Option<Holdings>,
+    holdings: Option<PresenceClaims>,
 }
 
 enum Place {
     Store,
-    Beside(Box<dyn Table>),
+    Beside(Box<dyn PresenceSource>),
 }
 
 /// Addresses that are kept outside the store, and that change without it.
-trait Table: Send {
+trait PresenceSource: Send {
     /// Takes what is new, without waiting for anything, and says whose address is another one now.
     fn look(&mut self) -> Vec<DeviceUuid>;
 
-    fn told(&self) -> &Told;
+    fn table(&self) -> &PresenceTable;
 }
 
 /// Good rows, as the store gave them last.
@@ -69,19 +69,20 @@ impl Located {
         };
         let places = vpn.addresses.iter().map(place).collect();
         let reporter = vpn.node.as_deref().filter(|_| vpn.report);
-        let holdings = reporter.map(|node| Holdings::new(node, reports.clone(), config.forward.heartbeat));
+        let holdings =
+            reporter.map(|node| PresenceClaims::new(node, reports.clone(), config.forward.heartbeat));
         Self { store, places, devices: Devices::default(), moved: HashSet::new(), holdings }
     }
 
     fn look_at_tables(&mut self) {
         let was_told = self.is_told();
         for place in &mut self.places {
-            let Place::Beside(table) = place else { continue };
-            let was_there = table.told().is_there();
-            let moved = table.look();
+            let Place::Beside(source) = place else { continue };
+            let was_there = source.table().is_there();
+            let moved = source.look();
             if let (Some(holdings), true) = (&mut self.holdings, was_there) {
                 let devices = moved.iter().filter(|uuid| self.devices.by_uuid.contains_key(uuid));
-                let here = devices.filter(|uuid| table.told().address(uuid).is_some());
+                let here = devices.filter(|uuid| source.table().address(uuid).is_some());
                 here.for_each(|uuid| holdings.note_arrival(*uuid));
             }
             self.moved.extend(moved);
@@ -100,7 +101,7 @@ impl Located {
     fn is_told(&self) -> bool {
         self.places.iter().all(|place| match place {
             Place::Store => true,
-            Place::Beside(table) => table.told().is_there(),
+            Place::Beside(source) => source.table().is_there(),
         })
     }
 
@@ -166,7 +167,7 @@ impl Located {
     fn address(&self, device: &Device) -> Option<IpAddr> {
         self.places.iter().find_map(|place| match place {
             Place::Store => device.address,
-            Place::Beside(table) => table.told().address(&device.uuid),
+            Place::Beside(source) => source.table().address(&device.uuid),
         })
     }
 }
@@ -175,9 +176,9 @@ impl Located {
 fn whereabouts(places: &[Place], uuid: &DeviceUuid) -> Option<Whereabouts> {
     places.iter().find_map(|place| match place {
         Place::Store => None,
-        Place::Beside(table) => {
-            let told = table.told();
-            Some(Whereabouts { address: told.address(uuid)?, since: told.since(uuid) })
+        Place::Beside(source) => {
+            let table = source.table();
+            Some(Whereabouts { address: table.address(uuid)?, since: table.since(uuid) })
         }
     })
 }
@@ -223,23 +224,23 @@ impl Source for Located {
         self.moves()
     }
 
-    fn remarks(&self) -> Remarks {
-        let mut remarks = self.store.remarks();
+    fn warnings(&self) -> StoreWarnings {
+        let mut warnings = self.store.warnings();
         for place in &self.places {
-            if let Place::Beside(table) = place {
-                remarks.bad_lines.append(table.told().bad_lines());
-                remarks.stale_addresses.extend(table.told().trouble());
+            if let Place::Beside(source) = place {
+                warnings.bad_lines.append(source.table().bad_lines());
+                warnings.stale_addresses.extend(source.table().trouble());
             }
         }
-        remarks
+        warnings
     }
 
     fn lag(&self) -> Duration {
         self.store.lag()
     }
 
-    fn told_at(&self) -> Option<Instant> {
-        self.store.told_at()
+    fn readable_since(&self) -> Option<Instant> {
+        self.store.readable_since()
     }
 
     fn wake_ups(&mut self) -> Receiver<()> {

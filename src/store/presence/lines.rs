@@ -44,7 +44,7 @@ pub(super) enum About {
 }
 
 impl Lines {
-    /// `name` is what the file is called where a bad line is told.
+    /// `name` is what the file is called in the log line about a bad line.
     pub(super) fn parse(text: &str, name: &str) -> Self {
         let mut lines = Self::default();
         for (number, line) in (1..).zip(text.lines()) {

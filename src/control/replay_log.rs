@@ -5,14 +5,14 @@ use std::collections::{HashSet, VecDeque};
 use crate::authz::{Authority, Query};
 
 /// See the module.
-pub(super) struct Recent {
+pub(super) struct ReplayLog {
     known: HashSet<Query>,
     /// The same, in the order in which they came.
     order: VecDeque<Query>,
     max: usize,
 }
 
-impl Recent {
+impl ReplayLog {
     /// Remembers `max` decisions; nothing where that is 0.
     pub(super) fn new(max: usize) -> Self {
         Self { known: HashSet::new(), order: VecDeque::new(), max }
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn each_decision_is_remembered_once_and_the_oldest_is_forgotten() {
-        let mut recent = Recent::new(3);
+        let mut recent = ReplayLog::new(3);
         for port in [1, 2, 1, 1, 3, 4] {
             recent.note(query(port));
         }

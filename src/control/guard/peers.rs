@@ -120,12 +120,14 @@ impl Holders {
                 )));
             }
             let entry = directory.find(&lost.node, self.max_age).ok();
-            let Some(Holds { devices, told_at }) = entry.and_then(|entry| entry.holds) else { continue };
+            let Some(Holds { devices, readable_since }) = entry.and_then(|entry| entry.holds) else {
+                continue;
+            };
             let more = devices.saturating_sub(lost.left);
             if !self.allowance.is_exceeded_by(more, devices) {
                 continue;
             }
-            if told_at < asked_at + NODE_PATIENCE {
+            if readable_since < asked_at + NODE_PATIENCE {
                 // Else it is as silent as a dead one, though nobody can read that.
                 if now < asked_at + NODE_PATIENCE + self.max_age {
                     word = Word::Awaited;
@@ -204,9 +206,9 @@ mod tests {
         );
     }
 
-    fn directory(devices: Option<usize>, age: Duration, told_at: Instant) -> Directory {
+    fn directory(devices: Option<usize>, age: Duration, readable_since: Instant) -> Directory {
         let forward = "192.0.2.1:3130".parse().unwrap();
-        let holds = devices.map(|devices| Holds { devices, told_at });
+        let holds = devices.map(|devices| Holds { devices, readable_since });
         Directory::new([("there".into(), NodeEntry { forward, age, holds })])
     }
 

@@ -23,13 +23,13 @@ pub struct Relay {
 }
 
 /// A connection on which a tunnel can be asked for.
-pub enum Link {
-    Plain(Bounded),
-    Tls(Box<StreamOwned<ClientConnection, Bounded>>),
+pub enum Connection {
+    Plain(DeadlineStream),
+    Tls(Box<StreamOwned<ClientConnection, DeadlineStream>>),
 }
 
 /// A socket whose reads and writes all come to an end by a moment, which can be put off.
-pub struct Bounded {
+pub struct DeadlineStream {
     socket: TcpStream,
     until: Instant,
 }
@@ -54,21 +54,21 @@ impl Relay {
     }
 
     /// Shakes hands, where the relay is spoken to by TLS.
-    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<Link, TunnelError> {
-        let mut bounded = Bounded { socket, until };
-        let Some(tls) = &self.tls else { return Ok(Link::Plain(bounded)) };
+    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<Connection, TunnelError> {
+        let mut bounded = DeadlineStream { socket, until };
+        let Some(tls) = &self.tls else { return Ok(Connection::Plain(bounded)) };
         let failed = |source| TlsError::of(&self.name, &tls.name, source);
         let mut connection = tls.connection().map_err(|error| failed(io::Error::other(error)))?;
         while connection.is_handshaking() {
             connection.complete_io(&mut bounded).map_err(failed)?;
         }
-        Ok(Link::Tls(Box::new(StreamOwned::new(connection, bounded))))
+        Ok(Connection::Tls(Box::new(StreamOwned::new(connection, bounded))))
     }
 
     /// Asks for a tunnel; `None` says that it is open, and all that the device sends is still in `link`.
     pub fn ask(
         &self,
-        link: &mut Link,
+        link: &mut Connection,
         target: &Target,
         token: &Token,
     ) -> Result<Option<Refusal>, TunnelError> {
@@ -90,7 +90,7 @@ impl Relay {
     }
 }
 
-impl Link {
+impl Connection {
     /// Everything from now on comes to an end by `until`.
     pub fn put_off(&mut self, until: Instant) {
         match self {
@@ -122,7 +122,7 @@ impl Link {
     }
 }
 
-impl Bounded {
+impl DeadlineStream {
     #[cfg(test)]
     pub fn new(socket: TcpStream, until: Instant) -> Self {
         Self { socket, until }
@@ -149,14 +149,14 @@ impl Bounded {
     }
 }
 
-impl Read for Bounded {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(Some(self.left()?))?;
         self.socket.read(buffer).map_err(in_words)
     }
 }
 
-impl Write for Bounded {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.set_write_timeout(Some(self.left()?))?;
         self.socket.write(bytes).map_err(in_words)
@@ -167,7 +167,7 @@ impl Write for Bounded {
     }
 }
 
-impl Read for Link {
+impl Read for Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(bounded) => bounded.read(buffer),
@@ -176,7 +176,7 @@ impl Read for Link {
     }
 }
 
-impl Write for Link {
+impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(bounded) => bounded.write(bytes),

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::addresses::lines::{About, Lines, shown};
+use crate::store::presence::lines::{About, Lines, shown};
 
 /// A status, as far as it was read.
 pub(super) struct Status {

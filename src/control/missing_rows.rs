@@ -9,9 +9,9 @@ use super::guard::{Difference, Read};
 use crate::authz::{Change, Revocations, UnixMillis};
 use crate::store::RowKey;
 
-/// Absences that wait for a second read.
+/// Missing rows that wait for a second read.
 #[derive(Default)]
-pub(super) struct Absences {
+pub(super) struct MissingRows {
     /// With what told of each first.
     waiting: HashMap<RowKey, Seen>,
     /// Reads so far.
@@ -40,7 +40,7 @@ struct Seen {
     at: Reads,
 }
 
-impl Absences {
+impl MissingRows {
     /// To be called once for each successful read, before its absences are looked at.
     pub(super) fn count_read(&mut self, read: Read) {
         self.reads.any += 1;

@@ -13,20 +13,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::Table;
+use super::PresenceSource;
 use super::file;
 use super::lines::Lines;
-use super::news::Latest;
-use super::told::Told;
+use super::mailbox::Mailbox;
+use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 use crate::config::Vpn;
 use dump::{Dump, Peers};
 
 /// See the module. The thread ends soon after this is dropped, but is not waited for.
 pub(super) struct WireGuard {
-    latest: Arc<Latest>,
+    latest: Arc<Mailbox>,
     is_first_look: bool,
-    told: Told,
+    table: PresenceTable,
     _stop: Sender<()>,
 }
 
@@ -37,12 +37,12 @@ struct Follower {
     peers: PathBuf,
     max_age: Duration,
     stopped: Receiver<()>,
-    latest: Arc<Latest>,
+    latest: Arc<Mailbox>,
 }
 
 impl WireGuard {
     pub(super) fn new(interface: &str, vpn: &Vpn) -> Self {
-        let latest = Arc::new(Latest::default());
+        let latest = Arc::new(Mailbox::default());
         let (stop, stopped) = bounded(0);
         let follower = Follower {
             interface: interface.to_owned(),
@@ -56,20 +56,25 @@ impl WireGuard {
         if let Err(error) = thread {
             latest.tell_trouble(format!("there is no thread to follow it with ({error})"));
         }
-        Self { latest, is_first_look: true, told: Told::new(format!("wireguard:{interface}")), _stop: stop }
+        Self {
+            latest,
+            is_first_look: true,
+            table: PresenceTable::new(format!("wireguard:{interface}")),
+            _stop: stop,
+        }
     }
 }
 
-impl Table for WireGuard {
+impl PresenceSource for WireGuard {
     fn look(&mut self) -> Vec<DeviceUuid> {
         // Only who begins waits, and would else begin with no device online.
         let patience = if self.is_first_look { COMMAND_PATIENCE } else { Duration::ZERO };
         self.is_first_look = false;
-        self.told.hear(self.latest.take(patience))
+        self.table.hear(self.latest.take(patience))
     }
 
-    fn told(&self) -> &Told {
-        &self.told
+    fn table(&self) -> &PresenceTable {
+        &self.table
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::store::{LocationTable, Report, Reports, StoreError};
 
 /// The thread; dropping it ends it.
-pub struct LocationKeeper {
+pub struct PresenceWriterThread {
     /// Dropped to end the thread; nothing is ever sent.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -36,7 +36,7 @@ pub struct LocationCounts {
     pub errors: Arc<AtomicU64>,
 }
 
-impl LocationKeeper {
+impl PresenceWriterThread {
     /// Writes what waits in `reports`, if the configuration wants that.
     pub fn start(
         table: Box<dyn LocationTable>,
@@ -49,7 +49,8 @@ impl LocationKeeper {
             return Ok(Self { end: None, thread: None, counts });
         };
         let max_age = config.forward.max_age;
-        let mut keeper = Keeper { table, authority, node, max_age, counts: counts.clone(), trouble: None };
+        let mut keeper =
+            PresenceWriter { table, authority, node, max_age, counts: counts.clone(), trouble: None };
         let (end, ended) = bounded(0);
         let thread = std::thread::Builder::new().name("locations".to_owned());
         let thread = thread.spawn(move || keeper.run(&ended))?;
@@ -61,7 +62,7 @@ impl LocationKeeper {
     }
 }
 
-impl Drop for LocationKeeper {
+impl Drop for PresenceWriterThread {
     fn drop(&mut self) {
         self.end.take();
         if let Some(thread) = self.thread.take()
@@ -72,7 +73,7 @@ impl Drop for LocationKeeper {
     }
 }
 
-struct Keeper {
+struct PresenceWriter {
     table: Box<dyn LocationTable>,
     authority: Arc<Authority>,
     node: String,
@@ -82,9 +83,9 @@ struct Keeper {
     trouble: Option<String>,
 }
 
-impl Keeper {
+impl PresenceWriter {
     fn run(&mut self, ended: &Receiver<()>) {
-        let bell = self.counts.reports.bell().clone();
+        let wake = self.counts.reports.wake().clone();
         loop {
             let pause = match self.write() {
                 Ok(_) if self.counts.reports.waiting() == 0 => None,
@@ -95,7 +96,7 @@ impl Keeper {
             if pause.is_none() {
                 select! {
                     recv(ended) -> _ => return,
-                    recv(bell) -> _ => {}
+                    recv(wake) -> _ => {}
                 }
             }
             // Others are about to come, or what could not be written has a rest.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::addresses::lines::{About, Lines, shown};
+use crate::store::presence::lines::{About, Lines, shown};
 
 /// Devices by public key.
 #[derive(Default)]

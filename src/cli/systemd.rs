@@ -36,7 +36,7 @@ impl Supervised {
             return Ok(Self { stopping, end: None, thread: None });
         }
         let watchdog = sd_notify::watchdog_enabled();
-        let mut pulse = Pulse {
+        let mut watchdog = Watchdog {
             engine: node.engine().clone(),
             control: node.status(),
             watchdog,
@@ -47,10 +47,10 @@ impl Supervised {
             has_served: false,
             told: String::new(),
         };
-        tell(&[NotifyState::Ready, NotifyState::Status(&pulse.status_line())]);
+        tell(&[NotifyState::Ready, NotifyState::Status(&watchdog.status_line())]);
         let (end, ended) = bounded(0);
         let thread = std::thread::Builder::new().name("supervised".to_owned());
-        let thread = thread.spawn(move || pulse.run(&ended))?;
+        let thread = thread.spawn(move || watchdog.run(&ended))?;
         Ok(Self { stopping, end: Some(end), thread: Some(thread) })
     }
 
@@ -82,7 +82,7 @@ impl Drop for Supervised {
     }
 }
 
-struct Pulse {
+struct Watchdog {
     engine: EngineHandle,
     control: StatusHandle,
     /// How long the manager waits for a beat before it restarts the node; `None` where it does not.
@@ -97,7 +97,7 @@ struct Pulse {
     told: String,
 }
 
-impl Pulse {
+impl Watchdog {
     fn run(&mut self, ended: &Receiver<Infallible>) {
         // The turns that the first look asks for are seen by the second.
         let _nothing_to_compare = self.look();
@@ -197,7 +197,7 @@ mod tests {
     fn a_thread_that_no_longer_turns_takes_the_beat_away() {
         let folder = tempfile::tempdir().unwrap();
         let node = node(&folder);
-        let mut pulse = Pulse {
+        let mut watchdog = Watchdog {
             engine: node.engine().clone(),
             control: node.status(),
             watchdog: None,
@@ -207,12 +207,12 @@ mod tests {
             has_served: false,
             told: String::new(),
         };
-        let _nothing_to_compare = pulse.look();
-        std::thread::sleep(pulse.interval);
-        assert_eq!(pulse.look(), Ok(()));
+        let _nothing_to_compare = watchdog.look();
+        std::thread::sleep(watchdog.interval);
+        assert_eq!(watchdog.look(), Ok(()));
         node.stop();
-        let _turns_until_it_stopped = pulse.look();
+        let _turns_until_it_stopped = watchdog.look();
         let expected = "engine thread 0 has not turned for 50ms".to_owned();
-        assert_eq!(pulse.look(), Err(expected));
+        assert_eq!(watchdog.look(), Err(expected));
     }
 }

@@ -18,14 +18,14 @@ use crate::config::Config;
 use crate::store::{NodeTable, Nodes, StoreError};
 
 /// The thread; dropping it ends it.
-pub struct DirectoryKeeper {
+pub struct HeartbeatThread {
     /// Dropped to end the thread; nothing is ever sent.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     errors: Arc<AtomicU64>,
 }
 
-impl DirectoryKeeper {
+impl HeartbeatThread {
     /// For a node that takes others' requests at `forward`, or, where it takes none, for nobody.
     pub fn start(
         table: Box<dyn NodeTable>,
@@ -37,7 +37,7 @@ impl DirectoryKeeper {
         let (Some(forward), Some(name)) = (forward, &config.vpn.node) else {
             return Ok(Self { end: None, thread: None, errors });
         };
-        let mut keeper = Keeper {
+        let mut keeper = Heartbeat {
             table,
             authority,
             name: name.clone(),
@@ -61,7 +61,7 @@ impl DirectoryKeeper {
     }
 }
 
-impl Drop for DirectoryKeeper {
+impl Drop for HeartbeatThread {
     fn drop(&mut self) {
         self.end.take();
         if let Some(thread) = self.thread.take()
@@ -74,7 +74,7 @@ impl Drop for DirectoryKeeper {
     }
 }
 
-struct Keeper {
+struct Heartbeat {
     table: Box<dyn NodeTable>,
     authority: Arc<Authority>,
     name: String,
@@ -95,7 +95,7 @@ struct Counted {
     devices: usize,
 }
 
-impl Keeper {
+impl Heartbeat {
     fn run(&mut self, ended: &Receiver<()>) {
         let mut heartbeat_at = Instant::now();
         loop {
@@ -136,7 +136,7 @@ impl Keeper {
         let entries = nodes.into_iter().map(|node| {
             let age = Duration::from_millis(u64::try_from(node.age_ms).unwrap_or(0));
             let holds = node.devices.zip(now.checked_sub(age));
-            let holds = holds.map(|(devices, told_at)| Holds { devices, told_at });
+            let holds = holds.map(|(devices, readable_since)| Holds { devices, readable_since });
             (node.name, NodeEntry { forward: node.forward, age, holds })
         });
         self.authority.directory().replace(Directory::new(entries));

@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use super::lines::Lines;
 
 /// See the module.
-pub(super) enum News {
+pub(super) enum Update {
     Nothing,
     Lines(Box<Lines>),
     /// It says nothing, and why.
@@ -16,7 +16,7 @@ pub(super) enum News {
 
 /// What a thread has found last, until it is taken.
 #[derive(Default)]
-pub(super) struct Latest {
+pub(super) struct Mailbox {
     found: Mutex<Found>,
     has_spoken: Condvar,
 }
@@ -28,7 +28,7 @@ struct Found {
     has_spoken: bool,
 }
 
-impl Latest {
+impl Mailbox {
     pub(super) fn tell(&self, lines: Lines) {
         *self.found.lock() = Found { lines: Some(lines), trouble: None, has_spoken: true };
         self.has_spoken.notify_all();
@@ -42,15 +42,15 @@ impl Latest {
     }
 
     /// What there is by now; waits so long for the very first.
-    pub(super) fn take(&self, patience: Duration) -> News {
+    pub(super) fn take(&self, patience: Duration) -> Update {
         let mut found = self.found.lock();
         if !patience.is_zero() {
             self.has_spoken.wait_while_for(&mut found, |found| !found.has_spoken, patience);
         }
         // What was told before a trouble is news before it.
         match found.lines.take() {
-            Some(lines) => News::Lines(Box::new(lines)),
-            None => found.trouble.take().map_or(News::Nothing, News::Trouble),
+            Some(lines) => Update::Lines(Box::new(lines)),
+            None => found.trouble.take().map_or(Update::Nothing, Update::Trouble),
         }
     }
 }

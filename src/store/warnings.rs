@@ -2,7 +2,7 @@
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remarks {
+pub struct StoreWarnings {
     /// Rights whose words are not understood, and that therefore grant nothing.
     pub not_understood: Noted,
     /// Lines of `vpn.addresses` sources that give no address, each with its file and number.
@@ -18,7 +18,7 @@ pub struct Noted {
     pub examples: Vec<String>,
 }
 
-impl Remarks {
+impl StoreWarnings {
     /// One line for each kind of thing that a person should look at.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();

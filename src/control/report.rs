@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::guard::Hold;
-use super::holding::HoldStatus;
+use super::hold::HoldStatus;
 use crate::authz::{Generation, Regression};
 use crate::store::Quarantined;
 use crate::telemetry::{
@@ -13,11 +13,11 @@ use crate::telemetry::{
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Record {
+pub(super) struct GuardReport {
     audit: AuditSender,
 }
 
-impl Record {
+impl GuardReport {
     pub(super) fn new(audit: AuditSender) -> Self {
         Self { audit }
     }

@@ -13,7 +13,7 @@ use crate::authz::{Device, DeviceUuid, UnixMillis};
 use crate::store::{Report, Reports};
 
 /// See the module. Holds something of the devices alone that the VPN has here and the store has not.
-pub(super) struct Holdings {
+pub(super) struct PresenceClaims {
     node: Box<str>,
     reports: Reports,
     /// Seen to come, and not looked at since.
@@ -48,7 +48,7 @@ struct Claim {
     is_taken: bool,
 }
 
-impl Holdings {
+impl PresenceClaims {
     pub(super) fn new(node: &str, reports: Reports, repeat_every: Duration) -> Self {
         Self {
             node: node.into(),
@@ -161,7 +161,7 @@ mod tests {
 
     /// What was decided by last, and what the store is told.
     struct World {
-        holdings: Holdings,
+        holdings: PresenceClaims,
         reports: Reports,
         at: Option<Whereabouts>,
         row: Device,
@@ -182,7 +182,7 @@ mod tests {
                 node: node.map(Into::into),
                 online,
             };
-            let holdings = Holdings::new("here", reports.clone(), Duration::from_secs(3600));
+            let holdings = PresenceClaims::new("here", reports.clone(), Duration::from_secs(3600));
             Self { holdings, reports, at: at.map(whereabouts), row }
         }
 
@@ -197,7 +197,7 @@ mod tests {
             (node, device.online)
         }
 
-        fn told(&self) -> Option<Report> {
+        fn reported(&self) -> Option<Report> {
             self.reports.take(1, |_, _| true).first().map(|(_, report)| *report)
         }
 
@@ -222,7 +222,7 @@ mod tests {
         for (node, online) in ELSEWHERE {
             let mut world = World::new(Some("10.8.0.2"), node, online);
             assert_eq!(world.decide_by(Row::JustRead), (node, online), "and its word stands");
-            assert_eq!(world.told(), here(), "{node:?} {online}");
+            assert_eq!(world.reported(), here(), "{node:?} {online}");
         }
     }
 
@@ -232,7 +232,7 @@ mod tests {
             let mut world = World::new(Some("10.8.0.2"), node, online);
             world.holdings.note_arrival(world.row.uuid);
             assert_eq!(world.decide_by(Row::Known), (Some("here"), true), "{node:?} {online}");
-            assert_eq!(world.told(), here(), "{node:?} {online}");
+            assert_eq!(world.reported(), here(), "{node:?} {online}");
         }
     }
 
@@ -241,25 +241,25 @@ mod tests {
         let mut world = World::new(Some("10.8.0.2"), Some("here"), true);
         world.row.address = Some("10.8.0.2".parse().unwrap());
         assert_eq!(world.decide_by(Row::JustRead), (Some("here"), true));
-        assert_eq!(world.told(), None);
+        assert_eq!(world.reported(), None);
         world.row.address = Some("10.8.0.9".parse().unwrap());
         world.decide_by(Row::JustRead);
-        assert_eq!(world.told(), here(), "it has another address now");
+        assert_eq!(world.reported(), here(), "it has another address now");
     }
 
     #[test]
     fn a_device_that_has_left_is_told_once_it_was_here_and_the_vpn_has_said_anything() {
         let mut world = World::new(None, Some("here"), true);
         world.decide_by(Row::JustRead);
-        assert_eq!(world.told(), Some(Report::Gone));
+        assert_eq!(world.reported(), Some(Report::Gone));
         for (node, online) in [(Some("here"), false), (Some("there"), true), (None, true)] {
             let mut world = World::new(None, node, online);
             world.decide_by(Row::JustRead);
-            assert_eq!(world.told(), None, "{node:?} {online}");
+            assert_eq!(world.reported(), None, "{node:?} {online}");
         }
         let world = &mut World::new(None, Some("here"), true);
         world.holdings.settle(&mut world.row.clone(), None, false, Row::JustRead);
-        assert_eq!(world.told(), None, "the VPN has not said anything yet");
+        assert_eq!(world.reported(), None, "the VPN has not said anything yet");
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
         world.decide_by(Row::Known);
         world.at = None;
         assert_eq!(world.decide_by(Row::Known), (Some("there"), true));
-        assert_eq!(world.told(), None);
+        assert_eq!(world.reported(), None);
     }
 
     #[test]
@@ -310,16 +310,16 @@ mod tests {
     fn what_is_not_taken_is_told_again_with_what_the_vpn_says_by_then() {
         let mut world = World::new(Some("10.8.0.2"), Some("there"), true);
         world.decide_by(Row::JustRead);
-        assert_eq!(world.told(), here());
+        assert_eq!(world.reported(), here());
         let later = Whereabouts { since: Some(UnixMillis(9_000)), ..whereabouts("10.8.0.2") };
         world.holdings.repeat(|_| Some(later));
-        assert_eq!(world.told(), None, "not yet");
+        assert_eq!(world.reported(), None, "not yet");
         world.holdings.repeat_at = Instant::now();
         world.holdings.repeat(|_| Some(later));
-        assert_eq!(world.told(), Some(Report::Here { address: later.address, since: later.since }));
+        assert_eq!(world.reported(), Some(Report::Here { address: later.address, since: later.since }));
         world.holdings.retain(|_| false);
         world.holdings.repeat_at = Instant::now();
         world.holdings.repeat(|_| Some(later));
-        assert_eq!(world.told(), None, "there is no such device any more");
+        assert_eq!(world.reported(), None, "there is no such device any more");
     }
 }

@@ -11,11 +11,11 @@ use crate::authz::{Change, Device, DeviceId, DeviceUuid, Snapshot};
 
 /// Devices of the last good snapshot that are not to be dialled.
 #[derive(Default, PartialEq, Eq)]
-pub(super) struct Masks {
+pub(super) struct ReusedAddresses {
     devices: HashSet<DeviceId>,
 }
 
-impl Masks {
+impl ReusedAddresses {
     /// Those of `stale` whose address `store` gives to another device, and to them no more.
     pub(super) fn on(stale: impl Iterator<Item = Device>, difference: &Difference, store: &Snapshot) -> Self {
         let given: HashMap<IpAddr, DeviceUuid> = difference

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::guard::{Hold, Rule};
-use super::record::Record;
+use super::report::GuardReport;
 use crate::authz::{Generation, UnixMillis};
 use crate::telemetry::By;
 
@@ -24,7 +24,7 @@ pub type HoldCounts = [u64; Rule::ALL.len()];
 
 /// See the module.
 pub(super) struct Holding {
-    record: Record,
+    record: GuardReport,
     current: Option<Held>,
     counts: HoldCounts,
 }
@@ -43,7 +43,7 @@ enum HeldCandidate {
 }
 
 impl Holding {
-    pub(super) fn new(record: Record) -> Self {
+    pub(super) fn new(record: GuardReport) -> Self {
         Self { record, current: None, counts: HoldCounts::default() }
     }
 

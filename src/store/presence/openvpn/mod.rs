@@ -12,9 +12,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Table;
-use super::news::News;
-use super::told::Told;
+use super::PresenceSource;
+use super::mailbox::Update;
+use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 use management::Management;
 use status_file::StatusFile;
@@ -25,7 +25,7 @@ pub(super) struct OpenVpn {
     /// `None` while there has been nothing at the path.
     way: Option<Way>,
     is_first_look: bool,
-    told: Told,
+    table: PresenceTable,
 }
 
 /// How the server is asked.
@@ -36,8 +36,8 @@ enum Way {
 
 impl OpenVpn {
     pub(super) fn new(path: PathBuf) -> Self {
-        let told = Told::new(path.display().to_string());
-        Self { path, way: None, is_first_look: true, told }
+        let table = PresenceTable::new(path.display().to_string());
+        Self { path, way: None, is_first_look: true, table }
     }
 
     /// The way that the path can be followed by: it may be another kind of thing than it was.
@@ -61,7 +61,7 @@ impl OpenVpn {
     }
 }
 
-impl Table for OpenVpn {
+impl PresenceSource for OpenVpn {
     fn look(&mut self) -> Vec<DeviceUuid> {
         // Only who begins waits, and would else begin with no device online.
         let patience = if self.is_first_look { FIRST_ANSWER_PATIENCE } else { Duration::ZERO };
@@ -69,13 +69,13 @@ impl Table for OpenVpn {
         let news = match self.way() {
             Ok(Way::Management(management)) => management.news(patience),
             Ok(Way::StatusFile(file)) => file.look(patience),
-            Err(trouble) => News::Trouble(trouble),
+            Err(trouble) => Update::Trouble(trouble),
         };
-        self.told.hear(news)
+        self.table.hear(news)
     }
 
-    fn told(&self) -> &Told {
-        &self.told
+    fn table(&self) -> &PresenceTable {
+        &self.table
     }
 }
 

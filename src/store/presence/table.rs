@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::lines::Lines;
-use super::news::News;
+use super::mailbox::Update;
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::{Noted, Remarks};
+use crate::store::{Noted, StoreWarnings};
 
 /// See the module.
-pub(super) struct Told {
+pub(super) struct PresenceTable {
     /// The source, for log lines.
     name: String,
     addresses: HashMap<DeviceUuid, IpAddr>,
@@ -22,7 +22,7 @@ pub(super) struct Told {
     trouble: Option<String>,
 }
 
-impl Told {
+impl PresenceTable {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
@@ -39,8 +39,8 @@ impl Told {
         let Lines { mut addresses, since, bad, may_be_empty, .. } = lines;
         if bad.noted != self.bad_lines {
             self.bad_lines = bad.noted.clone();
-            let remarks = Remarks { bad_lines: bad.noted.clone(), ..Remarks::default() };
-            remarks.lines().iter().for_each(|line| tracing::warn!("vpn.addresses: {line}"));
+            let warnings = StoreWarnings { bad_lines: bad.noted.clone(), ..StoreWarnings::default() };
+            warnings.lines().iter().for_each(|line| tracing::warn!("vpn.addresses: {line}"));
         }
         // It may be half written, or its writer may just begin.
         if !may_be_empty && addresses.is_empty() && bad.not_free().is_empty() {
@@ -80,11 +80,11 @@ impl Told {
     }
 
     /// Says whose address is another one by what a source has found.
-    pub(super) fn hear(&mut self, news: News) -> Vec<DeviceUuid> {
+    pub(super) fn hear(&mut self, news: Update) -> Vec<DeviceUuid> {
         match news {
-            News::Nothing => Vec::new(),
-            News::Lines(lines) => self.take(*lines),
-            News::Trouble(trouble) => {
+            Update::Nothing => Vec::new(),
+            Update::Lines(lines) => self.take(*lines),
+            Update::Trouble(trouble) => {
                 self.have_trouble(Some(trouble));
                 Vec::new()
             }

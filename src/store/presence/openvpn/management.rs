@@ -13,17 +13,17 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bound
 
 use super::connection::Connection;
 use super::status::{Progress, Status, StatusError};
-use crate::store::addresses::news::{Latest, News};
+use crate::store::presence::mailbox::{Mailbox, Update};
 
 /// The thread's handle; the thread ends soon after this is dropped, but is not waited for.
 pub(super) struct Management {
-    latest: Arc<Latest>,
+    latest: Arc<Mailbox>,
     _stop: Sender<()>,
 }
 
 impl Management {
     pub(super) fn start(path: PathBuf) -> Result<Self, String> {
-        let latest = Arc::new(Latest::default());
+        let latest = Arc::new(Mailbox::default());
         let (stop, stopped) = bounded(0);
         let follower = Follower { path, stopped, latest: Arc::clone(&latest) };
         let thread = std::thread::Builder::new().name("openvpn".to_owned()).spawn(|| follower.run());
@@ -32,7 +32,7 @@ impl Management {
     }
 
     /// What there is to say by now; waits so long for the very first answer.
-    pub(super) fn news(&self, patience: Duration) -> News {
+    pub(super) fn news(&self, patience: Duration) -> Update {
         self.latest.take(patience)
     }
 }
@@ -41,7 +41,7 @@ impl Management {
 struct Follower {
     path: PathBuf,
     stopped: Receiver<()>,
-    latest: Arc<Latest>,
+    latest: Arc<Mailbox>,
 }
 
 /// Why a connection came to its end.
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::authz::DeviceUuid;
-    use crate::store::addresses::lines::Lines;
+    use crate::store::presence::lines::Lines;
 
     const PATIENCE: Duration = Duration::from_secs(60);
     const HEADER: &str = "TITLE\tOpenVPN\nHEADER\tROUTING_TABLE\tVirtual Address\tCommon Name\n";
@@ -222,9 +222,9 @@ mod tests {
             let give_up_at = Instant::now() + PATIENCE;
             while Instant::now() < give_up_at {
                 match self.management.news(PATIENCE) {
-                    News::Nothing => std::thread::sleep(Duration::from_millis(1)),
-                    News::Lines(lines) => return Ok(lines),
-                    News::Trouble(trouble) => return Err(trouble),
+                    Update::Nothing => std::thread::sleep(Duration::from_millis(1)),
+                    Update::Lines(lines) => return Ok(lines),
+                    Update::Trouble(trouble) => return Err(trouble),
                 }
             }
             panic!("there was no news");

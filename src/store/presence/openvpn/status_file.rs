@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::status::Status;
-use crate::store::addresses::file::{self, Stamp};
-use crate::store::addresses::news::News;
+use crate::store::presence::file::{self, Stamp};
+use crate::store::presence::mailbox::Update;
 
 /// See the module.
 pub(super) struct StatusFile {
@@ -20,54 +20,54 @@ impl StatusFile {
     }
 
     /// Reads the file if it has changed since, unless it is being written; waits so long for the end of that.
-    pub(super) fn look(&mut self, patience: Duration) -> News {
+    pub(super) fn look(&mut self, patience: Duration) -> Update {
         let give_up_at = Instant::now() + patience;
         loop {
             match self.look_once() {
-                News::Nothing if Instant::now() < give_up_at => std::thread::sleep(WRITTEN_LOOK),
+                Update::Nothing if Instant::now() < give_up_at => std::thread::sleep(WRITTEN_LOOK),
                 news => return news,
             }
         }
     }
 
-    fn look_once(&mut self) -> News {
+    fn look_once(&mut self) -> Update {
         match self.read_if_changed() {
             Ok(news) => news,
             Err(error) => {
                 self.seen = None;
-                News::Trouble(error.to_string())
+                Update::Trouble(error.to_string())
             }
         }
     }
 
-    fn read_if_changed(&mut self) -> std::io::Result<News> {
+    fn read_if_changed(&mut self) -> std::io::Result<Update> {
         let metadata = std::fs::metadata(&self.path)?;
         let stamp = Stamp::of(&metadata);
         if self.seen == Some(stamp) {
             let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
             return Ok(match age > SILENCE_MAX {
-                true => News::Trouble(format!(
+                true => Update::Trouble(format!(
                     "it has not been written for more than {} s",
                     SILENCE_MAX.as_secs()
                 )),
-                false => News::Nothing,
+                false => Update::Nothing,
             });
         }
         // Half of it may be new, and the rest old: the next look reads it.
         if !stamp.is_settled() {
-            return Ok(News::Nothing);
+            return Ok(Update::Nothing);
         }
         let (text, before) = file::read(&self.path)?;
         let after = Stamp::of(&std::fs::metadata(&self.path)?);
         if before != stamp || after != stamp {
-            return Ok(News::Nothing);
+            return Ok(Update::Nothing);
         }
         self.seen = Some(stamp);
         Ok(match Status::parse(&text, self.path.display().to_string()) {
-            Ok(lines) => News::Lines(Box::new(lines)),
+            Ok(lines) => Update::Lines(Box::new(lines)),
             // A server that starts empties it before it has anything to say.
-            Err(error) if text.is_empty() => News::Trouble(format!("it is empty ({error})")),
-            Err(error) => News::Trouble(error.to_string()),
+            Err(error) if text.is_empty() => Update::Trouble(format!("it is empty ({error})")),
+            Err(error) => Update::Trouble(error.to_string()),
         })
     }
 }

@@ -11,14 +11,14 @@ use crate::authz::{Change, Generation, Snapshot};
 use crate::store::{Quarantined, RowKey, Rows};
 
 /// See the module.
-pub(super) struct Mirror {
+pub(super) struct CandidateBuilder {
     snapshot: Arc<Snapshot>,
     /// Where it may differ from the snapshot in force.
     touched: Touched,
     duplicates: Duplicates,
 }
 
-impl Mirror {
+impl CandidateBuilder {
     pub(super) fn empty() -> Self {
         let snapshot = Snapshot::build(NEVER_PUBLISHED, Vec::new(), Vec::new(), Vec::new());
         Self { snapshot: Arc::new(snapshot), touched: Touched::nothing(), duplicates: Duplicates::default() }
