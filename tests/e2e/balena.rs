@@ -15,7 +15,7 @@ pub struct Balena<'a> {
 }
 
 impl<'a> Balena<'a> {
-    /// Whether `.ci/balena-cli` has installed it.
+    /// Tells if `.ci/balena-cli` has installed the CLI's tunnel code.
     pub fn is_installed() -> bool {
         modules().join("balena-cli").exists()
     }
@@ -42,12 +42,12 @@ impl<'a> Balena<'a> {
         self.place.enter(|| connect(self.local))
     }
 
-    /// Where it takes local connections, for a program that runs in the same place.
+    /// The local address of the tunnel, for a program in the same place.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// What it prints to a person whose connection gets no tunnel.
+    /// The line that the CLI prints when a connection gets no tunnel.
     pub fn error(&self) -> String {
         let _ended_by_the_cli = self.dial();
         let error = wait_for(|| {
@@ -58,7 +58,7 @@ impl<'a> Balena<'a> {
     }
 }
 
-/// Where `.ci/balena-cli` puts it.
+/// The folder that `.ci/balena-cli` installs into.
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("balena-cli/node_modules")
 }

@@ -11,7 +11,7 @@ pub const HTTP_PORT: u16 = 80;
 pub const SSH_PORT: u16 = 22222;
 pub const ECHO_PORT: u16 = 7;
 
-/// What the HTTP server of every device answers.
+/// The page that the HTTP server of every device serves.
 pub const PAGE: &[u8] = b"<p>a page of the device</p>\n";
 
 pub struct Device<'a> {
@@ -25,7 +25,7 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// With its services, and not yet connected.
+    /// Starts the services of a device; its VPN connection comes later.
     pub fn new(uuid: &'static str, place: &'a Place, authority: &Authority) -> Self {
         let pair = authority.issue(uuid, &Holder::Client);
         let at = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

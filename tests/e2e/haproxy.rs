@@ -5,10 +5,10 @@ use crate::pki::{Authority, Holder};
 use crate::places::{Place, Program};
 use crate::relays::PROXIED_PORT;
 
-/// What clients dial: any node that is up.
+/// The name that clients connect to: HAProxy picks any node that is up.
 pub const FRONT: &str = "tunnel.devices.test";
 
-/// What clients dial to come to one node; `NODE.tunnel.devices.test`.
+/// The name that leads to one node, `NODE.tunnel.devices.test`.
 pub fn front_of(node: &str) -> String {
     format!("{node}.{FRONT}")
 }

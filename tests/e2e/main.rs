@@ -67,7 +67,7 @@ fn can_run() -> bool {
             ))
 }
 
-/// What was done, and how long it took.
+/// The steps that ran, with the time that each took.
 #[derive(Default)]
 struct Report {
     lines: String,
@@ -116,5 +116,5 @@ fn keep_up(ground: &Ground) {
 /// The one step that is to run.
 const ONLY: &str = "SLUICEGATE_E2E_STEP";
 
-/// Whether to leave the environment up after the last step, or the one that failed.
+/// Variable that keeps the environment up after the last step, or after the one that failed.
 const KEEP: &str = "SLUICEGATE_E2E_KEEP";

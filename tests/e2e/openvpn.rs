@@ -13,7 +13,7 @@ use crate::support::BINARY;
 pub struct Server {
     program: Program,
     pub network: String,
-    /// By which it tells the addresses of its clients, as in `vpn.addresses`.
+    /// The entry of `vpn.addresses` by which a relay learns the addresses of its clients.
     pub addresses: String,
 }
 
@@ -89,5 +89,5 @@ fn start(place: &Place, config: &str) -> Program {
     place.start("openvpn", place.command("openvpn").arg("--config").arg(file))
 }
 
-/// After so long a silence a server takes a device for gone.
+/// Seconds of silence after which a server counts a device as gone.
 const SILENCE_SECONDS: u8 = 4;

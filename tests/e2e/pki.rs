@@ -14,7 +14,7 @@ pub struct Authority {
     pub file: PathBuf,
 }
 
-/// Whom a certificate speaks for.
+/// The holder of a certificate.
 pub enum Holder<'a> {
     /// One that is dialled under these names.
     Server(&'a [&'a str]),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::support::{Namespace, Switch, wait_for};
 
-/// What connects the places.
+/// The network that connects the places.
 pub struct Ethernet {
     switch: Switch,
     folder: PathBuf,
@@ -35,7 +35,7 @@ pub struct Program {
 }
 
 impl Ethernet {
-    /// In `folder` there are the programs' logs; `names` are what every place takes for its /etc/hosts.
+    /// Makes the network. `folder` gets the programs' logs; `names` become every place's /etc/hosts.
     pub fn new(folder: &Path, names: &[(&str, Ipv4Addr)]) -> Self {
         let hosts = folder.join("hosts");
         let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
@@ -66,7 +66,7 @@ impl Place {
         std::fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// What stands before a command to have it run here.
+    /// The words in front of a command that make it run in this place.
     fn way_in(&self) -> Vec<String> {
         let namespace = format!("--net=/proc/{}/ns/net", self.namespace.id());
         let hosts = format!("mount --bind {} /etc/hosts; exec \"$@\"", self.hosts.display());
@@ -89,7 +89,7 @@ impl Place {
         self.namespace.enter(act)
     }
 
-    /// Where programs of this place may keep files.
+    /// The folder for files of this place's programs.
     pub fn folder(&self) -> PathBuf {
         let folder = self.folder.join(self.name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -112,7 +112,7 @@ impl Program {
         wait_for(|| self.log().contains(text).then_some(())).is_some()
     }
 
-    /// Where it says that it listens.
+    /// The address that the program says it listens on.
     pub fn listens_on(&self) -> SocketAddr {
         self.says("listening on ");
         let address = wait_for(|| {

@@ -10,16 +10,16 @@ use crate::places::Place;
 use crate::store::Store;
 use crate::support::{Audit, BINARY, Relay, Signal, output_of, wait_for};
 
-/// Where the load balancer comes.
+/// Port for the load balancer, which sends PROXY headers.
 pub const PROXIED_PORT: u16 = 3128;
 
-/// Where clients come that know a node by its address.
+/// Port for clients that know a node by its address.
 pub const PLAIN_PORT: u16 = 3129;
 
-/// Where other nodes come.
+/// Port for the other nodes.
 const FORWARD_PORT: u16 = 3130;
 
-/// What clients dial that come to a node by TLS, with nothing in front of it.
+/// The name of a node's own TLS listener, with no load balancer in front.
 pub fn direct_name_of(node: &str) -> String {
     format!("{node}.direct.test")
 }
@@ -33,7 +33,7 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// With a VPN server of this number; the load balancer is the one that may say who clients are.
+    /// Starts a node with its VPN server. Only the load balancer may send PROXY headers to it.
     pub fn start(
         place: &'a Place,
         vpn: Server,
@@ -84,7 +84,7 @@ impl<'a> Node<'a> {
         Self { relay: run(place), place, vpn, config }
     }
 
-    /// As a machine that loses its power.
+    /// Ends the node with SIGKILL, like a machine that loses its power.
     pub fn kill(&mut self) {
         self.relay.signal(Signal::SIGKILL);
         self.relay.wait();
@@ -116,7 +116,7 @@ impl<'a> Node<'a> {
         told["hold"]["rule"].as_str().map(str::to_owned)
     }
 
-    /// What `sluicegate sessions` lists.
+    /// The output of `sluicegate sessions --json`.
     pub fn sessions(&self) -> Value {
         let mut sessions = self.place.command(BINARY);
         sessions.args(["sessions", "--json", "--config"]).arg(config_file(self.place));

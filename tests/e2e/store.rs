@@ -31,7 +31,7 @@ impl<'a> Store<'a> {
         store
     }
 
-    /// What an operator does with the command line, where the database is.
+    /// Runs a command of `sluicegate` as an operator does on the database's machine.
     pub fn cli(&self, arguments: &[&str]) -> Value {
         let mut command = self.place.command(BINARY);
         command.args(arguments).args(["--json", "--store", &self.database.owner_url()]);
@@ -41,7 +41,7 @@ impl<'a> Store<'a> {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What somebody does with psql.
+    /// Runs statements as an operator does with psql.
     pub fn by_hand(&self, statements: &str) {
         self.place.enter(|| self.database.by_hand(statements));
     }
@@ -53,12 +53,12 @@ impl<'a> Store<'a> {
         row.and_then(|row| row.get(0))
     }
 
-    /// For the relays, which only read.
+    /// The URL of the relays' role, which may only read.
     pub fn relay_url(&self) -> String {
         self.seen_by_others(&self.database.relay_url())
     }
 
-    /// By which nodes say that they live and which devices they hold, and can say nothing else.
+    /// The URL of the role that writes heartbeats and presence, and may write nothing else.
     pub fn directory_url(&self) -> String {
         self.relay_url().replace(&self.relay_role(), &self.nodes_role)
     }

@@ -30,7 +30,7 @@ pub struct Ground {
     folder: TempDir,
 }
 
-/// What runs on them.
+/// The programs of the environment.
 pub struct World<'a> {
     pub ground: &'a Ground,
     pub store: Store<'a>,
@@ -50,10 +50,10 @@ pub const B: usize = 1;
 /// The node that each device dials first.
 pub const HOMES: [usize; 3] = [A, A, B];
 
-/// Of the fleet, and never seen.
+/// A device of the fleet that was never connected.
 pub const NEVER_CONNECTED: &str = "dddddddddddddddddddddddddddddddd";
 
-/// Of a device that there is not.
+/// The uuid of no device.
 pub const UNKNOWN: &str = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
 
 const UUIDS: [&str; 3] = [
@@ -102,7 +102,7 @@ impl Ground {
 }
 
 impl Drop for Ground {
-    /// What the programs said, where a step has failed.
+    /// Prints the programs' logs where a step has failed.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
@@ -165,7 +165,7 @@ impl<'a> World<'a> {
         assert!(wait_for(|| (status() == 200).then_some(())).is_some(), "{} is {}", device, status());
     }
 
-    /// What alice is answered by a node itself when she asks for a device's echo.
+    /// Alice's request for a device's echo, sent to a node itself, with its answer.
     pub fn ask(&self, node: usize, uuid: &str) -> Answer {
         let address = self.nodes[node].plain().parse().unwrap();
         let request = Request::to(uuid, crate::devices::ECHO_PORT).bearer(&self.alice);
@@ -178,7 +178,7 @@ impl<'a> World<'a> {
         Balena::start(&self.ground.client, &self.ground.authority, &front, token, target)
     }
 
-    /// Whose session with a device it is, of those that a node has; by its word.
+    /// The id of the one session that a node lists for a device.
     pub fn session_of(&self, node: usize, uuid: &str) -> String {
         let found = wait_for(|| {
             let sessions = self.nodes[node].sessions();
@@ -188,7 +188,7 @@ impl<'a> World<'a> {
         found.unwrap_or_else(|| panic!("{} has no session with {uuid}", self.ground.nodes[node].name))
     }
 
-    /// Whether what a node noted last has this cause.
+    /// True if the last audit event of a node has this cause.
     pub fn notes_last(&self, node: usize, cause: &str) -> bool {
         self.nodes[node].audit().events().last().is_some_and(|event| event["cause"] == cause)
     }
@@ -209,8 +209,8 @@ pub fn token(store: &Store, principal: &str) -> (String, String) {
     (text("token"), text("credential"))
 }
 
-/// Where all clients are.
+/// The address of all clients.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 
-/// Of each program, after a failure.
+/// Log lines of each program that a failure prints.
 const LOG_LINES_SHOWN: usize = 15;

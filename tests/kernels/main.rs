@@ -1,5 +1,5 @@
-//! Tests of what the kernel alone can do: the machine's own where it can, and Debian's kernels in a virtual machine, which
-//! `tests/kernels/run` starts.
+//! Tests of what depends on the kernel. They run on the machine's own kernel where it has the feature, and on Debian's
+//! kernels in a virtual machine, which `tests/kernels/run` starts.
 
 #[path = "../support/mod.rs"]
 mod support;

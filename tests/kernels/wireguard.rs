@@ -64,7 +64,7 @@ struct End {
     namespace: Namespace,
     interface: String,
     public_key: String,
-    /// Where the kernel has no WireGuard.
+    /// The user-space WireGuard; only where the kernel has none.
     _program: Option<Running>,
 }
 

@@ -31,7 +31,7 @@ impl Audit {
             .unwrap_or_else(|| self.events())
     }
 
-    /// Whether an event that `is_wanted` comes.
+    /// Waits for an event that `is_wanted`; false if none comes.
     #[must_use]
     pub fn has(&self, is_wanted: impl Fn(&Value) -> bool) -> bool {
         !self.wait_for(is_wanted).is_null()

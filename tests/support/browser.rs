@@ -14,7 +14,7 @@ use super::{PATIENCE, wait_for};
 /// A browser with one window. Ends with the test.
 pub struct Browser {
     agent: ureq::Agent,
-    /// Of its session.
+    /// The URL of the browser's WebDriver session.
     url: String,
     _driver: Running,
     _profile: TempDir,
@@ -62,7 +62,7 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
-    /// What `script`, the body of a function, returns.
+    /// Runs `script` as the body of a function and returns its result.
     pub fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
@@ -105,7 +105,7 @@ impl Browser {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// What the page has complained about since the last look, its policy's refusals among it.
+    /// Messages on the page's console since the last call, refusals of its policy included.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.post("/se/log", &json!({ "type": "browser" }));
         let messages = log.as_array().into_iter().flatten();

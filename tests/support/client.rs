@@ -14,7 +14,7 @@ pub struct Request {
     early: Vec<u8>,
 }
 
-/// What came back, and the connection behind it.
+/// The reply to a request, with the connection behind it.
 pub struct Answer {
     /// The head as it came, its empty line included.
     pub head: Vec<u8>,
@@ -103,7 +103,7 @@ impl Answer {
             .collect()
     }
 
-    /// What `Sluicegate-Reason` says.
+    /// The value of `Sluicegate-Reason`.
     pub fn slug(&self) -> Option<String> {
         self.header("Sluicegate-Reason").pop()
     }

@@ -13,19 +13,19 @@ pub struct Content {
     len: u64,
 }
 
-/// What went through a stream.
+/// Length and checksum of the bytes that went through a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest {
     pub len: u64,
     sha256: [u8; 32],
 }
 
-/// How a stream of bytes came to its end.
+/// The way in which a stream of bytes ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     Fin,
     Reset,
-    /// Nothing came for as long as anybody waits.
+    /// Nothing came within the longest wait.
     Silence,
 }
 
@@ -73,7 +73,7 @@ pub fn receive(source: &mut impl Read) -> (Digest, End) {
     receive_slowly(source, BLOCK_BYTES, Duration::ZERO)
 }
 
-/// As [`receive`], with small reads and a pause after each.
+/// Receives like [`receive`], with small reads and a pause after each.
 pub fn receive_slowly(source: &mut impl Read, chunk_bytes: usize, pause: Duration) -> (Digest, End) {
     let mut hasher = Hasher::default();
     let mut chunk = vec![0; chunk_bytes];

@@ -37,7 +37,7 @@ impl Device {
         Self::echo_at((ip, 0).into())
     }
 
-    /// As [`Device::echo`], on a port that is known before.
+    /// Starts a [`Device::echo`] on an address chosen by the test.
     pub fn echo_at(address: SocketAddr) -> Self {
         Self::serving_at(address, |mut socket| {
             let mut source = socket.try_clone().unwrap();
@@ -50,7 +50,7 @@ impl Device {
         Self::http_at((V4, 0).into(), body)
     }
 
-    /// As [`Device::http`], on a port that is known before.
+    /// Starts a [`Device::http`] on an address chosen by the test.
     pub fn http_at(address: SocketAddr, body: &'static [u8]) -> Self {
         Self::serving_at(address, move |mut socket| {
             let mut head = Vec::new();
@@ -120,7 +120,7 @@ impl Device {
         socket
     }
 
-    /// Whether anybody has connected since the last look.
+    /// True if anybody has connected since the last call.
     pub fn was_connected_to(&self) -> bool {
         self.listener.set_nonblocking(true).unwrap();
         self.listener.accept().is_ok()
@@ -134,7 +134,7 @@ impl Drop for Device {
     }
 }
 
-/// What [`Device::silent`] holds open.
+/// The listener that [`Device::silent`] holds open.
 pub struct Silent {
     _socket: Socket,
     _fillers: Vec<TcpStream>,

@@ -23,7 +23,7 @@ impl Switch {
         namespace
     }
 
-    /// As if somebody had taken the cable out, or put it back.
+    /// Sets the link up or down, as if somebody plugged the cable in or out.
     pub fn set_link(&self, name: &str, state: &str) {
         self.0.ip(&format!("link set {name} {state}"));
     }

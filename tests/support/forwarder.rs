@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 
 use super::V4;
 
-/// What happens to a connection. By default nothing does.
+/// Changes that a forwarder makes to a connection; none by default.
 #[derive(Default)]
 pub struct Tamper {
     up: Flow,
     down: Flow,
 }
 
-/// What happens to one direction of it.
+/// Changes to one direction of a connection.
 struct Flow {
     bytes_max: u64,
     then: Then,
@@ -26,14 +26,14 @@ struct Flow {
     stall: Option<Arc<Stall>>,
 }
 
-/// What comes after the last byte that is passed on.
+/// The end of a direction, after the last byte that is passed on.
 enum Then {
     /// The rest is read, and goes nowhere.
     Vanish,
     Close,
 }
 
-/// Until when nothing moves, on all connections of a forwarder.
+/// The time until which nothing moves, on all connections of a forwarder.
 pub struct Stall(Mutex<Instant>);
 
 impl Tamper {

@@ -16,7 +16,7 @@ impl HttpAnswer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    /// What it says is wrong.
+    /// The error text in the answer.
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_default().to_owned()
     }

@@ -81,7 +81,7 @@ impl Installation {
         self.folder.path().join("state")
     }
 
-    /// As a person with the sqlite3 shell, whom no constraint stops.
+    /// Runs statements with constraints off, like a person with the sqlite3 shell.
     pub fn sql(&self, statements: &str) {
         let connection = Connection::open(self.store_path()).unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -89,8 +89,8 @@ impl Installation {
         connection.execute_batch(statements).unwrap();
     }
 
-    /// From now on the relay's query reads what `select` gives from `relation_table` in the place of the
-    /// table, and no outbox tells.
+    /// Puts a view in the place of a table: the relay's query then reads what `select` gives from `relation_table`. The
+    /// outbox records nothing.
     pub fn replace_query(&self, relation: &str, select: &str) {
         self.sql(&format!(
             "ALTER TABLE {relation} RENAME TO {relation}_table; CREATE VIEW {relation} AS {select}"
@@ -134,7 +134,7 @@ impl Judged {
         self.control.status().get()
     }
 
-    /// What the holder of the grant on `device` would be told.
+    /// The decision for the holder of the grant on `device`.
     pub fn decide(&self, device: usize) -> Decision {
         self.authority.pin().decide(&self.query(device), UnixMillis::now())
     }

@@ -14,7 +14,7 @@ use super::output_of;
 /// Whoever logs people in, with a key in a folder.
 pub struct Signer {
     pub algorithm: &'static str,
-    /// What a relay is given: the secret, or the public key.
+    /// The file for the relay: the secret, or the public key.
     pub key_file: PathBuf,
     private: PathBuf,
 }
@@ -58,13 +58,13 @@ impl Signer {
         self.sign_under(&json!({ "alg": self.algorithm, "typ": "JWT" }), claims)
     }
 
-    /// As [`Signer::sign`], under a header that says what it likes.
+    /// Signs like [`Signer::sign`], under a header of the test's choice.
     pub fn sign_under(&self, header: &Value, claims: &Value) -> String {
         let signed = unsigned(header, claims);
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.signature(signed.as_bytes())))
     }
 
-    /// What it signs by, with HS256.
+    /// The secret that signs with HS256.
     pub fn secret(&self) -> String {
         std::fs::read_to_string(&self.private).unwrap().trim().to_owned()
     }

@@ -54,8 +54,8 @@ pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, skip, tools_or_skip};
 pub use sshd::Sshd;
 
-/// How long anything may take that has no deadline of its own. Far beyond what a busy two-core machine
-/// needs, so that reaching it means "never".
+/// Longest wait for anything without a deadline of its own. A busy two-core machine needs far less, so a wait that
+/// reaches it means "never".
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until there is an answer; `None` when patience has run out.

@@ -27,7 +27,7 @@ impl Namespace {
         namespace
     }
 
-    /// What `ip link set NAME netns` takes.
+    /// The thread id that `ip link set NAME netns` takes.
     pub fn id(&self) -> i32 {
         self.thread.as_raw()
     }

@@ -16,7 +16,7 @@ pub struct OpenBalena<'a> {
     pub database: Database<'a>,
     folder: TempDir,
     client: Client,
-    /// On top of the configuration.
+    /// Lines about tokens, on top of the configuration.
     tokens: String,
 }
 
@@ -133,7 +133,7 @@ impl<'a> OpenBalena<'a> {
         self.client.query_one(sql, &[&name]).unwrap().get(0)
     }
 
-    /// What the VPN server of this node has written down.
+    /// Writes the address file of this node, as its VPN server would.
     pub fn write_addresses(&self, addresses: &[(&str, &str)]) {
         let lines: String = addresses.iter().map(|(uuid, address)| format!("{uuid} {address}\n")).collect();
         replace(&self.addresses_path(), &lines);
@@ -143,13 +143,13 @@ impl<'a> OpenBalena<'a> {
         self.folder.path().join("addresses")
     }
 
-    /// As the relay of node 10.0.0.7 reads it, under the documented role.
+    /// The source of the relay of node 10.0.0.7, under the documented role.
     pub fn source(&self) -> Box<dyn Source> {
         let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };
         store::source(&store, &Authz::default())
     }
 
-    /// As [`OpenBalena::source`], where tokens of `signer` are taken by the secrets of users.
+    /// The same source where tokens of `signer` count, checked by the secrets of users.
     pub fn source_with_logins(&self, signer: &Signer) -> Box<dyn Source> {
         let tokens = format!("tokens = [{}]", signer.entry("secret_claim = 'jwt_secret'"));
         let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };

@@ -16,7 +16,7 @@ use super::process::Running;
 use super::skip::{root_or_skip, skip, tools_or_skip};
 use super::{Namespace, wait_for};
 
-/// Whether there can be a VPN on this machine; else the test `name` is noted as skipped.
+/// True if this machine can run a VPN; else records that test `name` was skipped.
 #[must_use]
 pub fn vpn_or_skip(name: &str) -> bool {
     root_or_skip(name)
@@ -125,7 +125,7 @@ impl Vpn {
         self.folder.path().join(name)
     }
 
-    /// What the server or a client (`client1`) has logged since it was last started.
+    /// The log of the server or of a client (`client1`) since it was last started.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }

@@ -43,7 +43,7 @@ impl Authority {
         Self { issuer, file }
     }
 
-    /// For a server or a client, whichever it is used as.
+    /// Issues a certificate that is good for a server and for a client.
     pub fn issue(&self, common_name: &str, alternative_names: &[&str]) -> Pair {
         self.sign(params(common_name, alternative_names))
     }
@@ -89,12 +89,12 @@ impl Pair {
     }
 }
 
-/// What makes a node with this name of a relay, with a certificate for it.
+/// The configuration that makes a relay a node of this name, with a certificate.
 pub fn node_section(name: &str, authority: &Authority) -> String {
     node_section_at("127.0.0.1:0", name, authority)
 }
 
-/// As [`node_section`]; other nodes come to `listen`.
+/// The same as [`node_section`], with a given address for peers.
 pub fn node_section_at(listen: &str, name: &str, authority: &Authority) -> String {
     let (chain, key) = authority.issue(name, &[name]).write(authority.file.parent().unwrap(), name);
     format!(
@@ -134,7 +134,7 @@ impl TlsClient {
         self
     }
 
-    /// By the version that it belongs to.
+    /// Allows one cipher suite, and with it one TLS version.
     pub fn only_suite(mut self, suite: SupportedCipherSuite) -> Self {
         self.suites = vec![suite];
         self.only(suite.version())
@@ -152,7 +152,7 @@ impl TlsClient {
         self
     }
 
-    /// The same from connection to connection, so that a later one can go on from an earlier.
+    /// The client's configuration, shared by its connections so that a later one can resume an earlier one.
     pub fn config(&mut self) -> Arc<ClientConfig> {
         if let Some(config) = &self.config {
             return Arc::clone(config);
@@ -178,7 +178,7 @@ impl TlsClient {
         self.connect_over(connect(address), name)
     }
 
-    /// The same where the connection is there already.
+    /// Does the TLS handshake on a connection that is open already.
     pub fn connect_over(&mut self, stream: TcpStream, name: &str) -> io::Result<TlsStream> {
         shake_hands_over(&self.config(), stream, name)
     }
@@ -210,7 +210,7 @@ pub fn ask_by_tls(stream: &mut TlsStream, bytes: &[u8]) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Whether this kernel can open and seal records; a relay that speaks TLS, and may load modules, has it load its own.
+/// True if the kernel has TLS. A relay that may load modules loads the kernel's.
 pub fn kernel_has_tls() -> bool {
     let modes = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
     modes.split_whitespace().any(|mode| mode == "tls")

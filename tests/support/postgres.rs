@@ -47,12 +47,12 @@ impl Cluster {
         Self::configured("")
     }
 
-    /// As [`Cluster::start`], with lines for its postgresql.conf.
+    /// Starts like [`Cluster::start`], with lines for postgresql.conf.
     pub fn configured(settings: &str) -> Option<Self> {
         Self::with_files(settings, &[])
     }
 
-    /// As [`Cluster::configured`], with files in its data folder that nobody else may read.
+    /// Starts like [`Cluster::configured`], with private files in the data folder.
     pub fn with_files(settings: &str, files: &[(&str, &str)]) -> Option<Self> {
         let Some(tools) = tools() else {
             note_skip();
@@ -222,7 +222,7 @@ impl Database<'_> {
         self.grant_as_in(include_str!("../../docs/postgresql.md"));
     }
 
-    /// As [`Database::grant`], with the rights of another document.
+    /// Grants the rights that `document` shows.
     pub fn grant_as_in(&self, document: &str) {
         let statements = documented_grants(document).replace("sluicegate_relay", &self.relay());
         self.client().batch_execute(&statements).unwrap();
@@ -237,8 +237,8 @@ impl Database<'_> {
         role
     }
 
-    /// What the documentation has the database do so that a node, as a role that is in `group`, writes its own row
-    /// only.
+    /// The statements of the documentation by which a node, as a role in `group`, can write only its
+    /// own row.
     pub fn own_rows_only(&self, group: &str) -> String {
         let blocks = include_str!("../../docs/nodes.md").split("```sql\n");
         let mut statements = blocks.filter_map(|block| block.split_once("```")).map(|(sql, _)| sql);
@@ -263,7 +263,7 @@ impl Database<'_> {
         self.cluster.client(&self.name)
     }
 
-    /// What a person does with psql. With the schema's triggers, unless a statement turns them off.
+    /// Runs statements as an operator does with psql; triggers run unless a statement turns them off.
     pub fn by_hand(&self, statements: &str) {
         self.client().batch_execute(statements).unwrap();
     }

@@ -69,7 +69,7 @@ impl Relay {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// What it has written to stderr so far.
+    /// The text on its stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
@@ -166,7 +166,7 @@ pub fn assert_done(output: &Output) {
     assert!(output.status.success(), "{}: {told}", output.status);
 }
 
-/// What `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR[ nodes=ADDR]`.
+/// The line that `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR[ nodes=ADDR]`.
 struct Ready {
     clients: Vec<SocketAddr>,
     admin: SocketAddr,

@@ -15,7 +15,7 @@ pub struct Proxy {
     fault: Arc<Mutex<Fault>>,
 }
 
-/// What becomes of the server's answers. Counts begin anew with each change.
+/// A fault in the server's answers. Counts begin anew with each change.
 #[derive(Clone, Debug)]
 pub enum Fault {
     None,
@@ -100,7 +100,7 @@ enum Then {
     BeSilent,
 }
 
-/// How much of a piece passes, and what follows.
+/// Bytes of a piece that pass, and the action that follows.
 fn strike(fault: &Mutex<Fault>, piece: &mut [u8]) -> (usize, Then) {
     let mut fault = fault.lock();
     let whole = piece.len();

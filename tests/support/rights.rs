@@ -38,7 +38,7 @@ impl<'a> Rights<'a> {
         self.database.by_hand(statements);
     }
 
-    /// As a superuser who takes the checks of the schema away first, but not its triggers.
+    /// Runs statements as a superuser who first drops the schema's checks, but not its triggers.
     pub fn without_checks(&self, statements: &str) {
         self.by_hand(
             "DO $$ DECLARE each record; BEGIN

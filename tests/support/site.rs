@@ -24,11 +24,11 @@ pub const OTHER_DEVICE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef
 pub struct Site {
     folder: TempDir,
     config: Table,
-    /// Where commands write, when that is not where the relay reads.
+    /// The store that commands write to, where the relay reads under another URL.
     writes_to: Option<String>,
     /// Alice's.
     pub token: String,
-    /// What `token list` calls it.
+    /// The id of the token's credential in `token list`.
     pub credential: String,
     pub grant: i64,
 }
@@ -39,7 +39,7 @@ impl Site {
         Self::made(fragment, None)
     }
 
-    /// As [`Site::new`], with its store on PostgreSQL: commands write as the owner, the relay reads under its
+    /// A [`Site::new`] with its store on PostgreSQL: commands write as the owner, the relay reads under its
     /// own role.
     pub fn on_postgres(database: &Database, fragment: &str) -> Self {
         let mut config: Table = toml::from_str(fragment).unwrap();
@@ -109,7 +109,7 @@ impl Site {
         (Relay::start(command), Audit::new(audit))
     }
 
-    /// As [`Site::start`], through a program that runs what it gets as arguments, such as `prlimit`.
+    /// Starts the relay through a program that runs its arguments, such as `prlimit`.
     pub fn start_through(&self, wrapper: &[impl AsRef<OsStr>]) -> Relay {
         let run = self.command(&["run"]);
         let mut command = Command::new(&wrapper[0]);

@@ -5,19 +5,19 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 
-/// Whether we are root; else the test `name` is noted as skipped.
+/// True if we are root; else records that test `name` was skipped.
 #[must_use]
 pub fn root_or_skip(name: &str) -> bool {
     nix::unistd::geteuid().is_root() || skip(name, "needs root")
 }
 
-/// Whether all of `tools` are installed; else the test `name` is noted as skipped.
+/// True if all of `tools` are installed; else records that test `name` was skipped.
 #[must_use]
 pub fn tools_or_skip(name: &str, tools: &[&str]) -> bool {
     tools.iter().all(|tool| is_installed(tool) || skip(name, &format!("needs {tool}")))
 }
 
-/// Whether there is an IPv6 loopback; else the test `name` is noted as skipped.
+/// True if there is an IPv6 loopback; else records that test `name` was skipped.
 #[must_use]
 pub fn ipv6_or_skip(name: &str) -> bool {
     TcpListener::bind("[::1]:0").is_ok() || skip(name, "needs an IPv6 loopback")

@@ -19,7 +19,7 @@ impl Sshd {
         Self::start_by(Command::new(PROGRAM), address)
     }
 
-    /// By a command that runs [`PROGRAM`] with the arguments that it is given.
+    /// Starts sshd by a command that runs [`PROGRAM`] with its arguments.
     pub fn start_by(mut command: Command, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();

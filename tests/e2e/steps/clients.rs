@@ -9,7 +9,7 @@ use crate::haproxy::front_of;
 use crate::support::{BINARY, Content, assert_done, connect, output_of, wait_for};
 use crate::world::{A, CLIENT, HOMES, World};
 
-/// To a device of each node.
+/// Runs the CLI against a device of each node.
 pub fn the_balena_cli_reaches_ssh_http_and_echo(world: &mut World) {
     for device in [0, 2] {
         let (home, uuid) = (HOMES[device], world.devices[device].uuid);
@@ -35,7 +35,7 @@ pub fn curl_fetches_a_page_by_the_load_balancer(world: &mut World) {
     fetches_the_page(world, &front_of(world.ground.nodes[A].name), world.devices[0].uuid);
 }
 
-/// By `front`, which speaks TLS.
+/// Fetches the page through `front`, which speaks TLS.
 #[track_caller]
 pub fn fetches_the_page(world: &World, front: &str, uuid: &str) {
     let ground = world.ground;

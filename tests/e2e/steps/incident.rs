@@ -10,8 +10,8 @@ use crate::devices::ECHO_PORT;
 use crate::support::wait_for;
 use crate::world::{A, B, World};
 
-/// In the relays' configuration it is refused; in a view that the query reads, it is held. Whoever has a tunnel keeps
-/// it, and whoever asks for one gets it, by the node that holds the device and by the other.
+/// Makes the change of 30 September twice. In the relays' configuration it is refused; in a view that the query reads
+/// it is held. Open tunnels stay, and new ones open, at the node that holds the device and at the other one.
 pub fn the_query_change_of_30_september_is_held(world: &mut World) {
     let routes = [A, B].into_iter().flat_map(|node| world.devices.iter().map(move |device| (node, device)));
     let clis: Vec<Balena> =

@@ -16,7 +16,7 @@ use crate::support::Content;
 use crate::world::World;
 
 pub struct Step {
-    /// What runs it alone.
+    /// The value of STEP that runs this step alone.
     pub name: &'static str,
     pub run: fn(&mut World),
 }
@@ -27,7 +27,7 @@ macro_rules! steps {
     };
 }
 
-/// In their order.
+/// The steps, in the order in which they run.
 pub const STEPS: &[Step] = steps![
     clients::the_balena_cli_reaches_ssh_http_and_echo,
     clients::curl_fetches_a_page_by_the_load_balancer,
@@ -64,7 +64,7 @@ fn echoes_a_mebibyte(tunnel: &mut TcpStream) {
     assert_eq!(Content::digest_of(&back), content.digest());
 }
 
-/// Whether a few bytes come back from an echo.
+/// Sends a few bytes to an echo; true if they come back.
 fn echoes(tunnel: &mut TcpStream) -> bool {
     tunnel.write_all(b"ping").is_ok() && tunnel.read_exact(&mut [0; 4]).is_ok()
 }

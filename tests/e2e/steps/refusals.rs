@@ -7,7 +7,7 @@ use crate::relays::{PLAIN_PORT, PROXIED_PORT};
 use crate::support::output_of;
 use crate::world::{A, B, CLIENT, NEVER_CONNECTED, UNKNOWN, World};
 
-/// As the CLI shows it, with the cause that only the audit log has.
+/// Compares what the CLI shows with the cause in the audit log.
 pub fn the_cli_shows_why_it_is_refused(world: &mut World) {
     let (alice, bob, first) = (&*world.alice, &*world.bob, world.devices[0].uuid);
     for (token, target, shown, cause) in [
@@ -44,7 +44,7 @@ pub fn the_load_balancer_uses_both_nodes(world: &mut World) {
     }
 }
 
-/// By TLS and without, and past the load balancer.
+/// Sends bad input with TLS, without TLS, and around the load balancer.
 pub fn bad_input_is_answered(world: &mut World) {
     let node = &world.ground.nodes[A];
     let (front, authority) = (front_of(node.name), world.ground.authority.file.display().to_string());

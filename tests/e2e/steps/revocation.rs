@@ -12,7 +12,7 @@ pub fn a_revoked_token_ends_a_live_cli_tunnel(world: &mut World) {
     assert_eq!((&end["event"], &end["credential"]), (&"session-end".into(), &credential.into()), "{end}");
 }
 
-/// Of two tunnels by node A to one device, the one whose token is revoked ends; the credential that was.
+/// Opens two tunnels at node A to one device and revokes the token of one: that tunnel ends. Returns its credential.
 pub fn revoke_one_of_two(world: &World, device: usize) -> String {
     let target = (world.devices[device].uuid, ECHO_PORT);
     let (doomed, credential) = token(&world.store, "alice");

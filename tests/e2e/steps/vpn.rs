@@ -7,7 +7,7 @@ use crate::devices::ECHO_PORT;
 use crate::support::wait_for;
 use crate::world::{A, B, World};
 
-/// For those who ask. A tunnel that stands is left to TCP, so that it may outlive a VPN that is away for a moment.
+/// Checks that new requests get "offline". An open tunnel is left to TCP, so it can outlive a short break of the VPN.
 pub fn a_device_that_leaves_the_vpn_is_offline(world: &mut World) {
     let (third, uuid) = (2, world.devices[2].uuid);
     let cli = world.balena(B, &world.alice, (uuid, ECHO_PORT));
@@ -41,7 +41,7 @@ pub fn a_device_that_moves_is_found_at_its_new_node(world: &mut World) {
     reach_by_the_node_that_does_not_hold_it(world, B, uuid);
 }
 
-/// By forwarding, as soon as the node has heard where the device is.
+/// Reaches the device through the other node, as soon as that node has read where the device is.
 #[track_caller]
 fn reach_by_the_node_that_does_not_hold_it(world: &World, node: usize, uuid: &str) {
     let is_reached = || (world.ask(node, uuid).status == 200).then_some(());
