@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Enough that their keys alone do not fit in a cache.
 const QUERIES: usize = 1 << 18;
 
-/// As many live tunnels as an engine looks at in one turn.
+/// Decisions in one batch: the live tunnels that an engine checks in one turn.
 const TOGETHER: usize = 256;
 
 fn decision(criterion: &mut Criterion) {
@@ -137,7 +137,7 @@ fn decide_for(time: Duration, decide: impl Fn(&[Query]), queries: &[Query]) -> H
     latency_ns
 }
 
-/// As often as the control thread reads by default.
+/// Time between two publications: the default of `authz.refresh`.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 
 const UNDER_DELTAS: Duration = Duration::from_secs(5);

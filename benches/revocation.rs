@@ -28,10 +28,10 @@ const TUNNELS: usize = 1_000;
 /// Tunnels that are ended one by one; as many are opened again in their places.
 const REVOCATIONS: usize = 400;
 
-/// Before each, at random: a commit comes at any time between two polls, which are `authz.refresh` apart.
+/// Longest pause before each revocation, at random: a commit comes at any time between two polls, `authz.refresh` apart.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// How a relay learns that there is something to read.
+/// The way in which a relay learns that there is something to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Learns {
     ByWakeUp,
@@ -39,7 +39,7 @@ enum Learns {
     ByPolling,
 }
 
-/// Where the rights are, and a way to change them.
+/// The store of the rights, with a way to change them.
 enum Store {
     Postgres(postgres::Client),
     Sqlite(rusqlite::Connection),
@@ -50,7 +50,7 @@ struct Bench {
     store: Store,
     relay: Relay,
     device: Device,
-    /// By the number of their principal.
+    /// Tunnels by the number of their principal.
     tunnels: BTreeMap<usize, JoinHandle<End>>,
     /// Principals so far, each with one credential and one grant of the same number.
     rights: usize,
@@ -203,7 +203,7 @@ fn measure(name: &str, mut bench: Bench) -> Duration {
     p99
 }
 
-/// What the relay exports of the ends by revocations.
+/// The relay's own histogram of ends by revocation.
 struct OwnHistogram {
     /// Upper bounds in seconds, in their order, and how many ends lie under each.
     buckets: Vec<(f64, u64)>,
@@ -229,7 +229,7 @@ impl OwnHistogram {
     }
 }
 
-/// What a client sees of the end of its tunnel.
+/// The end of a tunnel as its client sees it.
 struct End {
     at: Instant,
     is_reset: bool,

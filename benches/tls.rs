@@ -218,7 +218,7 @@ fn exchange(scene: &Scene, per_second: u32) -> (Histogram<u64>, u64) {
     (histogram, done.load(Ordering::Relaxed))
 }
 
-/// Of each measurement, by turns.
+/// Rounds of each measurement, taken in turns.
 const ROUNDS: usize = 5;
 
 const RUN: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use nix::sys::utsname::uname;
 use crate::network;
 use crate::report::Machine;
 
-/// What can be found out without asking anybody; the rest is left empty.
+/// Finds out about this machine what the system says; the rest stays empty.
 pub fn look() -> Machine {
     let cpu_info = read("/proc/cpuinfo");
     let after = |text: &str, key: &str, separator: char| {

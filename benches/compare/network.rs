@@ -42,7 +42,7 @@ pub fn isolate() -> Result<(), IsolateError> {
     Ok(())
 }
 
-/// What connections over loopback have, by whatever they got it.
+/// The congestion control that a connection over loopback really has.
 pub fn congestion_control() -> io::Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let stream = TcpStream::connect(listener.local_addr()?)?;

@@ -11,28 +11,28 @@ use crate::plan::{Extent, Plan};
 #[derive(Debug, Parser)]
 #[command(name = "make compare", version)]
 pub struct Options {
-    /// Only what the figures need, in under three minutes
+    /// Runs only the works that the figures need, in under three minutes
     #[arg(long)]
     pub quick: bool,
-    /// How long each run is measured
+    /// Measures each run for this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Option<Duration>,
-    /// How long each run goes on before it is measured
+    /// Runs each work for this long before it is measured
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub warm_up: Option<Duration>,
-    /// How often each contender runs each work
+    /// Rounds in which each contender runs each work
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: Option<u16>,
-    /// Only works whose names contain this; may be given again
+    /// Runs only works whose names contain this; may be given again
     #[arg(long, value_name = "TEXT")]
     pub only: Vec<String>,
-    /// Only these contenders
+    /// Runs only these contenders
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub contenders: Vec<String>,
     /// A file that names further peers; benches/README.md describes it
     #[arg(long, value_name = "FILE")]
     pub peers: Option<PathBuf>,
-    /// Where the report goes
+    /// File for the report
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     pub out: PathBuf,
     /// Measure nothing, and write the report again from a report.json; several become one

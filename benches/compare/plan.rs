@@ -13,10 +13,10 @@ pub struct Plan {
     pub measure: Duration,
 }
 
-/// How much of everything there is to compare.
+/// The size of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// What the figures need, in under three minutes.
+    /// The works that the figures need, in under three minutes.
     Quick,
     Full,
 }
@@ -51,7 +51,7 @@ pub fn closed_of(work: Work) -> Option<Work> {
     }
 }
 
-/// Who runs when in `round`: everybody once, and in each round another one begins.
+/// The order of contenders in `round`: each once, and each round begins with another one.
 pub fn order(contenders: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..contenders).map(move |turn| (turn + round) % contenders)
 }

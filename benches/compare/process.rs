@@ -12,7 +12,7 @@ use crate::record::Cost;
 pub struct Snapshot {
     user_ticks: u64,
     system_ticks: u64,
-    /// Of the threads that live now, in nanoseconds; finer than ticks. 0 where the kernel does not tell.
+    /// CPU time of the threads that live now, in nanoseconds; finer than ticks. 0 where the kernel has no such figure.
     ran_ns: u64,
     threads: BTreeSet<u32>,
     switches_voluntary: u64,
@@ -35,7 +35,7 @@ impl Snapshot {
         Ok(Some(snapshot))
     }
 
-    /// What came to be between two snapshots.
+    /// The cost between two snapshots.
     pub fn cost(before: Option<Self>, after: Option<Self>) -> Option<Cost> {
         let (before, after) = (before?, after?);
         let user = after.user_ticks.saturating_sub(before.user_ticks) as f64;

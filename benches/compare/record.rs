@@ -9,14 +9,14 @@ use crate::works::Work;
 pub struct Run {
     pub contender: String,
     pub work: Work,
-    /// From 0; each round takes every contender once.
+    /// The round, counted from 0; each round takes every contender once.
     pub round: usize,
     pub load: Load,
-    /// What it cost the relay, over the same time; `None` where there is no relay ("direct").
+    /// The relay's cost over the same time; `None` where there is no relay ("direct").
     pub cost: Option<Cost>,
 }
 
-/// What the generator saw.
+/// The load as the generator saw it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Load {
     pub seconds: f64,
@@ -24,7 +24,7 @@ pub struct Load {
     pub bytes: u64,
     /// Answers, or new tunnels, that came whole.
     pub exchanges: u64,
-    /// Of those; `None` where there were none.
+    /// Latency of those; `None` where there were none.
     pub latency_us: Option<Latency>,
     pub errors: u64,
     /// The first error in words.

@@ -13,7 +13,7 @@ use crate::record::{Cost, Load, Run};
 use crate::report::{Failure, Measure, Report};
 use crate::works::{Pace, Work};
 
-/// What a whole comparison runs on.
+/// Everything that a comparison runs on.
 pub struct Rounds<'a> {
     pub plan: &'a Plan,
     pub contenders: &'a [Box<dyn Contender>],
@@ -23,7 +23,7 @@ pub struct Rounds<'a> {
     pub interrupted: &'a AtomicBool,
 }
 
-/// Why a contender did not get through a work.
+/// The error of a contender that did not finish a work.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error("not started: {0}")]

@@ -20,7 +20,7 @@ pub enum Work {
     Mixed { streams: usize, connections: usize },
 }
 
-/// Which way bulk goes, seen from the client.
+/// The direction of bulk, seen from the client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {

@@ -131,7 +131,7 @@ impl Published {
     }
 }
 
-/// Of this process, once the allocator has had time to give back what it does not need.
+/// Resident memory of this process, after a pause in which the allocator returns free memory.
 pub fn resident_bytes() -> u64 {
     std::thread::sleep(Duration::from_millis(200));
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells of every process");

@@ -178,7 +178,7 @@ impl<'a> World<'a> {
         Balena::start(&self.ground.client, &self.ground.authority, &front, token, target)
     }
 
-    /// The id of the one session that a node lists for a device.
+    /// The client of the session with a device, as the node lists it.
     pub fn session_of(&self, node: usize, uuid: &str) -> String {
         let found = wait_for(|| {
             let sessions = self.nodes[node].sessions();

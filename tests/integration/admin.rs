@@ -12,7 +12,7 @@ use sluicegate::store::sqlite::{Admin, GrantTarget, NewDevice};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
-/// How long a condition may take that has no deadline of its own.
+/// Longest wait for a condition without a deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store with one device on loopback that `token` may reach, and a node's configuration on it.

@@ -16,7 +16,7 @@ impl Scene {
         Self { site, relay }
     }
 
-    /// As a person with the sqlite3 shell, whom no constraint stops.
+    /// Runs statements with constraints off, like a person with the sqlite3 shell.
     fn sql(&self, statements: &str) {
         let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
         store.busy_timeout(crate::support::PATIENCE).unwrap();

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 
-/// Where a relay finds a journald that a test has in its hand.
+/// A journald in the hands of the test, at the place where a relay looks for it.
 struct StandIn {
     folder: tempfile::TempDir,
     socket: UnixDatagram,
@@ -190,7 +190,7 @@ fn journald_or_skip(name: &str) -> bool {
     Path::new(JOURNALD).exists() || crate::support::skip(name, "needs systemd-journald")
 }
 
-/// What journald has of one kind of event.
+/// The entries of one kind of event in journald.
 fn entries(logs: &PathBuf, event: &str) -> Vec<Value> {
     let mut journalctl = Command::new("journalctl");
     journalctl.arg("--directory").arg(logs).args(["--output=json", "--quiet"]);

@@ -38,14 +38,14 @@ impl Scene {
         self.site.ask(&self.relay, self.device.port()).status
     }
 
-    /// What a person reads.
+    /// The text output for a person.
     fn text(&self, command: &str) -> String {
         let output = self.site.command(&["authz", command]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a person is told no with.
+    /// The error line of a command that refuses.
     fn refusal(&self, command: &str) -> String {
         let output = self.site.command(&["authz", command]).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));

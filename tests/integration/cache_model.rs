@@ -171,7 +171,7 @@ enum Step {
     Build(Rows),
 }
 
-/// How many different things the rows are about. A small world makes rows collide, a large one makes
+/// Number of different things that the rows are about. A small world makes rows collide, a large one makes
 /// tables grow.
 #[derive(Clone, Copy)]
 struct World {

@@ -105,7 +105,7 @@ fn steps(output: &Output) -> Vec<String> {
     told.lines().map(step).collect()
 }
 
-/// What a canary that fails says, which is one line.
+/// The one line of output of a canary that fails.
 fn failure(output: &Output) -> String {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");

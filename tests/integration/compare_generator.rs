@@ -265,7 +265,7 @@ fn what_a_relays_children_take_is_the_relays_cost() {
     assert!(rss_kib > 0);
 }
 
-/// Of the way there, which is not payload: the first byte tells the backend what a connection is for.
+/// Bytes towards the backend that are not payload: the first byte says what a connection is for.
 const ROLE_BYTES: u64 = 1;
 
 const DOWN_BYTES: u64 = 3_000_001;
@@ -276,7 +276,7 @@ struct Bench {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What clients connect to.
+/// A relay that clients connect to.
 struct Relay {
     target: Target,
     address: SocketAddr,
@@ -382,7 +382,7 @@ impl Drop for Busy {
     }
 }
 
-/// Of this process.
+/// Open descriptors of this process.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -288,7 +288,7 @@ fn a_relay_serves_tunnels_on_a_schema_of_the_operators_own() {
     assert!(wait_for(|| (ask() == 503).then_some(())).is_some());
 }
 
-/// The same on an SQLite file of another program.
+/// A foreign schema in an SQLite file of another program.
 fn foreign_sqlite() -> (tempfile::TempDir, String, rusqlite::Connection) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.db");

@@ -19,7 +19,7 @@ use sluicegate::telemetry::AuditSender;
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
-/// How long a condition may take that has no deadline of its own.
+/// Longest wait for a condition without a deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store with principal `alice`, who may reach every port of the one device.
@@ -62,7 +62,7 @@ impl Store {
         self.admin.revoke_credential(&key.credential_id().to_string()).unwrap();
     }
 
-    /// With the schema's checks off, as a person with the sqlite3 shell could have them.
+    /// Runs statements with the schema's checks off, as a person with the sqlite3 shell could.
     fn by_hand(&self, statements: &str) {
         let connection = Connection::open(self.path()).unwrap();
         connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
@@ -142,7 +142,7 @@ fn uuid() -> DeviceUuid {
     DeviceUuid::parse(UUID).unwrap()
 }
 
-/// How long it takes until `condition` holds.
+/// Waits until `condition` holds, and returns the time that it took.
 fn wait_for(what: &str, condition: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !condition() {

@@ -124,7 +124,7 @@ impl Neighbourhood {
     }
 }
 
-/// What a person reads as one row.
+/// The words of one row of a table for people.
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }

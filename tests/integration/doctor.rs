@@ -33,7 +33,7 @@ impl Fake {
         std::fs::write(path, text).unwrap();
     }
 
-    /// As `sysctl --load` would.
+    /// Applies a profile as `sysctl --load` would.
     fn apply(&self, profile: &Path) {
         let text = std::fs::read_to_string(profile).unwrap();
         let settings = text.lines().filter(|line| !line.starts_with('#'));

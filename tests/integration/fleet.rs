@@ -10,14 +10,14 @@ use crate::support::{
 };
 use tempfile::TempDir;
 
-/// With the devices that each holds.
+/// The nodes, each with the device that it holds.
 const NODES: [(&str, &str); 3] = [
     ("node-a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
     ("node-b", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"),
     ("node-c", "cccccccccccccccccccccccccccccccc"),
 ];
 
-/// Where the primary and its standby are.
+/// The address of the primary and its standby.
 const STORE: &str = "10.77.0.2";
 
 const ECHO_PORT: u16 = 7000;
@@ -38,7 +38,7 @@ struct Node<'a> {
 struct Fleet {
     site: Site,
     machines: Vec<Machine>,
-    /// Where each node takes requests, where it reads, and where it says that it lives.
+    /// Configuration of each node: its listener for peers, its store and its directory.
     sections: Vec<String>,
     _certificates: TempDir,
 }
@@ -47,7 +47,7 @@ fn address_of(node: usize) -> String {
     format!("10.77.0.{}", 11 + node)
 }
 
-/// On the VPN of the node that it is connected to.
+/// The address of a device in the VPN of its node.
 fn device_address(node: usize) -> String {
     format!("10.9.{node}.2")
 }

@@ -213,7 +213,7 @@ fn a_head_that_comes_byte_by_byte_is_a_head() {
     client.read_exact(&mut [0]).unwrap();
 }
 
-/// Which end does what in a test that runs both ways round.
+/// The end that acts first, in a test that runs both ways round.
 #[derive(Clone, Copy, Debug)]
 enum First {
     Client,
@@ -370,7 +370,7 @@ fn fill(mut socket: &TcpStream) -> u64 {
     taken
 }
 
-/// What four sockets that grew to their largest and the relay between them can hold, with room to spare.
+/// Bytes that four sockets at their largest and the relay between them can hold, with a margin.
 const STALLED_BYTES_MAX: u64 = 128 << 20;
 
 #[test]
@@ -396,7 +396,7 @@ fn a_slow_reader_on_either_side_gets_every_byte() {
 #[test]
 fn readers_that_stall_leave_the_relay_with_the_memory_per_session_that_is_documented() {
     const TUNNELS: usize = 32;
-    /// What else grows: tables, and what the allocator rounds up.
+    /// Growth of tables, and of what the allocator rounds up.
     const OTHER_BYTES_MAX: u64 = 2 << 20;
     for forwarding in ["copy", "splice", "auto"] {
         let site = site_with(forwarding);

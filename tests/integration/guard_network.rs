@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 const DEVICES: &str = "id, uuid, name, fleet, address, node, online, created_at FROM devices_table";
 
-/// Where a device of the installation is dialled; `None` where it is not.
+/// The address at which a device is dialled; `None` where it is not.
 fn dialled(judged: &Judged, device: usize) -> Option<IpAddr> {
     match judged.decide(device) {
         Decision::Allow(route) => Some(route.address),

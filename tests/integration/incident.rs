@@ -20,7 +20,7 @@ use installation::{Guard, Installation, Size};
 use table::{Row, Table};
 use traffic::Traffic;
 
-/// Whose log says of each line which database it is about.
+/// A cluster whose log names the database in each line.
 fn cluster() -> Option<&'static Cluster> {
     static SHARED: LazyLock<Option<Cluster>> =
         LazyLock::new(|| Cluster::configured("log_line_prefix = '[%d] '\n"));
@@ -149,7 +149,7 @@ fn runs_again(installation: &Installation, relay: &Relay, change: Change, since:
     assert!(has_run, "{change} has not run");
 }
 
-/// Whether the store can be read, and all that it says is in force.
+/// True if the store can be read and everything in it is in force.
 fn is_well(relay: &Relay) -> bool {
     let metrics = relay.admin_get("/metrics");
     let is_held =

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Content, Device, End, Relay, Request, Signal, Site, V4, receive, wait_for};
 
-/// Whether new clients are sent away now.
+/// True if new clients are refused because the node drains.
 fn drains(site: &Site, relay: &Relay) -> bool {
     wait_for(|| (site.ask(relay, 1).slug().as_deref() == Some("draining")).then_some(())).is_some()
 }
@@ -128,7 +128,7 @@ fn an_address_that_is_taken_is_told_and_not_shared_with_whoever_has_it() {
     assert!(told.contains(&relay.address().to_string()) && told.contains("another process"), "{told}");
 }
 
-/// What the relay says of a store that it cannot start with: one line, with a remedy.
+/// Asserts that a relay refuses to start with its store, in one line that has the `wanted` parts and a remedy.
 #[track_caller]
 fn assert_told(site: &Site, wanted: &[&str]) {
     let (code, told) = site.start_in_vain().expect("it gives up");

@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::support::{Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
 
-/// Whether bytes still go both ways through a tunnel to an echo device.
+/// True if bytes still go both ways through a tunnel to an echo device.
 fn is_alive(mut tunnel: &TcpStream) -> bool {
     let mut echoed = [0; 4];
     tunnel.write_all(b"ping").and_then(|()| tunnel.read_exact(&mut echoed)).is_ok() && &echoed == b"ping"
@@ -79,7 +79,7 @@ fn sessions_that_never_open_a_tunnel_count_as_well_and_give_their_place_back() {
     assert!(asks_until_opened(&site, &relay, device.port()));
 }
 
-/// Some get no more than a close, which may be a reset: there is a bound to what is told.
+/// Reads the whole answer. Some clients get only a close, perhaps a reset: the number of refusals has a bound.
 fn all_that_is_told(mut client: TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     let _closed = client.read_to_end(&mut answer);

@@ -33,7 +33,7 @@ fn queries() -> Vec<String> {
     queries.map(|query| query.replace("$instance", ".*").replace("$__rate_interval", "1m")).collect()
 }
 
-/// What of `text` looks like a metric of ours.
+/// Words in `text` that look like a metric of ours.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| word.starts_with("sluicegate_")).map(str::to_owned).collect()
@@ -65,7 +65,7 @@ impl Prometheus {
         Self { address, _process: Running::start(&mut command), _folder: folder }
     }
 
-    /// What `query` gives now; `None` where it gives no series or there is no answer yet.
+    /// The series that `query` returns now; `None` where there are none, or no answer yet.
     fn series(&self, query: &str) -> Option<Vec<Value>> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--get", "--data-urlencode", &format!("query={query}")]);

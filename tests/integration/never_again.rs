@@ -17,7 +17,7 @@ enum Step {
     RevokeGrant(usize),
     RevokeCredential(usize),
     RemovePrincipal(usize),
-    /// With no revocation: honoured once a second read confirms it.
+    /// Deletes a grant without a revocation: it counts once a second read confirms it.
     DeleteGrant(usize),
     /// A store that was restored from a backup, or a replica that is behind.
     TakeBackRevocations,

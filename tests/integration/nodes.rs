@@ -70,7 +70,7 @@ impl Fleet {
         store.execute(sql, (name, forward.to_string())).unwrap();
     }
 
-    /// What a client is told, and what the audit log of `node-a` says of it.
+    /// Status and slug that a client gets, with the cause in the audit log of `node-a`.
     fn refusal(&self, relay: &Relay) -> (u16, String, String) {
         let before = self.site.audit().events().len();
         let answer = self.request(80).send(relay.address());
@@ -270,7 +270,7 @@ fn a_request_that_comes_round_again_is_a_loop() {
     request.send(near.address()).opened();
 }
 
-/// Where a node takes requests, once it has said so in the store.
+/// A node's address for peers, once it has written it to the store.
 fn forward_address(site: &Site, name: &str) -> SocketAddr {
     let store = rusqlite::Connection::open(site.store_path()).unwrap();
     let sql = "SELECT forward_address FROM nodes WHERE name = ?1";

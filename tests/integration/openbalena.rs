@@ -16,7 +16,7 @@ const UNKNOWN: u16 = 407;
 const A: &str = OpenBalena::DEVICE;
 const B: &str = OpenBalena::OTHER_DEVICE;
 
-/// What a key of a permission's may do: that port of device A, another port of it, that port of device B.
+/// Replies to a key with these permissions, for that port of device A, another port of it, and that port of device B.
 fn reach(world: &mut OpenBalena<'_>, permissions: &[&str], port: u16) -> Vec<[u16; 3]> {
     for (n, permission) in permissions.iter().enumerate() {
         let key = world.device_key(&format!("key {n}"), A);

@@ -34,7 +34,7 @@ const ALICES_ACTOR: i64 = 5;
 const BOBS_ACTOR: i64 = 6;
 
 impl<'a> Scene<'a> {
-    /// With `more` keys for the API's tokens. `None` where there is no PostgreSQL or no openssl.
+    /// Makes a scene with `more` keys for the API's tokens. `None` where PostgreSQL or openssl is missing.
     fn new(more: &str) -> Option<Self> {
         if !tools_or_skip("logins of openBalena", &["openssl"]) {
             return None;
@@ -49,7 +49,7 @@ impl<'a> Scene<'a> {
         Some(Self { world, api, alice, bob, device: Device::echo(crate::support::V4) })
     }
 
-    /// As [`Scene::new`], and the relay may read logins as the documentation has it.
+    /// The same as [`Scene::new`], where the relay may read logins as the documentation says.
     fn permitted(more: &str) -> Option<Self> {
         let scene = Self::new(more)?;
         scene.do_as_documented(3);
@@ -64,7 +64,7 @@ impl<'a> Scene<'a> {
         database.by_hand(&statements.replace("sluicegate_relay", &database.relay()));
     }
 
-    /// As the API makes one.
+    /// Makes a login as the API does.
     fn login(&self, actor: i64, secret: &str) -> String {
         self.api.sign(&json!({ "id": 1, "actor": actor, "jwt_secret": secret, "exp": in_seconds(600) }))
     }

@@ -42,14 +42,14 @@ impl Dice {
     }
 }
 
-/// How one side of a tunnel ends what it sends.
+/// The way in which one side of a tunnel ends its sending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Finish {
     Fin,
     Reset,
 }
 
-/// What one side sends, and how it reads.
+/// The bytes that one side sends, and its way of reading.
 #[derive(Clone, Copy, Debug)]
 struct Side {
     seed: u64,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{BINARY, Cluster, Database, UUID, assert_done};
 
-/// What `sluicegate ARGUMENTS --json` prints.
+/// The output of `sluicegate ARGUMENTS --json`.
 fn cli(database: &Database, arguments: &[&str]) -> Value {
     let output = command(database, arguments).arg("--json").output().unwrap();
     assert_done(&output);

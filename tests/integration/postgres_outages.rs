@@ -20,7 +20,7 @@ fn hasty_source(url: &str) -> Box<dyn Source> {
     store::source(&store, &Authz::default())
 }
 
-/// What a token that nobody issued gets.
+/// The status that a token gets which nobody issued.
 fn ask_unknown(relay: &Relay) -> u16 {
     Request::to(crate::support::DEVICE, 22).bearer("unknown").send(relay.address()).status
 }

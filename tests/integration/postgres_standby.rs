@@ -39,7 +39,7 @@ fn is_grant(id: i64) -> impl Fn(&Change) -> bool {
     move |change| matches!(change, Change::Grant(row) if row.id.0 == id)
 }
 
-/// How many sessions of [`source`] a server has.
+/// Number of sessions of [`source`] at a server.
 fn readers(cluster: &Cluster) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reader'";
     cluster.client("postgres").query_one(sql, &[]).unwrap().get(0)

@@ -28,7 +28,7 @@ fn source(rights: &Rights, parameters: &str) -> Box<dyn Source> {
     store::source(&store_at(&url), &Authz::default())
 }
 
-/// Whether the relay's session is encrypted, by the server's word.
+/// True if the server says that the relay's session is encrypted.
 fn is_encrypted(rights: &Rights, parameters: &str) -> Result<bool, StoreError> {
     let mut source = source(rights, parameters);
     source.read_all()?;

@@ -11,7 +11,7 @@ const SELDOM: &str = "authz.refresh = \"10m\"";
 /// The promise is 50 ms; this leaves room for a machine that has other things to do.
 const SOON: Duration = Duration::from_secs(2);
 
-/// How many connections listen, by the server's own list.
+/// Number of connections that listen, by the server's own list.
 fn listeners(cluster: &Cluster, database: &str) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query = 'LISTEN sluicegate'";
     cluster.client("postgres").query_one(sql, &[&database]).unwrap().get(0)

@@ -121,7 +121,7 @@ fn haproxy_in_front_tells_the_client_by_either_version() {
     }
 }
 
-/// With a header and without, with a FIN and with a reset.
+/// The balancer closes with and without a header, by FIN and by reset.
 #[test]
 fn a_balancer_that_only_looks_is_counted_and_not_noted() {
     let (site, device) = (Site::new(BEHIND), Device::echo(V4));

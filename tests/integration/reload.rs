@@ -71,7 +71,7 @@ impl<'a> Scene<'a> {
         outcome.expect("a reload comes to an end")
     }
 
-    /// What `authz diff --candidate` prints as JSON, and its exit code.
+    /// JSON output of `authz diff --candidate`, with the exit code.
     fn diff(&self, relation: &str, sql: &str) -> (Value, Option<i32>) {
         let file = self.query(relation, sql);
         let candidate = format!("{relation}={}", file.display());
@@ -88,7 +88,7 @@ impl<'a> Scene<'a> {
             && &echoed == b"ping"
     }
 
-    /// Whether the other device, which the store has at ::1, is reached on the IPv4 port.
+    /// True if the other device, at ::1 in the store, is reached on the IPv4 port.
     fn reaches_moved_device(&self) -> bool {
         let request = Request::to(DEVICE_V6, self.device.port()).bearer(&self.site.token);
         request.send(self.relay.address()).status == 200
@@ -107,10 +107,10 @@ fn on_each_store(test: impl Fn(Scene<'_>)) {
     }
 }
 
-/// What replaces a query is read whole, and often enough for a test.
+/// Configuration that reads replaced queries often enough for a test.
 const FAST: &str = "authz = { refresh = '20ms', reread = '100ms' }";
 
-/// As the reference schema's, but for one device's address.
+/// The reference schema's query, with another address for one device.
 const MOVED: &str = "SELECT id AS device, uuid, fleet,
     CASE uuid WHEN '66666666666666666666666666666666' THEN '127.0.0.1' ELSE address END AS address, node, online
     FROM @devices";

@@ -19,7 +19,7 @@ const ROUNDS: u32 = 5;
 /// Traffic has had this time per round before the stop: none at first, enough to fill all buffers at last.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// What an engine grants its sessions to come to their ends, and as much again for a busy machine.
+/// Time that an engine gives its sessions to end, doubled for a busy machine.
 const STOP_TIME_MAX: Duration = Duration::from_secs(6);
 
 /// Devices of every temper.
@@ -105,7 +105,7 @@ impl Traffic {
         self.clients.push(thread::spawn(come));
     }
 
-    /// Whether each client has got an answer, an end or a reset, and none waits in vain.
+    /// True if each client has got an answer, an end or a reset.
     fn told_all(self) -> bool {
         let waits_in_vain =
             |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(2);
 struct Scene {
     site: Site,
     relay: Relay,
-    /// Of bob, who may reach every port of [`OTHER_DEVICE`].
+    /// The token of bob, who may reach every port of [`OTHER_DEVICE`].
     token: String,
     credential: String,
     grant: i64,
@@ -56,7 +56,7 @@ impl Scene {
         self.site.audit().wait_for(|event| event["event"] == "session-end")
     }
 
-    /// What a new tunnel on the same rights gets.
+    /// The status of a new request with the same rights.
     fn ask_again(&self) -> u16 {
         let request = Request::to(OTHER_DEVICE, self.device.port()).bearer(&self.token);
         request.send(self.relay.address()).status

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 const UNKNOWN: &str = "sg_3vvPjXdCq8eKzWm0yTtRf5LbUoHn7AaGi1Es2BkQ4Yw";
 const ADMIN: &str = "0f4c7ab1e2d9638557aa01bc23de45ff91827364aabbccdd";
 const WRONG_ADMIN: &str = "c9d8e7f6a5b4c3d2e1f00918273645546372819af0e1d2c3";
-/// What somebody wrote into the column of hashes.
+/// A token that somebody wrote into the column of hashes.
 const MISPLACED: &str = "sg_misplaced_Jx7Pq2Rm9Lt4Vw8Zk3Ny6Bc1Hd5Fg0Sa";
 
 /// Everything that a relay and those around it have let out.
@@ -50,7 +50,7 @@ impl Outside {
         }
     }
 
-    /// Where `secret` is, and how it is wrapped there.
+    /// Places where `secret` stands, with the form that it has there.
     fn finds(&self, secret: &str) -> Vec<String> {
         let forms = forms(secret);
         let holds =
@@ -65,7 +65,7 @@ impl Outside {
     }
 }
 
-/// What a secret can look like.
+/// Forms that a secret can take.
 fn forms(secret: &str) -> Vec<(&'static str, String)> {
     let mut forms = vec![("plain", secret.to_owned())];
     forms.push(("the half of it", secret[..secret.len() / 2].to_owned()));

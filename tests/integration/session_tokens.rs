@@ -27,7 +27,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// With `more` keys for the signer.
+    /// Makes a scene with `more` keys for the signer.
     fn new(algorithm: &'static str, more: &str) -> Self {
         let mut site = Site::new("");
         let signer = Signer::new(site.folder(), "login", algorithm);

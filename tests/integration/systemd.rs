@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::{Device, Relay, Request, Signal, Site, V4, tools_or_skip, wait_for};
 
-/// What the sandbox may leave open, on the scale of `systemd-analyze security`: 0 is nothing, 10 everything.
+/// Largest exposure on the scale of `systemd-analyze security`: 0 is nothing, 10 everything.
 const EXPOSURE_MAX: f64 = 2.0;
 
 /// All that are shipped.
@@ -20,7 +20,7 @@ fn unit(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
 }
 
-/// What a tool said on both of its outputs.
+/// The text that a tool wrote to both of its outputs.
 fn told_by(command: &mut Command) -> String {
     let output = command.output().unwrap();
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
@@ -31,7 +31,7 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Where a service manager listens for what its service has to say.
+/// A service manager's socket for the messages of its service.
 struct Manager {
     folder: tempfile::TempDir,
     socket: UnixDatagram,

@@ -91,7 +91,7 @@ fn piped(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// What a client that cannot go on says; its one line.
+/// The one error line of a client that cannot go on.
 fn failure(command: &mut Command) -> String {
     let output = output_of(command, b"");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();

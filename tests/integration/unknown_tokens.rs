@@ -8,10 +8,10 @@ const OPEN: u16 = 200;
 const CREDENTIALS: u16 = 407;
 const LIMIT: u16 = 429;
 
-/// How many a minute.
+/// Unknown tokens allowed per minute.
 const BOUND: usize = 3;
 
-/// What comes of `token`, from a client that a load balancer says is at `client`.
+/// The answer to `token` from a client that a load balancer says is at `client`.
 fn ask_from(relay: &Relay, client: &str, token: &str, port: u16) -> Answer {
     let family = if client.contains(':') { "TCP6" } else { "TCP4" };
     let header = format!("PROXY {family} {client} {client} 40000 3128\r\n");

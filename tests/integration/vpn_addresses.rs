@@ -19,7 +19,7 @@ struct World {
 }
 
 impl World {
-    /// With `vpn.addresses` as `sources` says, in which `FILE` is the file.
+    /// Makes a scene with `sources` as `vpn.addresses`; `FILE` in it is the file.
     fn new(sources: &str, text: &str) -> Self {
         let mut site = Site::new("");
         site.cli(&["device", "add", OTHER_DEVICE]);

@@ -29,7 +29,7 @@ struct Fleet {
     _certificates: TempDir,
 }
 
-/// What the store says of a device.
+/// The row of a device in the store.
 #[derive(Debug, PartialEq)]
 struct Said {
     node: Option<String>,
@@ -110,7 +110,7 @@ fn address_of(uuid: &str) -> &'static str {
     if uuid == DEVICE { "127.0.0.1" } else { "127.0.0.2" }
 }
 
-/// What makes of a relay a node that tells what its VPN holds.
+/// Configuration that makes a relay a node that writes to the store which devices its VPN holds.
 fn section(site: &Site, name: &str, authority: &Authority) -> String {
     let file = site.folder().join(name).with_extension("vpn");
     let node = node_section(name, authority);
@@ -415,8 +415,8 @@ fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
     );
 }
 
-/// What a node says of [`DEVICE`], as so many seconds ago, to a store that has it since 100 s at another node, which
-/// lives or not; and whether that one loses it.
+/// Claims of a node for [`DEVICE`], as so many seconds old, in a store that has it since 100 s at another node, which
+/// lives or not; the last value says if that node loses it.
 const CLAIMS: [(Option<i64>, bool, bool); 7] = [
     (Some(50), true, true),
     (Some(98), true, true),

@@ -16,7 +16,7 @@ fn uuid(number: usize) -> String {
     format!("{number:032x}")
 }
 
-/// Where a device is in one of two halves of the network.
+/// The address of a device in one of the two halves of the network.
 fn address(half: usize, number: usize) -> String {
     format!("127.{}.{}.{}", half + 1, number / 250, number % 250 + 1)
 }

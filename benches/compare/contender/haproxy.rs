@@ -96,26 +96,26 @@ fn moves_bulk(work: Work) -> bool {
     matches!(work, Work::Bulk { .. } | Work::Mixed { .. })
 }
 
-/// What the plan asks for at most, or what the limit on open files leaves: HAProxy reckons two descriptors
-/// for a session and two for a pipe, and does not start where the limit is below the sum.
+/// Sessions that HAProxy may have: the most that the plan asks for, or fewer where the limit on open files is low. It
+/// counts two descriptors for a session and two for a pipe, and does not start where the limit is below the sum.
 fn sessions_max() -> u64 {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard);
     (files.saturating_sub(2 * PIPES_MAX + FILES_BESIDE) / 2).min(SESSIONS_WANTED)
 }
 
-/// As sluicegate's.
+/// Size of a pipe, the same as sluicegate's.
 const PIPE_BYTES: usize = 262_144;
 
 /// Measured for bulk: the default of 16 KiB costs a quarter more CPU, 64 KiB lies between.
 const BUFFER_BYTES: usize = 262_144;
 
-/// Beyond the 5,000 of the idle work.
+/// Sessions allowed, more than the 5,000 of the idle work.
 const SESSIONS_WANTED: u64 = 6_000;
 
 /// Two directions of 256 streams, and as many again.
 const PIPES_MAX: u64 = 1_000;
 
-/// For listeners, logs and the poller.
+/// Descriptors for listeners, logs and the poller.
 const FILES_BESIDE: u64 = 200;
 
 /// More than ever connect at the same time.

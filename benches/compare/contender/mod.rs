@@ -30,7 +30,7 @@ pub trait Contender {
 
     fn facts(&self) -> Result<Facts, Missing>;
 
-    /// Whether it takes part in `work`.
+    /// True if the contender takes part in `work`.
     fn joins(&self, work: Work, extent: Extent) -> bool;
 
     /// A fresh one in front of `backend`, set up as is best for `work` where its settings can serve only one
@@ -38,7 +38,7 @@ pub trait Contender {
     fn start(&self, work: Work, backend: SocketAddr, cpu: Cpu) -> Result<Started, StartError>;
 }
 
-/// What the report says about a contender.
+/// Facts about a contender for the report.
 pub struct Facts {
     pub version: String,
     pub settings: String,
@@ -60,7 +60,7 @@ impl Started {
     }
 }
 
-/// Why a contender cannot take part on this machine.
+/// The reason why a contender cannot take part on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
     #[error("`{program}` is not installed; as root, `make compare` installs it from package {package}")]
@@ -96,7 +96,7 @@ pub fn all(peers: Option<&Path>) -> Result<Vec<Box<dyn Contender>>, ContendersEr
     Ok(all)
 }
 
-/// Where the shell would find `program`, and where Debian keeps what only root starts.
+/// Finds `program` on the shell's PATH and in the folders for root's programs.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -15,19 +15,19 @@ pub struct Peer {
     pub name: String,
     /// Program and arguments, with placeholders.
     pub command: Vec<String>,
-    /// Where it listens; absent: on the free port that `{listen_port}` stands for.
+    /// The port that it listens on; absent: the free port that `{listen_port}` stands for.
     pub port: Option<u16>,
     /// Prints its version.
     #[serde(default)]
     pub version: Vec<String>,
-    /// For the report: how it was set up.
+    /// Its set-up, for the report.
     #[serde(default)]
     pub settings: String,
     /// Parts of the names of works that it takes part in; absent: in all.
     pub works: Option<Vec<String>>,
 }
 
-/// What the placeholders of a command stand for.
+/// Values for the placeholders of a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Places {
     pub listen_port: u16,
@@ -82,7 +82,7 @@ impl Peer {
         Ok(peers)
     }
 
-    /// Whether it is to take part in `work`.
+    /// True if the peer takes part in `work`.
     pub fn joins(&self, work: Work) -> bool {
         let name = work.to_string();
         self.works.as_ref().is_none_or(|parts| parts.iter().any(|part| name.contains(part)))
@@ -98,7 +98,7 @@ impl Peer {
         self.command.iter().map(put).collect()
     }
 
-    /// What its types leave open.
+    /// Finds a value that the types allow but that makes no sense.
     fn problem(&self) -> Option<String> {
         let has = |placeholder| self.command.iter().any(|word| word.contains(placeholder));
         let name = &self.name;

@@ -29,7 +29,7 @@ pub(super) struct Launch {
     pub folder: TempDir,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Where it will listen on loopback.
+    /// The port on loopback that it will listen on.
     pub port: u16,
     pub cpu: Cpu,
 }
@@ -98,7 +98,7 @@ impl Launch {
 }
 
 impl Relay {
-    /// How it ended and what it said, once it has ended by itself.
+    /// Exit status and output of a relay that has ended by itself.
     pub fn ended(&mut self) -> Option<(ExitStatus, String)> {
         let status = self.child.try_wait().ok().flatten()?;
         Some((status, self.said()))
@@ -156,16 +156,16 @@ fn tail(path: &Path) -> String {
 
 const OUTPUT: &str = "output.log";
 
-/// Of what a relay said.
+/// Lines of a relay's output that an error shows.
 const LINES_TOLD: usize = 6;
 
-/// From start to the first accepted connection.
+/// Longest time from start to the first accepted connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// From SIGTERM to SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const TERM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// For a relay to finish what it begins when it already accepts.
+/// Pause in which a relay that already accepts finishes its start.
 const SETTLE: Duration = Duration::from_millis(500);
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);

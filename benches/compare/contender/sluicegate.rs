@@ -124,7 +124,7 @@ impl Sluicegate {
 }
 
 impl Forwarding {
-    /// As the configuration has it.
+    /// The value in the configuration.
     fn key(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -167,7 +167,7 @@ impl Site {
     }
 }
 
-/// Of the checkout, where git is there to tell.
+/// The commit of the checkout, where git is installed.
 fn commit() -> String {
     let described = Command::new("git").args(["describe", "--always", "--dirty"]).output();
     match described {
@@ -180,7 +180,7 @@ fn commit() -> String {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sluicegate");
 
-/// Beyond the 5,000 of the idle work.
+/// Sessions allowed, more than the 5,000 of the idle work.
 const SESSIONS: u32 = 6_000;
 
 /// Next to nothing beside [`SESSIONS`].

@@ -9,7 +9,7 @@ use super::buffers::Buffers;
 use super::poller::{Interest, Ready};
 use super::socket::{Done, discard, read, write};
 
-/// What a connection is for; the first byte that its client sends.
+/// The use of a connection; the first byte that its client sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// Sends everything back, this byte included.
@@ -27,13 +27,13 @@ pub struct Served {
     unsent: Vec<u8>,
 }
 
-/// What a moment of serving came to.
+/// The result of serving a connection for a moment.
 pub enum Step {
     /// So many bytes of bulk have arrived.
     Goes {
         bulk_bytes: u64,
     },
-    /// From now on it is to be told of this.
+    /// The connection waits for this readiness from now on.
     Wants(Interest),
     Over,
 }
@@ -58,7 +58,7 @@ impl Role {
         })
     }
 
-    /// What bulk wants to be told of, on the backend's side.
+    /// The readiness that the backend's side of bulk waits for.
     const fn interest(self) -> Interest {
         match self {
             Self::Echo => Interest::Edges,

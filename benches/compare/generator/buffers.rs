@@ -18,7 +18,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// For messages of up to `message_bytes`.
+    /// Makes buffers for messages of up to `message_bytes`.
     pub fn new(message_bytes: usize) -> io::Result<Self> {
         let mut bulk = File::from(memfd_create("bulk", MFdFlags::MFD_CLOEXEC)?);
         bulk.write_all(&noise(BULK_BYTES))?;
@@ -50,7 +50,7 @@ fn noise(bytes: usize) -> Box<[u8]> {
     (0..bytes as u32).map(|place| (place.wrapping_mul(0x9e37_79b1) >> 15) as u8).collect()
 }
 
-/// Of one stream in one turn. As much as a 256 KiB pipe takes.
+/// Bytes of one stream in one turn: the size of a pipe.
 const BULK_BYTES: usize = 256 * 1024;
 
 /// More than a stream sends before the other streams have had their turn, so that what is under way stays

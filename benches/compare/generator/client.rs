@@ -15,7 +15,7 @@ use super::socket::{Done, broke, discard, read, write};
 use super::tally::Tally;
 use crate::works::Direction;
 
-/// What a client does once its tunnel is open.
+/// The work of a client once its tunnel is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
     Stream(Direction),
@@ -31,9 +31,9 @@ pub struct Client {
     socket: Socket,
     job: Job,
     stage: Stage,
-    /// When it began to connect.
+    /// Time at which it began to connect.
     began_ns: u64,
-    /// Of a [`Job::Exchange`]; others have none to make.
+    /// The state of a [`Job::Exchange`]; unused in other jobs.
     pub exchange: Exchange,
 }
 
@@ -46,7 +46,7 @@ enum Stage {
     Working,
 }
 
-/// What a moment came to.
+/// The result of one readiness event.
 pub enum Step {
     Goes,
     /// The tunnel is open and has been used, and from now on it is to be told of this.
@@ -218,7 +218,7 @@ impl AsFd for Client {
     }
 }
 
-/// What a client sends to have its tunnel opened; nothing where there is none to open.
+/// Bytes that open a tunnel; empty for a contender without tunnels.
 pub struct OpeningBytes {
     request: Vec<u8>,
 }
@@ -252,5 +252,5 @@ fn send_small(socket: &Socket, bytes: &[u8]) -> Result<(), String> {
 /// An empty line.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
-/// Of a reply; a relay that says more is not understood.
+/// Longest head of a reply; a longer one is an error.
 const HEAD_BYTES_MAX: usize = 8 * 1024;

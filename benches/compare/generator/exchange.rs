@@ -8,12 +8,12 @@ use super::socket::{Done, broke, read, write};
 
 pub struct Exchange {
     message_bytes: usize,
-    /// Which message is out, told in its first bytes; no two connections share one.
+    /// Number of the message that is out, sent in its first bytes; no two connections share one.
     tag: u64,
     out: Option<Out>,
     /// Due and not sent yet.
     waiting: u64,
-    /// When the first of those is due, and how much later each that follows.
+    /// Time at which the first of those is due, and the step to each that follows.
     due_ns: f64,
     step_ns: f64,
 }
@@ -30,7 +30,7 @@ impl Exchange {
         Self { message_bytes, tag: connection << 32, out: None, waiting: 0, due_ns: 0.0, step_ns: 0.0 }
     }
 
-    /// From now on the first message is due at `due_ns`, and one every `step_ns`. What waits is forgotten.
+    /// Starts a schedule: the first message is due at `due_ns`, then one every `step_ns`. Waiting messages are dropped.
     pub fn follow(&mut self, due_ns: f64, step_ns: f64) {
         self.waiting = 0;
         self.due_ns = due_ns;
@@ -94,7 +94,7 @@ impl Exchange {
         }
     }
 
-    /// When the messages were due that are due since `since_ns` and have no answer.
+    /// Due times, since `since_ns`, of the messages that have no answer.
     pub fn unanswered(&self, since_ns: u64) -> impl Iterator<Item = u64> {
         let out = self.out.as_ref().map(|out| out.due_ns).filter(|&due_ns| due_ns >= since_ns);
         let waiting = (0..self.waiting).map(|place| (self.due_ns + place as f64 * self.step_ns) as u64);

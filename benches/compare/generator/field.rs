@@ -29,14 +29,14 @@ pub struct Field {
     used: Used,
 }
 
-/// What becomes of clients that are done with [`Job::Once`].
+/// The fate of clients that are done with [`Job::Once`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Used {
     Close,
     Keep,
 }
 
-/// What keeps the clients going.
+/// The pacing of the clients.
 #[derive(Clone, Copy, Debug)]
 pub enum Pacing {
     /// Each stream goes on by itself.
@@ -66,7 +66,7 @@ enum Peer {
 }
 
 impl Field {
-    /// For messages of up to `message_bytes`.
+    /// Makes buffers for messages of up to `message_bytes`.
     pub fn new(
         target: &Target,
         backend: &Backend,
@@ -122,7 +122,7 @@ impl Field {
         }
     }
 
-    /// From now on what arrives counts.
+    /// Starts to count what arrives.
     pub fn record(&mut self) {
         self.tally.record();
     }
@@ -175,7 +175,7 @@ impl Field {
         self.tally.into_load(seconds)
     }
 
-    /// What may explain that something did not come about.
+    /// A possible cause, for the error when something did not happen.
     pub fn hint(&self) -> String {
         match self.tally.first_error() {
             Some(error) => format!("the first error: {error}"),
@@ -311,7 +311,7 @@ impl Field {
 }
 
 impl Pacing {
-    /// How long a wait for readiness may take.
+    /// Longest wait for readiness.
     fn patience_ms(self) -> u8 {
         match self {
             // The core is ours. By looking on all the time we keep to the schedule, and what is measured is how
@@ -345,5 +345,5 @@ const ERRORS_MAX: u64 = 1_000;
 /// Short enough that the end of a run is not missed.
 const PATIENCE_MS: u8 = 10;
 
-/// How long answers may take that are still to come at the end.
+/// Longest wait at the end for answers that are still out.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);

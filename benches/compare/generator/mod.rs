@@ -25,7 +25,7 @@ use crate::works::{Direction, Pace, Work};
 use client::Job;
 use field::{Field, Pacing, Used};
 
-/// Where clients connect, and how they come through.
+/// The address that clients connect to, with the way through it.
 pub struct Target {
     pub address: SocketAddr,
     pub opening: Opening,
@@ -172,14 +172,14 @@ fn idle(
     Ok((field.into_load(seconds), cost))
 }
 
-/// Of an exchange beside streams.
+/// Bytes of a message that is exchanged beside streams.
 const MIXED_BYTES: usize = 128;
 
 /// Sessions that are there before the first that is counted.
 const IDLE_WARM_UP: usize = 100;
 
-/// For a relay to come to rest.
+/// Pause in which a relay comes to rest.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Without a byte for this long, a work is given up.
+/// Silence after which a work is given up.
 const STALL_MAX: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ struct Place<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key(u64);
 
-/// What a socket is to be told of.
+/// The readiness that a socket waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interest {
     /// Everything, once each time that it begins.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How a call on a socket went.
+/// The result of a call on a socket.
 pub enum Done {
     Bytes(usize),
     WouldBlock,

@@ -10,14 +10,14 @@ pub struct Tally {
     clock: Instant,
     /// Messages are due whatever the answers do; only those count that are due while it records.
     pub is_scheduled: bool,
-    /// When recording began.
+    /// Time at which recording began.
     since_ns: Option<u64>,
     bytes: u64,
     exchanges: u64,
     latency_ns: Histogram<u64>,
     errors: u64,
     first_error: Option<String>,
-    /// Of the last byte, answer or new tunnel, recorded or not.
+    /// Time of the last byte, answer or new tunnel, recorded or not.
     pub progress_ns: u64,
 }
 
@@ -50,7 +50,7 @@ impl Tally {
         }
     }
 
-    /// What was due at `due_ns` is done; gives the time.
+    /// Records that the message due at `due_ns` was answered, and returns the time.
     pub fn exchanged(&mut self, due_ns: u64) -> u64 {
         let now_ns = self.now_ns();
         self.progress_ns = now_ns;

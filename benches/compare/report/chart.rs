@@ -21,7 +21,7 @@ pub(super) struct Chart {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
-    /// For values that lie orders of magnitude apart.
+    /// A scale for values that lie orders of magnitude apart.
     Logarithmic,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Group {
 }
 
 pub(super) struct Bar {
-    /// Which of the names that [`draw`] gets.
+    /// Index into the names that [`draw`] gets.
     pub series: usize,
     pub value: Spread,
 }
@@ -152,7 +152,7 @@ impl Ranged for Places {
     }
 }
 
-/// In the order of the contenders: grey for none, warm colours for ours, others for peers.
+/// The colour of a series, by the order of contenders: grey for no relay, warm colours for ours, others for peers.
 fn colour(series: usize) -> RGBAColor {
     let (red, green, blue) = COLOURS[series % COLOURS.len()];
     RGBColor(red, green, blue).into()
@@ -186,9 +186,9 @@ const LEGEND_WIDTH: u32 = 200;
 const LEGEND_TOP: i32 = 40;
 const LEGEND_STEP: i32 = 20;
 
-/// Of a group's room, what its bars take together, and of a bar's, what it takes itself.
+/// Part of a group's room that its bars take together, and part of a bar's room that it takes itself.
 const GROUP_WIDTH: f64 = 0.84;
 const BAR_WIDTH: f64 = 0.9;
 
-/// How far the axis goes beyond the highest whisker.
+/// Length of the axis, as a multiple of the highest whisker.
 const HEADROOM: f64 = 1.05;

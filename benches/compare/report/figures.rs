@@ -17,7 +17,7 @@ pub struct Figure {
     pub measured: Option<Measured>,
 }
 
-/// How a figure is held, as a number or a multiple of a peer's.
+/// The bound of a figure: a number, or a multiple of a peer's figure.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Bound {
     AtLeast(f64),
@@ -25,11 +25,11 @@ pub enum Bound {
     Below(f64),
 }
 
-/// Whom a figure sets us in relation to.
+/// The peer that a figure compares us with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
     Nobody,
-    /// As it comes: it sleeps when there is nothing to do.
+    /// HAProxy as it comes: it sleeps when there is nothing to do.
     HaProxy,
     HaProxyBusyPolling,
 }
@@ -57,7 +57,7 @@ pub enum Verdict {
 }
 
 impl Figure {
-    /// What `bound` is about.
+    /// The value that `bound` limits.
     pub fn value(&self) -> Option<f64> {
         let measured = self.measured.as_ref()?;
         Some(measured.reference.as_ref().map_or(measured.ours, |reference| reference.ratio))
@@ -95,7 +95,7 @@ impl Bound {
 }
 
 impl Peer {
-    /// Whether this contender is such a peer; names tell.
+    /// True if this contender is such a peer, by its name.
     fn is(self, contender: &str) -> bool {
         let is_haproxy = contender.starts_with(HAPROXY);
         match self {
@@ -136,7 +136,7 @@ impl Report {
     }
 }
 
-/// What is asked in one work.
+/// One figure to hold in one work.
 #[derive(Clone, Copy)]
 struct Row {
     measure: Measure,

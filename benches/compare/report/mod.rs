@@ -23,19 +23,19 @@ pub use standing::Measure;
 use crate::record::Run;
 use crate::works::Work;
 
-/// What one call of the comparison found out.
+/// The result of one call of the comparison.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {
     pub machine: Machine,
     pub settings: Settings,
-    /// In the order in which tables name them.
+    /// The contenders, in the order of the tables.
     pub contenders: Vec<Entrant>,
     pub left_out: Vec<LeftOut>,
     pub runs: Vec<Run>,
     pub failures: Vec<Failure>,
 }
 
-/// Where it was measured.
+/// The machine of the measurement.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
     pub kernel: String,
@@ -44,11 +44,11 @@ pub struct Machine {
     pub cores: usize,
     pub memory_kib: u64,
     pub congestion_control: String,
-    /// What the kernel says of each weakness of this CPU that it mitigates, or does not.
+    /// The kernel's line on each weakness of this CPU, mitigated or not.
     pub mitigations: BTreeMap<String, String>,
 }
 
-/// How it was measured.
+/// The settings of the measurement.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// More than one where reports were put together.
@@ -65,12 +65,12 @@ pub struct Settings {
 /// One call of the program.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Part {
-    /// What followed the program's name.
+    /// The arguments of the program.
     pub arguments: Vec<String>,
     pub started_at: String,
 }
 
-/// Who took part, and how it was set up.
+/// A contender that took part, with its set-up.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Entrant {
     pub name: String,
@@ -157,7 +157,7 @@ impl Report {
         put(folder.join("report.md"), &markdown::write(self, &plots))
     }
 
-    /// Whether sluicegate, whichever way it forwarded, failed anywhere.
+    /// True if sluicegate failed anywhere, by any way of forwarding.
     pub fn sluicegate_failed(&self) -> bool {
         let is_ours = |contender: &str| contender.starts_with(OURS);
         self.failures.iter().any(|failure| is_ours(&failure.contender))

@@ -10,7 +10,7 @@ use crate::works::{Direction, Pace, Work};
 pub(super) struct Plot {
     pub section: Section,
     pub title: String,
-    /// Beside the report.
+    /// Name of the picture's file, in the folder of the report's pictures.
     pub file: String,
 }
 
@@ -31,7 +31,7 @@ struct Sketch {
     title: String,
     file: String,
     measures: Vec<(Measure, Scale)>,
-    /// Whether a work belongs in it, and as what.
+    /// The label of a work in this picture; `None` if it does not belong there.
     label: Box<dyn Fn(Work) -> Option<String>>,
 }
 

@@ -34,7 +34,7 @@ pub enum Measure {
     Errors,
 }
 
-/// Which way a measure is better.
+/// The direction in which a measure is better.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Better {
     More,
@@ -85,7 +85,7 @@ impl Measure {
         }
     }
 
-    /// What a work is about in the first place.
+    /// The main measure of a work.
     pub fn main_of(work: Work) -> Self {
         match work {
             Work::Bulk { .. } => Self::GigabytesPerSecond,
@@ -146,7 +146,7 @@ impl Report {
         works
     }
 
-    /// Who tried `work`, in the order of the report.
+    /// Names of the contenders that tried `work`, in the order of the report.
     pub fn entrants_of(&self, work: Work) -> Vec<&str> {
         let tried = |name: &str| {
             self.runs_of(work, name).next().is_some() || self.failures_of(work, name).next().is_some()

@@ -12,16 +12,16 @@ pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// What stands right of the first column, and so where.
+/// The kind of cells right of the first column, which sets their alignment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cells {
-    /// To the left.
+    /// Text, aligned to the left.
     Text,
-    /// To the right.
+    /// Numbers, aligned to the right.
     Numbers,
 }
 
-/// What a column shows of a contender's runs.
+/// A column of a table about a contender's runs.
 #[derive(Clone, Copy)]
 enum Column {
     Median(Measure),
@@ -43,7 +43,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect());
     }
 
-    /// How the contenders stand in `work`.
+    /// The table of the contenders in `work`.
     pub fn of_work(report: &Report, work: Work) -> Self {
         let columns = columns_of(work);
         let mut table = Self::new(Cells::Numbers, &["contender"]);

@@ -27,7 +27,7 @@ pub enum Kind {
     StaleReplica,
 }
 
-/// What tells that a changed query was put to use.
+/// Evidence that a changed query really ran.
 pub enum Proof {
     /// The server's log says so with each run.
     Server(String),
@@ -35,7 +35,7 @@ pub enum Proof {
     Relay(&'static str),
 }
 
-/// By what a change is caught.
+/// The rule or error that catches a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaughtBy {
     /// The guard holds by this rule.
@@ -52,7 +52,7 @@ impl Change {
         Kind::ALL.into_iter().flat_map(relations)
     }
 
-    /// What the change's author would have run on the database.
+    /// The statements that the author of the change would have run on the database.
     pub fn statements(self, relay: &str) -> String {
         let view = self.relation.view();
         match self.kind {
@@ -87,7 +87,7 @@ impl Change {
         }
     }
 
-    /// What is to catch it.
+    /// The expected catcher of the change.
     pub fn caught_by(self, size: Size) -> CaughtBy {
         use Relation::{Credentials, Devices, Grants};
         let rule = |name: &str| CaughtBy::Rule(name.to_owned());
@@ -110,7 +110,7 @@ impl Change {
         }
     }
 
-    /// Whether only the guard stands between it and the clients. Before the guard, rows that do not decode are
+    /// True if only the guard stands between the change and the clients. Before the guard, rows that do not decode are
     /// set aside, and an answer that is none changes nothing.
     pub fn is_up_to_the_guard(self) -> bool {
         match self.kind {
@@ -121,7 +121,7 @@ impl Change {
         }
     }
 
-    /// What the changed query has the server's log say.
+    /// The text that the changed query leaves in the server's log.
     fn mark(self) -> String {
         format!("changed query: {self}")
     }
@@ -137,7 +137,7 @@ impl Change {
         sql.replace("WHERE", &format!("WHERE (SELECT ran('{}', {seconds})) AND", self.mark()))
     }
 
-    /// What is replaced by what in the true query.
+    /// Replacements in the true query, as pairs of old and new text.
     fn edits(self) -> Vec<(&'static str, &'static str)> {
         use Relation::{Credentials, Devices, Grants};
         match (self.kind, self.relation) {
@@ -198,8 +198,8 @@ impl Kind {
         Self::StaleReplica,
     ];
 
-    /// Whether it is in a query, and not done to the database, and may come with a restart. Some of those that
-    /// may: each takes a restart's time.
+    /// True if the change is in a query, not in the database, and may come with a restart. Only some of those that
+    /// may do: each takes the time of a restart.
     pub const fn may_be_deployed(self) -> bool {
         matches!(self, Self::PredicateOnId | Self::InvertedFlag | Self::EmptyAnswer | Self::TextForNumber)
     }

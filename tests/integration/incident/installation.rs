@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::changes::Change;
 use crate::support::{Cluster, Database, Device, Relay, Request, Site, assert_done};
 
-/// How many devices there are.
+/// Number of devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(pub usize);
 
@@ -109,26 +109,26 @@ impl<'a> Installation<'a> {
         std::fs::remove_dir_all(self.site.folder().join(KEPT)).unwrap();
     }
 
-    /// What the holder of the grant on a device asks.
+    /// The request of the grant's holder for a device.
     pub fn request(&self, device: usize) -> Request {
         let principal = device % self.size.principals() + 1;
         Request::to(&format!("{device:032x}"), self.device.port()).bearer(&format!("token-{principal}"))
     }
 
-    /// What somebody asks whose credential was revoked a moment before the relay began.
+    /// A request with a credential that was revoked a moment before the relay started.
     pub fn revoked_request(&self) -> Request {
         let principal = self.size.principals() + 1;
         Request::to(&format!("{:032x}", 1), self.device.port()).bearer(&format!("token-{principal}"))
     }
 
-    /// What `sluicegate authz status --json` prints.
+    /// The output of `sluicegate authz status --json`.
     pub fn status(&self) -> Value {
         let output = self.site.command(&["authz", "status", "--json"]).output().unwrap();
         assert_done(&output);
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// How often the server's log says `mark` of this database, behind so many bytes.
+    /// Count of `mark` in the server's log for this database, after the first `skip` bytes.
     pub fn server_said(&self, mark: &str, skip: u64) -> usize {
         let mut log = File::open(self.server_log()).unwrap();
         log.seek(SeekFrom::Start(skip)).unwrap();
@@ -171,7 +171,7 @@ impl Relation {
         format!("rights_{}", self.name())
     }
 
-    /// What the view should say.
+    /// The true query of the view.
     pub const fn select(self) -> &'static str {
         match self {
             Self::Credentials => {
@@ -242,5 +242,5 @@ const RAN: &str = "
         RETURN true;
     END $$;";
 
-/// Where a relay keeps its last good snapshot.
+/// The folder in which a relay keeps its last good snapshot.
 const KEPT: &str = "kept";

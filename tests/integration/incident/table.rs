@@ -15,9 +15,9 @@ pub struct Table {
 pub struct Row {
     pub change: Change,
     pub caught_by: CaughtBy,
-    /// From the commit of the change.
+    /// Time from the commit of the change to its catch.
     pub caught_after: Duration,
-    /// From the commit of what mends it.
+    /// Time from the commit of the mend to the end of the hold.
     pub healed_after: Duration,
 }
 

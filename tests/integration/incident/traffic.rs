@@ -23,7 +23,7 @@ pub struct Traffic {
 struct Tally {
     is_over: AtomicBool,
     asked: AtomicU64,
-    /// What was told to those who got no tunnel.
+    /// Replies to the clients that got no tunnel.
     refusals: Mutex<Vec<String>>,
 }
 
@@ -65,12 +65,12 @@ impl Traffic {
         wait_for(|| (asked() >= until).then_some(())).expect("clients go on");
     }
 
-    /// Who was refused since the last look.
+    /// Clients that were refused since the last call.
     pub fn refusals(&self) -> Vec<String> {
         std::mem::take(&mut self.tally.refusals.lock())
     }
 
-    /// Whether bytes still go through every tunnel that stood before.
+    /// True if bytes still go through every tunnel that was open before.
     pub fn stands(&mut self) -> bool {
         self.standing.iter_mut().all(echoes)
     }
