@@ -104,7 +104,7 @@ impl Connection {
     pub fn certificate_expires_at(&self) -> Option<SystemTime> {
         let Self::Tls(stream) = self else { return None };
         let certificate = Certificate::from_der(stream.conn.peer_certificates()?.first()?).ok()?;
-        Some(certificate.tbs_certificate.validity.not_after.to_system_time())
+        Some(certificate.tbs_certificate().validity().not_after.to_system_time())
     }
 
     /// Ends in order, so that nobody takes it for a client that was cut off; waits a little for the other end.
