@@ -44,7 +44,7 @@ impl LatencyMetric {
             scale,
             sum_seconds: 0.0,
             count: 0,
-            buckets: ends.chain([f64::MAX]).map(|end| (end, 0)).collect(),
+            buckets: ends.chain([f64::INFINITY]).map(|end| (end, 0)).collect(),
         };
         for latency in threads {
             metric.add(&latency.total());
@@ -75,6 +75,11 @@ impl EncodeMetric for LatencyMetric {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::DescriptorEncoder;
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
     use super::*;
 
     #[test]
@@ -94,5 +99,28 @@ mod tests {
         assert_eq!(filled, [(0, 1), (1, 1), (15, 1)]);
         assert_eq!(metric.count, 3);
         assert!((metric.sum_seconds - 60.0).abs() < 1.0, "{}", metric.sum_seconds);
+    }
+
+    #[test]
+    fn the_last_bucket_has_no_upper_bound() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(OneMinute));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let last = text.lines().rfind(|line| line.contains("_bucket")).unwrap();
+        assert_eq!(last, r#"latency_bucket{le="+Inf"} 1"#, "{text}");
+    }
+
+    /// A latency of one minute, which is above every bound.
+    #[derive(Debug)]
+    struct OneMinute;
+
+    impl Collector for OneMinute {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+            let latency = Latency::default();
+            latency.record_us(60_000_000);
+            let metric = LatencyMetric::sum([&latency].into_iter(), MICROSECONDS);
+            metric.encode(encoder.encode_descriptor("latency", "A latency.", None, metric.metric_type())?)
+        }
     }
 }
