@@ -28,7 +28,7 @@ impl NodeTable for SqliteNodes {
         self.0.with(|connection| {
             let mut nodes = Nodes::default();
             let mut statement = connection.prepare_cached(READ)?;
-            let mut rows = statement.query([NODES_MAX])?;
+            let mut rows = statement.query([NODES_MAX as i64])?;
             while let Some(row) = rows.next()? {
                 nodes.add(row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
             }
