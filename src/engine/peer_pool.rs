@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use super::timers::Tick;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakePool, Owner};
 use crate::engine::tls::stream::TlsStream;
-use crate::engine::user_data::{SpareStep, UserData};
+use crate::engine::user_data::{PeerStep, UserData};
 use crate::sys::ring::{Operation, Ring};
 use crate::sys::socket;
 use crate::wire::Tls;
@@ -136,17 +136,17 @@ impl PeerPool {
     }
 
     /// An operation of the spare at `place` has completed.
-    pub fn complete(&mut self, place: u32, step: SpareStep, result: i32, means: &mut Means<'_>) {
+    pub fn complete(&mut self, place: u32, step: PeerStep, result: i32, means: &mut Means<'_>) {
         let Some(held) = self.places.get_mut(place as usize) else { return };
         held.in_flight = held.in_flight.saturating_sub(1);
         let Some(spare) = &mut held.spare else { return self.release(place) };
         match step {
-            SpareStep::Connect if result == 0 => {
+            PeerStep::Connect if result == 0 => {
                 let first = spare.secured.take().map(|secured| (secured, Vec::new()));
                 self.shake(place, first, means);
             }
             // The node has something to say: a step of the handshake, or, once that is over, its end.
-            SpareStep::Readable if result > 0 => {
+            PeerStep::Readable if result > 0 => {
                 let mut records = vec![0; RECORDS_BYTES];
                 let received = socket::receive_now(spare.socket.as_fd(), &mut records).unwrap_or(0);
                 let is_open = spare.secured.as_ref().is_some_and(|secured| secured.is_open());
@@ -187,7 +187,7 @@ impl PeerPool {
             self.places.push(Place::default());
             self.places.len() as u32 - 1
         });
-        let token = UserData::Spare { place, step: SpareStep::Connect };
+        let token = UserData::PeerConnection { place, step: PeerStep::Connect };
         means
             .ring
             .push(token.into_bits(), Operation::Connect { socket: socket.as_fd(), address: node.address });
@@ -198,8 +198,8 @@ impl PeerPool {
     }
 
     fn shake(&mut self, place: u32, step: Option<(Box<TlsStream>, Vec<u8>)>, means: &mut Means<'_>) {
-        let handed =
-            step.map(|(secured, records)| means.desk.hand_over(Owner::Spare(place), secured, records));
+        let handed = step
+            .map(|(secured, records)| means.desk.hand_over(Owner::PeerConnection(place), secured, records));
         match handed {
             Some(Ok(())) => self.places[place as usize].in_flight += 1,
             _ => self.fail(place, means),
@@ -209,7 +209,7 @@ impl PeerPool {
     fn watch(&mut self, place: u32, means: &mut Means<'_>) {
         let held = &mut self.places[place as usize];
         let Some(spare) = &held.spare else { return };
-        let token = UserData::Spare { place, step: SpareStep::Readable };
+        let token = UserData::PeerConnection { place, step: PeerStep::Readable };
         means.ring.push(token.into_bits(), Operation::PollReadable { fd: spare.socket.as_fd() });
         held.in_flight += 1;
     }
@@ -236,8 +236,8 @@ impl PeerPool {
         let held = self.places.get_mut(place as usize)?;
         let spare = held.spare.take()?;
         if held.in_flight > 0 {
-            for step in [SpareStep::Connect, SpareStep::Readable] {
-                let token = UserData::Spare { place, step }.into_bits();
+            for step in [PeerStep::Connect, PeerStep::Readable] {
+                let token = UserData::PeerConnection { place, step }.into_bits();
                 means.ring.push(UserData::CancelOwn.into_bits(), Operation::Cancel { token });
             }
         }

@@ -1,47 +1,41 @@
-//! What a completion is about, packed into the 64 bits that the ring carries along.
+//! The value that links a completion to its operation: the 64 bits of user data that io_uring returns unchanged.
 
-/// A session's slot and one of its purposes, or a purpose of the worker itself.
+/// The operation that a completion belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum UserData {
-    Session {
-        slot: Slot,
-        purpose: Purpose,
-    },
-    /// The listener with this index accepted or failed.
-    Accept {
-        listener: u32,
-    },
-    /// The cancellation of something that is no session's.
+    /// An operation of the session in this slot.
+    Session { slot: Slot, purpose: Purpose },
+    /// The accept operation of the listener with this index.
+    Accept { listener: u32 },
+    /// The cancellation of an operation that belongs to no session.
     CancelOwn,
-    /// Of the spare connection in this place.
-    Spare {
-        place: u32,
-        step: SpareStep,
-    },
-    /// Another thread wants attention.
+    /// An operation of the pooled peer connection in this place of the pool.
+    PeerConnection { place: u32, step: PeerStep },
+    /// A read of the thread's eventfd, which another thread writes to wake this one.
     Wake,
 }
 
-/// What a spare connection waits for.
+/// The operation that a pooled peer connection has in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum SpareStep {
+pub(super) enum PeerStep {
     Connect,
     Readable,
 }
 
-/// A place in the worker's table of sessions. It is reused only once nothing of its last session is in
-/// flight any more, so a completion never finds a stranger.
+/// A place in the worker's table of sessions. It is reused only when no operation of its last session is in
+/// flight, so a completion never reaches another session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Slot(pub u32);
 
-/// Which of a session's operations; at most one of each is in flight at a time.
+/// One kind of a session's operations. At most one of each kind is in flight at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Purpose {
-    /// Head bytes, or what a refused client still sends.
+    /// The receive of the request's head, or of bytes that a refused client still sends.
     Head,
     Connect,
-    /// One direction's receive, readiness, room, hangup watch and ring splices; `Up` then `Down`.
+    /// The first of six for each direction, first `Up` and then `Down`: a receive, a poll for bytes to read, a poll
+    /// for room to write, a poll for a hangup, and the ring's two splices (into the pipe and out of it).
     UpReceive,
     UpReadable,
     UpWritable,
@@ -54,9 +48,10 @@ pub(super) enum Purpose {
     DownHangup,
     DownFill,
     DownDrain,
-    /// A step of the client's handshake, which other threads take. It is not the ring's, and cannot be cancelled.
-    Shake,
-    /// A cancellation's own completion.
+    /// A step of a TLS handshake, which another thread computes. The ring does not know it, so it cannot be
+    /// cancelled.
+    TlsHandshake,
+    /// The completion of a cancellation itself.
     Cancel,
 }
 
@@ -76,11 +71,11 @@ impl Purpose {
         Self::DownHangup,
         Self::DownFill,
         Self::DownDrain,
-        Self::Shake,
+        Self::TlsHandshake,
         Self::Cancel,
     ];
 
-    /// Whether it is part of moving a stream, rather than a message or a step of the handshake.
+    /// True for the operations of the splice path; false for a message or a step of the handshake.
     pub const fn is_of_stream(self) -> bool {
         matches!(
             self,
@@ -102,20 +97,20 @@ impl UserData {
             Self::Session { slot, purpose } => u64::from(slot.0) << 8 | purpose as u64,
             Self::Accept { listener } => u64::from(listener) << 8 | ACCEPT,
             Self::CancelOwn => CANCEL_OWN,
-            Self::Spare { place, step: SpareStep::Connect } => u64::from(place) << 8 | SPARE_CONNECT,
-            Self::Spare { place, step: SpareStep::Readable } => u64::from(place) << 8 | SPARE_READABLE,
+            Self::PeerConnection { place, step: PeerStep::Connect } => u64::from(place) << 8 | PEER_CONNECT,
+            Self::PeerConnection { place, step: PeerStep::Readable } => u64::from(place) << 8 | PEER_READABLE,
             Self::Wake => WAKE,
         }
     }
 
-    /// `None` for bits that [`UserData::into_bits`] never made.
+    /// Reads the bits back; `None` for bits that [`UserData::into_bits`] never returns.
     pub fn from_bits(bits: u64) -> Option<Self> {
         let number = u32::try_from(bits >> 8).ok()?;
         match bits & 0xff {
             ACCEPT => Some(Self::Accept { listener: number }),
             CANCEL_OWN => Some(Self::CancelOwn),
-            SPARE_CONNECT => Some(Self::Spare { place: number, step: SpareStep::Connect }),
-            SPARE_READABLE => Some(Self::Spare { place: number, step: SpareStep::Readable }),
+            PEER_CONNECT => Some(Self::PeerConnection { place: number, step: PeerStep::Connect }),
+            PEER_READABLE => Some(Self::PeerConnection { place: number, step: PeerStep::Readable }),
             WAKE => Some(Self::Wake),
             purpose => {
                 let purpose = *Purpose::ALL.get(usize::try_from(purpose).ok()?)?;
@@ -125,17 +120,17 @@ impl UserData {
     }
 }
 
-const SPARE_CONNECT: u64 = 0xfb;
-const SPARE_READABLE: u64 = 0xfc;
+const PEER_CONNECT: u64 = 0xfb;
+const PEER_READABLE: u64 = 0xfc;
 const CANCEL_OWN: u64 = 0xfd;
 const ACCEPT: u64 = 0xfe;
 const WAKE: u64 = 0xff;
 
-/// Which purposes of a session are in flight.
+/// The purposes that a session has in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct InFlight {
     purposes: u16,
-    /// Cancellations, of which there may be several.
+    /// Number of cancellations in flight; several are possible.
     cancels: u8,
 }
 
@@ -166,7 +161,7 @@ impl InFlight {
         self.purposes == 0 && self.cancels == 0
     }
 
-    /// Everything in flight but cancellations.
+    /// Iterates over the purposes in flight, cancellations excepted.
     pub fn iter(self) -> impl Iterator<Item = Purpose> {
         Purpose::ALL.into_iter().filter(move |&purpose| purpose != Purpose::Cancel && self.has(purpose))
     }
@@ -177,14 +172,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_survives_the_ring() {
+    fn user_data_survives_the_ring() {
         for (place, purpose) in Purpose::ALL.into_iter().enumerate() {
             assert_eq!(purpose as usize, place);
-            let token = UserData::Session { slot: Slot(u32::MAX), purpose };
-            assert_eq!(UserData::from_bits(token.into_bits()), Some(token));
+            let user_data = UserData::Session { slot: Slot(u32::MAX), purpose };
+            assert_eq!(UserData::from_bits(user_data.into_bits()), Some(user_data));
         }
-        for token in [UserData::Wake, UserData::CancelOwn, UserData::Accept { listener: 7 }] {
-            assert_eq!(UserData::from_bits(token.into_bits()), Some(token));
+        for user_data in [UserData::Wake, UserData::CancelOwn, UserData::Accept { listener: 7 }] {
+            assert_eq!(UserData::from_bits(user_data.into_bits()), Some(user_data));
         }
         assert_eq!(UserData::from_bits(u64::MAX << 40), None);
         assert_eq!(UserData::from_bits(0x7f), None);

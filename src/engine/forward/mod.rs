@@ -335,7 +335,7 @@ impl Direction {
             Purpose::DownHangup => (Self::Down, Task::Hangup),
             Purpose::DownFill => (Self::Down, Task::Fill),
             Purpose::DownDrain => (Self::Down, Task::Drain),
-            Purpose::Head | Purpose::Connect | Purpose::Shake | Purpose::Cancel => return None,
+            Purpose::Head | Purpose::Connect | Purpose::TlsHandshake | Purpose::Cancel => return None,
         })
     }
 }
@@ -358,7 +358,7 @@ impl<K: Kernel> Io<'_, K> {
 
     /// Ends what is in flight for `purpose`, if anything is.
     pub fn cancel(&mut self, purpose: Purpose) {
-        if self.in_flight.has(purpose) && purpose != Purpose::Shake {
+        if self.in_flight.has(purpose) && purpose != Purpose::TlsHandshake {
             self.in_flight.begin(Purpose::Cancel);
             self.kernel.cancel(
                 UserData::Session { slot: self.slot, purpose: Purpose::Cancel },

@@ -27,7 +27,7 @@ use super::timers::Tick;
 use crate::engine::peer_pool::{Means, PeerPool};
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakePool, Owner, PoolFull};
 use crate::engine::tls::stream::{RECORD_BYTES_MAX, TlsStream};
-use crate::engine::user_data::{Slot, SpareStep, UserData};
+use crate::engine::user_data::{PeerStep, Slot, UserData};
 use crate::wire::Sealed;
 
 /// What a session may ask of the system. Nothing here waits.
@@ -240,7 +240,7 @@ impl RingKernel {
             let shaken = self.desk.next()?;
             match shaken.owner {
                 Owner::Session(slot) => return Some((slot, shaken)),
-                Owner::Spare(place) => {
+                Owner::PeerConnection(place) => {
                     let (spares, mut means) = self.spares(now);
                     spares.on_shaken(place, shaken, &mut means);
                 }
@@ -249,7 +249,7 @@ impl RingKernel {
     }
 
     /// An operation of a spare connection has completed.
-    pub fn complete_spare(&mut self, place: u32, step: SpareStep, result: i32, now: Tick) {
+    pub fn complete_spare(&mut self, place: u32, step: PeerStep, result: i32, now: Tick) {
         let (spares, mut means) = self.spares(now);
         spares.complete(place, step, result, &mut means);
     }

@@ -75,7 +75,7 @@ impl<K: Kernel> Session<K> {
         }
         let Some(secured) = securing.secured.take() else { return };
         match turn.kernel.shake_hands(self.slot, secured, records) {
-            Ok(()) => self.in_flight.begin(Purpose::Shake),
+            Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
             Err(_full) => {
                 turn.counters.tls_handshakes.add("turned-away");
                 self.note_lost_client("tls-handshakes-full", None, turn);
@@ -85,7 +85,7 @@ impl<K: Kernel> Session<K> {
 
     /// A step of the handshake was taken.
     pub fn on_shaken(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
-        self.in_flight.end(Purpose::Shake);
+        self.in_flight.end(Purpose::TlsHandshake);
         if let Stage::Handing(_) = self.stage {
             return self.on_shaken_with_node(shaken, turn);
         }

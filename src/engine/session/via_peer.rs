@@ -123,7 +123,7 @@ impl<K: Kernel> Session<K> {
     fn shake_with_node(&mut self, records: Vec<u8>, turn: &mut Turn<'_, K>) {
         let Some(secured) = self.device_tls.take() else { return };
         match turn.kernel.shake_hands(self.slot, secured, records) {
-            Ok(()) => self.in_flight.begin(Purpose::Shake),
+            Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
             Err(_full) => self.refuse_by_node("node-handshakes-full", None, turn),
         }
     }

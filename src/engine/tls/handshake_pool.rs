@@ -42,7 +42,7 @@ pub(in crate::engine) struct Step {
 pub(in crate::engine) enum Owner {
     Session(Slot),
     /// The spare in this place.
-    Spare(u32),
+    PeerConnection(u32),
 }
 
 /// A connection whose handshake has gone on, or has failed.

@@ -286,7 +286,7 @@ impl Worker {
                 self.on_accept(listener as usize, completion, now);
             }
             Some(UserData::CancelOwn) => {}
-            Some(UserData::Spare { place, step }) => {
+            Some(UserData::PeerConnection { place, step }) => {
                 self.kernel.complete_spare(place, step, completion.result, now.tick());
             }
             Some(UserData::Wake) => {
