@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use super::Desk;
 use super::caller::{Operator, Viewer, audit};
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId, UnixMillis};
-use crate::engine::{EngineBusy, EngineHandle, Found, PathKind, SessionRow, SessionState};
+use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, SessionState};
 
 /// The newest list, and what it takes to tell how fast each session goes.
 #[derive(Default)]
@@ -92,8 +92,8 @@ impl Roster {
     async fn end(&self, id: u64, engine: &EngineHandle) -> Result<(), SessionsError> {
         let mut under_way = engine.end_session(id)?;
         match answer_of(|| under_way.poll()).await? {
-            Found::Yes => Ok(()),
-            Found::No => Err(SessionsError::NotFound),
+            EndResult::Ended => Ok(()),
+            EndResult::NotFound => Err(SessionsError::NotFound),
         }
     }
 }

@@ -32,7 +32,7 @@ pub use postgres::PostgresUrl;
 pub use queries::{Queries, Query};
 pub use tls::{ListenTls, TlsFileError};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
-pub use tokens::{TokenSigner, WhoAsks};
+pub use tokens::{SubjectClaims, TokenSigner};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.
@@ -357,7 +357,7 @@ impl Listen {
 impl Authz {
     /// Whether a session token can say who asks by a secret, which then has to be among the credentials.
     pub fn takes_login_secrets(&self) -> bool {
-        self.tokens.iter().any(|signer| matches!(signer.who, WhoAsks::Secret { .. }))
+        self.tokens.iter().any(|signer| matches!(signer.who, SubjectClaims::Secret { .. }))
     }
 }
 

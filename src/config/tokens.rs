@@ -20,12 +20,12 @@ pub struct TokenSigner {
     pub audience: Option<String>,
     /// By how much the signer's clock may differ from ours.
     pub leeway: Duration,
-    pub who: WhoAsks,
+    pub who: SubjectClaims,
 }
 
 /// Which claims say who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WhoAsks {
+pub enum SubjectClaims {
     /// The one that holds the principal's number.
     Principal(String),
     /// The one that holds a secret by which the store knows the principal; and one with its number, where that
@@ -67,8 +67,8 @@ impl TryFrom<Written> for TokenSigner {
             detail: error.to_string(),
         })?;
         let who = match secret_claim {
-            Some(secret) => WhoAsks::Secret { secret, principal },
-            None => WhoAsks::Principal(principal.unwrap_or_else(|| SUBJECT.to_owned())),
+            Some(secret) => SubjectClaims::Secret { secret, principal },
+            None => SubjectClaims::Principal(principal.unwrap_or_else(|| SUBJECT.to_owned())),
         };
         Ok(Self { key, key_id, issuer, audience, leeway, who })
     }

@@ -1,6 +1,6 @@
 //! Turns the system's clocks into what sessions reckon with.
 
-use super::session::Instant;
+use super::timers::Instant;
 use crate::authz::UnixMillis;
 
 pub(super) struct Clock {

@@ -15,7 +15,7 @@ use crate::authz::{DeviceId, PrincipalId};
 use crate::config;
 
 /// The counts in force and their bounds.
-pub(super) struct Limits {
+pub(super) struct SessionLimits {
     sessions: AtomicU32,
     sessions_max: u32,
     principals: Counts<PrincipalId>,
@@ -30,18 +30,18 @@ pub(super) enum LimitHit {
 }
 
 /// A place among the node's sessions; given back when dropped.
-pub(super) struct Place {
-    limits: Arc<Limits>,
+pub(super) struct SessionPermit {
+    limits: Arc<SessionLimits>,
 }
 
 /// A place among one principal's and one device's sessions; given back when dropped.
-pub(super) struct Permit {
-    limits: Arc<Limits>,
+pub(super) struct TunnelPermit {
+    limits: Arc<SessionLimits>,
     principal: PrincipalId,
     device: DeviceId,
 }
 
-impl Limits {
+impl SessionLimits {
     pub fn new(config: &config::Limits, sessions_max: u32) -> Self {
         Self {
             sessions: AtomicU32::new(0),
@@ -56,16 +56,20 @@ impl Limits {
     }
 
     /// A place for one more session, or `None` where the node is full.
-    pub fn enter(self: &Arc<Self>) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
                 (sessions < self.sessions_max).then_some(sessions + 1)
             })
             .ok()?;
-        Some(Place { limits: Arc::clone(self) })
+        Some(SessionPermit { limits: Arc::clone(self) })
     }
 
-    pub fn permit(self: &Arc<Self>, principal: PrincipalId, device: DeviceId) -> Result<Permit, LimitHit> {
+    pub fn permit(
+        self: &Arc<Self>,
+        principal: PrincipalId,
+        device: DeviceId,
+    ) -> Result<TunnelPermit, LimitHit> {
         if !self.principals.take(principal) {
             return Err(LimitHit::Principal);
         }
@@ -73,7 +77,7 @@ impl Limits {
             self.principals.give_back(principal);
             return Err(LimitHit::Device);
         }
-        Ok(Permit { limits: Arc::clone(self), principal, device })
+        Ok(TunnelPermit { limits: Arc::clone(self), principal, device })
     }
 }
 
@@ -86,13 +90,13 @@ impl LimitHit {
     }
 }
 
-impl Drop for Place {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         self.limits.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Permit {
+impl Drop for TunnelPermit {
     fn drop(&mut self) {
         self.limits.principals.give_back(self.principal);
         self.limits.devices.give_back(self.device);
@@ -159,14 +163,14 @@ const SHARDS: usize = 64;
 mod tests {
     use super::*;
 
-    fn limits(sessions: u32, per_principal: u32, per_device: u32) -> Arc<Limits> {
+    fn limits(sessions: u32, per_principal: u32, per_device: u32) -> Arc<SessionLimits> {
         let config = config::Limits {
             sessions,
             sessions_per_principal: per_principal,
             sessions_per_device: per_device,
             ..config::Limits::default()
         };
-        Arc::new(Limits::new(&config, sessions))
+        Arc::new(SessionLimits::new(&config, sessions))
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod peer_pool;
 mod requests;
 mod self_probe;
 mod session;
+mod session_view;
 mod shared;
 mod timers;
 mod tls;
@@ -54,7 +55,7 @@ use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::Verifier;
 use fd_budget::sessions_max;
 use kernel::RingKernel;
-use limits::Limits;
+use limits::SessionLimits;
 use listener::Listener;
 use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
@@ -64,10 +65,8 @@ use worker::Worker;
 pub use fd_budget::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
 pub use listener::bind::{Inherited, InheritedError};
-pub use requests::{
-    DirectionRow, EndUnderWay, EngineBusy, Found, ListUnderWay, PathKind, SessionList, SessionRow,
-    SessionState, TunnelRow,
-};
+pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
+pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -129,7 +128,7 @@ impl Engine {
         let cpus = cpu::allowed().map_err(EngineError::Thread)?;
         let count = if config.engine.threads == 0 { cpus.len() } else { config.engine.threads };
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
-        let limits = Arc::new(Limits::new(&config.limits, sessions_max(&config, count)));
+        let limits = Arc::new(SessionLimits::new(&config.limits, sessions_max(&config, count)));
         let threads = (0..count)
             .map(|_| ThreadShared::new(authority.decision_log()))
             .collect::<io::Result<Vec<_>>>()
@@ -232,13 +231,13 @@ impl EngineHandle {
     }
 
     /// Has every thread list its sessions.
-    pub fn list_sessions(&self) -> Result<ListUnderWay, EngineBusy> {
-        ListUnderWay::start(&self.shared)
+    pub fn list_sessions(&self) -> Result<PendingList, EngineBusy> {
+        PendingList::start(&self.shared)
     }
 
     /// Has the session with this number ended, whatever it is doing.
-    pub fn end_session(&self, session: u64) -> Result<EndUnderWay, EngineBusy> {
-        EndUnderWay::start(&self.shared, session)
+    pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
+        PendingEnd::start(&self.shared, session)
     }
 
     /// `limits.sessions`, or what the descriptors are enough for.

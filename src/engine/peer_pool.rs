@@ -19,7 +19,7 @@ use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::{PeerStep, UserData};
 use crate::sys::ring::{Operation, Ring};
 use crate::sys::socket;
-use crate::wire::Tls;
+use crate::wire::TlsConnection;
 
 pub(super) struct PeerPool {
     /// Ready ones for each node.
@@ -178,7 +178,7 @@ impl PeerPool {
     fn make(&mut self, name: &str, means: &mut Means<'_>) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let server = ServerName::try_from(name.to_owned()).ok();
-        let tls = server.and_then(|server| Tls::connect(Arc::clone(&node.tls), server).ok());
+        let tls = server.and_then(|server| TlsConnection::connect(Arc::clone(&node.tls), server).ok());
         let (Some(tls), Ok(socket)) = (tls, socket::open(node.address, None)) else {
             node.not_before = Tick(means.now.0 + millis(RETRY_AFTER));
             return;
@@ -237,8 +237,8 @@ impl PeerPool {
         let spare = held.spare.take()?;
         if held.in_flight > 0 {
             for step in [PeerStep::Connect, PeerStep::Readable] {
-                let token = UserData::PeerConnection { place, step }.into_bits();
-                means.ring.push(UserData::CancelOwn.into_bits(), Operation::Cancel { token });
+                let user_data = UserData::PeerConnection { place, step }.into_bits();
+                means.ring.push(UserData::CancelOwn.into_bits(), Operation::Cancel { user_data });
             }
         }
         if let Some(node) = self.nodes.get_mut(&spare.node) {

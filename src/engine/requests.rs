@@ -6,107 +6,42 @@
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use crossbeam::queue::ArrayQueue;
-use serde::Serialize;
 
 use super::shared::Shared;
-use crate::authz::UnixMillis;
-use crate::telemetry::SessionFacts;
-
-/// A session as it was when its thread came by.
-#[derive(Clone, Debug)]
-pub struct SessionRow {
-    pub facts: SessionFacts,
-    pub state: SessionState,
-    /// When it was accepted.
-    pub since: UnixMillis,
-    /// Absent until there is a tunnel.
-    pub tunnel: Option<TunnelRow>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SessionState {
-    /// Its TLS handshake is under way.
-    Securing,
-    /// Its head is being read.
-    Head,
-    /// The device is being dialled.
-    Dialling,
-    Open,
-    /// One direction has ended.
-    HalfClosed,
-    /// The client has been told no.
-    Refused,
-    /// Over, with operations in flight.
-    Closing,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct TunnelRow {
-    /// Client to device.
-    pub up: DirectionRow,
-    /// Device to client.
-    pub down: DirectionRow,
-    /// From accept to the reply.
-    pub handshake_us: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct DirectionRow {
-    pub bytes: u64,
-    pub path: PathKind,
-}
-
-/// How a direction moves its bytes now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PathKind {
-    Copy,
-    Splice,
-    /// By records, since either end speaks TLS.
-    Tls,
-}
-
-/// The node's sessions, or as many as there was room for.
-#[derive(Debug, Default)]
-pub struct SessionList {
-    pub rows: Vec<SessionRow>,
-    /// Sessions that came while the list was made, beyond the room for them.
-    pub left_out: usize,
-}
+use crate::engine::session_view::SessionList;
 
 /// A list that the threads are making.
-pub struct ListUnderWay {
+pub struct PendingList {
     waiting: Vec<Receiver<SessionList>>,
     list: SessionList,
 }
 
 /// The end of a session that its thread has been asked for.
-pub struct EndUnderWay {
-    answer: Receiver<Found>,
+pub struct PendingEnd {
+    answer: Receiver<EndResult>,
 }
 
 /// Whether there was such a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Found {
-    Yes,
-    No,
+pub enum EndResult {
+    Ended,
+    NotFound,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("an engine thread has {ERRANDS_MAX} such requests to serve before this one; try again")]
+#[error("an engine thread has {REQUESTS_MAX} such requests to serve before this one; try again")]
 pub struct EngineBusy;
 
 /// What one thread has been asked.
-pub(super) type ErrandQueue = ArrayQueue<WorkerRequest>;
+pub(super) type RequestQueue = ArrayQueue<WorkerRequest>;
 
 pub(super) enum WorkerRequest {
     List { list: SessionList, answer: Sender<SessionList> },
-    End { session: u64, answer: Sender<Found> },
+    End { session: u64, answer: Sender<EndResult> },
 }
 
-pub(super) fn queue() -> ErrandQueue {
-    ArrayQueue::new(ERRANDS_MAX)
+pub(super) fn queue() -> RequestQueue {
+    ArrayQueue::new(REQUESTS_MAX)
 }
 
 /// The thread that a session of this number is on.
@@ -114,7 +49,7 @@ pub(super) const fn thread_of(session: u64) -> usize {
     (session >> SESSION_NUMBER_BITS) as usize
 }
 
-impl ListUnderWay {
+impl PendingList {
     pub(super) fn start(shared: &Shared) -> Result<Self, EngineBusy> {
         let mut waiting = Vec::with_capacity(shared.threads.len());
         for thread in &shared.threads {
@@ -144,7 +79,7 @@ impl ListUnderWay {
     }
 }
 
-impl EndUnderWay {
+impl PendingEnd {
     pub(super) fn start(shared: &Shared, session: u64) -> Result<Self, EngineBusy> {
         let (answer, answered) = bounded(1);
         match shared.threads.get(thread_of(session)) {
@@ -156,11 +91,11 @@ impl EndUnderWay {
     }
 
     /// Call again while there is no answer.
-    pub fn poll(&mut self) -> Option<Found> {
+    pub fn poll(&mut self) -> Option<EndResult> {
         match self.answer.try_recv() {
             Ok(found) => Some(found),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Found::No),
+            Err(TryRecvError::Disconnected) => Some(EndResult::NotFound),
         }
     }
 }
@@ -169,7 +104,7 @@ impl EndUnderWay {
 pub(super) const SESSION_NUMBER_BITS: u32 = 48;
 
 /// Requests that wait for one thread.
-const ERRANDS_MAX: usize = 8;
+const REQUESTS_MAX: usize = 8;
 
 /// Sessions of one thread that may begin while a list is made and still find room on it.
 const LIST_ROOM_SPARE: usize = 256;

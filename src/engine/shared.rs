@@ -9,10 +9,10 @@ use nix::unistd::gettid;
 use parking_lot::RwLock;
 use rustls::{ClientConfig, ServerConfig};
 
-use super::limits::Limits;
+use super::limits::SessionLimits;
 use crate::authz::{Authority, DecisionLog};
 use crate::config::{Config, KernelTls};
-use crate::engine::requests::{self, EngineBusy, ErrandQueue, WorkerRequest};
+use crate::engine::requests::{self, EngineBusy, RequestQueue, WorkerRequest};
 use crate::engine::self_probe::SelfProbe;
 use crate::engine::tls::handshake_pool::{HANDSHAKES_MAX, HandshakeDone};
 use crate::engine::token_rate_limit::TokenRateLimit;
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     pub config: Arc<Config>,
     pub authority: Arc<Authority>,
     pub audit: AuditSender,
-    pub limits: Arc<Limits>,
+    pub limits: Arc<SessionLimits>,
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub signals: Signals,
@@ -47,7 +47,7 @@ pub(super) struct ThreadShared {
     pub wake: Wake,
     pub counters: Arc<EngineCounters>,
     pub decision_log: Arc<DecisionLog>,
-    pub requests: ErrandQueue,
+    pub requests: RequestQueue,
     /// Steps of handshakes that were taken for this thread.
     pub shaken: Arc<ArrayQueue<HandshakeDone>>,
     /// By which the system knows the thread; 0 until it runs.
@@ -87,7 +87,7 @@ impl Shared {
         config: Arc<Config>,
         authority: Arc<Authority>,
         audit: AuditSender,
-        limits: Arc<Limits>,
+        limits: Arc<SessionLimits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
         Self {

@@ -1,163 +1,33 @@
-//! Deadlines of a worker's sessions: a hierarchical wheel of milliseconds.
-//!
-//! A session's slot has one entry at most that matters. Moving a deadline later costs nothing: the entry
-//! fires at its old time, and whoever owns it looks at the true deadline and puts it back; the next session
-//! in the slot finds it set and needs none of its own. So per message there is no timer work at all, and
-//! per short session hardly any, which is why this is not a heap or a crate that wants each change told.
+//! Time as the engine counts it: the instant of a turn, and the ticks that deadlines are in.
 
-use crate::engine::user_data::Slot;
+use std::time::Duration;
+
+use crate::authz::UnixMillis;
+
+/// The thread's clocks, read once per turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instant {
+    /// Since the thread's clock began.
+    pub monotonic_us: u64,
+    pub wall: UnixMillis,
+}
 
 /// Milliseconds since the worker's clock began.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tick(pub u64);
 
-/// Says when to look at the session in `slot`, whichever it is by then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    pub at: Tick,
-    pub slot: Slot,
-}
-
-pub(super) struct Wheel {
-    now: u64,
-    levels: [Level; LEVELS],
-    entries: usize,
-}
-
-/// 64 slots, each as wide as the whole level below.
-struct Level {
-    occupied: u64,
-    slots: [Vec<Entry>; SLOTS],
-}
-
-impl Wheel {
-    pub fn new() -> Self {
-        Self { now: 0, levels: std::array::from_fn(|_| Level::new()), entries: 0 }
+impl Instant {
+    pub fn tick(self) -> Tick {
+        Tick(self.monotonic_us / 1000)
     }
 
-    pub fn insert(&mut self, entry: Entry) {
-        self.entries += 1;
-        self.place(entry);
+    /// The tick that is `duration` away, rounded up.
+    pub fn after(self, duration: Duration) -> Tick {
+        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Tick(self.tick().0.saturating_add(ms).saturating_add(1))
     }
 
-    /// Appends to `fired` every entry that is due at `now`.
-    pub fn advance(&mut self, now: Tick, fired: &mut Vec<Entry>) {
-        while let Some((level, slot, start)) = self.next_slot() {
-            if start > now.0 {
-                break;
-            }
-            self.now = self.now.max(start);
-            self.levels[level].occupied &= !(1 << slot);
-            for entry in std::mem::take(&mut self.levels[level].slots[slot]) {
-                if entry.at <= now {
-                    self.entries -= 1;
-                    fired.push(entry);
-                } else {
-                    self.place(entry);
-                }
-            }
-        }
-        self.now = self.now.max(now.0);
-    }
-
-    /// When to look again: no entry fires before. `None` where there is none.
-    pub fn next(&self) -> Option<Tick> {
-        self.next_slot().map(|(_, _, start)| Tick(start))
-    }
-
-    fn place(&mut self, entry: Entry) {
-        // What is due already goes to the next tick, which is not in the past.
-        let at = entry.at.0.clamp(self.now + 1, self.now + HORIZON);
-        let level = level_of(self.now, at);
-        let slot = (at >> (level as u32 * BITS)) as usize % SLOTS;
-        self.levels[level].occupied |= 1 << slot;
-        self.levels[level].slots[slot].push(entry);
-    }
-
-    /// The occupied slot that starts first, lower levels before higher ones.
-    fn next_slot(&self) -> Option<(usize, usize, u64)> {
-        if self.entries == 0 {
-            return None;
-        }
-        (0..LEVELS).find_map(|level| {
-            let shift = level as u32 * BITS;
-            let current = (self.now >> shift) % SLOTS as u64;
-            let ahead = self.levels[level].occupied.rotate_right(current as u32);
-            if ahead == 0 {
-                return None;
-            }
-            let distance = u64::from(ahead.trailing_zeros());
-            let slot = (current + distance) % SLOTS as u64;
-            let start = ((self.now >> shift) + distance) << shift;
-            Some((level, slot as usize, start))
-        })
-    }
-}
-
-impl Level {
-    fn new() -> Self {
-        Self { occupied: 0, slots: std::array::from_fn(|_| Vec::new()) }
-    }
-}
-
-/// The lowest level on which `at` and `now` lie in different slots of the same turn.
-fn level_of(now: u64, at: u64) -> usize {
-    let differing = (now ^ at) | (SLOTS as u64 - 1);
-    (((63 - differing.leading_zeros()) / BITS) as usize).min(LEVELS - 1)
-}
-
-const BITS: u32 = 6;
-const SLOTS: usize = 1 << BITS;
-const LEVELS: usize = 6;
-
-/// Later entries wait here and are looked at again; half the wheel, so that no slot is lapped. About a
-/// year.
-const HORIZON: u64 = 1 << (BITS * LEVELS as u32 - 1);
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn entry(at: u64) -> Entry {
-        Entry { at: Tick(at), slot: Slot(at as u32) }
-    }
-
-    #[test]
-    fn an_entry_that_is_overdue_fires_at_the_next_turn() {
-        let mut wheel = Wheel::new();
-        let mut fired = Vec::new();
-        wheel.advance(Tick(5_000), &mut fired);
-        wheel.insert(entry(10));
-        wheel.advance(Tick(5_001), &mut fired);
-        assert_eq!(fired, [entry(10)]);
-        assert_eq!(wheel.next(), None);
-    }
-
-    proptest! {
-        #[test]
-        fn every_entry_fires_once_and_never_early(
-            steps in prop::collection::vec((0u64..5_000_000, 1u64..200_000), 1..60),
-        ) {
-            let mut wheel = Wheel::new();
-            let mut waiting = Vec::new();
-            let mut now = 0;
-            for (ahead, step) in steps {
-                wheel.insert(entry(now + ahead));
-                waiting.push(now + ahead);
-                let due_first = waiting.iter().copied().min().unwrap();
-                prop_assert!(wheel.next().unwrap().0 <= due_first.max(now + 1));
-                now += step;
-                let mut fired = Vec::new();
-                wheel.advance(Tick(now), &mut fired);
-                let mut fired: Vec<u64> = fired.iter().map(|entry| entry.at.0).collect();
-                let mut due: Vec<u64> = waiting.iter().copied().filter(|&at| at <= now).collect();
-                waiting.retain(|&at| at > now);
-                fired.sort_unstable();
-                due.sort_unstable();
-                prop_assert_eq!(fired, due);
-            }
-        }
+    pub fn us_since(self, earlier_us: u64) -> u64 {
+        self.monotonic_us.saturating_sub(earlier_us)
     }
 }

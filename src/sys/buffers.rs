@@ -7,10 +7,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-
-use super::ring::Ring;
 
 /// The buffer group that receive operations name; a ring has one.
 pub(super) const GROUP: u16 = 0;
@@ -23,7 +22,7 @@ pub const BUFFER_BYTES: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferId(pub u16);
 
-/// The memory and its ring. Drop it after the [`Ring`] that it was registered with.
+/// The memory and its ring. Drop it after the [`IoUring`] that it was registered with.
 pub struct Buffers {
     /// `count` entries that the kernel reads, followed by `count` buffers that it fills.
     memory: NonNull<libc::c_void>,
@@ -34,7 +33,7 @@ pub struct Buffers {
 
 impl Buffers {
     /// Maps and registers `count` buffers; `count` is a power of two of at most 32768.
-    pub fn register(ring: &Ring, count: u16) -> io::Result<Self> {
+    pub(super) fn register(ring: &IoUring, count: u16) -> io::Result<Self> {
         if !count.is_power_of_two() || count > 32768 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -53,7 +52,7 @@ impl Buffers {
         // SAFETY: the mapping is page aligned, holds `count` entries, and lives until `self` is dropped,
         // which the owner does after the ring.
         unsafe {
-            ring.inner().submitter().register_buf_ring_with_flags(memory.as_ptr() as u64, count, GROUP, 0)?;
+            ring.submitter().register_buf_ring_with_flags(memory.as_ptr() as u64, count, GROUP, 0)?;
         }
         for id in 0..count {
             buffers.give_back(BufferId(id));

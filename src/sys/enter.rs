@@ -38,7 +38,7 @@ struct GetEvents {
 
 /// `struct io_uring_rsrc_update` there.
 #[repr(C)]
-struct Update {
+struct ResourceUpdate {
     offset: u32,
     reserved: u32,
     data: u64,
@@ -55,7 +55,7 @@ impl Enter {
     /// For the calling thread alone, and only as long as `ring` is open.
     pub fn new(ring: &IoUring) -> Self {
         let ring = ring.as_raw_fd();
-        let mut update = Update { offset: ANY_PLACE, reserved: 0, data: ring as u64 };
+        let mut update = ResourceUpdate { offset: ANY_PLACE, reserved: 0, data: ring as u64 };
         let registered = register(ring, REGISTER_RING_FDS, &mut update) == Ok(1);
         Self { ring, registered: registered.then_some(update.offset) }
     }
@@ -104,14 +104,14 @@ impl Drop for Enter {
     /// A registered ring would live as long as its thread.
     fn drop(&mut self) {
         if let Some(place) = self.registered {
-            let mut update = Update { offset: place, reserved: 0, data: 0 };
+            let mut update = ResourceUpdate { offset: place, reserved: 0, data: 0 };
             let _goes_with_the_thread = register(self.ring, UNREGISTER_RING_FDS, &mut update);
         }
     }
 }
 
-fn register(ring: RawFd, operation: libc::c_uint, update: &mut Update) -> Result<libc::c_long, ()> {
-    // SAFETY: the kernel reads and writes one `Update`, which is of its own layout, during the call only.
+fn register(ring: RawFd, operation: libc::c_uint, update: &mut ResourceUpdate) -> Result<libc::c_long, ()> {
+    // SAFETY: the kernel reads and writes one `ResourceUpdate`, which is of its own layout, during the call only.
     let done = unsafe { libc::syscall(libc::SYS_io_uring_register, ring, operation, &raw mut *update, 1) };
     if done < 0 { Err(()) } else { Ok(done) }
 }
@@ -124,7 +124,7 @@ const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 const ANY_PLACE: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<GetEvents>() == 24 && size_of::<Update>() == 16);
+const _: () = assert!(size_of::<GetEvents>() == 24 && size_of::<ResourceUpdate>() == 16);
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ pub mod features;
 pub mod kernel_tls;
 pub mod memory;
 pub mod pipe;
+mod receive;
 pub mod ring;
 pub mod socket;
 pub mod wake;

@@ -13,9 +13,11 @@ use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
-use super::buffers::BufferId;
+use super::buffers::{BufferId, Buffers};
 use super::enter::{Enter, Until};
-use super::features::ReceiveLimit;
+use super::receive::{ReceiveLimit, limited_receive};
+
+pub use super::receive::{First, RECEIVE_BYTES_MAX};
 
 /// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
 /// submits keeps count of what is in flight.
@@ -66,25 +68,16 @@ pub enum Operation<'a> {
         to: BorrowedFd<'a>,
         bytes: u32,
     },
-    /// Ends the operation that was submitted under this token.
+    /// Ends the operation that was submitted under this user_data.
     Cancel {
-        token: u64,
+        user_data: u64,
     },
-}
-
-/// What the kernel does first with a receive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum First {
-    /// Reads: something has probably arrived.
-    Read,
-    /// Waits for readiness: nothing has probably arrived, and a read would be in vain.
-    Wait,
 }
 
 /// What became of an operation.
 #[derive(Debug)]
 pub struct Completion {
-    pub token: u64,
+    pub user_data: u64,
     /// The operation's return value, negative for an errno.
     pub result: i32,
     /// Whether a multishot operation goes on.
@@ -146,7 +139,7 @@ pub struct Ring {
     #[allow(clippy::vec_box)]
     addresses: Vec<Box<SockAddr>>,
     /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
-    accept_tokens: Vec<u64>,
+    accept_user_data: Vec<u64>,
     receive_limit: ReceiveLimit,
     overflows: u64,
 }
@@ -176,25 +169,25 @@ impl Ring {
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
             return Err(RingError::Unsupported { feature: "stable submission" });
         }
-        let receive_limit = ReceiveLimit::probe(&mut ring)?;
+        let receive_limit = ReceiveLimit::probe(&mut ring).map_err(RingError::Setup)?;
         Ok(Self {
             entrance: Enter::new(&ring),
             ring,
             backlog: VecDeque::new(),
             addresses: Vec::new(),
             overflows: 0,
-            accept_tokens: Vec::new(),
+            accept_user_data: Vec::new(),
             receive_limit,
         })
     }
 
     /// Queues `operation`; the next turn submits it.
-    pub fn push(&mut self, token: u64, operation: Operation<'_>) {
+    pub fn push(&mut self, user_data: u64, operation: Operation<'_>) {
         let accepts = matches!(operation, Operation::AcceptMultishot { .. } | Operation::AcceptOne { .. });
-        if accepts && !self.accept_tokens.contains(&token) {
-            self.accept_tokens.push(token);
+        if accepts && !self.accept_user_data.contains(&user_data) {
+            self.accept_user_data.push(user_data);
         }
-        let entry = self.entry(operation).user_data(token);
+        let entry = self.entry(operation).user_data(user_data);
         if !self.backlog.is_empty() || !self.try_push(&entry) {
             self.backlog.push_back(entry);
         }
@@ -220,7 +213,7 @@ impl Ring {
         if wait == Wait::No && !self.has_work() && self.ring.submission().is_empty() {
             return Ok(());
         }
-        let gather = gather.filter(|_| wait != Wait::No && self.ring.params().is_feature_min_timeout());
+        let gather = gather.filter(|_| wait != Wait::No && self.can_gather());
         let until = Until {
             completions: gather.map_or(u32::from(wait != Wait::No), |gather| gather.completions),
             timeout: if let Wait::Until(timeout) = wait { Some(timeout) } else { None },
@@ -233,14 +226,14 @@ impl Ring {
         if self.ring.submission().is_empty() {
             self.addresses.clear();
         }
-        let accept_tokens = &self.accept_tokens;
+        let accept_user_data = &self.accept_user_data;
         completions.extend(self.ring.completion().map(|entry| {
             Completion {
-                token: entry.user_data(),
+                user_data: entry.user_data(),
                 result: entry.result(),
                 more: cqueue::more(entry.flags()),
                 buffer: cqueue::buffer_select(entry.flags()).map(BufferId),
-                accepted: (entry.result() >= 0 && accept_tokens.contains(&entry.user_data()))
+                accepted: (entry.result() >= 0 && accept_user_data.contains(&entry.user_data()))
                     .then(|| adopt(entry.result())),
             }
         }));
@@ -258,12 +251,19 @@ impl Ring {
         self.overflows
     }
 
+    /// Maps and registers `count` receive buffers; `count` is a power of two of at most 32768.
+    /// Drop them after this ring.
+    pub fn register_buffers(&self, count: u16) -> io::Result<Buffers> {
+        Buffers::register(&self.ring, count)
+    }
+
     pub(super) fn receive_limit(&self) -> ReceiveLimit {
         self.receive_limit
     }
 
-    pub(super) fn inner(&self) -> &IoUring {
-        &self.ring
+    /// True where a wait can go on for several completions.
+    pub(super) fn can_gather(&self) -> bool {
+        self.ring.params().is_feature_min_timeout()
     }
 
     /// Hands queued entries to the kernel without waiting; whether it took any.
@@ -325,26 +325,11 @@ impl Ring {
             Operation::Splice { from, to, bytes } => {
                 opcode::Splice::new(fd(from), -1, fd(to), -1, bytes).flags(SPLICE_FLAGS).build()
             }
-            Operation::Cancel { token } => opcode::AsyncCancel2::new(CancelBuilder::user_data(token)).build(),
+            Operation::Cancel { user_data } => {
+                opcode::AsyncCancel2::new(CancelBuilder::user_data(user_data)).build()
+            }
         }
     }
-}
-
-/// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
-pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
-    let mut entry = opcode::RecvMulti::new(socket, super::buffers::GROUP).build();
-    // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
-    // `OPTLEN_OFFSET` are its `optlen` and the two at `IOPRIO_OFFSET` its `ioprio`, plain numbers for which
-    // the crate has no setters.
-    unsafe {
-        let entry = (&raw mut entry).cast::<u8>();
-        entry.add(OPTLEN_OFFSET).cast::<u32>().write(RECEIVE_BYTES_MAX as u32);
-        if first == First::Wait {
-            let ioprio = entry.add(IOPRIO_OFFSET).cast::<u16>();
-            ioprio.write(ioprio.read() | RECVSEND_POLL_FIRST);
-        }
-    }
-    entry
 }
 
 /// Owns a descriptor that an accept of this ring has just made.
@@ -377,21 +362,6 @@ fn setup_error(error: io::Error) -> RingError {
         _ => RingError::Setup(error),
     }
 }
-
-/// Bytes that one stream receive delivers at most, but for the rest of its last buffer. It bounds what a
-/// direction has to keep when its sink stops taking, and what one session can have of a turn.
-pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
-
-/// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
-const OPTLEN_OFFSET: usize = 44;
-
-/// `ioprio` there, which holds a receive's flags.
-const IOPRIO_OFFSET: usize = 2;
-
-/// IORING_RECVSEND_POLL_FIRST there.
-const RECVSEND_POLL_FIRST: u16 = 1;
-
-const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
 
 /// Operations that one turn can queue before it has to enter the kernel early.
 const SUBMISSIONS: u32 = 1024;
@@ -431,7 +401,7 @@ mod tests {
     fn a_stream_receive_ends_by_itself_at_its_bound() {
         use std::io::Write;
         let mut ring = Ring::new().unwrap();
-        let _buffers = super::super::buffers::Buffers::register(&ring, 256).unwrap();
+        let _buffers = ring.register_buffers(256).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (receiver, _) = listener.accept().unwrap();
@@ -468,15 +438,15 @@ mod tests {
         let wake = super::super::wake::Wake::new().unwrap();
         wake.wake();
         for (operations, gathered) in [(1, 1), (5, 5)] {
-            for token in 0..operations {
-                ring.push(token, Operation::PollReadable { fd: wake.as_fd() });
+            for user_data in 0..operations {
+                ring.push(user_data, Operation::PollReadable { fd: wake.as_fd() });
             }
             let gather = Gather { completions: 5, patience: Duration::from_millis(20) };
             let mut completions = Vec::new();
             let began = std::time::Instant::now();
             ring.turn(Wait::Forever, Some(gather), &mut completions).unwrap();
             assert_eq!(completions.len(), gathered);
-            if gathered < 5 && ring.ring.params().is_feature_min_timeout() {
+            if gathered < 5 && ring.can_gather() {
                 assert!(began.elapsed() >= gather.patience);
             }
         }
@@ -488,15 +458,15 @@ mod tests {
         let wake = super::super::wake::Wake::new().unwrap();
         wake.wake();
         let count = u64::from(SUBMISSIONS) * 2 + 7;
-        for token in 0..count {
-            ring.push(token, Operation::PollReadable { fd: wake.as_fd() });
+        for user_data in 0..count {
+            ring.push(user_data, Operation::PollReadable { fd: wake.as_fd() });
         }
         let mut completions = Vec::new();
         while completions.len() < count as usize {
             ring.turn(Wait::Until(Duration::from_secs(5)), None, &mut completions).unwrap();
         }
-        let mut tokens: Vec<u64> = completions.iter().map(|completion| completion.token).collect();
-        tokens.sort_unstable();
-        assert_eq!(tokens, (0..count).collect::<Vec<_>>());
+        let mut user_data: Vec<u64> = completions.iter().map(|completion| completion.user_data).collect();
+        user_data.sort_unstable();
+        assert_eq!(user_data, (0..count).collect::<Vec<_>>());
     }
 }

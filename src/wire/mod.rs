@@ -9,7 +9,7 @@ mod tls;
 
 pub use forward::{Handover, HandoverError, HandoverReply, parse_handover_reply, parse_hops};
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
-pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, ProxyHeaderError, parse_proxy_header};
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
-pub use session_token::{Claims, SessionTokenError, Verifier, Who};
-pub use tls::{AnyCertificate, Certificates, CertificatesError, Sealed, Tls, TlsError};
+pub use session_token::{Claims, SessionTokenError, TokenSubject, Verifier};
+pub use tls::{AnyCertificate, Certificates, CertificatesError, Sealed, TlsConnection, TlsError};

@@ -13,7 +13,7 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
 
 /// A complete, valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProxyHeader {
+pub struct ParsedProxyHeader {
     /// `None` where it speaks of the sender itself (LOCAL), or does not say (UNKNOWN).
     pub client: Option<SocketAddr>,
     /// Bytes of the header; what follows is the client's.
@@ -31,7 +31,7 @@ pub enum ProxyHeaderError {
 }
 
 /// Reads the header that `bytes` begin with; `None` while more of it has to come.
-pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
     if begins(bytes, v2::PROTOCOL_PREFIX) {
         binary(bytes)
     } else if begins(bytes, TEXT_PREFIX) {
@@ -41,7 +41,7 @@ pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHead
     }
 }
 
-fn binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+fn binary(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
     let Some(length) = bytes.get(BINARY_LENGTH_AT..BINARY_LENGTH_AT + 2) else { return Ok(None) };
     let len = BINARY_LENGTH_AT + 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
     if len > PROXY_HEADER_BYTES_MAX {
@@ -56,10 +56,10 @@ fn binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         (_, v2::Addresses::IPv6(pair)) => Some(socket(pair.source_address, pair.source_port)),
         (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
     };
-    Ok(Some(ProxyHeader { client, len }))
+    Ok(Some(ParsedProxyHeader { client, len }))
 }
 
-fn text(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+fn text(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
     let Some(end) = bytes.iter().take(TEXT_BYTES_MAX).position(|byte| *byte == b'\n') else {
         return if bytes.len() >= TEXT_BYTES_MAX { Err(ProxyHeaderError::TooLong) } else { Ok(None) };
     };
@@ -71,7 +71,7 @@ fn text(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
         v1::Addresses::Tcp6(pair) => Some(socket(pair.source_address, pair.source_port)),
         v1::Addresses::Unknown => None,
     };
-    Ok(Some(ProxyHeader { client, len }))
+    Ok(Some(ParsedProxyHeader { client, len }))
 }
 
 fn socket(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {

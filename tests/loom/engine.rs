@@ -65,7 +65,7 @@ impl Shared {
     pub fn ask(&self, request: WorkerRequest) -> Result<(), Busy> {
         {
             let mut requests = self.requests.lock().unwrap();
-            if requests.len() == ERRANDS_MAX {
+            if requests.len() == REQUESTS_MAX {
                 return Err(Busy);
             }
             requests.push_back(request);
@@ -113,4 +113,4 @@ impl EngineThread {
 }
 
 /// RequestsInProgress that wait; few, so that there is no room for a third.
-pub const ERRANDS_MAX: usize = 2;
+pub const REQUESTS_MAX: usize = 2;

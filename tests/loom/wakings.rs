@@ -55,7 +55,7 @@ fn who_hears_of_a_recheck_sees_all_that_was_done_before_it() {
 }
 
 #[test]
-fn every_errand_that_found_room_is_served() {
+fn every_request_that_found_room_is_served() {
     explore(|| {
         let shared = shared();
         let subject = thread::spawn({
@@ -74,7 +74,7 @@ fn every_errand_that_found_room_is_served() {
 }
 
 #[test]
-fn a_full_queue_of_errands_costs_neither_a_recheck_nor_what_is_in_it() {
+fn a_full_queue_of_requests_costs_neither_a_recheck_nor_what_is_in_it() {
     explore(|| {
         let shared = shared();
         let accepted = Arc::new(AtomicU32::new(0));

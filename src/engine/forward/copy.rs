@@ -7,8 +7,7 @@
 
 use std::io;
 
-use super::splice::SplicePath;
-use super::{Broken, Ends, Flow, Io, Outcome, Path, Task, errno};
+use super::{Flow, FlowError, FlowOperation, FlowSockets, Io, Outcome, Path, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
@@ -61,13 +60,13 @@ impl CopyPath {
     }
 
     /// Keeps what the sink did not take.
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), FlowError> {
         if bytes.is_empty() {
             return Ok(());
         }
         let spill = self.spill.get_or_insert_with(Spill::with_room);
         if spill.unsent().len() + bytes.len() > SPILL_BYTES_MAX {
-            return Err(Broken::sink(io::ErrorKind::OutOfMemory.into()));
+            return Err(FlowError::sink(io::ErrorKind::OutOfMemory.into()));
         }
         spill.bytes.extend_from_slice(bytes);
         Ok(())
@@ -93,9 +92,9 @@ impl<P: Conveyor> Flow<P> {
     pub(super) fn on_received<K: Kernel<Pipe = P>>(
         &mut self,
         outcome: Outcome,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         match (outcome.result, outcome.buffer) {
             (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
             (0.., _) => self.end_source(ends)?,
@@ -113,9 +112,9 @@ impl<P: Conveyor> Flow<P> {
     /// The sink has room again.
     pub(super) fn on_room<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
         if let Some(mut spill) = path.spill.take() {
             spill.sent += self.send_on(spill.unsent(), ends, io)?;
@@ -132,9 +131,9 @@ impl<P: Conveyor> Flow<P> {
     pub(super) fn forward_bytes<K: Kernel<Pipe = P>>(
         &mut self,
         bytes: &[u8],
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let spilled = matches!(&self.path, Path::Copy(path) if path.is_spilled());
         let sent = if spilled { 0 } else { self.send_on(bytes, ends, io)? };
         if let Path::Copy(path) = &mut self.path {
@@ -147,11 +146,11 @@ impl<P: Conveyor> Flow<P> {
     /// receive again.
     pub(super) fn after_copying<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Copy(path) = &self.path else { return Ok(()) };
-        let receive = self.direction.purpose(Task::Receive);
+        let receive = self.direction.purpose(FlowOperation::Receive);
         if path.is_spilled() {
             self.wait_for_room(ends, io);
             self.stop_receiving(io);
@@ -164,7 +163,7 @@ impl<P: Conveyor> Flow<P> {
                 if self.forwarding == Forwarding::Auto {
                     io.counters.promotions.add(1);
                 }
-                self.path = Path::Splice(SplicePath::beginning_at(self.bytes));
+                self.switch_to_splicing();
                 self.read(First::Read, ends, io);
             }
         } else if !io.in_flight.has(receive) {
@@ -177,9 +176,9 @@ impl<P: Conveyor> Flow<P> {
         &mut self,
         buffer: BufferId,
         len: usize,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let bytes = io.kernel.received(buffer, len);
         let kept = self.forward_received(bytes, ends, io.kernel, io.counters);
         io.kernel.give_back(buffer);
@@ -190,16 +189,16 @@ impl<P: Conveyor> Flow<P> {
     fn forward_received<K: Kernel<Pipe = P>>(
         &mut self,
         bytes: &[u8],
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         kernel: &K,
         counters: &HotCounters,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
         path.note_received(bytes.len());
         path.promote |= streams(self.forwarding, path.streaming);
         let spilled = path.is_spilled();
         let sent =
-            if spilled { 0 } else { send_until_full(kernel, ends.sink, bytes).map_err(Broken::sink)? };
+            if spilled { 0 } else { send_until_full(kernel, ends.sink, bytes).map_err(FlowError::sink)? };
         path.keep(&bytes[sent..])?;
         self.count(sent, counters);
         Ok(())
@@ -208,17 +207,17 @@ impl<P: Conveyor> Flow<P> {
     fn send_on<K: Kernel<Pipe = P>>(
         &mut self,
         bytes: &[u8],
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<usize, Broken> {
-        let sent = send_until_full(io.kernel, ends.sink, bytes).map_err(Broken::sink)?;
+    ) -> Result<usize, FlowError> {
+        let sent = send_until_full(io.kernel, ends.sink, bytes).map_err(FlowError::sink)?;
         self.count(sent, io.counters);
         Ok(sent)
     }
 
     /// Cancels the receive that is in flight, once.
     fn stop_receiving<K: Kernel<Pipe = P>>(&mut self, io: &mut Io<'_, K>) {
-        let receive = self.direction.purpose(Task::Receive);
+        let receive = self.direction.purpose(FlowOperation::Receive);
         if let Path::Copy(path) = &mut self.path
             && !path.receive_cancelled
             && io.in_flight.has(receive)

@@ -13,7 +13,7 @@ use std::io;
 
 use super::kernel::{Kernel, SocketOperation, retrying};
 use crate::config::Forwarding;
-use crate::engine::requests::{DirectionRow, PathKind};
+use crate::engine::session_view::{DirectionRow, PathKind};
 use crate::engine::tls::ktls::{NoData, Speech, look_at_record};
 use crate::engine::user_data::{InFlight, Purpose, Slot, UserData};
 use crate::sys::buffers::BufferId;
@@ -58,20 +58,20 @@ pub(super) enum Direction {
 
 /// Which end of a direction failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
+pub(super) enum FlowEnd {
     Source,
     Sink,
 }
 
 /// A direction that cannot go on.
 #[derive(Debug)]
-pub(super) struct Broken {
-    pub end: End,
+pub(super) struct FlowError {
+    pub end: FlowEnd,
     pub error: io::Error,
 }
 
 /// The two sockets of a direction, with what they speak, lent for one call.
-pub(super) struct Ends<'a, K: Kernel> {
+pub(super) struct FlowSockets<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
     pub source_speech: Speech<'a>,
@@ -98,7 +98,7 @@ pub(super) struct Outcome {
 
 /// What the operations of a direction are for; [`Direction::purpose`] names them for the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Task {
+pub(super) enum FlowOperation {
     Receive,
     Readable,
     Writable,
@@ -151,9 +151,9 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     pub fn start<K: Kernel<Pipe = P>>(
         &mut self,
         early: &[u8],
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         if let Path::Records(_) = self.path {
             return self.start_records(early, ends, io);
         }
@@ -170,35 +170,35 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     /// An operation of this direction has completed; bytes may have moved.
     pub fn complete<K: Kernel<Pipe = P>>(
         &mut self,
-        task: Task,
+        task: FlowOperation,
         outcome: Outcome,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         match task {
             // Watched while the source is not read, so that its reset does not wait for the sink.
-            Task::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
-                Err(Broken::source(errno(-libc::ECONNRESET)))
+            FlowOperation::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
+                Err(FlowError::source(errno(-libc::ECONNRESET)))
             }
-            Task::Hangup => Ok(()),
+            FlowOperation::Hangup => Ok(()),
             _ if self.finished => Ok(()),
-            Task::Receive => self.on_received(outcome, ends, io),
-            Task::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
-            Task::Readable | Task::Writable if matches!(self.path, Path::Records(_)) => {
+            FlowOperation::Receive => self.on_received(outcome, ends, io),
+            FlowOperation::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
+            FlowOperation::Readable | FlowOperation::Writable if matches!(self.path, Path::Records(_)) => {
                 self.pump_records(ends, io)
             }
-            Task::Readable | Task::Writable => self.on_ready(ends, io),
-            Task::Fill => self.on_filled(outcome.result, ends, io),
-            Task::Drain => self.on_drained(outcome.result, ends, io),
+            FlowOperation::Readable | FlowOperation::Writable => self.on_ready(ends, io),
+            FlowOperation::Fill => self.on_filled(outcome.result, ends, io),
+            FlowOperation::Drain => self.on_drained(outcome.result, ends, io),
         }
     }
 
     /// Goes on with what [`Flow::wants_turn`] told.
     pub fn resume<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         match self.path {
             _ if self.finished => Ok(()),
             Path::Records(_) => self.pump_records(ends, io),
@@ -213,25 +213,36 @@ impl<P: super::kernel::Conveyor> Flow<P> {
         }
     }
 
+    /// Changes to the splice path; the caller then reads.
+    fn switch_to_splicing(&mut self) {
+        self.path = Path::Splice(SplicePath::beginning_at(self.bytes));
+    }
+
+    /// Changes to the copy path; the caller then reads.
+    fn switch_to_copying(&mut self) {
+        self.path = Path::Copy(CopyPath::default());
+    }
+
     /// Asks for what the source sends next, by the path in force.
-    fn read<K: Kernel<Pipe = P>>(&mut self, first: First, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+    fn read<K: Kernel<Pipe = P>>(&mut self, first: First, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         match &mut self.path {
             Path::Copy(path) => {
                 path.note_receiving();
                 io.submit(
-                    self.direction.purpose(Task::Receive),
+                    self.direction.purpose(FlowOperation::Receive),
                     SocketOperation::ReceiveStream(ends.source, first),
                 );
             }
-            Path::Splice(_) | Path::Records(_) => {
-                io.submit(self.direction.purpose(Task::Readable), SocketOperation::PollReadable(ends.source))
-            }
+            Path::Splice(_) | Path::Records(_) => io.submit(
+                self.direction.purpose(FlowOperation::Readable),
+                SocketOperation::PollReadable(ends.source),
+            ),
         }
     }
 
     /// Waits for room at the sink; meanwhile watches the source, which is not read, for a reset.
-    fn wait_for_room<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
-        let writable = self.direction.purpose(Task::Writable);
+    fn wait_for_room<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
+        let writable = self.direction.purpose(FlowOperation::Writable);
         if !io.in_flight.has(writable) {
             io.submit(writable, SocketOperation::PollWritable(ends.sink));
         }
@@ -239,18 +250,18 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     }
 
     /// Has the source's reset told, where the source is not read any more.
-    pub fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
-        let hangup = self.direction.purpose(Task::Hangup);
+    pub fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
+        let hangup = self.direction.purpose(FlowOperation::Hangup);
         if !io.in_flight.has(hangup) {
             io.submit(hangup, SocketOperation::PollHangup(ends.source));
         }
     }
 
     /// The source gives nothing more.
-    fn end_source<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>) -> Result<(), Broken> {
+    fn end_source<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>) -> Result<(), FlowError> {
         if let Speech::KernelTls = ends.source_speech {
             // Without its own word for the end, the peer may have been cut off.
-            return Err(Broken::source(io::ErrorKind::UnexpectedEof.into()));
+            return Err(FlowError::source(io::ErrorKind::UnexpectedEof.into()));
         }
         self.source_ended = true;
         Ok(())
@@ -260,11 +271,11 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     fn on_source_error<K: Kernel<Pipe = P>>(
         &mut self,
         error: io::Error,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &Io<'_, K>,
-    ) -> Result<(), Broken> {
-        let Speech::KernelTls = ends.source_speech else { return Err(Broken::source(error)) };
-        match look_at_record(error, io.kernel, ends.source).map_err(Broken::source)? {
+    ) -> Result<(), FlowError> {
+        let Speech::KernelTls = ends.source_speech else { return Err(FlowError::source(error)) };
+        match look_at_record(error, io.kernel, ends.source).map_err(FlowError::source)? {
             NoData::End => self.source_ended = true,
             NoData::Nothing => {}
         }
@@ -272,10 +283,14 @@ impl<P: super::kernel::Conveyor> Flow<P> {
     }
 
     /// The last byte is with the sink: pass the end on, now or once there is room for it.
-    fn finish<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) -> Result<(), Broken> {
+    fn finish<K: Kernel<Pipe = P>>(
+        &mut self,
+        ends: &FlowSockets<'_, K>,
+        io: &mut Io<'_, K>,
+    ) -> Result<(), FlowError> {
         if let Speech::KernelTls = ends.sink_speech {
             let told = retrying(|| io.kernel.send_close_notify(ends.sink).map(|()| 0));
-            if told.map_err(Broken::sink)?.is_none() {
+            if told.map_err(FlowError::sink)?.is_none() {
                 self.wait_for_room(ends, io);
                 return Ok(());
             }
@@ -303,50 +318,50 @@ impl<P: super::kernel::Conveyor> Flow<P> {
 }
 
 impl Direction {
-    pub const fn purpose(self, task: Task) -> Purpose {
+    pub const fn purpose(self, task: FlowOperation) -> Purpose {
         match (self, task) {
-            (Self::Up, Task::Receive) => Purpose::UpReceive,
-            (Self::Up, Task::Readable) => Purpose::UpReadable,
-            (Self::Up, Task::Writable) => Purpose::UpWritable,
-            (Self::Up, Task::Hangup) => Purpose::UpHangup,
-            (Self::Up, Task::Fill) => Purpose::UpFill,
-            (Self::Up, Task::Drain) => Purpose::UpDrain,
-            (Self::Down, Task::Receive) => Purpose::DownReceive,
-            (Self::Down, Task::Readable) => Purpose::DownReadable,
-            (Self::Down, Task::Writable) => Purpose::DownWritable,
-            (Self::Down, Task::Hangup) => Purpose::DownHangup,
-            (Self::Down, Task::Fill) => Purpose::DownFill,
-            (Self::Down, Task::Drain) => Purpose::DownDrain,
+            (Self::Up, FlowOperation::Receive) => Purpose::UpReceive,
+            (Self::Up, FlowOperation::Readable) => Purpose::UpReadable,
+            (Self::Up, FlowOperation::Writable) => Purpose::UpWritable,
+            (Self::Up, FlowOperation::Hangup) => Purpose::UpHangup,
+            (Self::Up, FlowOperation::Fill) => Purpose::UpFill,
+            (Self::Up, FlowOperation::Drain) => Purpose::UpDrain,
+            (Self::Down, FlowOperation::Receive) => Purpose::DownReceive,
+            (Self::Down, FlowOperation::Readable) => Purpose::DownReadable,
+            (Self::Down, FlowOperation::Writable) => Purpose::DownWritable,
+            (Self::Down, FlowOperation::Hangup) => Purpose::DownHangup,
+            (Self::Down, FlowOperation::Fill) => Purpose::DownFill,
+            (Self::Down, FlowOperation::Drain) => Purpose::DownDrain,
         }
     }
 
     /// The direction and task of a purpose; `None` for those that belong to neither direction.
-    pub const fn of(purpose: Purpose) -> Option<(Self, Task)> {
+    pub const fn of(purpose: Purpose) -> Option<(Self, FlowOperation)> {
         Some(match purpose {
-            Purpose::UpReceive => (Self::Up, Task::Receive),
-            Purpose::UpReadable => (Self::Up, Task::Readable),
-            Purpose::UpWritable => (Self::Up, Task::Writable),
-            Purpose::UpHangup => (Self::Up, Task::Hangup),
-            Purpose::UpFill => (Self::Up, Task::Fill),
-            Purpose::UpDrain => (Self::Up, Task::Drain),
-            Purpose::DownReceive => (Self::Down, Task::Receive),
-            Purpose::DownReadable => (Self::Down, Task::Readable),
-            Purpose::DownWritable => (Self::Down, Task::Writable),
-            Purpose::DownHangup => (Self::Down, Task::Hangup),
-            Purpose::DownFill => (Self::Down, Task::Fill),
-            Purpose::DownDrain => (Self::Down, Task::Drain),
+            Purpose::UpReceive => (Self::Up, FlowOperation::Receive),
+            Purpose::UpReadable => (Self::Up, FlowOperation::Readable),
+            Purpose::UpWritable => (Self::Up, FlowOperation::Writable),
+            Purpose::UpHangup => (Self::Up, FlowOperation::Hangup),
+            Purpose::UpFill => (Self::Up, FlowOperation::Fill),
+            Purpose::UpDrain => (Self::Up, FlowOperation::Drain),
+            Purpose::DownReceive => (Self::Down, FlowOperation::Receive),
+            Purpose::DownReadable => (Self::Down, FlowOperation::Readable),
+            Purpose::DownWritable => (Self::Down, FlowOperation::Writable),
+            Purpose::DownHangup => (Self::Down, FlowOperation::Hangup),
+            Purpose::DownFill => (Self::Down, FlowOperation::Fill),
+            Purpose::DownDrain => (Self::Down, FlowOperation::Drain),
             Purpose::Head | Purpose::Connect | Purpose::TlsHandshake | Purpose::Cancel => return None,
         })
     }
 }
 
-impl Broken {
+impl FlowError {
     fn source(error: io::Error) -> Self {
-        Self { end: End::Source, error }
+        Self { end: FlowEnd::Source, error }
     }
 
     fn sink(error: io::Error) -> Self {
-        Self { end: End::Sink, error }
+        Self { end: FlowEnd::Sink, error }
     }
 }
 
@@ -356,7 +371,7 @@ impl<K: Kernel> Io<'_, K> {
         self.kernel.submit(UserData::Session { slot: self.slot, purpose }, operation);
     }
 
-    /// Ends what is in flight for `purpose`, if anything is.
+    /// Cancels the operation that is in flight for `purpose`, if there is one.
     pub fn cancel(&mut self, purpose: Purpose) {
         if self.in_flight.has(purpose) && purpose != Purpose::TlsHandshake {
             self.in_flight.begin(Purpose::Cancel);

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Broken, Ends, Flow, Io, Path};
+use super::{Flow, FlowError, FlowSockets, Io, Path};
 use crate::engine::kernel::{Conveyor, Kernel, Scratch, retrying};
 use crate::engine::tls::stream::SendBuffer;
 use crate::sys::ring::First;
@@ -18,7 +18,7 @@ pub(super) struct RecordsPath {
 }
 
 /// How a visit ended.
-enum Step {
+enum RecordsProgress {
     /// There may be more at the source.
     Moved,
     SourceEmpty,
@@ -32,9 +32,9 @@ impl<P: Conveyor> Flow<P> {
     pub(super) fn start_records<K: Kernel<Pipe = P>>(
         &mut self,
         early: &[u8],
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         // The end may have come together with the head.
         self.source_ended = ends.source_speech.records().is_some_and(|source| source.has_ended());
         let mut scratch = io.kernel.take_scratch();
@@ -47,21 +47,21 @@ impl<P: Conveyor> Flow<P> {
     /// Moves bytes until the source has none, the sink has no room, or this visit has moved enough.
     pub(super) fn pump_records<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let mut scratch = io.kernel.take_scratch();
         let step = self.move_records(&mut scratch, ends, io);
         io.kernel.put_scratch(scratch);
         let step = step?;
         if let Path::Records(path) = &mut self.path {
-            path.wants_turn = matches!(step, Step::Moved);
+            path.wants_turn = matches!(step, RecordsProgress::Moved);
         }
         match step {
-            Step::Moved => {}
-            Step::SourceEmpty => self.read(First::Wait, ends, io),
-            Step::SinkFull => self.wait_for_room(ends, io),
-            Step::Ended => return self.finish(ends, io),
+            RecordsProgress::Moved => {}
+            RecordsProgress::SourceEmpty => self.read(First::Wait, ends, io),
+            RecordsProgress::SinkFull => self.wait_for_room(ends, io),
+            RecordsProgress::Ended => return self.finish(ends, io),
         }
         Ok(())
     }
@@ -69,23 +69,27 @@ impl<P: Conveyor> Flow<P> {
     fn move_records<K: Kernel<Pipe = P>>(
         &mut self,
         scratch: &mut Scratch,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<RecordsProgress, FlowError> {
         let visit_end = self.bytes + VISIT_BYTES;
         loop {
             if !self.flush(ends, io)? {
-                return Ok(Step::SinkFull);
+                return Ok(RecordsProgress::SinkFull);
             }
             if self.source_ended {
                 return self.end_sink(scratch, ends, io);
             }
             if self.bytes >= visit_end {
-                return Ok(Step::Moved);
+                return Ok(RecordsProgress::Moved);
             }
             if !self.receive(scratch, ends, io)? {
                 // What came last may still be here.
-                return Ok(if self.flush(ends, io)? { Step::SourceEmpty } else { Step::SinkFull });
+                return Ok(if self.flush(ends, io)? {
+                    RecordsProgress::SourceEmpty
+                } else {
+                    RecordsProgress::SinkFull
+                });
             }
         }
     }
@@ -94,9 +98,9 @@ impl<P: Conveyor> Flow<P> {
     fn receive<K: Kernel<Pipe = P>>(
         &mut self,
         scratch: &mut Scratch,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, FlowError> {
         let mut incoming = std::mem::take(&mut scratch.incoming);
         let mut plain = std::mem::take(&mut scratch.plain);
         let moved = self.receive_into(&mut incoming, &mut plain, scratch, ends, io);
@@ -110,11 +114,11 @@ impl<P: Conveyor> Flow<P> {
         incoming: &mut [u8],
         plain: &mut Vec<u8>,
         scratch: &mut Scratch,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, FlowError> {
         let rest_bytes = match ends.source_speech.records() {
-            Some(source) => source.copy_rest(incoming).map_err(|error| Broken::source(error.into()))?,
+            Some(source) => source.copy_rest(incoming).map_err(|error| FlowError::source(error.into()))?,
             None => 0,
         };
         let room = &mut incoming[rest_bytes..];
@@ -122,7 +126,7 @@ impl<P: Conveyor> Flow<P> {
         let received = match retrying(|| io.kernel.receive(ends.source, room)) {
             Ok(Some(received)) => received,
             Ok(None) => return Ok(false),
-            Err(error) => return Err(Broken::source(error)),
+            Err(error) => return Err(FlowError::source(error)),
         };
         let Some(source) = ends.source_speech.records() else {
             self.source_ended = received == 0;
@@ -131,7 +135,7 @@ impl<P: Conveyor> Flow<P> {
         };
         if received == 0 {
             // Without its own word for the end, the peer may have been cut off.
-            return Err(Broken::source(io::ErrorKind::UnexpectedEof.into()));
+            return Err(FlowError::source(io::ErrorKind::UnexpectedEof.into()));
         }
         let opened = source.open(&mut incoming[..rest_bytes + received], plain);
         self.source_ended = source.has_ended();
@@ -148,9 +152,9 @@ impl<P: Conveyor> Flow<P> {
         &mut self,
         plain: &[u8],
         scratch: &mut Scratch,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         if plain.is_empty() {
             return Ok(());
         }
@@ -158,12 +162,14 @@ impl<P: Conveyor> Flow<P> {
             Some(sink) => {
                 scratch.sealed.clear();
                 sink.seal(plain, &mut scratch.sealed).map_err(sink_broken)?;
-                sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(Broken::sink)?;
+                sink.outgoing()
+                    .send(scratch.sealed.bytes(), io.kernel, ends.sink)
+                    .map_err(FlowError::sink)?;
                 plain.len()
             }
             None => {
                 let Path::Records(path) = &mut self.path else { return Ok(()) };
-                path.unsent.send(plain, io.kernel, ends.sink).map_err(Broken::sink)?
+                path.unsent.send(plain, io.kernel, ends.sink).map_err(FlowError::sink)?
             }
         };
         self.count(sent, io.counters);
@@ -173,16 +179,16 @@ impl<P: Conveyor> Flow<P> {
     /// Sends what is kept; whether nothing is left of it.
     fn flush<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, FlowError> {
         if let Some(sink) = ends.sink_speech.records() {
             // It was counted when it was sealed.
-            sink.outgoing().flush(io.kernel, ends.sink).map_err(Broken::sink)?;
+            sink.outgoing().flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
             return Ok(sink.outgoing().is_empty());
         }
         let Path::Records(path) = &mut self.path else { return Ok(true) };
-        let sent = path.unsent.flush(io.kernel, ends.sink).map_err(Broken::sink)?;
+        let sent = path.unsent.flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
         let is_all = path.unsent.is_empty();
         self.count(sent, io.counters);
         Ok(is_all)
@@ -191,37 +197,37 @@ impl<P: Conveyor> Flow<P> {
     fn end_sink<K: Kernel<Pipe = P>>(
         &mut self,
         scratch: &mut Scratch,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<RecordsProgress, FlowError> {
         if let Some(sink) = ends.sink_speech.records() {
             scratch.sealed.clear();
             sink.end(&mut scratch.sealed).map_err(sink_broken)?;
-            sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(Broken::sink)?;
+            sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(FlowError::sink)?;
             if !sink.outgoing().is_empty() {
-                return Ok(Step::SinkFull);
+                return Ok(RecordsProgress::SinkFull);
             }
         }
-        Ok(Step::Ended)
+        Ok(RecordsProgress::Ended)
     }
 
     /// The source's records are not what they must be: it is told why, as far as there is room.
     fn tell_source<K: Kernel<Pipe = P>>(
         &self,
         error: TlsError,
-        ends: &mut Ends<'_, K>,
+        ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Broken {
+    ) -> FlowError {
         if let Some(source) = ends.source_speech.records() {
             // The connection ends in any case.
             let _no_room = source.outgoing().flush(io.kernel, ends.source);
         }
-        Broken::source(io::Error::new(io::ErrorKind::InvalidData, error))
+        FlowError::source(io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 
-fn sink_broken(error: TlsError) -> Broken {
-    Broken::sink(io::Error::new(io::ErrorKind::InvalidData, error))
+fn sink_broken(error: TlsError) -> FlowError {
+    FlowError::sink(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Bytes that one direction moves before its worker looks up: about 50 µs of sealing.

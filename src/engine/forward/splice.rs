@@ -7,8 +7,7 @@
 
 use std::io;
 
-use super::copy::CopyPath;
-use super::{Broken, Ends, Flow, Io, Path, Task, errno};
+use super::{Flow, FlowError, FlowOperation, FlowSockets, Io, Path, errno};
 use crate::config::Forwarding;
 use crate::engine::kernel::{Conveyor, Kernel, SocketOperation, retrying};
 use crate::sys::ring::First;
@@ -24,7 +23,7 @@ pub(super) struct SplicePath<P> {
 }
 
 /// How one round of filling and draining ended.
-enum Step {
+enum SpliceProgress {
     /// The pipe is empty; there may be more at the source.
     Moved,
     SourceEmpty,
@@ -54,9 +53,9 @@ impl<P: Conveyor> Flow<P> {
     /// turn among the other streams.
     pub(super) fn on_ready<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         if self.source_ended {
             return self.finish(ends, io);
         }
@@ -72,9 +71,9 @@ impl<P: Conveyor> Flow<P> {
     /// Moves bytes until the source has none, the sink has no room, or this slice is used up.
     pub(super) fn pump<K: Kernel<Pipe = P>>(
         &mut self,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
         path.wants_turn = false;
         let Some(mut pipe) = path.pipe.take().or_else(|| io.kernel.take_pipe()) else {
@@ -89,7 +88,7 @@ impl<P: Conveyor> Flow<P> {
         let slice_end = self.bytes + SLICE_BYTES;
         let step = loop {
             match self.move_once(&mut pipe, ends, io) {
-                Ok(Step::Moved) if self.bytes < slice_end => {}
+                Ok(SpliceProgress::Moved) if self.bytes < slice_end => {}
                 step => break step,
             }
         };
@@ -100,19 +99,19 @@ impl<P: Conveyor> Flow<P> {
     pub(super) fn on_filled<K: Kernel<Pipe = P>>(
         &mut self,
         result: i32,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
         let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
         let step = match result {
-            0 => self.end_source(ends).map(|()| Step::SourceEnded),
+            0 => self.end_source(ends).map(|()| SpliceProgress::SourceEnded),
             filled @ 1.. => {
                 pipe.note_filled(filled as usize);
                 self.pump_by_ring(pipe, ends, io);
                 return Ok(());
             }
-            error if is_retry(error) => Ok(Step::SourceEmpty),
+            error if is_retry(error) => Ok(SpliceProgress::SourceEmpty),
             error => self.after_source_error(errno(error), ends, io),
         };
         self.after_pumping(step, pipe, ends, io)
@@ -122,9 +121,9 @@ impl<P: Conveyor> Flow<P> {
     pub(super) fn on_drained<K: Kernel<Pipe = P>>(
         &mut self,
         result: i32,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
         let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
         let step = match result {
@@ -134,8 +133,8 @@ impl<P: Conveyor> Flow<P> {
                 self.pump_by_ring(pipe, ends, io);
                 return Ok(());
             }
-            error if is_retry(error) => Ok(Step::SinkFull),
-            error => Err(Broken::sink(errno(error))),
+            error if is_retry(error) => Ok(SpliceProgress::SinkFull),
+            error => Err(FlowError::sink(errno(error))),
         };
         self.after_pumping(step, pipe, ends, io)
     }
@@ -143,65 +142,65 @@ impl<P: Conveyor> Flow<P> {
     fn after_source_error<K: Kernel<Pipe = P>>(
         &mut self,
         error: io::Error,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &Io<'_, K>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<SpliceProgress, FlowError> {
         self.on_source_error(error, ends, io)?;
-        Ok(if self.source_ended { Step::SourceEnded } else { Step::SourceEmpty })
+        Ok(if self.source_ended { SpliceProgress::SourceEnded } else { SpliceProgress::SourceEmpty })
     }
 
     /// Fills the pipe if it is empty, then drains it as far as the sink has room.
     fn move_once<K: Kernel<Pipe = P>>(
         &mut self,
         pipe: &mut P,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<Step, Broken> {
+    ) -> Result<SpliceProgress, FlowError> {
         if pipe.held_bytes() == 0 {
             match retrying(|| io.kernel.fill_pipe(pipe, ends.source)) {
-                Ok(Some(0)) => return self.end_source(ends).map(|()| Step::SourceEnded),
+                Ok(Some(0)) => return self.end_source(ends).map(|()| SpliceProgress::SourceEnded),
                 Ok(Some(_)) => {}
-                Ok(None) => return Ok(Step::SourceEmpty),
+                Ok(None) => return Ok(SpliceProgress::SourceEmpty),
                 Err(error) => return self.after_source_error(error, ends, io),
             }
         }
         while pipe.held_bytes() > 0 {
             match retrying(|| io.kernel.drain_pipe(pipe, ends.sink)) {
                 // Taking nothing without an error would be no progress; wait for room as if it said so.
-                Ok(None | Some(0)) => return Ok(Step::SinkFull),
+                Ok(None | Some(0)) => return Ok(SpliceProgress::SinkFull),
                 Ok(Some(moved)) => self.count(moved, io.counters),
-                Err(error) => return Err(Broken::sink(error)),
+                Err(error) => return Err(FlowError::sink(error)),
             }
         }
-        Ok(Step::Moved)
+        Ok(SpliceProgress::Moved)
     }
 
     /// Keeps the pipe where it holds bytes or will be needed at once, and asks for what comes next.
     fn after_pumping<K: Kernel<Pipe = P>>(
         &mut self,
-        step: Result<Step, Broken>,
+        step: Result<SpliceProgress, FlowError>,
         pipe: P,
-        ends: &Ends<'_, K>,
+        ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
         path.pipe = Some(pipe);
         match step {
             Err(broken) => return Err(broken),
-            Ok(Step::Moved) => path.wants_turn = true,
-            Ok(Step::SinkFull) => self.wait_for_room(ends, io),
-            Ok(Step::SourceEnded) => {
+            Ok(SpliceProgress::Moved) => path.wants_turn = true,
+            Ok(SpliceProgress::SinkFull) => self.wait_for_room(ends, io),
+            Ok(SpliceProgress::SourceEnded) => {
                 path.release(io.kernel);
                 return self.finish(ends, io);
             }
-            Ok(Step::SourceEmpty) => {
+            Ok(SpliceProgress::SourceEmpty) => {
                 path.release(io.kernel);
                 let burst_bytes = self.bytes - path.burst_began_at;
                 path.quiet_in_a_row =
                     if burst_bytes < QUIET_BYTES { path.quiet_in_a_row.saturating_add(1) } else { 0 };
                 path.burst_began_at = self.bytes;
                 if self.forwarding == Forwarding::Auto && path.quiet_in_a_row >= QUIET_BURSTS_TO_COPY {
-                    self.path = Path::Copy(CopyPath::default());
+                    self.switch_to_copying();
                 }
                 self.read(First::Wait, ends, io);
             }
@@ -210,11 +209,11 @@ impl<P: Conveyor> Flow<P> {
     }
 
     /// Leaves the next half to the ring: drain what is held, else fill.
-    fn pump_by_ring<K: Kernel<Pipe = P>>(&mut self, pipe: P, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
+    fn pump_by_ring<K: Kernel<Pipe = P>>(&mut self, pipe: P, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         let (task, operation) = if pipe.held_bytes() == 0 {
-            (Task::Fill, SocketOperation::SpliceIn(ends.source, &pipe))
+            (FlowOperation::Fill, SocketOperation::SpliceIn(ends.source, &pipe))
         } else {
-            (Task::Drain, SocketOperation::SpliceOut(&pipe, ends.sink))
+            (FlowOperation::Drain, SocketOperation::SpliceOut(&pipe, ends.sink))
         };
         io.submit(self.direction.purpose(task), operation);
         if let Path::Splice(path) = &mut self.path {
@@ -223,8 +222,8 @@ impl<P: Conveyor> Flow<P> {
     }
 
     /// Every pipe is in use: copy, until the direction earns a pipe again.
-    fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &Ends<'_, K>, io: &mut Io<'_, K>) {
-        self.path = Path::Copy(CopyPath::default());
+    fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
+        self.switch_to_copying();
         self.read(First::Read, ends, io);
     }
 }

@@ -36,12 +36,12 @@ impl Bench {
         &mut self,
         act: impl FnOnce(
             &mut Flow<<ScriptedKernel as Kernel>::Pipe>,
-            &mut Ends<'_, ScriptedKernel>,
+            &mut FlowSockets<'_, ScriptedKernel>,
             &mut Io<'_, ScriptedKernel>,
-        ) -> Result<(), Broken>,
-    ) -> Result<(), Broken> {
+        ) -> Result<(), FlowError>,
+    ) -> Result<(), FlowError> {
         let records = if self.by_kernel_tls { Records::Kernel } else { Records::Ours };
-        let mut ends = Ends {
+        let mut ends = FlowSockets {
             source: &self.source,
             sink: &self.sink,
             source_speech: Speech::of(None, records),
@@ -57,12 +57,12 @@ impl Bench {
         act(&mut self.flow, &mut ends, &mut io)
     }
 
-    fn start(&mut self, early: &[u8]) -> Result<(), Broken> {
+    fn start(&mut self, early: &[u8]) -> Result<(), FlowError> {
         self.act(|flow, ends, io| flow.start(early, ends, io))
     }
 
     /// Lets one thing happen; whether anything could.
-    fn step(&mut self) -> Result<bool, Broken> {
+    fn step(&mut self) -> Result<bool, FlowError> {
         if self.flow.wants_turn() {
             self.act(|flow, ends, io| flow.resume(ends, io))?;
             return Ok(true);
@@ -153,7 +153,7 @@ fn a_source_by_tls_that_ends_without_its_word_for_it_was_cut_off() {
         bench.source.state().incoming.borrow_mut().extend([1; 10]);
         bench.source.state().peer_ended.set(true);
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
-        assert_eq!((broken.end, broken.error.kind()), (End::Source, io::ErrorKind::UnexpectedEof));
+        assert_eq!((broken.end, broken.error.kind()), (FlowEnd::Source, io::ErrorKind::UnexpectedEof));
         assert_eq!(bench.sink.state().sent.borrow().len(), 10, "what had come is with the sink");
         assert!(!bench.sink.state().end_told.get() && !bench.sink.state().shut.get());
     }
@@ -173,7 +173,7 @@ fn a_record_that_ends_a_connection_by_tls_is_told_with_its_reason() {
         bench.start(&[]).unwrap();
         bench.source.state().record.set(Some(record));
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
-        assert_eq!((broken.end, broken.error.kind()), (End::Source, io::ErrorKind::InvalidData));
+        assert_eq!((broken.end, broken.error.kind()), (FlowEnd::Source, io::ErrorKind::InvalidData));
         assert_eq!(broken.error.to_string(), reason);
     }
 }
@@ -187,7 +187,7 @@ fn a_record_that_does_not_open_is_told_apart_from_a_lost_connection() {
         bench.start(&[]).unwrap();
         bench.source.state().broken.set(Some(errno));
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
-        assert_eq!((broken.end, broken.error.kind()), (End::Source, kind));
+        assert_eq!((broken.end, broken.error.kind()), (FlowEnd::Source, kind));
     }
 }
 
@@ -217,13 +217,13 @@ fn a_stream_is_promoted_whatever_the_size_of_its_segments() {
             bench.source.state().incoming.borrow_mut().extend(vec![1; len]);
             let buffer = bench.kernel.deliver(&bench.source.clone());
             let outcome = Outcome { result: len as i32, more: true, buffer: Some(buffer) };
-            bench.act(|flow, ends, io| flow.complete(Task::Receive, outcome, ends, io)).unwrap();
+            bench.act(|flow, ends, io| flow.complete(FlowOperation::Receive, outcome, ends, io)).unwrap();
         }
         // It changes path once the receive in flight has ended.
         bench.in_flight.end(Purpose::UpReceive);
         bench.kernel.pending.clear();
         let ended = Outcome { result: -libc::ECANCELED, more: false, buffer: None };
-        bench.act(|flow, ends, io| flow.complete(Task::Receive, ended, ends, io)).unwrap();
+        bench.act(|flow, ends, io| flow.complete(FlowOperation::Receive, ended, ends, io)).unwrap();
         let is_promoted = matches!(bench.flow.path, Path::Splice(_));
         assert_eq!(is_promoted, is_stream, "{segment:?}");
     }
@@ -234,8 +234,9 @@ fn a_reset_of_a_source_that_is_not_read_is_noticed() {
     let mut bench = Bench::new(Forwarding::Copy, 7);
     bench.start(b"the sink has no room for this").unwrap();
     let error = Outcome { result: i32::from(libc::POLLERR | libc::POLLHUP), more: false, buffer: None };
-    let broken = bench.act(|flow, ends, io| flow.complete(Task::Hangup, error, ends, io)).unwrap_err();
-    assert_eq!((broken.end, broken.error.raw_os_error()), (End::Source, Some(libc::ECONNRESET)));
+    let broken =
+        bench.act(|flow, ends, io| flow.complete(FlowOperation::Hangup, error, ends, io)).unwrap_err();
+    assert_eq!((broken.end, broken.error.raw_os_error()), (FlowEnd::Source, Some(libc::ECONNRESET)));
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn a_broken_sink_is_told_apart_from_a_broken_source() {
         bench.source.state().incoming.borrow_mut().extend([1; 10]);
         bench.sink.state().broken.set(Some(errno));
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
-        assert_eq!((broken.end, broken.error.raw_os_error()), (End::Sink, Some(errno)));
+        assert_eq!((broken.end, broken.error.raw_os_error()), (FlowEnd::Sink, Some(errno)));
         assert_eq!(bench.kernel.buffers_out(), 0);
     }
 }
@@ -261,7 +262,9 @@ fn a_kernel_that_never_stops_delivering_breaks_the_tunnel_at_the_spills_bound() 
         // What a cancelled receive still brings, again and again.
         let buffer = bench.kernel.deliver(&bench.source.clone());
         let outcome = Outcome { result: 4096, more: true, buffer: Some(buffer) };
-        if let Err(broken) = bench.act(|flow, ends, io| flow.complete(Task::Receive, outcome, ends, io)) {
+        if let Err(broken) =
+            bench.act(|flow, ends, io| flow.complete(FlowOperation::Receive, outcome, ends, io))
+        {
             break broken;
         }
     };

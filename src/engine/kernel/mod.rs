@@ -179,7 +179,7 @@ impl RingKernel {
     pub fn new(config: &Config, kernel_tls: KernelTls, desk: HandshakePool) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let buffers =
-            Buffers::register(&ring, config.engine.buffers).map_err(|error| match error.raw_os_error() {
+            ring.register_buffers(config.engine.buffers).map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOMEM) => RingError::Memory,
                 Some(libc::EINVAL) => RingError::Unsupported { feature: "provided-buffer rings" },
                 _ => RingError::Setup(error),
@@ -301,7 +301,7 @@ impl Kernel for RingKernel {
     }
 
     fn cancel(&mut self, token: UserData, target: UserData) {
-        self.ring.push(token.into_bits(), Operation::Cancel { token: target.into_bits() });
+        self.ring.push(token.into_bits(), Operation::Cancel { user_data: target.into_bits() });
     }
 
     fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {

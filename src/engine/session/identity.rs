@@ -1,7 +1,7 @@
 //! Who asks, by the token in a head: an opaque one, or a session token.
 
 use crate::authz::{KeyHash, PrincipalId, Subject, UnixMillis};
-use crate::wire::{Claims, SessionTokenError, Verifier, Who};
+use crate::wire::{Claims, SessionTokenError, TokenSubject, Verifier};
 
 /// A token, as far as it can be read without asking what the store knows.
 pub(super) struct Presented {
@@ -61,8 +61,8 @@ impl Unusable {
 fn subject(token: KeyHash, claims: &Claims) -> Subject {
     let until = UnixMillis(claims.expires_at_ms);
     match &claims.who {
-        Who::Principal(id) => Subject::Principal { id: PrincipalId(*id), token, until },
-        Who::Secret { secret, principal } => Subject::Secret {
+        TokenSubject::Principal(id) => Subject::Principal { id: PrincipalId(*id), token, until },
+        TokenSubject::Secret { secret, principal } => Subject::Secret {
             key: KeyHash::of_login_secret(secret),
             principal: principal.map(PrincipalId),
             until,

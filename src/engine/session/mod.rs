@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use super::forward::{Direction, Flow, Io, Outcome};
 use super::kernel::{Kernel, SocketOperation};
-use super::limits::{Permit, Place};
+use super::limits::{SessionPermit, TunnelPermit};
 use super::shared::Shared;
-use super::timers::Tick;
+use super::timers::{Instant, Tick};
 use crate::authz::{
     Decision, DecisionLog, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route,
     UnixMillis,
@@ -61,8 +61,8 @@ pub(super) struct Session<K: Kernel> {
     generation: Option<Generation>,
     deadline: Option<Tick>,
     /// The node's place for it; `None` for a client that is only told that the node is full.
-    place: Option<Place>,
-    permit: Option<Permit>,
+    place: Option<SessionPermit>,
+    permit: Option<TunnelPermit>,
 }
 
 /// State of the PROXY header in front of a session's first bytes.
@@ -98,7 +98,7 @@ pub(super) struct Accepted<S> {
     /// The listener's place in the config.
     pub listener: usize,
     /// `None` where the node is full, and the client is only to be told so.
-    pub place: Option<Place>,
+    pub place: Option<SessionPermit>,
     /// When, by the thread's clock.
     pub at_us: u64,
 }
@@ -152,14 +152,6 @@ struct Tunnel<P> {
     /// unless that is undone.
     reprieved_until: Option<Tick>,
     handshake_us: u64,
-}
-
-/// The thread's clocks, read once per turn.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Instant {
-    /// Since the thread's clock began.
-    pub monotonic_us: u64,
-    pub wall: UnixMillis,
 }
 
 /// What one turn of the thread lends to its sessions.
@@ -404,22 +396,6 @@ impl<K: Kernel> Session<K> {
     fn submit_on_client(&mut self, purpose: Purpose, turn: &mut Turn<'_, K>) {
         let mut io = io(&mut self.in_flight, self.slot, turn);
         io.submit(purpose, SocketOperation::Receive(&self.client));
-    }
-}
-
-impl Instant {
-    pub fn tick(self) -> Tick {
-        Tick(self.monotonic_us / 1000)
-    }
-
-    /// The tick that is `duration` away, rounded up.
-    pub fn after(self, duration: std::time::Duration) -> Tick {
-        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Tick(self.tick().0.saturating_add(ms).saturating_add(1))
-    }
-
-    pub fn us_since(self, earlier_us: u64) -> u64 {
-        self.monotonic_us.saturating_sub(earlier_us)
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::authz::*;
 use crate::config::{Config, Listen};
 use crate::engine::kernel::simulated::{ScriptedKernel, Socket};
-use crate::engine::limits::Limits;
+use crate::engine::limits::SessionLimits;
 use crate::engine::shared::ThreadShared;
 use crate::telemetry::AuditSender;
 
@@ -34,7 +34,7 @@ impl Bench {
         let authority = Authority::new(Duration::from_secs(60), None);
         authority.publish(view(true));
         authority.confirm(UnixMillis(0));
-        let limits = Arc::new(Limits::new(&config.limits, 10));
+        let limits = Arc::new(SessionLimits::new(&config.limits, 10));
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let shared =
             Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);

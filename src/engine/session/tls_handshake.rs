@@ -15,7 +15,7 @@ use crate::engine::kernel::{Kernel, send_until_full};
 use crate::engine::tls::handshake_pool::HandshakeDone;
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
-use crate::wire::{HttpVersion, Reply, Sealed, Tls, TlsError};
+use crate::wire::{HttpVersion, Reply, Sealed, TlsConnection, TlsError};
 
 /// What follows what a client is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct Securing {
 impl<K: Kernel> Session<K> {
     /// The client is to begin a handshake, or has with `records`.
     pub(super) fn secure(&mut self, tls: Arc<ServerConfig>, records: Vec<u8>, turn: &mut Turn<'_, K>) {
-        match Tls::accept(tls) {
+        match TlsConnection::accept(tls) {
             Ok(tls) => {
                 let secured = Some(Box::new(TlsStream::new(tls)));
                 self.stage = Stage::Securing(Securing { secured, received_bytes: 0 });

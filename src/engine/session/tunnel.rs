@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::tls_handshake::Then;
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
-use crate::engine::forward::{Broken, Direction, End, Ends, Flow, Io};
+use crate::engine::forward::{Direction, Flow, FlowEnd, FlowError, FlowSockets, Io};
 use crate::engine::kernel::Kernel;
 use crate::engine::timers::Tick;
 use crate::engine::tls::ktls::{KeptBy, Records, Speech, give_to_kernel};
@@ -313,14 +313,14 @@ struct Peers<'a, K: Kernel> {
 
 impl<K: Kernel> Peers<'_, K> {
     /// Where the other direction is finished, `is_last`.
-    fn up(&mut self, is_last: bool) -> Ends<'_, K> {
+    fn up(&mut self, is_last: bool) -> FlowSockets<'_, K> {
         let (source_speech, sink_speech) = (self.client_speech.lend(), self.device_speech.lend());
-        Ends { source: self.client, sink: self.device, source_speech, sink_speech, is_last }
+        FlowSockets { source: self.client, sink: self.device, source_speech, sink_speech, is_last }
     }
 
-    fn down(&mut self, is_last: bool) -> Ends<'_, K> {
+    fn down(&mut self, is_last: bool) -> FlowSockets<'_, K> {
         let (source_speech, sink_speech) = (self.device_speech.lend(), self.client_speech.lend());
-        Ends { source: self.device, sink: self.client, source_speech, sink_speech, is_last }
+        FlowSockets { source: self.device, sink: self.client, source_speech, sink_speech, is_last }
     }
 }
 
@@ -366,17 +366,17 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE))
 }
 
-fn up(broken: Broken) -> (Side, io::Error) {
+fn up(broken: FlowError) -> (Side, io::Error) {
     match broken.end {
-        End::Source => (Side::Client, broken.error),
-        End::Sink => (Side::Device, broken.error),
+        FlowEnd::Source => (Side::Client, broken.error),
+        FlowEnd::Sink => (Side::Device, broken.error),
     }
 }
 
-fn down(broken: Broken) -> (Side, io::Error) {
+fn down(broken: FlowError) -> (Side, io::Error) {
     match broken.end {
-        End::Source => (Side::Device, broken.error),
-        End::Sink => (Side::Client, broken.error),
+        FlowEnd::Source => (Side::Device, broken.error),
+        FlowEnd::Sink => (Side::Client, broken.error),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::tls::handshake_pool::HandshakeDone;
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
-use crate::wire::{Handover, Reply, Sealed, Tls, TlsError, parse_handover_reply};
+use crate::wire::{Handover, Reply, Sealed, TlsConnection, TlsError, parse_handover_reply};
 
 /// A request on its way to another node.
 pub(super) struct Handing {
@@ -94,7 +94,7 @@ impl<K: Kernel> Session<K> {
             return self.ask_node(turn);
         }
         let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other);
-        let tls = name.and_then(|name| Tls::connect(tls, name).map_err(io::Error::other));
+        let tls = name.and_then(|name| TlsConnection::connect(tls, name).map_err(io::Error::other));
         let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_node_socket(entry.forward)?)));
         let (tls, socket) = match opened {
             Ok(opened) => opened,

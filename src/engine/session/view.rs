@@ -1,9 +1,10 @@
 //! A session as others see it.
 
-use super::{Instant, Session, Stage, Turn};
+use super::{Session, Stage, Turn};
 use crate::authz::UnixMillis;
 use crate::engine::kernel::Kernel;
-use crate::engine::requests::{SessionRow, SessionState, TunnelRow};
+use crate::engine::session_view::{SessionRow, SessionState, TunnelRow};
+use crate::engine::timers::Instant;
 
 impl<K: Kernel> Session<K> {
     pub fn row(&self, now: Instant) -> SessionRow {

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::engine::kernel::{Kernel, retrying, send_until_full};
 use crate::sys::kernel_tls::Keys;
 use crate::sys::socket;
-use crate::wire::{Sealed, Tls, TlsError};
+use crate::wire::{Sealed, TlsConnection, TlsError};
 
 pub(in crate::engine) struct TlsStream {
-    tls: Tls,
+    tls: TlsConnection,
     outgoing: SendBuffer,
     /// The peer was told that nothing follows.
     is_ended: bool,
@@ -23,7 +23,7 @@ pub(in crate::engine) struct SendBuffer {
 }
 
 impl TlsStream {
-    pub fn new(tls: Tls) -> Self {
+    pub fn new(tls: TlsConnection) -> Self {
         Self { tls, outgoing: SendBuffer::default(), is_ended: false }
     }
 
@@ -51,7 +51,7 @@ impl TlsStream {
 
     fn answering(
         &mut self,
-        act: impl FnOnce(&mut Tls, &mut Sealed) -> Result<(), TlsError>,
+        act: impl FnOnce(&mut TlsConnection, &mut Sealed) -> Result<(), TlsError>,
     ) -> Result<(), TlsError> {
         // Rarely used after the handshake, and then small: keys that change, alerts.
         let mut answer = Sealed::default();

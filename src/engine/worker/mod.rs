@@ -6,6 +6,7 @@ pub(super) mod serve_requests;
 pub(super) mod signals;
 pub(super) mod slab;
 pub(super) mod streams;
+pub(super) mod timer_wheel;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -17,9 +18,9 @@ use super::clock::Clock;
 use super::forward::Outcome;
 use super::kernel::RingKernel;
 use super::listener::Listener;
-use super::session::{Accepted, Instant, Session, Turn};
+use super::session::{Accepted, Session, Turn};
 use super::shared::{Shared, ThreadShared};
-use super::timers::{Entry, Tick, Wheel};
+use super::timers::{Instant, Tick};
 use crate::authz::PinnedView;
 use crate::engine::requests::SESSION_NUMBER_BITS;
 use crate::engine::user_data::{Slot, UserData};
@@ -28,6 +29,7 @@ use crate::engine::worker::scheduler::Scheduler;
 use crate::engine::worker::signals::{Recheck, SignalReader};
 use crate::engine::worker::slab::Sessions;
 use crate::engine::worker::streams::Streams;
+use crate::engine::worker::timer_wheel::{Timer, TimerWheel};
 use crate::sys::ring::{Completion, Operation, Wait};
 use crate::sys::socket;
 use serve_requests::RequestsInProgress;
@@ -44,9 +46,9 @@ pub(super) struct Worker {
     completions: Vec<Completion>,
     scheduler: Scheduler<OwnedFd>,
     sessions: Sessions<RingKernel>,
-    timers: Wheel,
+    timers: TimerWheel,
     /// Timers that are due; empty but while they are looked at.
-    fired: Vec<Entry>,
+    fired: Vec<Timer>,
     /// By slot: what the worker has set for the session there.
     arrangements: Vec<Arrangement>,
     streams: Streams,
@@ -88,7 +90,7 @@ impl Worker {
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             scheduler: Scheduler::new(),
             sessions: Sessions::with_capacity(sessions_max),
-            timers: Wheel::new(),
+            timers: TimerWheel::new(),
             fired: Vec::new(),
             arrangements: Vec::with_capacity(sessions_max),
             streams: Streams::default(),
@@ -275,7 +277,7 @@ impl Worker {
     }
 
     fn dispatch(&mut self, completion: Completion, now: Instant, view: &PinnedView<'_>) {
-        match UserData::from_bits(completion.token) {
+        match UserData::from_bits(completion.user_data) {
             Some(UserData::Session { slot, purpose }) => {
                 self.waiting.note_completion(slot, purpose);
                 let Completion { result, more, buffer, .. } = completion;
@@ -295,7 +297,7 @@ impl Worker {
                     self.watch_wake();
                 }
             }
-            None => tracing::error!(token = completion.token, "a completion that nobody asked for"),
+            None => tracing::error!(user_data = completion.user_data, "a completion that nobody asked for"),
         }
     }
 
@@ -393,7 +395,7 @@ impl Worker {
         let arrangement = self.arrangement(slot);
         if arrangement.timer.is_none_or(|set| deadline < set) {
             arrangement.timer = Some(deadline);
-            self.timers.insert(Entry { at: deadline, slot });
+            self.timers.insert(Timer { at: deadline, slot });
         }
     }
 
@@ -406,7 +408,7 @@ impl Worker {
         self.fired = fired;
     }
 
-    fn on_timer(&mut self, entry: Entry, now: Instant, view: &PinnedView<'_>) {
+    fn on_timer(&mut self, entry: Timer, now: Instant, view: &PinnedView<'_>) {
         let arrangement = self.arrangement(entry.slot);
         // One that an earlier deadline has overtaken.
         if arrangement.timer != Some(entry.at) {
@@ -430,8 +432,8 @@ impl Worker {
 
     fn accept(&mut self, number: usize) {
         self.listeners[number].is_accepting = true;
-        let token = UserData::Accept { listener: number as u32 };
-        self.kernel.push(token, self.listeners[number].accept());
+        let user_data = UserData::Accept { listener: number as u32 };
+        self.kernel.push(user_data, self.listeners[number].accept());
     }
 
     /// Takes back the accepts, so that nobody is listening any more when the thread has ended.
@@ -439,8 +441,8 @@ impl Worker {
         self.scheduler.turn_away();
         for (number, listener) in (0u32..).zip(&self.listeners) {
             if listener.is_accepting {
-                let token = UserData::Accept { listener: number }.into_bits();
-                self.kernel.push(UserData::CancelOwn, Operation::Cancel { token });
+                let user_data = UserData::Accept { listener: number }.into_bits();
+                self.kernel.push(UserData::CancelOwn, Operation::Cancel { user_data });
             }
         }
     }

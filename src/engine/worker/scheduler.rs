@@ -52,7 +52,7 @@ impl<S> Scheduler<S> {
 
     /// Gives back what is to be dispatched at once, and keeps what has to wait for its share.
     pub fn take_up(&mut self, completion: Completion) -> Option<Completion> {
-        match UserData::from_bits(completion.token) {
+        match UserData::from_bits(completion.user_data) {
             Some(UserData::Session { purpose: Purpose::Head | Purpose::Connect, .. }) => {
                 self.handshakes.push_back(completion);
                 None
@@ -92,9 +92,9 @@ impl<S> Scheduler<S> {
     fn take_unserved(&mut self, completions: &mut Vec<Completion>) {
         self.served.clear();
         let served = completions.iter().filter(|completion| completion.buffer.is_some());
-        self.served.extend(served.map(|completion| completion.token));
+        self.served.extend(served.map(|completion| completion.user_data));
         let is_unserved = |completion: &mut Completion| {
-            completion.found_no_buffer() && !self.served.contains(&completion.token)
+            completion.found_no_buffer() && !self.served.contains(&completion.user_data)
         };
         self.unserved.extend(completions.extract_if(.., is_unserved));
     }
@@ -120,9 +120,9 @@ mod tests {
     use crate::sys::buffers::BufferId;
 
     fn completion(purpose: Purpose, result: i32) -> Completion {
-        let token = UserData::Session { slot: Slot(7), purpose }.into_bits();
+        let user_data = UserData::Session { slot: Slot(7), purpose }.into_bits();
         let buffer = (result > 0).then_some(BufferId(0));
-        Completion { token, result, more: false, buffer, accepted: None }
+        Completion { user_data, result, more: false, buffer, accepted: None }
     }
 
     #[test]
@@ -134,13 +134,13 @@ mod tests {
             completion(Purpose::DownReceive, -libc::ENOBUFS),
             completion(Purpose::Head, -libc::ENOBUFS),
         ];
-        let tokens = |completions: &[Completion]| {
-            completions.iter().map(|completion| completion.token).collect::<Vec<_>>()
+        let user_data = |completions: &[Completion]| {
+            completions.iter().map(|completion| completion.user_data).collect::<Vec<_>>()
         };
-        let all = tokens(&completions);
+        let all = user_data(&completions);
         scheduler.begin_turn(&mut completions);
         let first: Vec<_> = std::iter::from_fn(|| scheduler.next_unserved()).collect();
-        assert_eq!((tokens(&first), tokens(&completions)), (all[2..].to_vec(), all[..2].to_vec()));
+        assert_eq!((user_data(&first), user_data(&completions)), (all[2..].to_vec(), all[..2].to_vec()));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::Worker;
 use crate::authz::PinnedView;
-use crate::engine::requests::{Found, WorkerRequest};
-use crate::engine::session::{Instant, Session};
+use crate::engine::requests::{EndResult, WorkerRequest};
+use crate::engine::session::Session;
+use crate::engine::timers::Instant;
 use crate::engine::user_data::Slot;
 
 /// How far this thread is with what it has been asked.
@@ -58,7 +59,7 @@ impl Worker {
                 };
                 if let Some(slot) = (next..end).map(|place| Slot(place as u32)).find(is_wanted) {
                     self.with_session(slot, now, view, Session::end_by_admin);
-                    let _nobody_waits = answer.try_send(Found::Yes);
+                    let _nobody_waits = answer.try_send(EndResult::Ended);
                     return;
                 }
             }
@@ -70,7 +71,7 @@ impl Worker {
         // Whoever asked may have lost patience.
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
-            WorkerRequest::End { answer, .. } => drop(answer.try_send(Found::No)),
+            WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
         }
     }
 

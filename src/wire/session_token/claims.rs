@@ -3,19 +3,19 @@
 use serde_json::{Map, Value};
 
 use super::SessionTokenError;
-use crate::config::{TokenSigner, WhoAsks};
+use crate::config::{SubjectClaims, TokenSigner};
 
 /// What is to be known of a token that is genuine and in its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    pub who: Who,
+    pub who: TokenSubject,
     /// From when on it is worth nothing any more, the leeway included.
     pub expires_at_ms: i64,
 }
 
 /// Who asks, as a token names it.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Who {
+pub enum TokenSubject {
     Principal(i64),
     /// Whoever the store knows by this secret, which has to be this principal where there is one.
     Secret {
@@ -44,16 +44,16 @@ impl Claims {
                 return Err(SessionTokenError::NotYetValid);
             }
         }
-        let who = Who::read(payload, &signer.who).ok_or(SessionTokenError::Nobody)?;
+        let who = TokenSubject::read(payload, &signer.who).ok_or(SessionTokenError::Nobody)?;
         Ok(Self { who, expires_at_ms })
     }
 }
 
-impl Who {
-    fn read(payload: &Map<String, Value>, claims: &WhoAsks) -> Option<Self> {
+impl TokenSubject {
+    fn read(payload: &Map<String, Value>, claims: &SubjectClaims) -> Option<Self> {
         match claims {
-            WhoAsks::Principal(claim) => Some(Self::Principal(number(payload.get(claim)?)?)),
-            WhoAsks::Secret { secret, principal } => Some(Self::Secret {
+            SubjectClaims::Principal(claim) => Some(Self::Principal(number(payload.get(claim)?)?)),
+            SubjectClaims::Secret { secret, principal } => Some(Self::Secret {
                 secret: payload.get(secret)?.as_str().filter(|secret| !secret.is_empty())?.to_owned(),
                 principal: match principal {
                     Some(claim) => Some(number(payload.get(claim)?)?),
@@ -64,7 +64,7 @@ impl Who {
     }
 }
 
-impl std::fmt::Debug for Who {
+impl std::fmt::Debug for TokenSubject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Principal(id) => write!(f, "Principal({id})"),

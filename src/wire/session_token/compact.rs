@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 
 /// JWS in its compact form (RFC 7515, section 3.1).
 pub(super) struct Compact<'a> {
-    pub header: Header,
+    pub header: JoseHeader,
     /// What the signature is over: header and payload as they came.
     pub signed: &'a [u8],
     pub payload: Vec<u8>,
@@ -16,7 +16,7 @@ pub(super) struct Compact<'a> {
 
 /// Of a JOSE header, what matters here.
 #[derive(Deserialize)]
-pub(super) struct Header {
+pub(super) struct JoseHeader {
     pub alg: String,
     pub kid: Option<String>,
     /// What whoever reads the token has to understand beside.

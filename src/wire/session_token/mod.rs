@@ -11,7 +11,7 @@ mod tests;
 use crate::config::TokenSigner;
 use compact::Compact;
 
-pub use claims::{Claims, Who};
+pub use claims::{Claims, TokenSubject};
 
 /// The signers whose tokens are taken.
 pub struct Verifier {

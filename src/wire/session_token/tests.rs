@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{TokenAlgorithm, TokenKey, WhoAsks};
+use crate::config::{SubjectClaims, TokenAlgorithm, TokenKey};
 
 /// RFC 7515, appendix A.1: by whom and until when, and no more.
 const HS256_TOKEN: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
@@ -36,7 +36,7 @@ fn signer(algorithm: TokenAlgorithm, file: &[u8], who: &str) -> TokenSigner {
         issuer: None,
         audience: None,
         leeway: Duration::from_secs(1),
-        who: WhoAsks::Principal(who.to_owned()),
+        who: SubjectClaims::Principal(who.to_owned()),
     }
 }
 
@@ -60,7 +60,7 @@ fn verify(signers: &[TokenSigner], token: &str, now_ms: i64) -> Option<Result<Cl
 fn the_rfcs_own_tokens_are_genuine_and_are_looked_at_no_further_than_they_say() {
     let by = |who, now_ms| verify(&[hs256(who)], HS256_TOKEN, now_ms).unwrap();
     assert_eq!(by("sub", EXP_MS), Err(SessionTokenError::Nobody));
-    let claims = Claims { who: Who::Principal(1_300_819_380), expires_at_ms: EXP_MS + 1_000 };
+    let claims = Claims { who: TokenSubject::Principal(1_300_819_380), expires_at_ms: EXP_MS + 1_000 };
     assert_eq!(by("exp", EXP_MS + 999), Ok(claims), "within the leeway");
     assert_eq!(by("exp", EXP_MS + 1_000), Err(SessionTokenError::Expired));
     assert_eq!(verify(&[ed25519()], ED25519_TOKEN, 0), Some(Err(SessionTokenError::Malformed)), "genuine");

@@ -20,8 +20,8 @@ pub use certificates::{Certificates, CertificatesError};
 pub use sealed::Sealed;
 
 /// One side of a TLS connection.
-pub struct Tls {
-    connection: Connection,
+pub struct TlsConnection {
+    connection: TlsSide,
     /// Received, and not yet a whole record.
     rest: Vec<u8>,
     /// The peer has said that nothing follows.
@@ -30,7 +30,7 @@ pub struct Tls {
     has_failed: bool,
 }
 
-enum Connection {
+enum TlsSide {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
@@ -50,12 +50,12 @@ pub enum TlsError {
     Panic,
 }
 
-impl Tls {
+impl TlsConnection {
     /// The side that is called.
     pub fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let server = UnbufferedServerConnection::new(config)?;
         Ok(Self {
-            connection: Connection::Server(server),
+            connection: TlsSide::Server(server),
             rest: Vec::new(),
             has_ended: false,
             has_failed: false,
@@ -66,7 +66,7 @@ impl Tls {
     pub fn connect(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
         let client = UnbufferedClientConnection::new(config, name)?;
         Ok(Self {
-            connection: Connection::Client(client),
+            connection: TlsSide::Client(client),
             rest: Vec::new(),
             has_ended: false,
             has_failed: false,
@@ -95,16 +95,16 @@ impl Tls {
     ) -> Result<(), TlsError> {
         let mut taken = 0;
         loop {
-            let (discard, step) = self.step(&mut records[taken..], plain, Write::Nothing, answer);
+            let (discard, step) = self.step(&mut records[taken..], plain, TlsWrite::Nothing, answer);
             taken += discard;
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::PeerEnded) => self.has_ended = true,
-                Ok(Step::Done) => break,
+                Ok(TlsStep::Again) => {}
+                Ok(TlsStep::PeerEnded) => self.has_ended = true,
+                Ok(TlsStep::Done) => break,
                 Err(error) => {
                     // The alert is there, and the library takes no more records once it has made one.
                     while self.has_something_to_send() {
-                        let _alert = self.step(&mut records[taken..], plain, Write::Nothing, answer);
+                        let _alert = self.step(&mut records[taken..], plain, TlsWrite::Nothing, answer);
                     }
                     self.has_failed = true;
                     return Err(error);
@@ -123,15 +123,15 @@ impl Tls {
 
     /// Appends to `records` what carries `plain` to the peer.
     pub fn write(&mut self, plain: &[u8], records: &mut Sealed) -> Result<(), TlsError> {
-        self.put(Write::Data(plain), records)
+        self.put(TlsWrite::Data(plain), records)
     }
 
     /// Appends to `records` what tells the peer that nothing follows. Only once.
     pub fn end(&mut self, records: &mut Sealed) -> Result<(), TlsError> {
-        self.put(Write::CloseNotify, records)
+        self.put(TlsWrite::CloseNotify, records)
     }
 
-    fn put(&mut self, what: Write<'_>, records: &mut Sealed) -> Result<(), TlsError> {
+    fn put(&mut self, what: TlsWrite<'_>, records: &mut Sealed) -> Result<(), TlsError> {
         // The library wants to see what it has seen before, and nothing is opened by that.
         let mut rest = std::mem::take(&mut self.rest);
         let mut plain = Vec::new();
@@ -139,9 +139,9 @@ impl Tls {
             let (discard, step) = self.step(&mut rest, &mut plain, what, records);
             rest.drain(..discard);
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::PeerEnded) => self.has_ended = true,
-                Ok(Step::Done) => break Ok(()),
+                Ok(TlsStep::Again) => {}
+                Ok(TlsStep::PeerEnded) => self.has_ended = true,
+                Ok(TlsStep::Done) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
@@ -152,16 +152,16 @@ impl Tls {
     /// The handshake is over: bytes can go both ways.
     pub fn is_open(&self) -> bool {
         match &self.connection {
-            Connection::Server(server) => !server.is_handshaking(),
-            Connection::Client(client) => !client.is_handshaking(),
+            TlsSide::Server(server) => !server.is_handshaking(),
+            TlsSide::Client(client) => !client.is_handshaking(),
         }
     }
 
     /// The handshake went on from an earlier connection's.
     pub fn is_resumed(&self) -> bool {
         let kind = match &self.connection {
-            Connection::Server(server) => server.handshake_kind(),
-            Connection::Client(client) => client.handshake_kind(),
+            TlsSide::Server(server) => server.handshake_kind(),
+            TlsSide::Client(client) => client.handshake_kind(),
         };
         kind == Some(HandshakeKind::Resumed)
     }
@@ -174,13 +174,13 @@ impl Tls {
     /// What the kernel needs for that.
     pub fn into_keys(self) -> Result<Keys, TlsError> {
         let version = match &self.connection {
-            Connection::Server(server) => server.protocol_version(),
-            Connection::Client(client) => client.protocol_version(),
+            TlsSide::Server(server) => server.protocol_version(),
+            TlsSide::Client(client) => client.protocol_version(),
         };
         // With them comes what could make the next keys, which no kernel before 6.14 would take.
         let secrets = match self.connection {
-            Connection::Server(server) => server.dangerous_into_kernel_connection()?.0,
-            Connection::Client(client) => client.dangerous_into_kernel_connection()?.0,
+            TlsSide::Server(server) => server.dangerous_into_kernel_connection()?.0,
+            TlsSide::Client(client) => client.dangerous_into_kernel_connection()?.0,
         };
         Ok(Keys { version: version.ok_or(TlsError::NotOpen)?, secrets })
     }
@@ -192,8 +192,8 @@ impl Tls {
 
     fn has_something_to_send(&self) -> bool {
         match &self.connection {
-            Connection::Server(server) => server.wants_write(),
-            Connection::Client(client) => client.wants_write(),
+            TlsSide::Server(server) => server.wants_write(),
+            TlsSide::Client(client) => client.wants_write(),
         }
     }
 
@@ -201,28 +201,28 @@ impl Tls {
         &mut self,
         records: &mut [u8],
         plain: &mut Vec<u8>,
-        write: Write<'_>,
+        write: TlsWrite<'_>,
         out: &mut Sealed,
-    ) -> (usize, Result<Step, TlsError>) {
+    ) -> (usize, Result<TlsStep, TlsError>) {
         if self.has_failed {
             return (0, Err(TlsError::Failed));
         }
         match &mut self.connection {
-            Connection::Server(server) => step(server.process_tls_records(records), plain, write, out),
-            Connection::Client(client) => step(client.process_tls_records(records), plain, write, out),
+            TlsSide::Server(server) => step(server.process_tls_records(records), plain, write, out),
+            TlsSide::Client(client) => step(client.process_tls_records(records), plain, write, out),
         }
     }
 }
 
 /// What to do as soon as bytes can be sent.
 #[derive(Clone, Copy)]
-enum Write<'a> {
+enum TlsWrite<'a> {
     Nothing,
     Data(&'a [u8]),
     CloseNotify,
 }
 
-enum Step {
+enum TlsStep {
     Again,
     /// All records were taken, and what was to be written is written.
     Done,
@@ -233,15 +233,15 @@ enum Step {
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     plain: &mut Vec<u8>,
-    write: Write<'_>,
+    write: TlsWrite<'_>,
     out: &mut Sealed,
-) -> (usize, Result<Step, TlsError>) {
+) -> (usize, Result<TlsStep, TlsError>) {
     let UnbufferedStatus { mut discard, state } = status;
     let step = match state {
         Err(error) => Err(error.into()),
         Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
             match traffic.next_record() {
-                None => break Ok(Step::Again),
+                None => break Ok(TlsStep::Again),
                 Some(Ok(record)) => {
                     discard += record.discard;
                     plain.extend_from_slice(record.payload);
@@ -250,26 +250,26 @@ fn step<Data>(
             }
         },
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            out.append(0, |room| Ok(data.encode(room)?)).map(|()| Step::Again)
+            out.append(0, |room| Ok(data.encode(room)?)).map(|()| TlsStep::Again)
         }
         Ok(ConnectionState::TransmitTlsData(data)) => {
             data.done();
-            Ok(Step::Again)
+            Ok(TlsStep::Again)
         }
-        Ok(ConnectionState::PeerClosed) => Ok(Step::PeerEnded),
+        Ok(ConnectionState::PeerClosed) => Ok(TlsStep::PeerEnded),
         Ok(ConnectionState::WriteTraffic(mut traffic)) => match write {
-            Write::Nothing => Ok(Step::Done),
-            Write::Data(data) => out
+            TlsWrite::Nothing => Ok(TlsStep::Done),
+            TlsWrite::Data(data) => out
                 .append(sealed_bytes_max(data.len()), |room| Ok(traffic.encrypt(data, room)?))
-                .map(|()| Step::Done),
-            Write::CloseNotify => out
+                .map(|()| TlsStep::Done),
+            TlsWrite::CloseNotify => out
                 .append(sealed_bytes_max(0), |room| Ok(traffic.queue_close_notify(room)?))
-                .map(|()| Step::Done),
+                .map(|()| TlsStep::Done),
         },
         // Early data is not offered, so it never comes; all else waits for the peer.
         Ok(_) => match write {
-            Write::Nothing => Ok(Step::Done),
-            Write::Data(_) | Write::CloseNotify => Err(TlsError::NotOpen),
+            TlsWrite::Nothing => Ok(TlsStep::Done),
+            TlsWrite::Data(_) | TlsWrite::CloseNotify => Err(TlsError::NotOpen),
         },
     };
     (discard, step)

@@ -11,8 +11,8 @@ const NAME: &str = "relay.example";
 
 /// Both sides of a connection, and what is on its way.
 struct Pair {
-    client: Tls,
-    server: Tls,
+    client: TlsConnection,
+    server: TlsConnection,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
 }
@@ -67,8 +67,8 @@ impl Pair {
             .with_client_auth_cert(vec![own], own_key)
             .unwrap();
         Self {
-            client: Tls::connect(Arc::new(client), ServerName::try_from(NAME).unwrap()).unwrap(),
-            server: Tls::accept(Arc::new(server)).unwrap(),
+            client: TlsConnection::connect(Arc::new(client), ServerName::try_from(NAME).unwrap()).unwrap(),
+            server: TlsConnection::accept(Arc::new(server)).unwrap(),
             to_server: Vec::new(),
             to_client: Vec::new(),
         }

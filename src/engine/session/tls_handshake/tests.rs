@@ -14,7 +14,7 @@ const NAME: &str = "relay.example";
 
 /// The client's side, and what it has read.
 struct Client {
-    tls: Tls,
+    tls: TlsConnection,
     read: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ fn listener() -> (Listen, Client) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let tls = Tls::connect(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
+    let tls = TlsConnection::connect(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
     (listen, Client { tls, read: Vec::new() })
 }
 

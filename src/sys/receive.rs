@@ -1,0 +1,74 @@
+//! The multishot receive that the kernel ends after a number of bytes, where it can.
+//!
+//! Unsafe because the io_uring crate has no setter for that number: it is written into the entry.
+
+use std::io;
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode, squeue};
+
+use super::buffers::GROUP;
+
+/// What the kernel does first with a receive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum First {
+    /// Reads: something has probably arrived.
+    Read,
+    /// Waits for readiness: nothing has probably arrived, and a read would be in vain.
+    Wait,
+}
+
+/// Whether the kernel can end a multishot receive after a number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReceiveLimit {
+    Counted,
+    /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
+    /// bytes before; so receives are single.
+    Missing,
+}
+
+impl ReceiveLimit {
+    /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
+    /// as the descriptor, one that does not refuses the field.
+    pub(super) fn probe(ring: &mut IoUring) -> io::Result<Self> {
+        let entry = limited_receive(Fd(-1), First::Read);
+        // SAFETY: the entry points to no memory.
+        let pushed = unsafe { ring.submission().push(&entry) };
+        debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
+        ring.submit_and_wait(1)?;
+        let result = ring.completion().next().map(|completion| completion.result());
+        Ok(if result == Some(-libc::EBADF) { Self::Counted } else { Self::Missing })
+    }
+}
+
+/// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
+pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
+    let mut entry = opcode::RecvMulti::new(socket, GROUP).build();
+    // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
+    // `OPTLEN_OFFSET` are its `optlen` and the two at `IOPRIO_OFFSET` its `ioprio`, plain numbers for which
+    // the crate has no setters.
+    unsafe {
+        let entry = (&raw mut entry).cast::<u8>();
+        entry.add(OPTLEN_OFFSET).cast::<u32>().write(RECEIVE_BYTES_MAX as u32);
+        if first == First::Wait {
+            let ioprio = entry.add(IOPRIO_OFFSET).cast::<u16>();
+            ioprio.write(ioprio.read() | RECVSEND_POLL_FIRST);
+        }
+    }
+    entry
+}
+
+/// Bytes that one stream receive delivers at most, but for the rest of its last buffer. It bounds what a
+/// direction has to keep when its sink stops taking, and what one session can have of a turn.
+pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
+
+/// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
+const OPTLEN_OFFSET: usize = 44;
+
+/// `ioprio` there, which holds a receive's flags.
+const IOPRIO_OFFSET: usize = 2;
+
+/// IORING_RECVSEND_POLL_FIRST there.
+const RECVSEND_POLL_FIRST: u16 = 1;
+
+const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
