@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::admin::{Admin, AdminError, Probe, Sources};
+use crate::admin::{AdminServer, AdminServerError, SelfProbe, Sources};
 use crate::authz::Authority;
 use crate::config::{Config, ListenerKind};
 use crate::control::{
@@ -23,9 +23,9 @@ pub struct Node {
     forward_address: Option<SocketAddr>,
     _directory: HeartbeatThread,
     _locations: PresenceWriterThread,
-    _probe: Probe,
+    _probe: SelfProbe,
     control: Control,
-    admin: Admin,
+    admin: AdminServer,
     audit: AuditLog,
 }
 
@@ -36,7 +36,7 @@ pub enum NodeError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    Admin(#[from] AdminError),
+    AdminServer(#[from] AdminServerError),
     #[error("a thread cannot be started ({0}); raise the limit on threads or memory")]
     Thread(std::io::Error),
     #[error(transparent)]
@@ -100,7 +100,7 @@ impl Node {
         let table = store::location_table(&config);
         let locations = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
-        let probe = Probe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let probe = SelfProbe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
             engine: handle.clone(),
             probe: probe.status(),
@@ -112,7 +112,7 @@ impl Node {
             audit: audit_sender,
             audit_lost: audit.lost(),
         };
-        let admin = match Admin::start(&config.admin, sources) {
+        let admin = match AdminServer::start(&config.admin, sources) {
             Ok(admin) => admin,
             Err(error) => {
                 engine.stop();

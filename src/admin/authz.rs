@@ -10,18 +10,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Operator, Viewer, audit};
-use super::{Desk, http, local, status as shown};
+use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
+use super::{AdminState, status as shown};
 use crate::config::{Queries, Query};
 use crate::control::{CommandError, DiffReport, QueriesError};
 
-pub(super) async fn status(_viewer: Viewer, State(desk): State<Desk>) -> Json<Value> {
+pub(super) async fn status(_viewer: Viewer, State(desk): State<AdminState>) -> Json<Value> {
     Json(shown::source(&desk.sources.control.get()))
 }
 
 pub(super) async fn diff(
     _viewer: Viewer,
     Extension(caller): Extension<Caller>,
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
 ) -> Response {
     answered(asked(caller, desk.sources.commands.diff()).await)
 }
@@ -38,7 +39,7 @@ pub struct CandidateQueries {
 /// Has the store run whatever somebody asks it to, with the relay's rights: for operators.
 pub(super) async fn compare(
     Operator(caller): Operator,
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     Json(candidate): Json<CandidateQueries>,
 ) -> Response {
     let outcome = asked(caller, desk.sources.commands.compare(candidate.into())).await;
@@ -62,14 +63,14 @@ impl From<CandidateQueries> for Queries {
     }
 }
 
-pub(super) async fn accept(Operator(caller): Operator, State(desk): State<Desk>) -> Response {
+pub(super) async fn accept(Operator(caller): Operator, State(desk): State<AdminState>) -> Response {
     let outcome = asked(caller, desk.sources.commands.accept()).await;
     let detail = outcome.as_ref().map(|accepted| format!("rule {}: {}", accepted.rule, accepted.figures));
     audit(&desk, "authz-accept", caller, detail.map_err(ToString::to_string));
     answered(outcome)
 }
 
-pub(super) async fn roll_back(Operator(caller): Operator, State(desk): State<Desk>) -> Response {
+pub(super) async fn roll_back(Operator(caller): Operator, State(desk): State<AdminState>) -> Response {
     let outcome = asked(caller, desk.sources.commands.roll_back()).await;
     let detail = outcome.as_ref().map(|done| format!("from generation {} to {}", done.from.0, done.to.0));
     audit(&desk, "authz-rollback", caller, detail.map_err(ToString::to_string));
@@ -95,8 +96,8 @@ async fn asked<T, E: Into<AskError>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, AskError> {
     let connection_time = match caller {
-        Caller::Local { .. } => local::CONNECTION_TIME,
-        Caller::Remote(_) => http::CONNECTION_TIME,
+        Caller::Local { .. } => LOCAL_TIME_MAX,
+        Caller::Remote(_) => REMOTE_TIME_MAX,
     };
     match tokio::time::timeout(connection_time - TIME_TO_TELL, answer).await {
         Ok(outcome) => outcome.map_err(Into::into),

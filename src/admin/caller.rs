@@ -14,8 +14,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::Desk;
-use super::token::{Judgement, WRONG_WINDOW};
+use super::AdminState;
+use super::token::{TokenVerdict, WRONG_WINDOW};
 use crate::telemetry::{AuditEvent, OperatorCommand, Proof};
 
 /// Who is at the other end of a connection; put beside each request of it.
@@ -51,7 +51,7 @@ pub(super) enum Denied {
 }
 
 impl Viewer {
-    fn admit(caller: Caller, headers: &HeaderMap, desk: &Desk) -> Result<Self, Denied> {
+    fn admit(caller: Caller, headers: &HeaderMap, desk: &AdminState) -> Result<Self, Denied> {
         match caller {
             Caller::Local { .. } => Ok(Self),
             Caller::Remote(_) if desk.gate.has_token() => check_token(caller, headers, desk).map(|()| Self),
@@ -64,18 +64,18 @@ impl Viewer {
     }
 }
 
-impl FromRequestParts<Desk> for Viewer {
+impl FromRequestParts<AdminState> for Viewer {
     type Rejection = Denied;
 
-    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, desk: &AdminState) -> Result<Self, Denied> {
         Self::admit(caller_of(parts)?, &parts.headers, desk)
     }
 }
 
-impl FromRequestParts<Desk> for Operator {
+impl FromRequestParts<AdminState> for Operator {
     type Rejection = Denied;
 
-    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, desk: &AdminState) -> Result<Self, Denied> {
         let caller = caller_of(parts)?;
         match caller {
             Caller::Local { .. } => {}
@@ -108,7 +108,12 @@ impl IntoResponse for Denied {
 }
 
 /// Tells the audit log and the log what an operator had the node do, and what came of it.
-pub(super) fn audit(desk: &Desk, command: &'static str, caller: Caller, outcome: Result<String, String>) {
+pub(super) fn audit(
+    desk: &AdminState,
+    command: &'static str,
+    caller: Caller,
+    outcome: Result<String, String>,
+) {
     let by = match caller {
         Caller::Local { .. } => Proof::LocalSocket,
         Caller::Remote(_) => Proof::AdminToken,
@@ -116,7 +121,13 @@ pub(super) fn audit(desk: &Desk, command: &'static str, caller: Caller, outcome:
     audit_by(by, desk, command, caller, outcome);
 }
 
-fn audit_by(by: Proof, desk: &Desk, command: &'static str, caller: Caller, outcome: Result<String, String>) {
+fn audit_by(
+    by: Proof,
+    desk: &AdminState,
+    command: &'static str,
+    caller: Caller,
+    outcome: Result<String, String>,
+) {
     let (outcome, detail) = match outcome {
         Ok(detail) => ("done", detail),
         Err(detail) => ("refused", detail),
@@ -135,16 +146,16 @@ fn caller_of(parts: &Parts) -> Result<Caller, Denied> {
     parts.extensions.get::<Caller>().copied().ok_or(Denied::ReadOnly)
 }
 
-fn check_token(caller: Caller, headers: &HeaderMap, desk: &Desk) -> Result<(), Denied> {
+fn check_token(caller: Caller, headers: &HeaderMap, desk: &AdminState) -> Result<(), Denied> {
     let Some(token) = bearer(headers) else { return Err(Denied::NoToken) };
     match desk.gate.judge(token) {
-        Judgement::Right => Ok(()),
-        Judgement::Wrong => {
+        TokenVerdict::Right => Ok(()),
+        TokenVerdict::Wrong => {
             let outcome = Err("a wrong token was shown".to_owned());
             audit_by(Proof::WrongToken, desk, "admin-token", caller, outcome);
             Err(Denied::WrongToken)
         }
-        Judgement::WrongAgain => Err(Denied::TooManyWrong),
+        TokenVerdict::WrongAgain => Err(Denied::TooManyWrong),
     }
 }
 

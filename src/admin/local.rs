@@ -1,11 +1,10 @@
-//! The local socket: the same as over TCP, for whoever on this machine may open it, who may then do everything.
+//! The local socket. It serves the same requests as TCP does. Every user who may open it may run every command.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::{Extension, Router};
 use nix::unistd::{Group, chown};
@@ -13,30 +12,30 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use super::caller::Caller;
-use super::http;
+use super::connection::{ACCEPT_PAUSE, LOCAL_TIME_MAX, serve_connection};
 
-/// A listener at a path, which goes when this does.
+/// A Unix socket that listens at a path. Dropping it removes the path.
 pub(super) struct LocalSocket {
     listener: StdListener,
     path: PathBuf,
 }
 
 impl LocalSocket {
-    /// Takes the place of a socket that nobody listens on any more, and of nothing else. Members of `group`
-    /// may open it, where there is one.
+    /// Creates the socket at `path`, and replaces a socket that no process listens on any more. Members of `group`,
+    /// if it is given, may open the socket.
     pub(super) fn bind(path: &Path, group: Option<&str>) -> io::Result<Self> {
         if StdStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it"));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
-        // Made where nobody else can reach it, so that it is never open to more than it should be.
+        // Create it in a private folder first, so that it never has wider permissions than it should.
         let aside = tempfile::Builder::new().prefix(".socket-").tempdir_in(folder)?;
         let made = aside.path().join("s");
         let listener = StdListener::bind(&made)?;
         let mode = match group {
             Some(group) => {
-                give_to(&made, group)?;
+                set_group(&made, group)?;
                 GROUP_MODE
             }
             None => OWNER_MODE,
@@ -47,7 +46,7 @@ impl LocalSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Ends with an error only.
+    /// Accepts connections. Returns only on an error.
     pub(super) async fn serve(&self, routes: &Router) -> io::Error {
         match self.listener.try_clone().and_then(UnixListener::from_std) {
             Ok(listener) => accept_all(listener, routes).await,
@@ -62,30 +61,30 @@ impl Drop for LocalSocket {
     }
 }
 
-fn give_to(path: &Path, group: &str) -> io::Result<()> {
+fn set_group(path: &Path, group: &str) -> io::Result<()> {
     let given =
         Group::from_name(group)?.ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
     chown(path, None, Some(given.gid)).map_err(|error| {
         io::Error::other(format!(
-            "it cannot be given to group {group}: {error}; make this user a member of it"
+            "its group cannot be set to {group}: {error}; make this user a member of that group"
         ))
     })
 }
 
 async fn accept_all(listener: UnixListener, routes: &Router) -> io::Error {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, _)) => {
                 let peer = stream.peer_cred().ok();
                 let caller =
                     Caller::Local { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) };
                 let routes = routes.clone().layer(Extension(caller));
-                drop(tokio::spawn(http::answer(stream, routes, place, CONNECTION_TIME)));
+                drop(tokio::spawn(serve_connection(stream, routes, permit, LOCAL_TIME_MAX)));
             }
             Err(error) => {
-                tracing::warn!(%error, "a local connection could not be taken");
+                tracing::warn!(%error, "a local connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -96,11 +95,5 @@ const OWNER_MODE: u32 = 0o600;
 
 const GROUP_MODE: u32 = 0o660;
 
-/// Connections that are served at once.
+/// Number of connections that are served at once.
 const CONNECTIONS_MAX: usize = 8;
-
-/// From accept to the end of the answer, for which the control thread may have to finish a read.
-pub(super) const CONNECTION_TIME: Duration = Duration::from_secs(60);
-
-/// Accept fails for want of descriptors, which is not over at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

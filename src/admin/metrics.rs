@@ -11,8 +11,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
+use super::openmetrics::{counter, gauge};
 use super::process::Descriptors;
-use super::{Sources, causes, guard, nodes, probe};
+use super::{Sources, causes, guard, nodes, self_probe};
 use crate::authz::UnixMillis;
 use crate::engine::Capacity;
 use crate::store::StoreWarnings;
@@ -22,19 +23,19 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 pub(super) fn render(sources: Sources) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("sluicegate");
-    registry.register_collector(Box::new(Scrape { sources }));
+    registry.register_collector(Box::new(MetricsCollector { sources }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Scrape {
+struct MetricsCollector {
     sources: Sources,
 }
 
 /// A counter that the threads keep, and what it is called.
-struct Summed {
+struct SummedCounter {
     name: &'static str,
     help: &'static str,
     of: fn(&EngineCounters) -> &Counter,
@@ -61,14 +62,14 @@ struct BuildLabel {
     version: &'static str,
 }
 
-impl Collector for Scrape {
+impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.encode_build(&mut encoder)?;
         self.encode_engines(&mut encoder)?;
         self.encode_threads(&mut encoder)?;
         self.encode_bounded(&mut encoder)?;
         causes::encode(&mut encoder, &self.sources.engine)?;
-        probe::encode(&mut encoder, &self.sources.probe.get())?;
+        self_probe::encode(&mut encoder, &self.sources.probe.get())?;
         self.encode_bytes(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;
         nodes::encode(&mut encoder, &self.sources)?;
@@ -77,7 +78,7 @@ impl Collector for Scrape {
     }
 }
 
-impl Scrape {
+impl MetricsCollector {
     fn encode_build(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let metric = ConstGauge::new(1i64);
         let mut family =
@@ -93,7 +94,7 @@ impl Scrape {
             "Sessions that exist now, from accept to close.",
             self.sum(|engine| &engine.sessions.active) as i64,
         )?;
-        for Summed { name, help, of } in SUMMED {
+        for SummedCounter { name, help, of } in SUMMED {
             counter(encoder, name, help, self.sum(of))?;
         }
         let help = "Audit events that could not be written, to the file or to the journal.";
@@ -101,7 +102,7 @@ impl Scrape {
     }
 
     fn encode_threads(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        for Summed { name, help, of } in BY_THREAD {
+        for SummedCounter { name, help, of } in BY_THREAD {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (thread, engine) in self.sources.engine.counters().enumerate() {
                 let label = ThreadLabel { thread: thread as u32 };
@@ -190,28 +191,6 @@ impl Scrape {
     }
 }
 
-pub(super) fn counter(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    value: u64,
-) -> Result<(), fmt::Error> {
-    let metric = ConstCounter::new(value);
-    let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-    metric.encode(descriptor)
-}
-
-pub(super) fn gauge(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    value: i64,
-) -> Result<(), fmt::Error> {
-    let metric = ConstGauge::new(value);
-    let descriptor = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-    metric.encode(descriptor)
-}
-
 type Of = fn(&EngineCounters) -> &Counter;
 
 const BYTES: [(&str, &str, Of); 6] = [
@@ -261,82 +240,86 @@ const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
     ),
 ];
 
-const SUMMED: [Summed; 12] = [
-    Summed {
+const SUMMED: [SummedCounter; 12] = [
+    SummedCounter {
         name: "sessions_accepted",
         help: "Connections taken from the listeners.",
         of: |engine| &engine.sessions.accepted,
     },
-    Summed {
+    SummedCounter {
         name: "sessions_refused",
         help: "Sessions that ended with a refusal.",
         of: |engine| &engine.sessions.refused,
     },
-    Summed {
+    SummedCounter {
         name: "sessions_undecided",
         help: "Sessions that nothing could be decided about.",
         of: |engine| &engine.sessions.undecided,
     },
-    Summed {
+    SummedCounter {
         name: "balancer_checks",
         help: "Connections of a load balancer that only looked whether the node lives.",
         of: |engine| &engine.sessions.balancer_checks,
     },
-    Summed {
+    SummedCounter {
         name: "tunnels_opened",
         help: "Sessions that became tunnels.",
         of: |engine| &engine.sessions.tunnels_opened,
     },
-    Summed {
+    SummedCounter {
         name: "tunnels_closed",
         help: "Tunnels that ended.",
         of: |engine| &engine.sessions.tunnels_closed,
     },
-    Summed {
+    SummedCounter {
         name: "accept_pauses",
         help: "Times that accept stopped for want of descriptors or memory.",
         of: |engine| &engine.sessions.accept_pauses,
     },
-    Summed {
+    SummedCounter {
         name: "accept_dropped",
         help: "Connections closed without a word for want of room.",
         of: |engine| &engine.sessions.accept_dropped,
     },
-    Summed {
+    SummedCounter {
         name: "audit_dropped",
         help: "Audit events that found their queue full.",
         of: |engine| &engine.sessions.audit_dropped,
     },
-    Summed {
+    SummedCounter {
         name: "promotions",
         help: "Directions that went from copying to splicing.",
         of: |engine| &engine.hot.promotions,
     },
-    Summed {
+    SummedCounter {
         name: "buffers_exhausted",
         help: "Receives that found no free buffer.",
         of: |engine| &engine.hot.buffers_exhausted,
     },
-    Summed {
+    SummedCounter {
         name: "pipes_exhausted",
         help: "Directions that wanted a pipe and found none.",
         of: |engine| &engine.hot.pipes_exhausted,
     },
 ];
 
-const BY_THREAD: [Summed; 4] = [
-    Summed { name: "engine_turns", help: "Turns of the engine threads.", of: |engine| &engine.hot.turns },
-    Summed {
+const BY_THREAD: [SummedCounter; 4] = [
+    SummedCounter {
+        name: "engine_turns",
+        help: "Turns of the engine threads.",
+        of: |engine| &engine.hot.turns,
+    },
+    SummedCounter {
         name: "engine_spins_hit",
         help: "Times that a thread looked on instead of sleeping, and work came.",
         of: |engine| &engine.hot.spins_hit,
     },
-    Summed {
+    SummedCounter {
         name: "engine_spins_missed",
         help: "Times that a thread looked on instead of sleeping, in vain.",
         of: |engine| &engine.hot.spins_missed,
     },
-    Summed {
+    SummedCounter {
         name: "engine_ring_overflows",
         help: "Turns that found more completions than their queue holds.",
         of: |engine| &engine.hot.ring_overflows,

@@ -7,6 +7,7 @@
 mod authz;
 mod caller;
 mod causes;
+mod connection;
 mod guard;
 mod health;
 mod http;
@@ -14,10 +15,11 @@ mod latency;
 mod local;
 mod metrics;
 mod nodes;
+mod openmetrics;
 mod page;
-mod probe;
 mod process;
 pub mod routes;
+mod self_probe;
 mod sessions;
 mod status;
 mod threads;
@@ -41,15 +43,15 @@ use crate::engine::EngineHandle;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use local::LocalSocket;
-use sessions::Roster;
-use token::Gate;
+use sessions::SessionListCache;
+use token::TokenGate;
 
 pub use authz::CandidateQueries;
-pub use probe::{PathStatus, Probe, ProbeHandle, ProbeResult, ProbeStatus};
+pub use self_probe::{ProbeHandle, ProbePathStatus, ProbeResult, ProbeStatus, SelfProbe};
 pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
-pub struct Admin {
+pub struct AdminServer {
     address: SocketAddr,
     /// Dropped to stop the thread; nothing is ever sent.
     stop: Option<oneshot::Sender<()>>,
@@ -73,24 +75,24 @@ pub struct Sources {
 
 /// What every request is served from.
 #[derive(Clone)]
-struct Desk {
+struct AdminState {
     sources: Sources,
-    gate: Arc<Gate>,
-    roster: Arc<Roster>,
+    gate: Arc<TokenGate>,
+    roster: Arc<SessionListCache>,
 }
 
-impl FromRef<Desk> for Sources {
-    fn from_ref(desk: &Desk) -> Self {
+impl FromRef<AdminState> for Sources {
+    fn from_ref(desk: &AdminState) -> Self {
         desk.sources.clone()
     }
 }
 
 /// `None` where there can be none at `path`: a node is worth having without, since clients don't need it.
-fn local_socket(path: &Path, group: Option<&str>) -> Result<Option<LocalSocket>, AdminError> {
+fn local_socket(path: &Path, group: Option<&str>) -> Result<Option<LocalSocket>, AdminServerError> {
     match LocalSocket::bind(path, group) {
         Ok(socket) => Ok(Some(socket)),
         Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-            Err(AdminError::Socket { path: path.display().to_string(), source })
+            Err(AdminServerError::Socket { path: path.display().to_string(), source })
         }
         Err(error) => {
             let path = path.display();
@@ -108,7 +110,7 @@ impl fmt::Debug for Sources {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum AdminError {
+pub enum AdminServerError {
     #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("admin.socket {path} cannot be listened on: {source}; name another path, or end who is there")]
@@ -130,10 +132,10 @@ enum Readiness {
     Undecided(&'static str),
 }
 
-impl Admin {
-    pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminError> {
+impl AdminServer {
+    pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
         let address = config.address;
-        let refused = |source| AdminError::Listen { address, source };
+        let refused = |source| AdminServerError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -143,21 +145,22 @@ impl Admin {
             .map(|path| local_socket(path, config.socket_group.as_deref()))
             .transpose()?
             .flatten();
-        let gate = Gate::open(config.token_file.as_deref()).map_err(|source| AdminError::Token {
-            path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
-            source,
-        })?;
-        let desk = Desk { sources, gate: Arc::new(gate), roster: Arc::default() };
+        let gate =
+            TokenGate::open(config.token_file.as_deref()).map_err(|source| AdminServerError::Token {
+                path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
+                source,
+            })?;
+        let desk = AdminState { sources, gate: Arc::new(gate), roster: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
-            .map_err(AdminError::Thread)?;
+            .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || runtime.block_on(http::serve(listener, local, desk, stopped)))
-            .map_err(AdminError::Thread)?;
+            .map_err(AdminServerError::Thread)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -166,7 +169,7 @@ impl Admin {
     }
 }
 
-impl Drop for Admin {
+impl Drop for AdminServer {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take()

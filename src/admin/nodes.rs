@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Sources;
-use super::metrics::{counter, gauge};
+use super::openmetrics::{counter, gauge};
 use crate::control::LocationCounts;
 use crate::engine::Neighbours;
 

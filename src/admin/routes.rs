@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::{Desk, authz, health, page, sessions, status};
+use super::{AdminState, authz, health, page, sessions, status};
 
 pub const STATUS: &str = "/status.json";
 pub const SESSIONS: &str = "/sessions";
@@ -18,7 +18,7 @@ pub fn session_end(id: &str) -> String {
     format!("{SESSIONS}/{id}/end")
 }
 
-pub(super) fn all(desk: Desk) -> Router {
+pub(super) fn all(desk: AdminState) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/livez", get(health::livez))

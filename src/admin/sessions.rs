@@ -16,19 +16,19 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::Desk;
+use super::AdminState;
 use super::caller::{Operator, Viewer, audit};
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId, UnixMillis};
 use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, SessionState};
 
 /// The newest list, and what it takes to tell how fast each session goes.
 #[derive(Default)]
-pub(super) struct Roster {
-    newest: Mutex<Option<Arc<Listing>>>,
+pub(super) struct SessionListCache {
+    newest: Mutex<Option<Arc<SessionListing>>>,
 }
 
 /// All sessions of one moment.
-pub(super) struct Listing {
+pub(super) struct SessionListing {
     taken: Instant,
     pub sessions: Vec<SessionView>,
     /// Sessions that came while the list was made, beyond the room for them.
@@ -74,9 +74,9 @@ pub(super) enum SessionsError {
     NoId,
 }
 
-impl Roster {
+impl SessionListCache {
     /// A list that is not older than [`LIST_EVERY`].
-    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<Listing>, SessionsError> {
+    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<SessionListing>, SessionsError> {
         let mut newest = self.newest.lock().await;
         if let Some(listing) = &*newest
             && listing.taken.elapsed() < LIST_EVERY
@@ -85,7 +85,7 @@ impl Roster {
         }
         let mut under_way = engine.list_sessions()?;
         let list = answer_of(|| under_way.poll()).await?;
-        let listing = Listing::new(list.rows, list.left_out, newest.as_deref());
+        let listing = SessionListing::new(list.rows, list.left_out, newest.as_deref());
         Ok(Arc::clone(newest.insert(Arc::new(listing))))
     }
 
@@ -98,7 +98,7 @@ impl Roster {
     }
 }
 
-impl Listing {
+impl SessionListing {
     fn new(rows: Vec<SessionRow>, left_out: usize, before: Option<&Self>) -> Self {
         let taken = Instant::now();
         let mut sessions: Vec<_> = rows.into_iter().map(SessionView::new).collect();
@@ -165,14 +165,14 @@ impl IntoResponse for SessionsError {
     }
 }
 
-pub(super) async fn list(_viewer: Viewer, State(desk): State<Desk>) -> Result<Response, SessionsError> {
+pub(super) async fn list(_viewer: Viewer, State(desk): State<AdminState>) -> Result<Response, SessionsError> {
     let listing = desk.roster.list(&desk.sources.engine).await?;
     Ok(Json(json!({ "sessions": listing.sessions, "left_out": listing.left_out })).into_response())
 }
 
 pub(super) async fn end(
     Operator(caller): Operator,
-    State(desk): State<Desk>,
+    State(desk): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<Response, SessionsError> {
     let number = id.parse().map_err(|_| SessionsError::NoId)?;

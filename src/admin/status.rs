@@ -8,13 +8,13 @@ use axum::{Json, http};
 use serde_json::{Map, Value, json};
 
 use super::caller::{Denied, Viewer};
-use super::{Desk, ProbeStatus, Readiness, Sources, threads};
+use super::{AdminState, ProbeStatus, Readiness, Sources, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
 use crate::engine::Neighbours;
 use crate::telemetry::{Counter, EngineCounters, Handshake, RefusalCause, SLOWEST_KEPT};
 
-pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<Desk>) -> Response {
+pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<AdminState>) -> Response {
     let is_viewer = match viewer {
         Ok(Viewer) => true,
         Err(Denied::NoToken | Denied::NotFromHere | Denied::ReadOnly) => false,
@@ -62,7 +62,7 @@ pub(super) fn source(status: &Status) -> Value {
     })
 }
 
-fn of_everybody(desk: &Desk, is_viewer: bool) -> Value {
+fn of_everybody(desk: &AdminState, is_viewer: bool) -> Value {
     let sources = &desk.sources;
     let sum = |of: fn(&EngineCounters) -> &Counter| -> u64 {
         sources.engine.counters().map(|engine| of(engine).get()).sum()

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use crate::authz::KeyHash;
 
 /// Compares tokens with the one that is configured, if there is one.
-pub(super) struct Gate {
+pub(super) struct TokenGate {
     key: Option<KeyHash>,
-    wrong: Mutex<Wrong>,
+    wrong: Mutex<WrongTokens>,
 }
 
 /// What a token is worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Judgement {
+pub(super) enum TokenVerdict {
     Right,
     Wrong,
     /// Wrong, and one of many: not worth another word.
@@ -41,32 +41,32 @@ pub enum TokenError {
 }
 
 /// The wrong tokens of the running minute.
-struct Wrong {
+struct WrongTokens {
     since: Instant,
     count: u32,
 }
 
-impl Gate {
+impl TokenGate {
     /// The gate that opens to the token in `file`, or to none.
     pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
         let key = file.map(read_key).transpose()?;
-        Ok(Self { key, wrong: Mutex::new(Wrong { since: Instant::now(), count: 0 }) })
+        Ok(Self { key, wrong: Mutex::new(WrongTokens { since: Instant::now(), count: 0 }) })
     }
 
     pub fn has_token(&self) -> bool {
         self.key.is_some()
     }
 
-    pub fn judge(&self, token: &[u8]) -> Judgement {
+    pub fn judge(&self, token: &[u8]) -> TokenVerdict {
         if self.key.is_some_and(|key| key.matches(&KeyHash::of_token(token))) {
-            return Judgement::Right;
+            return TokenVerdict::Right;
         }
         let mut wrong = self.wrong.lock();
         if wrong.since.elapsed() >= WRONG_WINDOW {
-            *wrong = Wrong { since: Instant::now(), count: 0 };
+            *wrong = WrongTokens { since: Instant::now(), count: 0 };
         }
         wrong.count = wrong.count.saturating_add(1);
-        if wrong.count <= WRONG_TOLD_MAX { Judgement::Wrong } else { Judgement::WrongAgain }
+        if wrong.count <= WRONG_TOLD_MAX { TokenVerdict::Wrong } else { TokenVerdict::WrongAgain }
     }
 }
 
@@ -97,20 +97,20 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-    fn opened(text: &str, mode: u32) -> Result<Gate, TokenError> {
+    fn opened(text: &str, mode: u32) -> Result<TokenGate, TokenError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        Gate::open(Some(&path))
+        TokenGate::open(Some(&path))
     }
 
     #[test]
     fn the_token_of_the_file_is_right_and_no_other() {
         let gate = opened(&format!("{TOKEN}\n"), 0o600).unwrap();
-        assert_eq!(gate.judge(TOKEN.as_bytes()), Judgement::Right);
+        assert_eq!(gate.judge(TOKEN.as_bytes()), TokenVerdict::Right);
         for other in ["", &TOKEN[1..], &format!("{TOKEN}\n"), &TOKEN.to_uppercase()] {
-            assert_eq!(gate.judge(other.as_bytes()), Judgement::Wrong, "{other:?}");
+            assert_eq!(gate.judge(other.as_bytes()), TokenVerdict::Wrong, "{other:?}");
         }
     }
 
@@ -118,10 +118,10 @@ mod tests {
     fn many_wrong_tokens_are_told_no_more_and_the_right_one_is_let_in_all_the_same() {
         let gate = opened(TOKEN, 0o640).unwrap();
         for _ in 0..WRONG_TOLD_MAX {
-            assert_eq!(gate.judge(b"wrong"), Judgement::Wrong);
+            assert_eq!(gate.judge(b"wrong"), TokenVerdict::Wrong);
         }
-        assert_eq!(gate.judge(b"wrong"), Judgement::WrongAgain);
-        assert_eq!(gate.judge(TOKEN.as_bytes()), Judgement::Right);
+        assert_eq!(gate.judge(b"wrong"), TokenVerdict::WrongAgain);
+        assert_eq!(gate.judge(TOKEN.as_bytes()), TokenVerdict::Right);
     }
 
     #[test]
@@ -130,13 +130,13 @@ mod tests {
         for weak in ["", "\n", &TOKEN[1..], "0123456789abcdef 0123456789abcdef"] {
             assert!(matches!(opened(weak, 0o600), Err(TokenError::Weak)), "{weak:?}");
         }
-        assert!(matches!(Gate::open(Some(Path::new("/nowhere/token"))), Err(TokenError::Unreadable(_))));
+        assert!(matches!(TokenGate::open(Some(Path::new("/nowhere/token"))), Err(TokenError::Unreadable(_))));
     }
 
     #[test]
     fn without_a_file_no_token_is_right() {
-        let gate = Gate::open(None).unwrap();
+        let gate = TokenGate::open(None).unwrap();
         assert!(!gate.has_token());
-        assert_eq!(gate.judge(b""), Judgement::Wrong);
+        assert_eq!(gate.judge(b""), TokenVerdict::Wrong);
     }
 }

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::Loaded;
-use super::output::{Answer, CommandError, Output, rfc3339};
-use super::relay::Relay;
+use super::admin_client::AdminClient;
+use super::output::{CommandAnswer, CommandError, OutputFormat, rfc3339};
 use crate::admin::{CandidateQueries, routes};
 use crate::authz::UnixMillis;
 use crate::config::Query;
@@ -35,8 +35,8 @@ pub enum AuthzCommand {
     Rollback,
 }
 
-pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
-    let relay = Relay::of(&loaded.config.admin)?;
+pub fn run(command: AuthzCommand, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
+    let relay = AdminClient::of(&loaded.config.admin)?;
     let facts = match &command {
         AuthzCommand::Status => relay.get(routes::AUTHZ_STATUS),
         AuthzCommand::Diff { candidate } if candidate.is_empty() => relay.get(routes::AUTHZ_DIFF),
@@ -58,7 +58,7 @@ pub fn run(command: AuthzCommand, loaded: &Loaded, output: Output) -> Result<(),
             format!("went back from generation {} to {}", facts["from"], facts["to"])
         }
     };
-    Answer::done(text, facts).print(output)
+    CommandAnswer::done(text, facts).print(output)
 }
 
 /// A file that holds a query, and which.
@@ -112,7 +112,7 @@ fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError
 }
 
 /// Fails where the guard would.
-fn print_comparison(facts: Value, output: Output) -> Result<(), CommandError> {
+fn print_comparison(facts: Value, output: OutputFormat) -> Result<(), CommandError> {
     let hold = &facts["hold"];
     let refused = (!hold.is_null()).then(|| {
         let examples = hold["examples"].as_array().into_iter().flatten();
@@ -124,7 +124,7 @@ fn print_comparison(facts: Value, output: Output) -> Result<(), CommandError> {
         Some(figures) => format!("guard: would REFUSE them by rule {rule}\n  {figures}"),
         None => "guard: would take them over".to_owned(),
     };
-    Answer::done(format!("{}\n{verdict}", diff_text(&facts)), facts).print(output)?;
+    CommandAnswer::done(format!("{}\n{verdict}", diff_text(&facts)), facts).print(output)?;
     match refused {
         Some(_) => Err(CommandError::failed(format!("the guard would refuse these queries by rule {rule}"))),
         None => Ok(()),

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::Loaded;
-use super::output::{Answer, CommandError, Done, Output};
+use super::output::{CommandAnswer, CommandError, Done, OutputFormat};
 use crate::config::StoreUrl;
 use crate::engine::Shortage;
 use crate::store::{self, Nodes, Reports};
 
 /// The configuration was read already. What is left is the store, which must be readable whole with every
 /// row decoding, and what a relay would warn of.
-pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
     let store = check_store(loaded)?;
@@ -20,7 +20,7 @@ pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
     let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "nodes": nodes.count, "warnings": warnings });
     let told: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     let note = (!told.is_empty()).then(|| told.join("\n"));
-    Answer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
+    CommandAnswer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
         .print(output)
 }
 

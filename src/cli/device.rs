@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::output::{Answer, Cell, CommandError, StoreContext, Table};
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, StoreContext};
 use super::values::parse_uuid;
 use crate::authz::DeviceUuid;
 use crate::store::admin::{Admin, AdminError, DevicePatch, NewDevice};
@@ -76,17 +76,20 @@ pub fn run(command: DeviceCommand, context: &StoreContext) -> Result<(), Command
     context.answer(|admin| answer(command, admin))
 }
 
-fn answer(command: DeviceCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+fn answer(command: DeviceCommand, admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     match command {
         DeviceCommand::Add(device) => add(device, admin),
         DeviceCommand::Set(SetDevice { uuid, change }) => {
             admin.set_device(uuid, &change.into())?;
-            Ok(Answer::done(format!("changed device {uuid}"), json!({ "uuid": uuid, "outcome": "changed" })))
+            Ok(CommandAnswer::done(
+                format!("changed device {uuid}"),
+                json!({ "uuid": uuid, "outcome": "changed" }),
+            ))
         }
         DeviceCommand::List => list(admin),
         DeviceCommand::Remove { uuid } => {
             let id = admin.remove_device(uuid)?;
-            Ok(Answer::done(
+            Ok(CommandAnswer::done(
                 format!("removed device {uuid} and revoked what was granted on it alone"),
                 json!({ "uuid": uuid, "id": id, "outcome": "removed" }),
             ))
@@ -94,17 +97,17 @@ fn answer(command: DeviceCommand, admin: &mut Admin) -> Result<Answer, AdminErro
     }
 }
 
-fn add(device: AddDevice, admin: &mut Admin) -> Result<Answer, AdminError> {
+fn add(device: AddDevice, admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     let AddDevice { uuid, address, fleet, node, name, offline } = device;
     let id = admin.add_device(&NewDevice { uuid, name, fleet, address, node, online: !offline })?;
     let reach = match address {
         Some(address) => format!("added device {uuid} at {address}"),
         None => format!("added device {uuid}, which cannot be reached before `device set --address`"),
     };
-    Ok(Answer::done(reach, json!({ "uuid": uuid, "id": id, "outcome": "added" })))
+    Ok(CommandAnswer::done(reach, json!({ "uuid": uuid, "id": id, "outcome": "added" })))
 }
 
-fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+fn list(admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     let rows = admin.devices()?.into_iter().map(|row| {
         vec![
             row.uuid.into(),
@@ -118,7 +121,7 @@ fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
         ]
     });
     let columns = &["uuid", "id", "name", "fleet", "address", "node", "online", "created_at"];
-    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+    Ok(CommandAnswer::Table(AnswerTable { columns, rows: rows.collect() }))
 }
 
 impl From<DeviceChange> for DevicePatch {
@@ -135,19 +138,21 @@ impl From<DeviceChange> for DevicePatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Output;
-    use crate::cli::support::{Store, parse, refusal};
+    use crate::cli::output::OutputFormat;
+    use crate::cli::support::{TestStore, parse, refusal};
 
     const UUID: &str = "00112233445566778899AABBCCDDEEFF";
 
-    fn run(store: &mut Store, line: &str) -> Result<String, String> {
+    fn run(store: &mut TestStore, line: &str) -> Result<String, String> {
         let command = parse::<DeviceCommand>(line)?;
-        answer(command, &mut store.admin).map(|a| a.rendered(Output::Text)).map_err(|error| error.to_string())
+        answer(command, &mut store.admin)
+            .map(|a| a.rendered(OutputFormat::Text))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_device_is_listed_as_it_was_added_and_changed() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         run(&mut store, &format!("add {UUID} --address 10.1.2.3 --fleet red --node vpn-1 --name gate"))
             .unwrap();
         run(&mut store, &format!("set {UUID} --offline --address fd00::7")).unwrap();
@@ -162,7 +167,7 @@ mod tests {
 
     #[test]
     fn two_devices_of_a_fleet_share_it() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         run(&mut store, &format!("add {:032x} --fleet red", 1)).unwrap();
         run(&mut store, &format!("add {:062x} --fleet red", 1)).unwrap();
         let fleets = store.admin.devices().unwrap().into_iter().map(|row| row.fleet);
@@ -171,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_with_the_reason() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         run(&mut store, &format!("add {UUID}")).unwrap();
         let mut told = |line: &str| run(&mut store, line).unwrap_err();
         assert!(told(&format!("add {UUID}")).contains("exists; `sluicegate device set` changes it"));
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn removing_a_device_revokes_what_was_granted_on_it() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         run(&mut store, &format!("add {UUID}")).unwrap();
         store.admin.add_principal("alice").unwrap();
         let uuid = DeviceUuid::parse(UUID).unwrap();

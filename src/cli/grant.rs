@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::output::{Answer, Cell, CommandError, StoreContext, Table, rfc3339};
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, StoreContext, rfc3339};
 use super::values::{parse_expiry, parse_ports, parse_uuid, show_ports, state};
 use crate::authz::{DeviceUuid, GrantId, PortRange, UnixMillis};
 use crate::store::admin::{Admin, AdminError, GrantTarget, Revoked};
@@ -26,7 +26,7 @@ pub struct AddGrant {
     /// Its name, as `principal add` gave it.
     principal: String,
     #[command(flatten)]
-    target: Target,
+    target: GrantedDevices,
     /// A port, a range such as 80-90, or `any`.
     #[arg(long, value_parser = parse_ports, default_value = "any")]
     ports: PortRange,
@@ -37,7 +37,7 @@ pub struct AddGrant {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Target {
+struct GrantedDevices {
     /// Every device there is and will be.
     #[arg(long)]
     any: bool,
@@ -53,11 +53,11 @@ pub fn run(command: GrantCommand, context: &StoreContext) -> Result<(), CommandE
     context.answer(|admin| answer(command, admin))
 }
 
-fn answer(command: GrantCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+fn answer(command: GrantCommand, admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     match command {
         GrantCommand::Add(AddGrant { principal, target, ports, expires }) => {
             let id = admin.add_grant(&principal, &target.into(), ports, expires)?;
-            Ok(Answer::done(
+            Ok(CommandAnswer::done(
                 format!("added grant {} to {principal}", id.0),
                 json!({ "id": id, "principal": principal, "outcome": "added" }),
             ))
@@ -68,12 +68,12 @@ fn answer(command: GrantCommand, admin: &mut Admin) -> Result<Answer, AdminError
                 Revoked::Now => (format!("revoked grant {id}"), "revoked"),
                 Revoked::Before(at) => (format!("grant {id} was revoked at {}", rfc3339(at)), "was-revoked"),
             };
-            Ok(Answer::done(text, json!({ "id": id, "outcome": outcome })))
+            Ok(CommandAnswer::done(text, json!({ "id": id, "outcome": outcome })))
         }
     }
 }
 
-fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+fn list(admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     let rows = admin.grants()?.into_iter().map(|row| {
         vec![
             Cell::Number(row.id.0),
@@ -89,11 +89,11 @@ fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
     });
     let columns =
         &["id", "principal", "scope", "target", "ports", "state", "created_at", "expires_at", "revoked_at"];
-    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+    Ok(CommandAnswer::Table(AnswerTable { columns, rows: rows.collect() }))
 }
 
-impl From<Target> for GrantTarget {
-    fn from(target: Target) -> Self {
+impl From<GrantedDevices> for GrantTarget {
+    fn from(target: GrantedDevices) -> Self {
         match (target.fleet, target.device) {
             (Some(name), _) => Self::Fleet(name),
             (None, Some(uuid)) => Self::Device(uuid),
@@ -106,15 +106,15 @@ impl From<Target> for GrantTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Output;
-    use crate::cli::support::{Store, parse};
+    use crate::cli::output::OutputFormat;
+    use crate::cli::support::{TestStore, parse};
     use crate::store::admin::NewDevice;
 
     const UUID: &str = "00112233445566778899aabbccddeeff";
 
     /// A store with principal `alice` and a device in fleet `red`.
-    fn store() -> Store {
-        let mut store = Store::new();
+    fn store() -> TestStore {
+        let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
         let uuid = DeviceUuid::parse(UUID).unwrap();
         let fleet = Some("red".to_owned());
@@ -123,9 +123,11 @@ mod tests {
         store
     }
 
-    fn run(store: &mut Store, line: &str) -> Result<String, String> {
+    fn run(store: &mut TestStore, line: &str) -> Result<String, String> {
         let command = parse::<GrantCommand>(line)?;
-        answer(command, &mut store.admin).map(|a| a.rendered(Output::Text)).map_err(|error| error.to_string())
+        answer(command, &mut store.admin)
+            .map(|a| a.rendered(OutputFormat::Text))
+            .map_err(|error| error.to_string())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod admin_client;
 pub mod authz;
 pub mod canary;
 pub mod check;
@@ -12,7 +13,6 @@ mod log;
 mod node;
 pub mod output;
 pub mod principal;
-mod relay;
 mod reload;
 pub mod run;
 pub mod sessions;
@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Profile, Store, StoreUrl};
-use output::{CommandError, Output, StoreContext};
+use output::{CommandError, OutputFormat, StoreContext};
 
 /// A relay node for device tunnels.
 #[derive(Debug, Parser)]
@@ -183,8 +183,8 @@ impl Global {
         Ok(StoreContext { store, output: self.output() })
     }
 
-    fn output(&self) -> Output {
-        if self.json { Output::Json } else { Output::Text }
+    fn output(&self) -> OutputFormat {
+        if self.json { OutputFormat::Json } else { OutputFormat::Text }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Loaded;
-use super::output::{Answer, Cell, CommandError, Output, Table, print};
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
 use super::watch::ago;
 use crate::store::{self, NodeRow, Nodes};
 
@@ -17,14 +17,14 @@ pub enum NodeCommand {
     List,
 }
 
-pub fn run(command: NodeCommand, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+pub fn run(command: NodeCommand, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let NodeCommand::List = command;
     let Nodes { nodes, bad } = store::node_table(&loaded.config).read()?;
     bad.iter().for_each(|row| eprintln!("{row}; nothing is forwarded to it"));
     let max_age = loaded.config.forward.max_age;
     match output {
-        Output::Json => print(&format!("{:#}\n", facts(&nodes, max_age))),
-        Output::Text => Answer::Table(table(&nodes, max_age)).print(output),
+        OutputFormat::Json => print(&format!("{:#}\n", facts(&nodes, max_age))),
+        OutputFormat::Text => CommandAnswer::Table(table(&nodes, max_age)).print(output),
     }
 }
 
@@ -41,7 +41,7 @@ fn facts(nodes: &[NodeRow], max_age: Duration) -> serde_json::Value {
     nodes.iter().map(fact).collect()
 }
 
-fn table(nodes: &[NodeRow], max_age: Duration) -> Table {
+fn table(nodes: &[NodeRow], max_age: Duration) -> AnswerTable {
     let row = |node: &NodeRow| {
         vec![
             Cell::from(node.name.to_string()),
@@ -52,7 +52,7 @@ fn table(nodes: &[NodeRow], max_age: Duration) -> Table {
         ]
     };
     let columns = &["name", "forward_address", "heartbeat_age", "devices", "state"];
-    Table { columns, rows: nodes.iter().map(row).collect() }
+    AnswerTable { columns, rows: nodes.iter().map(row).collect() }
 }
 
 /// As `sluicegate_nodes` counts it.

@@ -15,11 +15,11 @@ use crate::store::admin::{Admin, AdminError};
 #[derive(Clone, Debug)]
 pub struct StoreContext {
     pub store: Store,
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum OutputFormat {
     Text,
     Json,
 }
@@ -36,13 +36,13 @@ pub enum CommandError {
 }
 
 /// What a command has to say once it is done.
-pub(super) enum Answer {
-    Table(Table),
+pub(super) enum CommandAnswer {
+    Table(AnswerTable),
     Done(Done),
 }
 
 /// Rows of one shape.
-pub(super) struct Table {
+pub(super) struct AnswerTable {
     /// Keys in JSON, headings in text.
     pub(super) columns: &'static [&'static str],
     pub(super) rows: Vec<Vec<Cell>>,
@@ -74,7 +74,7 @@ impl StoreContext {
     /// Opens the store, lets `command` work on it and prints its answer.
     pub(super) fn answer(
         &self,
-        command: impl FnOnce(&mut Admin) -> Result<Answer, AdminError>,
+        command: impl FnOnce(&mut Admin) -> Result<CommandAnswer, AdminError>,
     ) -> Result<(), CommandError> {
         let answer = command(&mut self.open()?)?;
         answer.print(self.output)
@@ -106,25 +106,25 @@ impl From<AdminError> for CommandError {
     }
 }
 
-impl Answer {
+impl CommandAnswer {
     pub(super) fn done(text: impl Into<String>, facts: Value) -> Self {
         Self::Done(Done { text: text.into(), note: None, facts })
     }
 
-    pub(super) fn print(&self, output: Output) -> Result<(), CommandError> {
+    pub(super) fn print(&self, output: OutputFormat) -> Result<(), CommandError> {
         print(&self.rendered(output))?;
-        if let (Self::Done(Done { note: Some(note), .. }), Output::Text) = (self, output) {
+        if let (Self::Done(Done { note: Some(note), .. }), OutputFormat::Text) = (self, output) {
             eprintln!("{note}");
         }
         Ok(())
     }
 
-    pub(super) fn rendered(&self, output: Output) -> String {
+    pub(super) fn rendered(&self, output: OutputFormat) -> String {
         match (self, output) {
-            (Self::Table(table), Output::Text) => table.text(),
-            (Self::Table(table), Output::Json) => format!("{:#}\n", table.json()),
-            (Self::Done(done), Output::Text) => format!("{}\n", done.text),
-            (Self::Done(done), Output::Json) => format!("{:#}\n", done.facts),
+            (Self::Table(table), OutputFormat::Text) => table.text(),
+            (Self::Table(table), OutputFormat::Json) => format!("{:#}\n", table.json()),
+            (Self::Done(done), OutputFormat::Text) => format!("{}\n", done.text),
+            (Self::Done(done), OutputFormat::Json) => format!("{:#}\n", done.facts),
         }
     }
 }
@@ -140,7 +140,7 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
-impl Table {
+impl AnswerTable {
     fn text(&self) -> String {
         let heading = self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
         let rows = self.rows.iter().map(|row| row.iter().map(Cell::text).collect());
@@ -217,8 +217,8 @@ pub(super) fn rfc3339(at: UnixMillis) -> String {
 mod tests {
     use super::*;
 
-    fn table() -> Answer {
-        Answer::Table(Table {
+    fn table() -> CommandAnswer {
+        CommandAnswer::Table(AnswerTable {
             columns: &["name", "created_at", "online"],
             rows: vec![
                 vec!["köln-1".to_owned().into(), UnixMillis(1_700_000_000_999).into(), Cell::Truth(true)],
@@ -232,12 +232,12 @@ mod tests {
         let expected = "NAME    CREATED AT            ONLINE\n\
                         köln-1  2023-11-14T22:13:20Z  yes\n\
                         x       -                     no\n";
-        assert_eq!(table().rendered(Output::Text), expected);
+        assert_eq!(table().rendered(OutputFormat::Text), expected);
     }
 
     #[test]
     fn tables_are_objects_for_programs() {
-        let parsed: Value = serde_json::from_str(&table().rendered(Output::Json)).unwrap();
+        let parsed: Value = serde_json::from_str(&table().rendered(OutputFormat::Json)).unwrap();
         assert_eq!(parsed[0]["created_at"], "2023-11-14T22:13:20Z");
         assert_eq!((&parsed[1]["created_at"], &parsed[1]["online"]), (&Value::Null, &false.into()));
     }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::{Answer, Cell, CommandError, StoreContext, Table};
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, StoreContext};
 use crate::store::admin::{Admin, AdminError};
 
 #[derive(Debug, Subcommand)]
@@ -20,11 +20,11 @@ pub fn run(command: PrincipalCommand, context: &StoreContext) -> Result<(), Comm
     context.answer(|admin| answer(command, admin))
 }
 
-fn answer(command: PrincipalCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+fn answer(command: PrincipalCommand, admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     match command {
         PrincipalCommand::Add { name } => {
             let id = admin.add_principal(&name)?;
-            Ok(Answer::done(
+            Ok(CommandAnswer::done(
                 format!("added principal {name}"),
                 json!({ "principal": name, "id": id, "outcome": "added" }),
             ))
@@ -32,7 +32,7 @@ fn answer(command: PrincipalCommand, admin: &mut Admin) -> Result<Answer, AdminE
         PrincipalCommand::List => list(admin),
         PrincipalCommand::Remove { name } => {
             let id = admin.remove_principal(&name)?;
-            Ok(Answer::done(
+            Ok(CommandAnswer::done(
                 format!("removed principal {name} and revoked its tokens and grants"),
                 json!({ "principal": name, "id": id, "outcome": "removed" }),
             ))
@@ -40,7 +40,7 @@ fn answer(command: PrincipalCommand, admin: &mut Admin) -> Result<Answer, AdminE
     }
 }
 
-fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+fn list(admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     let rows = admin.principals()?.into_iter().map(|row| {
         vec![
             row.name.into(),
@@ -51,18 +51,18 @@ fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
         ]
     });
     let columns = &["principal", "id", "live_tokens", "live_grants", "created_at"];
-    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+    Ok(CommandAnswer::Table(AnswerTable { columns, rows: rows.collect() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Output;
-    use crate::cli::support::{Store, refusal};
+    use crate::cli::output::OutputFormat;
+    use crate::cli::support::{TestStore, refusal};
 
     #[test]
     fn a_principal_is_listed_until_it_is_removed() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         let names = |admin: &mut Admin| -> Vec<String> {
             admin.principals().unwrap().into_iter().map(|row| row.name).collect()
         };
@@ -70,7 +70,7 @@ mod tests {
             answer(PrincipalCommand::Add { name: name.to_owned() }, &mut store.admin).unwrap();
         }
         assert_eq!(names(&mut store.admin), ["alice", "bob"]);
-        let listed = answer(PrincipalCommand::List, &mut store.admin).unwrap().rendered(Output::Text);
+        let listed = answer(PrincipalCommand::List, &mut store.admin).unwrap().rendered(OutputFormat::Text);
         assert!(
             listed.starts_with("PRINCIPAL  ID  LIVE TOKENS  LIVE GRANTS  CREATED AT\nalice "),
             "{listed}"
@@ -78,7 +78,7 @@ mod tests {
 
         let removed = answer(PrincipalCommand::Remove { name: "bob".to_owned() }, &mut store.admin).unwrap();
         assert_eq!(
-            removed.rendered(Output::Text),
+            removed.rendered(OutputFormat::Text),
             "removed principal bob and revoked its tokens and grants\n"
         );
         assert_eq!(names(&mut store.admin), ["alice"]);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_removed_name_can_be_given_again_and_is_somebody_else() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         let first = store.admin.add_principal("bob").unwrap();
         store.admin.issue_token("bob", None, None).unwrap();
         store.admin.remove_principal("bob").unwrap();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_wrong_name_is_told_with_what_was_meant() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
         let mut told = |name: &str| {
             refusal(answer(PrincipalCommand::Remove { name: name.to_owned() }, &mut store.admin))
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_printable() {
-        let mut store = Store::new();
+        let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
         let mut told =
             |name: &str| refusal(answer(PrincipalCommand::Add { name: name.to_owned() }, &mut store.admin));

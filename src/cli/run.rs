@@ -23,14 +23,14 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
-    let requests = Requests::start().map_err(CommandError::failed)?;
+    let requests = SignalRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
     doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
     let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
-    while requests.next()? == Request::Reload {
+    while requests.next()? == SignalRequest::Reload {
         supervised.reloading(|| reload.reload(&node));
     }
     supervised.stopping();
@@ -68,26 +68,26 @@ fn announce(node: &Node) -> Result<(), CommandError> {
 
 /// What somebody asks of this process by a signal.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Request {
+enum SignalRequest {
     /// SIGTERM or SIGINT: the first drains, the second ends it at once.
     End,
     /// SIGHUP.
     Reload,
 }
 
-struct Requests {
-    asked: Receiver<Request>,
+struct SignalRequests {
+    asked: Receiver<SignalRequest>,
 }
 
-impl Requests {
+impl SignalRequests {
     fn start() -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (ask, asked) = bounded(REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                let request = if signal == SIGHUP { Request::Reload } else { Request::End };
+                let request = if signal == SIGHUP { SignalRequest::Reload } else { SignalRequest::End };
                 // A full queue says what one more request would say, unless this is the first to end.
-                if ask.try_send(request).is_err() && request == Request::End {
+                if ask.try_send(request).is_err() && request == SignalRequest::End {
                     let _nobody_waits = ask.send(request);
                 }
             }
@@ -95,13 +95,13 @@ impl Requests {
         Ok(Self { asked })
     }
 
-    fn next(&self) -> Result<Request, CommandError> {
+    fn next(&self) -> Result<SignalRequest, CommandError> {
         self.asked.recv().map_err(|_| CommandError::failed("the thread that waits for signals has ended"))
     }
 
     /// Whether another request to end has come; those to reload are too late.
     fn has_end(&self) -> bool {
-        self.asked.try_iter().any(|request| request == Request::End)
+        self.asked.try_iter().any(|request| request == SignalRequest::End)
     }
 }
 

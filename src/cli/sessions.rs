@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::Loaded;
-use super::output::{Answer, Cell, CommandError, Output, Table, print};
-use super::relay::Relay;
+use super::admin_client::AdminClient;
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
 use super::watch::{Filter, Session, SessionList, SortKey, ago, bytes, rate, sort};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
@@ -32,18 +32,18 @@ pub enum SessionsCommand {
     },
 }
 
-pub fn run(args: &SessionsArgs, loaded: &Loaded, output: Output) -> Result<(), CommandError> {
-    let relay = Relay::of(&loaded.config.admin)?;
+pub fn run(args: &SessionsArgs, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
+    let relay = AdminClient::of(&loaded.config.admin)?;
     match args.command {
         Some(SessionsCommand::Kill { id }) => {
             let facts = relay.post(&routes::session_end(&id.to_string()))?;
-            Answer::done(format!("ended session {id}"), facts).print(output)
+            CommandAnswer::done(format!("ended session {id}"), facts).print(output)
         }
         None => list(args, &relay, output),
     }
 }
 
-fn list(args: &SessionsArgs, relay: &Relay, output: Output) -> Result<(), CommandError> {
+fn list(args: &SessionsArgs, relay: &AdminClient, output: OutputFormat) -> Result<(), CommandError> {
     if args.sort == SortKey::Rate {
         // A rate is what lies between two lists.
         SessionList::read(relay)?;
@@ -56,15 +56,15 @@ fn list(args: &SessionsArgs, relay: &Relay, output: Output) -> Result<(), Comman
         eprintln!("{left_out} sessions began while the list was made, and are not on it");
     }
     match output {
-        Output::Json => {
+        OutputFormat::Json => {
             let json = serde_json::to_value(&sessions).map_err(CommandError::failed)?;
             print(&format!("{json:#}\n"))
         }
-        Output::Text => Answer::Table(table(&sessions)).print(output),
+        OutputFormat::Text => CommandAnswer::Table(table(&sessions)).print(output),
     }
 }
 
-fn table(sessions: &[Session]) -> Table {
+fn table(sessions: &[Session]) -> AnswerTable {
     let now = UnixMillis::now().0;
     let rows = sessions.iter().map(|session| {
         vec![
@@ -96,7 +96,7 @@ fn table(sessions: &[Session]) -> Table {
         "down/s",
         "path",
     ];
-    Table { columns, rows: rows.collect() }
+    AnswerTable { columns, rows: rows.collect() }
 }
 
 /// Longer than the relay keeps a list for others.

@@ -3,25 +3,25 @@
 use std::time::Duration;
 
 use super::Loaded;
-use super::output::{Answer, CommandError, Output};
-use super::relay::Relay;
+use super::admin_client::AdminClient;
+use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::watch::{ProbeResult, Rates, Report, ago, bytes, micros, rate};
 use crate::admin::routes;
 
-pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
-    let relay = Relay::of(&loaded.config.admin)?;
+pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
+    let relay = AdminClient::of(&loaded.config.admin)?;
     let facts = relay.get(routes::STATUS)?;
     let text = match output {
         // Whoever reads figures asks twice and subtracts.
-        Output::Json => String::new(),
-        Output::Text => {
+        OutputFormat::Json => String::new(),
+        OutputFormat::Text => {
             let before = Report::from_json(facts.clone())?;
             std::thread::sleep(BETWEEN);
             let now = Report::read(&relay)?;
             text(&now, &Rates::between(&before, &now))
         }
     };
-    Answer::done(text, facts).print(output)
+    CommandAnswer::done(text, facts).print(output)
 }
 
 fn text(report: &Report, rates: &Rates) -> String {

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::{Answer, CommandError, StoreContext};
+use super::output::{CommandAnswer, CommandError, StoreContext};
 use crate::config::StoreUrl;
 use crate::store::Initialised;
 use crate::store::admin::Admin;
@@ -26,5 +26,5 @@ pub fn run(command: StoreCommand, context: &StoreContext) -> Result<(), CommandE
         StoreUrl::Postgres(url) => ("url", url.to_string()),
     };
     let text = format!("the store {place} is {}", outcome.replace('-', " "));
-    Answer::done(text, json!({ key: place, "outcome": outcome })).print(context.output)
+    CommandAnswer::done(text, json!({ key: place, "outcome": outcome })).print(context.output)
 }

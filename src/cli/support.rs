@@ -8,12 +8,12 @@ use crate::config::{self, StoreUrl};
 use crate::store::admin::Admin;
 
 /// An empty store in a folder of its own.
-pub(super) struct Store {
+pub(super) struct TestStore {
     pub(super) folder: tempfile::TempDir,
     pub(super) admin: Admin,
 }
 
-impl Store {
+impl TestStore {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");

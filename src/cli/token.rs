@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::{Answer, CommandError, Done, StoreContext, Table, rfc3339};
+use super::output::{AnswerTable, CommandAnswer, CommandError, Done, StoreContext, rfc3339};
 use super::values::{parse_expiry, state};
 use crate::authz::UnixMillis;
 use crate::store::admin::{Admin, AdminError, Revoked};
@@ -34,7 +34,7 @@ pub fn run(command: TokenCommand, context: &StoreContext) -> Result<(), CommandE
     context.answer(|admin| answer(command, admin))
 }
 
-fn answer(command: TokenCommand, admin: &mut Admin) -> Result<Answer, AdminError> {
+fn answer(command: TokenCommand, admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     match command {
         TokenCommand::Issue { principal, expires, label } => {
             let issued = admin.issue_token(&principal, label.as_deref(), expires)?;
@@ -42,7 +42,7 @@ fn answer(command: TokenCommand, admin: &mut Admin) -> Result<Answer, AdminError
             let until =
                 expires.as_ref().map_or("does not expire".to_owned(), |at| format!("expires at {at}"));
             let credential = issued.credential;
-            Ok(Answer::Done(Done {
+            Ok(CommandAnswer::Done(Done {
                 note: Some(format!(
                     "credential {credential} of {principal} {until}; its token is not shown again"
                 )),
@@ -64,12 +64,12 @@ fn answer(command: TokenCommand, admin: &mut Admin) -> Result<Answer, AdminError
                     (format!("credential {credential} was revoked at {}", rfc3339(at)), "was-revoked")
                 }
             };
-            Ok(Answer::done(text, json!({ "credential": credential, "outcome": outcome })))
+            Ok(CommandAnswer::done(text, json!({ "credential": credential, "outcome": outcome })))
         }
     }
 }
 
-fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
+fn list(admin: &mut Admin) -> Result<CommandAnswer, AdminError> {
     let rows = admin.credentials()?.into_iter().map(|row| {
         vec![
             row.credential.to_string().into(),
@@ -82,27 +82,27 @@ fn list(admin: &mut Admin) -> Result<Answer, AdminError> {
         ]
     });
     let columns = &["credential", "principal", "label", "state", "created_at", "expires_at", "revoked_at"];
-    Ok(Answer::Table(Table { columns, rows: rows.collect() }))
+    Ok(CommandAnswer::Table(AnswerTable { columns, rows: rows.collect() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::authz::KeyHash;
-    use crate::cli::output::Output;
-    use crate::cli::support::{Store, refusal};
+    use crate::cli::output::OutputFormat;
+    use crate::cli::support::{TestStore, refusal};
 
-    fn issue(store: &mut Store, label: Option<&str>) -> String {
+    fn issue(store: &mut TestStore, label: Option<&str>) -> String {
         let command = TokenCommand::Issue {
             principal: "alice".to_owned(),
             expires: None,
             label: label.map(Into::into),
         };
-        answer(command, &mut store.admin).unwrap().rendered(Output::Text).trim_end().to_owned()
+        answer(command, &mut store.admin).unwrap().rendered(OutputFormat::Text).trim_end().to_owned()
     }
 
-    fn store_with_alice() -> Store {
-        let mut store = Store::new();
+    fn store_with_alice() -> TestStore {
+        let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
         store
     }
@@ -114,7 +114,7 @@ mod tests {
         assert!(token.starts_with("sg_") && token.len() == 46, "{token}");
         assert_ne!(token, issue(&mut store, None));
 
-        let listed = answer(TokenCommand::List, &mut store.admin).unwrap().rendered(Output::Json);
+        let listed = answer(TokenCommand::List, &mut store.admin).unwrap().rendered(OutputFormat::Json);
         let credential = KeyHash::of_token(token.as_bytes()).credential_id().to_string();
         assert!(
             listed.contains(&credential) && listed.contains("laptop") && listed.contains("live"),
@@ -136,9 +136,9 @@ mod tests {
         let mut revoke = |credential: &str| {
             answer(TokenCommand::Revoke { credential: credential.to_owned() }, &mut store.admin)
         };
-        let told = revoke(&credential).unwrap().rendered(Output::Text);
+        let told = revoke(&credential).unwrap().rendered(OutputFormat::Text);
         assert_eq!(told, format!("revoked credential {credential}\n"));
-        let told = revoke(&credential).unwrap().rendered(Output::Text);
+        let told = revoke(&credential).unwrap().rendered(OutputFormat::Text);
         assert!(told.starts_with(&format!("credential {credential} was revoked at 20")), "{told}");
         let unknown = ["0011223344556677", "xyz", ""].map(|id| refusal(revoke(id)));
         assert!(unknown.iter().all(|told| told.ends_with("`sluicegate token list` shows them all")));

@@ -3,18 +3,20 @@
 //!
 //! Knows nothing of the relay but its address: no configuration, no store, no admin listener.
 
-mod course;
 mod report;
+mod run;
+mod step;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::output::{CommandError, Output};
-use super::tunnel::{RelayName, Target, TunnelError, server_name};
-use course::{Course, Failure, Step};
-use report::Report;
+use super::output::{CommandError, OutputFormat};
+use super::tunnel::{RelayName, TunnelError, TunnelTarget, server_name};
+use report::CanaryReport;
+use run::{CanaryRun, StepFailure};
+use step::CanaryStep;
 
 /// Check from outside that a relay does what it should, as a client would.
 ///
@@ -27,7 +29,7 @@ pub struct CanaryArgs {
     relay: RelayName,
     /// A device and port that the token may reach: UUID:PORT, with or without a suffix.
     #[arg(long, value_name = "UUID:PORT")]
-    device: Target,
+    device: TunnelTarget,
     /// What the device's first bytes have to be; empty where it says nothing before it is spoken to.
     #[arg(long, value_name = "PREFIX", default_value = "SSH-")]
     expect: String,
@@ -36,10 +38,10 @@ pub struct CanaryArgs {
     http: Option<String>,
     /// A device that another node holds, so that the relay has to forward; its first bytes are to be the same.
     #[arg(long, value_name = "UUID:PORT")]
-    forwarded: Option<Target>,
+    forwarded: Option<TunnelTarget>,
     /// A device or port that the token may not reach.
     #[arg(long, value_name = "UUID:PORT")]
-    refused: Option<Target>,
+    refused: Option<TunnelTarget>,
     /// Speak to the relay without TLS.
     #[arg(long)]
     plain: bool,
@@ -64,7 +66,7 @@ pub struct CanaryArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
     #[error("{step} failed after {:.1} s: {failure}", took.as_secs_f64())]
-    Step { step: Step, took: Duration, failure: Failure },
+    Step { step: CanaryStep, took: Duration, failure: StepFailure },
     #[error("{0}")]
     Setup(#[from] TunnelError),
     #[error("the system gives no random bytes ({0}); try again")]
@@ -74,10 +76,10 @@ pub enum CanaryError {
 }
 
 /// Runs all steps, and tells each as it is done.
-pub fn run(args: CanaryArgs, output: Output) -> Result<(), CommandError> {
+pub fn run(args: CanaryArgs, output: OutputFormat) -> Result<(), CommandError> {
     let textfile = args.textfile.clone();
-    let mut report = Report::new(output);
-    let outcome = Course::new(args).and_then(|course| course.run(&mut report));
+    let mut report = CanaryReport::new(output);
+    let outcome = CanaryRun::new(args).and_then(|run| run.run(&mut report));
     let written = textfile.map_or(Ok(()), |path| report.write_textfile(path, outcome.is_ok()));
     report.close(outcome.as_ref().err())?;
     // The step that failed is the news; the file is told of beside it.

@@ -10,22 +10,22 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::CanaryError;
-use super::course::Step;
-use crate::cli::output::{CommandError, Output, print};
+use super::step::CanaryStep;
+use crate::cli::output::{CommandError, OutputFormat, print};
 
 /// What is known of a run.
-pub(super) struct Report {
-    output: Output,
-    done: Vec<(Step, Duration)>,
+pub(super) struct CanaryReport {
+    output: OutputFormat,
+    done: Vec<(CanaryStep, Duration)>,
     certificate_expires_at: Option<SystemTime>,
 }
 
-impl Report {
-    pub(super) fn new(output: Output) -> Self {
+impl CanaryReport {
+    pub(super) fn new(output: OutputFormat) -> Self {
         Self { output, done: Vec::new(), certificate_expires_at: None }
     }
 
-    pub(super) fn done(&mut self, step: Step, took: Duration) {
+    pub(super) fn done(&mut self, step: CanaryStep, took: Duration) {
         self.tell(step, took, "");
     }
 
@@ -33,11 +33,11 @@ impl Report {
     pub(super) fn secured(&mut self, took: Duration, expires_at: Option<SystemTime>) {
         let until = expires_at.map(|time| format!("   certificate good until {}", in_words(time)));
         self.certificate_expires_at = expires_at;
-        self.tell(Step::Tls, took, &until.unwrap_or_default());
+        self.tell(CanaryStep::Tls, took, &until.unwrap_or_default());
     }
 
-    fn tell(&mut self, step: Step, took: Duration, more: &str) {
-        if self.output == Output::Text {
+    fn tell(&mut self, step: CanaryStep, took: Duration, more: &str) {
+        if self.output == OutputFormat::Text {
             // Whoever closed stdout does not want to know; the exit status and the file still tell.
             let _closed = print(&format!("{step:<9} {:>9.1} ms{more}\n", took.as_secs_f64() * 1e3));
         }
@@ -46,7 +46,7 @@ impl Report {
 
     /// Tells as JSON what there is to tell, `failure` included.
     pub(super) fn close(&self, failure: Option<&CanaryError>) -> Result<(), CommandError> {
-        if self.output == Output::Text {
+        if self.output == OutputFormat::Text {
             return Ok(());
         }
         let steps: Vec<Value> = self

@@ -7,29 +7,29 @@ use std::time::Duration;
 use indicatif::BinaryBytes;
 
 use super::bulk;
-use super::steps::{Expecting, Failure, Steps};
-use super::world::World;
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::DemoWorld;
 
-pub(super) fn show(world: &World, steps: &mut Steps) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("What the admin side says");
     steps.record("GET /readyz", ready(world.admin_address()));
     steps.record("GET /metrics", metrics(world.admin_address()));
 }
 
-fn ready(admin: SocketAddr) -> Result<String, Failure> {
+fn ready(admin: SocketAddr) -> Result<String, DemoFailure> {
     let body = get(admin, "/readyz").expecting("an answer")?;
-    if body == "ready\n" { Ok("ready".to_owned()) } else { Err(Failure::new("ready", body.trim_end())) }
+    if body == "ready\n" { Ok("ready".to_owned()) } else { Err(DemoFailure::new("ready", body.trim_end())) }
 }
 
 /// Whether the relay has counted at least what the client has moved in bulk.
-fn metrics(admin: SocketAddr) -> Result<String, Failure> {
+fn metrics(admin: SocketAddr) -> Result<String, DemoFailure> {
     let text = get(admin, "/metrics").expecting("an answer")?;
     let forwarded = sum(&text, "sluicegate_forwarded_bytes_total", "");
     let spliced = sum(&text, "sluicegate_forwarded_bytes_total", "path=\"splice\"");
     let tunnels = sum(&text, "sluicegate_tunnels_opened_total", "");
     let moved = 2 * bulk::BYTES;
     if forwarded < moved {
-        return Err(Failure::new(format!("at least {moved} bytes forwarded"), forwarded));
+        return Err(DemoFailure::new(format!("at least {moved} bytes forwarded"), forwarded));
     }
     let spliced = 100.0 * spliced as f64 / forwarded as f64;
     let forwarded = BinaryBytes(forwarded);

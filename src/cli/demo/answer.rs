@@ -4,10 +4,10 @@
 
 use std::fmt;
 
-use super::steps::Failure;
+use super::steps::DemoFailure;
 
 /// The head of the relay's reply, as it came.
-pub(super) struct Answer {
+pub(super) struct RelayReply {
     pub head: String,
 }
 
@@ -20,7 +20,7 @@ pub(super) struct Expected {
     pub header: Option<&'static str>,
 }
 
-impl Answer {
+impl RelayReply {
     pub fn status_line(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
@@ -42,7 +42,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for RelayReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_reply(f, self.status_line(), self.slug())
     }
@@ -54,12 +54,12 @@ impl Expected {
     }
 
     /// Whether `answer` is this reply.
-    pub fn check(&self, answer: &Answer) -> Result<(), Failure> {
+    pub fn check(&self, answer: &RelayReply) -> Result<(), DemoFailure> {
         let is_complete = self.header.is_none_or(|header| !answer.header(header).is_empty());
         if answer.status_line() == self.status_line && answer.slug() == self.slug && is_complete {
             return Ok(());
         }
-        Err(Failure::new(self, answer))
+        Err(DemoFailure::new(self, answer))
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
 use super::noise::{self, Checksum};
-use super::steps::{Expecting, Failure, Steps};
-use super::world::World;
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::DemoWorld;
 
-pub(super) fn show(world: &World, steps: &mut Steps, interrupt: &Interrupt) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps, interrupt: &Interrupt) {
     steps.section("A gibibyte each way");
-    for direction in [Direction::Up, Direction::Down] {
+    for direction in [BulkDirection::Up, BulkDirection::Down] {
         let outcome = transfer(direction, world, steps, interrupt);
         let outcome = outcome.map(|transfer| {
             let throughput = throughput(transfer.took);
@@ -24,7 +24,7 @@ pub(super) fn show(world: &World, steps: &mut Steps, interrupt: &Interrupt) {
 }
 
 #[derive(Clone, Copy)]
-enum Direction {
+enum BulkDirection {
     /// Client to device.
     Up,
     /// Device to client.
@@ -38,11 +38,11 @@ struct Transfer {
 }
 
 fn transfer(
-    direction: Direction,
-    world: &World,
+    direction: BulkDirection,
+    world: &DemoWorld,
     steps: &Steps,
     interrupt: &Interrupt,
-) -> Result<Transfer, Failure> {
+) -> Result<Transfer, DemoFailure> {
     let mut tunnel = world.client.open(world.echo(), &world.rights.token)?;
     let mut progress = steps.progress(direction.name(), BYTES);
     let on_block = |moved| {
@@ -52,15 +52,15 @@ fn transfer(
     let began = Instant::now();
     writeln!(tunnel, "{} {BYTES}", direction.command()).expecting("a command taken")?;
     let here = match direction {
-        Direction::Up => noise::send(&mut tunnel, BYTES, on_block),
-        Direction::Down => noise::receive(&mut tunnel, BYTES, on_block),
+        BulkDirection::Up => noise::send(&mut tunnel, BYTES, on_block),
+        BulkDirection::Down => noise::receive(&mut tunnel, BYTES, on_block),
     };
     let here = here.expecting("1 GiB moved")?;
     let told = here.to_line();
     let there = read_line(tunnel).expecting(&told)?;
     let took = began.elapsed();
     if there != told {
-        return Err(Failure::new(format!("{told} at the device too"), there));
+        return Err(DemoFailure::new(format!("{told} at the device too"), there));
     }
     Ok(Transfer { checksum: here, took })
 }
@@ -76,7 +76,7 @@ fn throughput(took: Duration) -> String {
     format!("{:.2} GB/s", BYTES as f64 / took.as_secs_f64() / 1e9)
 }
 
-impl Direction {
+impl BulkDirection {
     const fn name(self) -> &'static str {
         match self {
             Self::Up => "client to device",

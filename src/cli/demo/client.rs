@@ -8,44 +8,44 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::answer::{Answer, ESTABLISHED};
-use super::steps::{Expecting, Failure};
+use super::answer::{ESTABLISHED, RelayReply};
+use super::steps::{DemoFailure, Expecting};
 use crate::authz::DeviceUuid;
 
 /// Asks one relay for tunnels.
 #[derive(Clone, Copy)]
-pub(super) struct Client {
+pub(super) struct DemoClient {
     pub relay: SocketAddr,
 }
 
 /// What a tunnel is to end at.
 #[derive(Clone, Copy)]
-pub(super) struct Target {
+pub(super) struct DemoTarget {
     pub uuid: DeviceUuid,
     pub port: u16,
 }
 
-impl Client {
+impl DemoClient {
     /// Opens a tunnel.
-    pub fn open(self, target: Target, token: &str) -> Result<TcpStream, Failure> {
+    pub fn open(self, target: DemoTarget, token: &str) -> Result<TcpStream, DemoFailure> {
         let (stream, answer) = self.ask(&target.connect(Some(token))).expecting(ESTABLISHED)?;
         ESTABLISHED.check(&answer)?;
         Ok(stream)
     }
 
     /// Sends `request` and reads the head of the reply, and nothing behind it.
-    pub fn ask(self, request: &[u8]) -> io::Result<(TcpStream, Answer)> {
+    pub fn ask(self, request: &[u8]) -> io::Result<(TcpStream, RelayReply)> {
         let mut stream = TcpStream::connect_timeout(&self.relay, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(request)?;
         let head = read_head(&mut stream)?;
-        Ok((stream, Answer { head }))
+        Ok((stream, RelayReply { head }))
     }
 }
 
-impl Target {
+impl DemoTarget {
     /// The request for a tunnel to it.
     pub fn connect(self, token: Option<&str>) -> Vec<u8> {
         let authorization = token.map_or_else(String::new, |token| {
@@ -56,7 +56,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for DemoTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.balena:{}", self.uuid, self.port)
     }

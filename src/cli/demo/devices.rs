@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::noise;
 
 /// A listener with a thread for each connection. Dropping it ends the listener.
-pub(super) struct Device {
+pub(super) struct DemoDevice {
     address: SocketAddr,
     listener: Arc<TcpListener>,
     acceptor: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ pub(super) struct SilentPort {
     _waiting: Vec<TcpStream>,
 }
 
-impl Device {
+impl DemoDevice {
     /// Serves `page` over HTTP/1.1, one request per connection.
     pub fn web(address: Ipv4Addr, page: String) -> io::Result<Self> {
         Self::start("web", address, move |stream| serve_page(stream, &page))
@@ -70,7 +70,7 @@ impl Device {
     }
 }
 
-impl Drop for Device {
+impl Drop for DemoDevice {
     fn drop(&mut self) {
         // Wakes the thread that waits in accept.
         let is_shut = SockRef::from(&*self.listener).shutdown(Shutdown::Both).is_ok();

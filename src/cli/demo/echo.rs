@@ -3,11 +3,15 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::client::{Client, Target};
-use super::steps::{Expecting, Failure};
+use super::client::{DemoClient, DemoTarget};
+use super::steps::{DemoFailure, Expecting};
 
 /// Opens a tunnel to the echo device and has it echo.
-pub(super) fn open_echo(client: Client, target: Target, token: &str) -> Result<TcpStream, Failure> {
+pub(super) fn open_echo(
+    client: DemoClient,
+    target: DemoTarget,
+    token: &str,
+) -> Result<TcpStream, DemoFailure> {
     let mut tunnel = client.open(target, token)?;
     tunnel.write_all(b"echo\n").expecting("a command taken")?;
     exchange(&mut tunnel, 0)?;
@@ -15,13 +19,13 @@ pub(super) fn open_echo(client: Client, target: Target, token: &str) -> Result<T
 }
 
 /// Sends a message that holds `number`, and checks that it comes back.
-pub(super) fn exchange(tunnel: &mut TcpStream, number: u32) -> Result<(), Failure> {
+pub(super) fn exchange(tunnel: &mut TcpStream, number: u32) -> Result<(), DemoFailure> {
     let mut message = [b'm'; MESSAGE_BYTES];
     message[..4].copy_from_slice(&number.to_be_bytes());
     let mut back = [0; MESSAGE_BYTES];
     tunnel.write_all(&message).expecting("a message taken")?;
     tunnel.read_exact(&mut back).expecting("the message back")?;
-    if back == message { Ok(()) } else { Err(Failure::new("the message back", "other bytes")) }
+    if back == message { Ok(()) } else { Err(DemoFailure::new("the message back", "other bytes")) }
 }
 
 pub(super) const MESSAGE_BYTES: usize = 128;

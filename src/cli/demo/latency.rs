@@ -6,10 +6,10 @@ use hdrhistogram::Histogram;
 
 use super::client::close;
 use super::echo::{MESSAGE_BYTES, exchange, open_echo};
-use super::steps::{Expecting, Failure, Steps};
-use super::world::World;
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::DemoWorld;
 
-pub(super) fn show(world: &World, steps: &mut Steps) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("One after the other");
     let opened = open_many(world).map(|taken| {
         let remark = format!("p99 {}, {TUNNELS} tunnels, connect to 200", taken.percentile(99.0));
@@ -32,7 +32,7 @@ struct Taken {
     histogram: Histogram<u64>,
 }
 
-fn open_many(world: &World) -> Result<Taken, Failure> {
+fn open_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
     let mut taken = Taken::new();
     for _ in 0..TUNNELS {
         let began = Instant::now();
@@ -43,7 +43,7 @@ fn open_many(world: &World) -> Result<Taken, Failure> {
     Ok(taken)
 }
 
-fn exchange_many(world: &World) -> Result<Taken, Failure> {
+fn exchange_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
     let mut tunnel = open_echo(world.client, world.echo(), &world.rights.token)?;
     let mut taken = Taken::new();
     for number in 0..ROUND_TRIPS {

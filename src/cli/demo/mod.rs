@@ -35,7 +35,7 @@ use crate::store::sqlite::AdminError;
 use interrupt::Interrupt;
 use screen::Screen;
 use steps::Steps;
-use world::World;
+use world::DemoWorld;
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -70,7 +70,7 @@ fn show(args: &DemoArgs) -> Result<(), DemoError> {
     let screen = Screen::of_stdout();
     screen.title("sluicegate demo: devices, a relay and a client in one process, and tunnels between them");
     let mut steps = Steps::new(screen);
-    let world = World::set_up(&mut steps)?;
+    let world = DemoWorld::set_up(&mut steps)?;
     let shown = show_world(&world, &mut steps, &interrupt);
     if shown.is_ok() {
         steps.show_figures();
@@ -83,7 +83,7 @@ fn show(args: &DemoArgs) -> Result<(), DemoError> {
     steps.outcome()
 }
 
-fn show_world(world: &World, steps: &mut Steps, interrupt: &Interrupt) -> Result<(), DemoError> {
+fn show_world(world: &DemoWorld, steps: &mut Steps, interrupt: &Interrupt) -> Result<(), DemoError> {
     page::show(world, steps);
     interrupt.check()?;
     refusals::show(world, steps);

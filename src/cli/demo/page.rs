@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::answer::ESTABLISHED;
-use super::client::Target;
+use super::client::DemoTarget;
 use super::rights::SSH_PORT;
-use super::steps::{Expecting, Failure, Steps};
-use super::world::World;
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::DemoWorld;
 
-pub(super) fn show(world: &World, steps: &mut Steps) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("Through a tunnel");
     steps.record("a page", page(world));
     steps.record("a request sent with the head", early_request(world));
@@ -27,7 +27,7 @@ pub(super) fn ssh_banner() -> Option<String> {
     read_banner(stream).ok().filter(|banner| banner.starts_with("SSH-"))
 }
 
-fn page(world: &World) -> Result<String, Failure> {
+fn page(world: &DemoWorld) -> Result<String, DemoFailure> {
     let mut stream = world.client.open(world.web(), &world.rights.token)?;
     stream.write_all(GET).expecting("a request taken")?;
     let mut reply = String::new();
@@ -36,7 +36,7 @@ fn page(world: &World) -> Result<String, Failure> {
 }
 
 /// The device must get what comes in one segment with the head.
-fn early_request(world: &World) -> Result<String, Failure> {
+fn early_request(world: &DemoWorld) -> Result<String, DemoFailure> {
     let mut request = world.web().connect(Some(&world.rights.token));
     request.extend_from_slice(GET);
     let (mut stream, answer) = world.client.ask(&request).expecting(ESTABLISHED)?;
@@ -46,22 +46,22 @@ fn early_request(world: &World) -> Result<String, Failure> {
     check_page(&reply, &world.page)
 }
 
-fn check_page(reply: &str, page: &str) -> Result<String, Failure> {
+fn check_page(reply: &str, page: &str) -> Result<String, DemoFailure> {
     let status = reply.lines().next().unwrap_or_default();
     match reply.split_once("\r\n\r\n") {
         Some((_, body)) if body == page && status == "HTTP/1.1 200 OK" => {
             Ok(format!("{status}, {:?}", body.trim_end()))
         }
-        _ => Err(Failure::new(format!("HTTP/1.1 200 OK and {page:?}"), format!("{reply:?}"))),
+        _ => Err(DemoFailure::new(format!("HTTP/1.1 200 OK and {page:?}"), format!("{reply:?}"))),
     }
 }
 
-fn banner_through(world: &World) -> Result<String, Failure> {
+fn banner_through(world: &DemoWorld) -> Result<String, DemoFailure> {
     let direct = ssh_banner().unwrap_or_default();
-    let target = Target { uuid: world.rights.ssh, port: SSH_PORT };
+    let target = DemoTarget { uuid: world.rights.ssh, port: SSH_PORT };
     let stream = world.client.open(target, &world.rights.token)?;
     let through = read_banner(stream).expecting(&direct)?;
-    if through == direct { Ok(through) } else { Err(Failure::new(direct, through)) }
+    if through == direct { Ok(through) } else { Err(DemoFailure::new(direct, through)) }
 }
 
 fn read_banner(stream: TcpStream) -> std::io::Result<String> {

@@ -4,9 +4,9 @@ use super::client::USER;
 use super::page::ssh_banner;
 use super::rights::SSH_PORT;
 use super::screen::Screen;
-use super::world::World;
+use super::world::DemoWorld;
 
-pub(super) fn show(world: &World, screen: &Screen) {
+pub(super) fn show(world: &DemoWorld, screen: &Screen) {
     screen.section("The relay stays up. In another terminal:");
     screen.text(&format!("\n{}\n", curl(world)));
     screen.text(&match ssh_banner() {
@@ -17,13 +17,13 @@ pub(super) fn show(world: &World, screen: &Screen) {
     screen.text(&format!("Ctrl-C ends it and removes {folder}."));
 }
 
-fn curl(world: &World) -> String {
+fn curl(world: &DemoWorld) -> String {
     let (relay, token, target) = (world.client.relay, &world.rights.token, world.web());
     format!("curl --proxytunnel -x http://{relay} -U {USER}:{token} http://{target}/")
 }
 
 /// Through `sluicegate tunnel`. The host key is that of this machine's sshd, whatever way leads to it.
-fn ssh(world: &World) -> String {
+fn ssh(world: &DemoWorld) -> String {
     let (relay, token, uuid) = (world.client.relay, &world.rights.token, world.rights.ssh);
     let program = std::env::current_exe().unwrap_or_else(|_| "sluicegate".into());
     format!(

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::answer::*;
-use super::client::{Target, close};
+use super::client::{DemoTarget, close};
 use super::rights::SSH_PORT;
-use super::steps::{Expecting, Failure, Steps};
-use super::world::{SESSIONS_PER_DEVICE, World};
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::{DemoWorld, SESSIONS_PER_DEVICE};
 
 /// One way to be refused.
 struct Case {
@@ -27,10 +27,10 @@ struct Refused {
     cause: &'static str,
     /// By which the audit log knows the session.
     client: SocketAddr,
-    answer: Answer,
+    answer: RelayReply,
 }
 
-pub(super) fn show(world: &World, steps: &mut Steps) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("Refused, as the client reads it");
     let mut refused = Vec::new();
     for case in cases(world) {
@@ -47,11 +47,11 @@ pub(super) fn show(world: &World, steps: &mut Steps) {
 }
 
 /// In the order of the reply table.
-fn cases(world: &World) -> Vec<Case> {
+fn cases(world: &DemoWorld) -> Vec<Case> {
     let (rights, echo) = (&world.rights, world.echo());
     let token = rights.token.as_str();
-    let to = |target: Target| target.connect(Some(token));
-    let to_device = |uuid| to(Target { uuid, ..echo });
+    let to = |target: DemoTarget| target.connect(Some(token));
+    let to_device = |uuid| to(DemoTarget { uuid, ..echo });
     let with = |token: &str| echo.connect(Some(token));
     let get = format!("GET http://{echo}/ HTTP/1.1\r\n\r\n").into_bytes();
     let endless = |len| format!("CONNECT {echo} HTTP/1.1\r\nPadding: {}", "-".repeat(len)).into_bytes();
@@ -59,7 +59,12 @@ fn cases(world: &World) -> Vec<Case> {
         ("a target that is no device", b"CONNECT lamp:80 HTTP/1.1\r\n\r\n".to_vec(), MALFORMED, "malformed"),
         ("a device that does not exist", to_device(world.unknown), NOT_PERMITTED, "device-unknown"),
         ("a device without a grant", to_device(rights.private), NOT_PERMITTED, "no-grant"),
-        ("a port without a grant", to(Target { port: SSH_PORT, ..echo }), NOT_PERMITTED, "port-not-granted"),
+        (
+            "a port without a grant",
+            to(DemoTarget { port: SSH_PORT, ..echo }),
+            NOT_PERMITTED,
+            "port-not-granted",
+        ),
         ("GET instead of CONNECT", get, METHOD, "method"),
         ("no token", echo.connect(None), CREDENTIALS, "credential-missing"),
         ("an unknown token", with("sg_unknown"), CREDENTIALS, "credential-unknown"),
@@ -87,13 +92,13 @@ fn cases(world: &World) -> Vec<Case> {
     rows.map(|(name, request, expected, cause)| Case { name, request, expected, cause }).into()
 }
 
-fn refuse(world: &World, case: &Case) -> Result<Refused, Failure> {
+fn refuse(world: &DemoWorld, case: &Case) -> Result<Refused, DemoFailure> {
     let held = if case.name == OVER_THE_LIMIT { fill_device(world)? } else { Vec::new() };
     let (mut stream, answer) = world.client.ask(&case.request).expecting(case.expected)?;
     case.expected.check(&answer)?;
     let after = stream.read(&mut [0; 64]).expecting("a close after the reply")?;
     if after != 0 {
-        return Err(Failure::new("a close after the reply", "more bytes"));
+        return Err(DemoFailure::new("a close after the reply", "more bytes"));
     }
     let client = stream.local_addr().expecting("an address of the client")?;
     for tunnel in held {
@@ -103,25 +108,25 @@ fn refuse(world: &World, case: &Case) -> Result<Refused, Failure> {
 }
 
 /// As many tunnels as one device may have.
-fn fill_device(world: &World) -> Result<Vec<TcpStream>, Failure> {
+fn fill_device(world: &DemoWorld) -> Result<Vec<TcpStream>, DemoFailure> {
     (0..SESSIONS_PER_DEVICE).map(|_| world.client.open(world.echo(), &world.rights.token)).collect()
 }
 
 /// Whether a client can tell a device that does not exist from one that it may not reach.
-fn look_alike(refused: &[Refused]) -> Result<String, Failure> {
+fn look_alike(refused: &[Refused]) -> Result<String, DemoFailure> {
     let mut answers =
         refused.iter().map(|case| &case.answer).filter(|answer| answer.slug() == "not-permitted");
     let Some(first) = answers.next() else {
-        return Err(Failure::new("answers with 403", "none"));
+        return Err(DemoFailure::new("answers with 403", "none"));
     };
     match answers.find(|answer| answer.head != first.head) {
         None => Ok(format!("{} bytes that tell nobody which devices exist", first.head.len())),
-        Some(other) => Err(Failure::new(format!("{:?}", first.head), format!("{:?}", other.head))),
+        Some(other) => Err(DemoFailure::new(format!("{:?}", first.head), format!("{:?}", other.head))),
     }
 }
 
 /// Whether the audit log names the cause of every refusal.
-fn audited(log: &Path, refused: &[Refused]) -> Result<String, Failure> {
+fn audited(log: &Path, refused: &[Refused]) -> Result<String, DemoFailure> {
     let deadline = Instant::now() + AUDIT_PATIENCE;
     loop {
         let causes = causes_in(log).expecting(format!("a log at {}", log.display()))?;
@@ -135,7 +140,7 @@ fn audited(log: &Path, refused: &[Refused]) -> Result<String, Failure> {
             Some(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
             Some(case) => {
                 let came = causes.get(&case.client).map_or("nothing about that client", String::as_str);
-                return Err(Failure::new(case.cause, came));
+                return Err(DemoFailure::new(case.cause, came));
             }
         }
     }

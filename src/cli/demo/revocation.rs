@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::answer::CREDENTIALS;
 use super::echo::open_echo;
 use super::rights::Visitor;
-use super::steps::{Expecting, Failure, Steps};
-use super::world::World;
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::DemoWorld;
 use crate::config::Authz;
 use crate::store::sqlite::{Admin, AdminError};
 
-pub(super) fn show(world: &World, steps: &mut Steps) {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("Revoked while in use");
     let mut latencies = Vec::new();
     for (visitor, number) in world.rights.visitors.iter().zip(1..) {
@@ -31,7 +31,7 @@ pub(super) fn show(world: &World, steps: &mut Steps) {
 }
 
 /// From the commit to the moment at which the client saw its tunnel close.
-fn revoke(world: &World, visitor: &Visitor) -> Result<Duration, Failure> {
+fn revoke(world: &DemoWorld, visitor: &Visitor) -> Result<Duration, DemoFailure> {
     let tunnel = open_echo(world.client, world.echo(), &visitor.token)?;
     let mut store = Admin::open(&world.store()).map_err(store_failure)?;
     // The relay looks every so often. Without this, each commit but the first would come right after it
@@ -60,8 +60,8 @@ fn wait_for_close(mut tunnel: TcpStream) -> io::Result<Instant> {
     }
 }
 
-fn store_failure(error: impl Into<AdminError>) -> Failure {
-    Failure::new("a store that can be changed", error.into())
+fn store_failure(error: impl Into<AdminError>) -> DemoFailure {
+    DemoFailure::new("a store that can be changed", error.into())
 }
 
 fn random_part_of(period: Duration) -> Duration {

@@ -8,7 +8,7 @@ use crate::authz::{CredentialId, DeviceUuid, PortRange, UnixMillis};
 use crate::store::sqlite::{Admin, AdminError, GrantTarget, NewDevice};
 
 /// What the store holds, as far as the steps need to know.
-pub(super) struct Rights {
+pub(super) struct DemoRights {
     /// How much there is of what.
     pub summary: String,
     /// The one that a person is handed.
@@ -39,7 +39,7 @@ pub(super) struct Addresses {
     pub echo: IpAddr,
 }
 
-impl Rights {
+impl DemoRights {
     /// Makes the store at `path` and fills it.
     pub fn write(path: &Path, addresses: &Addresses) -> Result<Self, DemoError> {
         Admin::init(path)?;

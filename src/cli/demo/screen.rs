@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::cli::output;
 
 pub(super) struct Screen {
-    reader: Reader,
+    reader: StdoutReader,
 }
 
 /// Who reads stdout.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reader {
+enum StdoutReader {
     /// A person; `colours` unless `NO_COLOR` is set.
     Terminal { colours: bool },
     /// A file or another program.
@@ -21,7 +21,7 @@ enum Reader {
 }
 
 /// A transfer under way.
-pub(super) struct Progress<'a> {
+pub(super) struct TransferProgress<'a> {
     screen: &'a Screen,
     /// Hidden where the reader is a log.
     bar: ProgressBar,
@@ -33,7 +33,7 @@ impl Screen {
     pub fn of_stdout() -> Self {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let is_terminal = std::io::stdout().is_terminal();
-        Self { reader: if is_terminal { Reader::Terminal { colours } } else { Reader::Log } }
+        Self { reader: if is_terminal { StdoutReader::Terminal { colours } } else { StdoutReader::Log } }
     }
 
     pub fn title(&self, text: &str) {
@@ -64,22 +64,22 @@ impl Screen {
     }
 
     /// Starts to tell how far `bytes` have come.
-    pub fn progress(&self, name: &str, bytes: u64) -> Progress<'_> {
+    pub fn progress(&self, name: &str, bytes: u64) -> TransferProgress<'_> {
         let target = match self.reader {
-            Reader::Terminal { .. } => ProgressDrawTarget::stdout(),
-            Reader::Log => ProgressDrawTarget::hidden(),
+            StdoutReader::Terminal { .. } => ProgressDrawTarget::stdout(),
+            StdoutReader::Log => ProgressDrawTarget::hidden(),
         };
         let template = format!("  {{spinner}} {name:<NAME_WIDTH$}  {BAR_TEMPLATE}");
         let style = ProgressStyle::with_template(&template).expect("the template is fixed and valid");
         let bar = ProgressBar::with_draw_target(Some(bytes), target).with_style(style);
         bar.enable_steady_tick(TICK);
         let screen = self;
-        Progress { screen, bar, next_told: bytes / TOLD_PARTS }
+        TransferProgress { screen, bar, next_told: bytes / TOLD_PARTS }
     }
 
     fn coloured(&self, colour: &str, text: &str) -> String {
         match self.reader {
-            Reader::Terminal { colours: true } => format!("{colour}{text}{RESET}"),
+            StdoutReader::Terminal { colours: true } => format!("{colour}{text}{RESET}"),
             _ => text.to_owned(),
         }
     }
@@ -90,12 +90,12 @@ impl Screen {
     }
 }
 
-impl Progress<'_> {
+impl TransferProgress<'_> {
     /// `moved` bytes have come so far.
     pub fn tell(&mut self, moved: u64) {
         self.bar.set_position(moved);
         let total = self.bar.length().unwrap_or(moved);
-        if self.screen.reader == Reader::Log && moved >= self.next_told && moved < total {
+        if self.screen.reader == StdoutReader::Log && moved >= self.next_told && moved < total {
             let (moved, total) = (indicatif::BinaryBytes(moved), indicatif::BinaryBytes(total));
             self.screen.print(&format!("    {moved} of {total}"));
             self.next_told += self.bar.length().unwrap_or(0) / TOLD_PARTS;
@@ -103,7 +103,7 @@ impl Progress<'_> {
     }
 }
 
-impl Drop for Progress<'_> {
+impl Drop for TransferProgress<'_> {
     /// The step's own line takes the bar's place.
     fn drop(&mut self) {
         self.bar.finish_and_clear();

@@ -7,21 +7,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::DemoError;
-use super::answer::{Answer, DRAINING, ESTABLISHED, Expected, UNDECIDED};
-use super::client::{Client, Target};
+use super::answer::{DRAINING, ESTABLISHED, Expected, RelayReply, UNDECIDED};
+use super::client::{DemoClient, DemoTarget};
 use super::echo::{exchange, open_echo};
 use super::rights::{PERSON, device, user_ports};
-use super::steps::{Expecting, Failure, Steps};
-use super::world::{World, config};
+use super::steps::{DemoFailure, Expecting, Steps};
+use super::world::{DemoWorld, config};
 use crate::config::{Authz, Config, Engine};
 use crate::node::Node;
 use crate::store::sqlite::{Admin, GrantTarget};
 
-pub(super) fn show(world: &World, steps: &mut Steps) -> Result<(), DemoError> {
+pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError> {
     steps.section("A second relay, whose store goes away");
-    let store = Store::write(world)?;
+    let store = SecondStore::write(world)?;
     let node = Node::start(small(&store.path))?;
-    let subject = Subject { client: Client { relay: node.client_addresses()[0] }, store: &store };
+    let subject = SecondRelay { client: DemoClient { relay: node.client_addresses()[0] }, store: &store };
     match open_echo(subject.client, store.target, &store.token) {
         Err(failure) => steps.record("a tunnel", Err(failure)),
         Ok(mut tunnel) => {
@@ -39,14 +39,14 @@ pub(super) fn show(world: &World, steps: &mut Steps) -> Result<(), DemoError> {
 }
 
 /// A store of its own, which knows the echo device and one token.
-struct Store {
+struct SecondStore {
     path: PathBuf,
-    target: Target,
+    target: DemoTarget,
     token: String,
 }
 
-impl Store {
-    fn write(world: &World) -> Result<Self, DemoError> {
+impl SecondStore {
+    fn write(world: &DemoWorld) -> Result<Self, DemoError> {
         let path = world.folder().join("second.db");
         let echo = world.echo_address();
         let device = device("echo", echo.ip(), None)?;
@@ -56,7 +56,7 @@ impl Store {
         admin.add_device(&device)?;
         admin.add_grant(PERSON, &GrantTarget::Device(device.uuid), user_ports(), None)?;
         let token = admin.issue_token(PERSON, None, None)?.token;
-        Ok(Self { path, target: Target { uuid: device.uuid, port: echo.port() }, token })
+        Ok(Self { path, target: DemoTarget { uuid: device.uuid, port: echo.port() }, token })
     }
 
     fn away(&self) -> PathBuf {
@@ -65,28 +65,28 @@ impl Store {
 }
 
 /// Asks the second relay.
-struct Subject<'a> {
-    client: Client,
-    store: &'a Store,
+struct SecondRelay<'a> {
+    client: DemoClient,
+    store: &'a SecondStore,
 }
 
-impl Subject<'_> {
+impl SecondRelay<'_> {
     /// The last snapshot stays in force for a while.
-    fn lose_store(&self) -> Result<String, Failure> {
+    fn lose_store(&self) -> Result<String, DemoFailure> {
         std::fs::rename(&self.store.path, self.store.away()).expecting("a store that can be moved")?;
         let answer = self.ask().expecting(ESTABLISHED)?;
         ESTABLISHED.check(&answer)?;
         Ok(format!("{}; its last snapshot decides", answer.status_line()))
     }
 
-    fn regain_store(&self) -> Result<String, Failure> {
+    fn regain_store(&self) -> Result<String, DemoFailure> {
         std::fs::rename(self.store.away(), &self.store.path).expecting("a store that can be moved")?;
         self.ask_until(ESTABLISHED, UNDECIDED)
     }
 
     /// Asks for tunnels until the answer is `expected`, and takes nothing but `meanwhile` before: a store
     /// that is gone is no reason to tell anybody that a right is.
-    fn ask_until(&self, expected: Expected, meanwhile: Expected) -> Result<String, Failure> {
+    fn ask_until(&self, expected: Expected, meanwhile: Expected) -> Result<String, DemoFailure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.ask().expecting(expected)?;
@@ -99,13 +99,13 @@ impl Subject<'_> {
         }
     }
 
-    fn ask(&self) -> io::Result<Answer> {
+    fn ask(&self) -> io::Result<RelayReply> {
         let request = self.store.target.connect(Some(&self.store.token));
         self.client.ask(&request).map(|(_, answer)| answer)
     }
 }
 
-fn still_echoes(tunnel: &mut TcpStream) -> Result<String, Failure> {
+fn still_echoes(tunnel: &mut TcpStream) -> Result<String, DemoFailure> {
     exchange(tunnel, 1)?;
     Ok("still echoes".to_owned())
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::DemoError;
-use super::screen::{NAME_WIDTH, Progress, Screen};
+use super::screen::{NAME_WIDTH, Screen, TransferProgress};
 
 /// The steps so far, and the figures that they took.
 pub(super) struct Steps {
@@ -20,7 +20,7 @@ pub(super) struct Steps {
 
 /// Something other than what a step was there to show.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct DemoFailure {
     pub expected: String,
     pub came: String,
 }
@@ -34,7 +34,7 @@ struct Figure {
 
 /// For a fallible call inside a step: what should have come of it.
 pub(super) trait Expecting<T> {
-    fn expecting(self, expected: impl Display) -> Result<T, Failure>;
+    fn expecting(self, expected: impl Display) -> Result<T, DemoFailure>;
 }
 
 impl Steps {
@@ -47,7 +47,7 @@ impl Steps {
     }
 
     /// Shows and counts one step; what `outcome` says stands beside its name.
-    pub fn record(&mut self, name: &str, outcome: Result<String, Failure>) {
+    pub fn record(&mut self, name: &str, outcome: Result<String, DemoFailure>) {
         match outcome {
             Ok(detail) => {
                 self.passed += 1;
@@ -64,7 +64,7 @@ impl Steps {
         self.screen.note(name, detail);
     }
 
-    pub fn progress(&self, name: &str, bytes: u64) -> Progress<'_> {
+    pub fn progress(&self, name: &str, bytes: u64) -> TransferProgress<'_> {
         self.screen.progress(name, bytes)
     }
 
@@ -99,18 +99,18 @@ impl Steps {
     }
 }
 
-impl Failure {
+impl DemoFailure {
     pub fn new(expected: impl Display, came: impl Display) -> Self {
         Self { expected: expected.to_string(), came: came.to_string() }
     }
 }
 
 impl<T> Expecting<T> for io::Result<T> {
-    fn expecting(self, expected: impl Display) -> Result<T, Failure> {
+    fn expecting(self, expected: impl Display) -> Result<T, DemoFailure> {
         self.map_err(|error| match error.kind() {
             // What a socket says when its timeout passes.
-            io::ErrorKind::WouldBlock => Failure::new(expected, "nothing in time"),
-            _ => Failure::new(expected, error),
+            io::ErrorKind::WouldBlock => DemoFailure::new(expected, "nothing in time"),
+            _ => DemoFailure::new(expected, error),
         })
     }
 }
@@ -123,8 +123,8 @@ mod tests {
     fn a_demo_fails_with_the_names_of_the_steps_that_did() {
         let mut steps = Steps::new(Screen::of_stdout());
         steps.record("first", Ok("fine".to_owned()));
-        steps.record("second", Err(Failure::new("407", "200")));
-        steps.record("third", Err(Failure::new("a close", "more bytes")));
+        steps.record("second", Err(DemoFailure::new("407", "200")));
+        steps.record("third", Err(DemoFailure::new("a close", "more bytes")));
         let error = steps.outcome().unwrap_err();
         assert_eq!(error.to_string(), "2 of 3 steps failed: second, third");
     }

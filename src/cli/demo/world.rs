@@ -7,29 +7,29 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::DemoError;
-use super::client::{Client, Target};
-use super::devices::{ClosedPort, Device, SilentPort};
-use super::rights::{Addresses, Rights, new_uuid};
+use super::client::{DemoClient, DemoTarget};
+use super::devices::{ClosedPort, DemoDevice, SilentPort};
+use super::rights::{Addresses, DemoRights, new_uuid};
 use super::steps::Steps;
 use crate::authz::DeviceUuid;
 use crate::config::{Admin, Audit, Config, Limits, Listen, Store, StoreUrl, Timeouts, Vpn};
 use crate::node::Node;
 
-pub(super) struct World {
+pub(super) struct DemoWorld {
     node: Node,
-    pub client: Client,
-    pub rights: Rights,
+    pub client: DemoClient,
+    pub rights: DemoRights,
     /// Of no device.
     pub unknown: DeviceUuid,
     pub page: String,
-    web: Device,
-    echo: Device,
+    web: DemoDevice,
+    echo: DemoDevice,
     closed: ClosedPort,
     silent: SilentPort,
     folder: TempDir,
 }
 
-impl World {
+impl DemoWorld {
     /// Sets everything up, and shows it.
     pub fn set_up(steps: &mut Steps) -> Result<Self, DemoError> {
         steps.section("Set up, on loopback and in a temporary folder");
@@ -38,14 +38,14 @@ impl World {
         let device = |source| DemoError::SetUp { what: "device", source };
 
         let page = format!("Hello from a device behind sluicegate {}.\n", env!("CARGO_PKG_VERSION"));
-        let web = Device::web(WEB, page.clone()).map_err(device)?;
-        let echo = Device::echo(ECHO).map_err(device)?;
+        let web = DemoDevice::web(WEB, page.clone()).map_err(device)?;
+        let echo = DemoDevice::echo(ECHO).map_err(device)?;
         let closed = ClosedPort::take(web.address().ip()).map_err(device)?;
         let silent = SilentPort::take(echo.address().ip()).map_err(device)?;
 
         let store = folder.path().join(STORE);
         let addresses = Addresses { web: web.address().ip(), echo: echo.address().ip() };
-        let rights = Rights::write(&store, &addresses)?;
+        let rights = DemoRights::write(&store, &addresses)?;
         steps.record("a store", Ok(format!("SQLite, {}", store.display())));
         steps.record("who may do what", Ok(rights.summary.clone()));
         steps.record("a device that serves a page", Ok(format!("HTTP on {}", web.address())));
@@ -53,7 +53,7 @@ impl World {
 
         let audit = Audit { path: Some(folder.path().join(AUDIT)), ..Audit::default() };
         let node = Node::start(Config { audit, ..config(store) })?;
-        let client = Client { relay: node.client_addresses()[0] };
+        let client = DemoClient { relay: node.client_addresses()[0] };
         let relay = format!("clients on {}, admin on {}", client.relay, node.admin_address());
         steps.record("a relay", Ok(relay));
         Ok(Self { node, client, rights, unknown: new_uuid()?, page, web, echo, closed, silent, folder })
@@ -68,12 +68,12 @@ impl World {
         folder.close().map_err(|source| DemoError::Folder { path, source })
     }
 
-    pub fn web(&self) -> Target {
-        Target { uuid: self.rights.web, port: self.web.address().port() }
+    pub fn web(&self) -> DemoTarget {
+        DemoTarget { uuid: self.rights.web, port: self.web.address().port() }
     }
 
-    pub fn echo(&self) -> Target {
-        Target { uuid: self.rights.echo, port: self.echo.address().port() }
+    pub fn echo(&self) -> DemoTarget {
+        DemoTarget { uuid: self.rights.echo, port: self.echo.address().port() }
     }
 
     pub fn echo_address(&self) -> SocketAddr {
@@ -81,13 +81,13 @@ impl World {
     }
 
     /// A port of the web device that nobody listens on.
-    pub fn closed(&self) -> Target {
-        Target { uuid: self.rights.web, port: self.closed.port() }
+    pub fn closed(&self) -> DemoTarget {
+        DemoTarget { uuid: self.rights.web, port: self.closed.port() }
     }
 
     /// A port of the echo device that does not answer.
-    pub fn silent(&self) -> Target {
-        Target { uuid: self.rights.echo, port: self.silent.port() }
+    pub fn silent(&self) -> DemoTarget {
+        DemoTarget { uuid: self.rights.echo, port: self.silent.port() }
     }
 
     pub fn store(&self) -> PathBuf {

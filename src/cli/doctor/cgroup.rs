@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::finding::{Finding, Verdict};
+use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 use crate::config::Config;
 use crate::engine::{self, SESSION_BYTES_MAX};
 
-pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<Finding> {
+pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<MachineFinding> {
     let Some(group) = Group::of(machine) else { return Vec::new() };
     [memory(&group, config), cpu(&group, config), tasks(&group, config)].into_iter().flatten().collect()
 }
@@ -34,7 +34,7 @@ impl<'a> Group<'a> {
     }
 }
 
-fn memory(group: &Group<'_>, config: &Config) -> Option<Finding> {
+fn memory(group: &Group<'_>, config: &Config) -> Option<MachineFinding> {
     let max: u64 = group.smallest("memory.max", |text| text.parse().ok())?;
     let threads = engine::threads(config) as u64;
     let engine = &config.engine;
@@ -44,11 +44,11 @@ fn memory(group: &Group<'_>, config: &Config) -> Option<Finding> {
     let usual = taken_once + sessions * IDLE_SESSION_BYTES;
     let worst = taken_once + sessions * SESSION_BYTES_MAX as u64;
     let verdict = match max {
-        max if max < usual => Verdict::Limit,
-        max if max < worst => Verdict::Advice,
-        _ => Verdict::Fine,
+        max if max < usual => FindingVerdict::Limit,
+        max if max < worst => FindingVerdict::Advice,
+        _ => FindingVerdict::Fine,
     };
-    Some(Finding {
+    Some(MachineFinding {
         item: "memory of the control group".to_owned(),
         verdict,
         found: mib(max),
@@ -63,15 +63,15 @@ fn memory(group: &Group<'_>, config: &Config) -> Option<Finding> {
     })
 }
 
-fn cpu(group: &Group<'_>, config: &Config) -> Option<Finding> {
+fn cpu(group: &Group<'_>, config: &Config) -> Option<MachineFinding> {
     let cpus: f64 = group.smallest("cpu.max", |text| {
         let (quota, period) = text.split_once(' ')?;
         Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
     })?;
     let threads = engine::threads(config);
-    Some(Finding {
+    Some(MachineFinding {
         item: "CPU quota of the control group".to_owned(),
-        verdict: Verdict::unless(cpus >= threads as f64, Verdict::Limit),
+        verdict: FindingVerdict::unless(cpus >= threads as f64, FindingVerdict::Limit),
         found: format!("{cpus:.1} CPUs"),
         wanted: format!("none, or at least {threads}"),
         why: "an engine thread that is out of quota stops for up to 100 ms, and its tunnels with it"
@@ -80,12 +80,12 @@ fn cpu(group: &Group<'_>, config: &Config) -> Option<Finding> {
     })
 }
 
-fn tasks(group: &Group<'_>, config: &Config) -> Option<Finding> {
+fn tasks(group: &Group<'_>, config: &Config) -> Option<MachineFinding> {
     let max: u64 = group.smallest("pids.max", |text| text.parse().ok())?;
     let wanted = engine::threads(config) as u64 + OTHER_THREADS;
-    Some(Finding {
+    Some(MachineFinding {
         item: "tasks of the control group".to_owned(),
-        verdict: Verdict::unless(max >= wanted, Verdict::Limit),
+        verdict: FindingVerdict::unless(max >= wanted, FindingVerdict::Limit),
         found: max.to_string(),
         wanted: format!("at least {wanted}"),
         why: "the engine's threads, and those of the store, the admin side and the logs".to_owned(),

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 /// What was found, what is wanted, why, and how to come from one to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
+pub(super) struct MachineFinding {
     pub item: String,
-    pub verdict: Verdict,
+    pub verdict: FindingVerdict,
     pub found: String,
     pub wanted: String,
     pub why: String,
@@ -16,7 +16,7 @@ pub(super) struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Verdict {
+pub(super) enum FindingVerdict {
     /// This configuration cannot have what it asks for.
     Limit,
     /// It would run better otherwise.
@@ -26,7 +26,7 @@ pub(super) enum Verdict {
     Fine,
 }
 
-impl Verdict {
+impl FindingVerdict {
     const fn word(self) -> &'static str {
         match self {
             Self::Limit => "LIMIT",
@@ -42,15 +42,15 @@ impl Verdict {
     }
 }
 
-impl Finding {
+impl MachineFinding {
     /// One line where all is well, three where something is to be done.
     fn text(&self) -> String {
         let Self { item, verdict, found, wanted, why, how } = self;
         let word = verdict.word();
         match verdict {
-            Verdict::Fine => format!("{word:<8} {item}: {found}\n"),
-            Verdict::Unknown => format!("{word:<8} {item}: {found}\n         {why}\n"),
-            Verdict::Limit | Verdict::Advice => {
+            FindingVerdict::Fine => format!("{word:<8} {item}: {found}\n"),
+            FindingVerdict::Unknown => format!("{word:<8} {item}: {found}\n         {why}\n"),
+            FindingVerdict::Limit | FindingVerdict::Advice => {
                 format!("{word:<8} {item}: {found}, want {wanted}\n         {why}\n         > {how}\n")
             }
         }
@@ -58,6 +58,6 @@ impl Finding {
 }
 
 /// All findings for people, the worst first.
-pub(super) fn text(findings: &[Finding]) -> String {
-    findings.iter().map(Finding::text).collect()
+pub(super) fn text(findings: &[MachineFinding]) -> String {
+    findings.iter().map(MachineFinding::text).collect()
 }

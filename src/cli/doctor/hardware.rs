@@ -1,16 +1,16 @@
 //! CPUs and network cards.
 
-use super::finding::{Finding, Verdict};
+use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 use crate::config::Config;
 use crate::engine;
 
-pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<Finding> {
+pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<MachineFinding> {
     let cards = machine.list("sys/class/net").into_iter();
     governor(machine).into_iter().chain(cards.filter_map(|card| queues(machine, config, &card))).collect()
 }
 
-fn governor(machine: &Machine) -> Option<Finding> {
+fn governor(machine: &Machine) -> Option<MachineFinding> {
     let folder = "sys/devices/system/cpu";
     let files = machine.list(folder).into_iter();
     let mut governors: Vec<String> =
@@ -20,9 +20,9 @@ fn governor(machine: &Machine) -> Option<Finding> {
     let is_fast = governors.iter().all(|governor| governor == "performance");
     let found =
         if governors.is_empty() { "no frequency scaling here".to_owned() } else { governors.join(", ") };
-    Some(Finding {
+    Some(MachineFinding {
         item: "CPU governor".to_owned(),
-        verdict: Verdict::unless(is_fast, Verdict::Advice),
+        verdict: FindingVerdict::unless(is_fast, FindingVerdict::Advice),
         found,
         wanted: "performance".to_owned(),
         why: "a core that has to speed up first answers late, and a relay's load comes in bursts".to_owned(),
@@ -31,7 +31,7 @@ fn governor(machine: &Machine) -> Option<Finding> {
 }
 
 /// `None` for what is no card, such as loopback, bridges and tunnels.
-fn queues(machine: &Machine, config: &Config, card: &str) -> Option<Finding> {
+fn queues(machine: &Machine, config: &Config, card: &str) -> Option<MachineFinding> {
     let folder = format!("sys/class/net/{card}");
     if !machine.exists(&format!("{folder}/device")) {
         return None;
@@ -46,9 +46,9 @@ fn queues(machine: &Machine, config: &Config, card: &str) -> Option<Finding> {
     let threads = engine::threads(config);
     let is_enough = receiving.len() >= threads || spread == receiving.len();
     let software = if spread > 0 { format!(", {spread} spread by software") } else { String::new() };
-    Some(Finding {
+    Some(MachineFinding {
         item: format!("receive queues of {card}"),
-        verdict: Verdict::unless(is_enough, Verdict::Advice),
+        verdict: FindingVerdict::unless(is_enough, FindingVerdict::Advice),
         found: format!("{}{software}", receiving.len()),
         wanted: format!("{threads}, one per engine thread"),
         why: "the CPU of a queue does all of its packets' work in the kernel, and one can be too few"

@@ -1,28 +1,28 @@
 //! The kernel: whether its io_uring serves, and what its clock costs.
 
-use super::finding::{Finding, Verdict};
+use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 use crate::sys::features::{self, Features};
 use crate::sys::kernel_tls;
 
-pub(super) fn findings(machine: &Machine) -> Vec<Finding> {
-    let of_this_one = |probe: fn() -> Finding| machine.is_this_one().then(probe);
+pub(super) fn findings(machine: &Machine) -> Vec<MachineFinding> {
+    let of_this_one = |probe: fn() -> MachineFinding| machine.is_this_one().then(probe);
     [release(machine), of_this_one(io_uring), clock(machine), of_this_one(tls)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-fn release(machine: &Machine) -> Option<Finding> {
+fn release(machine: &Machine) -> Option<MachineFinding> {
     let release = machine.read("proc/sys/kernel/osrelease")?;
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     let version = (numbers.next()?, numbers.next()?);
     let verdict = match version {
-        version if version < OLDEST => Verdict::Limit,
-        version if version < BEST => Verdict::Advice,
-        _ => Verdict::Fine,
+        version if version < OLDEST => FindingVerdict::Limit,
+        version if version < BEST => FindingVerdict::Advice,
+        _ => FindingVerdict::Fine,
     };
-    Some(Finding {
+    Some(MachineFinding {
         item: "Linux".to_owned(),
         verdict,
         found: release,
@@ -35,7 +35,7 @@ fn release(machine: &Machine) -> Option<Finding> {
     })
 }
 
-fn io_uring() -> Finding {
+fn io_uring() -> MachineFinding {
     let (verdict, found) = match features::probe() {
         Ok(Features { counted_receive, gathering }) => {
             let has = |has: bool| if has { "with" } else { "without" };
@@ -45,11 +45,11 @@ fn io_uring() -> Finding {
                 has(counted_receive),
                 has(gathering)
             );
-            (Verdict::unless(all, Verdict::Advice), found)
+            (FindingVerdict::unless(all, FindingVerdict::Advice), found)
         }
-        Err(error) => (Verdict::Limit, error.to_string()),
+        Err(error) => (FindingVerdict::Limit, error.to_string()),
     };
-    Finding {
+    MachineFinding {
         item: "io_uring".to_owned(),
         verdict,
         found,
@@ -60,15 +60,15 @@ fn io_uring() -> Finding {
     }
 }
 
-fn clock(machine: &Machine) -> Option<Finding> {
+fn clock(machine: &Machine) -> Option<MachineFinding> {
     let folder = "sys/devices/system/clocksource/clocksource0";
     let found = machine.read(&format!("{folder}/current_clocksource"))?;
     let available = machine.read(&format!("{folder}/available_clocksource")).unwrap_or_default();
     let is_cheap = CHEAP_CLOCKS.contains(&found.as_str());
     let best = CHEAP_CLOCKS.iter().find(|clock| available.split_whitespace().any(|each| each == **clock));
-    Some(Finding {
+    Some(MachineFinding {
         item: "clock source".to_owned(),
-        verdict: Verdict::unless(is_cheap || best.is_none(), Verdict::Advice),
+        verdict: FindingVerdict::unless(is_cheap || best.is_none(), FindingVerdict::Advice),
         found,
         wanted: CHEAP_CLOCKS.join(", "),
         why: "an engine thread reads the clock in every turn; others than these cost a system call and more"
@@ -78,14 +78,14 @@ fn clock(machine: &Machine) -> Option<Finding> {
 }
 
 /// Whether the kernel can take over the records of a TLS connection. No advice, since few relays speak TLS.
-fn tls() -> Finding {
+fn tls() -> MachineFinding {
     let found = match kernel_tls::probe() {
         Ok(()) => "works, with every cipher".to_owned(),
         Err(error) => format!("not there: {error}"),
     };
-    Finding {
+    MachineFinding {
         item: "TLS in the kernel".to_owned(),
-        verdict: Verdict::Fine,
+        verdict: FindingVerdict::Fine,
         found,
         wanted: "works, where listeners or other nodes speak TLS".to_owned(),
         why: "tried out on a connection over loopback; without it the engine threads open and seal records, and \

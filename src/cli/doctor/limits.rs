@@ -1,6 +1,6 @@
 //! What the system lets a process have, against what the configuration may take.
 
-use super::finding::{Finding, Verdict};
+use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 use crate::config::Config;
 use crate::engine::{self, Shortage};
@@ -8,14 +8,14 @@ use crate::engine::{self, Shortage};
 /// What the finding about descriptors is called.
 pub(super) const OPEN_FILES: &str = "open files";
 
-pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<Finding> {
+pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<MachineFinding> {
     [open_files(machine, config), pipes(machine, config), ports(machine, config), conntrack(machine, config)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-fn open_files(machine: &Machine, config: &Config) -> Option<Finding> {
+fn open_files(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let limits = machine.of_process("limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let hard = line.split_whitespace().nth(1)?;
@@ -24,9 +24,9 @@ fn open_files(machine: &Machine, config: &Config) -> Option<Finding> {
     let sessions = config.limits.sessions;
     let wanted = Shortage::descriptors_wanted(config);
     let possible = shortage.map_or(sessions, |shortage| shortage.sessions_possible);
-    Some(Finding {
+    Some(MachineFinding {
         item: OPEN_FILES.to_owned(),
-        verdict: Verdict::unless(shortage.is_none(), Verdict::Limit),
+        verdict: FindingVerdict::unless(shortage.is_none(), FindingVerdict::Limit),
         found: hard.to_owned(),
         wanted: format!("at least {wanted}"),
         why: format!(
@@ -36,7 +36,7 @@ fn open_files(machine: &Machine, config: &Config) -> Option<Finding> {
     })
 }
 
-fn pipes(machine: &Machine, config: &Config) -> Option<Finding> {
+fn pipes(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let pages_max: u64 = machine.sysctl("fs.pipe-user-pages-soft")?.parse().ok()?;
     let pipes = (config.engine.pipes * engine::threads(config)) as u64;
     let pages_each = (config.engine.pipe_bytes as u64).div_ceil(PAGE_BYTES).next_power_of_two();
@@ -44,9 +44,9 @@ fn pipes(machine: &Machine, config: &Config) -> Option<Finding> {
     let may_exceed = may_exceed_limits(machine);
     let is_enough = pages_max == 0 || pages_max >= wanted || may_exceed;
     let exempt = if may_exceed { ", which CAP_SYS_RESOURCE may exceed" } else { "" };
-    Some(Finding {
+    Some(MachineFinding {
         item: "pages in pipes".to_owned(),
-        verdict: Verdict::unless(is_enough, Verdict::Limit),
+        verdict: FindingVerdict::unless(is_enough, FindingVerdict::Limit),
         found: format!("{pages_max} for a user{exempt}"),
         wanted: format!("0 (no bound) or at least {wanted}"),
         why: format!(
@@ -58,15 +58,15 @@ fn pipes(machine: &Machine, config: &Config) -> Option<Finding> {
     })
 }
 
-fn ports(machine: &Machine, config: &Config) -> Option<Finding> {
+fn ports(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let range = machine.sysctl("net.ipv4.ip_local_port_range")?;
     let mut bounds = range.split_whitespace().filter_map(|port| port.parse::<u32>().ok());
     let (low, high) = (bounds.next()?, bounds.next()?);
     let ports = (high + 1).saturating_sub(low);
     let wanted = config.limits.sessions_per_device.min(config.limits.sessions);
-    Some(Finding {
+    Some(MachineFinding {
         item: "local ports".to_owned(),
-        verdict: Verdict::unless(ports >= wanted, Verdict::Limit),
+        verdict: FindingVerdict::unless(ports >= wanted, FindingVerdict::Limit),
         found: format!("{ports} ({low} to {high})"),
         wanted: format!("at least {wanted}"),
         why: "each tunnel takes a local port towards its device's address and port, so this bounds \
@@ -77,12 +77,12 @@ fn ports(machine: &Machine, config: &Config) -> Option<Finding> {
 }
 
 /// `None` where no connections are tracked.
-fn conntrack(machine: &Machine, config: &Config) -> Option<Finding> {
+fn conntrack(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let max: u64 = machine.sysctl("net.netfilter.nf_conntrack_max")?.parse().ok()?;
     let wanted = u64::from(config.limits.sessions) * CONNECTIONS_PER_SESSION;
-    Some(Finding {
+    Some(MachineFinding {
         item: "tracked connections".to_owned(),
-        verdict: Verdict::unless(max >= wanted, Verdict::Limit),
+        verdict: FindingVerdict::unless(max >= wanted, FindingVerdict::Limit),
         found: max.to_string(),
         wanted: format!("at least {wanted}"),
         why: "a session is two connections, and a full table drops new ones".to_owned(),

@@ -14,17 +14,17 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::output::{CommandError, Output, print};
+use super::output::{CommandError, OutputFormat, print};
 use crate::config::Config;
-use finding::{Finding, Verdict};
+use finding::{FindingVerdict, MachineFinding};
 use machine::Machine;
-use profile::Profile;
+use profile::TuningProfile;
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Compare with all of this profile; without, only with what every node wants.
     #[arg(long, value_enum)]
-    profile: Option<Profile>,
+    profile: Option<TuningProfile>,
     /// Look at the limits and the control group of this process, such as a relay that runs as a service,
     /// instead of one's own.
     #[arg(long, value_name = "PID")]
@@ -36,14 +36,14 @@ pub struct DoctorArgs {
 }
 
 /// Fails where something limits `config`.
-pub fn run(args: DoctorArgs, config: &Config, output: Output) -> Result<(), CommandError> {
+pub fn run(args: DoctorArgs, config: &Config, output: OutputFormat) -> Result<(), CommandError> {
     let machine = Machine::new(args.root, args.pid);
     let findings = examine(&machine, config, args.profile);
     match output {
-        Output::Text => print(&finding::text(&findings))?,
-        Output::Json => print(&format!("{:#}\n", json!(findings)))?,
+        OutputFormat::Text => print(&finding::text(&findings))?,
+        OutputFormat::Json => print(&format!("{:#}\n", json!(findings)))?,
     }
-    match findings.iter().filter(|finding| finding.verdict == Verdict::Limit).count() {
+    match findings.iter().filter(|finding| finding.verdict == FindingVerdict::Limit).count() {
         0 => Ok(()),
         1 => Err(CommandError::failed("one thing above limits this configuration")),
         limits => Err(CommandError::failed(format!("{limits} things above limit this configuration"))),
@@ -55,8 +55,8 @@ pub fn run(args: DoctorArgs, config: &Config, output: Output) -> Result<(), Comm
 pub fn warn_of_the_worst(config: &Config) {
     let machine = Machine::new(None, None);
     let findings = examine(&machine, config, None);
-    let limits = findings.iter().filter(|finding| finding.verdict == Verdict::Limit);
-    for Finding { item, found, wanted, why, .. } in
+    let limits = findings.iter().filter(|finding| finding.verdict == FindingVerdict::Limit);
+    for MachineFinding { item, found, wanted, why, .. } in
         limits.filter(|finding| finding.item != limits::OPEN_FILES).take(WARNINGS_MAX)
     {
         tracing::warn!("{item}: found {found}, want {wanted}: {why}; `sluicegate doctor` says more");
@@ -64,8 +64,8 @@ pub fn warn_of_the_worst(config: &Config) {
 }
 
 /// All findings, the worst first.
-fn examine(machine: &Machine, config: &Config, profile: Option<Profile>) -> Vec<Finding> {
-    let settings = profile.map_or_else(profile::common, Profile::settings);
+fn examine(machine: &Machine, config: &Config, profile: Option<TuningProfile>) -> Vec<MachineFinding> {
+    let settings = profile.map_or_else(profile::common, TuningProfile::settings);
     let mut findings = kernel::findings(machine);
     findings.extend(limits::findings(machine, config));
     findings.extend(cgroup::findings(machine, config));

@@ -5,12 +5,12 @@
 
 use clap::ValueEnum;
 
-use super::finding::{Finding, Verdict};
+use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 
 /// The kinds of node that there is a profile for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Profile {
+pub enum TuningProfile {
     /// Much traffic in few tunnels, over long distances.
     Throughput,
     /// Small messages that should not wait.
@@ -43,7 +43,7 @@ pub(super) enum Meaning {
     Contains,
 }
 
-impl Profile {
+impl TuningProfile {
     pub const ALL: [Self; 3] = [Self::Throughput, Self::Latency, Self::ManySessions];
 
     const fn text(self) -> &'static str {
@@ -64,7 +64,7 @@ impl Profile {
 
 /// What all profiles agree on, which any node wants.
 pub(super) fn common() -> Vec<Setting> {
-    let [first, rest @ ..] = Profile::ALL;
+    let [first, rest @ ..] = TuningProfile::ALL;
     let others: Vec<Vec<Setting>> = rest.iter().map(|profile| profile.settings()).collect();
     let agreed = |setting: &Setting| others.iter().all(|other| other.contains(setting));
     first.settings().into_iter().filter(agreed).collect()
@@ -87,19 +87,20 @@ impl Setting {
     }
 
     /// What `machine` has of it; `None` where it need not have it and does not.
-    pub fn look(&self, machine: &Machine) -> Option<Finding> {
+    pub fn look(&self, machine: &Machine) -> Option<MachineFinding> {
         let Some(found) = machine.sysctl(&self.key) else {
-            return (!self.is_optional).then(|| self.finding("not there".to_owned(), Verdict::Unknown));
+            return (!self.is_optional)
+                .then(|| self.finding("not there".to_owned(), FindingVerdict::Unknown));
         };
         let found = found.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_met = self.meaning.is_met(&found, &self.wanted);
         let shown = if found.is_empty() { "nothing".to_owned() } else { found };
-        Some(self.finding(shown, Verdict::unless(is_met, Verdict::Advice)))
+        Some(self.finding(shown, FindingVerdict::unless(is_met, FindingVerdict::Advice)))
     }
 
-    fn finding(&self, found: String, verdict: Verdict) -> Finding {
+    fn finding(&self, found: String, verdict: FindingVerdict) -> MachineFinding {
         let Self { key, wanted, why, source, .. } = self;
-        Finding {
+        MachineFinding {
             item: key.clone(),
             verdict,
             found,
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn every_value_of_a_profile_has_a_reason_and_a_source() {
-        for profile in Profile::ALL {
+        for profile in TuningProfile::ALL {
             let lines: Vec<&str> = profile.text().lines().collect();
             for (number, line) in lines.iter().enumerate() {
                 if !line.is_empty() && !line.starts_with('#') {
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn tuned_profiles_set_what_the_sysctl_profiles_do() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/tuned");
-        for profile in Profile::ALL {
+        for profile in TuningProfile::ALL {
             let name = format!("sluicegate-{}", profile.to_possible_value().unwrap().get_name());
             let text = std::fs::read_to_string(folder.join(&name).join("tuned.conf")).unwrap();
             let section = text.split("[sysctl]\n").nth(1).unwrap().split("\n[").next().unwrap();

@@ -6,16 +6,16 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::admin::routes;
+use crate::cli::admin_client::AdminClient;
 use crate::cli::output::CommandError;
-use crate::cli::relay::Relay;
 use crate::cli::watch::{Report, SessionList};
 
 pub struct Feed {
-    news: Receiver<News>,
+    news: Receiver<FeedEvent>,
     to_end: Sender<String>,
 }
 
-pub enum News {
+pub enum FeedEvent {
     Picture(Box<Report>, SessionList),
     /// Why there is no new picture.
     Trouble(String),
@@ -24,14 +24,14 @@ pub enum News {
 }
 
 impl Feed {
-    pub fn start(relay: Relay) -> io::Result<Self> {
+    pub fn start(relay: AdminClient) -> io::Result<Self> {
         let (tell, news) = bounded(NEWS_MAX);
         let (to_end, wanted) = bounded(ENDS_MAX);
         std::thread::Builder::new().name("feed".to_owned()).spawn(move || serve(&relay, &tell, &wanted))?;
         Ok(Self { news, to_end })
     }
 
-    pub fn next(&self) -> Option<News> {
+    pub fn next(&self) -> Option<FeedEvent> {
         self.news.try_recv().ok()
     }
 
@@ -42,11 +42,11 @@ impl Feed {
 }
 
 /// Until nobody listens any more.
-fn serve(relay: &Relay, tell: &Sender<News>, wanted: &Receiver<String>) {
+fn serve(relay: &AdminClient, tell: &Sender<FeedEvent>, wanted: &Receiver<String>) {
     loop {
         let news = match picture(relay) {
-            Ok((report, sessions)) => News::Picture(Box::new(report), sessions),
-            Err(error) => News::Trouble(error.to_string()),
+            Ok((report, sessions)) => FeedEvent::Picture(Box::new(report), sessions),
+            Err(error) => FeedEvent::Trouble(error.to_string()),
         };
         if tell.send(news).is_err() {
             return;
@@ -57,7 +57,7 @@ fn serve(relay: &Relay, tell: &Sender<News>, wanted: &Receiver<String>) {
                     Ok(_) => format!("ended session {session}"),
                     Err(error) => error.to_string(),
                 };
-                if tell.send(News::Ended(told)).is_err() {
+                if tell.send(FeedEvent::Ended(told)).is_err() {
                     return;
                 }
             }
@@ -67,7 +67,7 @@ fn serve(relay: &Relay, tell: &Sender<News>, wanted: &Receiver<String>) {
     }
 }
 
-fn picture(relay: &Relay) -> Result<(Report, SessionList), CommandError> {
+fn picture(relay: &AdminClient) -> Result<(Report, SessionList), CommandError> {
     Ok((Report::read(relay)?, SessionList::read(relay)?))
 }
 

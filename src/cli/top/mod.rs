@@ -16,20 +16,20 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Loaded;
-use super::output::{CommandError, Output};
-use super::relay::Relay;
+use super::admin_client::AdminClient;
+use super::output::{CommandError, OutputFormat};
 use feed::Feed;
-use view::{Act, View};
+use view::{KeyAction, TopView};
 
-pub fn run(loaded: &Loaded, output: Output) -> Result<(), CommandError> {
+pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    if output == Output::Json || !is_terminal {
+    if output == OutputFormat::Json || !is_terminal {
         return Err(CommandError::Usage(
             "top draws on a terminal; `sluicegate status --json` and `sluicegate sessions --json` are for programs"
                 .to_owned(),
         ));
     }
-    let relay = Relay::of(&loaded.config.admin)?;
+    let relay = AdminClient::of(&loaded.config.admin)?;
     // Before the terminal is taken: without a relay there is nothing to draw.
     relay.get(crate::admin::routes::STATUS)?;
     let ended = Arc::new(AtomicBool::new(false));
@@ -50,7 +50,7 @@ fn take_terminal() -> std::io::Result<DefaultTerminal> {
 
 /// Draws until somebody wants no more.
 fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std::io::Result<()> {
-    let mut view = View::new();
+    let mut view = TopView::new();
     while !ended.load(Ordering::Relaxed) {
         while let Some(news) = feed.next() {
             view.take(news);
@@ -64,13 +64,13 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
             continue;
         }
         match view.press(key) {
-            Act::Nothing => {}
-            Act::End(session) => {
+            KeyAction::Nothing => {}
+            KeyAction::End(session) => {
                 if !feed.end(session) {
                     view.note("still busy with the one before; try again".to_owned());
                 }
             }
-            Act::Quit => break,
+            KeyAction::Quit => break,
         }
     }
     Ok(())

@@ -6,10 +6,10 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState};
 
-use super::view::{Mode, View};
+use super::view::{TopMode, TopView};
 use crate::cli::watch::{Report, Session, ago, bytes, rate};
 
-pub fn draw(view: &View, frame: &mut Frame<'_>) {
+pub fn draw(view: &TopView, frame: &mut Frame<'_>) {
     let [head, plots, sessions, foot] = Layout::vertical([
         Constraint::Length(4),
         Constraint::Length(PLOT_LINES),
@@ -23,7 +23,7 @@ pub fn draw(view: &View, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(foot_line(view)), foot);
 }
 
-fn head_lines(view: &View) -> Vec<Line<'static>> {
+fn head_lines(view: &TopView) -> Vec<Line<'static>> {
     let Some(report) = &view.report else { return vec![Line::from("asking the relay")] };
     let Report { version, readiness, why, sessions, source, at, .. } = report;
     let state = match why {
@@ -65,7 +65,7 @@ fn head_lines(view: &View) -> Vec<Line<'static>> {
     ]
 }
 
-fn draw_plots(view: &View, frame: &mut Frame<'_>, area: Rect) {
+fn draw_plots(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
     let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(area);
     let up: Vec<u64> = view.history.iter().map(|(up, _)| *up).collect();
     let down: Vec<u64> = view.history.iter().map(|(_, down)| *down).collect();
@@ -86,7 +86,7 @@ fn draw_plots(view: &View, frame: &mut Frame<'_>, area: Rect) {
     }
 }
 
-fn draw_sessions(view: &View, frame: &mut Frame<'_>, area: Rect) {
+fn draw_sessions(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
     let filter = if view.filter.is_empty() { String::new() } else { format!(", with `{}`", view.filter) };
     let left_out = if view.left_out > 0 { format!(", {} more", view.left_out) } else { String::new() };
     let title = format!(" {} sessions{left_out}, by {}{filter} ", view.sessions.len(), view.sort.name());
@@ -111,7 +111,7 @@ fn draw_sessions(view: &View, frame: &mut Frame<'_>, area: Rect) {
 }
 
 /// As many as there is room for, the less important ones left out first.
-fn columns_for(width: u16) -> Vec<&'static Column> {
+fn columns_for(width: u16) -> Vec<&'static SessionColumn> {
     let mut by_rank: Vec<usize> = (0..COLUMNS.len()).collect();
     by_rank.sort_by_key(|place| COLUMNS[*place].rank);
     let mut left = width;
@@ -128,14 +128,14 @@ fn columns_for(width: u16) -> Vec<&'static Column> {
     places.into_iter().map(|place| &COLUMNS[place]).collect()
 }
 
-fn foot_line(view: &View) -> Line<'static> {
+fn foot_line(view: &TopView) -> Line<'static> {
     match (&view.mode, &view.trouble, &view.message) {
-        (Mode::Asking(session), _, _) => Line::from(format!("end session {session}? y/n")).yellow().bold(),
-        (Mode::Filtering, _, _) => {
+        (TopMode::Asking(session), _, _) => Line::from(format!("end session {session}? y/n")).yellow().bold(),
+        (TopMode::Filtering, _, _) => {
             Line::from(format!("filter: {}_   Enter keeps it, Esc clears it", view.filter)).yellow()
         }
-        (Mode::Watching, Some(trouble), _) => Line::from(trouble.clone()).red(),
-        (Mode::Watching, None, message) => {
+        (TopMode::Watching, Some(trouble), _) => Line::from(trouble.clone()).red(),
+        (TopMode::Watching, None, message) => {
             let message = message.as_ref().map(|message| format!("   {message}")).unwrap_or_default();
             Line::from(format!("q quit  s sort  / filter  x end  ↑↓ move{message}")).dim()
         }
@@ -143,7 +143,7 @@ fn foot_line(view: &View) -> Line<'static> {
 }
 
 /// One fact of each session.
-struct Column {
+struct SessionColumn {
     name: &'static str,
     width: u16,
     /// Which ones stay where there is not room for all: the lowest.
@@ -151,28 +151,28 @@ struct Column {
     show: fn(&Session, i64) -> String,
 }
 
-const COLUMNS: [Column; 11] = [
-    Column { name: "id", width: 15, rank: 0, show: |session, _| session.id.clone() },
-    Column {
+const COLUMNS: [SessionColumn; 11] = [
+    SessionColumn { name: "id", width: 15, rank: 0, show: |session, _| session.id.clone() },
+    SessionColumn {
         name: "client",
         width: 21,
         rank: 4,
         show: |session, _| session.client.clone().unwrap_or_else(|| "-".to_owned()),
     },
-    Column {
+    SessionColumn {
         name: "principal",
         width: 9,
         rank: 5,
         show: |session, _| session.principal.map_or_else(|| "-".to_owned(), |id| id.to_string()),
     },
-    Column { name: "device", width: 38, rank: 1, show: |session, _| session.target() },
-    Column { name: "state", width: 11, rank: 7, show: |session, _| session.state.clone() },
-    Column { name: "age", width: 9, rank: 6, show: |session, now| ago(now, session.since) },
-    Column { name: "up/s", width: 11, rank: 2, show: |session, _| rate(session.rate_up) },
-    Column { name: "down/s", width: 11, rank: 3, show: |session, _| rate(session.rate_down) },
-    Column { name: "up", width: 10, rank: 8, show: |session, _| bytes(session.bytes_up) },
-    Column { name: "down", width: 10, rank: 9, show: |session, _| bytes(session.bytes_down) },
-    Column { name: "path", width: 11, rank: 10, show: |session, _| session.paths() },
+    SessionColumn { name: "device", width: 38, rank: 1, show: |session, _| session.target() },
+    SessionColumn { name: "state", width: 11, rank: 7, show: |session, _| session.state.clone() },
+    SessionColumn { name: "age", width: 9, rank: 6, show: |session, now| ago(now, session.since) },
+    SessionColumn { name: "up/s", width: 11, rank: 2, show: |session, _| rate(session.rate_up) },
+    SessionColumn { name: "down/s", width: 11, rank: 3, show: |session, _| rate(session.rate_down) },
+    SessionColumn { name: "up", width: 10, rank: 8, show: |session, _| bytes(session.bytes_up) },
+    SessionColumn { name: "down", width: 10, rank: 9, show: |session, _| bytes(session.bytes_down) },
+    SessionColumn { name: "path", width: 11, rank: 10, show: |session, _| session.paths() },
 ];
 
 const PLOT_LINES: u16 = 6;
@@ -187,10 +187,10 @@ mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent};
 
     use super::*;
-    use crate::cli::top::feed::News;
+    use crate::cli::top::feed::FeedEvent;
     use crate::cli::top::view::tests::watching;
 
-    fn drawn(view: &View, columns: u16, lines: u16) -> String {
+    fn drawn(view: &TopView, columns: u16, lines: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
         terminal.draw(|frame| draw(view, frame)).unwrap();
         terminal.backend().to_string()
@@ -236,14 +236,14 @@ mod tests {
             "{picture}"
         );
         view.press(KeyEvent::from(KeyCode::Enter));
-        view.take(News::Trouble("no relay can be asked".to_owned()));
+        view.take(FeedEvent::Trouble("no relay can be asked".to_owned()));
         assert!(drawn(&view, 100, 24).contains("no relay can be asked"));
     }
 
     #[test]
     fn a_terminal_of_any_size_is_drawn_on() {
         for (columns, lines) in [(1, 1), (20, 5), (80, 24), (400, 100)] {
-            drawn(&View::new(), columns, lines);
+            drawn(&TopView::new(), columns, lines);
             drawn(&watching(9), columns, lines);
         }
     }

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::feed::News;
+use super::feed::FeedEvent;
 use crate::cli::watch::{Rates, Report, Session, SessionList, SortKey, sort};
 
-pub struct View {
+pub struct TopView {
     /// The newest, and what lies between it and the one before.
     pub report: Option<Report>,
     pub rates: Option<Rates>,
@@ -21,14 +21,14 @@ pub struct View {
     pub filter: String,
     /// The id of the session that the cursor is on; it stays on it when the order changes.
     selected: Option<String>,
-    pub mode: Mode,
+    pub mode: TopMode,
     /// The last thing that was done, or went wrong.
     pub message: Option<String>,
     pub trouble: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Mode {
+pub enum TopMode {
     Watching,
     /// The filter is being typed.
     Filtering,
@@ -38,13 +38,13 @@ pub enum Mode {
 
 /// What a key asks of others.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Act {
+pub enum KeyAction {
     Nothing,
     End(String),
     Quit,
 }
 
-impl View {
+impl TopView {
     pub fn new() -> Self {
         Self {
             report: None,
@@ -56,15 +56,15 @@ impl View {
             sort: SortKey::Rate,
             filter: String::new(),
             selected: None,
-            mode: Mode::Watching,
+            mode: TopMode::Watching,
             message: None,
             trouble: None,
         }
     }
 
-    pub fn take(&mut self, news: News) {
+    pub fn take(&mut self, news: FeedEvent) {
         match news {
-            News::Picture(report, SessionList { sessions, left_out }) => {
+            FeedEvent::Picture(report, SessionList { sessions, left_out }) => {
                 if let Some(before) = &self.report {
                     let rates = Rates::between(before, &report);
                     if self.history.len() == HISTORY_MAX {
@@ -79,8 +79,8 @@ impl View {
                 self.trouble = None;
                 self.arrange();
             }
-            News::Trouble(why) => self.trouble = Some(why),
-            News::Ended(told) => self.note(told),
+            FeedEvent::Trouble(why) => self.trouble = Some(why),
+            FeedEvent::Ended(told) => self.note(told),
         }
     }
 
@@ -88,21 +88,21 @@ impl View {
         self.message = Some(message);
     }
 
-    pub fn press(&mut self, key: KeyEvent) -> Act {
+    pub fn press(&mut self, key: KeyEvent) -> KeyAction {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
-            return Act::Quit;
+            return KeyAction::Quit;
         }
-        match std::mem::replace(&mut self.mode, Mode::Watching) {
-            Mode::Watching => self.press_watching(key.code),
-            Mode::Filtering => {
+        match std::mem::replace(&mut self.mode, TopMode::Watching) {
+            TopMode::Watching => self.press_watching(key.code),
+            TopMode::Filtering => {
                 self.press_filtering(key.code);
-                Act::Nothing
+                KeyAction::Nothing
             }
-            Mode::Asking(session) => match key.code {
-                KeyCode::Char('y' | 'Y') => Act::End(session),
+            TopMode::Asking(session) => match key.code {
+                KeyCode::Char('y' | 'Y') => KeyAction::End(session),
                 _ => {
                     self.note("ended nothing".to_owned());
-                    Act::Nothing
+                    KeyAction::Nothing
                 }
             },
         }
@@ -114,17 +114,17 @@ impl View {
         self.sessions.iter().position(|session| session.id == *selected)
     }
 
-    fn press_watching(&mut self, key: KeyCode) -> Act {
+    fn press_watching(&mut self, key: KeyCode) -> KeyAction {
         match key {
-            KeyCode::Char('q') | KeyCode::Esc => return Act::Quit,
+            KeyCode::Char('q') | KeyCode::Esc => return KeyAction::Quit,
             KeyCode::Char('s') => {
                 self.sort = self.sort.next();
                 self.arrange();
             }
-            KeyCode::Char('/') => self.mode = Mode::Filtering,
+            KeyCode::Char('/') => self.mode = TopMode::Filtering,
             KeyCode::Char('x') | KeyCode::Delete => {
                 if let Some(session) = self.selected.clone() {
-                    self.mode = Mode::Asking(session);
+                    self.mode = TopMode::Asking(session);
                 }
             }
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
@@ -135,7 +135,7 @@ impl View {
             KeyCode::End => self.step(isize::MAX / 2),
             _ => {}
         }
-        Act::Nothing
+        KeyAction::Nothing
     }
 
     fn press_filtering(&mut self, key: KeyCode) {
@@ -149,7 +149,7 @@ impl View {
             KeyCode::Char(letter) if self.filter.len() < FILTER_BYTES_MAX => self.filter.push(letter),
             _ => {}
         }
-        self.mode = Mode::Filtering;
+        self.mode = TopMode::Filtering;
         self.arrange();
     }
 
@@ -186,19 +186,19 @@ pub mod tests {
     use super::*;
     use crate::cli::watch::tests::{report, session};
 
-    pub fn watching(sessions: i64) -> View {
-        let mut view = View::new();
+    pub fn watching(sessions: i64) -> TopView {
+        let mut view = TopView::new();
         let list = || SessionList { sessions: (1..=sessions).map(session).collect(), left_out: 0 };
-        view.take(News::Picture(Box::new(report(1_000, 0)), list()));
-        view.take(News::Picture(Box::new(report(2_000, 4096)), list()));
+        view.take(FeedEvent::Picture(Box::new(report(1_000, 0)), list()));
+        view.take(FeedEvent::Picture(Box::new(report(2_000, 4096)), list()));
         view
     }
 
-    fn press(view: &mut View, keys: &[KeyCode]) -> Act {
-        keys.iter().fold(Act::Nothing, |_, key| view.press(KeyEvent::from(*key)))
+    fn press(view: &mut TopView, keys: &[KeyCode]) -> KeyAction {
+        keys.iter().fold(KeyAction::Nothing, |_, key| view.press(KeyEvent::from(*key)))
     }
 
-    fn shown(view: &View) -> Vec<&str> {
+    fn shown(view: &TopView) -> Vec<&str> {
         view.sessions.iter().map(|session| session.id.as_str()).collect()
     }
 
@@ -225,28 +225,35 @@ pub mod tests {
     #[test]
     fn a_session_is_ended_only_by_a_yes() {
         let mut view = watching(2);
-        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Enter]), Act::Nothing);
-        assert_eq!(press(&mut view, &[KeyCode::Char('y')]), Act::Nothing, "nothing is being asked any more");
-        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Char('y')]), Act::End("2".to_owned()));
-        assert_eq!(press(&mut View::new(), &[KeyCode::Char('x'), KeyCode::Char('y')]), Act::Nothing);
+        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Enter]), KeyAction::Nothing);
+        assert_eq!(
+            press(&mut view, &[KeyCode::Char('y')]),
+            KeyAction::Nothing,
+            "nothing is being asked any more"
+        );
+        assert_eq!(
+            press(&mut view, &[KeyCode::Char('x'), KeyCode::Char('y')]),
+            KeyAction::End("2".to_owned())
+        );
+        assert_eq!(press(&mut TopView::new(), &[KeyCode::Char('x'), KeyCode::Char('y')]), KeyAction::Nothing);
     }
 
     #[test]
     fn q_and_control_c_quit_and_a_q_in_a_filter_does_not() {
         let mut view = watching(1);
-        assert_eq!(press(&mut view, &[KeyCode::Char('/'), KeyCode::Char('q')]), Act::Nothing);
+        assert_eq!(press(&mut view, &[KeyCode::Char('/'), KeyCode::Char('q')]), KeyAction::Nothing);
         let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(view.press(control_c), Act::Quit);
-        assert_eq!(press(&mut view, &[KeyCode::Enter, KeyCode::Char('q')]), Act::Quit);
+        assert_eq!(view.press(control_c), KeyAction::Quit);
+        assert_eq!(press(&mut view, &[KeyCode::Enter, KeyCode::Char('q')]), KeyAction::Quit);
     }
 
     #[test]
     fn what_went_wrong_is_forgotten_once_there_is_a_picture_again() {
         let mut view = watching(1);
-        view.take(News::Trouble("no relay".to_owned()));
+        view.take(FeedEvent::Trouble("no relay".to_owned()));
         assert_eq!((view.trouble.as_deref(), view.sessions.len()), (Some("no relay"), 1));
         let list = SessionList { sessions: Vec::new(), left_out: 0 };
-        view.take(News::Picture(Box::new(report(3_000, 0)), list));
+        view.take(FeedEvent::Picture(Box::new(report(3_000, 0)), list));
         assert_eq!((view.trouble, view.sessions.len()), (None, 0));
     }
 }

@@ -1,29 +1,15 @@
 //! The connection to a relay until a tunnel is open on it, by TLS or without, and never for longer than allowed.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::{ClientConnection, StreamOwned};
-use socket2::{SockRef, TcpKeepalive};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use super::names::{RelayName, Target};
-use super::reply::{self, Refusal};
-use super::tls::Tls;
-use super::{TlsError, TunnelError};
-use crate::wire::Token;
-
-/// A relay, and how it is spoken to.
-pub struct Relay {
-    pub name: RelayName,
-    /// `None` where it is spoken to without.
-    pub tls: Option<Tls>,
-}
-
 /// A connection on which a tunnel can be asked for.
-pub enum Connection {
+pub enum RelayConnection {
     Plain(DeadlineStream),
     Tls(Box<StreamOwned<ClientConnection, DeadlineStream>>),
 }
@@ -34,63 +20,7 @@ pub struct DeadlineStream {
     until: Instant,
 }
 
-impl Relay {
-    /// Tries each of `addresses` in turn.
-    pub fn connect(&self, addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, TunnelError> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(address, each) {
-                Ok(stream) => {
-                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-                    // Both only help; a tunnel without them still works.
-                    let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-                    let _unset = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(TunnelError::Connect { relay: self.name.clone(), source: last })
-    }
-
-    /// Shakes hands, where the relay is spoken to by TLS.
-    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<Connection, TunnelError> {
-        let mut bounded = DeadlineStream { socket, until };
-        let Some(tls) = &self.tls else { return Ok(Connection::Plain(bounded)) };
-        let failed = |source| TlsError::of(&self.name, &tls.name, source);
-        let mut connection = tls.connection().map_err(|error| failed(io::Error::other(error)))?;
-        while connection.is_handshaking() {
-            connection.complete_io(&mut bounded).map_err(failed)?;
-        }
-        Ok(Connection::Tls(Box::new(StreamOwned::new(connection, bounded))))
-    }
-
-    /// Asks for a tunnel; `None` says that it is open, and all that the device sends is still in `link`.
-    pub fn ask(
-        &self,
-        link: &mut Connection,
-        target: &Target,
-        token: &Token,
-    ) -> Result<Option<Refusal>, TunnelError> {
-        let head = reply::ask(link, target, token)
-            .and_then(|()| reply::read_head(link))
-            .map_err(|source| self.no_reply(source))?;
-        let answer = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.name.clone() })?;
-        Ok(answer.into_refusal(target))
-    }
-
-    /// A relay that wants a certificate of its clients says so only here.
-    fn no_reply(&self, source: io::Error) -> TunnelError {
-        match &self.tls {
-            Some(tls) if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-                TlsError::of(&self.name, &tls.name, source).into()
-            }
-            _ => TunnelError::NoReply { relay: self.name.clone(), source },
-        }
-    }
-}
-
-impl Connection {
+impl RelayConnection {
     /// Everything from now on comes to an end by `until`.
     pub fn put_off(&mut self, until: Instant) {
         match self {
@@ -123,7 +53,6 @@ impl Connection {
 }
 
 impl DeadlineStream {
-    #[cfg(test)]
     pub fn new(socket: TcpStream, until: Instant) -> Self {
         Self { socket, until }
     }
@@ -167,7 +96,7 @@ impl Write for DeadlineStream {
     }
 }
 
-impl Read for Connection {
+impl Read for RelayConnection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(bounded) => bounded.read(buffer),
@@ -176,7 +105,7 @@ impl Read for Connection {
     }
 }
 
-impl Write for Connection {
+impl Write for RelayConnection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(bounded) => bounded.write(bytes),
@@ -207,6 +136,3 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Of what still comes in that time.
 const GOODBYE_BYTES_MAX: u64 = 64 * 1024;
-
-/// Shorter than the five minutes after which common NATs forget a silent connection.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

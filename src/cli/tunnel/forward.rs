@@ -14,7 +14,7 @@ use super::TunnelError;
 
 /// How a pair of sockets came to its end.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum TunnelEnd {
     /// Both directions by a FIN, which was passed on.
     Whole,
     /// By an error; both sockets answer with a reset from now on.
@@ -22,8 +22,8 @@ pub(super) enum Ended {
 }
 
 /// Forwards until both directions have ended.
-pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<Ended, TunnelError> {
-    let pair = Pair { local, tunnel, is_broken: AtomicBool::new(false) };
+pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<TunnelEnd, TunnelError> {
+    let pair = SocketPair { local, tunnel, is_broken: AtomicBool::new(false) };
     std::thread::scope(|scope| {
         let up = std::thread::Builder::new()
             .name("tunnel-up".into())
@@ -32,8 +32,8 @@ pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<Ended, Tu
         let down = pair.forward(tunnel, local);
         let up = up.join().unwrap_or_else(|_| Err(io::Error::other("a thread of this program failed")));
         Ok(match up.and(down) {
-            Ok(()) => Ended::Whole,
-            Err(error) => Ended::Broken(error),
+            Ok(()) => TunnelEnd::Whole,
+            Err(error) => TunnelEnd::Broken(error),
         })
     })
 }
@@ -62,14 +62,14 @@ pub(super) fn stdio(tunnel: TcpStream) -> Result<(), TunnelError> {
 }
 
 /// Two sockets that serve each other, shared by the threads of both directions.
-struct Pair<'a> {
+struct SocketPair<'a> {
     local: &'a TcpStream,
     tunnel: &'a TcpStream,
     /// One direction has failed: an end that is seen from now on is of our making, and no FIN.
     is_broken: AtomicBool,
 }
 
-impl Pair<'_> {
+impl SocketPair<'_> {
     fn forward(&self, source: &TcpStream, sink: &TcpStream) -> io::Result<()> {
         match pump(source, sink) {
             Ok(()) if self.is_broken.load(Ordering::Acquire) => Ok(()),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     /// The program's end, the device's end, and the thread that forwards between them.
-    fn forwarded() -> (TcpStream, TcpStream, std::thread::JoinHandle<Ended>) {
+    fn forwarded() -> (TcpStream, TcpStream, std::thread::JoinHandle<TunnelEnd>) {
         let ((program, local), (device, tunnel)) = (pair(), pair());
         let forwarder = std::thread::spawn(move || sockets(&local, &tunnel).unwrap());
         (program, device, forwarder)
@@ -155,7 +155,7 @@ mod tests {
         device.write_all(b"answer").unwrap();
         drop(device);
         assert_eq!(read_all(&program), b"answer");
-        assert!(matches!(forwarder.join().unwrap(), Ended::Whole));
+        assert!(matches!(forwarder.join().unwrap(), TunnelEnd::Whole));
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         program.write_all(b"late").unwrap();
         drop(program);
         assert_eq!(read_all(&device), b"late");
-        assert!(matches!(forwarder.join().unwrap(), Ended::Whole));
+        assert!(matches!(forwarder.join().unwrap(), TunnelEnd::Whole));
     }
 
     #[test]
@@ -177,6 +177,6 @@ mod tests {
         drop(device);
         let error = program.read(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        assert!(matches!(forwarder.join().unwrap(), Ended::Broken(_)));
+        assert!(matches!(forwarder.join().unwrap(), TunnelEnd::Broken(_)));
     }
 }

@@ -3,11 +3,12 @@
 //! A client has few connections and nothing else to do meanwhile, so it uses threads and blocking sockets.
 
 mod connection;
+mod endpoint;
 mod forward;
 mod names;
 mod reply;
-mod secured;
 mod tls;
+mod tls_carrier;
 mod token;
 
 use std::io::{self, Write};
@@ -22,12 +23,13 @@ use socket2::SockRef;
 
 use super::output::CommandError;
 use crate::wire::Token;
-use forward::Ended;
+use forward::TunnelEnd;
 
-pub use connection::{Connection, Relay};
-pub use names::{RelayName, Target};
-pub use reply::Refusal;
-pub use tls::{Tls, TlsError, server_name};
+pub use connection::RelayConnection;
+pub use endpoint::RelayEndpoint;
+pub use names::{RelayName, TunnelTarget};
+pub use reply::TunnelRefusal;
+pub use tls::{ClientTls, ClientTlsError, server_name};
 pub use token::read as read_token;
 
 /// Open a tunnel to a port of a device.
@@ -38,7 +40,7 @@ pub use token::read as read_token;
 pub struct TunnelArgs {
     /// The device and its port: UUID:PORT, with or without a suffix, as in UUID.balena:22.
     #[arg(value_name = "UUID:PORT")]
-    target: Target,
+    target: TunnelTarget,
     /// The client listener of the relay. An IPv6 address stands in brackets.
     #[arg(long, value_name = "HOST:PORT")]
     relay: RelayName,
@@ -84,9 +86,9 @@ pub enum TunnelError {
     #[error("{relay} answered with something that is not HTTP; check that it is a sluicegate relay")]
     NotHttp { relay: RelayName },
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] ClientTlsError),
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(TunnelRefusal),
     #[error("the tunnel broke: {0}; the device, the relay or a revoked right has ended it")]
     Broken(io::Error),
     #[error("no thread can be started: {0}; raise the limit on processes")]
@@ -98,9 +100,9 @@ pub enum TunnelError {
 /// Runs until the tunnel ends (`--stdio`), or until the process is told to (`--listen`).
 pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
-    let tls = args.tls.then(|| Tls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
+    let tls = args.tls.then(|| ClientTls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
     let tls = tls.transpose().map_err(TunnelError::from)?;
-    let client = TunnelClient { relay: Relay { name: args.relay, tls }, target: args.target, token };
+    let client = TunnelClient { relay: RelayEndpoint { name: args.relay, tls }, target: args.target, token };
     if args.stdio {
         client.carry_stdio()?
     } else {
@@ -111,14 +113,14 @@ pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
 
 /// The way to one port of one device.
 struct TunnelClient {
-    relay: Relay,
-    target: Target,
+    relay: RelayEndpoint,
+    target: TunnelTarget,
     token: Token,
 }
 
 impl TunnelClient {
     /// A tunnel that is open: what the device sends is still in it, down to its first byte.
-    fn open(&self) -> Result<Connection, TunnelError> {
+    fn open(&self) -> Result<RelayConnection, TunnelError> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = self.relay.name.resolve().map_err(unresolved)?;
         let socket = self.relay.connect(&addresses, CONNECT_TIMEOUT)?;
@@ -132,12 +134,14 @@ impl TunnelClient {
 
     fn carry_stdio(&self) -> Result<(), TunnelError> {
         match self.open()? {
-            Connection::Plain(socket) => forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?),
-            Connection::Tls(stream) => {
+            RelayConnection::Plain(socket) => {
+                forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?)
+            }
+            RelayConnection::Tls(stream) => {
                 let (input, output) = forward::take_stdio().map_err(TunnelError::Stdio)?;
                 let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
-                let local = secured::Local { input: input.into(), output: output.into() };
-                secured::carry(stream.conn, socket, local).into_result()
+                let local = tls_carrier::LocalEnd { input: input.into(), output: output.into() };
+                tls_carrier::carry(stream.conn, socket, local).into_result()
             }
         }
     }
@@ -150,7 +154,7 @@ impl TunnelClient {
         let client = Arc::new(self);
         let (taken, places) = bounded(LOCAL_CONNECTIONS_MAX);
         loop {
-            let place = Place::take(&taken, &places);
+            let place = ConnectionPermit::take(&taken, &places);
             match listener.accept() {
                 Ok((local, _)) => {
                     let client = Arc::clone(&client);
@@ -176,16 +180,16 @@ impl TunnelClient {
         let outcome = self.open().and_then(|link| {
             let _unset = local.set_nodelay(true);
             match link {
-                Connection::Plain(socket) => {
+                RelayConnection::Plain(socket) => {
                     let tunnel = socket.into_socket().map_err(TunnelError::Broken)?;
                     forward::sockets(&local, &tunnel)?.into_result()
                 }
-                Connection::Tls(stream) => {
+                RelayConnection::Tls(stream) => {
                     let ends = local.try_clone().and_then(|input| Ok((input, local.try_clone()?)));
                     let (input, output) = ends.map_err(TunnelError::Broken)?;
                     let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
-                    let local = secured::Local { input: input.into(), output: output.into() };
-                    secured::carry(stream.conn, socket, local).into_result()
+                    let local = tls_carrier::LocalEnd { input: input.into(), output: output.into() };
+                    tls_carrier::carry(stream.conn, socket, local).into_result()
                 }
             }
         });
@@ -198,11 +202,11 @@ impl TunnelClient {
 }
 
 /// One of the local connections that we carry at a time; given back when dropped.
-struct Place {
+struct ConnectionPermit {
     places: Receiver<()>,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Waits until there is one; meanwhile connections wait in the listener's backlog.
     fn take(taken: &Sender<()>, places: &Receiver<()>) -> Self {
         taken.send(()).expect("the receiver is borrowed by the caller");
@@ -210,13 +214,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let _was_taken = self.places.try_recv();
     }
 }
 
-impl Ended {
+impl TunnelEnd {
     fn into_result(self) -> Result<(), TunnelError> {
         match self {
             Self::Whole => Ok(()),

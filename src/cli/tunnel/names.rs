@@ -9,7 +9,7 @@ use crate::authz::DeviceUuid;
 
 /// What a client asks for: the host as typed, and the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct TunnelTarget {
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -31,7 +31,7 @@ impl RelayName {
     }
 }
 
-impl FromStr for Target {
+impl FromStr for TunnelTarget {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -51,7 +51,7 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for TunnelTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
@@ -87,9 +87,12 @@ mod tests {
 
     #[test]
     fn a_target_is_a_uuid_and_a_port() {
-        let target: Target = format!("{UUID}:22").parse().unwrap();
+        let target: TunnelTarget = format!("{UUID}:22").parse().unwrap();
         assert_eq!(target.to_string(), format!("{UUID}:22"));
-        assert_eq!(format!("{UUID}.balena:22").parse::<Target>().unwrap().host, format!("{UUID}.balena"));
+        assert_eq!(
+            format!("{UUID}.balena:22").parse::<TunnelTarget>().unwrap().host,
+            format!("{UUID}.balena")
+        );
     }
 
     #[test]
@@ -102,7 +105,7 @@ mod tests {
             (format!("{UUID}.:22"), "suffix"),
             (format!("{UUID}.a\r\nX: y:22"), "suffix"),
         ] {
-            let error = text.parse::<Target>().unwrap_err();
+            let error = text.parse::<TunnelTarget>().unwrap_err();
             assert!(error.contains(told), "{text:?}: {error}");
         }
     }

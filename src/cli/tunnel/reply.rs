@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use super::connection::{Connection, DeadlineStream};
-use super::names::Target;
+use super::connection::{DeadlineStream, RelayConnection};
+use super::names::TunnelTarget;
 use crate::wire::{Reply, Token};
 
 /// A reply's status line and what `Sluicegate-Reason` says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ReplyHead {
     status: u16,
     reason: String,
     slug: Option<String>,
@@ -17,8 +17,8 @@ pub(super) struct Answer {
 
 /// The relay's no, as a person can act on it.
 #[derive(Debug)]
-pub struct Refusal {
-    target: Target,
+pub struct TunnelRefusal {
+    target: TunnelTarget,
     status: u16,
     reason: String,
     /// `None` where the answer is none that a sluicegate gives.
@@ -26,7 +26,7 @@ pub struct Refusal {
 }
 
 /// Sends the request for `target`.
-pub(super) fn ask(relay: &mut Connection, target: &Target, token: &Token) -> io::Result<()> {
+pub(super) fn ask(relay: &mut RelayConnection, target: &TunnelTarget, token: &Token) -> io::Result<()> {
     let mut head =
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Bearer ").into_bytes();
     head.extend_from_slice(token.as_bytes());
@@ -36,16 +36,16 @@ pub(super) fn ask(relay: &mut Connection, target: &Target, token: &Token) -> io:
 }
 
 /// Takes the reply's head out of `relay` and leaves all that follows it there.
-pub(super) fn read_head(relay: &mut Connection) -> io::Result<Vec<u8>> {
+pub(super) fn read_head(relay: &mut RelayConnection) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while end_of_head(&head).is_none() {
         if head.len() == HEAD_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply's head has no end"));
         }
         let more = match relay {
-            Connection::Plain(socket) => take_up_to_end(socket, &head),
+            RelayConnection::Plain(socket) => take_up_to_end(socket, &head),
             // What was decrypted stays with the connection, where a byte costs no call.
-            Connection::Tls(stream) => {
+            RelayConnection::Tls(stream) => {
                 let mut byte = [0];
                 stream.read(&mut byte).map(|len| byte[..len].to_vec())
             }
@@ -75,7 +75,7 @@ fn take_up_to_end(socket: &mut DeadlineStream, known: &[u8]) -> io::Result<Vec<u
 }
 
 /// `None` where `head` is not an HTTP reply.
-pub(super) fn parse(head: &[u8]) -> Option<Answer> {
+pub(super) fn parse(head: &[u8]) -> Option<ReplyHead> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     response.parse(head).ok()?;
@@ -84,12 +84,12 @@ pub(super) fn parse(head: &[u8]) -> Option<Answer> {
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("Sluicegate-Reason"))
         .map(|header| String::from_utf8_lossy(header.value).trim().to_owned());
-    Some(Answer { status: response.code?, reason: response.reason?.to_owned(), slug })
+    Some(ReplyHead { status: response.code?, reason: response.reason?.to_owned(), slug })
 }
 
-impl Answer {
+impl ReplyHead {
     /// `None` where the tunnel is open.
-    pub(super) fn into_refusal(self, target: &Target) -> Option<Refusal> {
+    pub(super) fn into_refusal(self, target: &TunnelTarget) -> Option<TunnelRefusal> {
         if (200..300).contains(&self.status) {
             return None;
         }
@@ -99,20 +99,20 @@ impl Answer {
                 .into_iter()
                 .find(|reply| reply.status() == self.status && reply.reason() == self.reason),
         };
-        Some(Refusal { target: target.clone(), status: self.status, reason: self.reason, reply })
+        Some(TunnelRefusal { target: target.clone(), status: self.status, reason: self.reason, reply })
     }
 }
 
-impl Refusal {
+impl TunnelRefusal {
     pub fn status(&self) -> u16 {
         self.status
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for TunnelRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, status, reason, reply } = self;
-        let Target { host, port } = target;
+        let TunnelTarget { host, port } = target;
         write!(f, "{target}: {status} {reason}: ")?;
         let Some(reply) = reply else {
             return f
@@ -182,12 +182,12 @@ mod tests {
     use super::*;
     use crate::wire::HttpVersion;
 
-    fn target() -> Target {
+    fn target() -> TunnelTarget {
         "0123456789abcdef0123456789abcdef:2222".parse().unwrap()
     }
 
     /// A relay that sends `chunks`, one segment each, and stays until told to close.
-    fn relay(chunks: Vec<Vec<u8>>) -> (Connection, std::thread::JoinHandle<()>) {
+    fn relay(chunks: Vec<Vec<u8>>) -> (RelayConnection, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut socket, _) = listener.accept().unwrap();
@@ -198,7 +198,10 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        (Connection::Plain(DeadlineStream::new(client, Instant::now() + Duration::from_secs(30))), sender)
+        (
+            RelayConnection::Plain(DeadlineStream::new(client, Instant::now() + Duration::from_secs(30))),
+            sender,
+        )
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection,
 use super::names::RelayName;
 
 /// What all connections to one relay share, sessions that can be resumed included.
-pub struct Tls {
+pub struct ClientTls {
     /// What the relay's certificate has to be for.
     pub name: ServerName<'static>,
     config: Arc<ClientConfig>,
@@ -19,7 +19,7 @@ pub struct Tls {
 
 /// Why a relay was not spoken to by TLS; each text ends in the remedy.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum ClientTlsError {
     #[error("{} cannot be read as PEM: {detail}; name the file of the CA's certificate by --ca", path.display())]
     Pem { path: PathBuf, detail: String },
     #[error("this machine trusts no certificate; install ca-certificates or name a CA's file by --ca")]
@@ -51,23 +51,22 @@ pub enum TlsError {
     Handshake { relay: RelayName, detail: String },
 }
 
-impl Tls {
+impl ClientTls {
     /// Trusts those in `ca`, or those that this machine trusts; wants `name`, or the host of `relay`.
     pub fn new(
         relay: &RelayName,
         ca: Option<&Path>,
         name: Option<&ServerName<'static>>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, ClientTlsError> {
         let name = match name {
             Some(name) => name.clone(),
-            None => {
-                ServerName::try_from(relay.host().to_owned()).map_err(|_| TlsError::NoName(relay.clone()))?
-            }
+            None => ServerName::try_from(relay.host().to_owned())
+                .map_err(|_| ClientTlsError::NoName(relay.clone()))?,
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
+            .map_err(ClientTlsError::Setup)?
             .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -79,7 +78,7 @@ impl Tls {
     }
 }
 
-impl TlsError {
+impl ClientTlsError {
     /// What `failure` of a connection to `relay` means, where `wanted` was to be its name.
     pub(super) fn of(relay: &RelayName, wanted: &ServerName<'_>, failure: io::Error) -> Self {
         let relay = relay.clone();
@@ -119,10 +118,10 @@ pub fn server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(text.to_owned()).map_err(|_| "write a DNS name or an IP address, without a port")
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, ClientTlsError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca {
-        let unusable = |detail: String| TlsError::Pem { path: path.to_owned(), detail };
+        let unusable = |detail: String| ClientTlsError::Pem { path: path.to_owned(), detail };
         let certificates =
             CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         for certificate in certificates.map_err(|error| unusable(error.to_string()))? {
@@ -135,7 +134,7 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     }
     // One that is odd is passed over, as everywhere else on the machine.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+    if roots.is_empty() { Err(ClientTlsError::NoRoots) } else { Ok(roots) }
 }
 
 /// What a certificate is for instead, such as ` but for a.example`.

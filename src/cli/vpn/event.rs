@@ -8,7 +8,7 @@ use crate::authz::DeviceUuid;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum VpnEvent {
     /// A device is in the VPN, at this address.
     Came { uuid: DeviceUuid, address: IpAddr },
     /// A device has left, and was at these addresses; at any, where none is told.
@@ -39,7 +39,7 @@ pub(super) enum EventError {
     NoAddress { uuid: DeviceUuid },
 }
 
-impl Event {
+impl VpnEvent {
     pub(super) fn read(
         variable: impl Fn(&str) -> Option<String>,
         arguments: &[String],
@@ -104,17 +104,21 @@ mod tests {
     const V4: (&str, &str) = ("ifconfig_pool_remote_ip", "10.77.0.2");
     const V6: (&str, &str) = ("ifconfig_pool_remote_ip6", "fd00:77::1000");
 
-    fn read(script_type: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Event, EventError> {
+    fn read(
+        script_type: &str,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<VpnEvent, EventError> {
         let variable = |name: &str| {
             let mut all = variables.iter().copied().chain([("script_type", script_type)]);
             all.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
         };
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
-        Event::read(variable, &arguments)
+        VpnEvent::read(variable, &arguments)
     }
 
-    fn came(address: &str) -> Event {
-        Event::Came { uuid: DeviceUuid::parse(A).unwrap(), address: address.parse().unwrap() }
+    fn came(address: &str) -> VpnEvent {
+        VpnEvent::Came { uuid: DeviceUuid::parse(A).unwrap(), address: address.parse().unwrap() }
     }
 
     // The variables and arguments are those that OpenVPN 2.6.14 was seen to give.
@@ -133,16 +137,16 @@ mod tests {
         for (own, operation, address, expected) in [
             (&[V4, V6][..], "add", "10.77.0.2", came("10.77.0.2")),
             (&[V4, V6], "update", "10.77.0.2", came("10.77.0.2")),
-            (&[V4, V6], "add", "fd00:77::1000", Event::Other),
+            (&[V4, V6], "add", "fd00:77::1000", VpnEvent::Other),
             (&[V6], "add", "fd00:77::1000", came("fd00:77::1000")),
-            (&[V4], "add", "192.168.7.0/24", Event::Other),
-            (&[V4], "add", "192.168.7.9", Event::Other),
-            (&[V4], "add", "00:ff:01:02:03:04", Event::Other),
+            (&[V4], "add", "192.168.7.0/24", VpnEvent::Other),
+            (&[V4], "add", "192.168.7.9", VpnEvent::Other),
+            (&[V4], "add", "00:ff:01:02:03:04", VpnEvent::Other),
             (&[], "add", "10.77.0.9", came("10.77.0.9")),
         ] {
             assert_eq!(read("learn-address", own, &[operation, address, A]), Ok(expected), "{address}");
         }
-        let freed = Event::Freed { address: "10.77.0.2".parse().unwrap() };
+        let freed = VpnEvent::Freed { address: "10.77.0.2".parse().unwrap() };
         assert_eq!(read("learn-address", &[], &["delete", "10.77.0.2"]), Ok(freed));
     }
 

@@ -1,7 +1,7 @@
 //! `sluicegate vpn`: what a VPN server calls, so that its devices' addresses are known.
 
+mod address_file;
 mod event;
-mod table;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::output::CommandError;
-use event::{Event, EventError};
-use table::Table;
+use address_file::AddressFile;
+use event::{EventError, VpnEvent};
 
 #[derive(Debug, Subcommand)]
 pub enum VpnCommand {
@@ -39,12 +39,12 @@ pub struct HookArgs {
 pub fn run(command: VpnCommand) -> Result<(), CommandError> {
     let VpnCommand::OpenvpnHook(args) = command;
     let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let event = match Event::read(variable, &args.arguments) {
+    let event = match VpnEvent::read(variable, &args.arguments) {
         Ok(event) => event,
         Err(EventError::Unknown { .. }) if args.ignore_unknown => return Ok(()),
         Err(error) => return Err(CommandError::failed(error)),
     };
-    match Table::change(&args.addresses, args.patience, |table| table.apply(event)) {
+    match AddressFile::change(&args.addresses, args.patience, |address_file| address_file.apply(event)) {
         Ok(()) => Ok(()),
         // To fail would be to shut the client out, for a fault of ours.
         Err(error) if error.is_passing() => {

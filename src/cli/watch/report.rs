@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::ago;
 use crate::admin::routes;
+use crate::cli::admin_client::AdminClient;
 use crate::cli::output::CommandError;
-use crate::cli::relay::Relay;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
@@ -125,7 +125,7 @@ pub struct Rates {
 }
 
 impl Report {
-    pub fn read(relay: &Relay) -> Result<Self, CommandError> {
+    pub fn read(relay: &AdminClient) -> Result<Self, CommandError> {
         Self::from_json(relay.get(routes::STATUS)?)
     }
 

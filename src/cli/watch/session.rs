@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::admin::routes;
+use crate::cli::admin_client::AdminClient;
 use crate::cli::output::CommandError;
-use crate::cli::relay::Relay;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
@@ -67,7 +67,7 @@ pub enum SortKey {
 }
 
 impl SessionList {
-    pub fn read(relay: &Relay) -> Result<Self, CommandError> {
+    pub fn read(relay: &AdminClient) -> Result<Self, CommandError> {
         Self::from_json(relay.get(routes::SESSIONS)?)
     }
 

@@ -10,9 +10,10 @@
 //! count nor audit.
 
 mod metrics;
-mod neighbours;
-mod own_tls;
+mod outcome;
+mod peers;
 mod prober;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,12 +27,12 @@ use serde::Serialize;
 use crate::authz::UnixMillis;
 use crate::config::{Config, Listen, ListenTls};
 use crate::engine::EngineHandle;
-use prober::Prober;
+use prober::SelfProber;
 
 pub(super) use metrics::encode;
 
 /// The thread that probes; dropping it ends the thread.
-pub struct Probe {
+pub struct SelfProbe {
     /// Dropped to end the thread; nothing is ever sent.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -45,12 +46,12 @@ pub struct ProbeHandle(Arc<Mutex<ProbeStatus>>);
 /// What came of the probes so far, by which way they went.
 #[derive(Clone, Default, Debug, Serialize)]
 pub struct ProbeStatus {
-    pub local: PathStatus,
-    pub forwarded: PathStatus,
+    pub local: ProbePathStatus,
+    pub forwarded: ProbePathStatus,
 }
 
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct PathStatus {
+pub struct ProbePathStatus {
     /// Of the last one; `None` before the first, and while there is no other node.
     pub last: Option<ProbeResult>,
     pub succeeded: u64,
@@ -66,7 +67,7 @@ pub struct ProbeResult {
     pub failure: Option<String>,
 }
 
-impl Probe {
+impl SelfProbe {
     /// Begins to probe, where `config` wants it, the first listener that lets clients in without a certificate.
     /// Listeners are at `addresses`, in their order.
     pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
@@ -81,7 +82,7 @@ impl Probe {
             tracing::warn!("no probe: every listener wants a certificate of its clients, and it has none");
             return Ok(none);
         };
-        let prober = Prober::new(&config.probe, listen, address, engine);
+        let prober = SelfProber::new(&config.probe, listen, address, engine);
         let (end, ended) = bounded(0);
         let (thread, told) = (std::thread::Builder::new().name("probe".to_owned()), status.clone());
         let thread = thread.spawn(move || prober.run(&ended, &told))?;
@@ -93,7 +94,7 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
+impl Drop for SelfProbe {
     fn drop(&mut self) {
         self.end.take();
         if let Some(thread) = self.thread.take()
@@ -111,7 +112,7 @@ impl ProbeHandle {
 }
 
 impl ProbeStatus {
-    pub fn paths(&self) -> [(&'static str, &PathStatus); 2] {
+    pub fn paths(&self) -> [(&'static str, &ProbePathStatus); 2] {
         [("local", &self.local), ("forwarded", &self.forwarded)]
     }
 }

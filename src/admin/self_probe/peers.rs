@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 
-use super::prober::Probed;
-use super::{PathStatus, ProbeResult};
+use super::outcome::ProbeOutcome;
+use super::{ProbePathStatus, ProbeResult};
 use crate::authz::UnixMillis;
 
 /// Which nodes did not answer as they should when they were last asked.
 #[derive(Default)]
-pub(super) struct Neighbours {
+pub(super) struct PeerProbes {
     failing: BTreeMap<Arc<str>, String>,
     /// The last one that was asked.
     last: Option<Arc<str>>,
 }
 
 /// What came of asking some of the nodes.
-pub(super) struct Round {
+pub(super) struct PeerRound {
     succeeded: u64,
     failed: u64,
     longest: Duration,
@@ -27,23 +27,23 @@ pub(super) struct Round {
     failure: Option<String>,
 }
 
-impl Neighbours {
+impl PeerProbes {
     /// Asks the next of `nodes`, which are sorted; `None` where there is none.
     pub fn look(
         &mut self,
         nodes: &[Arc<str>],
-        ask: impl Fn(&Arc<str>) -> Probed,
+        ask: impl Fn(&Arc<str>) -> ProbeOutcome,
         ended: &Receiver<()>,
-    ) -> Option<Round> {
+    ) -> Option<PeerRound> {
         self.failing.retain(|name, _| nodes.contains(name));
         let after = self.last.take();
         let first = nodes.partition_point(|name| Some(name) <= after.as_ref());
-        let mut round = Round { succeeded: 0, failed: 0, longest: Duration::ZERO, failure: None };
+        let mut round = PeerRound { succeeded: 0, failed: 0, longest: Duration::ZERO, failure: None };
         for node in nodes[first..].iter().chain(&nodes[..first]).take(NODES_PER_ROUND_MAX) {
             if ended.try_recv() == Err(TryRecvError::Disconnected) {
                 break;
             }
-            let Probed { took, result } = ask(node);
+            let ProbeOutcome { took, result } = ask(node);
             round.succeeded += u64::from(result.is_ok());
             round.failed += u64::from(result.is_err());
             round.longest = round.longest.max(took);
@@ -84,8 +84,8 @@ impl Neighbours {
     }
 }
 
-impl PathStatus {
-    pub(super) fn note(&mut self, Probed { took, result }: Probed) {
+impl ProbePathStatus {
+    pub(super) fn note(&mut self, ProbeOutcome { took, result }: ProbeOutcome) {
         let failure = result.err().map(|error| error.to_string());
         let was_failing = self.last.as_ref().is_some_and(|last| last.failure.is_some());
         match &failure {
@@ -98,7 +98,7 @@ impl PathStatus {
         self.last = Some(ProbeResult { at: UnixMillis::now(), took_us: took.as_micros() as u64, failure });
     }
 
-    pub(super) fn note_round(&mut self, round: Round) {
+    pub(super) fn note_round(&mut self, round: PeerRound) {
         self.failed += round.failed;
         self.succeeded += round.succeeded;
         let took_us = round.longest.as_micros() as u64;
@@ -119,17 +119,13 @@ mod tests {
     use crossbeam::channel::bounded;
 
     use super::*;
-    use crate::admin::probe::prober::ProbeError;
+    use crate::admin::self_probe::outcome::ProbeError;
 
     fn names(count: usize) -> Vec<Arc<str>> {
         (0..count).map(|number| format!("node-{number:03}").into()).collect()
     }
 
-    fn look(
-        neighbours: &mut Neighbours,
-        nodes: &[Arc<str>],
-        broken: &[&str],
-    ) -> (Option<Round>, Vec<String>) {
+    fn look(peers: &mut PeerProbes, nodes: &[Arc<str>], broken: &[&str]) -> (Option<PeerRound>, Vec<String>) {
         let (_keep, ended) = bounded(0);
         let asked = RefCell::new(Vec::new());
         let ask = |node: &Arc<str>| {
@@ -137,45 +133,45 @@ mod tests {
             let refused =
                 || ProbeError::Refused { found: "503".to_owned(), why: String::new(), wanted: "407" };
             let result = if broken.contains(&&**node) { Err(refused()) } else { Ok(()) };
-            Probed { took: Duration::from_millis(1), result }
+            ProbeOutcome { took: Duration::from_millis(1), result }
         };
-        let round = neighbours.look(nodes, ask, &ended);
+        let round = peers.look(nodes, ask, &ended);
         (round, asked.into_inner())
     }
 
     #[test]
     fn a_node_alone_asks_nobody() {
-        assert!(look(&mut Neighbours::default(), &[], &[]).0.is_none());
+        assert!(look(&mut PeerProbes::default(), &[], &[]).0.is_none());
     }
 
     #[test]
     fn of_many_nodes_each_has_its_turn() {
-        let (mut neighbours, nodes) = (Neighbours::default(), names(NODES_PER_ROUND_MAX + 4));
-        let (_, first) = look(&mut neighbours, &nodes, &[]);
-        let (_, second) = look(&mut neighbours, &nodes, &[]);
+        let (mut peers, nodes) = (PeerProbes::default(), names(NODES_PER_ROUND_MAX + 4));
+        let (_, first) = look(&mut peers, &nodes, &[]);
+        let (_, second) = look(&mut peers, &nodes, &[]);
         assert_eq!((first.len(), second.len()), (NODES_PER_ROUND_MAX, NODES_PER_ROUND_MAX));
         assert_eq!(second[..4], ["node-016", "node-017", "node-018", "node-019"]);
         assert_eq!(second[4], "node-000");
         // Some have gone meanwhile.
-        let (_, third) = look(&mut neighbours, &nodes[..2], &[]);
+        let (_, third) = look(&mut peers, &nodes[..2], &[]);
         assert_eq!(third, ["node-000", "node-001"]);
     }
 
     #[test]
     fn a_node_that_fails_is_named_until_it_answers_or_is_gone() {
-        let (mut neighbours, nodes) = (Neighbours::default(), names(NODES_PER_ROUND_MAX * 2));
-        let failure = |neighbours: &mut Neighbours, nodes: &[Arc<str>], broken: &[&str]| {
-            look(neighbours, nodes, broken).0.unwrap().failure
+        let (mut peers, nodes) = (PeerProbes::default(), names(NODES_PER_ROUND_MAX * 2));
+        let failure = |peers: &mut PeerProbes, nodes: &[Arc<str>], broken: &[&str]| {
+            look(peers, nodes, broken).0.unwrap().failure
         };
-        let told = failure(&mut neighbours, &nodes, &["node-003"]);
+        let told = failure(&mut peers, &nodes, &["node-003"]);
         assert_eq!(told.as_deref(), Some("by node-003, the reply was `503`, and should be 407"));
-        assert_eq!(failure(&mut neighbours, &nodes, &[]), told, "it was not its turn");
-        assert_eq!(failure(&mut neighbours, &nodes, &[]), None);
+        assert_eq!(failure(&mut peers, &nodes, &[]), told, "it was not its turn");
+        assert_eq!(failure(&mut peers, &nodes, &[]), None);
 
         let broken = ["node-001", "node-002", "node-003", "node-004", "node-005"];
-        look(&mut neighbours, &nodes, &[]);
-        let told = failure(&mut neighbours, &nodes, &broken).unwrap();
+        look(&mut peers, &nodes, &[]);
+        let told = failure(&mut peers, &nodes, &broken).unwrap();
         assert!(told.ends_with("; and by 2 more") && told.contains("by node-003, "), "{told}");
-        assert_eq!(failure(&mut neighbours, &nodes[..1], &[]), None);
+        assert_eq!(failure(&mut peers, &nodes[..1], &[]), None);
     }
 }

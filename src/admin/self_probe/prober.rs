@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
 use super::ProbeHandle;
-use super::neighbours::Neighbours;
-use super::own_tls::{Stream, wrap};
+use super::outcome::{ProbeError, ProbeOutcome};
+use super::peers::PeerProbes;
+use super::tls::{Stream, wrap};
 use crate::authz::KeyHash;
 use crate::config::{self, Listen};
 use crate::engine::EngineHandle;
 use crate::wire::Reply;
 
-pub(super) struct Prober {
+pub(super) struct SelfProber {
     config: config::Probe,
     address: SocketAddr,
     /// The listener expects load balancers.
@@ -27,25 +28,7 @@ pub(super) struct Prober {
     engine: EngineHandle,
 }
 
-/// What came of one.
-pub(super) struct Probed {
-    pub took: Duration,
-    pub result: Result<(), ProbeError>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ProbeError {
-    #[error("probe.token_file {path} cannot be read: {error}")]
-    Token { path: String, error: io::Error },
-    #[error("its own listener at {address} cannot be reached: {error}")]
-    Listener { address: SocketAddr, error: io::Error },
-    #[error("no reply came from its own listener at {address}: {error}")]
-    Reply { address: SocketAddr, error: io::Error },
-    #[error("the reply was `{found}`{why}, and should be {wanted}")]
-    Refused { found: String, why: String, wanted: &'static str },
-}
-
-impl Prober {
+impl SelfProber {
     pub fn new(config: &config::Probe, listen: &Listen, address: SocketAddr, engine: &EngineHandle) -> Self {
         let made_up = format!("sg_probe_{:016x}{:016x}", random(), random());
         engine.expect_own_client(KeyHash::of_token(made_up.as_bytes()));
@@ -60,7 +43,7 @@ impl Prober {
     }
 
     pub fn run(&self, ended: &Receiver<()>, status: &ProbeHandle) {
-        let mut neighbours = Neighbours::default();
+        let mut peers = PeerProbes::default();
         while ended.recv_timeout(self.config.interval) == Err(RecvTimeoutError::Timeout) {
             // Refusing its own probe is what a draining node should do.
             if self.engine.is_draining() {
@@ -69,7 +52,7 @@ impl Prober {
             let probed = self.probe();
             status.0.lock().local.note(probed);
             let names = self.engine.nodes_within_reach();
-            let forwarded = neighbours.look(&names, |node| self.probe_by(node), ended);
+            let forwarded = peers.look(&names, |node| self.probe_by(node), ended);
             let mut status = status.0.lock();
             match forwarded {
                 Some(forwarded) => status.forwarded.note_round(forwarded),
@@ -78,19 +61,19 @@ impl Prober {
         }
     }
 
-    fn probe(&self) -> Probed {
+    fn probe(&self) -> ProbeOutcome {
         self.engine.send_own_client_by(None);
         let began = Instant::now();
         let result = self.target_and_token().and_then(|(target, token)| {
             let status_line = self.ask(&target, &token)?;
             self.judge(status_line)
         });
-        Probed { took: began.elapsed(), result }
+        ProbeOutcome { took: began.elapsed(), result }
     }
 
     /// Asks by another node, which has to be the one that refuses: this one does not. Or it cannot decide, as while
     /// the store is away, which is for its own probe to judge: the way there is as good.
-    fn probe_by(&self, node: &Arc<str>) -> Probed {
+    fn probe_by(&self, node: &Arc<str>) -> ProbeOutcome {
         self.engine.send_own_client_by(Some(Arc::clone(node)));
         let began = Instant::now();
         let result = self.ask(&self.nobodys_target(), &self.made_up).and_then(|status_line| {
@@ -100,7 +83,7 @@ impl Prober {
                 _ => Err(self.refused(status_line, WANTED_OF_NODE)),
             }
         });
-        Probed { took: began.elapsed(), result }
+        ProbeOutcome { took: began.elapsed(), result }
     }
 
     fn target_and_token(&self) -> Result<(String, String), ProbeError> {

@@ -11,11 +11,11 @@ use serde_json::Value;
 use super::output::CommandError;
 use crate::config::Admin;
 
-pub(super) struct Relay {
+pub(super) struct AdminClient {
     socket: PathBuf,
 }
 
-impl Relay {
+impl AdminClient {
     pub fn of(admin: &Admin) -> Result<Self, CommandError> {
         match &admin.socket {
             Some(socket) => Ok(Self { socket: socket.clone() }),

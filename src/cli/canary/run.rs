@@ -1,79 +1,65 @@
 //! The steps, in their order. Each has its own time to be done in; the first three share a connection, as they are
 //! parts of what every client does.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 
-use super::report::Report;
+use super::report::CanaryReport;
+use super::step::CanaryStep;
 use super::{CanaryArgs, CanaryError};
-use crate::cli::tunnel::{Connection, Refusal, Relay, RelayName, Target, Tls, TunnelError, read_token};
+use crate::cli::tunnel::{
+    ClientTls, RelayConnection, RelayEndpoint, RelayName, TunnelError, TunnelRefusal, TunnelTarget,
+    read_token,
+};
 use crate::wire::Token;
-
-/// One thing that has to work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The name is resolved and the port open.
-    Connect,
-    /// A handshake, with a certificate that holds.
-    Tls,
-    /// A tunnel, and its device's first bytes.
-    Device,
-    /// The same to a device of another node, by a connection of its own.
-    Forwarded,
-    /// A token that nobody holds is turned away.
-    Token,
-    /// The token may not reach what it may not.
-    Refused,
-}
 
 /// What was not as it should be.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum StepFailure {
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
     #[error("{target} opened, but its first bytes did not come: {source}; check the service on the device")]
-    Silent { target: Target, source: io::Error },
+    Silent { target: TunnelTarget, source: io::Error },
     #[error("{target} opened, but took no request: {source}; check the service on the device")]
-    Deaf { target: Target, source: io::Error },
+    Deaf { target: TunnelTarget, source: io::Error },
     #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect and --http",
         came.escape_ascii())]
-    FirstBytes { target: Target, expected: String, came: Vec<u8> },
+    FirstBytes { target: TunnelTarget, expected: String, came: Vec<u8> },
     #[error("{what} was let in; take the relay out of service and look at its grants and tokens")]
     LetIn { what: &'static str },
     #[error("{what} was to be answered {wanted} and got {refusal}")]
-    OtherRefusal { what: &'static str, wanted: u16, refusal: Refusal },
+    OtherRefusal { what: &'static str, wanted: u16, refusal: TunnelRefusal },
 }
 
 /// All that a run does.
-pub(super) struct Course {
-    relay: Relay,
-    device: Target,
+pub(super) struct CanaryRun {
+    relay: RelayEndpoint,
+    device: TunnelTarget,
     /// What the device is asked for by HTTP.
     http: Option<String>,
     expect: String,
-    forwarded: Option<Target>,
-    refused: Option<Target>,
+    forwarded: Option<TunnelTarget>,
+    refused: Option<TunnelTarget>,
     token: Token,
     made_up: Token,
     timeout: Duration,
 }
 
-impl Course {
+impl CanaryRun {
     pub(super) fn new(args: CanaryArgs) -> Result<Self, CanaryError> {
         let token = read_token(args.token_file.as_deref())?;
         let tls = (!args.plain)
-            .then(|| Tls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()))
+            .then(|| ClientTls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()))
             .transpose()
             .map_err(TunnelError::from)?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(CanaryError::Random)?;
         let made_up = Token::new(format!("sg_canary_{}", hex::encode(random)).into_bytes());
         Ok(Self {
-            relay: Relay { name: args.relay, tls },
+            relay: RelayEndpoint { name: args.relay, tls },
             device: args.device,
             expect: if args.http.is_some() { HTTP.to_owned() } else { args.expect },
             http: args.http,
@@ -86,38 +72,39 @@ impl Course {
     }
 
     /// Tells `report` of each step that is done.
-    pub(super) fn run(&self, report: &mut Report) -> Result<(), CanaryError> {
-        let socket = self.step(Step::Connect, report, |until| self.connect(until))?;
+    pub(super) fn run(&self, report: &mut CanaryReport) -> Result<(), CanaryError> {
+        let socket = self.step(CanaryStep::Connect, report, |until| self.connect(until))?;
         let link = match self.relay.tls {
             Some(_) => {
-                let (link, took) = self.timed(Step::Tls, |until| Ok(self.relay.greet(socket, until)?))?;
+                let (link, took) =
+                    self.timed(CanaryStep::Tls, |until| Ok(self.relay.greet(socket, until)?))?;
                 report.secured(took, link.certificate_expires_at());
                 link
             }
             None => self.relay.greet(socket, Instant::now())?,
         };
-        let link = self.step(Step::Device, report, |until| self.reach(link, &self.device, until))?;
+        let link = self.step(CanaryStep::Device, report, |until| self.reach(link, &self.device, until))?;
         link.finish();
         if let Some(target) = &self.forwarded {
             let reach = |until| self.reach(self.link(until)?, target, until);
-            self.step(Step::Forwarded, report, reach)?.finish();
+            self.step(CanaryStep::Forwarded, report, reach)?.finish();
         }
         let unknown =
             |until| self.is_refused("a token that nobody holds", 407, &self.device, &self.made_up, until);
-        self.step(Step::Token, report, unknown)?;
+        self.step(CanaryStep::Token, report, unknown)?;
         if let Some(target) = &self.refused {
             let refused =
                 |until| self.is_refused("what the token may not reach", 403, target, &self.token, until);
-            self.step(Step::Refused, report, refused)?;
+            self.step(CanaryStep::Refused, report, refused)?;
         }
         Ok(())
     }
 
     fn step<T>(
         &self,
-        step: Step,
-        report: &mut Report,
-        work: impl FnOnce(Instant) -> Result<T, Failure>,
+        step: CanaryStep,
+        report: &mut CanaryReport,
+        work: impl FnOnce(Instant) -> Result<T, StepFailure>,
     ) -> Result<T, CanaryError> {
         let (result, took) = self.timed(step, work)?;
         report.done(step, took);
@@ -126,8 +113,8 @@ impl Course {
 
     fn timed<T>(
         &self,
-        step: Step,
-        work: impl FnOnce(Instant) -> Result<T, Failure>,
+        step: CanaryStep,
+        work: impl FnOnce(Instant) -> Result<T, StepFailure>,
     ) -> Result<(T, Duration), CanaryError> {
         let begin = Instant::now();
         let result = work(begin + self.timeout);
@@ -136,7 +123,7 @@ impl Course {
         Ok((result, took))
     }
 
-    fn connect(&self, until: Instant) -> Result<TcpStream, Failure> {
+    fn connect(&self, until: Instant) -> Result<TcpStream, StepFailure> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = resolve(&self.relay.name, until).map_err(unresolved)?;
         let left = until.saturating_duration_since(Instant::now());
@@ -144,26 +131,31 @@ impl Course {
         Ok(self.relay.connect(&addresses, each.max(SOME_TIME))?)
     }
 
-    fn link(&self, until: Instant) -> Result<Connection, Failure> {
+    fn link(&self, until: Instant) -> Result<RelayConnection, StepFailure> {
         Ok(self.relay.greet(self.connect(until)?, until)?)
     }
 
     /// A tunnel to `target` that has begun as it should.
-    fn reach(&self, mut link: Connection, target: &Target, until: Instant) -> Result<Connection, Failure> {
+    fn reach(
+        &self,
+        mut link: RelayConnection,
+        target: &TunnelTarget,
+        until: Instant,
+    ) -> Result<RelayConnection, StepFailure> {
         link.put_off(until);
         if let Some(refusal) = self.relay.ask(&mut link, target, &self.token)? {
             return Err(TunnelError::Refused(refusal).into());
         }
         if let Some(path) = &self.http {
             let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
-            let deaf = |source| Failure::Deaf { target: target.clone(), source };
+            let deaf = |source| StepFailure::Deaf { target: target.clone(), source };
             link.write_all(request.as_bytes()).and_then(|()| link.flush()).map_err(deaf)?;
         }
         let expected = self.expect.as_bytes();
         let mut came = Vec::new();
         while came.len() < expected.len() {
             let mut chunk = vec![0; expected.len() - came.len()];
-            let silent = |source| Failure::Silent { target: target.clone(), source };
+            let silent = |source| StepFailure::Silent { target: target.clone(), source };
             let len = match link.read(&mut chunk) {
                 Ok(0) => {
                     return Err(silent(io::Error::new(io::ErrorKind::UnexpectedEof, "the tunnel ended")));
@@ -178,7 +170,7 @@ impl Course {
             came.extend_from_slice(&chunk[..len]);
             if !expected.starts_with(&came) {
                 let expected = self.expect.escape_debug().to_string();
-                return Err(Failure::FirstBytes { target: target.clone(), expected, came });
+                return Err(StepFailure::FirstBytes { target: target.clone(), expected, came });
             }
         }
         Ok(link)
@@ -188,38 +180,19 @@ impl Course {
         &self,
         what: &'static str,
         wanted: u16,
-        target: &Target,
+        target: &TunnelTarget,
         token: &Token,
         until: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), StepFailure> {
         let mut link = self.link(until)?;
         match self.relay.ask(&mut link, target, token)? {
-            None => Err(Failure::LetIn { what }),
+            None => Err(StepFailure::LetIn { what }),
             Some(refusal) if refusal.status() == wanted => {
                 link.finish();
                 Ok(())
             }
-            Some(refusal) => Err(Failure::OtherRefusal { what, wanted, refusal }),
+            Some(refusal) => Err(StepFailure::OtherRefusal { what, wanted, refusal }),
         }
-    }
-}
-
-impl Step {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Device => "device",
-            Self::Forwarded => "forwarded",
-            Self::Token => "token",
-            Self::Refused => "refused",
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

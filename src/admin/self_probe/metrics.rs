@@ -7,7 +7,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{PathStatus, ProbeResult, ProbeStatus};
+use super::{ProbePathStatus, ProbeResult, ProbeStatus};
 use crate::admin::nodes::PathLabel;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -31,7 +31,7 @@ pub(in crate::admin) fn encode(
         ConstGauge::new(*took_us as f64 / 1e6).encode(duration.encode_family(&PathLabel { path })?)?;
     }
     let mut runs = encoder.encode_descriptor("probe_runs", "Probes so far.", None, MetricType::Counter)?;
-    for (path, PathStatus { succeeded, failed, .. }) in status.paths() {
+    for (path, ProbePathStatus { succeeded, failed, .. }) in status.paths() {
         for (result, count) in [("succeeded", *succeeded), ("failed", *failed)] {
             ConstCounter::new(count).encode(runs.encode_family(&RunsLabels { path, result })?)?;
         }

@@ -10,17 +10,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::event::Event;
+use super::event::VpnEvent;
 use crate::authz::DeviceUuid;
 
 /// Lines of `uuid address`, and others, which are left as they are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    lines: Vec<Line>,
+pub(super) struct AddressFile {
+    lines: Vec<AddressLine>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TableError {
+pub(super) enum AddressFileError {
     #[error("{} cannot be changed ({error}){remedy}", path.display())]
     File { path: PathBuf, error: io::Error, remedy: &'static str },
     #[error(
@@ -32,7 +32,7 @@ pub(super) enum TableError {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+enum AddressLine {
     Device {
         uuid: DeviceUuid,
         address: IpAddr,
@@ -41,14 +41,14 @@ enum Line {
     Other(String),
 }
 
-impl Table {
+impl AddressFile {
     /// Reads the file, has `change` change what is in it, and replaces it where anything has changed.
     pub(super) fn change(
         path: &Path,
         patience: Duration,
         change: impl FnOnce(&mut Self),
-    ) -> Result<(), TableError> {
-        let failed = |error| TableError::file(path, error);
+    ) -> Result<(), AddressFileError> {
+        let failed = |error| AddressFileError::file(path, error);
         let _locked = lock(path, patience)?;
         let (before, permissions) = match std::fs::read(path) {
             Ok(bytes) => (bytes, std::fs::metadata(path).map_err(failed)?.permissions()),
@@ -57,9 +57,9 @@ impl Table {
             }
             Err(error) => return Err(failed(error)),
         };
-        let mut table = Self::parse(&String::from_utf8_lossy(&before));
-        change(&mut table);
-        let after = table.to_text();
+        let mut address_file = Self::parse(&String::from_utf8_lossy(&before));
+        change(&mut address_file);
+        let after = address_file.to_text();
         if after.as_bytes() == before {
             return Ok(());
         }
@@ -73,48 +73,49 @@ impl Table {
         write().map_err(failed)
     }
 
-    pub(super) fn apply(&mut self, event: Event) {
+    pub(super) fn apply(&mut self, event: VpnEvent) {
         match event {
-            Event::Came { uuid, address } if self.lines.contains(&Line::Device { uuid, address }) => {}
-            Event::Came { uuid, address } => {
+            VpnEvent::Came { uuid, address }
+                if self.lines.contains(&AddressLine::Device { uuid, address }) => {}
+            VpnEvent::Came { uuid, address } => {
                 // Whoever was there before is not any more.
                 self.keep_devices(|kept, at| kept != uuid && at != address);
-                self.lines.push(Line::Device { uuid, address });
+                self.lines.push(AddressLine::Device { uuid, address });
             }
-            Event::Left { uuid, addresses } => {
+            VpnEvent::Left { uuid, addresses } => {
                 // It may have come back already, to another address, before its old connection was found dead.
                 self.keep_devices(|kept, at| {
                     kept != uuid || !(addresses.is_empty() || addresses.contains(&at))
                 });
             }
-            Event::Freed { address } => self.keep_devices(|_, at| at != address),
-            Event::Began => self.keep_devices(|_, _| false),
-            Event::Other => {}
+            VpnEvent::Freed { address } => self.keep_devices(|_, at| at != address),
+            VpnEvent::Began => self.keep_devices(|_, _| false),
+            VpnEvent::Other => {}
         }
     }
 
     fn keep_devices(&mut self, is_kept: impl Fn(DeviceUuid, IpAddr) -> bool) {
         self.lines.retain(|line| match line {
-            Line::Device { uuid, address } => is_kept(*uuid, *address),
-            Line::Other(_) => true,
+            AddressLine::Device { uuid, address } => is_kept(*uuid, *address),
+            AddressLine::Other(_) => true,
         });
     }
 
     fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| line.trim() != NOBODY);
-        Self { lines: lines.map(Line::parse).collect() }
+        Self { lines: lines.map(AddressLine::parse).collect() }
     }
 
     fn to_text(&self) -> String {
         let mut text = String::with_capacity(self.lines.len() * LINE_BYTES);
         for line in &self.lines {
             match line {
-                Line::Device { uuid, address } => text.push_str(&format!("{uuid} {address}")),
-                Line::Other(line) => text.push_str(line),
+                AddressLine::Device { uuid, address } => text.push_str(&format!("{uuid} {address}")),
+                AddressLine::Other(line) => text.push_str(line),
             }
             text.push('\n');
         }
-        if !self.lines.iter().any(|line| matches!(line, Line::Device { .. })) {
+        if !self.lines.iter().any(|line| matches!(line, AddressLine::Device { .. })) {
             text.push_str(NOBODY);
             text.push('\n');
         }
@@ -122,7 +123,7 @@ impl Table {
     }
 }
 
-impl TableError {
+impl AddressFileError {
     /// Whether it says nothing about the next attempt.
     pub(super) const fn is_passing(&self) -> bool {
         matches!(self, Self::Locked { .. })
@@ -138,7 +139,7 @@ impl TableError {
     }
 }
 
-impl Line {
+impl AddressLine {
     fn parse(line: &str) -> Self {
         let mut words = line.split_whitespace();
         let (uuid, address) = (words.next().and_then(DeviceUuid::parse), words.next());
@@ -150,9 +151,9 @@ impl Line {
 }
 
 /// Held until it is dropped, or the process ends.
-fn lock(path: &Path, patience: Duration) -> Result<File, TableError> {
+fn lock(path: &Path, patience: Duration) -> Result<File, AddressFileError> {
     let lock = beside(path, ".lock");
-    let failed = |error| TableError::file(&lock, error);
+    let failed = |error| AddressFileError::file(&lock, error);
     let file = File::options().write(true).create(true).truncate(false).open(&lock).map_err(failed)?;
     let give_up_at = Instant::now() + patience;
     loop {
@@ -160,7 +161,7 @@ fn lock(path: &Path, patience: Duration) -> Result<File, TableError> {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => std::thread::sleep(LOCK_PAUSE),
             Err(TryLockError::WouldBlock) => {
-                return Err(TableError::Locked { path: path.to_owned(), patience });
+                return Err(AddressFileError::Locked { path: path.to_owned(), patience });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
@@ -200,14 +201,14 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn came(device: &str, at: &str) -> Event {
-        Event::Came { uuid: uuid(device), address: address(at) }
+    fn came(device: &str, at: &str) -> VpnEvent {
+        VpnEvent::Came { uuid: uuid(device), address: address(at) }
     }
 
-    fn after(text: &str, events: Vec<Event>) -> String {
-        let mut table = Table::parse(text);
-        events.into_iter().for_each(|event| table.apply(event));
-        table.to_text()
+    fn after(text: &str, events: Vec<VpnEvent>) -> String {
+        let mut address_file = AddressFile::parse(text);
+        events.into_iter().for_each(|event| address_file.apply(event));
+        address_file.to_text()
     }
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
     #[test]
     fn who_left_is_gone_unless_it_has_come_back_elsewhere() {
         let text = format!("{A} 10.8.0.2\n{B} 10.8.0.3\n");
-        let left = |addresses| Event::Left { uuid: uuid(A), addresses };
+        let left = |addresses| VpnEvent::Left { uuid: uuid(A), addresses };
         assert_eq!(after(&text, vec![left(vec![address("10.8.0.2")])]), format!("{B} 10.8.0.3\n"));
         assert_eq!(after(&text, vec![left(Vec::new())]), format!("{B} 10.8.0.3\n"));
         assert_eq!(after(&text, vec![left(vec![address("10.8.0.9")])]), text);
@@ -228,9 +229,9 @@ mod tests {
 
     #[test]
     fn an_empty_vpn_is_said_to_be_empty() {
-        let freed = Event::Freed { address: address("10.8.0.2") };
+        let freed = VpnEvent::Freed { address: address("10.8.0.2") };
         assert_eq!(after(&format!("{A} 10.8.0.2\n"), vec![freed]), "nobody\n");
-        assert_eq!(after(&format!("{A} 10.8.0.2\n{B} 10.8.0.3\n"), vec![Event::Began]), "nobody\n");
+        assert_eq!(after(&format!("{A} 10.8.0.2\n{B} 10.8.0.3\n"), vec![VpnEvent::Began]), "nobody\n");
         assert_eq!(after("nobody\n", vec![came(A, "10.8.0.2")]), format!("{A} 10.8.0.2\n"));
     }
 
@@ -245,7 +246,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("addresses");
         let held = lock(&path, Duration::ZERO).unwrap();
-        let change = |patience| Table::change(&path, patience, |table| table.apply(came(A, "10.8.0.2")));
+        let change = |patience| {
+            AddressFile::change(&path, patience, |address_file| address_file.apply(came(A, "10.8.0.2")))
+        };
         let told = change(Duration::from_millis(20)).unwrap_err();
         assert!(told.is_passing() && told.to_string().contains("was locked by another process for 20ms"));
         assert!(!path.exists());
@@ -260,7 +263,8 @@ mod tests {
         let path = folder.path().join("addresses");
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        Table::change(&path, Duration::ZERO, |table| table.apply(came(A, "10.8.0.2"))).unwrap();
+        AddressFile::change(&path, Duration::ZERO, |address_file| address_file.apply(came(A, "10.8.0.2")))
+            .unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 }

@@ -16,17 +16,17 @@ use nix::sys::socket::{MsgFlags, send, shutdown};
 use rustls::ClientConnection;
 use socket2::SockRef;
 
-use super::forward::{CHUNK_BYTES, Ended};
+use super::forward::{CHUNK_BYTES, TunnelEnd};
 
 /// What the tunnel serves: one socket twice, or stdin and stdout. Need not be non-blocking.
-pub(super) struct Local {
+pub(super) struct LocalEnd {
     pub(super) input: OwnedFd,
     pub(super) output: OwnedFd,
 }
 
 /// Forwards until both directions have ended; after a failure, the tunnel ends by a reset.
-pub(super) fn carry(tls: ClientConnection, tunnel: TcpStream, local: Local) -> Ended {
-    let mut carrier = Carrier {
+pub(super) fn carry(tls: ClientConnection, tunnel: TcpStream, local: LocalEnd) -> TunnelEnd {
+    let mut carrier = TlsCarrier {
         tls,
         tunnel,
         input: Some(local.input),
@@ -36,17 +36,17 @@ pub(super) fn carry(tls: ClientConnection, tunnel: TcpStream, local: Local) -> E
         undelivered: 0..0,
     };
     match carrier.run() {
-        Ok(()) => Ended::Whole,
+        Ok(()) => TunnelEnd::Whole,
         Err(error) => {
             // An alert says why, where there is one and room for it.
             let _gone = carrier.flush();
             let _gone = SockRef::from(&carrier.tunnel).set_linger(Some(Duration::ZERO));
-            Ended::Broken(error)
+            TunnelEnd::Broken(error)
         }
     }
 }
 
-struct Carrier {
+struct TlsCarrier {
     tls: ClientConnection,
     tunnel: TcpStream,
     /// `None` once its end has been read.
@@ -63,12 +63,12 @@ struct Carrier {
 
 /// What can go on.
 #[derive(Default)]
-struct Ready {
+struct ReadySides {
     input: bool,
     tunnel: bool,
 }
 
-impl Carrier {
+impl TlsCarrier {
     fn run(&mut self) -> io::Result<()> {
         self.tunnel.set_nonblocking(true)?;
         self.tls.set_buffer_limit(None);
@@ -130,7 +130,7 @@ impl Carrier {
         Ok(())
     }
 
-    fn wait(&self) -> io::Result<Ready> {
+    fn wait(&self) -> io::Result<ReadySides> {
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::POLLOUT, self.tls.wants_write());
         wanted.set(PollFlags::POLLIN, self.reads_tunnel());
@@ -146,7 +146,7 @@ impl Carrier {
         let mut fds: Vec<PollFd<'_>> = [tunnel, input, output].into_iter().flatten().collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Ready::default()),
+            Err(Errno::EINTR) => return Ok(ReadySides::default()),
             Err(error) => return Err(error.into()),
         }
         let is_ready = |index: usize| fds[index].any().unwrap_or(false);
@@ -155,7 +155,7 @@ impl Carrier {
             let error = self.tunnel.take_error()?;
             return Err(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
         }
-        Ok(Ready { input: has_input && is_ready(usize::from(has_tunnel)), tunnel })
+        Ok(ReadySides { input: has_input && is_ready(usize::from(has_tunnel)), tunnel })
     }
 
     /// Only once all that came before is delivered.

@@ -1,0 +1,42 @@
+//! One connection to the admin side, and its limits.
+//!
+//! A connection serves one request, for a limited time, and the number of connections is limited. So a client that
+//! holds admin connections open cannot take descriptors or memory from tunnels. The rate of new connections is not
+//! limited.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Serves one request on `stream`, for at most `time_max`.
+pub(super) async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    routes: Router,
+    _permit: OwnedSemaphorePermit,
+    time_max: Duration,
+) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    // A connection that broke or timed out needs no log: its client knows.
+    let _ended = tokio::time::timeout(time_max, connection).await;
+}
+
+/// Time that a TCP connection may take, from accept to the end of the response.
+pub(super) const REMOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Time that a connection on the local socket may take, from accept to the end of the response. The control thread
+/// may first have to finish a read of the store.
+pub(super) const LOCAL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Pause after a failed accept. Accept fails for lack of descriptors, which lasts a while.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Smallest buffer that hyper works with.
+const HEAD_BYTES_MAX: usize = 8 * 1024;

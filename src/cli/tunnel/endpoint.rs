@@ -1,0 +1,81 @@
+//! The relay that a client connects to, and the steps from a connect to an open tunnel.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustls::StreamOwned;
+use socket2::{SockRef, TcpKeepalive};
+
+use super::connection::{DeadlineStream, RelayConnection};
+use super::names::{RelayName, TunnelTarget};
+use super::reply::{self, TunnelRefusal};
+use super::tls::ClientTls;
+use super::{ClientTlsError, TunnelError};
+use crate::wire::Token;
+
+/// A relay, and how it is spoken to.
+pub struct RelayEndpoint {
+    pub name: RelayName,
+    /// `None` where it is spoken to without.
+    pub tls: Option<ClientTls>,
+}
+
+impl RelayEndpoint {
+    /// Tries each of `addresses` in turn.
+    pub fn connect(&self, addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, TunnelError> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect_timeout(address, each) {
+                Ok(stream) => {
+                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
+                    // Both only help; a tunnel without them still works.
+                    let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+                    let _unset = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(TunnelError::Connect { relay: self.name.clone(), source: last })
+    }
+
+    /// Shakes hands, where the relay is spoken to by TLS.
+    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<RelayConnection, TunnelError> {
+        let mut bounded = DeadlineStream::new(socket, until);
+        let Some(tls) = &self.tls else { return Ok(RelayConnection::Plain(bounded)) };
+        let failed = |source| ClientTlsError::of(&self.name, &tls.name, source);
+        let mut connection = tls.connection().map_err(|error| failed(io::Error::other(error)))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut bounded).map_err(failed)?;
+        }
+        Ok(RelayConnection::Tls(Box::new(StreamOwned::new(connection, bounded))))
+    }
+
+    /// Asks for a tunnel; `None` says that it is open, and all that the device sends is still in `link`.
+    pub fn ask(
+        &self,
+        link: &mut RelayConnection,
+        target: &TunnelTarget,
+        token: &Token,
+    ) -> Result<Option<TunnelRefusal>, TunnelError> {
+        let head = reply::ask(link, target, token)
+            .and_then(|()| reply::read_head(link))
+            .map_err(|source| self.no_reply(source))?;
+        let answer = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.name.clone() })?;
+        Ok(answer.into_refusal(target))
+    }
+
+    /// A relay that wants a certificate of its clients says so only here.
+    fn no_reply(&self, source: io::Error) -> TunnelError {
+        match &self.tls {
+            Some(tls) if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                ClientTlsError::of(&self.name, &tls.name, source).into()
+            }
+            _ => TunnelError::NoReply { relay: self.name.clone(), source },
+        }
+    }
+}
+
+/// Shorter than the five minutes after which common NATs forget a silent connection.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
