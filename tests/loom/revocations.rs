@@ -1,5 +1,4 @@
-//! A revocation and the decisions of engines that run meanwhile.
-#![cfg(crossbeam_loom)]
+//! A revocation is published while an engine thread decides: no decision after it allows.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -21,7 +20,7 @@ fn key() -> KeyHash {
     KeyHash::of_token(b"token")
 }
 
-/// What the holder of the one credential asks, and what all rights allow.
+/// The query of the one credential for the one device. The grant allows it.
 fn query() -> Query {
     Query { subject: Some(key().into()), device: DeviceUuid::parse(UUID), port: 22 }
 }
@@ -43,8 +42,8 @@ fn snapshot(generation: u64) -> Arc<Snapshot> {
     Arc::new(Snapshot::build(Generation(generation), vec![credential], vec![grant], vec![device]))
 }
 
-/// The snapshot with nothing revoked, and, by the same and by a later snapshot, with the credential revoked.
-/// Made once: loom need not look at how.
+/// Three views: the first snapshot with nothing revoked, then the second and again the first snapshot, both
+/// with the credential revoked. They are built once, outside the models, so that loom does not explore how.
 static VIEWS: LazyLock<[Arc<View>; 3]> = LazyLock::new(|| {
     let (first, second) = (snapshot(1), snapshot(2));
     let none = Arc::new(Revocations::default());
@@ -68,7 +67,7 @@ fn a_decision_that_begins_after_a_revocation_was_published_refuses() {
     LazyLock::force(&VIEWS);
     explore(|| {
         let authority = loom::sync::Arc::new(authority());
-        // Whoever revoked has been told that it is done.
+        // Set when the person who revoked has the reply that the revocation is in force.
         let is_done = loom::sync::Arc::new(AtomicBool::new(false));
         let engine = thread::spawn({
             let (authority, is_done) = (loom::sync::Arc::clone(&authority), loom::sync::Arc::clone(&is_done));
@@ -76,7 +75,7 @@ fn a_decision_that_begins_after_a_revocation_was_published_refuses() {
                 let was_done = is_done.load(Ordering::Acquire);
                 let decision = authority.pin().decide(&query(), NOW);
                 match decision {
-                    Decision::Allow(_) => assert!(!was_done, "allowed after the revocation"),
+                    Decision::Allow(_) => assert!(!was_done, "allowed after the revocation was in force"),
                     refused => assert_eq!(refused, REVOKED),
                 }
             }
@@ -88,7 +87,7 @@ fn a_decision_that_begins_after_a_revocation_was_published_refuses() {
 }
 
 #[test]
-fn what_was_refused_for_a_revocation_is_not_allowed_again_by_a_rollback() {
+fn a_rollback_to_an_older_snapshot_does_not_allow_a_revoked_credential_again() {
     LazyLock::force(&VIEWS);
     explore(|| {
         let authority = loom::sync::Arc::new(authority());
@@ -123,7 +122,7 @@ fn a_tunnel_is_rechecked_by_the_view_that_its_revocation_is_in() {
                 assert_eq!(decision, REVOKED);
             }
         });
-        // So that it may hear of the recheck before it is woken for it.
+        // With a second wake-up, the thread can see the recheck before its own wake-up arrives.
         let nudger = thread::spawn({
             let shared = loom::sync::Arc::clone(&shared);
             move || shared.nudge()

@@ -88,7 +88,7 @@ impl<'a> Graph<'a> {
         cycles.into_iter().collect()
     }
 
-    /// All files that `file` imports, and those that they import, and so on. `file` itself is one of them when
+    /// All files that `file` imports, and those that they import, and so on. `file` itself is among them when
     /// it is in a cycle.
     fn reached_from(&self, file: &'a ModulePath) -> BTreeSet<&'a ModulePath> {
         let (mut reached, mut next) = (BTreeSet::new(), vec![file]);

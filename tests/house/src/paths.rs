@@ -26,7 +26,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// Replaces what a path begins with (`crate`, `self`, `super` or an imported name) by names from the root.
+    /// Replaces the start of a path (`crate`, `self`, `super` or an imported name) by names from the root.
     fn absolute(&self, scope: &[String], path: &[String]) -> Vec<String> {
         let mut path = path.to_vec();
         for _ in 0..IMPORTS_IN_A_ROW_MAX {
@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn each_branch_of_a_nested_import_is_seen() {
-        let text = "pub(crate) use crate::{sys, wire::{self, tls::{Load as Loader, *}}};\nuse super::super::kernel;\n";
+        let text = "pub(crate) use crate::{sys, wire::{self, tls::{Load as Loader, *}}};\n\
+                    use super::super::kernel;\n";
         for path in ["sys", "wire", "wire::tls::Load", "wire::tls", "engine::kernel"] {
             assert!(leads_to(text, path), "{path}");
         }
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_path_in_a_type_an_expression_and_a_macro_call_is_seen() {
-        let text = "fn a(b: Vec<crate::sys::Fd>) {\n    super::ktls::start();\n    assert!(x && [crate::wire::Head::new()]);\n}\n";
+        let text = "fn a(b: Vec<crate::sys::Fd>) {\n    super::ktls::start();\n\
+                    assert!(x && [crate::wire::Head::new()]);\n}\n";
         for path in ["sys::Fd", "engine::tls::ktls::start", "wire::Head::new"] {
             assert!(leads_to(text, path), "{path}");
         }
@@ -165,7 +167,8 @@ mod tests {
 
     #[test]
     fn an_imported_module_is_followed() {
-        let text = "use io::Outcome;\nuse kernel::io;\nuse crate::engine::kernel;\nfn a() { kernel::uring::open() }\n";
+        let text = "use io::Outcome;\nuse kernel::io;\nuse crate::engine::kernel;\n\
+                    fn a() { kernel::uring::open() }\n";
         for path in ["engine::kernel::io::Outcome", "engine::kernel::uring::open"] {
             assert!(leads_to(text, path), "{path}");
         }

@@ -1,5 +1,4 @@
-//! Engine threads that sleep, and what they are told meanwhile. A waking that is lost is a deadlock here.
-#![cfg(crossbeam_loom)]
+//! An engine thread sleeps while other threads send it signals and requests. A lost wake-up is a deadlock.
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use sluicegate_loom::authz::{Authority, Query, UnixMillis};
-use sluicegate_loom::engine::{Busy, EngineThread, Shared, WorkerRequest};
+use sluicegate_loom::engine::{EngineThread, QueueFull, Shared, WorkerRequest};
 use sluicegate_loom::explore;
 
 const NOW: UnixMillis = UnixMillis(0);
@@ -18,7 +17,7 @@ fn shared() -> Arc<Shared> {
 }
 
 #[test]
-fn a_recheck_is_heard_whatever_else_wakes_the_thread() {
+fn a_recheck_is_seen_whatever_else_wakes_the_thread() {
     explore(|| {
         let shared = shared();
         let engine = thread::spawn({
@@ -36,14 +35,14 @@ fn a_recheck_is_heard_whatever_else_wakes_the_thread() {
 }
 
 #[test]
-fn who_hears_of_a_recheck_sees_all_that_was_done_before_it() {
+fn a_thread_that_sees_a_recheck_sees_all_writes_before_it() {
     explore(|| {
         let shared = shared();
         let done = Arc::new(AtomicU32::new(0));
         let engine = thread::spawn({
             let (mut engine, done) = (EngineThread::new(&shared), Arc::clone(&done));
             move || {
-                if engine.hears_recheck() {
+                if engine.sees_recheck() {
                     assert_eq!(done.load(Ordering::Relaxed), 1);
                 }
             }
@@ -55,26 +54,26 @@ fn who_hears_of_a_recheck_sees_all_that_was_done_before_it() {
 }
 
 #[test]
-fn every_request_that_found_room_is_served() {
+fn every_request_that_the_queue_accepted_is_served() {
     explore(|| {
         let shared = shared();
-        let subject = thread::spawn({
+        let requester = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || shared.ask(WorkerRequest(1)).expect("there is room for two")
+            move || shared.submit(WorkerRequest(1)).expect("the queue holds two requests")
         });
-        shared.ask(WorkerRequest(2)).expect("there is room for two");
+        shared.submit(WorkerRequest(2)).expect("the queue holds two requests");
         let mut engine = EngineThread::new(&shared);
         let mut served = Vec::new();
         while served.len() < 2 {
             served.extend(engine.turn(&TUNNEL, NOW).request);
         }
         assert!(served.contains(&WorkerRequest(1)) && served.contains(&WorkerRequest(2)), "{served:?}");
-        subject.join().unwrap();
+        requester.join().unwrap();
     });
 }
 
 #[test]
-fn a_full_queue_of_requests_costs_neither_a_recheck_nor_what_is_in_it() {
+fn a_full_queue_loses_neither_a_recheck_nor_an_accepted_request() {
     explore(|| {
         let shared = shared();
         let accepted = Arc::new(AtomicU32::new(0));
@@ -82,7 +81,7 @@ fn a_full_queue_of_requests_costs_neither_a_recheck_nor_what_is_in_it() {
             let (mut engine, accepted) = (EngineThread::new(&shared), Arc::clone(&accepted));
             move || {
                 let (mut served, mut is_rechecked) = (0, false);
-                // Only who has heard of the recheck knows how many there are.
+                // `accepted` is final once the recheck is visible.
                 while !is_rechecked || served < accepted.load(Ordering::Relaxed) {
                     let turn = engine.turn(&TUNNEL, NOW);
                     served += u32::from(turn.request.is_some());
@@ -90,16 +89,16 @@ fn a_full_queue_of_requests_costs_neither_a_recheck_nor_what_is_in_it() {
                 }
             }
         });
-        let asked = [1, 2, 3].map(|number| shared.ask(WorkerRequest(number)));
-        let found_room = asked.iter().filter(|asked| !matches!(asked, Err(Busy))).count();
-        accepted.store(found_room as u32, Ordering::Relaxed);
+        let replies = [1, 2, 3].map(|number| shared.submit(WorkerRequest(number)));
+        let accepted_count = replies.iter().filter(|reply| !matches!(reply, Err(QueueFull))).count();
+        accepted.store(accepted_count as u32, Ordering::Relaxed);
         shared.recheck();
         engine.join().unwrap();
     });
 }
 
 #[test]
-fn a_stop_is_heard_whatever_else_wakes_the_thread() {
+fn a_stop_is_seen_whatever_else_wakes_the_thread() {
     explore(|| {
         let shared = shared();
         let engine = thread::spawn({

@@ -1,4 +1,4 @@
-//! An engine thread with one tunnel, and what other threads may ask of it.
+//! An engine thread with one tunnel, and the requests that other threads can send to it.
 
 use std::collections::VecDeque;
 
@@ -8,10 +8,10 @@ use crate::authz::{Authority, Decision, Query, UnixMillis};
 use crate::sys::wake::Wake;
 use signals::{Recheck, SignalReader, Signals};
 
-#[path = "../../src/engine/worker/signals.rs"]
+#[path = "../../../src/engine/worker/signals.rs"]
 mod signals;
 
-/// What the thread shares with all others, as `engine::shared` does.
+/// The data that all threads share, as in `engine::shared`.
 pub struct Shared {
     pub authority: Authority,
     signals: Signals,
@@ -19,25 +19,25 @@ pub struct Shared {
     requests: Mutex<VecDeque<WorkerRequest>>,
 }
 
-/// Any request that is not a level; told apart by its number.
+/// A request that goes through the queue. The number identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WorkerRequest(pub u32);
 
-/// The queue had no room.
+/// The queue holds [`REQUESTS_MAX`] requests already.
 #[derive(Debug)]
-pub struct Busy;
+pub struct QueueFull;
 
-/// See the module.
 pub struct EngineThread {
     shared: Arc<Shared>,
-    attention: SignalReader,
+    signal_reader: SignalReader,
 }
 
-/// What came of a turn.
+/// The result of one turn.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// The tunnel's decision, where it was put again.
+    /// The new decision on the tunnel, if the turn rechecked it.
     pub recheck: Option<Decision>,
+    /// The request that the turn served.
     pub request: Option<WorkerRequest>,
     pub is_last: bool,
 }
@@ -58,15 +58,16 @@ impl Shared {
         self.wake.wake();
     }
 
+    /// Wakes the thread without a signal or a request.
     pub fn nudge(&self) {
         self.wake.wake();
     }
 
-    pub fn ask(&self, request: WorkerRequest) -> Result<(), Busy> {
+    pub fn submit(&self, request: WorkerRequest) -> Result<(), QueueFull> {
         {
             let mut requests = self.requests.lock().unwrap();
             if requests.len() == REQUESTS_MAX {
-                return Err(Busy);
+                return Err(QueueFull);
             }
             requests.push_back(request);
         }
@@ -77,40 +78,42 @@ impl Shared {
 
 impl EngineThread {
     pub fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), attention: SignalReader::default() }
+        Self { shared: Arc::clone(shared), signal_reader: SignalReader::default() }
     }
 
-    /// The first part of a turn alone: pinning orders what it stands between, whatever the signals do.
-    pub fn hears_recheck(&mut self) -> bool {
-        self.attention.read(&self.shared.signals) == Recheck::Asked
+    /// Does only the first part of a turn, and no pin. The fence of a pin would hide a missing ordering in
+    /// the signals.
+    pub fn sees_recheck(&mut self) -> bool {
+        self.signal_reader.read(&self.shared.signals) == Recheck::Asked
     }
 
-    /// As `Worker::turn`, in its order: sleep, read the signals, pin, take the waking, do an request.
+    /// Does the steps of `Worker::turn` in its order: sleep, read the signals, pin the view, clear the
+    /// wake-up, serve one request.
     pub fn turn(&mut self, tunnel: &Query, now: UnixMillis) -> Turn {
         let shared = &*self.shared;
-        let is_woken = if self.attention.is_done() {
+        let is_woken = if self.signal_reader.is_done() {
             shared.wake.sleep();
             true
         } else {
             shared.wake.is_there()
         };
         let is_last = shared.signals.is_stopping();
-        let recheck = self.attention.read(&shared.signals);
+        let recheck = self.signal_reader.read(&shared.signals);
         let view = shared.authority.pin();
         if is_woken {
-            self.attention.take(&shared.wake);
+            self.signal_reader.take(&shared.wake);
         }
         let recheck = (recheck == Recheck::Asked).then(|| view.decide(tunnel, now));
         let mut request = None;
-        if self.attention.has_requests() {
+        if self.signal_reader.has_requests() {
             request = shared.requests.lock().unwrap().pop_front();
             if request.is_none() {
-                self.attention.found_no_request();
+                self.signal_reader.found_no_request();
             }
         }
         Turn { recheck, request, is_last }
     }
 }
 
-/// RequestsInProgress that wait; few, so that there is no room for a third.
-pub const REQUESTS_MAX: usize = 2;
+/// Requests that fit in the queue. Two, so that a model with three meets a full queue.
+const REQUESTS_MAX: usize = 2;

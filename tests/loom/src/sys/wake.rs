@@ -1,5 +1,6 @@
-//! An eventfd that a ring polls, and no more of it than the kernel promises: it tells of wakings that are
-//! there when it looks, and need not tell of one that was taken before it looked.
+//! An eventfd that a ring polls, with no more than the kernel promises.
+//!
+//! A poll reports a wake-up that is there at the moment of the poll. It may miss one that was cleared before.
 
 use loom::sync::{Condvar, Mutex};
 
@@ -19,7 +20,7 @@ impl Wake {
         *self.is_awake.lock().unwrap() = false;
     }
 
-    /// Waits for a waking. Where none comes any more, loom ends the model as deadlocked.
+    /// Waits for a wake-up. loom reports a deadlock when none can come any more.
     pub fn sleep(&self) {
         let mut is_awake = self.is_awake.lock().unwrap();
         while !*is_awake {
@@ -27,7 +28,7 @@ impl Wake {
         }
     }
 
-    /// Whether [`Wake::sleep`] would return at once.
+    /// True when [`Wake::sleep`] would return at once.
     pub fn is_there(&self) -> bool {
         *self.is_awake.lock().unwrap()
     }
