@@ -34,6 +34,7 @@ mod shared;
 mod timers;
 mod tls;
 mod token_rate_limit;
+mod turn;
 mod user_data;
 mod worker;
 
@@ -54,12 +55,12 @@ use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::Verifier;
 use fd_budget::sessions_max;
-use kernel::RingKernel;
+use kernel::uring::UringKernel;
 use limits::SessionLimits;
 use listener::Listener;
 use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
-use tls::handshake_pool::{HandshakePool, Handshakes};
+use tls::handshake_pool::{HandshakePool, HandshakeThreads};
 use worker::Worker;
 
 pub use fd_budget::{Shortage, threads};
@@ -85,7 +86,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     client_addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
-    handshakes: Handshakes,
+    handshakes: HandshakeThreads,
 }
 
 /// A way to command the engines from any thread. Cheap to clone.
@@ -134,13 +135,16 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));
-        let (handshakes, steps) = Handshakes::start(&shared).map_err(EngineError::Thread)?;
+        let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
+        let (handshakes, pools) = match shared.config.speaks_tls() {
+            true => HandshakeThreads::start(wakes).map_err(EngineError::Thread)?,
+            false => (HandshakeThreads::default(), wakes.map(HandshakePool::without_threads).collect()),
+        };
         let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count), handshakes };
         let (started, all_started) = bounded(count);
-        for (number, listeners) in listeners.drain(..).enumerate() {
+        for (number, (listeners, pool)) in listeners.drain(..).zip(pools).enumerate() {
             let cpu = cpus[number % cpus.len()];
-            let desk = HandshakePool::new(number, steps.clone(), &engine.shared);
-            let thread = engine.spawn(number, cpu, listeners, desk, started.clone());
+            let thread = engine.spawn(number, cpu, listeners, pool, started.clone());
             match thread {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
@@ -149,7 +153,7 @@ impl Engine {
                 }
             }
         }
-        drop((started, steps));
+        drop(started);
         let outcome = all_started.iter().collect::<Result<(), RingError>>();
         if let Err(error) = outcome {
             engine.stop();
@@ -184,7 +188,7 @@ impl Engine {
         number: usize,
         cpu: Cpu,
         listeners: Vec<Listener>,
-        desk: HandshakePool,
+        handshakes: HandshakePool,
         started: Sender<Result<(), RingError>>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
@@ -193,8 +197,8 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
-            let worker = match RingKernel::new(&shared.config, shared.kernel_tls, desk) {
-                Ok(kernel) => Worker::new(number, kernel, listeners, shared),
+            let worker = match UringKernel::new(&shared.config, shared.kernel_tls) {
+                Ok(kernel) => Worker::new(number, kernel, handshakes, listeners, shared),
                 Err(error) => {
                     // Whoever waits for this has gone only where another thread has failed already.
                     let _nobody_waits = started.send(Err(error));
@@ -232,12 +236,12 @@ impl EngineHandle {
 
     /// Has every thread list its sessions.
     pub fn list_sessions(&self) -> Result<PendingList, EngineBusy> {
-        PendingList::start(&self.shared)
+        self.shared.list_sessions()
     }
 
     /// Has the session with this number ended, whatever it is doing.
     pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
-        PendingEnd::start(&self.shared, session)
+        self.shared.end_session(session)
     }
 
     /// `limits.sessions`, or what the descriptors are enough for.

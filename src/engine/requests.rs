@@ -4,11 +4,13 @@
 //! turns, a few sessions in each: see `worker::requests`. Whoever asks brings the memory for the answer, and
 //! looks for it from time to time; an engine never waits for anybody.
 
+use std::sync::Arc;
+
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use crossbeam::queue::ArrayQueue;
 
-use super::shared::Shared;
 use crate::engine::session_view::SessionList;
+use crate::sys::wake::Wake;
 
 /// A list that the threads are making.
 pub struct PendingList {
@@ -32,16 +34,33 @@ pub enum EndResult {
 #[error("an engine thread has {REQUESTS_MAX} such requests to serve before this one; try again")]
 pub struct EngineBusy;
 
-/// What one thread has been asked.
-pub(super) type RequestQueue = ArrayQueue<WorkerRequest>;
+/// The requests to one thread, and its wake-up.
+pub(super) struct RequestQueue {
+    waiting: ArrayQueue<WorkerRequest>,
+    wake: Arc<Wake>,
+}
 
 pub(super) enum WorkerRequest {
     List { list: SessionList, answer: Sender<SessionList> },
     End { session: u64, answer: Sender<EndResult> },
 }
 
-pub(super) fn queue() -> RequestQueue {
-    ArrayQueue::new(REQUESTS_MAX)
+impl RequestQueue {
+    pub fn new(wake: Arc<Wake>) -> Self {
+        Self { waiting: ArrayQueue::new(REQUESTS_MAX), wake }
+    }
+
+    /// Queues a request and wakes the thread.
+    fn send(&self, request: WorkerRequest) -> Result<(), EngineBusy> {
+        self.waiting.push(request).map_err(|_| EngineBusy)?;
+        self.wake.wake();
+        Ok(())
+    }
+
+    /// Takes the oldest request.
+    pub fn pop(&self) -> Option<WorkerRequest> {
+        self.waiting.pop()
+    }
 }
 
 /// The thread that a session of this number is on.
@@ -50,13 +69,16 @@ pub(super) const fn thread_of(session: u64) -> usize {
 }
 
 impl PendingList {
-    pub(super) fn start(shared: &Shared) -> Result<Self, EngineBusy> {
-        let mut waiting = Vec::with_capacity(shared.threads.len());
-        for thread in &shared.threads {
-            let room = thread.counters.sessions.active.get() as usize + LIST_ROOM_SPARE;
+    /// Requests a list from each thread, given the number of its sessions.
+    pub(super) fn start<'a>(
+        threads: impl Iterator<Item = (&'a RequestQueue, u64)>,
+    ) -> Result<Self, EngineBusy> {
+        let mut waiting = Vec::new();
+        for (requests, sessions) in threads {
+            let room = sessions as usize + LIST_ROOM_SPARE;
             let list = SessionList { rows: Vec::with_capacity(room), left_out: 0 };
             let (answer, answered) = bounded(1);
-            thread.ask(WorkerRequest::List { list, answer })?;
+            requests.send(WorkerRequest::List { list, answer })?;
             waiting.push(answered);
         }
         Ok(Self { waiting, list: SessionList::default() })
@@ -80,11 +102,12 @@ impl PendingList {
 }
 
 impl PendingEnd {
-    pub(super) fn start(shared: &Shared, session: u64) -> Result<Self, EngineBusy> {
+    /// Requests the end of a session from its thread; `None` where there is no such thread.
+    pub(super) fn start(thread: Option<&RequestQueue>, session: u64) -> Result<Self, EngineBusy> {
         let (answer, answered) = bounded(1);
-        match shared.threads.get(thread_of(session)) {
-            Some(thread) => thread.ask(WorkerRequest::End { session, answer })?,
-            // Its answer is that nobody is there to answer.
+        match thread {
+            Some(requests) => requests.send(WorkerRequest::End { session, answer })?,
+            // A dropped answer reads as "not found".
             None => drop(answer),
         }
         Ok(Self { answer: answered })

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use nix::unistd::gettid;
 use parking_lot::RwLock;
 use rustls::{ClientConfig, ServerConfig};
@@ -12,9 +11,8 @@ use rustls::{ClientConfig, ServerConfig};
 use super::limits::SessionLimits;
 use crate::authz::{Authority, DecisionLog};
 use crate::config::{Config, KernelTls};
-use crate::engine::requests::{self, EngineBusy, RequestQueue, WorkerRequest};
+use crate::engine::requests::{EngineBusy, PendingEnd, PendingList, RequestQueue, thread_of};
 use crate::engine::self_probe::SelfProbe;
-use crate::engine::tls::handshake_pool::{HANDSHAKES_MAX, HandshakeDone};
 use crate::engine::token_rate_limit::TokenRateLimit;
 use crate::engine::worker::signals::Signals;
 use crate::sys::kernel_tls;
@@ -44,24 +42,22 @@ pub(super) struct Shared {
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
 pub(super) struct ThreadShared {
-    pub wake: Wake,
+    pub wake: Arc<Wake>,
     pub counters: Arc<EngineCounters>,
     pub decision_log: Arc<DecisionLog>,
     pub requests: RequestQueue,
-    /// Steps of handshakes that were taken for this thread.
-    pub shaken: Arc<ArrayQueue<HandshakeDone>>,
     /// By which the system knows the thread; 0 until it runs.
     system_id: AtomicI32,
 }
 
 impl ThreadShared {
     pub fn new(decision_log: Arc<DecisionLog>) -> io::Result<Self> {
+        let wake = Arc::new(Wake::new()?);
         Ok(Self {
-            wake: Wake::new()?,
+            requests: RequestQueue::new(Arc::clone(&wake)),
+            wake,
             counters: Arc::default(),
             decision_log,
-            requests: requests::queue(),
-            shaken: Arc::new(ArrayQueue::new(HANDSHAKES_MAX)),
             system_id: AtomicI32::new(0),
         })
     }
@@ -73,12 +69,6 @@ impl ThreadShared {
 
     pub fn system_id(&self) -> Option<i32> {
         Some(self.system_id.load(Ordering::Relaxed)).filter(|id| *id != 0)
-    }
-
-    pub fn ask(&self, request: WorkerRequest) -> Result<(), EngineBusy> {
-        self.requests.push(request).map_err(|_| EngineBusy)?;
-        self.wake.wake();
-        Ok(())
     }
 }
 
@@ -112,6 +102,19 @@ impl Shared {
 
     pub fn replace_verifier(&self, verifier: Verifier) {
         *self.verifier.write() = Arc::new(verifier);
+    }
+
+    /// Requests a list of the sessions from every thread.
+    pub fn list_sessions(&self) -> Result<PendingList, EngineBusy> {
+        PendingList::start(
+            self.threads.iter().map(|thread| (&thread.requests, thread.counters.sessions.active.get())),
+        )
+    }
+
+    /// Requests the end of one session from its thread.
+    pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
+        let thread = self.threads.get(thread_of(session));
+        PendingEnd::start(thread.map(|thread| &thread.requests), session)
     }
 
     pub fn recheck(&self) {

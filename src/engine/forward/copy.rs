@@ -7,9 +7,10 @@
 
 use std::io;
 
-use super::{Flow, FlowError, FlowOperation, FlowSockets, Io, Outcome, Path, errno};
+use super::{Flow, FlowError, FlowOperation, FlowSockets, Path};
 use crate::config::Forwarding;
-use crate::engine::kernel::{Conveyor, Kernel, send_until_full};
+use crate::engine::kernel::io::{Io, Outcome, errno, send_until_full};
+use crate::engine::kernel::{Conveyor, Kernel};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 use crate::sys::ring::{First, RECEIVE_BYTES_MAX};
 use crate::telemetry::HotCounters;

@@ -11,12 +11,13 @@ mod tests;
 
 use std::io;
 
-use super::kernel::{Kernel, SocketOperation, retrying};
+use super::kernel::io::{Io, Outcome, errno, retrying};
+use super::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::config::Forwarding;
 use crate::engine::session_view::{DirectionRow, PathKind};
 use crate::engine::tls::ktls::{NoData, Speech, look_at_record};
-use crate::engine::user_data::{InFlight, Purpose, Slot, UserData};
-use crate::sys::buffers::BufferId;
+use crate::engine::tls::scratch::ScratchMemory;
+use crate::engine::user_data::Purpose;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
 use copy::{CopyPath, SPILL_BYTES_MAX};
@@ -76,24 +77,10 @@ pub(super) struct FlowSockets<'a, K: Kernel> {
     pub sink: &'a K::Socket,
     pub source_speech: Speech<'a>,
     pub sink_speech: Speech<'a>,
+    /// The thread's memory for records.
+    pub scratch: &'a mut ScratchMemory,
     /// The other direction is finished: both sockets are closed as soon as this one is.
     pub is_last: bool,
-}
-
-/// What a flow may do to the world: queue operations under its session's name, and count.
-pub(super) struct Io<'a, K: Kernel> {
-    pub kernel: &'a mut K,
-    pub slot: Slot,
-    pub in_flight: &'a mut InFlight,
-    pub counters: &'a HotCounters,
-}
-
-/// A completion as a flow sees it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outcome {
-    pub result: i32,
-    pub more: bool,
-    pub buffer: Option<BufferId>,
 }
 
 /// What the operations of a direction are for; [`Direction::purpose`] names them for the ring.
@@ -146,7 +133,7 @@ impl<P> Flow<P> {
     }
 }
 
-impl<P: super::kernel::Conveyor> Flow<P> {
+impl<P: Conveyor> Flow<P> {
     /// Begins to forward, with `early` bytes ahead of all that the source still sends.
     pub fn start<K: Kernel<Pipe = P>>(
         &mut self,
@@ -365,28 +352,5 @@ impl FlowError {
     }
 }
 
-impl<K: Kernel> Io<'_, K> {
-    pub fn submit(&mut self, purpose: Purpose, operation: SocketOperation<'_, K>) {
-        self.in_flight.begin(purpose);
-        self.kernel.submit(UserData::Session { slot: self.slot, purpose }, operation);
-    }
-
-    /// Cancels the operation that is in flight for `purpose`, if there is one.
-    pub fn cancel(&mut self, purpose: Purpose) {
-        if self.in_flight.has(purpose) && purpose != Purpose::TlsHandshake {
-            self.in_flight.begin(Purpose::Cancel);
-            self.kernel.cancel(
-                UserData::Session { slot: self.slot, purpose: Purpose::Cancel },
-                UserData::Session { slot: self.slot, purpose },
-            );
-        }
-    }
-}
-
 /// What one tunnel may hold in the node's memory, both directions together, while nobody takes it.
 pub const SESSION_BYTES_MAX: usize = 2 * SPILL_BYTES_MAX;
-
-/// The error of a completion whose result is negative.
-fn errno(result: i32) -> io::Error {
-    io::Error::from_raw_os_error(-result)
-}

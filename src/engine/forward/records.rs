@@ -3,8 +3,10 @@
 
 use std::io;
 
-use super::{Flow, FlowError, FlowSockets, Io, Path};
-use crate::engine::kernel::{Conveyor, Kernel, Scratch, retrying};
+use super::{Flow, FlowError, FlowSockets, Path};
+use crate::engine::kernel::io::{Io, retrying};
+use crate::engine::kernel::{Conveyor, Kernel};
+use crate::engine::tls::scratch::RecordScratch;
 use crate::engine::tls::stream::SendBuffer;
 use crate::sys::ring::First;
 use crate::wire::TlsError;
@@ -37,9 +39,9 @@ impl<P: Conveyor> Flow<P> {
     ) -> Result<(), FlowError> {
         // The end may have come together with the head.
         self.source_ended = ends.source_speech.records().is_some_and(|source| source.has_ended());
-        let mut scratch = io.kernel.take_scratch();
+        let mut scratch = ends.scratch.take();
         let sent = self.send_plain(early, &mut scratch, ends, io);
-        io.kernel.put_scratch(scratch);
+        ends.scratch.put(scratch);
         sent?;
         self.pump_records(ends, io)
     }
@@ -50,9 +52,9 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
-        let mut scratch = io.kernel.take_scratch();
+        let mut scratch = ends.scratch.take();
         let step = self.move_records(&mut scratch, ends, io);
-        io.kernel.put_scratch(scratch);
+        ends.scratch.put(scratch);
         let step = step?;
         if let Path::Records(path) = &mut self.path {
             path.wants_turn = matches!(step, RecordsProgress::Moved);
@@ -68,7 +70,7 @@ impl<P: Conveyor> Flow<P> {
 
     fn move_records<K: Kernel<Pipe = P>>(
         &mut self,
-        scratch: &mut Scratch,
+        scratch: &mut RecordScratch,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<RecordsProgress, FlowError> {
@@ -97,7 +99,7 @@ impl<P: Conveyor> Flow<P> {
     /// Moves what one receive gives; whether the source may have more, or has ended.
     fn receive<K: Kernel<Pipe = P>>(
         &mut self,
-        scratch: &mut Scratch,
+        scratch: &mut RecordScratch,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, FlowError> {
@@ -113,7 +115,7 @@ impl<P: Conveyor> Flow<P> {
         &mut self,
         incoming: &mut [u8],
         plain: &mut Vec<u8>,
-        scratch: &mut Scratch,
+        scratch: &mut RecordScratch,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, FlowError> {
@@ -151,7 +153,7 @@ impl<P: Conveyor> Flow<P> {
     fn send_plain<K: Kernel<Pipe = P>>(
         &mut self,
         plain: &[u8],
-        scratch: &mut Scratch,
+        scratch: &mut RecordScratch,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
@@ -196,7 +198,7 @@ impl<P: Conveyor> Flow<P> {
 
     fn end_sink<K: Kernel<Pipe = P>>(
         &mut self,
-        scratch: &mut Scratch,
+        scratch: &mut RecordScratch,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<RecordsProgress, FlowError> {

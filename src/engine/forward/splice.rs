@@ -7,9 +7,10 @@
 
 use std::io;
 
-use super::{Flow, FlowError, FlowOperation, FlowSockets, Io, Path, errno};
+use super::{Flow, FlowError, FlowOperation, FlowSockets, Path};
 use crate::config::Forwarding;
-use crate::engine::kernel::{Conveyor, Kernel, SocketOperation, retrying};
+use crate::engine::kernel::io::{Io, errno, retrying};
+use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::sys::ring::First;
 
 pub(super) struct SplicePath<P> {

@@ -3,18 +3,20 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::kernel::simulated::{ScriptedKernel, Socket};
+use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::tls::ktls::Records;
+use crate::engine::user_data::{InFlight, Slot};
 use crate::sys::kernel_tls::Record;
 
 /// A flow with both its ends, and the kernel that it talks to.
 struct Bench {
-    flow: Flow<<ScriptedKernel as Kernel>::Pipe>,
-    kernel: ScriptedKernel,
+    flow: Flow<<SimulatedKernel as Kernel>::Pipe>,
+    kernel: SimulatedKernel,
     in_flight: InFlight,
     counters: HotCounters,
     source: Socket,
     sink: Socket,
+    scratch: ScratchMemory,
     /// The kernel opens and seals the records of both ends.
     by_kernel_tls: bool,
 }
@@ -23,11 +25,12 @@ impl Bench {
     fn new(forwarding: Forwarding, seed: u64) -> Self {
         Self {
             flow: Flow::new(Direction::Up, forwarding),
-            kernel: ScriptedKernel::new(seed),
+            kernel: SimulatedKernel::new(seed),
             in_flight: InFlight::default(),
             counters: HotCounters::default(),
             source: Socket::default(),
             sink: Socket::default(),
+            scratch: ScratchMemory::default(),
             by_kernel_tls: false,
         }
     }
@@ -35,9 +38,9 @@ impl Bench {
     fn act(
         &mut self,
         act: impl FnOnce(
-            &mut Flow<<ScriptedKernel as Kernel>::Pipe>,
-            &mut FlowSockets<'_, ScriptedKernel>,
-            &mut Io<'_, ScriptedKernel>,
+            &mut Flow<<SimulatedKernel as Kernel>::Pipe>,
+            &mut FlowSockets<'_, SimulatedKernel>,
+            &mut Io<'_, SimulatedKernel>,
         ) -> Result<(), FlowError>,
     ) -> Result<(), FlowError> {
         let records = if self.by_kernel_tls { Records::Kernel } else { Records::Ours };
@@ -46,6 +49,7 @@ impl Bench {
             sink: &self.sink,
             source_speech: Speech::of(None, records),
             sink_speech: Speech::of(None, records),
+            scratch: &mut self.scratch,
             is_last: false,
         };
         let mut io = Io {

@@ -8,16 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use rustls::ClientConfig;
-
-use crate::engine::forward::Outcome;
-use crate::engine::kernel::{Conveyor, Kernel, Scratch, SocketOperation};
-use crate::engine::timers::Tick;
-use crate::engine::tls::handshake_pool::{HandshakeDone, Owner, PoolFull};
-use crate::engine::tls::stream::TlsStream;
-use crate::engine::user_data::{Purpose, Slot, UserData};
+use crate::engine::kernel::io::Outcome;
+use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
+use crate::engine::user_data::{Purpose, UserData};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 use crate::sys::kernel_tls::{Keys, Record};
 
@@ -47,7 +41,7 @@ pub(in crate::engine) struct SocketState {
 }
 
 #[derive(Default)]
-pub(in crate::engine) struct ScriptedPipe {
+pub(in crate::engine) struct SimulatedPipe {
     bytes: RefCell<VecDeque<u8>>,
     held_bytes: usize,
 }
@@ -72,7 +66,7 @@ enum What {
 /// Numbers from a test's seed, so that a failure can be run again.
 pub(in crate::engine) struct Dice(u64);
 
-pub(in crate::engine) struct ScriptedKernel {
+pub(in crate::engine) struct SimulatedKernel {
     pub pending: Vec<Pending>,
     pub dice: RefCell<Dice>,
     pub pipes_left: usize,
@@ -82,12 +76,8 @@ pub(in crate::engine) struct ScriptedKernel {
     pub device: Socket,
     /// Whether connects come to an end.
     pub connects: bool,
-    /// Steps of handshakes that may still be taken.
-    pub hands_left: usize,
     /// Whether TLS can be left to it.
     pub has_tls: bool,
-    /// Those that were, for the test to bring back.
-    pub shaken: VecDeque<HandshakeDone>,
     buffers: HashMap<u16, Vec<u8>>,
     next_buffer: u16,
     cancels_to_tell: usize,
@@ -143,7 +133,7 @@ impl Dice {
     }
 }
 
-impl ScriptedKernel {
+impl SimulatedKernel {
     pub fn new(seed: u64) -> Self {
         Self {
             pending: Vec::new(),
@@ -152,9 +142,7 @@ impl ScriptedKernel {
             pipe_bytes: 64 * 1024,
             device: Socket::default(),
             connects: true,
-            hands_left: usize::MAX,
             has_tls: false,
-            shaken: VecDeque::new(),
             buffers: HashMap::new(),
             next_buffer: 0,
             cancels_to_tell: 0,
@@ -282,12 +270,17 @@ thread_local! {
     static RING_PIPE: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
 }
 
-impl Kernel for ScriptedKernel {
+impl Kernel for SimulatedKernel {
     type Socket = Socket;
-    type Pipe = ScriptedPipe;
+    type Pipe = SimulatedPipe;
 
-    fn submit(&mut self, token: UserData, operation: SocketOperation<'_, Self>) {
-        let UserData::Session { purpose, .. } = token else { panic!("{token:?} is not a session's") };
+    fn submit(&mut self, user_data: UserData, operation: SocketOperation<'_, Self>) {
+        let purpose = match user_data {
+            UserData::Session { purpose, .. } => purpose,
+            // The operations of pooled connections stay in flight.
+            UserData::PeerConnection { .. } => return,
+            _ => panic!("{user_data:?} is not for a socket"),
+        };
         assert!(self.pending.iter().all(|pending| pending.purpose != purpose), "{purpose:?} twice");
         let what = match operation {
             SocketOperation::Receive(socket) => What::Receive { socket: socket.clone(), is_multishot: false },
@@ -304,8 +297,8 @@ impl Kernel for ScriptedKernel {
         self.pending.push(Pending { purpose, what, cancelled: false });
     }
 
-    fn cancel(&mut self, _token: UserData, target: UserData) {
-        let UserData::Session { purpose, .. } = target else { panic!("{target:?} is not a session's") };
+    fn cancel(&mut self, _user_data: UserData, target: UserData) {
+        let UserData::Session { purpose, .. } = target else { return };
         self.cancels_to_tell += 1;
         for pending in &mut self.pending {
             pending.cancelled |= pending.purpose == purpose;
@@ -340,22 +333,6 @@ impl Kernel for ScriptedKernel {
         Ok(bytes.len())
     }
 
-    fn shake_hands(
-        &mut self,
-        slot: Slot,
-        mut secured: Box<TlsStream>,
-        records: Vec<u8>,
-    ) -> Result<(), PoolFull> {
-        if self.hands_left == 0 {
-            return Err(PoolFull);
-        }
-        self.hands_left -= 1;
-        let mut plain = Vec::new();
-        let outcome = secured.receive(&records, &mut plain);
-        self.shaken.push_back(HandshakeDone { owner: Owner::Session(slot), secured, plain, outcome });
-        Ok(())
-    }
-
     fn prepare_tls(&self, _socket: &Socket) -> io::Result<()> {
         if self.has_tls { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
     }
@@ -381,12 +358,6 @@ impl Kernel for ScriptedKernel {
         Ok(())
     }
 
-    fn take_scratch(&mut self) -> Box<Scratch> {
-        Box::default()
-    }
-
-    fn put_scratch(&mut self, _scratch: Box<Scratch>) {}
-
     fn shut_write(&self, socket: &Socket) {
         assert!(!socket.0.shut.replace(true), "a FIN is sent once");
     }
@@ -402,18 +373,8 @@ impl Kernel for ScriptedKernel {
         Ok(self.device.clone())
     }
 
-    fn open_node_socket(&self, address: SocketAddr) -> io::Result<Socket> {
+    fn open_peer_socket(&self, address: SocketAddr) -> io::Result<Socket> {
         self.open_device_socket(address)
-    }
-
-    fn take_spare(
-        &mut self,
-        _node: &str,
-        _address: SocketAddr,
-        _tls: &Arc<ClientConfig>,
-        _now: Tick,
-    ) -> Option<(Socket, Box<TlsStream>)> {
-        None
     }
 
     fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
@@ -424,19 +385,19 @@ impl Kernel for ScriptedKernel {
         assert!(self.buffers.remove(&buffer.0).is_some(), "{buffer:?} is given back once");
     }
 
-    fn take_pipe(&mut self) -> Option<ScriptedPipe> {
+    fn take_pipe(&mut self) -> Option<SimulatedPipe> {
         if self.pipes_left == 0 || self.roll(8) == 0 {
             return None;
         }
         self.pipes_left -= 1;
-        Some(ScriptedPipe::default())
+        Some(SimulatedPipe::default())
     }
 
-    fn put_pipe(&mut self, _pipe: ScriptedPipe) {
+    fn put_pipe(&mut self, _pipe: SimulatedPipe) {
         self.pipes_left += 1;
     }
 
-    fn fill_pipe(&self, pipe: &mut ScriptedPipe, from: &Socket) -> io::Result<usize> {
+    fn fill_pipe(&self, pipe: &mut SimulatedPipe, from: &Socket) -> io::Result<usize> {
         from.check()?;
         if self.roll(16) == 0 {
             return Err(io::ErrorKind::Interrupted.into());
@@ -450,7 +411,7 @@ impl Kernel for ScriptedKernel {
         Ok(bytes.len())
     }
 
-    fn drain_pipe(&self, pipe: &mut ScriptedPipe, to: &Socket) -> io::Result<usize> {
+    fn drain_pipe(&self, pipe: &mut SimulatedPipe, to: &Socket) -> io::Result<usize> {
         to.check()?;
         let count = to.0.room.get().min(pipe.held_bytes);
         if count == 0 {
@@ -464,7 +425,7 @@ impl Kernel for ScriptedKernel {
     }
 }
 
-impl Conveyor for ScriptedPipe {
+impl Conveyor for SimulatedPipe {
     fn held_bytes(&self) -> usize {
         self.held_bytes
     }

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use crate::config::Config;
 use crate::engine::EngineError;
-use crate::engine::kernel::silence_options;
+use crate::engine::kernel::uring::silence_options;
 use crate::engine::listener::{Listener, Sharing};
 use crate::sys::{activation, socket};
 

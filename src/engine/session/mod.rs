@@ -18,19 +18,17 @@ mod view;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::forward::{Direction, Flow, Io, Outcome};
+use super::forward::{Direction, Flow};
+use super::kernel::io::{Io, Outcome};
 use super::kernel::{Kernel, SocketOperation};
 use super::limits::{SessionPermit, TunnelPermit};
-use super::shared::Shared;
-use super::timers::{Instant, Tick};
-use crate::authz::{
-    Decision, DecisionLog, DeviceId, Generation, GrantId, PinnedView, PrincipalId, Query, Refusal, Route,
-    UnixMillis,
-};
+use super::timers::Tick;
+use crate::authz::{Decision, DeviceId, Generation, GrantId, PrincipalId, Query, Refusal, Route, UnixMillis};
 use crate::engine::tls::ktls::KeptBy;
 use crate::engine::tls::stream::TlsStream;
+use crate::engine::turn::TurnCx as Turn;
 use crate::engine::user_data::{InFlight, Purpose, Slot};
-use crate::telemetry::{EngineCounters, SessionFacts};
+use crate::telemetry::SessionFacts;
 use crate::wire::{HttpVersion, Token};
 use tls_handshake::Securing;
 use via_peer::Handing;
@@ -152,18 +150,6 @@ struct Tunnel<P> {
     /// unless that is undone.
     reprieved_until: Option<Tick>,
     handshake_us: u64,
-}
-
-/// What one turn of the thread lends to its sessions.
-pub(super) struct Turn<'a, K: Kernel> {
-    pub kernel: &'a mut K,
-    pub now: Instant,
-    pub view: &'a PinnedView<'a>,
-    pub shared: &'a Shared,
-    pub counters: &'a EngineCounters,
-    pub decision_log: &'a DecisionLog,
-    /// Since when what has ended is known of in the store; see `Authority::ended_at_us`.
-    pub ended_at_us: u64,
 }
 
 impl<K: Kernel> Session<K> {
@@ -401,12 +387,10 @@ impl<K: Kernel> Session<K> {
 
 /// What the session in `slot` may queue in this turn.
 fn io<'a, K: Kernel>(in_flight: &'a mut InFlight, slot: Slot, turn: &'a mut Turn<'_, K>) -> Io<'a, K> {
-    Io { kernel: turn.kernel, slot, in_flight, counters: &turn.counters.hot }
+    turn.io(in_flight, slot)
 }
 
 /// Returns the buffer of a completion that nobody reads.
 fn give_back<K: Kernel>(outcome: Outcome, kernel: &mut K) {
-    if let Some(buffer) = outcome.buffer {
-        kernel.give_back(buffer);
-    }
+    outcome.give_back(kernel);
 }

@@ -3,12 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
+
 use super::*;
 use crate::authz::*;
 use crate::config::{Config, Listen};
-use crate::engine::kernel::simulated::{ScriptedKernel, Socket};
+use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::limits::SessionLimits;
+use crate::engine::peer_pool::PeerPool;
+use crate::engine::shared::Shared;
 use crate::engine::shared::ThreadShared;
+use crate::engine::timers::Instant;
+use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeJob, HandshakePool};
+use crate::engine::tls::scratch::ScratchMemory;
 use crate::telemetry::AuditSender;
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
@@ -17,9 +24,13 @@ pub(super) const HEAD: &str =
 
 /// A session with its kernel, its client and the thread's shared state.
 pub(super) struct Bench {
-    pub kernel: ScriptedKernel,
+    pub kernel: SimulatedKernel,
     pub shared: Shared,
     pub client: Socket,
+    pub handshakes: HandshakePool,
+    handshake_jobs: Receiver<HandshakeJob>,
+    pub peers: PeerPool<SimulatedKernel>,
+    scratch: ScratchMemory,
     now: Instant,
 }
 
@@ -40,16 +51,21 @@ impl Bench {
             Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
         let client = Socket::default();
         client.state().room.set(usize::MAX / 2);
-        let kernel = ScriptedKernel::new(seed);
+        let kernel = SimulatedKernel::new(seed);
         kernel.device.state().room.set(usize::MAX / 2);
         let now = Instant { monotonic_us: 0, wall: UnixMillis(0) };
-        Self { kernel, shared, client, now }
+        let (handshakes, handshake_jobs) = HandshakePool::for_tests();
+        let (peers, scratch) = (PeerPool::new(1), ScratchMemory::default());
+        Self { kernel, shared, client, handshakes, handshake_jobs, peers, scratch, now }
     }
 
-    pub fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, ScriptedKernel>) -> T) -> T {
+    pub fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, SimulatedKernel>) -> T) -> T {
         let view = self.shared.authority.pin();
         act(&mut Turn {
             kernel: &mut self.kernel,
+            handshakes: &mut self.handshakes,
+            peers: &mut self.peers,
+            scratch: &mut self.scratch,
             now: self.now,
             view: &view,
             shared: &self.shared,
@@ -59,7 +75,7 @@ impl Bench {
         })
     }
 
-    pub fn begin(&mut self) -> Session<ScriptedKernel> {
+    pub fn begin(&mut self) -> Session<SimulatedKernel> {
         let place = self.shared.limits.enter();
         let client = self.client.clone();
         let accepted = Accepted { client, address: None, listener: 0, place, at_us: self.now.monotonic_us };
@@ -67,7 +83,7 @@ impl Bench {
     }
 
     /// Lets up to `steps` things happen; stops when nothing can.
-    pub fn run(&mut self, session: &mut Session<ScriptedKernel>, steps: usize) {
+    pub fn run(&mut self, session: &mut Session<SimulatedKernel>, steps: usize) {
         for _ in 0..steps {
             if session.wants_turn() {
                 self.turn(|turn| session.resume(turn));
@@ -77,11 +93,17 @@ impl Bench {
         }
     }
 
-    fn recheck(&mut self, session: &mut Session<ScriptedKernel>) {
+    fn recheck(&mut self, session: &mut Session<SimulatedKernel>) {
         self.turn(|turn| {
             assert_eq!(session.standing_question(), session.query);
             session.recheck(session.decide(turn), turn);
         });
+    }
+
+    /// The next step of a handshake, which a handshake thread would have taken by now.
+    pub fn next_handshake(&mut self) -> Option<HandshakeDone> {
+        self.handshake_jobs.try_iter().for_each(HandshakeJob::run);
+        self.handshakes.next()
     }
 
     pub fn client_sends(&self, bytes: &[u8]) {

@@ -11,8 +11,9 @@ use rustls::ServerConfig;
 
 use super::reject::Rejection;
 use super::{Outcome, Session, Stage, Turn, give_back};
-use crate::engine::kernel::{Kernel, send_until_full};
-use crate::engine::tls::handshake_pool::HandshakeDone;
+use crate::engine::kernel::Kernel;
+use crate::engine::kernel::io::send_until_full;
+use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
 use crate::wire::{HttpVersion, Reply, Sealed, TlsConnection, TlsError};
@@ -74,7 +75,7 @@ impl<K: Kernel> Session<K> {
             return self.note_lost_client("tls-handshake-too-large", None, turn);
         }
         let Some(secured) = securing.secured.take() else { return };
-        match turn.kernel.shake_hands(self.slot, secured, records) {
+        match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
             Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
             Err(_full) => {
                 turn.counters.tls_handshakes.add("turned-away");
@@ -90,7 +91,7 @@ impl<K: Kernel> Session<K> {
             return self.on_shaken_with_node(shaken, turn);
         }
         let Stage::Securing(securing) = &mut self.stage else { return };
-        let HandshakeDone { mut secured, plain, outcome, .. } = shaken;
+        let HandshakeDone { stream: mut secured, plain, outcome, .. } = shaken;
         // After a failure, it is the alert that tells the client.
         let flushed = secured.outgoing().flush(turn.kernel, &self.client);
         if let Err(error) = outcome {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use super::tls_handshake::Then;
 use super::{Dial, Outcome, Rights, Session, Stage, Tunnel, Turn, give_back};
 use crate::authz::{Decision, Refusal};
-use crate::engine::forward::{Direction, Flow, FlowEnd, FlowError, FlowSockets, Io};
+use crate::engine::forward::{Direction, Flow, FlowEnd, FlowError, FlowSockets};
 use crate::engine::kernel::Kernel;
+use crate::engine::kernel::io::Io;
 use crate::engine::timers::Tick;
 use crate::engine::tls::ktls::{KeptBy, Records, Speech, give_to_kernel};
+use crate::engine::tls::scratch::ScratchMemory;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::{AuditEvent, SessionEnd};
 use crate::wire::Reply;
@@ -209,15 +211,17 @@ impl<K: Kernel> Session<K> {
         turn: &mut Turn<'_, K>,
         step: impl FnOnce(
             &mut Tunnel<K::Pipe>,
-            &mut Peers<'_, K>,
+            &mut TunnelSockets<'_, K>,
             &mut Io<'_, K>,
         ) -> Result<(), (Side, io::Error)>,
     ) {
         let (Stage::Tunnel(tunnel), Some(device)) = (&mut self.stage, &self.device) else { return };
         let bytes_before = tunnel.bytes();
         let was_half_closed = tunnel.is_half_closed();
-        let mut io = super::io(&mut self.in_flight, self.slot, turn);
-        let mut peers = Peers {
+        let counters = &turn.counters.hot;
+        let mut io = Io { kernel: turn.kernel, slot: self.slot, in_flight: &mut self.in_flight, counters };
+        let mut peers = TunnelSockets {
+            scratch: turn.scratch,
             client: &self.client,
             client_speech: Speech::of(self.client_tls.as_deref_mut(), tunnel.kept_by.client),
             device,
@@ -304,23 +308,38 @@ impl<P> Tunnel<P> {
 }
 
 /// Both sides of a tunnel, lent for one step.
-struct Peers<'a, K: Kernel> {
+struct TunnelSockets<'a, K: Kernel> {
+    scratch: &'a mut ScratchMemory,
     client: &'a K::Socket,
     client_speech: Speech<'a>,
     device: &'a K::Socket,
     device_speech: Speech<'a>,
 }
 
-impl<K: Kernel> Peers<'_, K> {
+impl<K: Kernel> TunnelSockets<'_, K> {
     /// Where the other direction is finished, `is_last`.
     fn up(&mut self, is_last: bool) -> FlowSockets<'_, K> {
         let (source_speech, sink_speech) = (self.client_speech.lend(), self.device_speech.lend());
-        FlowSockets { source: self.client, sink: self.device, source_speech, sink_speech, is_last }
+        FlowSockets {
+            source: self.client,
+            sink: self.device,
+            source_speech,
+            sink_speech,
+            scratch: self.scratch,
+            is_last,
+        }
     }
 
     fn down(&mut self, is_last: bool) -> FlowSockets<'_, K> {
         let (source_speech, sink_speech) = (self.device_speech.lend(), self.client_speech.lend());
-        FlowSockets { source: self.device, sink: self.client, source_speech, sink_speech, is_last }
+        FlowSockets {
+            source: self.device,
+            sink: self.client,
+            source_speech,
+            sink_speech,
+            scratch: self.scratch,
+            is_last,
+        }
     }
 }
 

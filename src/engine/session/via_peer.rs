@@ -11,7 +11,8 @@ use super::reject::Rejection;
 use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
 use crate::authz::{Decision, PeerRoute, Query, Refusal};
 use crate::engine::kernel::{Kernel, SocketOperation};
-use crate::engine::tls::handshake_pool::HandshakeDone;
+use crate::engine::peer_pool::ReadyConnection;
+use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
 use crate::wire::{Handover, Reply, Sealed, TlsConnection, TlsError, parse_handover_reply};
@@ -83,10 +84,13 @@ impl<K: Kernel> Session<K> {
         let deadline = Some(turn.now.after(turn.shared.config.timeouts.forward));
         let dial = Dial { began_us: turn.now.monotonic_us, ..dial };
         let spare = match dial.is_past_spares {
-            false => turn.kernel.take_spare(node, entry.forward, &tls, turn.now.tick()),
+            false => {
+                let (peers, mut cx) = turn.peer_pool();
+                peers.take(node, entry.forward, &tls, &mut cx)
+            }
             true => None,
         };
-        if let Some((socket, secured)) = spare {
+        if let Some(ReadyConnection { socket, stream: secured }) = spare {
             turn.counters.sessions.spares_used.add(1);
             (self.device, self.device_tls, self.deadline) = (Some(socket), Some(secured), deadline);
             let step = Step::Asked(Vec::new());
@@ -95,7 +99,7 @@ impl<K: Kernel> Session<K> {
         }
         let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other);
         let tls = name.and_then(|name| TlsConnection::connect(tls, name).map_err(io::Error::other));
-        let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_node_socket(entry.forward)?)));
+        let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_peer_socket(entry.forward)?)));
         let (tls, socket) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.refuse(version, no_node(node, "node-socket", Some(&error)), turn),
@@ -122,7 +126,7 @@ impl<K: Kernel> Session<K> {
 
     fn shake_with_node(&mut self, records: Vec<u8>, turn: &mut Turn<'_, K>) {
         let Some(secured) = self.device_tls.take() else { return };
-        match turn.kernel.shake_hands(self.slot, secured, records) {
+        match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
             Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
             Err(_full) => self.refuse_by_node("node-handshakes-full", None, turn),
         }
@@ -131,7 +135,7 @@ impl<K: Kernel> Session<K> {
     /// A step of the handshake with the node was taken.
     pub(super) fn on_shaken_with_node(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
         let (Stage::Handing(handing), Some(socket)) = (&mut self.stage, &self.device) else { return };
-        let HandshakeDone { mut secured, plain, outcome, .. } = shaken;
+        let HandshakeDone { stream: mut secured, plain, outcome, .. } = shaken;
         let flushed = secured.outgoing().flush(turn.kernel, socket);
         let (is_open, is_all_sent) = (secured.is_open(), secured.outgoing().is_empty());
         self.device_tls = Some(secured);

@@ -36,8 +36,9 @@ impl Bench {
             limits,
             vec![thread],
         ));
-        let kernel = RingKernel::new(&config, KernelTls::Off, HandshakePool::new(0, None, &shared)).unwrap();
-        let worker = Worker::new(0, kernel, listeners.remove(0), Arc::clone(&shared));
+        let kernel = UringKernel::new(&config, KernelTls::Off).unwrap();
+        let handshakes = HandshakePool::without_threads(Arc::clone(&shared.threads[0].wake));
+        let worker = Worker::new(0, kernel, handshakes, listeners.remove(0), Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }
     }
@@ -189,7 +190,7 @@ fn copied_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_
 fn a_list_of_sessions_takes_a_share_of_each_turn_and_holds_every_one_once() {
     let mut bench = Bench::new(Forwarding::Auto);
     let tunnels: Vec<_> = (0..3 * SESSIONS_PER_TURN).map(|_| bench.tunnel()).collect();
-    let mut under_way = PendingList::start(&bench.shared).unwrap();
+    let mut under_way = bench.shared.list_sessions().unwrap();
     let mut turns = 0;
     let list = loop {
         bench.turn();
@@ -212,7 +213,7 @@ fn the_end_of_one_session_ends_no_other() {
     let mut tunnels: Vec<_> = (0..SESSIONS_PER_TURN + 2).map(|_| bench.tunnel()).collect();
     let wanted = SESSIONS_PER_TURN as u64 + 1;
     let ended = |bench: &mut Bench, session: u64| {
-        let mut under_way = PendingEnd::start(&bench.shared, session).unwrap();
+        let mut under_way = bench.shared.end_session(session).unwrap();
         loop {
             bench.turn();
             if let Some(found) = under_way.poll() {
@@ -222,7 +223,7 @@ fn the_end_of_one_session_ends_no_other() {
     };
     assert_eq!(ended(&mut bench, wanted), EndResult::Ended);
     assert_eq!(ended(&mut bench, wanted), EndResult::NotFound, "it is over");
-    assert_eq!(PendingEnd::start(&bench.shared, u64::MAX).unwrap().poll(), Some(EndResult::NotFound));
+    assert_eq!(bench.shared.end_session(u64::MAX).unwrap().poll(), Some(EndResult::NotFound));
     let (mut gone, _) = tunnels.remove(wanted as usize - 1);
     assert_eq!(gone.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(bench.counters().sessions.tunnels_closed.get(), 1);
@@ -236,6 +237,6 @@ fn the_end_of_one_session_ends_no_other() {
 #[test]
 fn a_thread_that_is_asked_too_much_says_so() {
     let bench = Bench::new(Forwarding::Auto);
-    let asked = (0..100).map_while(|_| PendingList::start(&bench.shared).ok()).count();
+    let asked = (0..100).map_while(|_| bench.shared.list_sessions().ok()).count();
     assert!((1..100).contains(&asked), "{asked} lists wait at once");
 }

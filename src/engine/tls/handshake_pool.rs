@@ -1,9 +1,9 @@
 //! TLS handshakes, on threads of their own: a signature takes as long as some hundred messages, and tunnels do
 //! not wait for it.
 //!
-//! An engine thread does all sending and receiving; what it received for a handshake it hands over together
-//! with the connection, and has both back with what there is to send. These threads are pinned nowhere and
-//! give way to the engines.
+//! An engine thread does all sending and receiving. It hands the bytes that it received for a handshake over,
+//! together with the TLS stream, and gets the stream back with the bytes to send. The handshake threads are not
+//! pinned, and the engine threads go before them.
 
 use std::io;
 use std::sync::Arc;
@@ -12,44 +12,42 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use crossbeam::queue::ArrayQueue;
 
-use crate::engine::shared::Shared;
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Slot;
 use crate::sys::cpu;
+use crate::sys::wake::Wake;
 use crate::wire::TlsError;
 
-/// Where one engine thread hands handshakes over, and gets them back.
+/// One engine thread's access to the handshake threads.
 pub(in crate::engine) struct HandshakePool {
-    /// `None` where no listener speaks TLS.
-    steps: Option<Sender<Step>>,
-    thread: usize,
-    /// Handed over, and not yet taken back.
+    /// `None` where the node does not use TLS.
+    jobs: Option<Sender<HandshakeJob>>,
+    /// Jobs that were handed over and have not come back.
     out: usize,
-    back: Arc<ArrayQueue<HandshakeDone>>,
+    returned: Arc<ReturnQueue>,
 }
 
-/// A connection, and what was received for its handshake.
-pub(in crate::engine) struct Step {
-    /// The engine thread that it belongs to.
-    thread: usize,
-    owner: Owner,
-    secured: Box<TlsStream>,
+/// A TLS stream, and the bytes that were received for its handshake.
+pub(in crate::engine) struct HandshakeJob {
+    owner: HandshakeOwner,
+    stream: Box<TlsStream>,
     records: Vec<u8>,
+    return_to: Arc<ReturnQueue>,
 }
 
-/// Whose connection it is.
+/// The connection that a handshake is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum Owner {
+pub(in crate::engine) enum HandshakeOwner {
     Session(Slot),
-    /// The spare in this place.
+    /// The pooled peer connection in this place of the pool.
     PeerConnection(u32),
 }
 
-/// A connection whose handshake has gone on, or has failed.
+/// A TLS stream whose handshake has gone on, or has failed.
 pub(in crate::engine) struct HandshakeDone {
-    pub owner: Owner,
-    pub secured: Box<TlsStream>,
-    /// What the client sent behind its handshake.
+    pub owner: HandshakeOwner,
+    pub stream: Box<TlsStream>,
+    /// Bytes that the other side sent behind its handshake.
     pub plain: Vec<u8>,
     pub outcome: Result<(), TlsError>,
 }
@@ -58,31 +56,32 @@ pub(in crate::engine) struct HandshakeDone {
 #[derive(Debug)]
 pub(in crate::engine) struct PoolFull;
 
-/// The threads; they end once every desk is gone.
+/// The handshake threads; they end once every [`HandshakePool`] is dropped.
 #[derive(Default)]
-pub(in crate::engine) struct Handshakes {
+pub(in crate::engine) struct HandshakeThreads {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Handshakes {
-    /// Starts as many threads as there are engine threads, where any is needed. Returns with them what
-    /// desks hand their steps to.
-    pub fn start(shared: &Arc<Shared>) -> io::Result<(Self, Option<Sender<Step>>)> {
-        let config = &shared.config;
-        if !config.speaks_tls() {
-            return Ok((Self::default(), None));
-        }
-        let count = shared.threads.len();
-        let (sender, steps) = bounded(count * HANDSHAKES_MAX);
+/// Results for one engine thread, and its wake-up.
+struct ReturnQueue {
+    done: ArrayQueue<HandshakeDone>,
+    wake: Arc<Wake>,
+}
+
+impl HandshakeThreads {
+    /// Starts as many threads as there are engine threads. Returns with them one pool for each engine thread,
+    /// in the order of `wakes`.
+    pub fn start(wakes: impl ExactSizeIterator<Item = Arc<Wake>>) -> io::Result<(Self, Vec<HandshakePool>)> {
+        let count = wakes.len();
+        let (sender, jobs) = bounded(count * HANDSHAKES_MAX);
+        let pools = wakes.map(|wake| HandshakePool::new(Some(sender.clone()), wake)).collect();
         let threads = (0..count)
             .map(|number| {
-                let (shared, steps) = (Arc::clone(shared), steps.clone());
-                std::thread::Builder::new()
-                    .name(format!("handshake-{number}"))
-                    .spawn(move || take_steps(&steps, &shared))
+                let jobs = jobs.clone();
+                std::thread::Builder::new().name(format!("handshake-{number}")).spawn(move || run_jobs(&jobs))
             })
             .collect::<io::Result<Vec<_>>>()?;
-        Ok((Self { threads }, Some(sender)))
+        Ok((Self { threads }, pools))
     }
 
     /// Waits for the threads. Only once no engine thread runs any more.
@@ -96,19 +95,33 @@ impl Handshakes {
 }
 
 impl HandshakePool {
-    pub fn new(thread: usize, steps: Option<Sender<Step>>, shared: &Shared) -> Self {
-        Self { steps, thread, out: 0, back: Arc::clone(&shared.threads[thread].shaken) }
+    fn new(jobs: Option<Sender<HandshakeJob>>, wake: Arc<Wake>) -> Self {
+        let returned = ReturnQueue { done: ArrayQueue::new(HANDSHAKES_MAX), wake };
+        Self { jobs, out: 0, returned: Arc::new(returned) }
     }
 
-    pub fn hand_over(
+    /// A pool without threads, for a node that does not use TLS: it is always full.
+    pub fn without_threads(wake: Arc<Wake>) -> Self {
+        Self::new(None, wake)
+    }
+
+    /// A pool whose jobs the test runs itself.
+    #[cfg(test)]
+    pub fn for_tests() -> (Self, Receiver<HandshakeJob>) {
+        let (sender, jobs) = bounded(HANDSHAKES_MAX);
+        (Self::new(Some(sender), Arc::new(Wake::new().unwrap())), jobs)
+    }
+
+    /// Has the handshake of `stream` go on with `records`. The result comes by [`next`](Self::next).
+    pub fn start(
         &mut self,
-        owner: Owner,
-        secured: Box<TlsStream>,
+        owner: HandshakeOwner,
+        stream: Box<TlsStream>,
         records: Vec<u8>,
     ) -> Result<(), PoolFull> {
-        let steps = self.steps.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(PoolFull)?;
-        let step = Step { thread: self.thread, owner, secured, records };
-        match steps.try_send(step) {
+        let jobs = self.jobs.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(PoolFull)?;
+        let job = HandshakeJob { owner, stream, records, return_to: Arc::clone(&self.returned) };
+        match jobs.try_send(job) {
             Ok(()) => {
                 self.out += 1;
                 Ok(())
@@ -117,36 +130,44 @@ impl HandshakePool {
         }
     }
 
+    /// Takes the next result, where there is one.
     pub fn next(&mut self) -> Option<HandshakeDone> {
         if self.out == 0 {
             return None;
         }
-        let shaken = self.back.pop()?;
+        let done = self.returned.done.pop()?;
         self.out -= 1;
-        Some(shaken)
+        Some(done)
     }
 }
 
-fn take_steps(steps: &Receiver<Step>, shared: &Shared) {
-    if let Err(error) = cpu::give_way() {
-        tracing::warn!(%error, "handshakes run at the priority of the tunnels");
-    }
-    for Step { thread, owner, mut secured, records } in steps {
+impl HandshakeJob {
+    /// Runs the job, returns its result and wakes the engine thread. A panic fails this handshake alone.
+    pub fn run(self) {
+        let Self { owner, mut stream, records, return_to } = self;
         let mut plain = Vec::new();
-        let step = || secured.receive(&records, &mut plain);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        let receive = || stream.receive(&records, &mut plain);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(receive)).unwrap_or_else(|_| {
             tracing::error!("a handshake ended by a panic; please report it");
             Err(TlsError::Panic)
         });
-        let thread = &shared.threads[thread];
-        if thread.shaken.push(HandshakeDone { owner, secured, plain, outcome }).is_err() {
-            // A desk has no more out than there is room for.
-            tracing::error!("a handshake has found no place to come back to; please report it");
+        if return_to.done.push(HandshakeDone { owner, stream, plain, outcome }).is_err() {
+            // A pool has no more jobs out than its return queue has room for.
+            tracing::error!("a handshake has found no room in its return queue; please report it");
         }
-        thread.wake.wake();
+        return_to.wake.wake();
     }
 }
 
-/// Steps of handshakes that one engine thread may have under way. A client is turned away where there are as
-/// many: they are some 100 ms of work, and what comes behind them would wait longer still.
-pub(in crate::engine) const HANDSHAKES_MAX: usize = 1024;
+fn run_jobs(jobs: &Receiver<HandshakeJob>) {
+    if let Err(error) = cpu::give_way() {
+        tracing::warn!(%error, "handshakes run at the priority of the tunnels");
+    }
+    for job in jobs {
+        job.run();
+    }
+}
+
+/// Handshakes that one engine thread may have under way. A client is turned away where there are as many: they
+/// are some 100 ms of work, and those behind them would wait longer still.
+const HANDSHAKES_MAX: usize = 1024;

@@ -5,7 +5,8 @@
 
 use std::io;
 
-use crate::engine::kernel::{Kernel, retrying};
+use crate::engine::kernel::Kernel;
+use crate::engine::kernel::io::retrying;
 use crate::engine::tls::stream::TlsStream;
 use crate::sys::kernel_tls::Record;
 

@@ -1,11 +1,10 @@
 //! One end of a session that speaks TLS: its connection, and the records that are on their way either side.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use crate::engine::kernel::{Kernel, retrying, send_until_full};
+use crate::engine::kernel::Kernel;
+use crate::engine::kernel::io::send_until_full;
 use crate::sys::kernel_tls::Keys;
-use crate::sys::socket;
 use crate::wire::{Sealed, TlsConnection, TlsError};
 
 pub(in crate::engine) struct TlsStream {
@@ -112,20 +111,6 @@ impl SendBuffer {
         }
         self.bytes.extend_from_slice(&bytes[taken..]);
         Ok(sent)
-    }
-
-    /// As [`flush`](Self::flush), for a socket that is no session's.
-    pub fn flush_to(&mut self, socket: &OwnedFd) -> io::Result<()> {
-        while !self.is_empty() {
-            match retrying(|| socket::send_now(socket.as_fd(), &self.bytes[self.sent..]))? {
-                Some(sent) => self.sent += sent,
-                None => return Ok(()),
-            }
-            if self.sent == self.bytes.len() {
-                *self = Self::default();
-            }
-        }
-        Ok(())
     }
 
     /// Sends what the socket has room for; how much that was.

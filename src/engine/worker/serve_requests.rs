@@ -1,10 +1,12 @@
 //! Does what other threads ask of this one, a few sessions in each turn.
 
-use super::Worker;
-use crate::authz::PinnedView;
+use super::driver::SessionDriver;
+use super::signals::SignalReader;
+use crate::engine::kernel::uring::UringKernel;
 use crate::engine::requests::{EndResult, WorkerRequest};
 use crate::engine::session::Session;
-use crate::engine::timers::Instant;
+use crate::engine::shared::ThreadShared;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
 /// How far this thread is with what it has been asked.
@@ -25,16 +27,16 @@ impl RequestsInProgress {
     }
 }
 
-impl Worker {
+impl SessionDriver {
     /// Goes on with what was asked first.
-    pub(super) fn serve_requests(&mut self, now: Instant, view: &PinnedView<'_>) {
-        if self.requests.is_idle() && !self.attention.has_requests() {
+    pub(super) fn serve_requests(&mut self, signals: &mut SignalReader, cx: &mut TurnCx<'_, UringKernel>) {
+        if self.requests.is_idle() && !signals.has_requests() {
             return;
         }
         let Some(UnderWay { mut request, next }) =
-            self.requests.under_way.take().or_else(|| self.next_request())
+            self.requests.under_way.take().or_else(|| next_request(&cx.shared.threads[self.number]))
         else {
-            self.attention.found_no_request();
+            signals.found_no_request();
             return;
         };
         let end = (next + SESSIONS_PER_TURN).min(self.sessions.places());
@@ -44,7 +46,7 @@ impl Worker {
                     let Some(session) = self.sessions.get_mut(Slot(place as u32)) else { continue };
                     // It never grows: that would take this thread's time.
                     if list.rows.len() < list.rows.capacity() {
-                        list.rows.push(session.row(now));
+                        list.rows.push(session.row(cx.now));
                     } else {
                         list.left_out += 1;
                     }
@@ -58,7 +60,7 @@ impl Worker {
                         .is_some_and(|session| session.id == wanted && session.is_live())
                 };
                 if let Some(slot) = (next..end).map(|place| Slot(place as u32)).find(is_wanted) {
-                    self.with_session(slot, now, view, Session::end_by_admin);
+                    self.with_session(slot, cx, Session::end_by_admin);
                     let _nobody_waits = answer.try_send(EndResult::Ended);
                     return;
                 }
@@ -74,10 +76,10 @@ impl Worker {
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
         }
     }
+}
 
-    fn next_request(&self) -> Option<UnderWay> {
-        Some(UnderWay { request: self.thread().requests.pop()?, next: 0 })
-    }
+fn next_request(thread: &ThreadShared) -> Option<UnderWay> {
+    Some(UnderWay { request: thread.requests.pop()?, next: 0 })
 }
 
 /// Sessions that one turn looks at for others, of some 0.2 µs each.

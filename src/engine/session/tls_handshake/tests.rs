@@ -8,7 +8,9 @@ use rustls::{ClientConfig, RootCertStore};
 use super::super::tests::{Bench, HEAD};
 use super::*;
 use crate::config::Listen;
-use crate::engine::kernel::simulated::ScriptedKernel;
+use crate::engine::kernel::simulated::SimulatedKernel;
+use crate::engine::tls::handshake_pool::HandshakePool;
+use crate::sys::wake::Wake;
 
 const NAME: &str = "relay.example";
 
@@ -105,7 +107,7 @@ fn every_byte_arrives_once_and_in_order_whatever_the_kernel_does() {
 /// Lets things happen, the steps of handshakes among them, until it `is_enough` by the client and the steps so far.
 fn run_until(
     bench: &mut Bench,
-    session: &mut Session<ScriptedKernel>,
+    session: &mut Session<SimulatedKernel>,
     client: &mut Client,
     is_enough: impl Fn(&Client, usize) -> bool,
 ) {
@@ -114,7 +116,7 @@ fn run_until(
             return;
         }
         bench.run(session, 1);
-        if let Some(shaken) = bench.kernel.shaken.pop_front() {
+        if let Some(shaken) = bench.next_handshake() {
             bench.turn(|turn| session.on_shaken(shaken, turn));
         }
         client.exchange(bench);
@@ -126,7 +128,7 @@ fn run_until(
 fn a_client_is_turned_away_where_too_many_shake_hands() {
     let (listen, mut client) = listener();
     let mut bench = Bench::listening(3, listen);
-    bench.kernel.hands_left = 0;
+    bench.handshakes = HandshakePool::without_threads(Arc::new(Wake::new().unwrap()));
     let mut session = bench.begin();
     client.exchange(&bench);
     bench.run(&mut session, 50);
@@ -144,7 +146,7 @@ fn a_session_that_ends_while_its_handshake_is_elsewhere_waits_for_it() {
     bench.run(&mut session, 50);
     bench.turn(|turn| session.stop(turn));
     assert!(!session.is_over(), "its slot is not for another yet");
-    let shaken = bench.kernel.shaken.pop_front().unwrap();
+    let shaken = bench.next_handshake().unwrap();
     bench.turn(|turn| session.on_shaken(shaken, turn));
     bench.run(&mut session, 50);
     assert!(session.is_over());

@@ -1,0 +1,41 @@
+//! One turn of an engine thread: its time, its view, and the parts of the thread that sessions use.
+
+use super::kernel::Kernel;
+use super::kernel::io::Io;
+use super::peer_pool::{PeerPool, PoolCx};
+use super::shared::Shared;
+use super::timers::Instant;
+use super::tls::handshake_pool::HandshakePool;
+use super::tls::scratch::ScratchMemory;
+use super::user_data::{InFlight, Slot};
+use crate::authz::{DecisionLog, PinnedView};
+use crate::telemetry::EngineCounters;
+
+/// The context of a turn. The worker builds it once per turn and lends it to each session that acts.
+pub(super) struct TurnCx<'a, K: Kernel> {
+    pub kernel: &'a mut K,
+    pub handshakes: &'a mut HandshakePool,
+    pub peers: &'a mut PeerPool<K>,
+    /// Memory for TLS records.
+    pub scratch: &'a mut ScratchMemory,
+    pub now: Instant,
+    pub view: &'a PinnedView<'a>,
+    pub shared: &'a Shared,
+    pub counters: &'a EngineCounters,
+    pub decision_log: &'a DecisionLog,
+    /// Time since which the store knows what has ended; see `Authority::ended_at_us`.
+    pub ended_at_us: u64,
+}
+
+impl<K: Kernel> TurnCx<'_, K> {
+    /// The kernel, for the session in `slot`.
+    pub fn io<'b>(&'b mut self, in_flight: &'b mut InFlight, slot: Slot) -> Io<'b, K> {
+        Io { kernel: self.kernel, slot, in_flight, counters: &self.counters.hot }
+    }
+
+    /// The pool of peer connections, with the parts of the thread that it needs.
+    pub fn peer_pool(&mut self) -> (&mut PeerPool<K>, PoolCx<'_, K>) {
+        let cx = PoolCx { kernel: self.kernel, handshakes: self.handshakes, now: self.now.tick() };
+        (self.peers, cx)
+    }
+}

@@ -1,0 +1,401 @@
+//! Drives the sessions of one engine thread: accepts clients, brings completions to sessions, and serves streams,
+//! timers, rechecks and requests, each with its share of a turn.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::idle::IdlePolicy;
+use super::scheduler::Scheduler;
+use super::serve_requests::RequestsInProgress;
+use super::signals::SignalReader;
+use super::slab::Sessions;
+use super::streams::Streams;
+use super::timer_wheel::{Timer, TimerWheel};
+use crate::engine::kernel::io::Outcome;
+use crate::engine::kernel::uring::UringKernel;
+use crate::engine::listener::Listener;
+use crate::engine::requests::SESSION_NUMBER_BITS;
+use crate::engine::session::{Accepted, Session};
+use crate::engine::shared::{Shared, ThreadShared};
+use crate::engine::timers::Tick;
+use crate::engine::tls::handshake_pool::HandshakeOwner;
+use crate::engine::turn::TurnCx;
+use crate::engine::user_data::{Slot, UserData};
+use crate::sys::ring::{Completion, Operation};
+use crate::sys::socket;
+use crate::telemetry::HotCounters;
+
+type UringCx<'a> = TurnCx<'a, UringKernel>;
+
+/// The sessions of one thread, its listeners, and everything that is due for them.
+pub(super) struct SessionDriver {
+    pub(super) number: usize,
+    listeners: Vec<Listener>,
+    scheduler: Scheduler<OwnedFd>,
+    pub(super) sessions: Sessions<UringKernel>,
+    timers: TimerWheel,
+    /// Timers that are due; empty between two turns.
+    fired: Vec<Timer>,
+    /// For each slot, what is set for the session there.
+    arrangements: Vec<Arrangement>,
+    streams: Streams,
+    sessions_begun: u64,
+    /// Sessions over the node's limit, which only get the reply that says so.
+    over_limit: usize,
+    pub(super) requests: RequestsInProgress,
+    /// The sessions that a drain ends at once have ended.
+    has_drained: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Arrangement {
+    /// The slot's timer that is due first; it may be an earlier session's.
+    timer: Option<Tick>,
+    /// The session is among the streams.
+    among_streams: bool,
+}
+
+impl SessionDriver {
+    pub fn new(number: usize, listeners: Vec<Listener>, shared: &Shared, kernel: &mut UringKernel) -> Self {
+        // All of the node's sessions may meet on one thread.
+        let sessions_max = shared.limits.sessions_max() as usize + OVER_LIMIT_MAX;
+        let mut driver = Self {
+            number,
+            listeners,
+            scheduler: Scheduler::new(),
+            sessions: Sessions::with_capacity(sessions_max),
+            timers: TimerWheel::new(),
+            fired: Vec::new(),
+            arrangements: Vec::with_capacity(sessions_max),
+            streams: Streams::default(),
+            sessions_begun: 0,
+            over_limit: 0,
+            requests: RequestsInProgress::default(),
+            has_drained: false,
+        };
+        watch_wake(&shared.threads[number], kernel);
+        for listener in 0..driver.listeners.len() {
+            driver.accept(listener, kernel);
+        }
+        driver
+    }
+
+    /// Does all that is due in this turn. Running tunnels go before clients that have none yet.
+    pub fn work(
+        &mut self,
+        completions: &mut Vec<Completion>,
+        idle: &mut IdlePolicy,
+        signals: &mut SignalReader,
+        cx: &mut UringCx<'_>,
+    ) {
+        self.scheduler.begin_turn(completions);
+        while let Some(completion) = self.scheduler.next_unserved() {
+            self.dispatch(completion, idle, signals, cx);
+        }
+        for completion in completions.drain(..) {
+            if let Some(completion) = self.scheduler.take_up(completion) {
+                self.dispatch(completion, idle, signals, cx);
+            }
+        }
+        self.serve_streams(cx);
+        while let Some(completion) = self.scheduler.next_handshake() {
+            self.dispatch(completion, idle, signals, cx);
+        }
+        while let Some(done) = cx.handshakes.next() {
+            match done.owner {
+                HandshakeOwner::Session(slot) => {
+                    self.with_session(slot, cx, |session, cx| session.on_shaken(done, cx));
+                }
+                HandshakeOwner::PeerConnection(place) => {
+                    let (peers, mut pool) = cx.peer_pool();
+                    peers.on_handshake(place, done, &mut pool);
+                }
+            }
+        }
+        while let Some(accepted) = self.scheduler.next_arrival() {
+            self.begin_session(accepted, cx);
+        }
+        self.recheck_some(cx);
+        self.serve_requests(signals, cx);
+        self.fire_timers(cx);
+    }
+
+    /// Puts the queries of the next sessions of a sweep to the view in force.
+    fn recheck_some(&mut self, cx: &mut UringCx<'_>) {
+        let (slots, questions) = self.sessions.sweep(SWEEP_SESSIONS);
+        let mut slots = slots.into_iter();
+        let view = cx.view;
+        view.decide_all(&questions, cx.now.wall, |decision| {
+            if let Some(slot) = slots.next() {
+                self.with_session(slot, cx, |session, cx| session.recheck(decision, cx));
+            }
+        });
+    }
+
+    /// Lets streams move bytes, up to the bound that all of them share in a turn.
+    fn serve_streams(&mut self, cx: &mut UringCx<'_>) {
+        self.streams.begin_turn();
+        while let Some(slot) = self.streams.next() {
+            self.arrangement(slot).among_streams = false;
+            let before = stream_cost(&cx.counters.hot);
+            self.with_session(slot, cx, Session::resume);
+            self.streams.note_moved(stream_cost(&cx.counters.hot) - before);
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        completion: Completion,
+        idle: &mut IdlePolicy,
+        signals: &mut SignalReader,
+        cx: &mut UringCx<'_>,
+    ) {
+        match UserData::from_bits(completion.user_data) {
+            Some(UserData::Session { slot, purpose }) => {
+                idle.note_completion(slot, purpose);
+                let Completion { result, more, buffer, .. } = completion;
+                let outcome = Outcome { result, more, buffer };
+                self.with_session(slot, cx, |session, cx| session.complete(purpose, outcome, cx));
+            }
+            Some(UserData::Accept { listener }) => {
+                self.on_accept(listener as usize, completion, cx);
+            }
+            Some(UserData::CancelOwn) => {}
+            Some(UserData::PeerConnection { place, step }) => {
+                let (peers, mut pool) = cx.peer_pool();
+                peers.complete(place, step, completion.result, &mut pool);
+            }
+            Some(UserData::Wake) => {
+                let thread = &cx.shared.threads[self.number];
+                signals.take(&thread.wake);
+                if !completion.more {
+                    watch_wake(thread, cx.kernel);
+                }
+            }
+            None => tracing::error!(user_data = completion.user_data, "a completion that nobody asked for"),
+        }
+    }
+
+    fn on_accept(&mut self, number: usize, completion: Completion, cx: &mut UringCx<'_>) {
+        self.listeners[number].is_accepting = completion.more;
+        if cx.shared.is_stopping() {
+            return;
+        }
+        if let Some(client) = completion.accepted {
+            self.admit(self.listeners[number].place, client, cx);
+        } else if is_exhaustion(-completion.result) {
+            cx.counters.sessions.accept_pauses.add(1);
+            self.listeners[number].pause_until(cx.now.after(ACCEPT_PAUSE));
+            return;
+        }
+        if !completion.more {
+            match self.listeners[number].gives_way(cx.shared, self.number) {
+                Some(pause) => self.listeners[number].pause_until(cx.now.after(pause)),
+                None => self.accept(number, cx.kernel),
+            }
+        }
+    }
+
+    /// Gives a client a place among the node's sessions, or among those that get the reply that the node is
+    /// full.
+    fn admit(&mut self, listener: usize, client: OwnedFd, cx: &mut UringCx<'_>) {
+        let place = cx.shared.limits.enter();
+        if place.is_none() && self.over_limit >= OVER_LIMIT_MAX {
+            // There is no room even for a reply: this client gets no more than the close.
+            cx.counters.sessions.accept_dropped.add(1);
+            return;
+        }
+        self.over_limit += usize::from(place.is_none());
+        let address = socket::peer_address(&client);
+        self.scheduler.admit(Accepted { client, address, listener, place, at_us: cx.now.monotonic_us });
+    }
+
+    fn begin_session(&mut self, accepted: Accepted<OwnedFd>, cx: &mut UringCx<'_>) {
+        self.sessions_begun += 1;
+        let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
+        let slot = self.sessions.reserve();
+        let session = Session::begin(id, slot, accepted, cx);
+        self.sessions.fill(slot, session);
+        self.after(slot, cx);
+    }
+
+    /// Runs `act` on the session in `slot`, if there is one, and does what follows from it.
+    pub(super) fn with_session(
+        &mut self,
+        slot: Slot,
+        cx: &mut UringCx<'_>,
+        act: impl FnOnce(&mut Session<UringKernel>, &mut UringCx<'_>),
+    ) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        session.guarded(cx, act);
+        self.after(slot, cx);
+    }
+
+    /// A session has acted: releases it, queues it among the streams, or sets its timer.
+    fn after(&mut self, slot: Slot, cx: &mut UringCx<'_>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if session.is_over() {
+            self.over_limit -= usize::from(session.is_told_full());
+            if let Some(session) = self.sessions.take(slot) {
+                session.release(cx);
+            }
+            self.arrangement(slot).among_streams = false;
+            for listener in &mut self.listeners {
+                listener.resume_at(cx.now.tick());
+            }
+            return;
+        }
+        let (deadline, wants_turn) = (session.deadline(), session.wants_turn());
+        if wants_turn && !std::mem::replace(&mut self.arrangement(slot).among_streams, true) {
+            self.streams.add(slot);
+        }
+        if let Some(deadline) = deadline {
+            self.set_timer(slot, deadline);
+        }
+    }
+
+    /// Makes sure that a timer fires no later than `deadline`.
+    fn set_timer(&mut self, slot: Slot, deadline: Tick) {
+        let arrangement = self.arrangement(slot);
+        if arrangement.timer.is_none_or(|set| deadline < set) {
+            arrangement.timer = Some(deadline);
+            self.timers.insert(Timer { at: deadline, slot });
+        }
+    }
+
+    fn fire_timers(&mut self, cx: &mut UringCx<'_>) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.timers.advance(cx.now.tick(), &mut fired);
+        for timer in fired.drain(..) {
+            self.on_timer(timer, cx);
+        }
+        self.fired = fired;
+    }
+
+    fn on_timer(&mut self, timer: Timer, cx: &mut UringCx<'_>) {
+        let arrangement = self.arrangement(timer.slot);
+        // An earlier deadline has overtaken this one.
+        if arrangement.timer != Some(timer.at) {
+            return;
+        }
+        arrangement.timer = None;
+        match self.sessions.get_mut(timer.slot).and_then(|session| session.deadline()) {
+            Some(deadline) if deadline <= cx.now.tick() => {
+                self.with_session(timer.slot, cx, Session::on_deadline);
+            }
+            Some(deadline) => self.set_timer(timer.slot, deadline),
+            None => {}
+        }
+    }
+
+    /// Begins to recheck every session, or begins anew.
+    pub fn start_sweep(&mut self) {
+        self.sessions.start_sweep();
+    }
+
+    pub fn is_sweeping(&self) -> bool {
+        self.sessions.is_sweeping()
+    }
+
+    /// The node drains: ends the connections that peers keep ready, once.
+    pub fn drain(&mut self, cx: &mut UringCx<'_>) {
+        if !std::mem::replace(&mut self.has_drained, true) {
+            for slot in self.sessions.occupied() {
+                self.with_session(slot, cx, Session::end_spare);
+            }
+        }
+    }
+
+    pub fn stop_sessions(&mut self, cx: &mut UringCx<'_>) {
+        for slot in self.sessions.occupied() {
+            self.with_session(slot, cx, Session::stop);
+        }
+    }
+
+    fn accept(&mut self, number: usize, kernel: &mut UringKernel) {
+        self.listeners[number].is_accepting = true;
+        let user_data = UserData::Accept { listener: number as u32 };
+        kernel.push(user_data, self.listeners[number].accept());
+    }
+
+    /// Cancels the accepts, so that no socket listens any more when the thread has ended.
+    pub fn stop_accepting(&mut self, cx: &mut UringCx<'_>) {
+        self.scheduler.turn_away();
+        for (number, listener) in (0u32..).zip(&self.listeners) {
+            if listener.is_accepting {
+                let user_data = UserData::Accept { listener: number }.into_bits();
+                cx.kernel.push(UserData::CancelOwn, Operation::Cancel { user_data });
+            }
+        }
+    }
+
+    /// Accepts again where a pause is over.
+    pub fn resume_accepting(&mut self, cx: &mut UringCx<'_>) {
+        if cx.shared.is_stopping() {
+            return;
+        }
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].take_resumed(cx.now.tick()) {
+                self.accept(number, cx.kernel);
+            }
+        }
+    }
+
+    /// No session is left, and no accept is in flight.
+    pub fn is_done(&self) -> bool {
+        self.sessions.is_empty() && !self.listeners.iter().any(|listener| listener.is_accepting)
+    }
+
+    /// There is work that no completion will announce.
+    pub fn has_work(&self) -> bool {
+        !self.scheduler.is_empty()
+            || !self.streams.is_empty()
+            || self.sessions.is_sweeping()
+            || !self.requests.is_idle()
+    }
+
+    /// Time at which a timer is due, or a listener's pause ends.
+    pub fn next_timer(&self) -> Option<Tick> {
+        let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
+        [self.timers.next(), paused_until].into_iter().flatten().min()
+    }
+
+    fn arrangement(&mut self, slot: Slot) -> &mut Arrangement {
+        let place = slot.0 as usize;
+        if self.arrangements.len() <= place {
+            self.arrangements.resize(place + 1, Arrangement::default());
+        }
+        &mut self.arrangements[place]
+    }
+}
+
+/// Spliced bytes of both directions since the thread began.
+pub(super) fn spliced_bytes(hot: &HotCounters) -> u64 {
+    hot.bytes_up_spliced.get() + hot.bytes_down_spliced.get()
+}
+
+/// Work that streams have taken since the thread began, in spliced bytes.
+fn stream_cost(hot: &HotCounters) -> u64 {
+    spliced_bytes(hot) + RECORD_COST * (hot.bytes_up_tls.get() + hot.bytes_down_tls.get())
+}
+
+fn watch_wake(thread: &ThreadShared, kernel: &mut UringKernel) {
+    kernel.push(UserData::Wake, Operation::PollReadableMultishot { fd: thread.wake.as_fd() });
+}
+
+/// Whether accept failed because the process or the system has no more to give.
+fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// Pause after which accept tries again by itself, where no session has ended before.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients over the node's limit to which one thread replies at a time; more are closed without a reply.
+const OVER_LIMIT_MAX: usize = 256;
+
+/// Bytes that are spliced in the time that it takes to open or seal one.
+const RECORD_COST: u64 = 8;
+
+/// Sessions that one turn rechecks.
+const SWEEP_SESSIONS: usize = 256;
