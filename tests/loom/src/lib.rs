@@ -1,4 +1,4 @@
-//! The relay's files that several threads share, built on loom's atomics, for the models in `../main.rs`.
+//! The relay's files that several threads share, built on loom's atomics, for the models in `../models`.
 //!
 //! loom runs a model in every order in which its threads can take turns, and with every value that an atomic
 //! load may return under its ordering.
