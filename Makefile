@@ -6,7 +6,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test e2e kernels loom lint check bench compare deb tools
 
-CARGO_DENY_VERSION := 0.20.2
+# cargo-nextest and cargo-deny, where the machine has none.
+CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
+export PATH := $(CARGO_TOOLS)/bin:$(PATH)
 
 # Test modules that need what the machine's own kernel may lack.
 NEEDS_A_KERNEL := kernel_tls wireguard
@@ -19,11 +21,7 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	exec target/release/sluicegate demo
 
 test: tools ## Install what the tests need, and run every test
-	@if cargo nextest --version >/dev/null 2>&1; then
-		cargo nextest run --locked
-	else
-		.ci/test-without-nextest
-	fi
+	@cargo nextest run --locked -p sluicegate -p sluicegate-house
 	tests/kernels/run $(NEEDS_A_KERNEL)
 	$(MAKE) --no-print-directory loom
 
@@ -40,17 +38,11 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 	cargo clippy --locked -p sluicegate-loom --tests -- -D warnings
 	exec cargo test --locked -p sluicegate-loom --profile loom --no-fail-fast --quiet
 
-lint: ## Formatting, clippy, documentation, licences and banned crates
+lint: tools ## Formatting, clippy, documentation, licences and banned crates
 	@cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate -p sluicegate-house --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
-	if cargo deny --version >/dev/null 2>&1 \
-		|| cargo install --locked cargo-deny --version $(CARGO_DENY_VERSION); then
-		cargo deny --log-level error check bans licenses sources
-	else
-		echo "SKIPPED: lint: cargo-deny is not there and cannot be installed" \
-			| tee -a "$${SLUICEGATE_SKIP_LOG:-/dev/null}"
-	fi
+	cargo deny --log-level error check bans licenses sources
 
 check: ## The fastest look at whether everything compiles
 	@cargo check --locked --all-targets
@@ -66,6 +58,7 @@ deb: tools ## Build target/sluicegate_VERSION_ARCH.deb, with units, tuning, manu
 	@cargo build --release --locked
 	exec packaging/build-deb target/release/sluicegate target
 
-tools: ## Install the clients that tests use, where they are missing and we are root
+tools: ## Install what tests and lint use, where it is missing and we are root
 	@.ci/tools
+	.ci/cargo-tools $(CARGO_TOOLS)
 	.ci/balena-cli
