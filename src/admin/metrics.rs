@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
 use super::openmetrics::{counter, gauge};
 use super::process::Descriptors;
-use super::{Sources, causes, guard, nodes, self_probe};
+use super::{Sources, guard, label_counts, nodes, self_probe};
 use crate::authz::UnixMillis;
 use crate::engine::Capacity;
 use crate::store::StoreWarnings;
@@ -68,7 +68,7 @@ impl Collector for MetricsCollector {
         self.encode_engines(&mut encoder)?;
         self.encode_threads(&mut encoder)?;
         self.encode_bounded(&mut encoder)?;
-        causes::encode(&mut encoder, &self.sources.engine)?;
+        label_counts::encode(&mut encoder, &self.sources.engine)?;
         self_probe::encode(&mut encoder, &self.sources.probe.get())?;
         self.encode_bytes(&mut encoder)?;
         self.encode_latencies(&mut encoder)?;

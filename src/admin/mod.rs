@@ -6,11 +6,11 @@
 
 mod authz;
 mod caller;
-mod causes;
 mod connection;
 mod guard;
 mod health;
 mod http;
+mod label_counts;
 mod latency;
 mod local;
 mod metrics;
@@ -40,7 +40,7 @@ use crate::authz::{Authority, UnixMillis};
 use crate::config;
 use crate::control::{Commands, LocationCounts, Rule, StatusHandle};
 use crate::engine::EngineHandle;
-use crate::telemetry::{AuditSender, LostEvents};
+use crate::telemetry::{AuditSender, Cause, LostEvents};
 
 use local::LocalSocket;
 use sessions::SessionListCache;
@@ -129,7 +129,7 @@ enum Readiness {
     Holding(Rule),
     Draining,
     /// Nothing can be decided: no snapshot, or one that is too old.
-    Undecided(&'static str),
+    Undecided(Cause),
 }
 
 impl AdminServer {
@@ -186,7 +186,7 @@ impl Sources {
             return Readiness::Draining;
         }
         match self.authority.trouble(UnixMillis::now()) {
-            Some(undecided) => Readiness::Undecided(undecided.cause()),
+            Some(undecided) => Readiness::Undecided(undecided.into()),
             None => match self.control.get().hold {
                 Some(held) => Readiness::Holding(held.hold.rule),
                 None => Readiness::Ready,

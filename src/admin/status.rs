@@ -2,6 +2,8 @@
 //!
 //! Whoever asks twice and subtracts has rates; so the node keeps none for anybody.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
@@ -12,7 +14,7 @@ use super::{AdminState, ProbeStatus, Readiness, Sources, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
 use crate::engine::Neighbours;
-use crate::telemetry::{Counter, EngineCounters, Handshake, RefusalCause, SLOWEST_KEPT};
+use crate::telemetry::{Cause, Counter, EngineCounters, Handshake, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<AdminState>) -> Response {
     let is_viewer = match viewer {
@@ -117,7 +119,7 @@ fn readiness(readiness: Readiness) -> (&'static str, Option<String>) {
         Readiness::Ready => ("ready", None),
         Readiness::Holding(rule) => ("holding", Some(format!("rule {rule}"))),
         Readiness::Draining => ("draining", None),
-        Readiness::Undecided(cause) => ("undecided", Some(cause.to_owned())),
+        Readiness::Undecided(cause) => ("undecided", Some(cause.to_string())),
     }
 }
 
@@ -141,13 +143,10 @@ fn probe(sources: &Sources, is_viewer: bool) -> ProbeStatus {
 }
 
 /// Refusals so far, by their true cause.
-fn refusals(sources: &Sources) -> Map<String, Value> {
-    let mut causes = Map::new();
-    for (RefusalCause { cause, .. }, count) in
-        sources.engine.counters().flat_map(|engine| engine.refusals.get())
-    {
-        let sum = causes.get(cause).and_then(Value::as_u64).unwrap_or(0) + count;
-        causes.insert(cause.to_owned(), sum.into());
+fn refusals(sources: &Sources) -> BTreeMap<Cause, u64> {
+    let mut causes = BTreeMap::<Cause, u64>::new();
+    for (label, count) in sources.engine.counters().flat_map(|engine| engine.refusals.nonzero()) {
+        *causes.entry(label.cause).or_default() += count;
     }
     causes
 }
@@ -162,7 +161,7 @@ fn slowest(sources: &Sources, is_viewer: bool) -> Vec<Value> {
         json!({
             "at": handshake.at,
             "us": handshake.us,
-            "outcome": handshake.outcome,
+            "outcome": handshake.outcome(),
             "session": is_viewer.then(|| handshake.session.to_string()),
             "uuid": handshake.uuid.filter(|_| is_viewer),
             "port": handshake.port.filter(|_| is_viewer),

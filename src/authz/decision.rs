@@ -105,7 +105,7 @@ pub struct PeerRoute<'a> {
     pub expires_at: Option<UnixMillis>,
 }
 
-/// Why not. The client sees [`Refusal::reply`], the audit log [`Refusal::cause`].
+/// Reason why a client may not. [`Refusal::reply`] is what the client gets; `telemetry::Cause` names the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     CredentialMissing,
@@ -158,25 +158,6 @@ impl Refusal {
     pub const fn is_revocation(self) -> bool {
         matches!(self, Self::CredentialRevoked | Self::PrincipalRevoked | Self::GrantRevoked)
     }
-
-    /// The true cause, as the audit log and the metrics name it.
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::CredentialMissing => "credential-missing",
-            Self::CredentialUnknown => "credential-unknown",
-            Self::CredentialExpired => "credential-expired",
-            Self::CredentialRevoked => "credential-revoked",
-            Self::PrincipalMismatch => "principal-mismatch",
-            Self::PrincipalRevoked => "principal-revoked",
-            Self::DeviceUnknown => "device-unknown",
-            Self::NoGrant => "no-grant",
-            Self::PortNotGranted => "port-not-granted",
-            Self::GrantExpired => "grant-expired",
-            Self::GrantRevoked => "grant-revoked",
-            Self::DeviceOffline => "device-offline",
-            Self::DeviceElsewhere => "device-elsewhere",
-        }
-    }
 }
 
 /// Why the node cannot tell.
@@ -188,14 +169,4 @@ pub enum Undecided {
     Stale,
     /// The credential is not in the snapshot, and the store cannot be asked whether it is new.
     StoreUnreachable,
-}
-
-impl Undecided {
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::NoSnapshot => "no-snapshot",
-            Self::Stale => "snapshot-stale",
-            Self::StoreUnreachable => "store-unreachable",
-        }
-    }
 }

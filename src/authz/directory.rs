@@ -66,16 +66,6 @@ impl Directory {
     }
 }
 
-impl NodeTrouble {
-    /// As the audit log and the metrics name it.
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::Unknown => "node-unknown",
-            Self::Stale => "node-stale",
-        }
-    }
-}
-
 impl DirectoryCell {
     pub fn replace(&self, directory: Directory) {
         *self.0.write() = Arc::new(directory);

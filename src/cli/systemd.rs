@@ -19,6 +19,7 @@ use crate::authz::Undecided;
 use crate::control::{Status, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::node::Node;
+use crate::telemetry::Cause;
 
 /// The thread that beats; dropping it ends the thread.
 pub(super) struct Supervised {
@@ -153,7 +154,7 @@ impl Watchdog {
 fn authorization(status: &Status, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, &status.hold) {
-        (Some(undecided), _) => format!("nothing can be decided ({})", undecided.cause()),
+        (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
         (None, Some(held)) => format!("generation {generation} held by rule {}", held.hold.rule),
         (None, None) if status.last_error.is_some() => {
             format!("generation {generation}, the store cannot be read")

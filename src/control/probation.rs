@@ -11,6 +11,7 @@ use super::guard::{Hold, Network, Prober, Rule, Unlocated};
 use super::report::GuardReport;
 use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
 use crate::config::{Config, Regressions};
+use crate::telemetry::Cause;
 
 /// See the module.
 pub(super) struct Probation {
@@ -200,7 +201,7 @@ impl Pairs {
         let regressions = || self.pairs.values().map(|(regression, _)| regression);
         let examples = regressions().map(|regression| {
             let Regression { principal, device, refusal, .. } = regression;
-            format!("principal {} on device {} ({})", principal.0, device.0, refusal.cause())
+            format!("principal {} on device {} ({})", principal.0, device.0, Cause::from(*refusal))
         });
         Evidence {
             hold: Hold::new(Rule::Probation, self.pairs.len(), figures, examples),

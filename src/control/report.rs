@@ -70,7 +70,7 @@ impl GuardReport {
 
     pub(super) fn regressed(&self, regression: &Regression) {
         let Regression { principal, device, refusal, .. } = *regression;
-        let cause = refusal.cause();
+        let cause = refusal.into();
         self.audit.tell(AuditEvent::Regression(RegressionSeen { principal, device, cause }));
     }
 

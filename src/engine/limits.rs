@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::authz::{DeviceId, PrincipalId};
 use crate::config;
+use crate::telemetry::Cause;
 
 /// The counts in force and their bounds.
 pub(super) struct SessionLimits {
@@ -81,11 +82,11 @@ impl SessionLimits {
     }
 }
 
-impl LimitHit {
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::Principal => "limit-principal",
-            Self::Device => "limit-device",
+impl From<LimitHit> for Cause {
+    fn from(hit: LimitHit) -> Self {
+        match hit {
+            LimitHit::Principal => Self::LimitPrincipal,
+            LimitHit::Device => Self::LimitDevice,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::authz::{KeyHash, Subject};
+use crate::telemetry::Cause;
 
 /// One for the node, which asks one thing at a time. Engines take its locks for the sessions of its token alone.
 #[derive(Default)]
@@ -36,7 +37,7 @@ impl SelfProbe {
     }
 
     /// The true cause, which is in no audit log, where it is it that was refused.
-    pub fn note_refusal(&self, subject: Option<Subject>, cause: &str, detail: Option<&str>) {
+    pub fn note_refusal(&self, subject: Option<Subject>, cause: Cause, detail: Option<&str>) {
         if !self.asks(subject) {
             return;
         }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use super::{CauseCounts, Latency, RefusalCause, SlowestHandshakes};
+use super::{
+    Cause, LabelCounts, Latency, RefusalLabel, SlowestHandshakes, TlsHandshakeOutcome, TlsRecordsBy,
+};
 
 /// A count that one thread alone writes, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
@@ -37,10 +39,10 @@ pub struct EngineCounters {
     pub sessions: CachePadded<SessionCounters>,
     /// From accept to the end of the TLS handshake.
     pub accept_to_secured: Latency,
-    /// TLS handshakes by how they came out.
-    pub tls_handshakes: CauseCounts,
-    /// Tunnels by TLS, by who opens and seals their records.
-    pub tls_tunnels: CauseCounts,
+    /// TLS handshakes by outcome.
+    pub tls_handshakes: LabelCounts<TlsHandshakeOutcome>,
+    /// TLS tunnels by what opens and seals their records.
+    pub tls_tunnels: LabelCounts<TlsRecordsBy>,
     /// From accept to the dial being handed to the kernel.
     pub accept_to_dial: Latency,
     /// From accept to the first byte of the reply, whatever it says.
@@ -52,9 +54,9 @@ pub struct EngineCounters {
     /// From handing a request to another node to what that said.
     pub handover: Latency,
     /// By their true cause, as the audit log names it.
-    pub refusals: CauseCounts<RefusalCause>,
+    pub refusals: LabelCounts<RefusalLabel>,
     /// Tunnels that ended, by the cause that the audit log names.
-    pub ends: CauseCounts,
+    pub ends: LabelCounts<Cause>,
     pub slowest_handshakes: SlowestHandshakes,
     /// From a revocation's being there to be read in the store to the end of a tunnel by it.
     pub revoked_to_closed: Latency,

@@ -2,8 +2,9 @@
 
 mod audit;
 mod audit_log;
-mod causes;
+mod cause;
 mod counters;
+mod label_counts;
 mod latency;
 mod slowest;
 
@@ -12,7 +13,8 @@ pub use audit::{
     QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback, SessionEnd, SessionFacts, SessionRefusal,
 };
 pub use audit_log::{AuditError, AuditLog, AuditReopener, LostEvents};
-pub use causes::{CauseCounts, RefusalCause};
+pub use cause::Cause;
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
+pub use label_counts::{CountLabel, LabelCounts, RefusalLabel, TlsHandshakeOutcome, TlsRecordsBy};
 pub use latency::Latency;
 pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};

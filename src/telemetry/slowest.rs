@@ -5,6 +5,7 @@
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 
+use super::Cause;
 use crate::authz::{DeviceUuid, UnixMillis};
 
 /// From accept to the reply, whatever it said.
@@ -13,10 +14,17 @@ pub struct Handshake {
     pub at: UnixMillis,
     pub us: u64,
     pub session: u64,
-    /// `open`, or the true cause of the refusal.
-    pub outcome: &'static str,
+    /// The true cause of the refusal; `None` where the tunnel opened.
+    pub refused: Option<Cause>,
     pub uuid: Option<DeviceUuid>,
     pub port: Option<u16>,
+}
+
+impl Handshake {
+    /// `open`, or the cause of the refusal.
+    pub fn outcome(&self) -> &'static str {
+        self.refused.map_or("open", Cause::slug)
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +67,7 @@ mod tests {
     use super::*;
 
     fn handshake(at: i64, us: u64) -> Handshake {
-        Handshake { at: UnixMillis(at), us, session: 1, outcome: "open", uuid: None, port: None }
+        Handshake { at: UnixMillis(at), us, session: 1, refused: None, uuid: None, port: None }
     }
 
     fn kept(slowest: &SlowestHandshakes, now: i64) -> Vec<u64> {

@@ -1,5 +1,6 @@
 //! The audit log's file: rotated, on a full disk, and under a flood of refusals.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -9,6 +10,7 @@ use crate::support::{
     wait_for, with_mounts,
 };
 use serde_json::Value;
+use sluicegate::telemetry::Cause;
 
 /// One refusal, for want of a device.
 fn refused(site: &Site, relay: &Relay) {
@@ -160,4 +162,14 @@ fn what_one_source_is_refused_too_often_is_summed_in_the_log_and_counted_in_full
     assert_eq!(relay.metric("sluicegate_sessions_refused_total"), Some(31.0));
     refused(&site, &relay);
     assert_eq!(site.audit().wait_for_events(7)[6]["event"], "refusal", "its time begins anew");
+}
+
+#[test]
+fn the_page_about_the_audit_log_lists_each_cause_and_no_other() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/audit.md")).unwrap();
+    let sections = page.split("\n#").filter(|section| section.starts_with("### Causes of a `"));
+    let rows = sections.flat_map(str::lines).filter_map(|line| line.strip_prefix("| `"));
+    let listed: BTreeSet<_> = rows.filter_map(|row| Some(row.split_once('`')?.0)).collect();
+    let causes: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.slug()).collect();
+    assert_eq!(listed, causes);
 }

@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use super::{Candidate, Difference, Hold, Rule};
 use crate::authz::{Decision, DecisionContext, Permitted, Query, Refusal, Snapshot, Subject};
 use crate::store::RowKey;
+use crate::telemetry::Cause;
 
 /// What was allowed of late, and by what.
 pub(in crate::control) struct Replay<'a> {
@@ -48,7 +49,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
     let examples = failures.iter().map(|failure| {
         let Failure { before, subject, refusal } = failure;
         let credential = subject.key().credential_id();
-        format!("credential {credential} on device {} ({})", before.device.0, refusal.cause())
+        format!("credential {credential} on device {} ({})", before.device.0, Cause::from(*refusal))
     });
     Err(Hold::new(Rule::Replay, failures.len(), figures, examples))
 }

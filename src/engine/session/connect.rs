@@ -8,6 +8,7 @@ use crate::authz::{Decision, Route};
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::session::reject::Rejection;
 use crate::engine::user_data::Purpose;
+use crate::telemetry::Cause;
 use crate::wire::Reply;
 
 impl<K: Kernel> Session<K> {
@@ -16,7 +17,7 @@ impl<K: Kernel> Session<K> {
         if !turn.shared.config.vpn.allows(address.ip()) {
             let no = Rejection {
                 reply: Reply::DeviceAddress,
-                cause: "device-address-not-allowed",
+                cause: Cause::DeviceAddressNotAllowed,
                 detail: Some(format!("{} is outside vpn.allow", address.ip())),
             };
             return self.refuse(dial.version, no, turn);
@@ -24,7 +25,7 @@ impl<K: Kernel> Session<K> {
         match turn.shared.limits.permit(route.principal, route.device) {
             Ok(permit) => self.permit = Some(permit),
             Err(hit) => {
-                let no = Rejection { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                let no = Rejection { reply: Reply::Limit, cause: hit.into(), detail: None };
                 return self.refuse(dial.version, no, turn);
             }
         }
@@ -63,7 +64,7 @@ impl<K: Kernel> Session<K> {
         let version = dial.version;
         self.refuse(
             version,
-            Rejection { reply: Reply::DeviceTimeout, cause: "device-timeout", detail: None },
+            Rejection { reply: Reply::DeviceTimeout, cause: Cause::DeviceTimeout, detail: None },
             turn,
         );
     }
@@ -87,10 +88,10 @@ impl<K: Kernel> Session<K> {
 /// The node could not even open a socket.
 fn no_socket(error: &io::Error) -> Rejection {
     let (reply, cause) = match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => (Reply::Limit, "descriptors"),
-        Some(libc::ENOBUFS | libc::ENOMEM) => (Reply::Limit, "memory"),
-        Some(libc::ENODEV) => (Reply::DeviceUnreachable, "vpn-interface-missing"),
-        _ => (Reply::DeviceUnreachable, "device-socket"),
+        Some(libc::EMFILE | libc::ENFILE) => (Reply::Limit, Cause::Descriptors),
+        Some(libc::ENOBUFS | libc::ENOMEM) => (Reply::Limit, Cause::Memory),
+        Some(libc::ENODEV) => (Reply::DeviceUnreachable, Cause::VpnInterfaceMissing),
+        _ => (Reply::DeviceUnreachable, Cause::DeviceSocket),
     };
     Rejection { reply, cause, detail: Some(error.to_string()) }
 }
@@ -98,10 +99,10 @@ fn no_socket(error: &io::Error) -> Rejection {
 /// The connect failed.
 fn unreachable(error: &io::Error) -> Rejection {
     let (reply, cause) = match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => (Reply::DevicePortClosed, "device-port-closed"),
-        Some(libc::ETIMEDOUT) => (Reply::DeviceTimeout, "device-timeout"),
-        Some(libc::EADDRNOTAVAIL) => (Reply::Limit, "local-ports"),
-        _ => (Reply::DeviceUnreachable, "device-unreachable"),
+        Some(libc::ECONNREFUSED) => (Reply::DevicePortClosed, Cause::DevicePortClosed),
+        Some(libc::ETIMEDOUT) => (Reply::DeviceTimeout, Cause::DeviceTimeout),
+        Some(libc::EADDRNOTAVAIL) => (Reply::Limit, Cause::LocalPorts),
+        _ => (Reply::DeviceUnreachable, Cause::DeviceUnreachable),
     };
     Rejection { reply, cause, detail: Some(error.to_string()) }
 }

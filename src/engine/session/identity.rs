@@ -1,6 +1,7 @@
 //! Who asks, by the token in a head: an opaque one, or a session token.
 
 use crate::authz::{KeyHash, PrincipalId, Subject, UnixMillis};
+use crate::telemetry::Cause;
 use crate::wire::{Claims, SessionTokenError, TokenSubject, Verifier};
 
 /// A token, as far as it can be read without asking what the store knows.
@@ -33,15 +34,16 @@ impl Presented {
     }
 }
 
-impl Unusable {
-    /// As the audit log and the metrics name it.
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::Reserved => "token-reserved",
-            Self::Session(error) => error.cause(),
+impl From<Unusable> for Cause {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Reserved => Self::TokenReserved,
+            Unusable::Session(error) => error.into(),
         }
     }
+}
 
+impl Unusable {
     /// Whether anybody at all could have made the token.
     pub const fn is_unproven(self) -> bool {
         match self {

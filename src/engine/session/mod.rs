@@ -28,7 +28,7 @@ use crate::engine::tls::ktls::KeptBy;
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::turn::TurnCx as Turn;
 use crate::engine::user_data::{InFlight, Purpose, Slot};
-use crate::telemetry::SessionFacts;
+use crate::telemetry::{Cause, SessionFacts};
 use crate::wire::{HttpVersion, Token};
 use tls_handshake::Securing;
 use via_peer::Handing;
@@ -197,7 +197,7 @@ impl<K: Kernel> Session<K> {
         let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self, turn)));
         if acted.is_err() {
             tracing::error!(session = self.id, "a session ended by a panic; please report it");
-            self.break_tunnel("node-panic", turn);
+            self.break_tunnel(Cause::NodePanic, turn);
             self.end(turn);
         }
     }
@@ -229,7 +229,7 @@ impl<K: Kernel> Session<K> {
         self.deadline = None;
         match &self.stage {
             // There is nothing yet by which it could be told.
-            Stage::Securing(_) => self.note_lost_client("tls-timeout", None, turn),
+            Stage::Securing(_) => self.note_lost_client(Cause::TlsTimeout, None, turn),
             Stage::Head(_) if self.is_spare_of_node(turn) => self.end(turn),
             Stage::Head(_) => self.refuse_late_head(turn),
             Stage::Dial(_) => self.refuse_silent_device(turn),
@@ -275,7 +275,7 @@ impl<K: Kernel> Session<K> {
     /// The node stops: ends whatever this session is doing.
     pub fn stop(&mut self, turn: &mut Turn<'_, K>) {
         match &self.stage {
-            Stage::Securing(_) => self.note_lost_client("node-stopped", None, turn),
+            Stage::Securing(_) => self.note_lost_client(Cause::NodeStopped, None, turn),
             Stage::Head(_) => self.refuse_draining(HttpVersion::default(), turn),
             Stage::Dial(dial) => {
                 let version = dial.version;
@@ -285,7 +285,7 @@ impl<K: Kernel> Session<K> {
                 let version = handing.dial().version;
                 self.refuse_draining(version, turn);
             }
-            Stage::Tunnel(_) => self.break_tunnel("node-stopped", turn),
+            Stage::Tunnel(_) => self.break_tunnel(Cause::NodeStopped, turn),
             Stage::Refused { .. } | Stage::Ended(_) => {}
         }
     }

@@ -11,24 +11,24 @@ use super::{Outcome, ProxyHeader, Session, Stage, Turn, give_back};
 use crate::authz::{PrincipalId, Refusal, Subject, Undecided};
 use crate::engine::kernel::Kernel;
 use crate::engine::user_data::Purpose;
-use crate::telemetry::{AuditEvent, RefusalCause, SessionFacts, SessionRefusal};
+use crate::telemetry::{AuditEvent, Cause, RefusalLabel, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
 
 /// What the client is told, and the true cause that the audit log keeps.
 pub(super) struct Rejection {
     pub reply: Reply,
-    pub cause: &'static str,
+    pub cause: Cause,
     /// The operating system's or the parser's word for it.
     pub detail: Option<String>,
 }
 
 impl Rejection {
     pub fn refused(refusal: Refusal) -> Self {
-        Self { reply: refusal.reply(), cause: refusal.cause(), detail: None }
+        Self { reply: refusal.reply(), cause: refusal.into(), detail: None }
     }
 
     pub fn undecided(undecided: Undecided) -> Self {
-        Self { reply: Reply::Undecided, cause: undecided.cause(), detail: None }
+        Self { reply: Reply::Undecided, cause: undecided.into(), detail: None }
     }
 }
 
@@ -42,7 +42,7 @@ impl<K: Kernel> Session<K> {
         let bytes = no.reply.bytes(version);
         // A new connection has room for a reply; where it has not, the client is beyond being told.
         let told = matches!(self.tell_client(bytes, Then::End, turn), Ok(true));
-        self.note_handshake(no.cause, turn);
+        self.note_handshake(Some(no.cause), turn);
         self.note_refusal(no, turn);
         let mut io = super::io(&mut self.in_flight, self.slot, turn);
         io.cancel(Purpose::Connect);
@@ -64,24 +64,28 @@ impl<K: Kernel> Session<K> {
     }
 
     pub(super) fn refuse_draining(&mut self, version: HttpVersion, turn: &mut Turn<'_, K>) {
-        self.refuse(version, Rejection { reply: Reply::Draining, cause: "draining", detail: None }, turn);
+        self.refuse(
+            version,
+            Rejection { reply: Reply::Draining, cause: Cause::Draining, detail: None },
+            turn,
+        );
     }
 
     pub(super) fn refuse_late_head(&mut self, turn: &mut Turn<'_, K>) {
-        let no = Rejection { reply: Reply::HeadTimeout, cause: "head-timeout", detail: None };
+        let no = Rejection { reply: Reply::HeadTimeout, cause: Cause::HeadTimeout, detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     /// The node has no place for this session.
     pub(super) fn refuse_full_node(&mut self, turn: &mut Turn<'_, K>) {
-        let no = Rejection { reply: Reply::Limit, cause: "limit-node", detail: None };
+        let no = Rejection { reply: Reply::Limit, cause: Cause::LimitNode, detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     /// The client went away before it could be told anything.
     pub(super) fn note_lost_client(
         &mut self,
-        cause: &'static str,
+        cause: Cause,
         error: Option<io::Error>,
         turn: &mut Turn<'_, K>,
     ) {
@@ -120,15 +124,14 @@ impl<K: Kernel> Session<K> {
             return;
         }
         turn.counters.sessions.refused.add(1);
-        let slug = no.reply.slug().unwrap_or_default();
-        turn.counters.refusals.add(RefusalCause { slug, cause: no.cause });
+        turn.counters.refusals.add(RefusalLabel { reply: no.reply, cause: no.cause });
         self.note(Some(no.reply), no.cause, no.detail, turn);
     }
 
     pub(super) fn note(
         &mut self,
         reply: Option<Reply>,
-        cause: &'static str,
+        cause: Cause,
         detail: Option<String>,
         turn: &mut Turn<'_, K>,
     ) {

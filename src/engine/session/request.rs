@@ -13,7 +13,7 @@ use crate::engine::session::identity::{Presented, Unusable};
 use crate::engine::session::reject::Rejection;
 use crate::engine::token_rate_limit::Budget;
 use crate::engine::user_data::Purpose;
-use crate::telemetry::Handshake;
+use crate::telemetry::{Cause, Handshake};
 use crate::wire::{
     HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_hops, parse_proxy_header,
 };
@@ -63,7 +63,7 @@ impl<K: Kernel> Session<K> {
             libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
             errno => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                self.note_lost_client("client-error", Some(error), turn);
+                self.note_lost_client(Cause::ClientError, Some(error), turn);
             }
         }
     }
@@ -74,9 +74,9 @@ impl<K: Kernel> Session<K> {
             return self.end(turn);
         }
         if matches!(&self.stage, Stage::Head(head) if head.is_empty()) {
-            return self.note_lost_client("client-closed", None, turn);
+            return self.note_lost_client(Cause::ClientClosed, None, turn);
         }
-        let no = Rejection { reply: Reply::Malformed, cause: "head-truncated", detail: None };
+        let no = Rejection { reply: Reply::Malformed, cause: Cause::HeadTruncated, detail: None };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
@@ -138,7 +138,7 @@ impl<K: Kernel> Session<K> {
 
     /// What the client shows cannot be put to any snapshot.
     fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
-        let (cause, detail) = (unusable.cause(), Some(unusable.detail()));
+        let (cause, detail) = (Cause::from(unusable), Some(unusable.detail()));
         let no = Rejection { reply: Reply::Credentials, cause, detail };
         if unusable.is_unproven() {
             self.refuse_unknown(version, no, turn);
@@ -159,7 +159,7 @@ impl<K: Kernel> Session<K> {
             Budget::Left => no,
             Budget::Spent => Rejection {
                 reply: Reply::Limit,
-                cause: "unknown-tokens",
+                cause: Cause::UnknownTokens,
                 detail: Some(format!("it is {}", no.cause)),
             },
         };
@@ -211,14 +211,14 @@ impl<K: Kernel> Session<K> {
     }
 
     /// The client has its reply.
-    pub(super) fn note_handshake(&self, outcome: &'static str, turn: &Turn<'_, K>) {
+    pub(super) fn note_handshake(&self, refused: Option<Cause>, turn: &Turn<'_, K>) {
         let us = turn.now.us_since(self.accepted_at_us);
         turn.counters.accept_to_reply.record_us(us);
         turn.counters.slowest_handshakes.record(Handshake {
             at: turn.now.wall,
             us,
             session: self.id,
-            outcome,
+            refused,
             uuid: self.query.and_then(|query| query.device),
             port: self.query.map(|query| query.port),
         });
@@ -246,28 +246,24 @@ impl<K: Kernel> Session<K> {
     pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
         if self.client_address.is_none() {
             // Gone already.
-            return self.note_lost_client("client-closed", None, turn);
+            return self.note_lost_client(Cause::ClientClosed, None, turn);
         }
         let detail = Some("it comes from outside the listener's proxy_from".to_owned());
         self.refuse(
             HttpVersion::default(),
-            Rejection { reply: Reply::Malformed, cause: "proxy-untrusted", detail },
+            Rejection { reply: Reply::Malformed, cause: Cause::ProxyUntrusted, detail },
             turn,
         );
     }
 
     fn refuse_proxy_header(&mut self, error: &ProxyHeaderError, turn: &mut Turn<'_, K>) {
-        let cause = match error {
-            ProxyHeaderError::Missing => "proxy-header-missing",
-            ProxyHeaderError::TooLong | ProxyHeaderError::Malformed(_) => "proxy-header-malformed",
-        };
-        let no = Rejection { reply: Reply::Malformed, cause, detail: Some(error.to_string()) };
+        let (cause, detail) = (error.into(), Some(error.to_string()));
+        let no = Rejection { reply: Reply::Malformed, cause, detail };
         self.refuse(HttpVersion::default(), no, turn);
     }
 
     fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
-        let reply = error.reply();
-        let cause = reply.slug().unwrap_or("malformed");
-        self.refuse(error.version(), Rejection { reply, cause, detail: Some(error.to_string()) }, turn);
+        let (reply, cause, detail) = (error.reply(), error.into(), Some(error.to_string()));
+        self.refuse(error.version(), Rejection { reply, cause, detail }, turn);
     }
 }

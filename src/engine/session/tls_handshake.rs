@@ -16,6 +16,7 @@ use crate::engine::kernel::io::send_until_full;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
+use crate::telemetry::{Cause, TlsHandshakeOutcome};
 use crate::wire::{HttpVersion, Reply, Sealed, TlsConnection, TlsError};
 
 /// What follows what a client is told.
@@ -40,7 +41,9 @@ impl<K: Kernel> Session<K> {
                 let secured = Some(Box::new(TlsStream::new(tls)));
                 self.stage = Stage::Securing(Securing { secured, received_bytes: 0 });
             }
-            Err(error) => return self.note_lost_client(FAILED, Some(io::Error::other(error)), turn),
+            Err(error) => {
+                return self.note_lost_client(Cause::TlsHandshake, Some(io::Error::other(error)), turn);
+            }
         }
         if records.is_empty() {
             self.submit_on_client(Purpose::Head, turn);
@@ -56,7 +59,7 @@ impl<K: Kernel> Session<K> {
                 turn.kernel.give_back(buffer);
                 self.on_handshake_records(records, turn);
             }
-            (0.., _) => self.note_lost_client("client-closed", None, turn),
+            (0.., _) => self.note_lost_client(Cause::ClientClosed, None, turn),
             (error, _) => {
                 give_back(outcome, turn.kernel);
                 self.on_receive_error(error, turn);
@@ -71,15 +74,15 @@ impl<K: Kernel> Session<K> {
         }
         securing.received_bytes += records.len();
         if securing.received_bytes > HANDSHAKE_BYTES_MAX {
-            turn.counters.tls_handshakes.add("too-large");
-            return self.note_lost_client("tls-handshake-too-large", None, turn);
+            turn.counters.tls_handshakes.add(TlsHandshakeOutcome::TooLarge);
+            return self.note_lost_client(Cause::TlsHandshakeTooLarge, None, turn);
         }
         let Some(secured) = securing.secured.take() else { return };
         match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
             Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
             Err(_full) => {
-                turn.counters.tls_handshakes.add("turned-away");
-                self.note_lost_client("tls-handshakes-full", None, turn);
+                turn.counters.tls_handshakes.add(TlsHandshakeOutcome::TurnedAway);
+                self.note_lost_client(Cause::TlsHandshakesFull, None, turn);
             }
         }
     }
@@ -98,9 +101,9 @@ impl<K: Kernel> Session<K> {
             return self.fail_handshake(&error, turn);
         }
         match flushed {
-            Err(error) => return self.note_lost_client("client-error", Some(error), turn),
+            Err(error) => return self.note_lost_client(Cause::ClientError, Some(error), turn),
             Ok(_) if !secured.outgoing().is_empty() => {
-                return self.note_lost_client("client-stalled", None, turn);
+                return self.note_lost_client(Cause::ClientStalled, None, turn);
             }
             Ok(_) => {}
         }
@@ -108,7 +111,9 @@ impl<K: Kernel> Session<K> {
             securing.secured = Some(secured);
             return self.submit_on_client(Purpose::Head, turn);
         }
-        turn.counters.tls_handshakes.add(if secured.is_resumed() { "resumed" } else { "full" });
+        let outcome =
+            if secured.is_resumed() { TlsHandshakeOutcome::Resumed } else { TlsHandshakeOutcome::Full };
+        turn.counters.tls_handshakes.add(outcome);
         turn.counters.accept_to_secured.record_us(turn.now.us_since(self.accepted_at_us));
         self.client_tls = Some(secured);
         if self.is_told_full() {
@@ -126,18 +131,18 @@ impl<K: Kernel> Session<K> {
 
     /// What the client sent does not open, or no connection comes of it; it is told as far as that goes.
     pub(super) fn fail_handshake(&mut self, error: &TlsError, turn: &mut Turn<'_, K>) {
-        turn.counters.tls_handshakes.add("failed");
-        self.note(None, FAILED, Some(error.to_string()), turn);
+        turn.counters.tls_handshakes.add(TlsHandshakeOutcome::Failed);
+        self.note(None, Cause::TlsHandshake, Some(error.to_string()), turn);
         self.linger(turn);
     }
 
     /// A client that speaks no TLS understands what others are told.
     fn refuse_plain_client(&mut self, turn: &mut Turn<'_, K>) {
-        turn.counters.tls_handshakes.add("not-tls");
+        turn.counters.tls_handshakes.add(TlsHandshakeOutcome::NotTls);
         let detail = Some("the listener speaks TLS only".to_owned());
         self.refuse(
             HttpVersion::default(),
-            Rejection { reply: Reply::Malformed, cause: "not-tls", detail },
+            Rejection { reply: Reply::Malformed, cause: Cause::NotTls, detail },
             turn,
         );
     }
@@ -164,8 +169,6 @@ impl<K: Kernel> Session<K> {
 
 /// How long another node may keep a connection ready that it has no request for yet.
 const NODE_PATIENCE: Duration = Duration::from_secs(60);
-
-const FAILED: &str = "tls-handshake";
 
 /// The first byte of every handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;

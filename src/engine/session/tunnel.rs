@@ -13,7 +13,7 @@ use crate::engine::timers::Tick;
 use crate::engine::tls::ktls::{KeptBy, Records, Speech, give_to_kernel};
 use crate::engine::tls::scratch::ScratchMemory;
 use crate::engine::user_data::Purpose;
-use crate::telemetry::{AuditEvent, SessionEnd};
+use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy};
 use crate::wire::Reply;
 
 impl<K: Kernel> Session<K> {
@@ -23,15 +23,15 @@ impl<K: Kernel> Session<K> {
         let reply = Reply::Established.bytes(dial.version);
         match self.tell_client(reply, Then::Tunnel, turn) {
             Ok(true) => {}
-            Ok(false) => return self.note_lost_client("client-stalled", None, turn),
-            Err(error) => return self.note_lost_client("client-error", Some(error), turn),
+            Ok(false) => return self.note_lost_client(Cause::ClientStalled, None, turn),
+            Err(error) => return self.note_lost_client(Cause::ClientError, Some(error), turn),
         }
         turn.counters.sessions.tunnels_opened.add(1);
         let handshake_us = turn.now.us_since(self.accepted_at_us);
-        self.note_handshake("open", turn);
+        self.note_handshake(None, turn);
         let kept_by = match self.leave_tls_to_kernel(turn) {
             Ok(kept_by) => kept_by,
-            Err(error) => return self.note_lost_client("kernel-tls", Some(error), turn),
+            Err(error) => return self.note_lost_client(Cause::KernelTls, Some(error), turn),
         };
         let forwarding = turn.shared.config.engine.forwarding;
         let has_records_of_ours = self.client_tls.is_some() || self.device_tls.is_some();
@@ -64,7 +64,8 @@ impl<K: Kernel> Session<K> {
         };
         let ends = [(&self.client, &mut self.client_tls), (device, &mut self.device_tls)];
         let is_given = give_to_kernel(ends, turn.kernel)?;
-        turn.counters.tls_tunnels.add(if is_given { "kernel" } else { "process" });
+        let by = if is_given { TlsRecordsBy::Kernel } else { TlsRecordsBy::Process };
+        turn.counters.tls_tunnels.add(by);
         let kept_by = |had| if had && is_given { Records::Kernel } else { Records::Ours };
         Ok(KeptBy { client: kept_by(had[0]), device: kept_by(had[1]) })
     }
@@ -106,7 +107,7 @@ impl<K: Kernel> Session<K> {
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         if tunnel.has_expired(turn) {
             // Nothing can be decided now, and the right that it was opened by is over.
-            return self.break_tunnel("right-expired", turn);
+            return self.break_tunnel(Cause::RightExpired, turn);
         }
         if tunnel.settle_at.is_some_and(|settle_at| settle_at <= turn.now.tick()) {
             self.settle(turn);
@@ -116,7 +117,7 @@ impl<K: Kernel> Session<K> {
             self.deadline = Some(tunnel.deadline(turn));
             return;
         }
-        let cause = if tunnel.is_half_closed() { "half-closed-timeout" } else { "idle-timeout" };
+        let cause = if tunnel.is_half_closed() { Cause::HalfClosedTimeout } else { Cause::IdleTimeout };
         self.break_tunnel(cause, turn);
     }
 
@@ -163,7 +164,7 @@ impl<K: Kernel> Session<K> {
                 let took_us = turn.shared.authority.us_since(turn.ended_at_us);
                 turn.counters.revoked_to_closed.record_us(took_us);
             }
-            return self.break_tunnel(ended_right(refusal), turn);
+            return self.break_tunnel(Cause::of_ended_right(refusal), turn);
         }
         tunnel.reprieved_until.get_or_insert(turn.now.after(REPRIEVE));
         self.deadline = Some(tunnel.deadline(turn));
@@ -171,7 +172,7 @@ impl<K: Kernel> Session<K> {
 
     /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes what
     /// it has for the whole.
-    pub(super) fn break_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
+    pub(super) fn break_tunnel(&mut self, cause: Cause, turn: &mut Turn<'_, K>) {
         self.reset_on_close(Side::Client, turn);
         self.reset_on_close(Side::Device, turn);
         self.close_tunnel(cause, turn);
@@ -241,7 +242,7 @@ impl<K: Kernel> Session<K> {
             Err((side, error)) => return self.break_tunnel(side.broken_cause(&error), turn),
         }
         if tunnel.up.is_finished() && tunnel.down.is_finished() {
-            return self.close_tunnel("closed", turn);
+            return self.close_tunnel(Cause::Closed, turn);
         }
         // A half-closed tunnel has less time; all else only ever moves the deadline later.
         if self.deadline.is_none() || tunnel.is_half_closed() != was_half_closed {
@@ -253,7 +254,7 @@ impl<K: Kernel> Session<K> {
         }
     }
 
-    fn close_tunnel(&mut self, cause: &'static str, turn: &mut Turn<'_, K>) {
+    fn close_tunnel(&mut self, cause: Cause, turn: &mut Turn<'_, K>) {
         let Stage::Tunnel(tunnel) = &self.stage else { return };
         let event = AuditEvent::SessionEnd(SessionEnd {
             facts: self.facts(),
@@ -358,24 +359,24 @@ impl Side {
         }
     }
 
-    fn broken_cause(self, error: &io::Error) -> &'static str {
+    fn broken_cause(self, error: &io::Error) -> Cause {
         let is_reset = is_reset(error);
         let is_timeout = error.raw_os_error() == Some(libc::ETIMEDOUT);
         // Neither comes of a socket, only of TLS.
         let is_truncated = error.kind() == io::ErrorKind::UnexpectedEof;
         let is_bad_record = error.kind() == io::ErrorKind::InvalidData;
         match self {
-            Self::Client if is_reset => "client-reset",
-            Self::Client if is_timeout => "client-timeout",
-            Self::Client if is_truncated => "client-truncated",
-            Self::Client if is_bad_record => "client-tls",
-            Self::Client => "client-error",
-            Self::Device if is_reset => "device-reset",
-            Self::Device if is_timeout => "device-timeout",
+            Self::Client if is_reset => Cause::ClientReset,
+            Self::Client if is_timeout => Cause::ClientTimeout,
+            Self::Client if is_truncated => Cause::ClientTruncated,
+            Self::Client if is_bad_record => Cause::ClientTls,
+            Self::Client => Cause::ClientError,
+            Self::Device if is_reset => Cause::DeviceReset,
+            Self::Device if is_timeout => Cause::DeviceTimeout,
             // Only another node speaks TLS on this side.
-            Self::Device if is_truncated => "node-truncated",
-            Self::Device if is_bad_record => "node-tls",
-            Self::Device => "device-error",
+            Self::Device if is_truncated => Cause::NodeTruncated,
+            Self::Device if is_bad_record => Cause::NodeTls,
+            Self::Device => Cause::DeviceError,
         }
     }
 }
@@ -396,17 +397,6 @@ fn down(broken: FlowError) -> (Side, io::Error) {
     match broken.end {
         FlowEnd::Source => (Side::Device, broken.error),
         FlowEnd::Sink => (Side::Client, broken.error),
-    }
-}
-
-/// What a refusal means for a tunnel that was allowed before.
-const fn ended_right(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::CredentialUnknown => "credential-removed",
-        Refusal::DeviceUnknown => "device-removed",
-        Refusal::NoGrant => "grant-removed",
-        Refusal::PortNotGranted => "grant-narrowed",
-        _ => refusal.cause(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::engine::peer_pool::ReadyConnection;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
+use crate::telemetry::Cause;
 use crate::wire::{Handover, Reply, Sealed, TlsConnection, TlsError, parse_handover_reply};
 
 /// A request on its way to another node.
@@ -63,20 +64,20 @@ impl<K: Kernel> Session<K> {
             let detail = format!("it came by {} and was to go to {node}", dial.hops.join(", "));
             return self.refuse(
                 version,
-                Rejection { reply: Reply::Loop, cause: "loop", detail: Some(detail) },
+                Rejection { reply: Reply::Loop, cause: Cause::Loop, detail: Some(detail) },
                 turn,
             );
         }
         let directory = turn.shared.authority.directory().get();
         let entry = match directory.find(node, turn.shared.config.forward.max_age) {
             Ok(entry) => entry,
-            Err(trouble) => return self.refuse(version, no_node(node, trouble.cause(), None), turn),
+            Err(trouble) => return self.refuse(version, no_node(node, trouble.into(), None), turn),
         };
         if let Some(Rights { principal, device, .. }) = self.rights {
             match turn.shared.limits.permit(principal, device) {
                 Ok(permit) => self.permit = Some(permit),
                 Err(hit) => {
-                    let no = Rejection { reply: Reply::Limit, cause: hit.cause(), detail: None };
+                    let no = Rejection { reply: Reply::Limit, cause: hit.into(), detail: None };
                     return self.refuse(version, no, turn);
                 }
             }
@@ -102,7 +103,7 @@ impl<K: Kernel> Session<K> {
         let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_peer_socket(entry.forward)?)));
         let (tls, socket) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(version, no_node(node, "node-socket", Some(&error)), turn),
+            Err(error) => return self.refuse(version, no_node(node, Cause::NodeSocket, Some(&error)), turn),
         };
         self.device_tls = Some(Box::new(TlsStream::new(tls)));
         let socket = self.device.insert(socket);
@@ -118,7 +119,7 @@ impl<K: Kernel> Session<K> {
         let Stage::Handing(handing) = &mut self.stage else { return };
         if result != 0 {
             let error = io::Error::from_raw_os_error(-result);
-            return self.refuse_by_node("node-unreachable", Some(&error), turn);
+            return self.refuse_by_node(Cause::NodeUnreachable, Some(&error), turn);
         }
         handing.step = Step::Shaking;
         self.shake_with_node(Vec::new(), turn);
@@ -128,7 +129,7 @@ impl<K: Kernel> Session<K> {
         let Some(secured) = self.device_tls.take() else { return };
         match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
             Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
-            Err(_full) => self.refuse_by_node("node-handshakes-full", None, turn),
+            Err(_full) => self.refuse_by_node(Cause::NodeHandshakesFull, None, turn),
         }
     }
 
@@ -140,8 +141,8 @@ impl<K: Kernel> Session<K> {
         let (is_open, is_all_sent) = (secured.is_open(), secured.outgoing().is_empty());
         self.device_tls = Some(secured);
         match outcome.map_err(io::Error::other).and(flushed) {
-            Err(error) => return self.refuse_by_node("node-tls", Some(&error), turn),
-            Ok(_) if !is_all_sent => return self.refuse_by_node("node-stalled", None, turn),
+            Err(error) => return self.refuse_by_node(Cause::NodeTls, Some(&error), turn),
+            Ok(_) if !is_all_sent => return self.refuse_by_node(Cause::NodeStalled, None, turn),
             Ok(_) => {}
         }
         if !is_open {
@@ -168,9 +169,9 @@ impl<K: Kernel> Session<K> {
             .and_then(|()| secured.outgoing().send(sealed.bytes(), turn.kernel, socket));
         let is_all_sent = secured.outgoing().is_empty();
         match sent {
-            Err(error) => self.refuse_by_node("node-lost", Some(&error), turn),
+            Err(error) => self.refuse_by_node(Cause::NodeLost, Some(&error), turn),
             // It has room for a request, or is not worth waiting for.
-            Ok(_) if !is_all_sent => self.refuse_by_node("node-stalled", None, turn),
+            Ok(_) if !is_all_sent => self.refuse_by_node(Cause::NodeStalled, None, turn),
             Ok(_) => self.receive_from_node(turn),
         }
     }
@@ -182,10 +183,10 @@ impl<K: Kernel> Session<K> {
                 give_back(outcome, turn.kernel);
                 return match -result {
                     libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.receive_from_node(turn),
-                    0.. => self.refuse_by_node("node-closed", None, turn),
+                    0.. => self.refuse_by_node(Cause::NodeClosed, None, turn),
                     _ => {
                         let error = io::Error::from_raw_os_error(-result);
-                        self.refuse_by_node("node-lost", Some(&error), turn);
+                        self.refuse_by_node(Cause::NodeLost, Some(&error), turn);
                     }
                 };
             }
@@ -205,17 +206,17 @@ impl<K: Kernel> Session<K> {
     /// The node may have said all by now.
     fn on_node_reply(&mut self, opened: Result<(), TlsError>, turn: &mut Turn<'_, K>) {
         if let Err(error) = opened {
-            return self.refuse_by_node("node-tls", Some(&io::Error::other(error)), turn);
+            return self.refuse_by_node(Cause::NodeTls, Some(&io::Error::other(error)), turn);
         }
         let Stage::Handing(handing) = &mut self.stage else { return };
         let Step::Asked(said) = &mut handing.step else { return };
         let reply = match parse_handover_reply(said) {
             Ok(Some(reply)) => reply,
             Ok(None) if self.device_tls.as_ref().is_some_and(|node| node.has_ended()) => {
-                return self.refuse_by_node("node-closed", None, turn);
+                return self.refuse_by_node(Cause::NodeClosed, None, turn);
             }
             Ok(None) => return self.receive_from_node(turn),
-            Err(error) => return self.refuse_by_node("node-reply", Some(&io::Error::other(error)), turn),
+            Err(error) => return self.refuse_by_node(Cause::NodeReply, Some(&io::Error::other(error)), turn),
         };
         let early_down = said.split_off(reply.len);
         let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
@@ -231,7 +232,7 @@ impl<K: Kernel> Session<K> {
             Reply::DeviceOffline if !dial.is_second_look => self.look_again(dial, turn),
             reply => {
                 let detail = Some(format!("{node} says {}", reply.slug().unwrap_or_default()));
-                self.refuse(dial.version, Rejection { reply, cause: "refused-by-node", detail }, turn);
+                self.refuse(dial.version, Rejection { reply, cause: Cause::RefusedByNode, detail }, turn);
             }
         }
     }
@@ -263,11 +264,15 @@ impl<K: Kernel> Session<K> {
     pub(super) fn refuse_silent_node(&mut self, turn: &mut Turn<'_, K>) {
         let Stage::Handing(handing) = &self.stage else { return };
         let (version, detail) = (handing.dial.version, Some(handing.node.to_string()));
-        self.refuse(version, Rejection { reply: Reply::DeviceTimeout, cause: "node-timeout", detail }, turn);
+        self.refuse(
+            version,
+            Rejection { reply: Reply::DeviceTimeout, cause: Cause::NodeTimeout, detail },
+            turn,
+        );
     }
 
     /// No reply comes of this connection: by one that was made before, that says nothing of the node.
-    fn refuse_by_node(&mut self, cause: &'static str, error: Option<&io::Error>, turn: &mut Turn<'_, K>) {
+    fn refuse_by_node(&mut self, cause: Cause, error: Option<&io::Error>, turn: &mut Turn<'_, K>) {
         let Stage::Handing(handing) = &self.stage else { return };
         if handing.is_spare {
             let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else {
@@ -304,7 +309,7 @@ impl Dial {
 }
 
 /// No way to the node that holds the device.
-fn no_node(node: &str, cause: &'static str, error: Option<&io::Error>) -> Rejection {
+fn no_node(node: &str, cause: Cause, error: Option<&io::Error>) -> Rejection {
     let detail = match error {
         Some(error) => format!("{node}: {error}"),
         None => node.to_owned(),

@@ -5,6 +5,7 @@ use crate::authz::UnixMillis;
 use crate::engine::kernel::Kernel;
 use crate::engine::session_view::{SessionRow, SessionState, TunnelRow};
 use crate::engine::timers::Instant;
+use crate::telemetry::Cause;
 
 impl<K: Kernel> Session<K> {
     pub fn row(&self, now: Instant) -> SessionRow {
@@ -35,9 +36,9 @@ impl<K: Kernel> Session<K> {
         match &self.stage {
             // There is nothing in the protocol to tell its client.
             Stage::Securing(_) | Stage::Head(_) | Stage::Dial(_) | Stage::Handing(_) => {
-                self.note_lost_client(ENDED_BY_ADMIN, None, turn)
+                self.note_lost_client(Cause::EndedByAdmin, None, turn)
             }
-            Stage::Tunnel(_) => self.break_tunnel(ENDED_BY_ADMIN, turn),
+            Stage::Tunnel(_) => self.break_tunnel(Cause::EndedByAdmin, turn),
             Stage::Refused { .. } => self.end(turn),
             Stage::Ended(_) => {}
         }
@@ -55,5 +56,3 @@ impl<K: Kernel> Session<K> {
         }
     }
 }
-
-const ENDED_BY_ADMIN: &str = "ended-by-admin";

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::authz::{DeviceId, Generation, PrincipalId};
+use crate::telemetry::Cause;
 
 /// What was found wrong, by which rule.
 #[derive(Clone, Debug, Serialize)]
@@ -65,7 +66,7 @@ pub enum By {
 pub struct RegressionSeen {
     pub principal: PrincipalId,
     pub device: DeviceId,
-    pub cause: &'static str,
+    pub cause: Cause,
 }
 
 /// A row that does not decode.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId};
+use crate::telemetry::Cause;
 
 /// Who and what a session was about, as far as it got.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -29,7 +30,7 @@ pub struct SessionFacts {
 pub struct SessionEnd {
     #[serde(flatten)]
     pub facts: SessionFacts,
-    pub cause: &'static str,
+    pub cause: Cause,
     /// Client to device.
     pub bytes_up: u64,
     /// Device to client.
@@ -50,7 +51,7 @@ pub struct SessionRefusal {
     pub status: Option<u16>,
     pub slug: Option<&'static str>,
     /// The true cause, which the reply may hide.
-    pub cause: &'static str,
+    pub cause: Cause,
     /// The operating system's word for it, where it said one.
     pub detail: Option<String>,
     /// From accept to the reply.
@@ -66,7 +67,7 @@ pub struct MoreRefusals {
     /// In which they came.
     pub seconds: u64,
     /// How many by which cause.
-    pub causes: BTreeMap<&'static str, u64>,
+    pub causes: BTreeMap<Cause, u64>,
 }
 
 impl fmt::Display for SessionEnd {

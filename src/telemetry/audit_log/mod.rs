@@ -146,14 +146,14 @@ const QUEUED_EVENTS_MAX: usize = 8192;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{AuditEvent, SessionFacts, SessionRefusal};
+    use crate::telemetry::{AuditEvent, Cause, SessionFacts, SessionRefusal};
 
     pub(super) fn refusal(session: u64) -> AuditEvent {
         AuditEvent::Refusal(SessionRefusal {
             facts: SessionFacts { session, ..SessionFacts::default() },
             status: Some(403),
             slug: Some("not-permitted"),
-            cause: "no-grant",
+            cause: Cause::NoGrant,
             detail: None,
             duration_us: 12,
         })

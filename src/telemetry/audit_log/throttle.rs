@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::telemetry::MoreRefusals;
+use crate::telemetry::{Cause, MoreRefusals};
 
 /// See the module.
 pub(super) struct Throttle {
@@ -32,7 +32,7 @@ pub(super) enum Admitted {
 #[derive(Default)]
 struct Seen {
     written: u32,
-    summed: BTreeMap<&'static str, u64>,
+    summed: BTreeMap<Cause, u64>,
 }
 
 impl Throttle {
@@ -40,7 +40,7 @@ impl Throttle {
         Self { written_max, sources: HashMap::new(), ends: VecDeque::new() }
     }
 
-    pub fn admit(&mut self, client: Option<SocketAddr>, cause: &'static str, now: Instant) -> Admitted {
+    pub fn admit(&mut self, client: Option<SocketAddr>, cause: Cause, now: Instant) -> Admitted {
         let mut source = client.map(|client| network(client.ip()));
         if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {
             source = None;
@@ -114,6 +114,9 @@ mod tests {
     use super::*;
     use Admitted::{Summed, ToBeWritten};
 
+    const A: Cause = Cause::NoGrant;
+    const B: Cause = Cause::PortNotGranted;
+
     fn client(number: usize) -> Option<SocketAddr> {
         let [.., a, b] = (number as u64).to_be_bytes();
         Some(([198, 18, a, b], 1024).into())
@@ -123,16 +126,15 @@ mod tests {
     fn what_a_source_has_too_much_of_is_summed_by_cause_and_others_are_written() {
         let now = Instant::now();
         let mut throttle = Throttle::new(2);
-        let admitted: Vec<_> =
-            ["a", "b", "a", "b", "b"].map(|cause| throttle.admit(client(1), cause, now)).into();
+        let admitted: Vec<_> = [A, B, A, B, B].map(|cause| throttle.admit(client(1), cause, now)).into();
         assert_eq!(admitted, [ToBeWritten, ToBeWritten, Summed, Summed, Summed]);
-        assert_eq!(throttle.admit(client(2), "a", now), ToBeWritten, "another source");
+        assert_eq!(throttle.admit(client(2), A, now), ToBeWritten, "another source");
         assert_eq!(throttle.next_sum(now), None, "its time has not ended");
         let sum = throttle.next_sum(now + WINDOW).unwrap();
         assert_eq!(sum.to_string(), "3 more refusals from 198.18.0.1/32 in the last 10 s");
-        assert_eq!(sum.causes, BTreeMap::from([("a", 1), ("b", 2)]));
+        assert_eq!(sum.causes, BTreeMap::from([(A, 1), (B, 2)]));
         assert_eq!(throttle.next_sum(now + WINDOW), None, "the other had nothing to add");
-        assert_eq!(throttle.admit(client(1), "a", now + WINDOW), ToBeWritten, "a new time");
+        assert_eq!(throttle.admit(client(1), A, now + WINDOW), ToBeWritten, "a new time");
     }
 
     #[test]
@@ -140,15 +142,11 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(1);
         let from = |address: &str| Some(SocketAddr::new(address.parse().unwrap(), 1));
-        assert_eq!(throttle.admit(from("2001:db8::1"), "a", now), ToBeWritten);
-        assert_eq!(throttle.admit(from("2001:db8::ffff:1"), "a", now), Summed);
-        assert_eq!(throttle.admit(from("2001:db8:0:1::1"), "a", now), ToBeWritten, "another /64");
-        assert_eq!(throttle.admit(from("::ffff:192.0.2.1"), "a", now), ToBeWritten);
-        assert_eq!(
-            throttle.admit(from("192.0.2.1"), "a", now),
-            Summed,
-            "the same address, written otherwise"
-        );
+        assert_eq!(throttle.admit(from("2001:db8::1"), A, now), ToBeWritten);
+        assert_eq!(throttle.admit(from("2001:db8::ffff:1"), A, now), Summed);
+        assert_eq!(throttle.admit(from("2001:db8:0:1::1"), A, now), ToBeWritten, "another /64");
+        assert_eq!(throttle.admit(from("::ffff:192.0.2.1"), A, now), ToBeWritten);
+        assert_eq!(throttle.admit(from("192.0.2.1"), A, now), Summed, "the same address, written otherwise");
     }
 
     #[test]
@@ -156,11 +154,11 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(1);
         for number in 0..SOURCES_MAX {
-            assert_eq!(throttle.admit(client(number), "a", now), ToBeWritten);
+            assert_eq!(throttle.admit(client(number), A, now), ToBeWritten);
         }
-        assert_eq!(throttle.admit(client(SOURCES_MAX), "a", now), ToBeWritten, "the first of the others");
+        assert_eq!(throttle.admit(client(SOURCES_MAX), A, now), ToBeWritten, "the first of the others");
         for number in 0..1_000 {
-            assert_eq!(throttle.admit(client(SOURCES_MAX + number), "a", now), Summed);
+            assert_eq!(throttle.admit(client(SOURCES_MAX + number), A, now), Summed);
         }
         assert_eq!(throttle.sources.len(), SOURCES_MAX + 1);
         let sum = throttle.next_sum(now + WINDOW).unwrap();
@@ -173,7 +171,7 @@ mod tests {
         let now = Instant::now();
         let mut throttle = Throttle::new(1);
         for _ in 0..3 {
-            let _summed_but_for_one = throttle.admit(None, "a", now);
+            let _summed_but_for_one = throttle.admit(None, A, now);
         }
         let sum = throttle.next_sum_early(now + Duration::from_millis(2_100)).unwrap();
         assert_eq!((sum.refusals, sum.seconds, sum.source), (2, 3, None));

@@ -74,22 +74,6 @@ impl Verifier {
 }
 
 impl SessionTokenError {
-    /// As the audit log and the metrics name it.
-    pub const fn cause(self) -> &'static str {
-        match self {
-            Self::Malformed => "token-malformed",
-            Self::Algorithm => "token-algorithm",
-            Self::Key => "token-key",
-            Self::Signature => "token-signature",
-            Self::Issuer => "token-issuer",
-            Self::Audience => "token-audience",
-            Self::NoExpiry => "token-no-expiry",
-            Self::Expired => "token-expired",
-            Self::NotYetValid => "token-not-yet-valid",
-            Self::Nobody => "token-claims",
-        }
-    }
-
     /// Whether anybody at all could have made the token.
     pub const fn is_unproven(self) -> bool {
         self.progress() <= Self::Signature.progress()
