@@ -13,6 +13,7 @@ use crate::control::{
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store::{self, Reports};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
+use crate::wire::TlsConfigs;
 
 /// A running relay. Its parts end in the order of the fields: no client comes in any more before what
 /// serves them goes.
@@ -57,11 +58,12 @@ pub enum Drained {
 impl Node {
     /// Reads the store, publishes the first snapshot, and only then accepts clients.
     pub fn start(config: Config) -> Result<Self, NodeError> {
-        Self::start_on(Inherited::none(), config)
+        let tls = TlsConfigs::load(&config).map_err(EngineError::from)?;
+        Self::start_on(Inherited::none(), config, tls)
     }
 
     /// As [`start`](Self::start), with client listeners that a service manager opened.
-    pub fn start_on(inherited: Inherited, config: Config) -> Result<Self, NodeError> {
+    pub fn start_on(inherited: Inherited, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
@@ -81,8 +83,13 @@ impl Node {
             audit_sender.clone(),
             &config,
         )?;
-        let engine =
-            Engine::start_on(inherited, Arc::clone(&config), Arc::clone(&authority), audit_sender.clone())?;
+        let engine = Engine::start_on(
+            inherited,
+            Arc::clone(&config),
+            tls,
+            Arc::clone(&authority),
+            audit_sender.clone(),
+        )?;
         let handle = engine.handle();
         let handle = to_tell.get_or_init(|| handle).clone();
         // For what was published before the engine could be told.
@@ -161,9 +168,9 @@ impl Node {
     }
 
     /// Takes over what of `config` a running node can; see [`Config::needs_restart`].
-    pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
+    pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), QueriesError> {
         self.control.commands().reload(config.clone())?;
-        self.handle.replace_certificates(&config);
+        self.handle.replace_certificates(tls);
         self.handle.replace_signers(config.authz.tokens);
         Ok(())
     }

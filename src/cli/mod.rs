@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Profile, Store, StoreUrl};
+use crate::wire::TlsConfigs;
 use output::{CommandError, OutputFormat, StoreContext};
 
 /// A relay node for device tunnels.
@@ -153,6 +154,8 @@ impl CommandLine {
 /// A configuration, and whether anybody wrote it.
 pub struct Loaded {
     pub config: Config,
+    /// The TLS settings that it names the files of.
+    pub tls: TlsConfigs,
     /// `None` for the embedded defaults.
     pub file: Option<PathBuf>,
 }
@@ -164,8 +167,9 @@ impl Global {
             None => installed_config()?,
         };
         let environment = config::environment().map_err(CommandError::failed)?;
-        let config = Config::load(file.as_deref(), environment).map_err(CommandError::failed)?;
-        Ok(Loaded { config, file })
+        let (config, tls) = Config::load_with(file.as_deref(), environment, TlsConfigs::load)
+            .map_err(CommandError::failed)?;
+        Ok(Loaded { config, tls, file })
     }
 
     /// For a command on `store`, or on the configuration's where none was given.

@@ -7,6 +7,7 @@ use super::log::LevelSwitch;
 use crate::config::{self, Config, ConfigError};
 use crate::control::QueriesError;
 use crate::node::Node;
+use crate::wire::TlsConfigs;
 
 /// What a reload needs to know.
 pub struct Reload<'a> {
@@ -38,12 +39,12 @@ impl Reload<'_> {
     }
 
     fn take_over(&mut self, node: &Node) -> Result<(), ReloadError> {
-        let next = Config::load(self.file, config::environment()?)?;
+        let (next, tls) = Config::load_with(self.file, config::environment()?, TlsConfigs::load)?;
         let changed = self.config.needs_restart(&next);
         if !changed.is_empty() {
             return Err(ReloadError::NeedsRestart(changed.join(", ")));
         }
-        node.reload(next.clone())?;
+        node.reload(next.clone(), tls)?;
         self.log.set(next.log.level);
         self.config = next;
         Ok(())

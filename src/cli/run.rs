@@ -25,7 +25,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     }
     let requests = SignalRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
-    let node = Node::start_on(inherited, config.clone()).map_err(CommandError::failed)?;
+    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
     doctor::warn_of_the_worst(config);
     announce(&node)?;
     let supervised = Supervised::start(&node).map_err(CommandError::failed)?;

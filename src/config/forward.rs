@@ -2,17 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring::default_provider;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 use serde::Deserialize;
 
-use super::tls::{ListenTls, TlsFileError, certified_key, read_certificates};
-use super::{Listen, ListenerKind, StoreUrl};
-use crate::wire::Certificates;
+use super::{Listen, ListenTls, ListenerKind, StoreUrl};
 
 /// The whole section; without `listen` the node stands alone.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -61,10 +55,10 @@ impl Default for Forward {
 }
 
 impl Forward {
-    /// The listener for other nodes, which is served as those for clients are.
+    /// The listener for other nodes, which is served as those for clients are. `None` where the node stands alone.
     pub(super) fn listener(&self) -> Option<Listen> {
-        let (address, tls) = (self.listen?, self.tls.as_ref()?);
-        let tls = Some(ListenTls::between_nodes(Arc::clone(&tls.server)));
+        let (address, _) = (self.listen?, self.tls.as_ref()?);
+        let tls = Some(ListenTls::Peers);
         Some(Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), from: ListenerKind::Peer, tls })
     }
 
@@ -74,82 +68,14 @@ impl Forward {
     }
 }
 
-/// Certificates between nodes, read where the configuration is.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "ForwardTlsKeys")]
-pub struct ForwardTls {
-    keys: ForwardTlsKeys,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
-    shown: Arc<Certificates>,
-}
-
-/// The keys of `forward.tls`.
+/// The certificate files of a node, which nodes know each other by.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ForwardTlsKeys {
-    /// This node's certificate, which has its name (`vpn.node`), in PEM.
-    chain: PathBuf,
-    key: PathBuf,
-    /// Of whoever signs the nodes' certificates, and nobody else's.
-    ca: PathBuf,
-}
-
-impl ForwardTls {
-    /// For those who come.
-    pub fn server(&self) -> &Arc<ServerConfig> {
-        &self.server
-    }
-
-    /// Whether others take this node for the one with that name.
-    pub fn is_for(&self, name: &str) -> bool {
-        self.shown.has(name)
-    }
-
-    /// For those whom this node calls.
-    pub fn client(&self) -> &Arc<ClientConfig> {
-        &self.client
-    }
-}
-
-/// By what the configuration says. What the files hold may differ, and is taken over by a reload.
-impl PartialEq for ForwardTls {
-    fn eq(&self, other: &Self) -> bool {
-        self.keys == other.keys
-    }
-}
-
-impl Eq for ForwardTls {}
-
-impl TryFrom<ForwardTlsKeys> for ForwardTls {
-    type Error = TlsFileError;
-
-    fn try_from(keys: ForwardTlsKeys) -> Result<Self, TlsFileError> {
-        let provider = Arc::new(default_provider());
-        let certified = certified_key(&keys.chain, &keys.key, &provider)?;
-        let unusable = |detail: String| TlsFileError::Ca { file: keys.ca.clone(), detail };
-        let mut roots = RootCertStore::empty();
-        for certificate in read_certificates(&keys.ca)? {
-            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-        }
-        let roots = Arc::new(roots);
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| unusable(error.to_string()))?;
-        let shown = Arc::new(
-            Certificates::new(vec![certified])
-                .map_err(|source| TlsFileError::Certificate { file: keys.chain.clone(), source })?,
-        );
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::<Certificates>::clone(&shown));
-        let mut client = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_cert_resolver(Arc::<Certificates>::clone(&shown));
-        // For the kernel, where it takes over a connection.
-        (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
-        Ok(Self { keys, server: Arc::new(server), client: Arc::new(client), shown })
-    }
+pub struct ForwardTls {
+    /// This node's certificate, which has its name (`vpn.node`), and the ones between it and the root, in PEM.
+    pub chain: PathBuf,
+    /// The private key of that certificate, in PEM.
+    pub key: PathBuf,
+    /// The certificate of the CA that signs the nodes' certificates, and nobody else's, in PEM.
+    pub ca: PathBuf,
 }

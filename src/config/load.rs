@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::overrides::Overrides;
-use super::validate::{self, Finding};
+use super::validate::{self, KeyProblem};
 use super::{Config, Listen, PostgresUrl, StoreUrl, Vpn};
 
 /// What is wrong with a configuration, where, and what to do.
@@ -17,8 +17,8 @@ use super::{Config, Listen, PostgresUrl, StoreUrl, Vpn};
 pub enum ConfigError {
     #[error("{path} cannot be read: {detail}")]
     Unreadable { path: String, detail: String },
-    #[error("{place}{problem}")]
-    Wrong { place: Place, problem: String },
+    #[error("{position}{problem}")]
+    Wrong { position: FilePosition, problem: String },
     #[error("the environment's {variable}: {problem}")]
     Override { variable: String, problem: String },
     #[error("`{scheme}` is no store; use `sqlite:PATH` or `postgres://USER@HOST/DATABASE`")]
@@ -40,7 +40,7 @@ pub enum ConfigError {
 
 /// Where in a file something stands; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct FilePosition {
     pub file: Option<String>,
     /// Line and column, from 1.
     pub position: Option<(usize, usize)>,
@@ -70,31 +70,43 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
+        let nothing_more = |_: &Self| Ok::<(), KeyProblem>(());
+        Self::load_with(path, environment, nothing_more).map(|(config, ())| config)
+    }
+
+    /// Loads a configuration, and with it what `read` makes of the files that the configuration names. An error of
+    /// `read` is reported with the line of its key, as an error in the configuration itself is.
+    pub fn load_with<T, E: Into<KeyProblem>>(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        read: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<(Self, T), ConfigError> {
         let overrides = Overrides::collect(environment);
-        let source = match path {
-            Some(path) => Source::read(path)?,
-            None => Source::embedded(),
+        let text = match path {
+            Some(path) => ConfigText::read(path)?,
+            None => ConfigText::embedded(),
         };
-        let mut config: Self = toml::from_str(&source.text).map_err(|error| source.explain(&error))?;
+        let mut config: Self = toml::from_str(&text.text).map_err(|error| text.explain(&error))?;
         if !overrides.is_empty() {
-            config = source.overridden(&overrides)?;
+            config = text.overridden(&overrides)?;
         }
         config.authz.state.get_or_insert_with(state_folder);
         config.admin.socket.get_or_insert_with(|| state_folder().join("admin.sock"));
-        match validate::check(&config) {
-            Ok(()) => {
+        let checked = read(&config).map_err(E::into).and_then(|read| validate::check(&config).map(|()| read));
+        match checked {
+            Ok(read) => {
                 config.listen.extend(config.forward.listener());
-                Ok(config)
+                Ok((config, read))
             }
-            Err(Finding { key, problem }) => Err(match overrides.variable_of(&key) {
+            Err(KeyProblem { key, problem }) => Err(match overrides.variable_of(&key) {
                 Some(variable) => ConfigError::Override { variable: variable.to_owned(), problem },
-                None => ConfigError::Wrong { place: source.place_of(key), problem },
+                None => ConfigError::Wrong { position: text.position_of(key), problem },
             }),
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{file}:")?;
@@ -124,12 +136,12 @@ impl TryFrom<String> for StoreUrl {
 }
 
 /// A file's text and name; no name for what is in no file.
-struct Source {
+struct ConfigText {
     name: Option<String>,
     text: String,
 }
 
-impl Source {
+impl ConfigText {
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
         match std::fs::read_to_string(path) {
@@ -168,26 +180,26 @@ impl Source {
     }
 
     fn explain(&self, error: &toml::de::Error) -> ConfigError {
-        let place = match error.span() {
-            Some(span) => self.place(span.start, self.key_at(span.start)),
-            None => Place { file: self.name.clone(), ..Place::default() },
+        let position = match error.span() {
+            Some(span) => self.position(span.start, self.key_at(span.start)),
+            None => FilePosition { file: self.name.clone(), ..FilePosition::default() },
         };
-        ConfigError::Wrong { place, problem: problem(error) }
+        ConfigError::Wrong { position, problem: problem(error) }
     }
 
-    fn place_of(&self, key: String) -> Place {
+    fn position_of(&self, key: String) -> FilePosition {
         match self.offset_of(&key) {
-            Some(offset) => self.place(offset, Some(key)),
-            None => Place { file: self.name.clone(), position: None, key: Some(key) },
+            Some(offset) => self.position(offset, Some(key)),
+            None => FilePosition { file: self.name.clone(), position: None, key: Some(key) },
         }
     }
 
-    fn place(&self, offset: usize, key: Option<String>) -> Place {
+    fn position(&self, offset: usize, key: Option<String>) -> FilePosition {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
         let position = self.name.is_some().then_some((line, column));
-        Place { file: self.name.clone(), position, key }
+        FilePosition { file: self.name.clone(), position, key }
     }
 
     /// The dotted key whose name or value stands at `offset`.
@@ -215,10 +227,10 @@ impl Source {
 }
 
 /// Tells of every key below `table`, outer ones first: its dotted name, and what it and its value span.
-fn visit(table: &DeTable<'_>, prefix: &str, tell: &mut impl FnMut(&str, std::ops::Range<usize>)) {
+fn visit(table: &DeTable<'_>, prefix: &str, record: &mut impl FnMut(&str, std::ops::Range<usize>)) {
     for (name, value) in table {
         let key = format!("{prefix}{}", name.get_ref());
-        visit_value(&key, name.span().start.min(value.span().start), value, tell);
+        visit_value(&key, name.span().start.min(value.span().start), value, record);
     }
 }
 
@@ -226,14 +238,14 @@ fn visit_value(
     key: &str,
     start: usize,
     value: &toml::Spanned<DeValue<'_>>,
-    tell: &mut impl FnMut(&str, std::ops::Range<usize>),
+    record: &mut impl FnMut(&str, std::ops::Range<usize>),
 ) {
-    tell(key, start..value.span().end);
+    record(key, start..value.span().end);
     match value.get_ref() {
-        DeValue::Table(table) => visit(table, &format!("{key}."), tell),
+        DeValue::Table(table) => visit(table, &format!("{key}."), record),
         DeValue::Array(elements) => {
             for (place, element) in elements.iter().enumerate() {
-                visit_value(&format!("{key}.{place}"), element.span().start, element, tell);
+                visit_value(&format!("{key}.{place}"), element.span().start, element, record);
             }
         }
         _ => {}

@@ -26,13 +26,14 @@ pub use forward::{Forward, ForwardTls};
 pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
 };
-pub use load::{ConfigError, Place, state_folder};
+pub use load::{ConfigError, FilePosition, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, Query};
-pub use tls::{ListenTls, TlsFileError};
+pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
 pub use tokens::{SubjectClaims, TokenSigner};
+pub use validate::{KeyProblem, is_node_name};
 
 /// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
 /// which allows no device at all.

@@ -30,13 +30,13 @@ pub(super) struct Overrides(Vec<Override>);
 
 struct Override {
     variable: String,
-    steps: Vec<Step>,
+    steps: Vec<KeyStep>,
     value: Value,
 }
 
 /// One part of a dotted key.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum KeyStep {
     Place(usize),
     Key(String),
 }
@@ -83,13 +83,13 @@ impl Override {
     fn apply(&self, table: &mut Table) -> Result<(), ConfigError> {
         let wrong = |problem| ConfigError::Override { variable: self.variable.clone(), problem };
         let mut steps = self.steps.iter().peekable();
-        let Some(Step::Key(section)) = steps.next() else {
+        let Some(KeyStep::Key(section)) = steps.next() else {
             return Err(wrong("names a place in a list, but no list".to_owned()));
         };
         let mut at = table.entry(section.clone()).or_insert_with(|| empty_for(steps.peek()));
         while let Some(step) = steps.next() {
             at = match (at, step) {
-                (Value::Array(elements), Step::Place(place)) => {
+                (Value::Array(elements), KeyStep::Place(place)) => {
                     if *place > elements.len() {
                         return Err(wrong(format!("the next free place in the list is {}", elements.len())));
                     }
@@ -98,10 +98,10 @@ impl Override {
                     }
                     &mut elements[*place]
                 }
-                (Value::Table(table), Step::Key(key)) => {
+                (Value::Table(table), KeyStep::Key(key)) => {
                     table.entry(key.clone()).or_insert_with(|| empty_for(steps.peek()))
                 }
-                (Value::Array(_), Step::Key(key)) => {
+                (Value::Array(_), KeyStep::Key(key)) => {
                     return Err(wrong(format!("`{key}` should be a place in a list, from 0")));
                 }
                 (_, step) => return Err(wrong(format!("`{step}` lies below a key that is no section"))),
@@ -112,7 +112,7 @@ impl Override {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for KeyStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Place(place) => write!(f, "{place}"),
@@ -122,11 +122,11 @@ impl fmt::Display for Step {
 }
 
 /// `None` for a variable that is no override.
-fn steps(variable: &str) -> Option<Vec<Step>> {
+fn steps(variable: &str) -> Option<Vec<KeyStep>> {
     let keys = variable.strip_prefix(PREFIX)?;
     let step = |key: &str| match key.parse() {
-        Ok(place) => Step::Place(place),
-        Err(_) => Step::Key(key.to_lowercase()),
+        Ok(place) => KeyStep::Place(place),
+        Err(_) => KeyStep::Key(key.to_lowercase()),
     };
     keys.contains("__").then(|| keys.split("__").map(step).collect())
 }
@@ -140,9 +140,9 @@ fn read_value(text: String) -> Value {
 }
 
 /// What a step leads into where nothing is there yet.
-fn empty_for(next: Option<&&Step>) -> Value {
+fn empty_for(next: Option<&&KeyStep>) -> Value {
     match next {
-        Some(Step::Place(_)) => Value::Array(Vec::new()),
+        Some(KeyStep::Place(_)) => Value::Array(Vec::new()),
         _ => Value::Table(Table::new()),
     }
 }

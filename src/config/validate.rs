@@ -9,13 +9,14 @@ use nix::unistd::Group;
 use super::{AddressSource, Config, Guard, Profile, StoreUrl};
 
 /// A value that cannot work.
-pub(super) struct Finding {
-    /// Dotted, elements of lists by their place.
+#[derive(Debug)]
+pub struct KeyProblem {
+    /// The dotted key; elements of lists by their place.
     pub key: String,
     pub problem: String,
 }
 
-pub(super) fn check(config: &Config) -> Result<(), Finding> {
+pub(super) fn check(config: &Config) -> Result<(), KeyProblem> {
     check_store(config)?;
     check_listeners(config)?;
     check_durations(config)?;
@@ -28,7 +29,7 @@ pub(super) fn check(config: &Config) -> Result<(), Finding> {
     check_forward(config)
 }
 
-fn check_forward(config: &Config) -> Result<(), Finding> {
+fn check_forward(config: &Config) -> Result<(), KeyProblem> {
     let forward = &config.forward;
     if forward.directory_password_file.is_some() && forward.directory_url.is_none() {
         return found(
@@ -46,19 +47,14 @@ fn check_forward(config: &Config) -> Result<(), Finding> {
     let Some(name) = &config.vpn.node else {
         return found("forward.listen", "other nodes know this one by its name; set `vpn.node`");
     };
-    let Some(tls) = &forward.tls else {
+    if forward.tls.is_none() {
         return found("forward.tls", "nodes know each other by certificates; set `chain`, `key` and `ca`");
-    };
+    }
     if !is_node_name(name) {
         return found(
             "vpn.node",
             "a node that others forward to has a name of letters, digits, `-`, `_` and `.`",
         );
-    }
-    if !tls.is_for(name) {
-        let problem =
-            format!("the certificate is not for {name}, and others would refuse it; make one that is");
-        return found("forward.tls.chain", &problem);
     }
     if config.store.profile == Profile::OpenBalena && forward.directory_url.is_none() {
         return found(
@@ -84,13 +80,13 @@ fn check_forward(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-/// What can be a name in a certificate and in a header.
-fn is_node_name(name: &str) -> bool {
+/// True for a name that can stand in a certificate and in a header.
+pub fn is_node_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !name.is_empty() && name.len() <= NODE_NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
-fn check_store(config: &Config) -> Result<(), Finding> {
+fn check_store(config: &Config) -> Result<(), KeyProblem> {
     match (config.store.profile, &config.store.url) {
         (Profile::OpenBalena, StoreUrl::Sqlite(_)) => {
             found("store.profile", "openBalena's database is on PostgreSQL; give `store.url` as postgres://…")
@@ -99,7 +95,7 @@ fn check_store(config: &Config) -> Result<(), Finding> {
     }
 }
 
-fn check_probe(config: &Config) -> Result<(), Finding> {
+fn check_probe(config: &Config) -> Result<(), KeyProblem> {
     let probe = &config.probe;
     match (&probe.device, &probe.token_file) {
         (Some(_), None) => {
@@ -114,7 +110,7 @@ fn check_probe(config: &Config) -> Result<(), Finding> {
     }
 }
 
-fn check_listeners(config: &Config) -> Result<(), Finding> {
+fn check_listeners(config: &Config) -> Result<(), KeyProblem> {
     if config.listen.is_empty() {
         return found(
             "listen",
@@ -143,7 +139,7 @@ fn check_listeners(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-fn check_durations(config: &Config) -> Result<(), Finding> {
+fn check_durations(config: &Config) -> Result<(), KeyProblem> {
     let (timeouts, authz) = (&config.timeouts, &config.authz);
     let bounded = [
         ("timeouts.head", timeouts.head, TICK..=LONGEST),
@@ -180,7 +176,7 @@ fn check_durations(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-fn check_counts(config: &Config) -> Result<(), Finding> {
+fn check_counts(config: &Config) -> Result<(), KeyProblem> {
     let limits = &config.limits;
     let positive = [
         ("limits.sessions", limits.sessions),
@@ -212,7 +208,7 @@ fn check_counts(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-fn check_tokens(config: &Config) -> Result<(), Finding> {
+fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
     let signers = &config.authz.tokens;
     if signers.len() > SIGNERS_MAX {
         let problem = format!("must be at most {SIGNERS_MAX}; a forged token is put to each");
@@ -228,7 +224,7 @@ fn check_tokens(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-fn check_guard(guard: &Guard) -> Result<(), Finding> {
+fn check_guard(guard: &Guard) -> Result<(), KeyProblem> {
     let shares = [
         ("max_bad_rows.share", guard.max_bad_rows.share),
         ("max_loss.share", guard.max_loss.share),
@@ -260,7 +256,7 @@ fn check_guard(guard: &Guard) -> Result<(), Finding> {
     Ok(())
 }
 
-fn check_admin(config: &Config) -> Result<(), Finding> {
+fn check_admin(config: &Config) -> Result<(), KeyProblem> {
     match &config.admin.socket_group {
         Some(group) if !matches!(Group::from_name(group), Ok(Some(_))) => found(
             "admin.socket_group",
@@ -270,7 +266,7 @@ fn check_admin(config: &Config) -> Result<(), Finding> {
     }
 }
 
-fn check_vpn(config: &Config) -> Result<(), Finding> {
+fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
     if config.vpn.allow.is_empty() {
         return found(
             "vpn.allow",
@@ -307,7 +303,7 @@ fn check_vpn(config: &Config) -> Result<(), Finding> {
     }
 }
 
-fn check_report(config: &Config) -> Result<(), Finding> {
+fn check_report(config: &Config) -> Result<(), KeyProblem> {
     let key = "vpn.report";
     if !config.vpn.report {
         return Ok(());
@@ -330,8 +326,8 @@ fn check_report(config: &Config) -> Result<(), Finding> {
     Ok(())
 }
 
-fn found(key: &str, problem: &str) -> Result<(), Finding> {
-    Err(Finding { key: key.to_owned(), problem: problem.to_owned() })
+fn found(key: &str, problem: &str) -> Result<(), KeyProblem> {
+    Err(KeyProblem { key: key.to_owned(), problem: problem.to_owned() })
 }
 
 /// In which engines and the control thread count time.

@@ -53,7 +53,7 @@ use crate::config::{Config, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::Verifier;
+use crate::wire::{TlsConfigs, TlsLoadError, Verifier};
 use fd_budget::sessions_max;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
@@ -77,6 +77,8 @@ pub enum EngineError {
     Inherited(#[from] InheritedError),
     #[error(transparent)]
     Ring(#[from] RingError),
+    #[error(transparent)]
+    Tls(#[from] TlsLoadError),
     #[error("an engine thread cannot be started: {0}")]
     Thread(io::Error),
 }
@@ -116,13 +118,15 @@ impl Engine {
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
-        Self::start_on(Inherited::none(), config, authority, audit)
+        let tls = TlsConfigs::load(&config)?;
+        Self::start_on(Inherited::none(), config, tls, authority, audit)
     }
 
     /// As [`start`](Self::start), with listeners that exist already.
     pub fn start_on(
         inherited: Inherited,
         config: Arc<Config>,
+        tls: TlsConfigs,
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
@@ -134,7 +138,7 @@ impl Engine {
             .map(|_| ThreadShared::new(authority.decision_log()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
-        let shared = Arc::new(Shared::new(config, authority, audit, limits, threads));
+        let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
         let (handshakes, pools) = match shared.config.speaks_tls() {
             true => HandshakeThreads::start(wakes).map_err(EngineError::Thread)?,
@@ -249,9 +253,9 @@ impl EngineHandle {
         self.shared.limits.sessions_max()
     }
 
-    /// Shows new clients the certificates of `config`, whose listeners are those that the engine runs with.
-    pub fn replace_certificates(&self, config: &Config) {
-        self.shared.replace_certificates(config);
+    /// Shows new clients the certificates of `tls`, whose listeners are those that the engine runs with.
+    pub fn replace_certificates(&self, tls: TlsConfigs) {
+        self.shared.replace_certificates(tls);
     }
 
     /// The nodes in the directory.

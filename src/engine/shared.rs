@@ -18,7 +18,7 @@ use crate::engine::worker::signals::Signals;
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::Verifier;
+use crate::wire::{TlsConfigs, Verifier};
 
 pub(super) struct Shared {
     pub config: Arc<Config>,
@@ -34,10 +34,8 @@ pub(super) struct Shared {
     /// Looked at once for each head that brings a token.
     verifier: RwLock<Arc<Verifier>>,
     pub self_probe: SelfProbe,
-    /// For each listener with TLS. Locked where a client comes to one, and where certificates are replaced.
-    tls: RwLock<Vec<Option<Arc<ServerConfig>>>>,
-    /// For other nodes that this one calls.
-    node_tls: RwLock<Option<Arc<ClientConfig>>>,
+    /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
+    tls: RwLock<TlsConfigs>,
 }
 
 /// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
@@ -75,6 +73,7 @@ impl ThreadShared {
 impl Shared {
     pub fn new(
         config: Arc<Config>,
+        tls: TlsConfigs,
         authority: Arc<Authority>,
         audit: AuditSender,
         limits: Arc<SessionLimits>,
@@ -83,8 +82,7 @@ impl Shared {
         Self {
             token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
-            tls: RwLock::new(tls_of(&config)),
-            node_tls: RwLock::new(node_tls_of(&config)),
+            tls: RwLock::new(tls),
             kernel_tls: kernel_tls_of(&config),
             config,
             authority,
@@ -132,20 +130,19 @@ impl Shared {
         self.wake_all();
     }
 
-    /// What a client speaks that came to this listener.
+    /// The TLS settings of this listener; `None` where it speaks no TLS.
     pub fn tls(&self, listener: usize) -> Option<Arc<ServerConfig>> {
-        self.tls.read().get(listener).cloned().flatten()
+        self.tls.read().server(listener, self.config.listen.get(listener)?)
     }
 
-    /// What this node speaks with another; `None` where it stands alone.
+    /// The TLS settings for connections to other nodes; `None` where this node stands alone.
     pub fn node_tls(&self) -> Option<Arc<ClientConfig>> {
-        self.node_tls.read().clone()
+        self.tls.read().peer_client()
     }
 
-    /// Shows new clients the certificates of `config`, whose listeners are the same.
-    pub fn replace_certificates(&self, config: &Config) {
-        *self.tls.write() = tls_of(config);
-        *self.node_tls.write() = node_tls_of(config);
+    /// Shows new clients the certificates of `tls`, whose listeners are the same.
+    pub fn replace_certificates(&self, tls: TlsConfigs) {
+        *self.tls.write() = tls;
     }
 
     pub fn is_draining(&self) -> bool {
@@ -163,10 +160,6 @@ impl Shared {
     }
 }
 
-fn tls_of(config: &Config) -> Vec<Option<Arc<ServerConfig>>> {
-    config.listen.iter().map(|listen| listen.tls.as_ref().map(|tls| Arc::clone(tls.server()))).collect()
-}
-
 /// `Auto` only where TLS is spoken at all and the kernel can.
 fn kernel_tls_of(config: &Config) -> KernelTls {
     let is_wanted = config.engine.kernel_tls == KernelTls::Auto && config.speaks_tls();
@@ -178,8 +171,4 @@ fn kernel_tls_of(config: &Config) -> KernelTls {
             KernelTls::Off
         }
     }
-}
-
-fn node_tls_of(config: &Config) -> Option<Arc<ClientConfig>> {
-    config.forward.tls.as_ref().map(|tls| Arc::clone(tls.client()))
 }

@@ -12,4 +12,4 @@ pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
 pub use session_token::{Claims, SessionTokenError, TokenSubject, Verifier};
-pub use tls::{AnyCertificate, Certificates, CertificatesError, Sealed, TlsConnection, TlsError};
+pub use tls::{AnyCertificate, Sealed, TlsConfigs, TlsConnection, TlsError, TlsFileError, TlsLoadError};

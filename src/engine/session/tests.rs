@@ -17,6 +17,7 @@ use crate::engine::timers::Instant;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeJob, HandshakePool};
 use crate::engine::tls::scratch::ScratchMemory;
 use crate::telemetry::AuditSender;
+use crate::wire::TlsConfigs;
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const HEAD: &str =
@@ -47,8 +48,9 @@ impl Bench {
         authority.confirm(UnixMillis(0));
         let limits = Arc::new(SessionLimits::new(&config.limits, 10));
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
-        let shared =
-            Shared::new(Arc::new(config), Arc::new(authority), AuditSender::disabled(), limits, vec![thread]);
+        let tls = TlsConfigs::load(&config).unwrap();
+        let (config, audit) = (Arc::new(config), AuditSender::disabled());
+        let shared = Shared::new(config, tls, Arc::new(authority), audit, limits, vec![thread]);
         let client = Socket::default();
         client.state().room.set(usize::MAX / 2);
         let kernel = SimulatedKernel::new(seed);

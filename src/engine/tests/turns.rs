@@ -31,6 +31,7 @@ impl Bench {
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let shared = Arc::new(Shared::new(
             Arc::clone(&config),
+            TlsConfigs::default(),
             authority,
             AuditSender::disabled(),
             limits,

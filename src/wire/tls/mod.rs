@@ -2,6 +2,7 @@
 
 mod any_certificate;
 mod certificates;
+mod load;
 mod sealed;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 
 use crate::sys::kernel_tls::Keys;
 pub use any_certificate::AnyCertificate;
-pub use certificates::{Certificates, CertificatesError};
+use certificates::{Certificates, CertificatesError};
+pub use load::{TlsConfigs, TlsFileError, TlsLoadError};
 pub use sealed::Sealed;
 
 /// One side of a TLS connection.

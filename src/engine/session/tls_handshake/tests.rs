@@ -18,6 +18,8 @@ const NAME: &str = "relay.example";
 struct Client {
     tls: TlsConnection,
     read: Vec<u8>,
+    /// Holds the files of the listener until its TLS settings are loaded.
+    _folder: tempfile::TempDir,
 }
 
 /// A listener with a certificate of its own, and a client that trusts it.
@@ -38,7 +40,7 @@ fn listener() -> (Listen, Client) {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let tls = TlsConnection::connect(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
-    (listen, Client { tls, read: Vec::new() })
+    (listen, Client { tls, read: Vec::new(), _folder: folder })
 }
 
 impl Client {
