@@ -12,7 +12,7 @@ use socket2::{SockRef, Socket};
 
 use super::socket::{BACKLOG, WatchForSilence, watch_for_silence};
 
-/// What was passed to this process; nothing the second time, and where nothing was passed.
+/// Takes the sockets that were passed to this process. Empty where none were, and at each later call.
 pub fn take() -> io::Result<Vec<OwnedFd>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let numbers = sd_notify::listen_fds()?;
@@ -20,7 +20,7 @@ pub fn take() -> io::Result<Vec<OwnedFd>> {
         return Ok(Vec::new());
     }
     // SAFETY: the protocol gives these descriptors to the process whose id LISTEN_PID is, which is ours;
-    // they are open, since closing on exec could be set on them; and `TAKEN` lets nobody adopt them again.
+    // they are open, since close-on-exec could be set on them; and `TAKEN` prevents a second adoption.
     Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
@@ -31,7 +31,7 @@ pub fn listening_address(socket: &OwnedFd) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket().filter(|_| listens)
 }
 
-/// Gives an inherited listener what [`super::socket::listen`] gives its own.
+/// Sets on an inherited listener the options that [`super::socket::listen`] sets on its own.
 pub fn make_ours(socket: OwnedFd, options: WatchForSilence) -> io::Result<OwnedFd> {
     let socket = Socket::from(socket);
     // The ring waits for a client only where the socket itself would block.

@@ -1,3 +1,3 @@
-//! The atomics of what `tests/loom` examines, which puts its own in the place of this module.
+//! The atomics of the files that `tests/loom` examines. The models there replace this module by loom's own atomics.
 
 pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

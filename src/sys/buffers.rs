@@ -14,15 +14,15 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// The buffer group that receive operations name; a ring has one.
 pub(super) const GROUP: u16 = 0;
 
-/// Bytes in one buffer. A page: small messages fill little of it, and what a stalled session has to
-/// take off the shared ring stays small.
+/// Bytes in one buffer: a page. Small messages waste little of it, and a stalled session takes little
+/// off the shared ring.
 pub const BUFFER_BYTES: usize = 4096;
 
-/// Names a buffer that a receive has filled.
+/// The id of a buffer that a receive has filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferId(pub u16);
 
-/// The memory and its ring. Drop it after the [`IoUring`] that it was registered with.
+/// The buffers and the ring of their entries. Drop this after the [`IoUring`] that it was registered with.
 pub struct Buffers {
     /// `count` entries that the kernel reads, followed by `count` buffers that it fills.
     memory: NonNull<libc::c_void>,
@@ -60,7 +60,7 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// The first `len` bytes of a buffer that a completion handed to us.
+    /// The first `len` bytes of a buffer that a completion named.
     pub fn bytes(&self, id: BufferId, len: usize) -> &[u8] {
         assert!(id.0 < self.count && len <= BUFFER_BYTES, "the kernel named a buffer that it was not given");
         // SAFETY: the slice lies within the mapping (asserted above). The kernel wrote it before it posted
@@ -68,14 +68,14 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(self.buffer(id), len) }
     }
 
-    /// Lets the kernel fill this buffer again. Call it exactly once for each completion with a buffer.
+    /// Returns this buffer to the kernel. Call it exactly once for each completion with a buffer.
     pub fn give_back(&mut self, id: BufferId) {
         assert!(id.0 < self.count, "the kernel named a buffer that it was not given");
         let index = usize::from(self.tail & (self.count - 1));
         let address = self.buffer(id) as u64;
         let entries = self.memory.as_ptr().cast::<BufRingEntry>();
         // SAFETY: `index < count`, so the entry lies in the mapping. The kernel reads entries only up to
-        // the tail, which is moved below, so nobody else looks at this one now. The entry's last field
+        // the tail, which is moved below, so it does not read this one now. The entry's last field
         // is not written through it: in entry 0 that field is the tail.
         let entry = unsafe { &mut *entries.add(index) };
         entry.set_addr(address);
@@ -106,7 +106,7 @@ impl Drop for Buffers {
     }
 }
 
-/// Bytes of the entries, rounded up to whole pages so that buffers are page aligned.
+/// Bytes that the entries take, rounded up to whole pages so that buffers are page aligned.
 fn entries_bytes(count: u16) -> usize {
     (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(4096)
 }

@@ -15,7 +15,7 @@ pub fn allowed() -> io::Result<Vec<Cpu>> {
     Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).map(Cpu).collect())
 }
 
-/// Lets the calling thread run behind others that want its CPU.
+/// Lowers the priority of the calling thread, so that others on its CPU run first.
 pub fn give_way() -> io::Result<()> {
     const CALLING_THREAD: libc::id_t = 0;
     // SAFETY: `setpriority` takes three numbers and touches no memory of ours.
@@ -25,10 +25,10 @@ pub fn give_way() -> io::Result<()> {
     }
 }
 
-/// A tenth of the share of a thread that does not give way, where both want all of one CPU.
+/// Nice value: about a tenth of the CPU time that a thread of normal priority gets beside it.
 const NICE: libc::c_int = 10;
 
-/// Pins the calling thread.
+/// Pins the calling thread to `cpu`.
 pub fn pin_thread(cpu: Cpu) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu.0)?;

@@ -1,7 +1,10 @@
-//! Entering the kernel for a ring, through a descriptor that is registered with the thread where the kernel
-//! can do that: it spares each enter the look-up of a descriptor that other threads might close.
+//! The system call that enters the kernel for a ring.
 //!
-//! The crate registers a ring's descriptor too, but forgets the number with every borrow of the ring.
+//! It uses a descriptor that is registered with the thread, where the kernel has that: the kernel then need not
+//! look up a descriptor that other threads might close. The crate registers a ring's descriptor too, but loses the
+//! number with every borrow of the ring.
+//!
+//! Unsafe because the crate has no call that enters by such a number.
 
 use std::io;
 use std::mem::size_of;
@@ -10,20 +13,20 @@ use std::time::Duration;
 
 use io_uring::IoUring;
 
-/// How one thread enters the kernel for one ring.
+/// One thread's way into the kernel for one ring.
 pub(super) struct Enter {
     ring: RawFd,
-    /// In the table of the thread that made this; `None` where there is no room in it.
+    /// Place in the table of registered rings of the thread that made this; `None` where that is full.
     registered: Option<u32>,
 }
 
-/// What an enter waits for.
+/// The end of a wait in the kernel.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Until {
-    /// 0 does not wait.
+    /// Completions to wait for; 0 does not wait.
     pub completions: u32,
     pub timeout: Option<Duration>,
-    /// After this long fewer completions will do; zero where the kernel does not gather.
+    /// Time after which one completion is enough; zero where the kernel cannot wait for several.
     pub patience: Duration,
 }
 
@@ -36,7 +39,7 @@ struct GetEvents {
     timespec: u64,
 }
 
-/// `struct io_uring_rsrc_update` there.
+/// `struct io_uring_rsrc_update` of the same file.
 #[repr(C)]
 struct ResourceUpdate {
     offset: u32,
@@ -52,7 +55,7 @@ struct KernelTimespec {
 }
 
 impl Enter {
-    /// For the calling thread alone, and only as long as `ring` is open.
+    /// Registers `ring` with the calling thread. Use the result on this thread only, and while `ring` is open.
     pub fn new(ring: &IoUring) -> Self {
         let ring = ring.as_raw_fd();
         let mut update = ResourceUpdate { offset: ANY_PLACE, reserved: 0, data: ring as u64 };
@@ -60,7 +63,8 @@ impl Enter {
         Self { ring, registered: registered.then_some(update.offset) }
     }
 
-    /// Submits what is queued and waits as told; `events` has completions posted that the kernel put off.
+    /// Submits the `queued` entries and waits for `until`. With `events`, the kernel posts completions that it
+    /// had put off.
     pub fn enter(&self, queued: u32, until: Until, events: bool) -> io::Result<()> {
         let timespec = until.timeout.map(|timeout| KernelTimespec {
             seconds: timeout.as_secs().min(i64::MAX as u64) as i64,
@@ -84,7 +88,7 @@ impl Enter {
             None => self.ring as u32,
         };
         // SAFETY: the kernel reads `arguments` and `timespec`, both of its own layout, during the call only.
-        // What the queued entries point to is the ring's to answer for.
+        // The ring answers for the memory that queued entries point to.
         let entered = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -101,11 +105,11 @@ impl Enter {
 }
 
 impl Drop for Enter {
-    /// A registered ring would live as long as its thread.
+    /// Unregisters the ring, which would live as long as its thread otherwise.
     fn drop(&mut self) {
         if let Some(place) = self.registered {
             let mut update = ResourceUpdate { offset: place, reserved: 0, data: 0 };
-            let _goes_with_the_thread = register(self.ring, UNREGISTER_RING_FDS, &mut update);
+            let _unregistered_with_the_thread = register(self.ring, UNREGISTER_RING_FDS, &mut update);
         }
     }
 }
@@ -116,7 +120,7 @@ fn register(ring: RawFd, operation: libc::c_uint, update: &mut ResourceUpdate) -
     if done < 0 { Err(()) } else { Ok(done) }
 }
 
-// All from the kernel's include/uapi/linux/io_uring.h.
+// Constants of the kernel's include/uapi/linux/io_uring.h.
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
@@ -134,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_ring_is_registered_and_given_back() {
-        // Far more than a thread's table holds at once.
+        // A thread's table holds far fewer at once.
         for _ in 0..100 {
             let ring = IoUring::new(2).unwrap();
             assert!(Enter::new(&ring).registered.is_some());
@@ -144,21 +148,21 @@ mod tests {
     #[test]
     fn a_thread_whose_table_is_full_enters_by_the_descriptor() {
         let rings: Vec<IoUring> = (0..40).map(|_| IoUring::new(2).unwrap()).collect();
-        let entrances: Vec<Enter> = rings.iter().map(Enter::new).collect();
-        assert!(entrances.last().unwrap().registered.is_none());
-        for entrance in &entrances {
-            entrance.enter(0, Until::default(), true).unwrap();
+        let enters: Vec<Enter> = rings.iter().map(Enter::new).collect();
+        assert!(enters.last().unwrap().registered.is_none());
+        for enter in &enters {
+            enter.enter(0, Until::default(), true).unwrap();
         }
     }
 
     #[test]
     fn a_wait_ends_by_its_timeout() {
         let ring = IoUring::new(2).unwrap();
-        let entrance = Enter::new(&ring);
+        let enter = Enter::new(&ring);
         let timeout = Duration::from_millis(20);
         let began = Instant::now();
         let until = Until { completions: 1, timeout: Some(timeout), patience: Duration::ZERO };
-        let error = entrance.enter(0, until, true).unwrap_err();
+        let error = enter.enter(0, until, true).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ETIME));
         assert!(began.elapsed() >= timeout);
     }

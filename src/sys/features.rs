@@ -1,18 +1,18 @@
-//! What this kernel's io_uring can do for us, found out by making a ring.
+//! Finds out what this kernel's io_uring can do, by making a ring.
 
 use super::receive::ReceiveLimit;
 use super::ring::{Ring, RingError};
 
-/// Beyond what the relay cannot do without.
+/// Features of io_uring that the relay uses where they are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
-    /// A multishot receive can end after a number of bytes (Linux 6.17), so that streams need fewer calls.
+    /// Linux 6.17: a multishot receive can end after a number of bytes, so that streams need fewer calls.
     pub counted_receive: bool,
-    /// A wait can go on for several completions (Linux 6.12).
+    /// Linux 6.12: a wait can go on for several completions.
     pub gathering: bool,
 }
 
-/// Fails where there is no ring that the relay could use.
+/// Probes the kernel. Fails where the relay cannot have a ring at all.
 pub fn probe() -> Result<Features, RingError> {
     let ring = Ring::new()?;
     Ok(Features {

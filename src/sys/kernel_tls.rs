@@ -1,7 +1,7 @@
 //! TLS in the kernel: a connection whose records the kernel opens and seals (Linux,
-//! Documentation/networking/tls.rst). What is read and written, or spliced, is then what they hold.
+//! Documentation/networking/tls.rst). Such a socket is read, written and spliced in plain bytes.
 //!
-//! Unsafe, since no library in use here writes the control message of a record that is not data.
+//! Unsafe because no library in use here writes the control message of a record that is not data.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use nix::sys::socket::sockopt::{TcpTlsRx, TcpTlsTx, TcpUlp, TlsCryptoInfo};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, TlsGetRecordType, recvmsg, setsockopt};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion};
 
-/// What the kernel needs to go on with a connection whose handshake is over.
+/// The keys by which the kernel continues a connection after its handshake.
 pub struct Keys {
     pub version: ProtocolVersion,
     pub secrets: ExtractedSecrets,
@@ -20,15 +20,15 @@ pub struct Keys {
 /// A record that carries no data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Record {
-    /// By its description (RFC 8446, section 6).
+    /// An alert and its description (RFC 8446, section 6).
     Alert(u8),
-    /// By the kind of its message (RFC 8446, section 4).
+    /// A handshake message and its kind (RFC 8446, section 4).
     Handshake(u8),
     Other,
 }
 
-/// Fails with the kernel's word where it has no TLS, or not each cipher that a handshake may agree on. Tries
-/// each on a connection of its own, over loopback.
+/// Checks that the kernel has TLS and every cipher that a handshake may agree on. Tries each cipher on a
+/// loopback connection of its own. Fails with the kernel's error.
 pub fn probe() -> io::Result<()> {
     let (key, iv) = ([1; 32], [1; 12]);
     let version = libc::TLS_1_3_VERSION;
@@ -45,12 +45,12 @@ pub fn probe() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a connection one that keys can be given to. Until then, bytes go as they are.
+/// Prepares a connection for [`give_keys`]. Until the keys are set, bytes pass unchanged.
 pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, TcpUlp::default(), b"tls")?)
 }
 
-/// Has the kernel open and seal records from the next on. After an error the connection is of no use.
+/// Lets the kernel open and seal all records from the next one on. After an error the connection is unusable.
 pub fn give_keys(socket: &impl AsFd, keys: &Keys) -> io::Result<()> {
     let ExtractedSecrets { tx, rx } = &keys.secrets;
     let info = |(sequence, secrets): &(u64, ConnectionTrafficSecrets)| {
@@ -61,7 +61,7 @@ pub fn give_keys(socket: &impl AsFd, keys: &Keys) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the next record, which reading has failed on, since it is no data. Never waits.
+/// Receives the next record after a read failed because that record carries no data. Never waits.
 pub fn receive_record(socket: BorrowedFd<'_>) -> io::Result<Record> {
     let mut bytes = vec![0; RECORD_BYTES_MAX];
     let mut room = [IoSliceMut::new(&mut bytes)];
@@ -79,20 +79,20 @@ pub fn receive_record(socket: BorrowedFd<'_>) -> io::Result<Record> {
     })
 }
 
-/// Tells the peer that nothing follows (RFC 8446, section 6.1). `WouldBlock` where there is no room.
+/// Sends the alert that ends this direction (RFC 8446, section 6.1). `WouldBlock` where there is no room.
 pub fn send_close_notify(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut alert = [ALERT_WARNING, CLOSE_NOTIFY];
     let mut bytes = libc::iovec { iov_base: alert.as_mut_ptr().cast(), iov_len: alert.len() };
     let mut control = ControlMessage {
         header: libc::cmsghdr {
-            // SAFETY: it computes a number from a number.
+            // SAFETY: `CMSG_LEN` computes a number from a number.
             cmsg_len: unsafe { libc::CMSG_LEN(1) } as usize,
             cmsg_level: libc::SOL_TLS,
             cmsg_type: libc::TLS_SET_RECORD_TYPE,
         },
         record: [ALERT_RECORD, 0, 0, 0, 0, 0, 0, 0],
     };
-    // SAFETY: zeros are a message without an address, bytes or control message.
+    // SAFETY: all zeros are a valid message: one without an address, bytes or control message.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut bytes, 1);
     message.msg_control = (&raw mut control).cast();
@@ -105,7 +105,7 @@ pub fn send_close_notify(socket: BorrowedFd<'_>) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A control message of one byte, in the room that the kernel wants for it.
+/// A control message of one byte, padded to the size that the kernel expects.
 #[repr(C)]
 struct ControlMessage {
     header: libc::cmsghdr,
@@ -168,7 +168,7 @@ fn chacha20_poly1305(version: u16, key: &[u8], iv: &[u8], sequence: u64) -> Opti
     }))
 }
 
-/// Plain bytes of one record (RFC 8446, section 5.1).
+/// Plain bytes of one record at most (RFC 8446, section 5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
 const ALERT_RECORD: u8 = 21;

@@ -1,12 +1,12 @@
-//! What the processor can be told about memory that will be read soon.
+//! Prefetching: hints for the processor about memory that will be read soon.
 //!
-//! Unsafe because prefetching takes raw pointers; here it takes references, for which it is always sound.
+//! Unsafe because the instruction takes a raw pointer. The function here takes references, so it is always sound.
 
-/// Has the processor fetch the first and the last line of `values`, without waiting for them: all of what
-/// a few small values take. Lines between are left to the processor, which fetches neighbours by itself.
+/// Starts to fetch the first and the last cache line of `values`, without a wait. That is all of a few small
+/// values; the processor fetches lines between them by itself.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T]) {
-    // Always two: to count lines would cost more than to ask for one twice.
+    // Always two: counting lines would cost more than requesting one line twice.
     let ends = values.as_ptr_range();
     prefetch_line(ends.start.cast());
     prefetch_line(ends.end.cast::<u8>().wrapping_sub(1));

@@ -1,4 +1,4 @@
-//! Kernel pipes as conveyors between two sockets, and the splices that fill and empty them.
+//! Kernel pipes that carry bytes between two sockets, and the splices that fill and empty them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,14 +11,14 @@ use nix::unistd::pipe2;
 pub struct Pipe {
     read_end: OwnedFd,
     write_end: OwnedFd,
-    // The kernel has no pipe that 32 bits don't measure, and every open tunnel makes room for two.
+    // No pipe of the kernel is larger than 32 bits can say, and every open tunnel has room for two pipes.
     capacity_bytes: u32,
     held_bytes: u32,
 }
 
 impl Pipe {
-    /// A pipe of about `bytes` capacity. Where the kernel will not give that much (the user's
-    /// `fs.pipe-user-pages-soft` is used up), the pipe is smaller, never absent for that reason.
+    /// Makes a pipe with a capacity of about `bytes`. The pipe is smaller where the kernel refuses that much
+    /// (the user's `fs.pipe-user-pages-soft` is used up).
     pub fn new(bytes: usize) -> io::Result<Self> {
         let (read_end, write_end) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
         let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
@@ -42,23 +42,23 @@ impl Pipe {
         self.held_bytes == 0
     }
 
-    /// Moves what the socket has into the pipe: `Ok(0)` at its end, `WouldBlock` where it has nothing
-    /// or the pipe is full.
+    /// Moves received bytes from the socket into the pipe. `Ok(0)` at the socket's end; `WouldBlock` where the
+    /// socket has nothing or the pipe is full.
     pub fn fill_from(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let moved = splice(socket, None, &self.write_end, None, self.capacity_bytes(), FLAGS)?;
         self.note_filled(moved);
         Ok(moved)
     }
 
-    /// Moves what the pipe holds into the socket; `WouldBlock` where the socket has no room.
+    /// Moves the pipe's bytes into the socket; `WouldBlock` where the socket has no room.
     pub fn drain_into(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let moved = splice(&self.read_end, None, socket, None, self.held_bytes(), FLAGS)?;
         self.note_drained(moved);
         Ok(moved)
     }
 
-    /// For the ring's own splice operation: where it writes, where it reads, and [`Pipe::note_filled`]
-    /// and [`Pipe::note_drained`] for what it moved.
+    /// The end that the ring's splice operation writes to. Report the bytes that it moved to
+    /// [`Pipe::note_filled`] and [`Pipe::note_drained`].
     pub fn write_end(&self) -> BorrowedFd<'_> {
         self.write_end.as_fd()
     }

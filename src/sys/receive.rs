@@ -9,27 +9,27 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffers::GROUP;
 
-/// What the kernel does first with a receive.
+/// The first thing that the kernel does for a receive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum First {
-    /// Reads: something has probably arrived.
+    /// Read at once: bytes have probably arrived.
     Read,
-    /// Waits for readiness: nothing has probably arrived, and a read would be in vain.
+    /// Wait until the socket is readable: probably no bytes have arrived, and a read would fail.
     Wait,
 }
 
-/// Whether the kernel can end a multishot receive after a number of bytes.
+/// The kernel's ability to end a multishot receive after a number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ReceiveLimit {
     Counted,
-    /// A multishot receive would go on for as long as there are bytes and buffers, whatever became of the
-    /// bytes before; so receives are single.
+    /// A multishot receive would continue while there are bytes and buffers, even when earlier bytes could not
+    /// be sent on. So receives are single.
     Missing,
 }
 
 impl ReceiveLimit {
-    /// Asks by a limited receive from a descriptor that is none: a kernel that knows the limit gets as far
-    /// as the descriptor, one that does not refuses the field.
+    /// Tries a limited receive on an invalid descriptor. A kernel that knows the limit fails at the descriptor;
+    /// another refuses the field.
     pub(super) fn probe(ring: &mut IoUring) -> io::Result<Self> {
         let entry = limited_receive(Fd(-1), First::Read);
         // SAFETY: the entry points to no memory.
@@ -41,7 +41,7 @@ impl ReceiveLimit {
     }
 }
 
-/// A multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
+/// Builds a multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
 pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
     let mut entry = opcode::RecvMulti::new(socket, GROUP).build();
     // SAFETY: an entry is the kernel's 64-byte io_uring_sqe (`repr(C)`, checked below), the four bytes at
@@ -58,17 +58,17 @@ pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
     entry
 }
 
-/// Bytes that one stream receive delivers at most, but for the rest of its last buffer. It bounds what a
-/// direction has to keep when its sink stops taking, and what one session can have of a turn.
+/// Bytes that one stream receive delivers at most, apart from the rest of its last buffer. It bounds the bytes
+/// that a direction has to keep when its sink stops reading, and one session's share of a turn.
 pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
 
 /// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
 const OPTLEN_OFFSET: usize = 44;
 
-/// `ioprio` there, which holds a receive's flags.
+/// `ioprio` in the same struct, which holds the flags of a receive.
 const IOPRIO_OFFSET: usize = 2;
 
-/// IORING_RECVSEND_POLL_FIRST there.
+/// IORING_RECVSEND_POLL_FIRST of the same file.
 const RECVSEND_POLL_FIRST: u16 = 1;
 
 const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);

@@ -19,25 +19,25 @@ use super::receive::{ReceiveLimit, limited_receive};
 
 pub use super::receive::{First, RECEIVE_BYTES_MAX};
 
-/// An operation to queue. Descriptors must stay open until the operation's last completion; whoever
-/// submits keeps count of what is in flight.
+/// An operation to queue. Descriptors must stay open until the operation's last completion; the caller counts
+/// the operations in flight.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation<'a> {
-    /// Every connection that arrives, until it fails.
+    /// Accepts every connection that arrives, until it fails.
     AcceptMultishot {
         listener: BorrowedFd<'a>,
     },
-    /// The next connection alone. Of several rings that wait at one socket so, the kernel wakes the one that
-    /// has waited longest; of multishot ones it always wakes the first.
+    /// Accepts only the next connection. Of several rings that wait at one socket in this way, the kernel wakes
+    /// the one that has waited longest; with multishot accepts it always wakes the first.
     AcceptOne {
         listener: BorrowedFd<'a>,
     },
-    /// What arrives next, into a buffer of the thread's ring.
+    /// Receives the next bytes into a buffer of the thread's ring.
     Receive {
         socket: BorrowedFd<'a>,
     },
-    /// What arrives, each piece into a buffer of the thread's ring, until [`RECEIVE_BYTES_MAX`] have, or
-    /// it fails, or is cancelled. Where the kernel cannot count (before 6.17), one piece alone.
+    /// Receives each piece into a buffer of the thread's ring, until [`RECEIVE_BYTES_MAX`] have arrived, it fails,
+    /// or it is cancelled. Where the kernel cannot count bytes (before 6.17), receives one piece.
     ReceiveStream {
         socket: BorrowedFd<'a>,
         first: First,
@@ -46,56 +46,56 @@ pub enum Operation<'a> {
         socket: BorrowedFd<'a>,
         address: SocketAddr,
     },
-    /// Once, when there is something to read, an end or an error.
+    /// Completes once, when there is something to read, an end or an error.
     PollReadable {
         fd: BorrowedFd<'a>,
     },
-    /// Once, when there is room to write, or an error.
+    /// Completes once, when there is room to write, or an error.
     PollWritable {
         fd: BorrowedFd<'a>,
     },
-    /// Once, when the connection fails or both directions are shut.
+    /// Completes once, when the connection fails or both directions are shut.
     PollHangup {
         fd: BorrowedFd<'a>,
     },
-    /// Again and again, when there is something to read.
+    /// Completes each time that there is something to read.
     PollReadableMultishot {
         fd: BorrowedFd<'a>,
     },
-    /// Moves bytes between a socket and a pipe, on a worker thread of the kernel's.
+    /// Moves bytes between a socket and a pipe, on a worker thread of the kernel.
     Splice {
         from: BorrowedFd<'a>,
         to: BorrowedFd<'a>,
         bytes: u32,
     },
-    /// Ends the operation that was submitted under this user_data.
+    /// Cancels the operation with this user data.
     Cancel {
         user_data: u64,
     },
 }
 
-/// What became of an operation.
+/// The result of an operation, or of one step of a multishot operation.
 #[derive(Debug)]
 pub struct Completion {
     pub user_data: u64,
     /// The operation's return value, negative for an errno.
     pub result: i32,
-    /// Whether a multishot operation goes on.
+    /// True while a multishot operation goes on.
     pub more: bool,
     /// The buffer that a receive filled.
     pub buffer: Option<BufferId>,
-    /// The connection that an accept brought.
+    /// The connection that an accept returned.
     pub accepted: Option<OwnedFd>,
 }
 
 impl Completion {
-    /// It was a receive, and every buffer was in use.
+    /// True for a receive that found every buffer in use.
     pub fn found_no_buffer(&self) -> bool {
         self.result == -libc::ENOBUFS
     }
 }
 
-/// How long [`Ring::turn`] may wait for a first completion.
+/// The longest time that [`Ring::turn`] waits for a first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     No,
@@ -103,7 +103,7 @@ pub enum Wait {
     Forever,
 }
 
-/// That a wait is to go on for several completions, for as long as `patience`; then one is enough.
+/// A wait for several completions. After `patience`, one is enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gather {
     pub completions: u32,
@@ -128,27 +128,27 @@ pub enum RingError {
 }
 
 pub struct Ring {
-    /// Above the ring, which has to be open when this goes.
-    entrance: Enter,
+    /// Declared above the ring, so that it is dropped first: the ring must still be open then.
+    enter: Enter,
     ring: IoUring,
-    /// Entries that found the submission queue full; they go first at the next turn. Bounded by the
-    /// operations that sessions can have in flight.
+    /// Entries that found the submission queue full; the next turn submits them first. Bounded by the operations
+    /// that sessions can have in flight.
     backlog: VecDeque<squeue::Entry>,
-    /// Addresses of connects that the kernel has not been handed yet. Boxed, so that they stay where they
-    /// are while the list grows.
+    /// Addresses of connects that are not submitted yet. Boxed, so that they keep their place in memory while
+    /// the list grows.
     #[allow(clippy::vec_box)]
     addresses: Vec<Box<SockAddr>>,
-    /// Tokens of accepts, whose results are descriptors that we come to own. A handful at most.
+    /// User data of accepts, whose results are descriptors that we then own. A handful at most.
     accept_user_data: Vec<u64>,
     receive_limit: ReceiveLimit,
     overflows: u64,
 }
 
 impl Ring {
-    /// A ring for the calling thread alone.
+    /// Makes a ring for the calling thread.
     ///
-    /// Completions that find the completion queue full are kept by the kernel (`IORING_FEAT_NODROP`), so
-    /// `COMPLETIONS` bounds speed, not correctness.
+    /// The kernel keeps completions that find the completion queue full (`IORING_FEAT_NODROP`), so `COMPLETIONS`
+    /// limits speed, not correctness.
     pub fn new() -> Result<Self, RingError> {
         let mut ring = IoUring::builder()
             .setup_single_issuer()
@@ -171,7 +171,7 @@ impl Ring {
         }
         let receive_limit = ReceiveLimit::probe(&mut ring).map_err(RingError::Setup)?;
         Ok(Self {
-            entrance: Enter::new(&ring),
+            enter: Enter::new(&ring),
             ring,
             backlog: VecDeque::new(),
             addresses: Vec::new(),
@@ -193,8 +193,8 @@ impl Ring {
         }
     }
 
-    /// Submits what was queued, waits as told for a first completion, and appends all there are to
-    /// `completions`. A kernel before 6.12 does not gather, and returns with the first.
+    /// Submits all queued operations, waits for a first completion as `wait` says, and appends all completions to
+    /// `completions`. A kernel before 6.12 ignores `gather` and returns with the first completion.
     pub fn turn(
         &mut self,
         wait: Wait,
@@ -240,13 +240,13 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether a turn would find completions, without asking the kernel: some are there, or the kernel
-    /// has told that it will post some when it is entered.
+    /// True where a turn would find completions: some are in the queue, or the kernel has flagged that it posts
+    /// some when it is entered. Makes no system call.
     pub fn has_work(&mut self) -> bool {
         self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
-    /// Turns so far that found more completions than their queue holds.
+    /// Turns so far that found more completions than the queue holds.
     pub fn overflows(&self) -> u64 {
         self.overflows
     }
@@ -266,7 +266,7 @@ impl Ring {
         self.ring.params().is_feature_min_timeout()
     }
 
-    /// Hands queued entries to the kernel without waiting; whether it took any.
+    /// Submits queued entries without a wait. Returns whether the kernel took any.
     fn flush(&mut self) -> io::Result<bool> {
         let queued = self.ring.submission().len();
         match self.enter(Until::default()) {
@@ -279,15 +279,15 @@ impl Ring {
         let queue = self.ring.submission();
         let (queued, has_overflown) = (queue.len() as u32, queue.cq_overflow());
         let events = queue.taskrun() || has_overflown;
-        // The kernel is to see what was pushed.
+        // The drop makes the pushed entries visible to the kernel.
         drop(queue);
         self.overflows += u64::from(has_overflown);
-        self.entrance.enter(queued, until, events)
+        self.enter.enter(queued, until, events)
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: an entry points to no memory but the buffer group's, which its owner unregisters before
-        // it is freed, and a connect's address, which `addresses` keeps until the kernel has copied it
+        // SAFETY: an entry points to no memory but the buffer group's, whose owner drops it after this ring,
+        // and a connect's address, which `addresses` keeps until the kernel has copied it
         // (IORING_FEAT_SUBMIT_STABLE was checked). Descriptors are plain numbers to the kernel.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
@@ -332,7 +332,7 @@ impl Ring {
     }
 }
 
-/// Owns a descriptor that an accept of this ring has just made.
+/// Takes ownership of a descriptor that an accept of this ring has just made.
 fn adopt(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel opened this descriptor for the accept whose completion was just taken off the
     // queue; a completion is taken once, so nobody else owns it.
@@ -347,8 +347,8 @@ fn poll(polled: BorrowedFd<'_>, mask: libc::c_short) -> opcode::PollAdd {
     opcode::PollAdd::new(fd(polled), mask as u32)
 }
 
-/// A wait that ended with nothing (ETIME), by a signal (EINTR), or because completions must be taken
-/// first (EBUSY, EAGAIN).
+/// True for a wait that ended without a completion (ETIME), by a signal (EINTR), or because completions must be
+/// read first (EBUSY, EAGAIN).
 fn is_no_failure(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
@@ -363,7 +363,7 @@ fn setup_error(error: io::Error) -> RingError {
     }
 }
 
-/// Operations that one turn can queue before it has to enter the kernel early.
+/// Operations that one turn can queue before it must enter the kernel early.
 const SUBMISSIONS: u32 = 1024;
 
 /// Completions that the kernel can post before it has to allocate.
@@ -373,7 +373,7 @@ const ACCEPT_FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 
 const SPLICE_FLAGS: u32 = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
 
-/// What a session needs; all of it is in Linux 6.1.
+/// Operations that sessions need; Linux 6.1 has all of them.
 const NEEDED: [(u8, &str); 6] = [
     (opcode::AcceptMulti::CODE, "io_uring accept"),
     (opcode::RecvMulti::CODE, "io_uring receive"),
@@ -406,7 +406,7 @@ mod tests {
         let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (receiver, _) = listener.accept().unwrap();
         let writer = std::thread::spawn(move || {
-            // More than the relay takes: the rest stays in the sockets, or is cut off.
+            // The relay reads less than this: the rest stays in the sockets, or is cut off.
             let _cut_off = sender.write_all(&[7; 4 * RECEIVE_BYTES_MAX]);
         });
         ring.push(1, Operation::ReceiveStream { socket: receiver.as_fd(), first: First::Wait });

@@ -1,4 +1,4 @@
-//! TCP sockets with the options that a relay wants, and the inline calls on them.
+//! TCP sockets with the options that a relay needs, and the direct system calls on them.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -8,23 +8,23 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-/// Silence before TCP probes the peer.
+/// Time without traffic after which TCP probes the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Keepalive(pub Duration);
 
-/// How long bytes or probes may stay unacknowledged before the connection fails.
+/// Time that bytes or probes may stay unacknowledged before the connection fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserTimeout(pub Duration);
 
-/// How every connection of ours, on either side, learns that its peer is gone.
+/// The options by which every connection, to clients and to devices, finds out that its peer is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WatchForSilence {
     pub keepalive: Keepalive,
     pub user_timeout: UserTimeout,
 }
 
-/// Opens a listener of its own for the calling thread; the kernel spreads clients over all listeners of
-/// one address. Accepted sockets inherit `options`, so that accepting needs no call per option.
+/// Opens a listener for the calling thread; the kernel spreads clients over all listeners of one address.
+/// Accepted sockets inherit `options`, so that an accept needs no call for each option.
 pub fn listen(address: SocketAddr, options: WatchForSilence) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -39,8 +39,8 @@ pub fn listen(address: SocketAddr, options: WatchForSilence) -> io::Result<Owned
     Ok(socket.into())
 }
 
-/// Fails where somebody listens on `address` already. [`listen`] alone would not notice: it shares the
-/// address with any other process of the same user that does the same.
+/// Fails where another process listens on `address`. [`listen`] alone would not notice: it shares the address
+/// with any other process of the same user that does the same.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -51,7 +51,7 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     socket.listen(1)
 }
 
-/// A non-blocking socket towards a device, bound to `interface` where one is named.
+/// Opens a non-blocking socket for a connection to `to`, bound to `interface` where one is given.
 pub fn open(to: SocketAddr, interface: Option<&str>) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(interface) = interface {
@@ -61,7 +61,7 @@ pub fn open(to: SocketAddr, interface: Option<&str>) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Has the kernel notice by itself that the peer of a connected socket has gone silent.
+/// Lets the kernel detect that the peer of a connected socket has gone silent.
 pub fn watch_for_silence(socket: &impl AsFd, options: WatchForSilence) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let interval = (options.keepalive.0 / KEEPALIVE_PROBES).max(Duration::from_secs(1));
@@ -77,22 +77,22 @@ pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     SockRef::from(socket).local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// The client's address; `None` where it is gone already.
+/// The peer's address; `None` where the connection is gone already.
 pub fn peer_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
 }
 
-/// Sends without waiting; `WouldBlock` where there is no room.
+/// Sends without a wait; `WouldBlock` where there is no room.
 pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// What has come, into `room`; 0 at the end. Never waits.
+/// Receives into `room` without a wait; 0 at the end of the stream, `WouldBlock` where nothing has arrived.
 pub fn receive_now(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
 }
 
-/// Sends a FIN once all bytes are out. A connection that is gone already needs none.
+/// Sends a FIN after all bytes. A connection that is gone already needs none.
 pub fn shut_write(socket: &impl AsFd) {
     let _gone_already = SockRef::from(socket).shutdown(Shutdown::Write);
 }
@@ -102,9 +102,9 @@ pub fn reset_on_close(socket: &impl AsFd) {
     let _gone_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// Connections that wait for accept, per listener; the kernel caps it at `net.core.somaxconn`.
+/// Connections that may wait for an accept, per listener; the kernel limits it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Probes that go unanswered in the time of one keepalive. It is the user timeout that ends the connection
-/// (tcp(7)), so the kernel's own number of probes does not matter.
+/// Unanswered probes in the time of one keepalive. The user timeout ends the connection (tcp(7)), so the kernel's
+/// own number of probes does not matter.
 const KEEPALIVE_PROBES: u32 = 4;

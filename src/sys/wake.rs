@@ -1,4 +1,4 @@
-//! An eventfd by which other threads wake an engine thread that sleeps in its ring.
+//! The eventfd by which other threads wake an engine thread that sleeps in its ring.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,16 +15,16 @@ impl Wake {
         Ok(Self { event: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)? })
     }
 
-    /// Wakes the sleeper, now or at its next wait. Many calls may become one waking.
+    /// Wakes the thread, now or at its next wait. Several calls may cause one wake-up.
     pub fn wake(&self) {
         // The only failure is a full counter, and a full counter wakes too.
         let _already_awake = self.event.write(1);
     }
 
-    /// Takes all wakings so far, so that the descriptor is quiet again.
+    /// Clears all wake-ups so far, so that the descriptor is not readable any more.
     pub fn clear(&self) {
-        // Nothing to take is as good as taken.
-        let _nothing_there = self.event.read();
+        // The only failure is that there was nothing to clear.
+        let _already_clear = self.event.read();
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
