@@ -1,8 +1,8 @@
-//! The head of a CONNECT request: which device and port, and with which token.
+//! Parses the head of a CONNECT request into a device, a port and a token.
 //!
-//! Says nothing about whether the device exists or the token is worth anything; that is a decision.
-//! Where a head is wrong, the same error comes out however its bytes arrive: each is judged at the first
-//! byte that settles it, and more bytes never change it.
+//! It does not check whether the device exists or the token is valid; the decision does. A wrong head gives the
+//! same error however its bytes arrive: the first byte that makes it invalid decides, and later bytes never change
+//! the error.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{HttpVersion, Reply};
 
-/// A longer head is refused with 431.
+/// Bytes of a head at most; a longer one is refused with 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// A secret: never shown, not by `Debug` either.
+/// A client's token. It is secret: nothing prints it, not even `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Vec<u8>);
 
@@ -28,7 +28,7 @@ impl Token {
         &self.0
     }
 
-    /// Credentials that carry it, whatever bytes it has: those of a user without a name.
+    /// The token as Basic credentials of a user without a name, which can carry any bytes.
     pub fn basic(&self) -> Vec<u8> {
         let user = [b":", self.0.as_slice()].concat();
         [b"Basic ", BASE64.encode(user).as_bytes()].concat()
@@ -50,7 +50,7 @@ pub struct ConnectHead<'a> {
     pub port: u16,
     /// `None` where the head carries no usable `Proxy-Authorization`.
     pub token: Option<Token>,
-    /// Bytes of the head, its empty line included; what follows belongs to the device.
+    /// Bytes of the head, its empty line included; the bytes after it are the device's.
     pub len: usize,
 }
 
@@ -73,7 +73,7 @@ impl HeadError {
         }
     }
 
-    /// Which version the reply speaks.
+    /// The HTTP version for the reply.
     pub const fn version(self) -> HttpVersion {
         match self {
             Self::Malformed { version, .. } | Self::Method { version } | Self::TooLarge { version } => {
@@ -83,15 +83,14 @@ impl HeadError {
     }
 }
 
-/// `Ok(None)` while the head is not complete yet; an error as soon as its method, target, or a byte that
-/// no head may hold shows that it cannot become valid. What credentials it carries is judged at its end.
+/// Parses a head; `Ok(None)` while it is not complete. Returns an error as soon as the method, the target or a
+/// forbidden byte makes it invalid. Checks the credentials only at the end of the head.
 ///
-/// Parses from the first byte each time. A client that sends byte by byte makes that quadratic, which
-/// [`HEAD_BYTES_MAX`] bounds.
+/// It parses from the first byte at each call. That is quadratic for a client that sends byte by byte;
+/// [`HEAD_BYTES_MAX`] limits it.
 pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<ConnectHead<'a>>, HeadError> {
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-    // Bytes after the head are the device's and may have any value, so what stands before a bad byte
-    // comes first.
+    // Bytes after the head are the device's and may have any value, so parse the bytes before a bad byte first.
     let bad_byte = window.iter().position(|&byte| byte == 0 || !byte.is_ascii());
     let text = &window[..bad_byte.unwrap_or(window.len())];
 
@@ -104,7 +103,7 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
     };
     let malformed = |detail| HeadError::Malformed { version, detail };
 
-    // The version stands last in the request line: where it was read, so were the method and the target.
+    // The version is last in the request line: once it is read, so are the method and the target.
     let target = match (request.version, request.method, request.path) {
         (Some(_), Some("CONNECT"), Some(path)) => Some(parse_target(path, suffixes).map_err(malformed)?),
         (Some(_), ..) => return Err(HeadError::Method { version }),
@@ -112,7 +111,7 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
     };
     match parsed {
         Ok(httparse::Status::Complete(len)) => {
-            let Target { uuid, port } = target.expect("a complete head has a request line");
+            let ConnectTarget { uuid, port } = target.expect("a complete head has a request line");
             let token = parse_token(request.headers).map_err(malformed)?;
             Ok(Some(ConnectHead { version, uuid, port, token, len }))
         }
@@ -134,14 +133,14 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
     }
 }
 
-/// What a CONNECT names.
-struct Target<'a> {
+/// The device and port that a CONNECT names.
+struct ConnectTarget<'a> {
     uuid: &'a str,
     port: u16,
 }
 
-/// Reads `<uuid>[.<suffix>][:port]`. How long a uuid is, is for the decision to judge.
-fn parse_target<'a>(text: &'a str, suffixes: &[String]) -> Result<Target<'a>, &'static str> {
+/// Parses `<uuid>[.<suffix>][:port]`. The decision checks the length of the uuid.
+fn parse_target<'a>(text: &'a str, suffixes: &[String]) -> Result<ConnectTarget<'a>, &'static str> {
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, parse_port(port).ok_or("the target's port is not one of 1 to 65535")?),
         None => (text, PORT_DEFAULT),
@@ -154,18 +153,18 @@ fn parse_target<'a>(text: &'a str, suffixes: &[String]) -> Result<Target<'a>, &'
     if uuid.is_empty() || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err("the target does not name a device by hex digits");
     }
-    Ok(Target { uuid, port })
+    Ok(ConnectTarget { uuid, port })
 }
 
 fn parse_port(text: &str) -> Option<u16> {
-    // `parse` alone would take a plus sign.
+    // `parse` alone would accept a plus sign.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     text.parse().ok().filter(|&port| port != 0)
 }
 
-/// The token of the one `Proxy-Authorization`; `None` where there is none or it cannot be used.
+/// The token of the `Proxy-Authorization` header, of which there may be one; `None` where it is absent or unusable.
 fn parse_token(headers: &[httparse::Header<'_>]) -> Result<Option<Token>, &'static str> {
     let mut credentials = headers.iter().filter(|h| h.name.eq_ignore_ascii_case("Proxy-Authorization"));
     let first = credentials.next();
@@ -193,16 +192,17 @@ fn token_of(credentials: &[u8]) -> Option<Token> {
     (!token.is_empty()).then(|| Token::new(token))
 }
 
-/// Clients are known to leave the padding out.
+/// Base64 with or without padding: some clients leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Where the target names no port.
+/// The port of a target that names none.
 const PORT_DEFAULT: u16 = 80;
 
-/// Clients send between one and ten. The table for it stands on an engine's stack: 2 KiB.
+/// Header lines of a head at most. Clients send between one and ten. The table for them takes 2 KiB of an engine
+/// thread's stack.
 pub(super) const HEADERS_MAX: usize = 64;
 
 #[cfg(test)]
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn another_method_is_told_by_the_request_line_alone() {
+    fn another_method_is_an_error_at_the_request_line() {
         for method in ["GET", "POST", "connect", "CONNECTX", "OPTIONS"] {
             let head = format!("{method} / HTTP/1.0\r\n");
             assert_eq!(parse(&head), Err(HeadError::Method { version: HttpVersion::Http10 }), "{method}");

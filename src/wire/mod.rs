@@ -1,14 +1,14 @@
-//! The client protocol: bytes in, values out. No I/O.
+//! The client protocol: bytes in, values out. No I/O, apart from the certificate files of `tls::load`.
 
-mod forward;
 mod head;
+mod peer_request;
 mod proxy;
 mod reply;
 mod session_token;
 mod tls;
 
-pub use forward::{Handover, HandoverError, HandoverReply, parse_handover_reply, parse_hops};
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
+pub use peer_request::{PeerReply, PeerReplyError, PeerRequest, parse_hops, parse_peer_reply};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
 pub use session_token::{Claims, SessionTokenError, TokenSubject, Verifier};

@@ -1,22 +1,21 @@
-//! The PROXY protocol's header, versions 1 and 2: who is behind a load balancer.
+//! Parses the header of the PROXY protocol, versions 1 and 2, by which a load balancer names its client.
 //!
-//! <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>. Read by the `ppp` crate once all of it is
-//! there, which is told here: of a text that stops in the middle of an address the crate cannot say whether
-//! it is wrong or only short.
+//! <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>. The `ppp` crate parses a complete header; the
+//! length is found here, since the crate cannot distinguish a wrong address from one that is cut off.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ppp::{v1, v2};
 
-/// Bytes of a header at most; version 2 could announce more, of which nobody here has a use.
+/// Bytes of a header at most. Version 2 could announce more, which the relay does not need.
 pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
 
 /// A complete, valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsedProxyHeader {
-    /// `None` where it speaks of the sender itself (LOCAL), or does not say (UNKNOWN).
+    /// The client's address; `None` where the sender speaks for itself (LOCAL) or does not know it (UNKNOWN).
     pub client: Option<SocketAddr>,
-    /// Bytes of the header; what follows is the client's.
+    /// Bytes of the header; the bytes after it are the client's.
     pub len: usize,
 }
 
@@ -30,7 +29,7 @@ pub enum ProxyHeaderError {
     Malformed(String),
 }
 
-/// Reads the header that `bytes` begin with; `None` while more of it has to come.
+/// Parses the header that `bytes` begin with; `None` while it is not complete.
 pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
     if begins(bytes, v2::PROTOCOL_PREFIX) {
         binary(bytes)
@@ -78,17 +77,17 @@ fn socket(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
 
-/// Whether `bytes` are the beginning of `prefix`, or begin with it.
+/// True where `bytes` begin with `prefix` or are a beginning of it.
 fn begins(bytes: &[u8], prefix: &[u8]) -> bool {
     bytes.iter().zip(prefix).all(|(one, other)| one == other)
 }
 
 const TEXT_PREFIX: &[u8] = b"PROXY ";
 
-/// By the specification, its line end included.
+/// Bytes of a version 1 header at most, by the specification, its line end included.
 const TEXT_BYTES_MAX: usize = 107;
 
-/// Behind the signature, the version and the family: two bytes that say how much follows them.
+/// Offset of a version 2 header's length field: two bytes after the signature, the version and the family.
 const BINARY_LENGTH_AT: usize = 14;
 
 #[cfg(test)]
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_tell_the_client_and_leave_what_follows() {
+    fn both_versions_name_the_client_and_leave_the_bytes_after_the_header() {
         let proxy = |address| binary_of(v2::Command::Proxy, address);
         for (header, wanted) in [
             (TEXT.to_vec(), Some("192.0.2.7:51000")),
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_at_its_first_byte() {
+    fn bytes_that_are_no_header_are_refused_at_the_first_one() {
         for bytes in
             [&b"C"[..], b"CONNECT x:1 HTTP/1.1\r\n", b"PROXIES", b"\r\n\r\n\0\r\nQUIX", b"\x16\x03\x01"]
         {
@@ -151,8 +150,8 @@ mod tests {
             b"PROXY UDP4 192.0.2.7 203.0.113.1 51000 443\r\n",
             b"PROXY TCP4 192.0.2.7 203.0.113.1 70000 443\r\n",
         ] {
-            let told = parse_proxy_header(bytes);
-            assert!(matches!(told, Err(ProxyHeaderError::Malformed(_))), "{told:?}");
+            let parsed = parse_proxy_header(bytes);
+            assert!(matches!(parsed, Err(ProxyHeaderError::Malformed(_))), "{parsed:?}");
         }
         let endless = [b"PROXY TCP4 ", &[b'1'; 200][..]].concat();
         assert_eq!(parse_proxy_header(&endless), Err(ProxyHeaderError::TooLong));

@@ -1,9 +1,9 @@
-//! Every reply that a client can get, each as the bytes of one write.
+//! The replies that a client can get, each as the bytes of one write.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
 
-/// Which version the status line names: that of the request, 1.1 where it could not be read.
+/// The version in the status line: the request's, or 1.1 where that could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum HttpVersion {
     Http10,
@@ -11,7 +11,7 @@ pub enum HttpVersion {
     Http11,
 }
 
-/// The rows of the reply table.
+/// A reply, one for each row of the table in docs/protocol.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     Established,
@@ -33,7 +33,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// In the order of declaration, which [`Reply::bytes`] relies on.
+    /// All replies in the order of declaration, which [`Reply::bytes`] relies on.
     pub const ALL: [Self; 16] = [
         Self::Established,
         Self::Malformed,
@@ -92,7 +92,7 @@ impl Reply {
         }
     }
 
-    /// What `Sluicegate-Reason` says; `None` for the one reply that is no refusal.
+    /// The value of `Sluicegate-Reason`; `None` for the one reply that is no refusal.
     pub const fn slug(self) -> Option<&'static str> {
         Some(match self {
             Self::Established => return None,
@@ -119,10 +119,10 @@ impl Reply {
         &RENDERED[self as usize][version as usize]
     }
 
-    /// Header lines that this reply alone carries.
+    /// The header lines that only this reply has.
     const fn own_headers(self) -> &'static str {
         match self {
-            // RFC 9110 wants one with every 405, and one challenge per scheme with every 407.
+            // RFC 9110 requires `Allow` with every 405, and one challenge per scheme with every 407.
             Self::Method => "Allow: CONNECT\r\n",
             Self::Credentials => {
                 "Proxy-Authenticate: Basic realm=\"sluicegate\"\r\n\
@@ -139,8 +139,8 @@ impl Reply {
             HttpVersion::Http11 => "HTTP/1.1",
         };
         let mut text = format!("{version} {} {}\r\n", self.status(), self.reason());
-        // A 200 carries no header at all: what follows its empty line is the device's, and a
-        // Content-Length would make some clients look for a body there.
+        // A 200 has no header: the bytes after its empty line are the device's, and a Content-Length would make
+        // some clients expect a body there.
         if let Some(slug) = self.slug() {
             write!(
                 text,
@@ -154,13 +154,13 @@ impl Reply {
     }
 }
 
-/// By reply and version.
+/// The rendered replies, by reply and version.
 static RENDERED: LazyLock<[[Box<[u8]>; 2]; Reply::ALL.len()]> = LazyLock::new(|| {
     Reply::ALL.map(|reply| [HttpVersion::Http10, HttpVersion::Http11].map(|v| reply.render(v)))
 });
 
-/// Seconds: long enough for a store to come back or another node to take over, short enough for a
-/// person who waits.
+/// The wait in seconds: long enough for a store to come back or another node to take over, short enough for a
+/// person.
 const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_open_tunnel_is_told_in_a_bare_status_line() {
+    fn an_open_tunnel_has_a_reply_without_headers() {
         assert_eq!(
             Reply::Established.bytes(HttpVersion::Http10),
             b"HTTP/1.0 200 Connection Established\r\n\r\n"
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_credential_is_told_with_both_challenges() {
+    fn a_missing_credential_is_refused_with_both_challenges() {
         let text = std::str::from_utf8(Reply::Credentials.bytes(HttpVersion::Http11)).unwrap();
         insta::assert_snapshot!(text.replace("\r\n", "\n"), @r#"
         HTTP/1.1 407 Proxy Authentication Required
@@ -194,7 +194,7 @@ mod tests {
 
     /// The table of docs/protocol.md, as a client reads it off the wire.
     #[test]
-    fn every_reply_says_what_the_protocol_promises() {
+    fn every_reply_is_as_the_protocol_page_promises() {
         let table = [
             (Reply::Established, "200 Connection Established", ""),
             (Reply::Malformed, "400 Bad Request", "malformed"),

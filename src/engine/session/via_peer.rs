@@ -16,7 +16,7 @@ use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::Cause;
-use crate::wire::{Handover, Reply, Sealed, TlsConnection, TlsError, parse_handover_reply};
+use crate::wire::{PeerRequest, Reply, Sealed, TlsConnection, TlsError, parse_peer_reply};
 
 /// A request on its way to another node.
 pub(super) struct Handing {
@@ -210,7 +210,7 @@ impl<K: Kernel> Session<K> {
         }
         let Stage::Handing(handing) = &mut self.stage else { return };
         let Step::Asked(said) = &mut handing.step else { return };
-        let reply = match parse_handover_reply(said) {
+        let reply = match parse_peer_reply(said) {
             Ok(Some(reply)) => reply,
             Ok(None) if self.device_tls.as_ref().is_some_and(|node| node.has_ended()) => {
                 return self.refuse_by_node(Cause::NodeClosed, None, turn);
@@ -304,7 +304,7 @@ impl Dial {
         let hops: Vec<Box<str>> = self.hops.iter().cloned().chain([own.into()]).collect();
         let (device, port) = query.map_or((None, 0), |query| (query.device, query.port));
         let uuid = device.map(|device| device.to_string()).unwrap_or_default();
-        Handover { client, uuid: &uuid, port, token: self.token.as_ref(), hops: &hops }.bytes()
+        PeerRequest { client, uuid: &uuid, port, token: self.token.as_ref(), hops: &hops }.bytes()
     }
 }
 

@@ -1,23 +1,23 @@
-//! What a genuine token says.
+//! The claims of a genuine token.
 
 use serde_json::{Map, Value};
 
 use super::SessionTokenError;
 use crate::config::{SubjectClaims, TokenSigner};
 
-/// What is to be known of a token that is genuine and in its time.
+/// The claims of a token that is genuine and valid now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     pub who: TokenSubject,
-    /// From when on it is worth nothing any more, the leeway included.
+    /// Time at which the token expires, the leeway included, in ms since the epoch.
     pub expires_at_ms: i64,
 }
 
-/// Who asks, as a token names it.
+/// The subject that a token names.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TokenSubject {
     Principal(i64),
-    /// Whoever the store knows by this secret, which has to be this principal where there is one.
+    /// The principal to whom the store maps this secret. It must be `principal` where that is given.
     Secret {
         secret: String,
         principal: Option<i64>,
@@ -82,8 +82,8 @@ fn check_issuer(payload: &Map<String, Value>, signer: &TokenSigner) -> Result<()
     }
 }
 
-/// A token that names those it is for is for nobody else (RFC 7519, section 4.1.3), and so is not for a relay
-/// that has not been told what it is called.
+/// Checks that the token is for this relay. A token with an audience is for that audience only (RFC 7519, section
+/// 4.1.3), so a relay without a configured audience refuses it.
 fn check_audience(payload: &Map<String, Value>, signer: &TokenSigner) -> Result<(), SessionTokenError> {
     let is_for_us = match (payload.get("aud"), signer.audience.as_deref()) {
         (None, None) => true,
@@ -96,14 +96,14 @@ fn check_audience(payload: &Map<String, Value>, signer: &TokenSigner) -> Result<
     if is_for_us { Ok(()) } else { Err(SessionTokenError::Audience) }
 }
 
-/// Seconds since 1970, fractions allowed (RFC 7519, section 2), as milliseconds.
+/// Reads seconds since the epoch, fractions allowed (RFC 7519, section 2), as milliseconds.
 fn numeric_date(value: &Value) -> Option<i64> {
     let seconds = value.as_f64()?;
-    // As far as it goes: a date beyond the range is its end.
+    // The cast saturates: a date outside the range becomes the end of the range.
     Some((seconds * 1000.0) as i64)
 }
 
-/// A number, or its digits as they are written in decimal.
+/// Reads a number, or a string with its decimal digits.
 fn number(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64(),

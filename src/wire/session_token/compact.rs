@@ -1,30 +1,30 @@
-//! A token's three parts.
+//! Splits a token into its three parts.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// JWS in its compact form (RFC 7515, section 3.1).
+/// A JWS in its compact form (RFC 7515, section 3.1).
 pub(super) struct Compact<'a> {
     pub header: JoseHeader,
-    /// What the signature is over: header and payload as they came.
+    /// The signed bytes: header and payload as they arrived.
     pub signed: &'a [u8],
     pub payload: Vec<u8>,
     pub signature: Vec<u8>,
 }
 
-/// Of a JOSE header, what matters here.
+/// The members of a JOSE header that the relay reads.
 #[derive(Deserialize)]
 pub(super) struct JoseHeader {
     pub alg: String,
     pub kid: Option<String>,
-    /// What whoever reads the token has to understand beside.
+    /// Extensions that a reader must understand (RFC 7515, section 4.1.11).
     pub crit: Option<IgnoredAny>,
 }
 
 impl<'a> Compact<'a> {
-    /// `None` for what is no token of this form.
+    /// Parses a token; `None` where it does not have this form.
     pub fn parse(token: &'a [u8]) -> Option<Self> {
         let mut dots = token.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(place, _)| place);
         let (first, second) = (dots.next()?, dots.next()?);

@@ -1,7 +1,7 @@
-//! Session tokens: whether a JWT is genuine and in its time, and what it says of who asks.
+//! Verifies session tokens: checks that a JWT is genuine and valid now, and reads its subject.
 //!
-//! Only the forms that a login gives: JWS in its compact form (RFC 7515), signed by a key whose algorithm the
-//! configuration names. The clock is the caller's.
+//! Only one form is accepted: a JWS in its compact form (RFC 7515), signed by a key whose algorithm the
+//! configuration names. The caller passes the time.
 
 mod claims;
 mod compact;
@@ -13,15 +13,15 @@ use compact::Compact;
 
 pub use claims::{Claims, TokenSubject};
 
-/// The signers whose tokens are taken.
+/// The signers whose tokens are accepted.
 pub struct Verifier {
     signers: Vec<TokenSigner>,
 }
 
-/// Why a session token is worth nothing. What it says itself is not repeated: it may hold secrets.
+/// The reason why a session token is refused. It never repeats the token's content, which may hold secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionTokenError {
-    #[error("it is no JWT that can be understood")]
+    #[error("it is not a valid JWT")]
     Malformed,
     #[error("its algorithm is not that of any key in authz.tokens")]
     Algorithm,
@@ -48,8 +48,8 @@ impl Verifier {
         Self { signers }
     }
 
-    /// What `token` says at `now_ms` (since 1970); `None` where it is no session token: where it is not three
-    /// parts of base64url of which the first is a JOSE header, or where no signer is known at all.
+    /// Verifies `token` at `now_ms` (since the epoch). `None` where it is an opaque token: it is not three parts of
+    /// base64url that begin with a JOSE header, or no signer is configured.
     pub fn verify(&self, token: &[u8], now_ms: i64) -> Option<Result<Claims, SessionTokenError>> {
         if self.signers.is_empty() {
             return None;
@@ -58,8 +58,8 @@ impl Verifier {
         Some(self.judge(&token, now_ms))
     }
 
-    /// Of several signers that a token could be from, the first whose key and claims agree with it counts. Where
-    /// none does, the reason is that of the one that it came furthest with.
+    /// Returns the claims by the first signer that accepts the token. Where none does, returns the error of the
+    /// signer that accepted most of it.
     fn judge(&self, token: &Compact<'_>, now_ms: i64) -> Result<Claims, SessionTokenError> {
         let mut refused = SessionTokenError::Algorithm;
         for signer in &self.signers {
@@ -74,12 +74,12 @@ impl Verifier {
 }
 
 impl SessionTokenError {
-    /// Whether anybody at all could have made the token.
+    /// True where nothing proves that a signer made the token.
     pub const fn is_unproven(self) -> bool {
         self.progress() <= Self::Signature.progress()
     }
 
-    /// How far a token came before it was refused.
+    /// Number of checks that the token passed before it was refused.
     const fn progress(self) -> u8 {
         match self {
             Self::Algorithm => 0,
@@ -109,10 +109,10 @@ fn judge_by(signer: &TokenSigner, token: &Compact<'_>, now_ms: i64) -> Result<Cl
         return Err(SessionTokenError::Signature);
     }
     if token.header.crit.is_some() {
-        // Whatever it asks for, it must not be passed over (RFC 7515, section 4.1.11).
+        // A required extension must not be ignored (RFC 7515, section 4.1.11).
         return Err(SessionTokenError::Malformed);
     }
-    // Not one byte of it is looked at before.
+    // The payload is parsed only after its signature was verified.
     let payload = serde_json::from_slice(&token.payload).map_err(|_| SessionTokenError::Malformed)?;
     Claims::read(&payload, signer, now_ms)
 }

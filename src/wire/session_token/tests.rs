@@ -1,4 +1,4 @@
-//! Tokens as the RFCs print them, and whatever else a client may send.
+//! The RFCs' example tokens, and arbitrary bytes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{SubjectClaims, TokenAlgorithm, TokenKey};
 
-/// RFC 7515, appendix A.1: by whom and until when, and no more.
+/// The token of RFC 7515, appendix A.1, which has an issuer and an expiry only.
 const HS256_TOKEN: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
     eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
     dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const HS256_SECRET: &str =
     "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
 
-/// RFC 8037, appendix A.4: text that is no JSON.
+/// The token of RFC 8037, appendix A.4, whose payload is no JSON.
 const ED25519_TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.\
     hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
 const ED25519_PUBLIC: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
@@ -44,7 +44,7 @@ fn hs256(who: &str) -> TokenSigner {
     signer(TokenAlgorithm::HS256, &URL_SAFE_NO_PAD.decode(HS256_SECRET).unwrap(), who)
 }
 
-/// The key's 32 bytes behind what says that they are an Ed25519 key (RFC 8410, section 4).
+/// A signer with the Ed25519 key as a SubjectPublicKeyInfo (RFC 8410, section 4).
 fn ed25519() -> TokenSigner {
     let mut key = hex::decode("302a300506032b6570032100").unwrap();
     key.extend(URL_SAFE_NO_PAD.decode(ED25519_PUBLIC).unwrap());
@@ -57,7 +57,7 @@ fn verify(signers: &[TokenSigner], token: &str, now_ms: i64) -> Option<Result<Cl
 }
 
 #[test]
-fn the_rfcs_own_tokens_are_genuine_and_are_looked_at_no_further_than_they_say() {
+fn the_tokens_of_the_rfcs_are_genuine() {
     let by = |who, now_ms| verify(&[hs256(who)], HS256_TOKEN, now_ms).unwrap();
     assert_eq!(by("sub", EXP_MS), Err(SessionTokenError::Nobody));
     let claims = Claims { who: TokenSubject::Principal(1_300_819_380), expires_at_ms: EXP_MS + 1_000 };
@@ -67,7 +67,7 @@ fn the_rfcs_own_tokens_are_genuine_and_are_looked_at_no_further_than_they_say() 
 }
 
 #[test]
-fn the_signer_that_a_token_came_furthest_with_gives_the_reason() {
+fn the_signer_that_accepted_most_of_a_token_gives_the_reason() {
     let elsewhere = TokenSigner { issuer: Some("ann".to_owned()), ..hs256("exp") };
     let signers = [ed25519(), elsewhere.clone(), ed25519()];
     assert_eq!(verify(&signers, HS256_TOKEN, 0), Some(Err(SessionTokenError::Issuer)));
@@ -76,7 +76,7 @@ fn the_signer_that_a_token_came_furthest_with_gives_the_reason() {
 }
 
 #[test]
-fn what_has_not_the_form_of_a_jwt_is_an_opaque_token() {
+fn a_token_without_the_form_of_a_jwt_is_opaque() {
     let (header, rest) = HS256_TOKEN.split_once('.').unwrap();
     let no_header = URL_SAFE_NO_PAD.encode("{\"typ\":\"JWT\"}");
     for token in [
@@ -96,13 +96,13 @@ fn what_has_not_the_form_of_a_jwt_is_an_opaque_token() {
 
 proptest! {
     #[test]
-    fn no_bytes_are_too_strange(token in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_are_refused_without_a_panic(token in prop::collection::vec(any::<u8>(), 0..300)) {
         let verifier = Verifier::new(vec![hs256("sub"), ed25519()]);
         prop_assert!(verifier.verify(&token, 0).is_none_or(|judged| judged.is_err()));
     }
 
     #[test]
-    fn no_claims_are_too_strange(header in "\\PC{0,40}", payload in "\\PC{0,60}", place in 0..200_usize, byte: u8) {
+    fn made_up_and_altered_tokens_are_refused(header in "\\PC{0,40}", payload in "\\PC{0,60}", place in 0..200_usize, byte: u8) {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let made_up = format!("{}.{}.{}", part(&header), part(&payload), part(&payload));
         let mut bent = HS256_TOKEN.as_bytes().to_vec();

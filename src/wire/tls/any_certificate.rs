@@ -1,4 +1,4 @@
-//! For a client that has no use for knowing who the server is.
+//! A certificate verifier for clients that need encryption but do not check the server's identity.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
@@ -7,8 +7,7 @@ use rustls::crypto::{
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// Wants a certificate's key to have signed the handshake, and nothing else: encrypts, and does not look at whom it
-/// speaks to.
+/// Accepts any certificate whose key has signed the handshake. The connection is encrypted, and its peer unknown.
 #[derive(Debug)]
 pub struct AnyCertificate(WebPkiSupportedAlgorithms);
 

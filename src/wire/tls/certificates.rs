@@ -1,4 +1,4 @@
-//! Which certificate a client is shown: the first whose names have the one that it asked for.
+//! Chooses the certificate for a client: the first one that has the name which the client asked for.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// Certificate chains with their keys; there is at least one.
+/// Certificate chains with their keys; at least one.
 #[derive(Debug)]
 pub struct Certificates(Vec<Arc<CertifiedKey>>);
 
@@ -33,12 +33,12 @@ impl Certificates {
         Ok(Self(keys.into_iter().map(Arc::new).collect()))
     }
 
-    /// Whether a client that looks for `name` takes one of them for it.
+    /// True where one of the certificates is valid for `name`.
     pub fn has(&self, name: &str) -> bool {
         ServerName::try_from(name).is_ok_and(|name| self.0.iter().any(|key| has_name(key, &name)))
     }
 
-    /// The one for `name`; the first of all for a name that none has, and for a client that gave none.
+    /// The certificate for `name`. The first of all where no certificate has that name, or the client gave none.
     fn for_name(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let name = name.and_then(|name| ServerName::try_from(name).ok());
         let fitting = name.and_then(|name| self.0.iter().find(|key| has_name(key, &name)));
@@ -62,12 +62,12 @@ impl ResolvesClientCert for Certificates {
     }
 }
 
-/// What a client would only find out in the middle of a handshake.
+/// Finds faults that a client would notice only during a handshake.
 fn check(key: &CertifiedKey) -> Result<(), CertificatesError> {
     let certificate = key.end_entity_cert().map_err(|_| CertificatesError::None)?;
     ParsedCertificate::try_from(certificate).map_err(CertificatesError::Malformed)?;
     match key.keys_match() {
-        // Some keys cannot tell.
+        // Some keys cannot be compared.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(()),
         Err(_) => Err(CertificatesError::OtherKey),
     }

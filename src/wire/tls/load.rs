@@ -64,7 +64,7 @@ pub enum TlsFileError {
     Certificate { file: PathBuf, source: CertificatesError },
     #[error("{}: not usable as certificates of a CA: {detail}", .file.display())]
     Ca { file: PathBuf, detail: String },
-    #[error("the certificate is not for {0}, and others would refuse it; make one that is")]
+    #[error("the certificate is not for {0}, so other nodes would refuse it; make one for that name")]
     OtherName(String),
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),

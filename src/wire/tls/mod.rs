@@ -1,4 +1,4 @@
-//! A TLS connection as a value: records in, plain bytes out, and the other way round. No I/O.
+//! A TLS connection as a value: records in, plain bytes out, and the other way round. No I/O, apart from [`load`].
 
 mod any_certificate;
 mod certificates;
@@ -24,11 +24,11 @@ pub use sealed::Sealed;
 /// One side of a TLS connection.
 pub struct TlsConnection {
     connection: TlsSide,
-    /// Received, and not yet a whole record.
+    /// The received part of a record that is not complete.
     rest: Vec<u8>,
-    /// The peer has said that nothing follows.
+    /// The peer has ended its direction with a close_notify.
     has_ended: bool,
-    /// Nothing can be read or written any more.
+    /// The connection has failed; nothing can be read or written.
     has_failed: bool,
 }
 
@@ -39,21 +39,21 @@ enum TlsSide {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The peer broke the protocol, or what it offers or shows is not accepted.
+    /// The peer broke the protocol, or its offer or its certificate is not accepted.
     #[error("{0}")]
     Protocol(#[from] rustls::Error),
     #[error("nothing can be sent before the handshake is over")]
     NotOpen,
-    #[error("so much was sent that its keys are used up")]
+    #[error("its keys are used up, after very many records")]
     Exhausted,
     #[error("the connection has failed before")]
     Failed,
-    #[error("a defect of this program")]
+    #[error("a defect in this program")]
     Panic,
 }
 
 impl TlsConnection {
-    /// The side that is called.
+    /// Makes the server side.
     pub fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let server = UnbufferedServerConnection::new(config)?;
         Ok(Self {
@@ -64,7 +64,7 @@ impl TlsConnection {
         })
     }
 
-    /// The side that calls, and wants `name` in the other's certificate.
+    /// Makes the client side. The server's certificate must have `name`.
     pub fn connect(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
         let client = UnbufferedClientConnection::new(config, name)?;
         Ok(Self {
@@ -75,8 +75,8 @@ impl TlsConnection {
         })
     }
 
-    /// Takes what has come, appends to `plain` what whole records hold, and to `answer` what is to be sent
-    /// because of them. After an error, `answer` ends with the alert that tells the peer of it.
+    /// Opens received records. Appends their plain bytes to `plain`, and to `answer` the records that must be sent
+    /// in reply. After an error, `answer` ends with the alert for the peer.
     pub fn receive(
         &mut self,
         records: &[u8],
@@ -88,7 +88,7 @@ impl TlsConnection {
         self.open(&mut all, plain, answer)
     }
 
-    /// As [`receive`](Self::receive), where [`rest`](Self::rest) is in front of what has come.
+    /// Opens received records as [`receive`](Self::receive) does, with [`rest`](Self::rest) in front of them.
     pub fn open(
         &mut self,
         records: &mut [u8],
@@ -104,7 +104,7 @@ impl TlsConnection {
                 Ok(TlsStep::PeerEnded) => self.has_ended = true,
                 Ok(TlsStep::Done) => break,
                 Err(error) => {
-                    // The alert is there, and the library takes no more records once it has made one.
+                    // Write the alert. The library accepts no more records after it.
                     while self.has_something_to_send() {
                         let _alert = self.step(&mut records[taken..], plain, TlsWrite::Nothing, answer);
                     }
@@ -113,28 +113,28 @@ impl TlsConnection {
                 }
             }
         }
-        // A quiet connection holds nothing.
+        // An idle connection holds no memory.
         self.rest = records[taken..].to_vec();
         Ok(())
     }
 
-    /// What has come of a record that is not whole yet.
+    /// The received part of a record that is not complete.
     pub fn rest(&self) -> &[u8] {
         &self.rest
     }
 
-    /// Appends to `records` what carries `plain` to the peer.
+    /// Appends to `records` the records that carry `plain`.
     pub fn write(&mut self, plain: &[u8], records: &mut Sealed) -> Result<(), TlsError> {
         self.put(TlsWrite::Data(plain), records)
     }
 
-    /// Appends to `records` what tells the peer that nothing follows. Only once.
+    /// Appends to `records` the close_notify that ends this direction. Call it once.
     pub fn end(&mut self, records: &mut Sealed) -> Result<(), TlsError> {
         self.put(TlsWrite::CloseNotify, records)
     }
 
     fn put(&mut self, what: TlsWrite<'_>, records: &mut Sealed) -> Result<(), TlsError> {
-        // The library wants to see what it has seen before, and nothing is opened by that.
+        // The library must see the incomplete record again; nothing is opened by that.
         let mut rest = std::mem::take(&mut self.rest);
         let mut plain = Vec::new();
         let outcome = loop {
@@ -151,7 +151,7 @@ impl TlsConnection {
         outcome
     }
 
-    /// The handshake is over: bytes can go both ways.
+    /// True once the handshake is over and bytes can pass both ways.
     pub fn is_open(&self) -> bool {
         match &self.connection {
             TlsSide::Server(server) => !server.is_handshaking(),
@@ -159,7 +159,7 @@ impl TlsConnection {
         }
     }
 
-    /// The handshake went on from an earlier connection's.
+    /// True where the handshake resumed an earlier connection.
     pub fn is_resumed(&self) -> bool {
         let kind = match &self.connection {
             TlsSide::Server(server) => server.handshake_kind(),
@@ -168,18 +168,18 @@ impl TlsConnection {
         kind == Some(HandshakeKind::Resumed)
     }
 
-    /// Both directions are between two records, so that the kernel could go on in this one's place.
+    /// True where both directions are between two records, so that the kernel could continue the connection.
     pub fn is_between_records(&self) -> bool {
         self.is_open() && self.rest.is_empty() && !self.has_ended && !self.has_something_to_send()
     }
 
-    /// What the kernel needs for that.
+    /// The keys by which the kernel continues the connection.
     pub fn into_keys(self) -> Result<Keys, TlsError> {
         let version = match &self.connection {
             TlsSide::Server(server) => server.protocol_version(),
             TlsSide::Client(client) => client.protocol_version(),
         };
-        // With them comes what could make the next keys, which no kernel before 6.14 would take.
+        // The second part could make the next keys; no kernel before 6.14 accepts new keys.
         let secrets = match self.connection {
             TlsSide::Server(server) => server.dangerous_into_kernel_connection()?.0,
             TlsSide::Client(client) => client.dangerous_into_kernel_connection()?.0,
@@ -187,7 +187,7 @@ impl TlsConnection {
         Ok(Keys { version: version.ok_or(TlsError::NotOpen)?, secrets })
     }
 
-    /// The peer has said that nothing follows; without that, what came may have been cut off.
+    /// True once the peer has ended its direction with a close_notify. A stream without one may have been cut off.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -216,7 +216,7 @@ impl TlsConnection {
     }
 }
 
-/// What to do as soon as bytes can be sent.
+/// The bytes to seal once that is possible.
 #[derive(Clone, Copy)]
 enum TlsWrite<'a> {
     Nothing,
@@ -226,12 +226,12 @@ enum TlsWrite<'a> {
 
 enum TlsStep {
     Again,
-    /// All records were taken, and what was to be written is written.
+    /// All records were read, and all bytes to be written are written.
     Done,
     PeerEnded,
 }
 
-/// Does what the connection wants done next. Returns with it how many bytes it has taken.
+/// Does the next step that the connection asks for. Returns the number of bytes that it has read, and the step.
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     plain: &mut Vec<u8>,
@@ -268,7 +268,7 @@ fn step<Data>(
                 .append(sealed_bytes_max(0), |room| Ok(traffic.queue_close_notify(room)?))
                 .map(|()| TlsStep::Done),
         },
-        // Early data is not offered, so it never comes; all else waits for the peer.
+        // Early data is not offered, so it never arrives; all other states wait for the peer.
         Ok(_) => match write {
             TlsWrite::Nothing => Ok(TlsStep::Done),
             TlsWrite::Data(_) | TlsWrite::CloseNotify => Err(TlsError::NotOpen),
@@ -277,13 +277,13 @@ fn step<Data>(
     (discard, step)
 }
 
-/// Bytes that the records of `len` plain bytes take at most.
+/// The size of the records for `len` plain bytes at most.
 const fn sealed_bytes_max(len: usize) -> usize {
     len + (1 + len / RECORD_BYTES_MAX) * RECORD_OVERHEAD_MAX
 }
 
-/// Plain bytes of one record (RFC 8446, section 5.1).
+/// Plain bytes of one record at most (RFC 8446, section 5.1).
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
-/// What a record adds: header, explicit nonce or content type, and tag.
+/// Bytes that a record adds at most: header, explicit nonce or content type, and tag.
 const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 1 + 16;

@@ -1,19 +1,19 @@
-//! Records to be sent, in memory that is used again.
+//! Records to be sent, in a buffer that is reused.
 
 use rustls::unbuffered::{EncodeError, EncryptError};
 
 use super::TlsError;
 
-/// Grows where it has to, and stays as large: what is behind `len` is from before, so that room for the next
-/// records need not be cleared.
+/// A buffer of sealed records. It grows where necessary and keeps its size. The bytes after `len` are left from
+/// earlier records, so that space for the next ones need not be cleared.
 #[derive(Default)]
 pub struct Sealed {
     memory: Vec<u8>,
     len: usize,
 }
 
-/// Why the library wrote nothing.
-pub(super) enum Unwritten {
+/// The reason why the library wrote nothing.
+pub(super) enum SealError {
     TooSmall { wanted: usize },
     Exhausted,
 }
@@ -31,14 +31,14 @@ impl Sealed {
         self.len == 0
     }
 
-    /// Has `write` put something behind what is there, with `room` for it, or as much as `write` asks for.
+    /// Calls `write` to append records, with `room` bytes of space, or once more with as many as `write` needs.
     pub(super) fn append(
         &mut self,
         room: usize,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, Unwritten>,
+        mut write: impl FnMut(&mut [u8]) -> Result<usize, SealError>,
     ) -> Result<(), TlsError> {
         let written = match write(self.room(room)) {
-            Err(Unwritten::TooSmall { wanted }) => write(self.room(wanted)),
+            Err(SealError::TooSmall { wanted }) => write(self.room(wanted)),
             written => written,
         };
         match written {
@@ -59,7 +59,7 @@ impl Sealed {
     }
 }
 
-impl From<EncodeError> for Unwritten {
+impl From<EncodeError> for SealError {
     fn from(error: EncodeError) -> Self {
         match error {
             EncodeError::InsufficientSize(size) => Self::TooSmall { wanted: size.required_size },
@@ -68,7 +68,7 @@ impl From<EncodeError> for Unwritten {
     }
 }
 
-impl From<EncryptError> for Unwritten {
+impl From<EncryptError> for SealError {
     fn from(error: EncryptError) -> Self {
         match error {
             EncryptError::InsufficientSize(size) => Self::TooSmall { wanted: size.required_size },

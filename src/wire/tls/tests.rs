@@ -1,3 +1,5 @@
+//! Two sides of a connection against each other, in memory.
+
 use proptest::prelude::*;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,15 +11,15 @@ use super::*;
 
 const NAME: &str = "relay.example";
 
-/// Both sides of a connection, and what is on its way.
-struct Pair {
+/// Both sides of a connection, and the records between them.
+struct TlsPair {
     client: TlsConnection,
     server: TlsConnection,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
 }
 
-/// What `act` has to send, behind what is on its way.
+/// Runs `act` and appends the records that it makes to `way`.
 fn put<T>(way: &mut Vec<u8>, act: impl FnOnce(&mut Sealed) -> Result<T, TlsError>) -> Result<T, TlsError> {
     let mut sealed = Sealed::default();
     let outcome = act(&mut sealed);
@@ -25,12 +27,12 @@ fn put<T>(way: &mut Vec<u8>, act: impl FnOnce(&mut Sealed) -> Result<T, TlsError
     outcome
 }
 
-impl Pair {
+impl TlsPair {
     fn new(version: &'static SupportedProtocolVersion) -> Self {
         Self::made(version, false)
     }
 
-    /// The server wants one, and trusts others than who signed the client's.
+    /// A pair whose server requires a client certificate and does not trust the signer of the client's.
     fn with_client_certificate() -> Self {
         Self::made(&version::TLS13, true)
     }
@@ -85,7 +87,7 @@ impl Pair {
         pair
     }
 
-    /// Hands each side what is on its way to it; what the server and the client have read.
+    /// Delivers all records. Returns the plain bytes that the server and the client have read.
     fn pass(&mut self) -> (Vec<u8>, Vec<u8>) {
         let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
         let records = std::mem::take(&mut self.to_server);
@@ -96,7 +98,7 @@ impl Pair {
     }
 }
 
-/// A certificate that nobody else has signed.
+/// Makes a self-signed certificate.
 fn stranger() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -110,7 +112,7 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS
 #[test]
 fn bytes_and_the_end_arrive_by_either_version() {
     for version in VERSIONS {
-        let mut pair = Pair::open(version);
+        let mut pair = TlsPair::open(version);
         let sent: Vec<u8> = (0..100_000u32).map(|n| (n / 7) as u8).collect();
         put(&mut pair.to_server, |out| pair.client.write(&sent, out)).unwrap();
         put(&mut pair.to_client, |out| pair.server.write(b"short", out)).unwrap();
@@ -130,7 +132,7 @@ fn bytes_and_the_end_arrive_by_either_version() {
 #[test]
 fn a_short_write_is_one_record() {
     for version in VERSIONS {
-        let mut pair = Pair::open(version);
+        let mut pair = TlsPair::open(version);
         put(&mut pair.to_client, |out| {
             pair.server.write(b"HTTP/1.1 200 Connection Established\r\n\r\n", out)
         })
@@ -142,15 +144,15 @@ fn a_short_write_is_one_record() {
 
 #[test]
 fn nothing_can_be_sent_before_the_handshake_is_over() {
-    let mut pair = Pair::new(&version::TLS13);
+    let mut pair = TlsPair::new(&version::TLS13);
     let refused = put(&mut pair.to_client, |out| pair.server.write(b"too early", out)).unwrap_err();
     assert!(matches!(refused, TlsError::NotOpen), "{refused}");
     assert!(pair.to_client.is_empty());
 }
 
 #[test]
-fn a_record_that_was_changed_on_its_way_is_an_error_that_the_peer_is_told() {
-    let mut pair = Pair::open(&version::TLS13);
+fn an_altered_record_is_an_error_with_an_alert_for_the_peer() {
+    let mut pair = TlsPair::open(&version::TLS13);
     put(&mut pair.to_server, |out| pair.client.write(b"payload", out)).unwrap();
     *pair.to_server.last_mut().unwrap() ^= 1;
     let mut plain = Vec::new();
@@ -158,19 +160,19 @@ fn a_record_that_was_changed_on_its_way_is_an_error_that_the_peer_is_told() {
         put(&mut pair.to_client, |out| pair.server.receive(&pair.to_server, &mut plain, out)).unwrap_err();
     assert!(matches!(error, TlsError::Protocol(rustls::Error::DecryptError)), "{error}");
     assert!(plain.is_empty());
-    let told = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
+    let alert = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
     assert!(
         matches!(
-            told,
+            alert,
             TlsError::Protocol(rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac))
         ),
-        "{told}"
+        "{alert}"
     );
 }
 
 #[test]
-fn a_client_whose_certificate_is_refused_is_told_although_it_has_gone_on() {
-    let mut pair = Pair::with_client_certificate();
+fn a_client_gets_the_refusal_of_its_certificate_although_it_has_sent_a_request() {
+    let mut pair = TlsPair::with_client_certificate();
     put(&mut pair.to_server, |out| pair.client.receive(&[], &mut Vec::new(), out)).unwrap();
     let hello = std::mem::take(&mut pair.to_server);
     put(&mut pair.to_client, |out| pair.server.receive(&hello, &mut Vec::new(), out)).unwrap();
@@ -180,8 +182,8 @@ fn a_client_whose_certificate_is_refused_is_told_although_it_has_gone_on() {
     let mut plain = Vec::new();
     put(&mut pair.to_client, |out| pair.server.receive(&pair.to_server, &mut plain, out)).unwrap_err();
     assert!(plain.is_empty());
-    let told = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
-    assert!(told.to_string().contains("UnknownCA"), "{told}");
+    let alert = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
+    assert!(alert.to_string().contains("UnknownCA"), "{alert}");
 }
 
 proptest! {
@@ -190,7 +192,7 @@ proptest! {
         writes in prop::collection::vec(0..40_000usize, 1..6),
         cuts in prop::collection::vec(1..20_000usize, 1..8),
     ) {
-        let mut pair = Pair::open(&version::TLS13);
+        let mut pair = TlsPair::open(&version::TLS13);
         let mut sent = Vec::new();
         for (number, len) in writes.into_iter().enumerate() {
             let bytes: Vec<u8> = (0..len).map(|place| (place * 31 + number) as u8).collect();
@@ -210,9 +212,9 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_wild(wild in prop::collection::vec(any::<u8>(), 0..2_000)) {
-        for mut side in [Pair::new(&version::TLS13).server, Pair::open(&version::TLS12).server] {
-            // Whatever comes of it, the connection can be used further without harm.
+    fn any_bytes_are_refused_without_a_panic(wild in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        for mut side in [TlsPair::new(&version::TLS13).server, TlsPair::open(&version::TLS12).server] {
+            // After an error, further use of the connection must not panic.
             let _refused = side.receive(&wild, &mut Vec::new(), &mut Sealed::default());
             let _refused = side.write(b"x", &mut Sealed::default());
             let _refused = side.receive(&wild, &mut Vec::new(), &mut Sealed::default());

@@ -1,7 +1,7 @@
-//! What one node says to the next when it hands a request on, and what it is told.
+//! The request that a node sends to a peer for its client, and the peer's reply.
 //!
-//! Inside the TLS connection between them: a PROXY header (version 2) with the true client, and then the
-//! request as that client made it, with the nodes that it has come by. The next node decides by itself.
+//! Inside the TLS connection between them, the node sends a PROXY header (version 2) with the client's address and
+//! then the client's request with the list of nodes that it has passed. The peer decides by itself.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -9,36 +9,38 @@ use ppp::v2;
 
 use super::{HEAD_BYTES_MAX, Reply, Token};
 
-/// A request for the next node.
+/// A client's request on its way to a peer.
 #[derive(Clone, Copy, Debug)]
-pub struct Handover<'a> {
+pub struct PeerRequest<'a> {
     pub client: Option<SocketAddr>,
-    /// Hex digits.
+    /// The device's uuid in hex digits, without a suffix.
     pub uuid: &'a str,
     pub port: u16,
     pub token: Option<&'a Token>,
-    /// The nodes that it has come by, this one last.
+    /// Names of the nodes that the request has passed, this one last.
     pub hops: &'a [Box<str>],
 }
 
-/// What the next node said, and how many bytes of it that was; what follows is the device's.
+/// The peer's reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HandoverReply {
+pub struct PeerReply {
     pub reply: Reply,
+    /// Bytes of the reply; the bytes after them are the device's.
     pub len: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandoverError {
-    #[error("the next node's reply is no HTTP ({0})")]
+pub enum PeerReplyError {
+    #[error("the next node's reply is not HTTP ({0})")]
     Malformed(String),
     #[error("the next node's reply is longer than {HEAD_BYTES_MAX} bytes")]
     TooLong,
-    #[error("the next node said {status} {slug}, which this version does not know")]
+    #[error("the next node replied {status} {slug}, which this version does not know")]
     Unknown { status: u16, slug: String },
 }
 
-impl Handover<'_> {
+impl PeerRequest<'_> {
+    /// The bytes to send: PROXY header and head.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.proxy_header();
         let Self { uuid, port, token, hops, .. } = self;
@@ -59,7 +61,7 @@ impl Handover<'_> {
             Some(client) => (v2::Command::Proxy, SocketAddr::new(client.ip().to_canonical(), client.port())),
             None => (v2::Command::Local, nowhere),
         };
-        // Where the client came to says nothing here, but it has to be of the same family.
+        // The destination is not used, but it must be of the client's address family.
         let to = match client.ip() {
             IpAddr::V4(_) => nowhere,
             IpAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0)),
@@ -70,7 +72,8 @@ impl Handover<'_> {
     }
 }
 
-/// The nodes that a request has come by, in their order. `head` was parsed before.
+/// Names of the nodes that a request has passed, the first one first. Pass a head that [`super::parse_head`] has
+/// accepted.
 pub fn parse_hops(head: &[u8]) -> Vec<Box<str>> {
     let mut headers = [httparse::EMPTY_HEADER; super::head::HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -85,15 +88,17 @@ pub fn parse_hops(head: &[u8]) -> Vec<Box<str>> {
         .collect()
 }
 
-/// Reads the reply of the next node; `None` while more of it has to come.
-pub fn parse_handover_reply(bytes: &[u8]) -> Result<Option<HandoverReply>, HandoverError> {
+/// Reads a peer's reply; `None` while it is not complete.
+pub fn parse_peer_reply(bytes: &[u8]) -> Result<Option<PeerReply>, PeerReplyError> {
     let mut headers = [httparse::EMPTY_HEADER; super::head::HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let len = match response.parse(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]) {
         Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => return Err(HandoverError::TooLong),
+        Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => {
+            return Err(PeerReplyError::TooLong);
+        }
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(HandoverError::Malformed(error.to_string())),
+        Err(error) => return Err(PeerReplyError::Malformed(error.to_string())),
     };
     let status = response.code.unwrap_or_default();
     let slug = response
@@ -101,15 +106,15 @@ pub fn parse_handover_reply(bytes: &[u8]) -> Result<Option<HandoverReply>, Hando
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case("Sluicegate-Reason"))
         .map(|header| String::from_utf8_lossy(header.value).into_owned());
-    let said =
+    let known =
         Reply::ALL.into_iter().find(|reply| reply.status() == status && reply.slug() == slug.as_deref());
-    match said {
-        Some(reply) => Ok(Some(HandoverReply { reply, len })),
-        None => Err(HandoverError::Unknown { status, slug: slug.unwrap_or_default() }),
+    match known {
+        Some(reply) => Ok(Some(PeerReply { reply, len })),
+        None => Err(PeerReplyError::Unknown { status, slug: slug.unwrap_or_default() }),
     }
 }
 
-/// The header that names the nodes.
+/// The header with the names of the nodes.
 const HOPS: &str = "Sluicegate-Hops";
 
 #[cfg(test)]
@@ -119,19 +124,19 @@ mod tests {
     use super::*;
     use crate::wire::{HttpVersion, parse_head, parse_proxy_header};
 
-    fn handover<'a>(client: Option<&str>, token: Option<&'a Token>, hops: &'a [Box<str>]) -> Vec<u8> {
+    fn request<'a>(client: Option<&str>, token: Option<&'a Token>, hops: &'a [Box<str>]) -> Vec<u8> {
         let client = client.map(|client| client.parse().unwrap());
-        Handover { client, uuid: "00ff", port: 22, token, hops }.bytes()
+        PeerRequest { client, uuid: "00ff", port: 22, token, hops }.bytes()
     }
 
     #[test]
-    fn the_next_node_reads_what_this_one_wrote() {
+    fn a_peer_reads_the_request_that_this_node_wrote() {
         let hops: [Box<str>; 2] = ["node-a".into(), "node-b".into()];
         for client in [Some("192.0.2.7:51000"), Some("[2001:db8::1]:51000"), None] {
-            // Any bytes may be in a token, but for those that no client can send.
+            // A token may hold any bytes that a client can send.
             for secret in [&b"plain"[..], b"with:colon and space", b"\xff\x00\n"] {
                 let token = Token::new(secret.to_vec());
-                let bytes = handover(client, Some(&token), &hops);
+                let bytes = request(client, Some(&token), &hops);
                 let header = parse_proxy_header(&bytes).unwrap().unwrap();
                 assert_eq!(header.client.map(|client| client.to_string()).as_deref(), client);
                 let head = parse_head(&bytes[header.len..], &[]).unwrap().unwrap();
@@ -143,31 +148,30 @@ mod tests {
     }
 
     #[test]
-    fn every_reply_of_a_node_is_understood_by_the_one_before() {
+    fn a_node_understands_every_reply_of_its_peer() {
         for reply in Reply::ALL {
             let bytes = [reply.bytes(HttpVersion::Http11), b"device's own"].concat();
             let len = bytes.len() - b"device's own".len();
-            assert_eq!(parse_handover_reply(&bytes), Ok(Some(HandoverReply { reply, len })));
-            assert_eq!(parse_handover_reply(&bytes[..len - 1]), Ok(None));
+            assert_eq!(parse_peer_reply(&bytes), Ok(Some(PeerReply { reply, len })));
+            assert_eq!(parse_peer_reply(&bytes[..len - 1]), Ok(None));
         }
     }
 
     #[test]
-    fn what_no_node_says_is_an_error() {
-        let unknown =
-            parse_handover_reply(b"HTTP/1.1 418 Teapot\r\nSluicegate-Reason: tea\r\n\r\n").unwrap_err();
-        assert_eq!(unknown, HandoverError::Unknown { status: 418, slug: "tea".to_owned() });
-        let refused = parse_handover_reply(b"HTTP/1.1 503 Nobody Home\r\n\r\n").unwrap_err();
-        assert_eq!(refused, HandoverError::Unknown { status: 503, slug: String::new() });
-        assert!(matches!(parse_handover_reply(b"SSH-2.0-x\r\n"), Err(HandoverError::Malformed(_))));
+    fn a_reply_that_no_node_sends_is_an_error() {
+        let unknown = parse_peer_reply(b"HTTP/1.1 418 Teapot\r\nSluicegate-Reason: tea\r\n\r\n").unwrap_err();
+        assert_eq!(unknown, PeerReplyError::Unknown { status: 418, slug: "tea".to_owned() });
+        let refused = parse_peer_reply(b"HTTP/1.1 503 Nobody Home\r\n\r\n").unwrap_err();
+        assert_eq!(refused, PeerReplyError::Unknown { status: 503, slug: String::new() });
+        assert!(matches!(parse_peer_reply(b"SSH-2.0-x\r\n"), Err(PeerReplyError::Malformed(_))));
         let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'x'; HEAD_BYTES_MAX]].concat();
-        assert_eq!(parse_handover_reply(&endless), Err(HandoverError::TooLong));
+        assert_eq!(parse_peer_reply(&endless), Err(PeerReplyError::TooLong));
     }
 
     proptest! {
         #[test]
         fn no_reply_is_too_wild(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(Some(reply)) = parse_handover_reply(&bytes) {
+            if let Ok(Some(reply)) = parse_peer_reply(&bytes) {
                 prop_assert!(reply.len <= bytes.len());
             }
             prop_assert!(parse_hops(&bytes).len() <= bytes.len() + 1);
