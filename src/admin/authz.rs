@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::caller::{Caller, Operator, Viewer, audit};
 use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
 use super::{AdminState, status as shown};
-use crate::config::{Queries, Query};
+use crate::config::{Queries, RelationQuery};
 use crate::control::{CommandError, DiffReport, QueriesError};
 
 pub(super) async fn status(_viewer: Viewer, State(desk): State<AdminState>) -> Json<Value> {
@@ -54,7 +54,7 @@ pub(super) async fn compare(
 
 impl From<CandidateQueries> for Queries {
     fn from(candidate: CandidateQueries) -> Self {
-        let query = |sql: Option<String>| sql.map(|sql| Query { file: "candidate".into(), sql });
+        let query = |sql: Option<String>| sql.map(|sql| RelationQuery { file: "candidate".into(), sql });
         Self {
             credentials: query(candidate.credentials),
             grants: query(candidate.grants),

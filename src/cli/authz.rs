@@ -11,7 +11,7 @@ use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat, rfc3339};
 use crate::admin::{CandidateQueries, routes};
 use crate::authz::UnixMillis;
-use crate::config::Query;
+use crate::config::RelationQuery;
 use crate::store::Relation;
 
 #[derive(Clone, Debug, Subcommand)]
@@ -100,7 +100,7 @@ fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError
             Relation::Grants => &mut queries.grants,
             Relation::Devices => &mut queries.devices,
         };
-        let query = Query::try_from(file.clone()).map_err(CommandError::failed)?;
+        let query = RelationQuery::try_from(file.clone()).map_err(CommandError::failed)?;
         if place.replace(query.sql).is_some() {
             return Err(CommandError::failed(format!(
                 "there are two queries for {}; name one",

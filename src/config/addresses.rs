@@ -1,4 +1,4 @@
-//! `vpn.addresses`: who knows at which address the VPN has a device.
+//! `vpn.addresses`: the sources of the devices' VPN-side addresses.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,13 @@ use serde::Deserialize;
 
 use super::ConfigError;
 
-/// `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`.
+/// A source of device addresses: `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum AddressSource {
     /// The relation `devices`.
     Store,
-    /// Lines of `uuid address`, followed as they change.
+    /// A file with lines of `uuid address`, watched for changes.
     File(PathBuf),
     /// An OpenVPN server on this machine: its management socket, or its status file.
     OpenVpn(PathBuf),
@@ -36,11 +36,11 @@ impl TryFrom<String> for AddressSource {
     }
 }
 
-/// Whether it can be an interface's name; it becomes an argument of a command.
+/// True for a possible name of an interface. It becomes an argument of a command, so the check is strict.
 fn is_interface(name: &str) -> bool {
     let is_fine = |c: char| c.is_ascii_alphanumeric() || "_=+.-".contains(c);
     (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && name.chars().all(is_fine) && !name.starts_with('-')
 }
 
-/// The kernel's IFNAMSIZ, without the zero at its end.
+/// Bytes of an interface's name at most: the kernel's IFNAMSIZ without the final zero.
 const INTERFACE_BYTES_MAX: usize = 15;

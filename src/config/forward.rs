@@ -1,4 +1,4 @@
-//! `[forward]`: how this node and the others hand requests to each other.
+//! `[forward]`: this node's connections to its peers, the other nodes of the installation.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,30 +8,30 @@ use serde::Deserialize;
 
 use super::{Listen, ListenTls, ListenerKind, StoreUrl};
 
-/// The whole section; without `listen` the node stands alone.
+/// The section `[forward]`. Without `listen` the node stands alone.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Forward {
-    /// Where other nodes come to.
+    /// The address that listens for other nodes.
     pub listen: Option<SocketAddr>,
-    /// By what address they reach it; that of `listen` where that is one address.
+    /// The address by which other nodes reach this one. `None` stands for that of `listen`.
     pub advertise: Option<SocketAddr>,
-    /// What this node shows the others, and what it wants of theirs.
+    /// The certificates between nodes.
     pub tls: Option<ForwardTls>,
-    /// Where it writes that it lives, by a role that may do only that; `store.url` where there is none.
+    /// The store with the table of nodes, for a role that may write only there. `None` stands for `store.url`.
     pub directory_url: Option<StoreUrl>,
-    /// That role's password, read again with every connection.
+    /// The file with that role's password, read for each connection.
     pub directory_password_file: Option<PathBuf>,
-    /// Between two signs of life.
+    /// Time between two heartbeats of this node.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
-    /// Between two looks at those of the others.
+    /// Time between two reads of the other nodes' heartbeats.
     #[serde(with = "humantime_serde")]
     pub refresh: Duration,
-    /// A node without a sign of life for so long is gone.
+    /// Age of its last heartbeat at which a node counts as gone.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
-    /// Nodes that a request may come by before the one that holds the device.
+    /// Nodes that a request may pass before the node that has the device.
     pub hops_max: usize,
     /// Connections that each engine thread keeps ready for each node that it forwards to.
     pub idle_connections: usize,
@@ -62,7 +62,7 @@ impl Forward {
         Some(Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), from: ListenerKind::Peer, tls })
     }
 
-    /// By what address others reach this node; `None` where it stands alone.
+    /// The address by which other nodes reach this one; `None` where it stands alone.
     pub fn advertised(&self) -> Option<SocketAddr> {
         self.listen.map(|listen| self.advertise.unwrap_or(listen))
     }

@@ -1,56 +1,56 @@
-//! `authz.guard`: what stands between a read of the store and its publication, key by key.
+//! `[authz.guard]`: the limits that a read of the store must keep before it is published.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Every default is one that an ordinary day of an ordinary installation stays within.
+/// The section `[authz.guard]`. An ordinary installation stays within every default on an ordinary day.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
-    /// `false` publishes whatever decodes. There to prove that the guard is what catches a bad answer.
+    /// `false` publishes every answer that decodes. Meant for tests that show which answers the guard catches.
     pub enabled: bool,
-    /// Rows that may fail to decode. Their last good versions stay in force, also within the allowance.
+    /// Rows that may fail to decode. The last good version of such a row stays in force in any case.
     pub max_bad_rows: Allowance,
-    /// How many rows each relation may have at all.
+    /// Least and greatest number of rows of each relation.
     pub bounds: Bounds,
-    /// `principal:7 UUID:22` or `credential:0123456789abcdef UUID:22`: this must be permitted. Where the
-    /// device is does not matter, and for a principal neither does whether a credential of it is live.
+    /// Canaries that must be permitted, as `principal:7 UUID:22` or `credential:0123456789abcdef UUID:22`. The
+    /// device's location does not matter; a principal needs no live credential.
     pub must_allow: Vec<Canary>,
-    /// The same, and must not be permitted.
+    /// Canaries that must not be permitted.
     pub must_refuse: Vec<Canary>,
     /// Uuids of devices that must be online and have an address.
     pub must_locate: Vec<CanaryUuid>,
-    /// Rows of a relation that may vanish in one read with no revocation. An answer that empties a relation
-    /// or loses half of it holds in any case.
+    /// Rows of a relation that may vanish in one read without a revocation. An answer that loses half of a relation
+    /// or all of it is held in any case.
     pub max_loss: Allowance,
-    /// Grants that may turn to naming a principal or a target that is not there, in one read.
+    /// Grants that may, in one read, begin to name a principal or a target that does not exist.
     pub max_dangling: Allowance,
-    /// Devices whose addresses may turn to lying outside `vpn.allow`, in one read.
+    /// Devices whose addresses may, in one read, move outside `vpn.allow`.
     pub max_outside: Allowance,
-    /// Devices that may go offline in one read before the network is asked whether it is so.
+    /// Devices that may go offline in one read before the guard probes them over the network.
     pub max_unlocated: Allowance,
-    /// The port that is tried then. A refusal is an answer as well.
+    /// The port of that probe. A device that refuses the connection is reachable too.
     pub probe_port: u16,
-    /// How long the network has for its answer.
+    /// Time that a probe waits for an answer.
     #[serde(with = "humantime_serde")]
     pub probe_time: Duration,
-    /// Decisions that are remembered, to be put to every candidate; 0 turns the rule off.
+    /// Number of recent decisions that are replayed against every candidate; 0 turns the rule off.
     pub replay: usize,
-    /// Share of them that a candidate may refuse with no revocation.
+    /// Share of them that a candidate may refuse without a revocation.
     pub max_replay_failures: f64,
-    /// How long after a publication its refusals are put to the generation before as well; 0 turns it off.
+    /// Time after a publication in which refusals are also decided by the generation before; 0 turns it off.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     pub max_regressions: Regressions,
     pub on_regression: OnRegression,
 }
 
-/// Exceeded by a number that is above both.
+/// A limit as a share and as a number of rows. A count exceeds it where it is above both.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allowance {
-    /// Of all rows that it is about, from 0 to 1.
+    /// Share of all rows concerned, from 0 to 1.
     pub share: f64,
     pub rows: usize,
 }
@@ -63,7 +63,7 @@ pub struct Bounds {
     pub devices: Bound,
 }
 
-/// Both ends included; an absent one bounds nothing.
+/// A range of counts, both ends included. `None` stands for no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bound {
@@ -71,7 +71,7 @@ pub struct Bound {
     pub max: Option<usize>,
 }
 
-/// A question whose answer is known. Holds no secret: a credential is named by what `token list` calls it.
+/// A query whose decision is known in advance. It holds no secret: it names a credential by its id in `token list`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Canary {
@@ -82,43 +82,44 @@ pub struct Canary {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CanaryHolder {
-    /// By its number, as `principal list` shows it.
+    /// The number of a principal, as `principal list` shows it.
     Principal(i64),
-    /// By its id, as `token list` shows it.
+    /// The id of a credential, as `token list` shows it.
     Credential([u8; 8]),
 }
 
-/// 32 or 62 hexadecimal digits.
+/// A device's uuid of 32 or 62 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct CanaryUuid(pub String);
 
-/// Regressions are refusals that the generation before would have allowed, with no revocation or expiry to
-/// explain them. Several principals are asked for, so that nobody brings a right back by knocking.
+/// The limits on regressions: refusals that the generation before would have allowed, without a revocation or expiry
+/// that explains them. Several principals must be affected, so that one client cannot restore a right by repeated
+/// requests.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Regressions {
-    /// Distinct pairs of a principal and a device that are too many.
+    /// Number of distinct pairs of a principal and a device that is too many.
     pub pairs: usize,
-    /// From so many principals at least, for either limit.
+    /// Number of principals that must be affected, for either limit.
     pub principals: usize,
     /// Share of all decisions within ten seconds that is too much.
     pub share: f64,
-    /// From so many regressions on.
+    /// Number of regressions from which `share` counts.
     pub decisions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnRegression {
-    /// Go back to the generation before, with revocations on top, and hold what was rejected.
+    /// Publish the generation before again, with revocations on top, and hold the rejected one.
     Rollback,
-    /// Tell, and leave it in force.
+    /// Log it, and leave the generation in force.
     Alarm,
 }
 
 impl Allowance {
-    /// Whether `count` of `total` rows are more than may be.
+    /// True where `count` of `total` rows are more than allowed.
     pub fn is_exceeded_by(&self, count: usize, total: usize) -> bool {
         count > self.rows && count as f64 > self.share * total as f64
     }
@@ -175,7 +176,9 @@ impl TryFrom<String> for Canary {
             Some(Self { who, device, port: port.parse().ok().filter(|port| *port > 0)? })
         };
         parsed().ok_or_else(|| {
-            format!("`{text}` is no canary; write `principal:NUMBER UUID:PORT` or `credential:ID UUID:PORT`")
+            format!(
+                "`{text}` is not a canary; write `principal:NUMBER UUID:PORT` or `credential:ID UUID:PORT`"
+            )
         })
     }
 }
@@ -188,7 +191,7 @@ impl TryFrom<String> for CanaryUuid {
         if is_uuid {
             Ok(Self(text))
         } else {
-            Err(format!("`{text}` is no device's uuid; those have 32 or 62 hexadecimal digits"))
+            Err(format!("`{text}` is not a device's uuid, which has 32 or 62 hexadecimal digits"))
         }
     }
 }
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_names_who_by_a_number_or_by_a_credentials_id() {
+    fn a_canary_names_a_principal_by_its_number_or_a_credential_by_its_id() {
         let device = CanaryUuid(UUID.to_owned());
         let principal = canary(&format!("principal:7 {UUID}:22")).unwrap();
         assert_eq!(principal, Canary { who: CanaryHolder::Principal(7), device: device.clone(), port: 22 });
@@ -214,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_canary_is_told_with_how_to_write_one() {
+    fn a_text_that_is_no_canary_is_refused_with_the_right_form() {
         for text in ["", "7", "principal:x u:22", &format!("principal:7 {UUID}"), &format!("alice {UUID}:22")]
         {
-            let told = canary(text).unwrap_err();
-            assert!(told.contains("principal:NUMBER UUID:PORT"), "{told}");
+            let refusal = canary(text).unwrap_err();
+            assert!(refusal.contains("principal:NUMBER UUID:PORT"), "{refusal}");
         }
         assert!(canary(&format!("principal:7 {UUID}:0")).is_err(), "nobody can dial port 0");
     }

@@ -1,6 +1,6 @@
 //! Reads a configuration file, with the environment's overrides on top.
 //!
-//! What is wrong is told with file, line and key, and for an unknown key with the nearest known one.
+//! An error names the file, the line and the key; for an unknown key it names the nearest known key.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::overrides::Overrides;
 use super::validate::{self, KeyProblem};
 use super::{Config, Listen, PostgresUrl, StoreUrl, Vpn};
 
-/// What is wrong with a configuration, where, and what to do.
+/// An error in a configuration, its position, and the remedy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     #[error("{path} cannot be read: {detail}")]
@@ -21,14 +21,14 @@ pub enum ConfigError {
     Wrong { position: FilePosition, problem: String },
     #[error("the environment's {variable}: {problem}")]
     Override { variable: String, problem: String },
-    #[error("`{scheme}` is no store; use `sqlite:PATH` or `postgres://USER@HOST/DATABASE`")]
+    #[error("`{scheme}` is not a store; use `sqlite:PATH` or `postgres://USER@HOST/DATABASE`")]
     StoreUrl { scheme: String },
     #[error(
-        "this is no PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
+        "this is not a PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
     )]
     StorePostgresUrl { detail: String },
     #[error(
-        "`{name}` is no source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or \
+        "`{name}` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or \
          `wireguard:INTERFACE`"
     )]
     AddressSource { name: String },
@@ -38,7 +38,7 @@ pub enum ConfigError {
     Query { file: String, detail: String },
 }
 
-/// Where in a file something stands; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
+/// A position in a configuration file; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FilePosition {
     pub file: Option<String>,
@@ -47,7 +47,7 @@ pub struct FilePosition {
     pub key: Option<String>,
 }
 
-/// Where the embedded store lives: systemd's state folder, else the XDG one.
+/// The folder of the embedded store and of the node's state: systemd's state folder, else the XDG one.
 pub fn state_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("STATE_DIRECTORY") {
         return folder.into();
@@ -62,10 +62,10 @@ pub fn state_folder() -> PathBuf {
 }
 
 impl Config {
-    /// Reads `path` and puts the overrides among `environment` on top; see [`environment`](super::environment).
+    /// Reads `path` and applies the overrides in `environment`; see [`environment`](super::environment).
     ///
-    /// Without a file a node runs on the embedded defaults, which allow devices on loopback. A file has to
-    /// name the networks of its devices.
+    /// Without a file, a node runs on the embedded defaults, which allow devices on loopback. A file must name the
+    /// networks of its devices.
     pub fn load(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -74,8 +74,8 @@ impl Config {
         Self::load_with(path, environment, nothing_more).map(|(config, ())| config)
     }
 
-    /// Loads a configuration, and with it what `read` makes of the files that the configuration names. An error of
-    /// `read` is reported with the line of its key, as an error in the configuration itself is.
+    /// Loads a configuration as [`load`](Self::load) does, and passes it to `read`, which reads files that it names. An
+    /// error of `read` is reported with the position of its key.
     pub fn load_with<T, E: Into<KeyProblem>>(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -128,14 +128,14 @@ impl TryFrom<String> for StoreUrl {
         match url.split_once(':') {
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
             Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Box::new(PostgresUrl::parse(&url)?))),
-            // No more of it is repeated: a URL can hold a password.
+            // The rest is not repeated: a URL can hold a password.
             Some((scheme, _)) => Err(ConfigError::StoreUrl { scheme: format!("{scheme}:") }),
             None => Err(ConfigError::StoreUrl { scheme: url }),
         }
     }
 }
 
-/// A file's text and name; no name for what is in no file.
+/// The text of a configuration, and its file's name; `None` for a text that is in no file.
 struct ConfigText {
     name: Option<String>,
     text: String,
@@ -155,11 +155,11 @@ impl ConfigText {
         Self { name: None, text: format!("[vpn]\nallow = [{}]\n", networks.join(", ")) }
     }
 
-    /// The configuration with `overrides` on top. It is written out and read again, so that what is wrong
-    /// has a place, and by that place a key, and by that key a variable.
+    /// Reads the configuration with `overrides` on top. The merged text is written out and parsed again, so that an
+    /// error has a position, the position a key, and the key a variable.
     fn overridden(&self, overrides: &Overrides) -> Result<Config, ConfigError> {
         let mut table: Table = toml::from_str(&self.text).map_err(|error| self.explain(&error))?;
-        // The default listener is one that can be overridden as well.
+        // The default listener can be overridden too.
         table.entry(LISTEN).or_insert_with(|| {
             let listen = |each: &Listen| {
                 Value::Table(Table::from_iter([(ADDRESS.to_owned(), each.address.to_string().into())]))
@@ -202,7 +202,7 @@ impl ConfigText {
         FilePosition { file: self.name.clone(), position, key }
     }
 
-    /// The dotted key whose name or value stands at `offset`.
+    /// The dotted key whose name or value is at `offset`.
     fn key_at(&self, offset: usize) -> Option<String> {
         let document = DeTable::parse(&self.text).ok()?;
         let mut keys = Vec::new();
@@ -226,7 +226,7 @@ impl ConfigText {
     }
 }
 
-/// Tells of every key below `table`, outer ones first: its dotted name, and what it and its value span.
+/// Calls `record` for every key below `table`, outer ones first, with its dotted name and the span of key and value.
 fn visit(table: &DeTable<'_>, prefix: &str, record: &mut impl FnMut(&str, std::ops::Range<usize>)) {
     for (name, value) in table {
         let key = format!("{prefix}{}", name.get_ref());
@@ -252,12 +252,12 @@ fn visit_value(
     }
 }
 
-/// The parser's word, in one line: its own go over several for a mistake of syntax.
+/// The parser's message in one line; for a mistake of syntax it has several.
 fn problem(error: &toml::de::Error) -> String {
     with_nearest(error.message()).replace('\n', ", ")
 }
 
-/// Adds the nearest known key to the parser's word about an unknown one.
+/// Adds the nearest known key to the parser's message about an unknown one.
 fn with_nearest(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let (true, Some(unknown)) = (message.starts_with("unknown field"), quoted.next()) else {

@@ -1,5 +1,5 @@
-//! The TOML file as types: every key, its default and its unit. [`Config::load`] reads a file and the
-//! environment's overrides into them.
+//! The configuration file as values: every key, its default and its unit. [`Config::load`] reads the file and the
+//! environment's overrides.
 
 mod addresses;
 mod forward;
@@ -29,14 +29,14 @@ pub use guard::{
 pub use load::{ConfigError, FilePosition, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
-pub use queries::{Queries, Query};
+pub use queries::{Queries, RelationQuery};
 pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
 pub use tokens::{SubjectClaims, TokenSigner};
 pub use validate::{KeyProblem, is_node_name};
 
-/// A whole configuration. [`Config::load`] gives a checked one; `Config::default()` is every key's default,
-/// which allows no device at all.
+/// A whole configuration. [`Config::load`] returns a checked one. `Config::default()` has every key's default, which
+/// allows no device at all.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -58,20 +58,20 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     pub url: StoreUrl,
-    /// Whose schema it has.
+    /// The schema of the database.
     pub profile: Profile,
-    /// Holds the password of a PostgreSQL store, read again with every connection. Without it, the URL's
-    /// or the environment's PGPASSWORD is used.
+    /// A file with the password of a PostgreSQL store, read for each connection. Without it, the password in the URL
+    /// or in the environment's PGPASSWORD is used.
     pub password_file: Option<PathBuf>,
-    /// For one host of a PostgreSQL store to accept a connection.
+    /// Time that one host of a PostgreSQL store has to accept a connection.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// For a PostgreSQL store to begin an answer, or to go on with one.
+    /// Time that a PostgreSQL store has to begin an answer, or to continue it.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
 }
 
-/// A schema that there are queries for. One of the operator's own has `authz.queries`, in the place of either's.
+/// A database schema that sluicegate has queries for. `authz.queries` replaces them for any other schema.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
@@ -81,7 +81,7 @@ pub enum Profile {
     OpenBalena,
 }
 
-/// `sqlite:PATH` or `postgres://…`.
+/// The store's address: `sqlite:PATH` or `postgres://…`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum StoreUrl {
@@ -94,22 +94,22 @@ pub enum StoreUrl {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     pub address: SocketAddr,
-    /// What may follow a uuid in the CONNECT target, without the dot.
+    /// Suffixes that may follow a uuid in the CONNECT target, without the dot.
     #[serde(default = "default_suffixes")]
     pub suffixes: Vec<String>,
-    /// Networks of load balancers, which say who the client is by a PROXY header (version 1 or 2). Where there
-    /// are any, a client that comes from elsewhere or without a header is refused.
+    /// Networks of load balancers, which name their client by a PROXY header (version 1 or 2). Where this is set, a
+    /// connection from elsewhere or without a header is refused.
     #[serde(default)]
     pub proxy_from: Vec<IpNet>,
-    /// Who comes to it.
+    /// The kind of its clients.
     #[serde(skip)]
     pub from: ListenerKind,
-    /// Clients speak TLS; behind a load balancer, after its header.
+    /// TLS with the clients. Behind a load balancer it begins after the PROXY header.
     #[serde(default)]
     pub tls: Option<ListenTls>,
 }
 
-/// Who comes to a listener.
+/// The clients of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ListenerKind {
     #[default]
@@ -125,7 +125,7 @@ pub struct Engine {
     pub threads: usize,
     pub forwarding: Forwarding,
     pub kernel_tls: KernelTls,
-    /// How long a thread that was busy a moment ago looks on before it sleeps; 0 turns it off.
+    /// Time that a thread which was busy a moment ago spins before it sleeps; 0 turns it off.
     #[serde(with = "humantime_serde")]
     pub busy_poll: Duration,
     /// Capacity of one splice pipe, in bytes; the kernel rounds up to a power of two of pages.
@@ -136,7 +136,7 @@ pub struct Engine {
     pub buffers: u16,
 }
 
-/// How bytes move. Anything but `auto` is there so that the paths can be compared.
+/// The path of the bytes. Values other than `auto` exist to compare the paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forwarding {
@@ -144,17 +144,17 @@ pub enum Forwarding {
     Auto,
     Copy,
     Splice,
-    /// The ring's own splice operation, which the kernel always hands to a worker thread.
+    /// The ring's own splice operation, which the kernel always runs on a worker thread.
     RingSplice,
 }
 
-/// Who opens and seals the records of a tunnel by TLS.
+/// The place where the records of a TLS tunnel are opened and sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelTls {
-    /// The kernel, where it can.
+    /// In the kernel, where it can.
     Auto,
-    /// The relay itself.
+    /// In the relay itself.
     Off,
 }
 
@@ -165,36 +165,35 @@ pub struct Limits {
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,
-    /// Tokens that nobody holds, from one IPv4 /24 or IPv6 /64, before it is told to come back later; 0 is no
-    /// bound.
+    /// Unknown tokens per minute from one IPv4 /24 or IPv6 /64, after which its clients get 429; 0 is no bound.
     pub unknown_tokens_per_minute: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// From accept to the end of the head.
+    /// Time from accept to the end of the head.
     #[serde(with = "humantime_serde")]
     pub head: Duration,
-    /// From the decision to a connected device.
+    /// Time from the decision to the connection with the device.
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// No byte in either direction.
+    /// Time without a byte in either direction, after which a tunnel ends.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// One direction has ended and the other moves nothing.
+    /// Time without a byte after one direction has ended, after which a tunnel ends.
     #[serde(with = "humantime_serde")]
     pub half_closed: Duration,
-    /// From SIGTERM to the end of the tunnels that are still open.
+    /// Time from SIGTERM to the end of the tunnels that are still open.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// For another node to answer a request that was handed to it, its own dial included.
+    /// Time that a peer has to answer a forwarded request, its own dial included.
     #[serde(with = "humantime_serde")]
     pub forward: Duration,
-    /// Silence before TCP probes a peer, on both sides; the kernel wants whole seconds.
+    /// Silence after which TCP probes the other end, for clients and devices. The kernel counts whole seconds.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
-    /// Unacknowledged bytes or probes for this long end a connection, on both sides.
+    /// Time that bytes or probes may stay unacknowledged before the connection ends, for clients and devices.
     #[serde(with = "humantime_serde")]
     pub user_timeout: Duration,
 }
@@ -202,52 +201,52 @@ pub struct Timeouts {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vpn {
-    /// Networks that a device address must lie in. Nothing is dialled outside them, and a file has to name
-    /// them; only a node without a file starts with loopback.
+    /// Networks of the device addresses. Nothing is dialled outside them. A file must name them; only a node without a
+    /// file starts with loopback.
     pub allow: Vec<IpNet>,
-    /// Who is asked, in this order, at which address the VPN has a device.
+    /// Sources of device addresses, in the order in which they are used.
     pub addresses: Vec<AddressSource>,
-    /// Which device a WireGuard peer is: lines of `PUBLIC-KEY uuid`.
+    /// A file that names the device of each WireGuard peer: lines of `PUBLIC-KEY uuid`.
     pub wireguard_peers: Option<PathBuf>,
-    /// How old a WireGuard peer's latest handshake may be. A peer that is spoken to makes one every two minutes.
+    /// Age of a WireGuard peer's latest handshake at most. A peer with traffic makes one every two minutes.
     #[serde(with = "humantime_serde")]
     pub wireguard_max_age: Duration,
-    /// What is called with `show INTERFACE dump`.
+    /// The command that is called with `show INTERFACE dump`.
     pub wireguard_command: PathBuf,
-    /// Binds the device side to an interface (SO_BINDTODEVICE).
+    /// Network interface that connections to devices are bound to (SO_BINDTODEVICE).
     pub interface: Option<String>,
     /// This node's name. A device whose row names another node is not dialled here.
     pub node: Option<String>,
-    /// The store is told which devices are at `addresses`, by the role that keeps the directory of nodes.
+    /// Reports to the store which devices are at `addresses`, by the role of `forward.directory_url`.
     pub report: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Authz {
-    /// How often the store is asked for changes.
+    /// Time between two polls of the store for changes.
     #[serde(with = "humantime_serde")]
     pub refresh: Duration,
-    /// How often the store is read whole.
+    /// Time between two full reads of the store.
     #[serde(with = "humantime_serde")]
     pub reconcile: Duration,
-    /// Without word from the store for this long, nothing is decided any more.
+    /// Age of the last answer of the store at which no request is decided any more.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
-    /// A standby that is further behind its primary is not read where another host is not.
+    /// Lag behind its primary beyond which a standby is not read while another host is less far behind.
     #[serde(with = "humantime_serde")]
     pub max_replica_lag: Duration,
-    /// How often a store whose queries were replaced is read: whole, since it has no outbox.
+    /// Time between two reads of a store whose queries were replaced. Each is a full read, since there is no outbox.
     #[serde(with = "humantime_serde")]
     pub reread: Duration,
-    /// Whose session tokens are taken beside opaque ones.
+    /// Signers whose session tokens are accepted, besides opaque tokens.
     pub tokens: Vec<TokenSigner>,
-    /// For a schema of the operator's own.
+    /// Queries for a schema of the operator's own.
     pub queries: Queries,
-    /// The folder in which the last good snapshot is kept for a restart without the store. The state folder
-    /// where a configuration was read, and nothing is kept where none was.
+    /// The folder with the last good snapshot, for a restart without the store. Loading a configuration sets it to the
+    /// state folder where it is absent; `None` keeps nothing.
     pub state: Option<PathBuf>,
-    /// What a read of the store must pass before it decides anything.
+    /// The checks that a read of the store must pass before it is published.
     pub guard: Guard,
 }
 
@@ -255,39 +254,39 @@ pub struct Authz {
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     pub address: SocketAddr,
-    /// For what changes something, and for what is nobody else's business: for this user's processes.
-    /// `admin.sock` in the state folder where a configuration was read, and nothing where none was.
+    /// The local socket, for commands that change something or show sessions. Only this user's processes may open it.
+    /// Loading a configuration sets it to `admin.sock` in the state folder where it is absent; `None` opens none.
     pub socket: Option<PathBuf>,
-    /// Whose members may open the socket as well.
+    /// A group whose members may open the socket too.
     pub socket_group: Option<String>,
-    /// A file with the token that lets one change something over TCP, and see sessions. Without it the admin
-    /// address only shows.
+    /// A file with the token for changes and for the list of sessions over TCP. Without it, the admin address is
+    /// read-only.
     pub token_file: Option<PathBuf>,
 }
 
-/// The node as a client of its own listener.
+/// The self probe: the node as a client of its own listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
-    /// Between two probes; 0 turns them off.
+    /// Time between two probes; 0 turns them off.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// The uuid of a device to open a tunnel to. Without one a probe ends with the decision.
+    /// The uuid of a device to open a tunnel to. Without it, a probe ends with the decision.
     pub device: Option<CanaryUuid>,
     pub port: u16,
-    /// A file with the token that may reach the device, read for each probe.
+    /// A file with a token that may reach the device, read for each probe.
     pub token_file: Option<PathBuf>,
 }
 
-/// Events are written to each place that is named, and nowhere where none is.
+/// The destinations of audit events. Each one that is set gets every event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// One JSON object per line, appended; opened anew on SIGHUP.
+    /// A file that gets one JSON object per line. It is opened again on SIGHUP.
     pub path: Option<PathBuf>,
-    /// To the system's journal, a field for each member.
+    /// Writes events to the system's journal, with a field for each member.
     pub journald: bool,
-    /// Refusals by one IPv4 address or IPv6 /64 that are written one by one within 10 s; more are summed.
+    /// Refusals of one IPv4 address or IPv6 /64 in 10 s that are written one by one; further ones are summed up.
     pub refusals_per_source: u32,
 }
 
@@ -296,7 +295,7 @@ pub struct Audit {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// To the system's journal, with fields, in the place of stderr.
+    /// Writes to the system's journal, with fields, instead of stderr.
     pub journald: bool,
 }
 
@@ -318,33 +317,33 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// With clients or with other nodes.
+    /// True where the node speaks TLS with clients or with other nodes.
     pub fn speaks_tls(&self) -> bool {
         self.forward.tls.is_some() || self.listen.iter().any(|listen| listen.tls.is_some())
     }
 }
 
 impl Vpn {
-    /// Whether a device address may be dialled, whatever the store says. An IPv4-mapped IPv6 address is
-    /// judged as the IPv4 address that the kernel would dial.
+    /// True where a device address may be dialled, whatever the store says. An IPv4-mapped IPv6 address counts as the
+    /// IPv4 address that the kernel would dial.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.allow.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether every address is from the VPN, and none from the store.
+    /// True where every device address is from the VPN, and none from the store.
     pub fn knows_addresses(&self) -> bool {
         !self.addresses.contains(&AddressSource::Store)
     }
 }
 
 impl Listen {
-    /// Whether clients are behind a load balancer.
+    /// True where clients are behind a load balancer.
     pub fn is_proxied(&self) -> bool {
         !self.proxy_from.is_empty()
     }
 
-    /// Whether a PROXY header comes before the head.
+    /// True where a PROXY header precedes the head.
     pub fn has_proxy_header(&self) -> bool {
         self.is_proxied() || self.from == ListenerKind::Peer
     }
@@ -356,7 +355,7 @@ impl Listen {
 }
 
 impl Authz {
-    /// Whether a session token can say who asks by a secret, which then has to be among the credentials.
+    /// True where a session token may name its subject by a secret, which must then be among the credentials.
     pub fn takes_login_secrets(&self) -> bool {
         self.tokens.iter().any(|signer| matches!(signer.who, SubjectClaims::Secret { .. }))
     }
@@ -399,7 +398,7 @@ impl Default for Probe {
     }
 }
 
-/// Of the SSH server on a balenaOS device.
+/// Port of the SSH server on a balenaOS device.
 const DEVICE_PORT: u16 = 22_222;
 
 impl Default for Store {
@@ -455,7 +454,7 @@ impl Default for Timeouts {
 }
 
 impl Vpn {
-    /// What the embedded default and the demo allow.
+    /// The networks of the embedded default and of the demo.
     pub fn loopback() -> Self {
         let v4 = IpNet::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8).expect("8 is a valid prefix");
         let v6 = IpNet::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128).expect("128 is a valid prefix");

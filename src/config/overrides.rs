@@ -1,8 +1,8 @@
-//! The environment on top of a file: `SLUICEGATE_SECTION__KEY` sets `section.key`.
+//! Overrides from the environment: `SLUICEGATE_SECTION__KEY` sets `section.key`.
 //!
-//! An element of a list is named by its place, from 0: `SLUICEGATE_LISTEN__0__ADDRESS`. A value is TOML
-//! where it reads as TOML (`5`, `true`, `["10.8.0.0/16"]`), else text (`3s`). A variable with no `__` is
-//! no override, as `SLUICEGATE_TOKEN` is none.
+//! The place of an element in a list counts from 0: `SLUICEGATE_LISTEN__0__ADDRESS`. A value that parses as TOML is
+//! TOML (`5`, `true`, `["10.8.0.0/16"]`); any other is text (`3s`). A variable without `__`, such as
+//! `SLUICEGATE_TOKEN`, is no override.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub fn environment() -> Result<Vec<(String, String)>, ConfigError> {
         .collect()
 }
 
-/// In the order of their keys, so that the environment's order means nothing.
+/// All overrides, sorted by their keys, so that the environment's order does not matter.
 pub(super) struct Overrides(Vec<Override>);
 
 struct Override {
@@ -62,7 +62,7 @@ impl Overrides {
         self.0.iter().try_for_each(|each| each.apply(table))
     }
 
-    /// The variable that set the dotted `key`, something in it, or the whole that it is a part of.
+    /// The variable that set the dotted `key`, a part of it, or a section that contains it.
     pub fn variable_of(&self, key: &str) -> Option<&str> {
         let is_part = |part: &str, whole: &str| {
             part.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -84,7 +84,7 @@ impl Override {
         let wrong = |problem| ConfigError::Override { variable: self.variable.clone(), problem };
         let mut steps = self.steps.iter().peekable();
         let Some(KeyStep::Key(section)) = steps.next() else {
-            return Err(wrong("names a place in a list, but no list".to_owned()));
+            return Err(wrong("begins with a place in a list; name the list first".to_owned()));
         };
         let mut at = table.entry(section.clone()).or_insert_with(|| empty_for(steps.peek()));
         while let Some(step) = steps.next() {
@@ -104,7 +104,7 @@ impl Override {
                 (Value::Array(_), KeyStep::Key(key)) => {
                     return Err(wrong(format!("`{key}` should be a place in a list, from 0")));
                 }
-                (_, step) => return Err(wrong(format!("`{step}` lies below a key that is no section"))),
+                (_, step) => return Err(wrong(format!("`{step}` is below a key that is not a section"))),
             };
         }
         *at = self.value.clone();
@@ -121,7 +121,7 @@ impl fmt::Display for KeyStep {
     }
 }
 
-/// `None` for a variable that is no override.
+/// The parts of the dotted key that a variable names; `None` for a variable that is no override.
 fn steps(variable: &str) -> Option<Vec<KeyStep>> {
     let keys = variable.strip_prefix(PREFIX)?;
     let step = |key: &str| match key.parse() {
@@ -131,7 +131,7 @@ fn steps(variable: &str) -> Option<Vec<KeyStep>> {
     keys.contains("__").then(|| keys.split("__").map(step).collect())
 }
 
-/// No key is a date, so what reads as one is text.
+/// Reads the value of a variable. No key is a date, so a value that parses as one is text.
 fn read_value(text: String) -> Value {
     match text.parse() {
         Ok(Value::Datetime(_)) | Err(_) => Value::String(text),
@@ -139,7 +139,7 @@ fn read_value(text: String) -> Value {
     }
 }
 
-/// What a step leads into where nothing is there yet.
+/// The empty list or table that the next step needs.
 fn empty_for(next: Option<&&KeyStep>) -> Value {
     match next {
         Some(KeyStep::Place(_)) => Value::Array(Vec::new()),

@@ -1,4 +1,4 @@
-//! `postgres://…` as libpq reads it: taken apart once, and never shown with its password.
+//! Parses `postgres://…` as libpq does. The password is never shown.
 
 use std::error::Error;
 use std::fmt;
@@ -9,21 +9,21 @@ use tokio_postgres::config::Host;
 
 use super::ConfigError;
 
-/// Where a PostgreSQL store is and how it wants to be spoken to.
+/// The address of a PostgreSQL store and its connection options.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
-    /// All hosts, the database, user and password, and what else the driver knows by itself.
+    /// All hosts, the database, user and password, and the options that the driver knows itself.
     driver: tokio_postgres::Config,
-    pub tls: Tls,
-    pub target: Target,
+    pub tls: PostgresTls,
+    pub target: TargetSession,
 }
 
-/// What the URL says about TLS, as libpq means it.
+/// The TLS options of the URL, with libpq's meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
+pub struct PostgresTls {
     pub mode: TlsMode,
     pub root: RootCertificates,
-    /// `sslcert` and `sslkey`: what this node proves itself by.
+    /// `sslcert` and `sslkey`: this node's own certificate.
     pub client: Option<ClientCertificate>,
 }
 
@@ -31,21 +31,21 @@ pub struct Tls {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsMode {
     Disable,
-    /// TLS where the server has it. Whose it is, is not looked at.
+    /// TLS where the server has it. The server's certificate is not checked.
     #[default]
     Prefer,
-    /// TLS or nothing. Whose it is, is looked at only where `sslrootcert` is given.
+    /// TLS or no connection. The server's certificate is checked only where `sslrootcert` is given.
     Require,
     /// The server's certificate must lead to a root.
     VerifyCa,
-    /// And be for the host that was dialled.
+    /// The server's certificate must lead to a root and be for the host that was dialled.
     VerifyFull,
 }
 
 /// `sslrootcert`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RootCertificates {
-    /// Those that the machine trusts; `sslrootcert=system` says so too.
+    /// The roots that the machine trusts, also by `sslrootcert=system`.
     #[default]
     System,
     File(PathBuf),
@@ -57,9 +57,9 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
-/// `target_session_attrs`: which of the hosts will do.
+/// `target_session_attrs`: the kind of host that is acceptable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Target {
+pub enum TargetSession {
     #[default]
     Any,
     ReadWrite,
@@ -76,7 +76,7 @@ impl PostgresUrl {
         let (base, own, others) = split(url);
         let driver: tokio_postgres::Config =
             format!("{base}{others}").parse().map_err(|error: tokio_postgres::Error| {
-                // The driver's own words name the option, never its value.
+                // The driver's message names the option, never its value.
                 wrong(error.source().map_or(error.to_string(), ToString::to_string))
             })?;
         if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
@@ -85,7 +85,7 @@ impl PostgresUrl {
         if driver.get_user().is_none() {
             return Err(wrong("it names no user".to_owned()));
         }
-        let (mut tls, mut target) = (Tls::default(), Target::default());
+        let (mut tls, mut target) = (PostgresTls::default(), TargetSession::default());
         let (mut certificate, mut key) = (None, None);
         for (name, value) in own {
             match name {
@@ -105,13 +105,13 @@ impl PostgresUrl {
         Ok(Self { driver, tls, target })
     }
 
-    /// Not to be used as it is: `tls` and `target` are not in it, and no timeout of ours.
+    /// The driver's configuration. It lacks `tls`, `target` and our timeouts, so do not connect with it as it is.
     pub fn driver(&self) -> &tokio_postgres::Config {
         &self.driver
     }
 }
 
-/// Without the password and without parameters.
+/// Shows the URL without its password and parameters.
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let driver = &self.driver;
@@ -140,9 +140,10 @@ impl fmt::Debug for PostgresUrl {
     }
 }
 
-/// The URL up to its parameters, the parameters that are read here, decoded, and the others as they were.
+/// Splits a URL into the part before its parameters, the parameters that are read here (decoded), and the others
+/// (unchanged).
 fn split(url: &str) -> (&str, Vec<(&str, String)>, String) {
-    // A password may hold what would begin the parameters elsewhere.
+    // A password may hold a `?`, which begins the parameters elsewhere.
     let credentials_end = url.find('@').unwrap_or(0);
     let Some(begin) = url[credentials_end..].find('?').map(|begin| credentials_end + begin) else {
         return (url, Vec::new(), String::new());
@@ -170,7 +171,7 @@ fn one_of<T: Copy>(name: &str, value: &str, known: &[(&str, T)]) -> Result<T, Co
     })
 }
 
-/// Of the parameters, those that the driver does not know or reads in another way than libpq.
+/// Parameters that the driver does not know or reads differently from libpq.
 const OWN_PARAMETERS: [&str; 5] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs"];
 
 const TLS_MODES: [(&str, TlsMode); 5] = [
@@ -181,16 +182,16 @@ const TLS_MODES: [(&str, TlsMode); 5] = [
     ("verify-full", TlsMode::VerifyFull),
 ];
 
-const TARGETS: [(&str, Target); 6] = [
-    ("any", Target::Any),
-    ("read-write", Target::ReadWrite),
-    ("read-only", Target::ReadOnly),
-    ("primary", Target::Primary),
-    ("standby", Target::Standby),
-    ("prefer-standby", Target::PreferStandby),
+const TARGETS: [(&str, TargetSession); 6] = [
+    ("any", TargetSession::Any),
+    ("read-write", TargetSession::ReadWrite),
+    ("read-only", TargetSession::ReadOnly),
+    ("primary", TargetSession::Primary),
+    ("standby", TargetSession::Standby),
+    ("prefer-standby", TargetSession::PreferStandby),
 ];
 
-/// Where a URL names no port.
+/// The port of a URL that names none.
 pub const POSTGRES_PORT: u16 = 5432;
 
 #[cfg(test)]
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libpq_knows_and_the_driver_does_not_is_read() {
+    fn options_that_libpq_knows_and_the_driver_does_not_are_read() {
         let url = parsed(
             "postgres://relay@db/rights?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem&sslcert=a&sslkey=b\
              &target_session_attrs=prefer-standby&application_name=relay-1",
@@ -228,13 +229,13 @@ mod tests {
         assert_eq!(url.tls.mode, TlsMode::VerifyFull);
         assert_eq!(url.tls.root, RootCertificates::File("/etc/ca.pem".into()));
         assert_eq!(url.tls.client, Some(ClientCertificate { certificate: "a".into(), key: "b".into() }));
-        assert_eq!(url.target, Target::PreferStandby);
+        assert_eq!(url.target, TargetSession::PreferStandby);
         assert_eq!(url.driver().get_application_name(), Some("relay-1"));
     }
 
     #[test]
-    fn each_mistake_is_told_without_the_password() {
-        for (url, told) in [
+    fn each_mistake_is_reported_without_the_password() {
+        for (url, reason) in [
             ("postgres://a:secret@h/d?sslmode=never", "sslmode `never` is none of disable, prefer, require"),
             ("postgres://a:secret@h/d?target_session_attrs=x", "`x` is none of any, read-write"),
             ("postgres://a:secret@h/d?sslcert=x", "sslcert and sslkey go together"),
@@ -244,7 +245,7 @@ mod tests {
             ("postgres://h/d", "it names no user"),
         ] {
             let refusal = refusal(url);
-            assert!(refusal.contains(told) && !refusal.contains("secret"), "{url}: {refusal}");
+            assert!(refusal.contains(reason) && !refusal.contains("secret"), "{url}: {refusal}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Queries that an operator put in the place of ours, each in a file of SQL.
+//! `[authz.queries]`: the operator's queries in place of ours, each in an SQL file.
 
 use std::path::PathBuf;
 
@@ -6,22 +6,21 @@ use serde::Deserialize;
 
 use super::ConfigError;
 
-/// By which queries the relations are read, where not by those on the reference schema.
+/// The queries that replace those of the store's profile.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queries {
-    pub credentials: Option<Query>,
-    pub grants: Option<Query>,
-    pub devices: Option<Query>,
+    pub credentials: Option<RelationQuery>,
+    pub grants: Option<RelationQuery>,
+    pub devices: Option<RelationQuery>,
 }
 
-/// A SELECT, as its file said when the configuration was read: a file that changes later counts from when
-/// the configuration is read again.
+/// A SELECT, read from its file together with the configuration. A later change of the file counts after a reload.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "PathBuf")]
-pub struct Query {
+pub struct RelationQuery {
     pub file: PathBuf,
-    /// Without the semicolon that may end it.
+    /// The query, without a final semicolon.
     pub sql: String,
 }
 
@@ -30,9 +29,11 @@ impl Queries {
         self.credentials.is_some() || self.grants.is_some() || self.devices.is_some()
     }
 
-    /// These queries, but for those that `others` has in their place.
+    /// These queries, with those of `others` in their place where there are some.
     pub fn replaced_by(&self, others: &Self) -> Self {
-        let either = |ours: &Option<Query>, other: &Option<Query>| other.as_ref().or(ours.as_ref()).cloned();
+        let either = |ours: &Option<RelationQuery>, other: &Option<RelationQuery>| {
+            other.as_ref().or(ours.as_ref()).cloned()
+        };
         Self {
             credentials: either(&self.credentials, &others.credentials),
             grants: either(&self.grants, &others.grants),
@@ -41,7 +42,7 @@ impl Queries {
     }
 }
 
-impl TryFrom<PathBuf> for Query {
+impl TryFrom<PathBuf> for RelationQuery {
     type Error = ConfigError;
 
     fn try_from(file: PathBuf) -> Result<Self, ConfigError> {

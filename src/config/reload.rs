@@ -1,9 +1,9 @@
-//! Which keys a running node takes over from a configuration that is read again.
+//! The keys that a running node applies when its configuration is reloaded.
 
 use super::{Authz, Config, Guard, Log, Profile};
 
 impl Config {
-    /// The sections and keys in which `next` differs and that only a restart takes over.
+    /// The sections and keys in which `next` differs and that need a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let taken = self.with_reloaded(next);
         let Authz { max_stale, max_replica_lag, reread, state, guard, .. } = &taken.authz;
@@ -20,7 +20,7 @@ impl Config {
             ("authz.max_stale", *max_stale != other.max_stale),
             ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
             ("authz.reread", *reread != other.reread),
-            // By other queries, which are put together at start.
+            // Logins need other queries, which are composed at start.
             ("authz.tokens", self.reads_logins() != next.reads_logins()),
             ("authz.state", *state != other.state),
             ("authz.guard.enabled", *enabled != other.guard.enabled),
@@ -39,9 +39,8 @@ impl Config {
         self.store.profile == Profile::OpenBalena && self.authz.takes_login_secrets()
     }
 
-    /// This configuration with all of `next` that a running node takes over: what the files of `listen.tls`
-    /// hold, `authz.tokens`, `authz.queries`, `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and
-    /// `log.level`.
+    /// This configuration with the keys of `next` that a running node applies: `authz.tokens`, `authz.queries`,
+    /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
     fn with_reloaded(&self, next: &Self) -> Self {
         let guard = Guard {
             enabled: self.authz.guard.enabled,
@@ -58,10 +57,7 @@ impl Config {
             guard,
             ..self.authz.clone()
         };
-        // What differs but for those files is no reload's.
-        let listen = if self.listen == next.listen { next.listen.clone() } else { self.listen.clone() };
-        let forward = if self.forward == next.forward { next.forward.clone() } else { self.forward.clone() };
         let log = Log { level: next.log.level, ..self.log.clone() };
-        Self { listen, forward, authz, log, ..self.clone() }
+        Self { authz, log, ..self.clone() }
     }
 }

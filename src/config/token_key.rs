@@ -1,5 +1,4 @@
-//! A key by which session tokens are told from forgeries: read from its file, and asked whether a signature
-//! is its own.
+//! A key that verifies the signatures of session tokens, read from its file.
 //!
 //! A key has one algorithm, which the configuration names and no token can change.
 
@@ -13,7 +12,7 @@ use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer}
 use serde::Deserialize;
 use webpki::RawPublicKeyEntity;
 
-/// See the module.
+/// The key of one signer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenKey {
     algorithm: TokenAlgorithm,
@@ -21,10 +20,10 @@ pub struct TokenKey {
     bytes: Box<[u8]>,
 }
 
-/// As the header of a token calls it (RFC 7518, RFC 8037).
+/// A signature algorithm, by its name in a token's header (RFC 7518, RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum TokenAlgorithm {
-    /// HMAC with SHA-256: whoever can check a token can make one.
+    /// HMAC with SHA-256. The key that checks a token can also make one.
     HS256,
     /// Ed25519.
     #[serde(rename = "EdDSA")]
@@ -37,7 +36,7 @@ pub enum TokenAlgorithm {
 pub enum TokenKeyError {
     #[error("it cannot be read: {0}")]
     Unreadable(std::io::Error),
-    #[error("it can be read by everybody, who could make tokens by it; `chmod o= FILE`")]
+    #[error("it can be read by everybody, who could then make tokens; run `chmod o= FILE`")]
     Exposed,
     #[error("its secret is shorter than {SECRET_BYTES_MIN} bytes; make one with `openssl rand -hex 32`")]
     Weak,
@@ -46,14 +45,14 @@ pub enum TokenKeyError {
          `-----BEGIN PUBLIC KEY-----`"
     )]
     NoPublicKey,
-    #[error("its public key is none for {algorithm}; name the algorithm that it was made for")]
+    #[error("its public key is not for {algorithm}; set the algorithm that it was made for")]
     OtherAlgorithm { algorithm: TokenAlgorithm },
     #[error("its RSA key has fewer than 2048 bits; make a longer one")]
     ShortRsa,
 }
 
 impl TokenKey {
-    /// Reads a secret, or a public key in PEM.
+    /// Reads the file of a key: a secret, or a public key in PEM.
     pub fn read(algorithm: TokenAlgorithm, file: &Path) -> Result<Self, TokenKeyError> {
         let text = std::fs::read(file).map_err(TokenKeyError::Unreadable)?;
         let bytes = match algorithm.public() {
@@ -73,10 +72,10 @@ impl TokenKey {
         self.algorithm
     }
 
-    /// Whether `signature` is one of `message` by this key.
+    /// True where `signature` is a signature of `message` by this key.
     pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         match self.algorithm.public() {
-            // Compared in constant time.
+            // This compares in constant time.
             None => hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &self.bytes), message, signature).is_ok(),
             Some(public) => verify(public, &self.bytes, message, signature).is_ok(),
         }
@@ -92,7 +91,7 @@ impl TokenAlgorithm {
         }
     }
 
-    /// How a signature is checked by a public key; `None` for a secret.
+    /// The check of a signature by a public key; `None` for a secret.
     fn public(self) -> Option<&'static dyn SignatureVerificationAlgorithm> {
         match self {
             Self::HS256 => None,
@@ -114,7 +113,7 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// A file's secret, without the blanks and the newline around it.
+/// The secret in a file's text, without the white space around it.
 fn secret(text: &[u8]) -> Result<Vec<u8>, TokenKeyError> {
     let secret = text.trim_ascii();
     if secret.len() < SECRET_BYTES_MIN { Err(TokenKeyError::Weak) } else { Ok(secret.to_vec()) }
@@ -127,14 +126,14 @@ fn public_key(
 ) -> Result<Vec<u8>, TokenKeyError> {
     let key = SubjectPublicKeyInfoDer::from_pem_slice(text).map_err(|_| TokenKeyError::NoPublicKey)?;
     match verify(public, &key, b"", b"") {
-        // What it says of a key that could sign: nothing is not what that would have signed.
+        // The error of a usable key: an empty signature is never valid.
         Err(webpki::Error::InvalidSignatureForPublicKey) => {}
         Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {
             return Err(TokenKeyError::OtherAlgorithm { algorithm });
         }
         _ => return Err(TokenKeyError::NoPublicKey),
     }
-    // A shorter one signs nothing that is taken here, and says so only then.
+    // No signature of a shorter key is accepted, but the library reports that only for a signature.
     if algorithm == TokenAlgorithm::RS256 && key.len() < RSA_KEY_BYTES_MIN {
         return Err(TokenKeyError::ShortRsa);
     }
@@ -151,11 +150,11 @@ fn verify(
         .verify_signature(public, message, signature)
 }
 
-/// As long as what it makes (RFC 7518, section 3.2).
+/// Bytes of a secret at least: as many as the HMAC has (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
-/// Of a SubjectPublicKeyInfo with a modulus of 2048 bits and the least exponent; the next shorter length of a
-/// modulus that anybody uses, 1536 bits, makes 230.
+/// Bytes of a SubjectPublicKeyInfo with a modulus of 2048 bits and the smallest exponent. The next shorter modulus in
+/// use, of 1536 bits, makes 230.
 const RSA_KEY_BYTES_MIN: usize = 290;
 
 #[cfg(test)]

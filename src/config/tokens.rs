@@ -1,4 +1,4 @@
-//! Whose session tokens are taken, and what these say of who asks: `[[authz.tokens]]`.
+//! `[[authz.tokens]]`: the signers whose session tokens are accepted, and the claims that name the subject.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,35 +8,35 @@ use serde::Deserialize;
 use super::ConfigError;
 use super::token_key::{TokenAlgorithm, TokenKey};
 
-/// One key, and what a token must say that was signed by it.
+/// One key, and the conditions for tokens that it has signed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "TokenSignerKeys")]
 pub struct TokenSigner {
-    /// As its file said when the configuration was read.
+    /// The key, read from its file together with the configuration.
     pub key: TokenKey,
     /// A token that names a key (`kid`) must name this one.
     pub key_id: Option<String>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// By how much the signer's clock may differ from ours.
+    /// Time by which the signer's clock may differ from ours.
     pub leeway: Duration,
     pub who: SubjectClaims,
 }
 
-/// Which claims say who asks.
+/// The claims that name the subject of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubjectClaims {
-    /// The one that holds the principal's number.
+    /// The claim with the principal's number.
     Principal(String),
-    /// The one that holds a secret by which the store knows the principal; and one with its number, where that
-    /// must agree.
+    /// The claim with a secret by which the store knows the principal. Where `principal` is given, that claim must have
+    /// the principal's number.
     Secret { secret: String, principal: Option<String> },
 }
 
-/// As it stands in the file.
+/// The keys of `[[authz.tokens]]`, as they stand in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct TokenSignerKeys {
     algorithm: TokenAlgorithm,
     key_file: PathBuf,
     key_id: Option<String>,
@@ -48,11 +48,11 @@ struct Written {
     secret_claim: Option<String>,
 }
 
-impl TryFrom<Written> for TokenSigner {
+impl TryFrom<TokenSignerKeys> for TokenSigner {
     type Error = ConfigError;
 
-    fn try_from(written: Written) -> Result<Self, ConfigError> {
-        let Written {
+    fn try_from(keys: TokenSignerKeys) -> Result<Self, ConfigError> {
+        let TokenSignerKeys {
             algorithm,
             key_file,
             key_id,
@@ -61,7 +61,7 @@ impl TryFrom<Written> for TokenSigner {
             leeway,
             principal_claim: principal,
             secret_claim,
-        } = written;
+        } = keys;
         let key = TokenKey::read(algorithm, &key_file).map_err(|error| ConfigError::TokenKey {
             file: key_file.display().to_string(),
             detail: error.to_string(),
@@ -78,5 +78,5 @@ fn default_leeway() -> Duration {
     Duration::from_secs(30)
 }
 
-/// Of whom a token speaks (RFC 7519, section 4.1.2).
+/// The claim of a token's subject (RFC 7519, section 4.1.2).
 const SUBJECT: &str = "sub";

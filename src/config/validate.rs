@@ -1,4 +1,4 @@
-//! What a configuration must hold beyond its types.
+//! Checks a configuration beyond the types of its values.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,12 +34,12 @@ fn check_forward(config: &Config) -> Result<(), KeyProblem> {
     if forward.directory_password_file.is_some() && forward.directory_url.is_none() {
         return found(
             "forward.directory_password_file",
-            "it is for the role that `forward.directory_url` names; set that too",
+            "it belongs to the role of `forward.directory_url`; set that too",
         );
     }
     let Some(listen) = forward.listen else {
         return match &forward.tls {
-            Some(_) => found("forward.listen", "other nodes need an address to come to; set it"),
+            Some(_) => found("forward.listen", "other nodes need an address of this node; set it"),
             None => Ok(()),
         };
     };
@@ -53,7 +53,7 @@ fn check_forward(config: &Config) -> Result<(), KeyProblem> {
     if !is_node_name(name) {
         return found(
             "vpn.node",
-            "a node that others forward to has a name of letters, digits, `-`, `_` and `.`",
+            "other nodes know this one by its name; use only letters, digits, `-`, `_` and `.`",
         );
     }
     if config.store.profile == Profile::OpenBalena && forward.directory_url.is_none() {
@@ -63,7 +63,10 @@ fn check_forward(config: &Config) -> Result<(), KeyProblem> {
         );
     }
     if advertised.ip().is_unspecified() {
-        return found("forward.advertise", "others cannot reach it there; name an address of this node");
+        return found(
+            "forward.advertise",
+            "other nodes cannot reach this address; set an address of this node",
+        );
     }
     if !(1..=HOPS_MAX).contains(&forward.hops_max) {
         return found("forward.hops_max", &format!("must be between 1 and {HOPS_MAX}"));
@@ -99,12 +102,12 @@ fn check_probe(config: &Config) -> Result<(), KeyProblem> {
     let probe = &config.probe;
     match (&probe.device, &probe.token_file) {
         (Some(_), None) => {
-            found("probe.device", "a tunnel to it takes a token; name its file in `probe.token_file`")
+            found("probe.device", "a tunnel to the device needs a token; set its file in `probe.token_file`")
         }
-        (None, Some(_)) => found("probe.token_file", "there is nothing that it reaches; set `probe.device`"),
-        (Some(_), Some(_)) if probe.port == 0 => found("probe.port", "0 is no port"),
+        (None, Some(_)) => found("probe.token_file", "the token has no device to reach; set `probe.device`"),
+        (Some(_), Some(_)) if probe.port == 0 => found("probe.port", "0 is not a port"),
         _ if !probe.interval.is_zero() && probe.interval < PROBE_INTERVAL_MIN => {
-            found("probe.interval", "shorter than 1 s; a probe is no load test, and 0s turns it off")
+            found("probe.interval", "must be at least 1s; 0s turns the probe off")
         }
         _ => Ok(()),
     }
@@ -120,7 +123,7 @@ fn check_listeners(config: &Config) -> Result<(), KeyProblem> {
     let mut seen = HashSet::new();
     for (place, listen) in config.listen.iter().enumerate() {
         if listen.address.port() != 0 && !seen.insert(listen.address) {
-            let problem = format!("{} is there twice", listen.address);
+            let problem = format!("{} is listed twice", listen.address);
             return found(&format!("listen.{place}.address"), &problem);
         }
         for suffix in &listen.suffixes {
@@ -128,13 +131,13 @@ fn check_listeners(config: &Config) -> Result<(), KeyProblem> {
                 !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if !is_label {
                 let problem =
-                    format!("`{suffix}` is no suffix; use letters, digits and `-`, without the dot");
+                    format!("`{suffix}` is not a suffix; use letters, digits and `-`, without the dot");
                 return found(&format!("listen.{place}.suffixes"), &problem);
             }
         }
     }
     if config.admin.address.port() != 0 && seen.contains(&config.admin.address) {
-        return found("admin.address", "is a client listener as well; give it a port of its own");
+        return found("admin.address", "is also the address of a client listener; set another port");
     }
     Ok(())
 }
@@ -189,7 +192,7 @@ fn check_counts(config: &Config) -> Result<(), KeyProblem> {
         }
     }
     if limits.unknown_tokens_per_minute > UNKNOWN_TOKENS_MAX {
-        let problem = format!("must be at most {UNKNOWN_TOKENS_MAX}; 0 is no bound at all");
+        let problem = format!("must be at most {UNKNOWN_TOKENS_MAX}; 0 means no bound");
         return found("limits.unknown_tokens_per_minute", &problem);
     }
     let engine = &config.engine;
@@ -211,13 +214,14 @@ fn check_counts(config: &Config) -> Result<(), KeyProblem> {
 fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
     let signers = &config.authz.tokens;
     if signers.len() > SIGNERS_MAX {
-        let problem = format!("must be at most {SIGNERS_MAX}; a forged token is put to each");
+        let problem = format!("must be at most {SIGNERS_MAX}, since a forged token is checked against each");
         return found("authz.tokens", &problem);
     }
     for (place, signer) in signers.iter().enumerate() {
         if signer.leeway > LEEWAY_MAX {
             let max = humantime::format_duration(LEEWAY_MAX);
-            let problem = format!("must be at most {max}; tokens outlive their `exp` by it");
+            let problem =
+                format!("must be at most {max}, since tokens stay valid that long after their `exp`");
             return found(&format!("authz.tokens.{place}.leeway"), &problem);
         }
     }
@@ -236,7 +240,7 @@ fn check_guard(guard: &Guard) -> Result<(), KeyProblem> {
     ];
     for (key, share) in shares {
         if !(0.0..=1.0).contains(&share) {
-            return found(&format!("authz.guard.{key}"), "is a share, from 0 to 1");
+            return found(&format!("authz.guard.{key}"), "must be a share from 0 to 1");
         }
     }
     let bounds = &guard.bounds;
@@ -244,14 +248,14 @@ fn check_guard(guard: &Guard) -> Result<(), KeyProblem> {
         [("credentials", bounds.credentials), ("grants", bounds.grants), ("devices", bounds.devices)]
     {
         if bound.min.zip(bound.max).is_some_and(|(min, max)| min > max) {
-            return found(&format!("authz.guard.bounds.{relation}"), "has a min above its max");
+            return found(&format!("authz.guard.bounds.{relation}"), "min is greater than max");
         }
     }
     if guard.probe_port == 0 {
         return found("authz.guard.probe_port", "must be at least 1");
     }
     if guard.replay > REPLAY_MAX {
-        return found("authz.guard.replay", &format!("must be at most {REPLAY_MAX}; each is replayed"));
+        return found("authz.guard.replay", &format!("must be at most {REPLAY_MAX}, since each is replayed"));
     }
     Ok(())
 }
@@ -260,7 +264,7 @@ fn check_admin(config: &Config) -> Result<(), KeyProblem> {
     match &config.admin.socket_group {
         Some(group) if !matches!(Group::from_name(group), Ok(Some(_))) => found(
             "admin.socket_group",
-            &format!("there is no group `{group}` on this machine; `groupadd` it"),
+            &format!("there is no group `{group}` on this machine; create it with `groupadd`"),
         ),
         _ => Ok(()),
     }
@@ -270,7 +274,7 @@ fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
     if config.vpn.allow.is_empty() {
         return found(
             "vpn.allow",
-            "no network is allowed, so no device could be reached; name the VPN's, such as \
+            "no network is allowed, so no device could be reached; set the VPN's network, such as \
              `allow = [\"10.8.0.0/16\"]`",
         );
     }
@@ -278,11 +282,11 @@ fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
     if addresses.is_empty() {
         return found(
             "vpn.addresses",
-            "names no source, so no device could be reached; `[\"store\"]` is one",
+            "no source is listed, so no device could be reached; the default is `[\"store\"]`",
         );
     }
     if (1..addresses.len()).any(|place| addresses[..place].contains(&addresses[place])) {
-        return found("vpn.addresses", "names a source twice");
+        return found("vpn.addresses", "a source is listed twice");
     }
     for source in addresses {
         if let (AddressSource::WireGuard(interface), None) = (source, &config.vpn.wireguard_peers) {
@@ -309,18 +313,18 @@ fn check_report(config: &Config) -> Result<(), KeyProblem> {
         return Ok(());
     }
     if config.store.profile == Profile::OpenBalena {
-        return found(key, "openBalena's API is told by its own VPN where devices are; leave it out");
+        return found(key, "openBalena's own VPN reports where devices are; remove it");
     }
     if config.forward.listen.is_none() {
         return found(
             key,
-            "a node that tells what it holds has to say that it lives too; set `forward.listen`, `.tls` and `vpn.node`",
+            "a node that reports its devices must also report itself; set `forward.listen`, `.tls` and `vpn.node`",
         );
     }
     if config.vpn.addresses.contains(&AddressSource::Store) {
         return found(
             "vpn.addresses",
-            "with vpn.report the store knows what its nodes have told it, and nothing beside; leave `store` out",
+            "with vpn.report, the store has only the addresses that nodes report; remove `store`",
         );
     }
     Ok(())
@@ -330,13 +334,13 @@ fn found(key: &str, problem: &str) -> Result<(), KeyProblem> {
     Err(KeyProblem { key: key.to_owned(), problem: problem.to_owned() })
 }
 
-/// In which engines and the control thread count time.
+/// The unit in which engine threads and the control thread count time.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Ten years: longer than any process lives, short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
 
-/// The server counts in milliseconds in an int; whole days read better than its exact end.
+/// The server counts milliseconds in an int; whole days read better than its exact limit.
 const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// The kernel counts silence in whole seconds.
@@ -345,36 +349,36 @@ const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 /// `MAX_TCP_KEEPIDLE` of Linux.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
-/// TCP_USER_TIMEOUT is milliseconds in an int; whole days read better than its exact end.
+/// TCP_USER_TIMEOUT is milliseconds in an int; whole days read better than its exact limit.
 const USER_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
-/// Longer takes a CPU for itself.
+/// A longer busy poll would keep a CPU busy all the time.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 
-/// A candidate waits for it, and with the candidate whoever was given a right by it.
+/// A candidate waits for its probes, and so does every new right in it.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Some ten milliseconds of the control thread's time.
+/// Decisions that the control thread replays in some ten milliseconds.
 const REPLAY_MAX: usize = 100_000;
 
-/// Nodes that a request may come by; more would be a loop in all but name.
+/// Nodes that a request may pass; more would be a loop in practice.
 const HOPS_MAX: usize = 8;
 
-/// Of one engine thread, for each node.
+/// Connections of one engine thread to each peer.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// Of a name in a certificate (RFC 1035, section 2.3.4).
+/// Bytes of a name in a certificate at most (RFC 1035, section 2.3.4).
 const NODE_NAME_BYTES_MAX: usize = 253;
 
 const THREADS_MAX: usize = 1024;
 
-/// More than a node can refuse in a minute that has anything else to do.
+/// More than a busy node can refuse in a minute.
 const UNKNOWN_TOKENS_MAX: u32 = 100_000;
 
-/// Enough for two keys of each of some issuers.
+/// Enough for two keys of each of several issuers.
 const SIGNERS_MAX: usize = 16;
 
-/// Clocks that differ by more need mending.
+/// Clocks that differ by more need correction.
 const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A page; no pipe is smaller.
@@ -382,7 +386,7 @@ const PIPE_BYTES_MIN: usize = 4096;
 
 const PIPE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Twice as many descriptors are what any process may have by default (`fs.nr_open`).
+/// Twice as many descriptors are the default limit of a process (`fs.nr_open`).
 const PIPES_MAX: usize = 512 * 1024;
 
 const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);

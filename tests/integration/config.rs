@@ -45,7 +45,7 @@ fn a_value_of_the_wrong_kind_is_told_with_its_key() {
     let told = refusal("[store]\nurl = \"mysql://db\"");
     assert_eq!(
         told,
-        "sluicegate.toml:2:7: store.url: `mysql:` is no store; use `sqlite:PATH` or \
+        "sluicegate.toml:2:7: store.url: `mysql:` is not a store; use `sqlite:PATH` or \
          `postgres://USER@HOST/DATABASE`"
     );
     let told = refusal("[engine]\nforwarding = \"warp\"");
@@ -101,7 +101,7 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
         ),
         (
             "[admin]\naddress = \"127.0.0.1:3128\"",
-            "sluicegate.toml:2:1: admin.address: is a client listener as well; give it a port of its own",
+            "sluicegate.toml:2:1: admin.address: is also the address of a client listener; set another port",
         ),
         (
             "[engine]\nbuffers = 1000",
@@ -110,11 +110,11 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
         ("[limits]\nsessions = 0", "sluicegate.toml:2:1: limits.sessions: must be at least 1"),
         (
             "[[listen]]\naddress = \"127.0.0.1:7\"\n[[listen]]\naddress = \"127.0.0.1:7\"",
-            "sluicegate.toml:4:1: listen.1.address: 127.0.0.1:7 is there twice",
+            "sluicegate.toml:4:1: listen.1.address: 127.0.0.1:7 is listed twice",
         ),
         (
             "[[listen]]\naddress = \"127.0.0.1:7\"\nsuffixes = [\".balena\"]",
-            "sluicegate.toml:3:1: listen.0.suffixes: `.balena` is no suffix; use letters, digits and `-`, without the dot",
+            "sluicegate.toml:3:1: listen.0.suffixes: `.balena` is not a suffix; use letters, digits and `-`, without the dot",
         ),
     ] {
         assert_eq!(refusal(text), told);
@@ -256,7 +256,7 @@ fn the_password_of_a_store_is_told_to_nobody() {
     let told = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena?sslmode=never\"");
     assert!(
         told.starts_with(
-            "sluicegate.toml:2:7: store.url: this is no PostgreSQL URL (sslmode `never` is none of"
+            "sluicegate.toml:2:7: store.url: this is not a PostgreSQL URL (sslmode `never` is none of"
         ),
         "{told}"
     );
@@ -297,7 +297,7 @@ fn a_signer_of_session_tokens_that_cannot_work_is_told_where_it_stands() {
     );
     assert_eq!(
         refusal(&format!("{signer}leeway = \"6m\"")),
-        "sluicegate.toml:4:1: authz.tokens.0.leeway: must be at most 5m; tokens outlive their `exp` by it"
+        "sluicegate.toml:4:1: authz.tokens.0.leeway: must be at most 5m, since tokens stay valid that long after their `exp`"
     );
     let told = refusal(&signer.replace("HS256", "none"));
     assert!(

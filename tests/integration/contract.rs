@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sluicegate::authz::{DeviceId, GrantId, KeyHash, PrincipalId, Scope};
-use sluicegate::config::{self, Authz, Config, Queries, Query, StoreUrl};
+use sluicegate::config::{self, Authz, Config, Queries, RelationQuery, StoreUrl};
 use sluicegate::store::{self, Changes, Source, StoreError};
 
 use crate::support::{Cluster, Database, Device, Relay, Request, UUID, V4, assert_done, wait_for};
@@ -54,7 +54,7 @@ impl Files {
     }
 
     fn authz(&self) -> Authz {
-        let query = |relation: &str| Some(Query::try_from(self.path(relation)).unwrap());
+        let query = |relation: &str| Some(RelationQuery::try_from(self.path(relation)).unwrap());
         let queries =
             Queries { credentials: query("credentials"), grants: query("grants"), devices: query("devices") };
         Authz { queries, reread: Duration::from_millis(20), ..Authz::default() }

@@ -85,7 +85,7 @@ fn a_probe_that_cannot_work_is_told_before_the_relay_starts() {
             format!("probe.device = '{}'", crate::support::DEVICE),
             "probe.device: a tunnel to it takes a token",
         ),
-        ("probe.token_file = '/nowhere'".to_owned(), "probe.token_file: there is nothing that it reaches"),
+        ("probe.token_file = '/nowhere'".to_owned(), "probe.token_file: the token has no device to reach"),
         ("probe.interval = '20ms'".to_owned(), "probe.interval: shorter than 1 s"),
         ("probe.device = 'no-uuid'".to_owned(), "probe.device: "),
     ] {

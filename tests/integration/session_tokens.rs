@@ -281,8 +281,8 @@ fn a_key_that_cannot_be_used_is_told_with_its_file_and_what_to_do() {
         ("HS256", open, "it can be read by everybody"),
         ("EdDSA", path(&secret), "there is no public key in it; `openssl pkey -in PRIVATE -pubout`"),
         ("RS256", private.to_owned(), "there is no public key in it"),
-        ("EdDSA", path(&rsa), "its public key is none for EdDSA"),
-        ("RS256", path(&ed25519), "its public key is none for RS256"),
+        ("EdDSA", path(&rsa), "its public key is not for EdDSA"),
+        ("RS256", path(&ed25519), "its public key is not for RS256"),
         ("RS256", short, "fewer than 2048 bits"),
     ];
     for (algorithm, file, told) in cases {

@@ -221,13 +221,13 @@ fn sources_that_make_no_sense_are_refused_with_their_place() {
     for (sources, told) in [
         (
             "[\"tinc:/run/status\"]",
-            "`tinc:/run/status` is no source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`",
+            "`tinc:/run/status` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`",
         ),
-        ("[\"file:\"]", "`file:` is no source of device addresses"),
+        ("[\"file:\"]", "`file:` is not a source of device addresses"),
         ("[\"wireguard:wg0\"]", "vpn.addresses: wireguard:wg0 needs vpn.wireguard_peers"),
-        ("[\"wireguard:--help\"]", "`wireguard:--help` is no source of device addresses"),
-        ("[]", "vpn.addresses: names no source"),
-        ("[\"store\", \"store\"]", "vpn.addresses: names a source twice"),
+        ("[\"wireguard:--help\"]", "`wireguard:--help` is not a source of device addresses"),
+        ("[]", "vpn.addresses: no source is listed"),
+        ("[\"store\", \"store\"]", "vpn.addresses: a source is listed twice"),
     ] {
         let mut site = Site::new("");
         site.configure(&format!("vpn.addresses = {sources}"));

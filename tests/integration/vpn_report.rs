@@ -394,10 +394,10 @@ fn where_the_database_looks_after_it_a_node_claims_devices_for_itself_alone() {
 #[test]
 fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
     for (fragment, told) in [
-        ("vpn.report = true", "vpn.report: a node that tells what it holds has to say that it lives too"),
+        ("vpn.report = true", "vpn.report: a node that reports its devices must also report itself"),
         (
             "vpn.report = true\nstore.profile = 'openbalena'\nstore.url = 'postgres://relay@127.0.0.1/x'",
-            "vpn.report: openBalena's API is told by its own VPN",
+            "vpn.report: openBalena's own VPN reports where devices are",
         ),
     ] {
         let mut site = Site::new("");
@@ -410,7 +410,7 @@ fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
     fleet.site.configure("vpn.addresses = ['store']");
     let (_, said) = fleet.site.start_in_vain().unwrap();
     assert!(
-        said.contains("vpn.addresses: with vpn.report the store knows what its nodes have told it"),
+        said.contains("vpn.addresses: with vpn.report, the store has only the addresses that nodes report"),
         "{said}"
     );
 }

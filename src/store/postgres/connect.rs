@@ -8,7 +8,7 @@ use tokio_postgres::config::{Host, SslMode};
 use super::session::{Failure, Session};
 use super::state::ServerState;
 use super::{Place, tls};
-use crate::config::postgres::{POSTGRES_PORT, Target};
+use crate::config::postgres::{POSTGRES_PORT, TargetSession};
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
 
@@ -48,7 +48,7 @@ impl Connector {
         }
     }
 
-    pub(super) fn target(&self) -> Target {
+    pub(super) fn target(&self) -> TargetSession {
         self.url.target
     }
 
@@ -61,13 +61,13 @@ impl Connector {
     /// all are behind, to the one that is least.
     pub(super) fn connect(
         &self,
-        target: Target,
+        target: TargetSession,
         access: Access,
         lag_max: Duration,
     ) -> Result<Connected, StoreError> {
         let mut refusals = Vec::new();
         let mut behind: Option<Connected> = None;
-        let fallback = (target == Target::PreferStandby).then_some(Target::Any);
+        let fallback = (target == TargetSession::PreferStandby).then_some(TargetSession::Any);
         for target in std::iter::once(target).chain(fallback) {
             for host in 0..self.hosts() {
                 match self.connect_to(host, access) {

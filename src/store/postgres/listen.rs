@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::connect::{Access, Connector};
 use super::session::{Heard, Session};
-use crate::config::postgres::Target;
+use crate::config::postgres::TargetSession;
 use crate::store::StoreError;
 
 /// The listening thread's handle; the thread ends when this is dropped, but is not waited for: it may just
@@ -93,7 +93,7 @@ impl Listener {
     }
 
     fn connect(&self) -> Result<Session, StoreError> {
-        let connected = self.connector.connect(Target::Primary, Access::Read, Duration::ZERO)?;
+        let connected = self.connector.connect(TargetSession::Primary, Access::Read, Duration::ZERO)?;
         let listening = connected.session.batch("LISTEN sluicegate");
         listening.map_err(|failure| self.connector.place.error(failure))?;
         Ok(connected.session)

@@ -64,7 +64,7 @@ impl Relations {
         place: &Place,
     ) -> Result<Self, StoreError> {
         let [credentials, grants, devices] = schema.queries();
-        let prepare = |relation: Relation, replaced: &Option<crate::config::Query>, ours: &str| {
+        let prepare = |relation: Relation, replaced: &Option<crate::config::RelationQuery>, ours: &str| {
             let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
             let statement =
                 session.prepare(sql).map_err(|failure| place.relation_error(relation, failure))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::session::{Failure, Session};
-use crate::config::postgres::Target;
+use crate::config::postgres::TargetSession;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ impl ServerState {
     }
 
     /// Whether the server is one of those that `target` means.
-    pub(super) fn suits(&self, target: Target) -> bool {
+    pub(super) fn suits(&self, target: TargetSession) -> bool {
         match target {
-            Target::Any => true,
-            Target::ReadWrite => self.takes_writes,
-            Target::ReadOnly => !self.takes_writes,
-            Target::Primary => !self.is_standby,
-            Target::Standby | Target::PreferStandby => self.is_standby,
+            TargetSession::Any => true,
+            TargetSession::ReadWrite => self.takes_writes,
+            TargetSession::ReadOnly => !self.takes_writes,
+            TargetSession::Primary => !self.is_standby,
+            TargetSession::Standby | TargetSession::PreferStandby => self.is_standby,
         }
     }
 }

@@ -12,7 +12,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::postgres::{RootCertificates, Tls, TlsMode};
+use crate::config::postgres::{PostgresTls, RootCertificates, TlsMode};
 use crate::wire::AnyCertificate;
 
 /// What of TLS cannot be set up, and with which file.
@@ -28,7 +28,7 @@ pub(super) enum TlsError {
 
 /// A connector for `tls`. Reads its files, so that a certificate that was renewed counts from the next
 /// connection on.
-pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, TlsError> {
+pub(super) fn connector(tls: &PostgresTls) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
@@ -65,7 +65,7 @@ enum Verification {
     ChainAndName,
 }
 
-fn verification(tls: &Tls) -> Verification {
+fn verification(tls: &PostgresTls) -> Verification {
     match (tls.mode, &tls.root) {
         // As with libpq, a root that is given is one to go by.
         (TlsMode::VerifyCa, _) | (TlsMode::Require, RootCertificates::File(_)) => Verification::Chain,

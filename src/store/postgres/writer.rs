@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connect::{Access, Connector};
 use super::session::{Failure, Session};
-use crate::config::postgres::Target;
+use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
 
@@ -25,7 +25,7 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => self.connector.connect(Target::Primary, Access::Write, Duration::ZERO)?.session,
+            None => self.connector.connect(TargetSession::Primary, Access::Write, Duration::ZERO)?.session,
         };
         let done = act(&session);
         self.session = done.is_ok().then_some(session);

@@ -4,7 +4,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, Transaction};
 
 use super::Place;
-use crate::config::{Queries, Query};
+use crate::config::{Queries, RelationQuery};
 use crate::store::contract::{self, Given};
 use crate::store::decode::{self, BadRow, Value};
 use crate::store::{Relation, Rows, StoreError};
@@ -22,7 +22,7 @@ pub(super) struct Relations {
 impl Relations {
     /// Those on the reference schema where `queries` has no others.
     pub(super) fn new(queries: &Queries) -> Self {
-        let sql = |replaced: &Option<Query>, ours: &str| {
+        let sql = |replaced: &Option<RelationQuery>, ours: &str| {
             replaced.as_ref().map_or(ours, |query| query.sql.as_str()).to_owned()
         };
         Self {

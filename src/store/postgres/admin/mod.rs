@@ -11,7 +11,7 @@ mod tokens;
 use super::connect::{Access, Connector};
 use super::session::{self, Session};
 use super::{Place, schema};
-use crate::config::postgres::Target;
+use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
 use crate::store::admin::{AdminError, Nearest};
 use crate::store::{Initialised, StoreError};
@@ -39,7 +39,8 @@ impl Admin {
     /// Whatever the URL says of which server a relay is to read: writes go to the primary.
     fn connect(url: &PostgresUrl, store: &Store) -> Result<Self, StoreError> {
         let connector = Connector::new(url, store);
-        let connected = connector.connect(Target::Primary, Access::Write, std::time::Duration::ZERO)?;
+        let connected =
+            connector.connect(TargetSession::Primary, Access::Write, std::time::Duration::ZERO)?;
         Ok(Self { place: connector.place, session: connected.session })
     }
 
