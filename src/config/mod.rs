@@ -152,9 +152,9 @@ pub enum Forwarding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelTls {
-    /// In the kernel, where it can.
+    /// The kernel opens and seals them, where it can.
     Auto,
-    /// In the relay itself.
+    /// The relay opens and seals them.
     Off,
 }
 

@@ -1,4 +1,4 @@
-//! Turns the system's clocks into what sessions reckon with.
+//! The clock of an engine thread.
 
 use super::timers::Instant;
 use crate::authz::UnixMillis;

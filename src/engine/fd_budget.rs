@@ -1,4 +1,4 @@
-//! How many sessions the limit on open files leaves room for.
+//! The number of sessions that the limit on open files allows.
 
 use std::fmt;
 
@@ -7,30 +7,31 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::sys::cpu;
 
-/// `limits.sessions` is more than the process may open descriptors for. Shown as the advice that follows.
+/// A shortage of file descriptors: the process may not open enough for `limits.sessions`. Its text advises what to
+/// do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortage {
     /// `limits.sessions`.
     pub sessions_wanted: u32,
-    /// What the descriptors are enough for.
+    /// Number of sessions that the descriptors are enough for.
     pub sessions_possible: u32,
-    /// The hard limit on open files, to which a relay raises its own.
+    /// The hard limit on open files. A relay raises its soft limit to this.
     pub descriptors: u64,
 }
 
 impl Shortage {
-    /// `None` where there is room for all of `limits.sessions`.
+    /// The shortage of this process; `None` where the descriptors are enough for `limits.sessions`.
     pub fn of(config: &Config) -> Option<Self> {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         Self::with(config, hard)
     }
 
-    /// As [`of`](Self::of), for a process that may open so many.
+    /// The shortage of a process that may open `descriptors`.
     pub fn with(config: &Config, descriptors: u64) -> Option<Self> {
         Self::under(config, threads(config), descriptors)
     }
 
-    /// How many descriptors `limits.sessions` would take.
+    /// Number of descriptors that `limits.sessions` would need.
     pub fn descriptors_wanted(config: &Config) -> u64 {
         let pipes = (config.engine.pipes * threads(config)) as u64 * 2;
         u64::from(config.limits.sessions) * PER_SESSION + pipes + RESERVED
@@ -39,7 +40,7 @@ impl Shortage {
     fn under(config: &Config, threads: usize, descriptors: u64) -> Option<Self> {
         let free = descriptors.saturating_sub(RESERVED);
         let pipes = (config.engine.pipes * threads) as u64 * 2;
-        // Pipes are dispensable (a direction without one copies), so they get at most half.
+        // Pipes are dispensable (a direction without one copies), so they get at most half of the descriptors.
         let for_sessions = free.saturating_sub(pipes).max(free / 2);
         let sessions_possible = u32::try_from(for_sessions / PER_SESSION).unwrap_or(u32::MAX);
         let sessions_wanted = config.limits.sessions;
@@ -62,11 +63,11 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// `limits.sessions`, or as many as the process may open descriptors for.
+/// `limits.sessions`, or the smaller number that the descriptors are enough for. Raises the soft limit first.
 pub(super) fn sessions_max(config: &Config, threads: usize) -> u32 {
     let wanted = config.limits.sessions;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
-    // Only what the process was granted anyway; where it fails, the soft limit stays in force.
+    // The hard limit is granted already. Where this fails, the soft limit stays.
     let granted = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     match Shortage::under(config, threads, granted) {
         Some(shortage) => {
@@ -85,10 +86,11 @@ pub fn threads(config: &Config) -> usize {
     }
 }
 
-/// The client's socket and the device's.
+/// Descriptors of a session: the client's socket and the device's.
 const PER_SESSION: u64 = 2;
 
-/// For rings, listeners, the store, the admin side, logs, and clients that are told that the node is full.
+/// Descriptors for rings, listeners, the store, the admin side, logs, and clients that are refused because the node
+/// is full.
 const RESERVED: u64 = 128;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! How many sessions there may be: on the node, of one principal, to one device.
+//! Limits on sessions: of the node, of one principal, to one device.
 //!
-//! Shared by all engine threads and touched when a session begins, is permitted and ends; never while it
+//! All engine threads share them. A session changes them when it begins, is permitted and ends, never while it
 //! forwards.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use crate::authz::{DeviceId, PrincipalId};
 use crate::config;
 use crate::telemetry::Cause;
 
-/// The counts in force and their bounds.
+/// The current counts of sessions and their bounds.
 pub(super) struct SessionLimits {
     sessions: AtomicU32,
     sessions_max: u32,
@@ -23,19 +23,19 @@ pub(super) struct SessionLimits {
     devices: Counts<DeviceId>,
 }
 
-/// Which bound stood in the way.
+/// The limit that a session would exceed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LimitHit {
     Principal,
     Device,
 }
 
-/// A place among the node's sessions; given back when dropped.
+/// A place among the node's sessions; freed when dropped.
 pub(super) struct SessionPermit {
     limits: Arc<SessionLimits>,
 }
 
-/// A place among one principal's and one device's sessions; given back when dropped.
+/// A place among one principal's and one device's sessions; freed when dropped.
 pub(super) struct TunnelPermit {
     limits: Arc<SessionLimits>,
     principal: PrincipalId,
@@ -56,7 +56,7 @@ impl SessionLimits {
         self.sessions_max
     }
 
-    /// A place for one more session, or `None` where the node is full.
+    /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
@@ -104,8 +104,8 @@ impl Drop for TunnelPermit {
     }
 }
 
-/// Counts by key, spread over shards so that engine threads seldom meet at one lock. Keys at zero are
-/// taken out, so the maps hold no more entries than there are sessions.
+/// Counts by key, spread over shards so that engine threads seldom need the same lock. A key is removed at zero, so
+/// the maps have no more entries than there are sessions.
 struct Counts<K> {
     shards: [CachePadded<Mutex<HashMap<K, u32>>>; SHARDS],
     max: u32,
@@ -141,7 +141,7 @@ impl<K: Copy + Eq + Hash + Number> Counts<K> {
     }
 }
 
-/// The number that an identity is, for spreading over shards.
+/// An id as a number, for spreading over shards.
 trait Number {
     fn number(self) -> i64;
 }

@@ -1,8 +1,8 @@
-//! What other threads may ask of the engines: a list of their sessions, and the end of one of them.
+//! Requests of other threads to the engine threads: list the sessions, end one of them.
 //!
-//! A thread is asked through a bounded queue that it looks at when it is woken, and answers over several
-//! turns, a few sessions in each: see `worker::requests`. Whoever asks brings the memory for the answer, and
-//! looks for it from time to time; an engine never waits for anybody.
+//! A request waits in a bounded queue, which the engine thread reads when it is woken. The thread serves a request
+//! over several turns, a few sessions in each: see `worker::serve_requests`. The requester provides the memory for
+//! the answer and polls for it; an engine thread never waits.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crossbeam::queue::ArrayQueue;
 use crate::engine::session_view::SessionList;
 use crate::sys::wake::Wake;
 
-/// A list that the threads are making.
+/// A list of sessions that the engine threads are making.
 pub struct PendingList {
     waiting: Vec<Receiver<SessionList>>,
     list: SessionList,
 }
 
-/// The end of a session that its thread has been asked for.
+/// A request to end a session, which its thread has not answered.
 pub struct PendingEnd {
     answer: Receiver<EndResult>,
 }
 
-/// Whether there was such a session.
+/// The answer to a request to end a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndResult {
     Ended,
@@ -40,6 +40,7 @@ pub(super) struct RequestQueue {
     wake: Arc<Wake>,
 }
 
+/// A request to an engine thread.
 pub(super) enum WorkerRequest {
     List { list: SessionList, answer: Sender<SessionList> },
     End { session: u64, answer: Sender<EndResult> },
@@ -63,7 +64,7 @@ impl RequestQueue {
     }
 }
 
-/// The thread that a session of this number is on.
+/// Number of the thread that has the session with this number.
 pub(super) const fn thread_of(session: u64) -> usize {
     (session >> SESSION_NUMBER_BITS) as usize
 }
@@ -84,8 +85,7 @@ impl PendingList {
         Ok(Self { waiting, list: SessionList::default() })
     }
 
-    /// The list, once every thread has done its part. Call again while there is none. A thread that has
-    /// ended has no sessions.
+    /// The list, once every thread has added its sessions; `None` before. A thread that has ended has none.
     pub fn poll(&mut self) -> Option<SessionList> {
         let list = &mut self.list;
         self.waiting.retain(|answered| match answered.try_recv() {
@@ -113,7 +113,7 @@ impl PendingEnd {
         Ok(Self { answer: answered })
     }
 
-    /// Call again while there is no answer.
+    /// The answer; `None` while there is none.
     pub fn poll(&mut self) -> Option<EndResult> {
         match self.answer.try_recv() {
             Ok(found) => Some(found),
@@ -123,11 +123,11 @@ impl PendingEnd {
     }
 }
 
-/// A session's number holds its thread's above this many bits.
+/// Bits of a session's number below those that hold its thread's number.
 pub(super) const SESSION_NUMBER_BITS: u32 = 48;
 
-/// Requests that wait for one thread.
+/// Requests that may wait for one thread.
 const REQUESTS_MAX: usize = 8;
 
-/// Sessions of one thread that may begin while a list is made and still find room on it.
+/// Room in a list for sessions of one thread that begin while the list is made.
 const LIST_ROOM_SPARE: usize = 256;

@@ -1,4 +1,4 @@
-//! What engines know of the node as its own client: by which token it comes, and by which other node it wants to go.
+//! The self probe as engine threads see it: the node as a client of its own listener, known by its token.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use crate::authz::{KeyHash, Subject};
 use crate::telemetry::Cause;
 
-/// One for the node, which asks one thing at a time. Engines take its locks for the sessions of its token alone.
+/// The state of the self probe. The node makes one request at a time. Engine threads take the locks only for
+/// sessions with the probe's token.
 #[derive(Default)]
 pub(super) struct SelfProbe {
     key: OnceLock<KeyHash>,
@@ -16,7 +17,7 @@ pub(super) struct SelfProbe {
 }
 
 impl SelfProbe {
-    /// Nobody holds this token; its refusals are neither counted nor audited.
+    /// Sets the probe's token, which no principal holds. Refusals of it are neither counted nor audited.
     pub fn expect(&self, key: KeyHash) {
         let _there_is_one = self.key.set(key);
     }
@@ -25,18 +26,19 @@ impl SelfProbe {
         subject.is_some() && self.key.get().copied().map(Subject::Key) == subject
     }
 
-    /// From now on it is not refused here, but handed to this node, to be refused there.
+    /// Sets the peer that forwards the probe's requests: from now on this node sends them to `node`, which refuses
+    /// them. `None` refuses them here.
     pub fn go_by(&self, node: Option<Arc<str>>) {
         *self.by_node.lock() = node;
         *self.refusal.lock() = None;
     }
 
-    /// The node that it is to be handed to, where it is it that asks.
+    /// The peer for a request of the probe; `None` for any other subject, and where no peer is set.
     pub fn node(&self, subject: Option<Subject>) -> Option<Arc<str>> {
         if self.asks(subject) { self.by_node.lock().clone() } else { None }
     }
 
-    /// The true cause, which is in no audit log, where it is it that was refused.
+    /// Records the true cause of the probe's refusal, which no audit log has. Ignores other subjects.
     pub fn note_refusal(&self, subject: Option<Subject>, cause: Cause, detail: Option<&str>) {
         if !self.asks(subject) {
             return;
@@ -45,7 +47,7 @@ impl SelfProbe {
         *self.refusal.lock() = Some(format!("{cause}{detail}"));
     }
 
-    /// Of what was asked last.
+    /// Takes the cause of the last refusal.
     pub fn take_refusal(&self) -> Option<String> {
         self.refusal.lock().take()
     }

@@ -1,36 +1,36 @@
-//! The sessions as an operator sees them.
+//! Sessions as an operator sees them: the rows of `sluicegate sessions`.
 
 use serde::Serialize;
 
 use crate::authz::UnixMillis;
 use crate::telemetry::SessionFacts;
 
-/// A session as it was when its thread came by.
+/// A session at the time when its thread listed it.
 #[derive(Clone, Debug)]
 pub struct SessionRow {
     pub facts: SessionFacts,
     pub state: SessionState,
-    /// When it was accepted.
+    /// Time when it was accepted.
     pub since: UnixMillis,
-    /// Absent until there is a tunnel.
+    /// The tunnel; `None` before there is one.
     pub tunnel: Option<TunnelRow>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionState {
-    /// Its TLS handshake is under way.
+    /// The TLS handshake is under way.
     Securing,
-    /// Its head is being read.
+    /// The head is being read.
     Head,
     /// The device is being dialled.
     Dialling,
     Open,
     /// One direction has ended.
     HalfClosed,
-    /// The client has been told no.
+    /// The client was refused.
     Refused,
-    /// Over, with operations in flight.
+    /// The session is over; operations are still in flight.
     Closing,
 }
 
@@ -40,7 +40,7 @@ pub struct TunnelRow {
     pub up: DirectionRow,
     /// Device to client.
     pub down: DirectionRow,
-    /// From accept to the reply.
+    /// Time from accept to the reply, in µs.
     pub handshake_us: u64,
 }
 
@@ -50,20 +50,20 @@ pub struct DirectionRow {
     pub path: PathKind,
 }
 
-/// How a direction moves its bytes now.
+/// The path by which a direction moves its bytes now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathKind {
     Copy,
     Splice,
-    /// By records, since either end speaks TLS.
+    /// Records are opened or sealed, since an end speaks TLS.
     Tls,
 }
 
-/// The node's sessions, or as many as there was room for.
+/// The node's sessions, as many as there was room for.
 #[derive(Debug, Default)]
 pub struct SessionList {
     pub rows: Vec<SessionRow>,
-    /// Sessions that came while the list was made, beyond the room for them.
+    /// Sessions that began while the list was made and found no room in it.
     pub left_out: usize,
 }

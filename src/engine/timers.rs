@@ -1,4 +1,4 @@
-//! Time as the engine counts it: the instant of a turn, and the ticks that deadlines are in.
+//! Time in the engine: the instant of a turn, and the tick as the unit of deadlines.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::authz::UnixMillis;
 /// The thread's clocks, read once per turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Instant {
-    /// Since the thread's clock began.
+    /// Time since the thread's clock began, in µs.
     pub monotonic_us: u64,
     pub wall: UnixMillis,
 }
@@ -21,7 +21,7 @@ impl Instant {
         Tick(self.monotonic_us / 1000)
     }
 
-    /// The tick that is `duration` away, rounded up.
+    /// The tick after `duration`, rounded up.
     pub fn after(self, duration: Duration) -> Tick {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Tick(self.tick().0.saturating_add(ms).saturating_add(1))

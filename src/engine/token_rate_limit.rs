@@ -1,11 +1,11 @@
-//! How many tokens that nobody holds a network may show in a minute, so that guessing and scanning stay cheap for
-//! the node and are told as what they are.
+//! Limits the unknown tokens that a network may show in a minute, so that guessing and scanning stay cheap for the
+//! node and are logged as such.
 //!
-//! Asked only once a token was found to be nobody's: what the snapshot knows is never counted and never refused
-//! here, from whatever network it comes.
+//! It is used only after a token was found to be unknown. A token that the snapshot knows is never counted and never
+//! refused here, whatever its network.
 //!
-//! A count-min sketch of a fixed size, shared by all engine threads. A cell holds no count but the time at which all
-//! that was counted there is forgotten: each token puts that off by its share of a minute, and time does the rest.
+//! The counts are a count-min sketch of a fixed size, shared by all engine threads. A cell holds a time instead of a
+//! count: the time when the cell is empty again. Each token moves it later by its share of a minute.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -15,17 +15,17 @@ use ipnet::IpNet;
 
 use crate::authz::UnixMillis;
 
-/// See the module.
+/// The unknown tokens of all networks in the last minute.
 pub(super) struct TokenRateLimit {
-    /// In nanoseconds since 1970, when a cell is empty again.
+    /// Times when the cells are empty again, in ns since the epoch.
     rows: Box<[[AtomicI64; CELLS]; ROWS]>,
-    /// Keyed at random, so that nobody can choose whom to share cells with.
+    /// The hash function, keyed at random, so that an attacker cannot choose a network to share cells with.
     hasher: RandomState,
-    /// Between two tokens of a network that never has too many. 0 where there is no bound.
+    /// Time between two tokens at the highest allowed rate, in ns; 0 where there is no bound.
     spacing_ns: i64,
 }
 
-/// Whether a network may show more.
+/// The budget of a network for further unknown tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Budget {
     Left,
@@ -33,28 +33,28 @@ pub(super) enum Budget {
 }
 
 impl TokenRateLimit {
-    /// 0 is no bound.
+    /// A limit of `per_minute` for each network; 0 is no bound.
     pub fn new(per_minute: u32) -> Self {
         let spacing_ns = if per_minute == 0 { 0 } else { MINUTE_NS / i64::from(per_minute) };
         let rows = std::array::from_fn(|_| [const { AtomicI64::new(0) }; CELLS]);
         Self { rows: Box::new(rows), hasher: RandomState::new(), spacing_ns }
     }
 
-    /// Takes note of one more from `source`, unless it has spent what it may. Two threads at the same moment may
-    /// count one for two.
-    pub fn note(&self, source: IpAddr, now: UnixMillis) -> Budget {
+    /// Counts one more unknown token from the network of `source`, unless its budget is spent. Two threads at the
+    /// same moment may count two tokens as one.
+    pub fn record(&self, source: IpAddr, now: UnixMillis) -> Budget {
         if self.spacing_ns == 0 {
             return Budget::Left;
         }
         let now_ns = now.0.saturating_mul(1_000_000);
         let end_ns = now_ns.saturating_add(MINUTE_NS);
         let cells = self.cells(source);
-        // One that lies further ahead than any token puts it was filled before the clock was set back.
+        // A time further ahead than any token sets it was set before the clock went back.
         let empty_at = |cell: &AtomicI64| match cell.load(Ordering::Relaxed) {
             at if at <= end_ns => at.max(now_ns),
             _ => now_ns,
         };
-        // Others may share some of the cells; the one that is empty first has the fewest of them.
+        // Other networks may share some of the cells; the cell that is empty first has the fewest of their tokens.
         let next = cells.iter().map(|cell| empty_at(cell)).fold(i64::MAX, i64::min) + self.spacing_ns;
         if next > end_ns {
             return Budget::Spent;
@@ -66,14 +66,14 @@ impl TokenRateLimit {
         Budget::Left
     }
 
-    /// One of each row.
+    /// The cells of a network, one of each row.
     fn cells(&self, source: IpAddr) -> [&AtomicI64; ROWS] {
         let hash = self.hasher.hash_one(network(source));
         std::array::from_fn(|row| &self.rows[row][(hash >> (16 * row)) as usize % CELLS])
     }
 }
 
-/// What one party is likely to have: an IPv4 /24, an IPv6 /64.
+/// The network that one party probably has: an IPv4 /24 or an IPv6 /64.
 fn network(address: IpAddr) -> IpNet {
     let address = address.to_canonical();
     let prefix = if address.is_ipv4() { 24 } else { 64 };
@@ -82,11 +82,11 @@ fn network(address: IpAddr) -> IpNet {
 
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// Sixteen bits of a hash for each.
+/// Rows of the sketch; each uses sixteen bits of a hash.
 const ROWS: usize = 4;
 
-/// A power of two, 128 KiB in all rows. While 400 networks spend all they may, one other in 10,000 is taken for one
-/// of them.
+/// Cells of a row: a power of two, 128 KiB in all rows. While 400 networks spend their budgets, one in 10,000 other
+/// networks finds its budget spent too.
 const CELLS: usize = 4096;
 
 #[cfg(test)]
@@ -103,13 +103,13 @@ mod tests {
         address.parse().unwrap()
     }
 
-    /// How many of `count` are let through at one moment.
+    /// Number of `count` tokens at one moment that are within the budget.
     fn let_through(tokens: &TokenRateLimit, source: &str, now: UnixMillis, count: usize) -> usize {
-        (0..count).filter(|_| tokens.note(from(source), now) == Budget::Left).count()
+        (0..count).filter(|_| tokens.record(from(source), now) == Budget::Left).count()
     }
 
     #[test]
-    fn a_network_may_show_so_many_a_minute_and_no_more() {
+    fn a_network_may_show_as_many_tokens_a_minute_as_the_limit() {
         for per_minute in [1, 7, 60, 100_000] {
             let tokens = TokenRateLimit::new(per_minute);
             let passed = let_through(&tokens, "192.0.2.1", NOW, per_minute as usize + 10);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_hides_in_a_network_of_his_own_and_no_other_network_is_touched() {
+    fn all_addresses_of_a_network_share_a_budget_and_no_other_network_does() {
         let tokens = TokenRateLimit::new(3);
         for (sources, other) in [
             (["192.0.2.1", "192.0.2.255", "::ffff:192.0.2.7"], "192.0.3.1"),
@@ -140,18 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn many_networks_take_no_more_room_and_hardly_ever_each_others_share() {
+    fn many_networks_take_no_more_memory_and_seldom_share_a_budget() {
         let tokens = TokenRateLimit::new(60);
         for network in 0..400_u32 {
             let source = IpAddr::from((0x0a00_0000 + (network << 8)).to_be_bytes());
-            let passed = (0..100).filter(|_| tokens.note(source, NOW) == Budget::Left).count();
+            let passed = (0..100).filter(|_| tokens.record(source, NOW) == Budget::Left).count();
             assert!(passed >= 59, "{passed} of 60 from network {network}");
         }
         assert_eq!(size_of_val(&*tokens.rows), 128 * 1024);
         let spared = (0..1_000_u32)
             .filter(|network| {
                 let source = IpAddr::from((0x0b00_0000 + (network << 8)).to_be_bytes());
-                tokens.note(source, NOW) == Budget::Left
+                tokens.record(source, NOW) == Budget::Left
             })
             .count();
         assert!(spared >= 990, "{spared} of 1000 networks that did nothing");

@@ -1,9 +1,9 @@
-//! The copy path: what arrives in the thread's buffers is sent on at once.
+//! The copy path: bytes arrive in the thread's shared buffers and are sent on at once.
 //!
-//! A buffer goes back to the ring in the same call in which it came, so a stalled tunnel can never keep
-//! the thread's buffers from the others. What its sink did not take goes to a spill of its own, and the
-//! receive is cancelled. A receive ends by itself after a number of bytes, and the next is asked for only
-//! when the spill is empty, so that number bounds the spill, however late the cancel comes.
+//! A buffer goes back to the ring in the call in which it arrived, so a stalled tunnel never holds the thread's
+//! buffers. Bytes that the sink has no room for go to the direction's own spill, and the receive is cancelled. A
+//! receive ends by itself after a number of bytes, and the next one begins only when the spill is empty. So that
+//! number bounds the spill, however late the cancellation takes effect.
 
 use std::io;
 
@@ -15,32 +15,33 @@ use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 use crate::sys::ring::{First, RECEIVE_BYTES_MAX};
 use crate::telemetry::HotCounters;
 
-/// Bytes that one direction may hold in our memory while its sink is full: what one receive delivers
-/// before it ends by itself, with a buffer for what it overshoots, or a head's early bytes. A kernel that
-/// delivers more breaks the tunnel, not the node.
+/// Bytes that one direction may hold in our memory while its sink is full: as many as one receive delivers before
+/// it ends by itself, and some buffers for the excess; or the early bytes after a head. If the kernel delivers
+/// more, the tunnel ends, and the node goes on.
 pub(super) const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 
+/// The state of a direction that copies.
 #[derive(Default)]
 pub(super) struct CopyPath {
-    /// The sink has no room while there is one.
+    /// The bytes that wait for room at the sink; `None` while the sink keeps up.
     spill: Option<Box<Spill>>,
-    /// How much what came looks like a stream; see [`Self::note_received`].
+    /// A measure of how much the traffic looks like a stream; see [`Self::note_received`].
     streaming: u8,
-    /// Splice as soon as the receive has ended and the spill is out.
+    /// The direction changes to splicing once the receive has ended and the spill is sent.
     promote: bool,
-    /// The receive in flight was told to end.
+    /// The receive in flight has been cancelled.
     receive_cancelled: bool,
 }
 
-/// What was received and not yet sent. Apart from the path, since few tunnels ever have one and all of them
-/// would make room for it.
+/// Bytes that were received and not yet sent. Boxed in the path, since few tunnels ever have a spill and every
+/// tunnel would have the space for one.
 struct Spill {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl CopyPath {
-    /// For bytes that are in our memory already, whatever the path that is wanted.
+    /// The path for bytes that are in our memory already, also where `forwarding` wants another path.
     pub fn for_early_bytes(forwarding: Forwarding) -> Self {
         Self { promote: streams(forwarding, 0), ..Self::default() }
     }
@@ -49,9 +50,9 @@ impl CopyPath {
         self.receive_cancelled = false;
     }
 
-    /// A buffer that came full speaks for a stream, one that did not against it, but not so much that a
-    /// single one settles it: a stream's segments need not be multiples of a buffer. Those of loopback are
-    /// fifteen buffers and a part.
+    /// Counts a full buffer as a sign of a stream and a partial one as a sign against it. A single partial buffer
+    /// does not decide: segments of a stream need not be multiples of a buffer. Those of loopback are fifteen
+    /// buffers and a part.
     fn note_received(&mut self, len: usize) {
         self.streaming = if len == BUFFER_BYTES {
             self.streaming.saturating_add(1)
@@ -60,7 +61,7 @@ impl CopyPath {
         };
     }
 
-    /// Keeps what the sink did not take.
+    /// Appends bytes that the sink had no room for.
     fn keep(&mut self, bytes: &[u8]) -> Result<(), FlowError> {
         if bytes.is_empty() {
             return Ok(());
@@ -79,7 +80,7 @@ impl CopyPath {
 }
 
 impl Spill {
-    /// Once and for all: growing by halves would leave the smaller pieces behind.
+    /// Allocates the whole spill at once: growing it step by step would fragment the memory.
     fn with_room() -> Box<Self> {
         Box::new(Self { bytes: Vec::with_capacity(SPILL_BYTES_MAX), sent: 0 })
     }
@@ -100,8 +101,8 @@ impl<P: Conveyor> Flow<P> {
             (len @ 1.., Some(buffer)) => self.forward_buffer(buffer, len as usize, ends, io)?,
             (0.., _) => self.end_source(ends)?,
             (error, _) => match -error {
-                // All buffers were filled in one batch. They go back before this turn ends, so the
-                // receive is simply asked for again; the worker sees to it that it is then among the first.
+                // All buffers were filled in one batch. They go back before this turn ends, so the receive is
+                // repeated; the scheduler submits it among the first.
                 libc::ENOBUFS => io.counters.buffers_exhausted.add(1),
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => self.on_source_error(errno(error), ends, io)?,
@@ -128,7 +129,7 @@ impl<P: Conveyor> Flow<P> {
         self.after_copying(ends, io)
     }
 
-    /// Sends `bytes` on, or keeps what the sink does not take.
+    /// Sends `bytes` on, and keeps those that the sink has no room for.
     pub(super) fn forward_bytes<K: Kernel<Pipe = P>>(
         &mut self,
         bytes: &[u8],
@@ -143,8 +144,8 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    /// What comes next, after bytes were sent or kept: wait for room, pass the end on, change path, or
-    /// receive again.
+    /// Does the next step after bytes were sent or kept: waits for room, passes the end on, changes the path, or
+    /// receives again.
     pub(super) fn after_copying<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &FlowSockets<'_, K>,
@@ -186,7 +187,7 @@ impl<P: Conveyor> Flow<P> {
         kept
     }
 
-    /// Sends on what a buffer holds, or keeps it, and notes whether it looks like a stream.
+    /// Sends the bytes of a buffer on or keeps them, and updates the measure of a stream.
     fn forward_received<K: Kernel<Pipe = P>>(
         &mut self,
         bytes: &[u8],
@@ -229,8 +230,8 @@ impl<P: Conveyor> Flow<P> {
     }
 }
 
-/// Whether a direction that looks so much like a stream is one to splice. Where splicing is forced, only
-/// early bytes are copied.
+/// True where a direction with this measure of a stream is to be spliced. Where splicing is forced, only early
+/// bytes are copied.
 fn streams(forwarding: Forwarding, streaming: u8) -> bool {
     match forwarding {
         Forwarding::Auto => streaming >= STREAMING_TO_PROMOTE,
@@ -239,8 +240,8 @@ fn streams(forwarding: Forwarding, streaming: u8) -> bool {
     }
 }
 
-/// 64 KiB with hardly a pause: a stream.
+/// Full buffers that make a stream: 64 KiB with hardly a pause.
 const STREAMING_TO_PROMOTE: u8 = 16;
 
-/// How many full buffers one that is not full outweighs.
+/// Number of full buffers that one partial buffer cancels out.
 const PART_AGAINST: u8 = 4;

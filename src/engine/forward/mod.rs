@@ -1,7 +1,7 @@
 //! One direction of a tunnel: bytes from a source to a sink, by copying or by splicing.
 //!
-//! Decides how the next bytes move and when to change path. It keeps no socket of its own; the session
-//! lends both ends for each call, and queues nothing but what goes through [`Io`].
+//! It decides how the next bytes move and when to change the path. It owns no socket: the session lends both ends
+//! for each call. It submits operations only through [`Io`].
 
 mod copy;
 mod records;
@@ -26,26 +26,26 @@ use records::RecordsPath;
 pub(super) use splice::SLICE_BYTES;
 use splice::SplicePath;
 
-/// Bytes on their way from `source` to `sink`.
+/// One direction of a tunnel, which moves bytes from a source to a sink.
 pub(super) struct Flow<P> {
     direction: Direction,
     forwarding: Forwarding,
     path: Path<P>,
-    /// Bytes that the sink has taken.
+    /// Bytes that were sent to the sink.
     pub bytes: u64,
     /// The source has sent its FIN.
     source_ended: bool,
-    /// The sink has been sent ours, after the last byte.
+    /// The sink got a FIN after the last byte.
     finished: bool,
 }
 
-/// How bytes move in one direction of a tunnel.
+/// The way in which bytes move in one direction of a tunnel.
 enum Path<P> {
     /// Small or sparse traffic: multishot receive into a shared buffer, immediate send.
     Copy(CopyPath),
     /// Streaming traffic: readiness, then splice through a pooled pipe.
     Splice(SplicePath<P>),
-    /// Either end speaks TLS: receive, open, seal, send. Boxed, so that the tunnels without it are no larger.
+    /// An end speaks TLS: receive, open, seal, send. Boxed, so that tunnels without TLS are no larger.
     Records(Box<RecordsPath>),
 }
 
@@ -57,21 +57,21 @@ pub(super) enum Direction {
     Down,
 }
 
-/// Which end of a direction failed.
+/// The end of a direction that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FlowEnd {
     Source,
     Sink,
 }
 
-/// A direction that cannot go on.
+/// The failure of a direction, which ends the tunnel.
 #[derive(Debug)]
 pub(super) struct FlowError {
     pub end: FlowEnd,
     pub error: io::Error,
 }
 
-/// The two sockets of a direction, with what they speak, lent for one call.
+/// The two sockets of a direction and their transports, lent for one call.
 pub(super) struct FlowSockets<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
@@ -79,11 +79,11 @@ pub(super) struct FlowSockets<'a, K: Kernel> {
     pub sink_speech: Speech<'a>,
     /// The thread's memory for records.
     pub scratch: &'a mut ScratchMemory,
-    /// The other direction is finished: both sockets are closed as soon as this one is.
+    /// The other direction is finished, so both sockets are closed as soon as this one is.
     pub is_last: bool,
 }
 
-/// What the operations of a direction are for; [`Direction::purpose`] names them for the ring.
+/// The operations of a direction; [`Direction::purpose`] gives each one's purpose in the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FlowOperation {
     Receive,
@@ -103,7 +103,7 @@ impl<P> Flow<P> {
         Self { direction, forwarding, path, bytes: 0, source_ended: false, finished: false }
     }
 
-    /// One of which either end speaks TLS.
+    /// A flow with an end whose TLS records this process opens and seals.
     pub fn of_records(direction: Direction) -> Self {
         let path = Path::Records(Box::default());
         Self { path, ..Self::new(direction, Forwarding::Copy) }
@@ -113,7 +113,7 @@ impl<P> Flow<P> {
         self.finished
     }
 
-    /// This direction as others see it.
+    /// This direction as `sessions` shows it.
     pub fn row(&self) -> DirectionRow {
         let path = match &self.path {
             Path::Copy(_) => PathKind::Copy,
@@ -123,7 +123,7 @@ impl<P> Flow<P> {
         DirectionRow { bytes: self.bytes, path }
     }
 
-    /// Whether there is work left that no completion will announce.
+    /// True where there is work left that no completion will announce.
     pub fn wants_turn(&self) -> bool {
         match &self.path {
             Path::Copy(_) => false,
@@ -134,7 +134,7 @@ impl<P> Flow<P> {
 }
 
 impl<P: Conveyor> Flow<P> {
-    /// Begins to forward, with `early` bytes ahead of all that the source still sends.
+    /// Begins to forward, with `early` bytes ahead of the source's.
     pub fn start<K: Kernel<Pipe = P>>(
         &mut self,
         early: &[u8],
@@ -148,22 +148,22 @@ impl<P: Conveyor> Flow<P> {
             self.read(First::Wait, ends, io);
             return Ok(());
         }
-        // Whatever the path, early bytes are in our memory, so they go by copying.
+        // Early bytes are in our memory, so they are copied on every path.
         self.path = Path::Copy(CopyPath::for_early_bytes(self.forwarding));
         self.forward_bytes(early, ends, io)?;
         self.after_copying(ends, io)
     }
 
-    /// An operation of this direction has completed; bytes may have moved.
+    /// Handles the completion of an operation of this direction; bytes may have moved.
     pub fn complete<K: Kernel<Pipe = P>>(
         &mut self,
-        task: FlowOperation,
+        operation: FlowOperation,
         outcome: Outcome,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
-        match task {
-            // Watched while the source is not read, so that its reset does not wait for the sink.
+        match operation {
+            // Polled while the source is not read, so that a reset is passed on even if the sink stalls.
             FlowOperation::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
                 Err(FlowError::source(errno(-libc::ECONNRESET)))
             }
@@ -180,7 +180,7 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// Goes on with what [`Flow::wants_turn`] told.
+    /// Continues the work that [`Flow::wants_turn`] reported.
     pub fn resume<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &mut FlowSockets<'_, K>,
@@ -193,7 +193,7 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// Gives back what the flow holds. Only when nothing of it is in flight any more.
+    /// Gives the flow's pipe back. Call it when no operation of the flow is in flight.
     pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
         if let Path::Splice(path) = &mut self.path {
             path.release(kernel);
@@ -210,7 +210,7 @@ impl<P: Conveyor> Flow<P> {
         self.path = Path::Copy(CopyPath::default());
     }
 
-    /// Asks for what the source sends next, by the path in force.
+    /// Submits the operation that waits for the source's next bytes.
     fn read<K: Kernel<Pipe = P>>(&mut self, first: First, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         match &mut self.path {
             Path::Copy(path) => {
@@ -227,7 +227,7 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// Waits for room at the sink; meanwhile watches the source, which is not read, for a reset.
+    /// Waits for room at the sink. Meanwhile the source is not read, so watches it for a reset.
     fn wait_for_room<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         let writable = self.direction.purpose(FlowOperation::Writable);
         if !io.in_flight.has(writable) {
@@ -236,7 +236,7 @@ impl<P: Conveyor> Flow<P> {
         self.watch_source(ends, io);
     }
 
-    /// Has the source's reset told, where the source is not read any more.
+    /// Watches for a reset of a source that is not read.
     pub fn watch_source<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         let hangup = self.direction.purpose(FlowOperation::Hangup);
         if !io.in_flight.has(hangup) {
@@ -244,17 +244,18 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// The source gives nothing more.
+    /// Handles the end of the source's stream.
     fn end_source<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>) -> Result<(), FlowError> {
         if let Speech::KernelTls = ends.source_speech {
-            // Without its own word for the end, the peer may have been cut off.
+            // Without a close_notify, the stream may have been cut off.
             return Err(FlowError::source(io::ErrorKind::UnexpectedEof.into()));
         }
         self.source_ended = true;
         Ok(())
     }
 
-    /// Reading has failed: by TLS, perhaps for a record that is no data, which is taken then.
+    /// Handles an error of a read. By kernel TLS it may stand for a record that carries no data, which is then
+    /// received.
     fn on_source_error<K: Kernel<Pipe = P>>(
         &mut self,
         error: io::Error,
@@ -269,15 +270,15 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    /// The last byte is with the sink: pass the end on, now or once there is room for it.
+    /// Passes the end on after the last byte, now or once there is room for it.
     fn finish<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         if let Speech::KernelTls = ends.sink_speech {
-            let told = retrying(|| io.kernel.send_close_notify(ends.sink).map(|()| 0));
-            if told.map_err(FlowError::sink)?.is_none() {
+            let sent = retrying(|| io.kernel.send_close_notify(ends.sink).map(|()| 0));
+            if sent.map_err(FlowError::sink)?.is_none() {
                 self.wait_for_room(ends, io);
                 return Ok(());
             }
@@ -289,7 +290,7 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    /// The sink took `bytes`.
+    /// Counts `bytes` that the sink took.
     fn count(&mut self, bytes: usize, counters: &HotCounters) {
         self.bytes += bytes as u64;
         let counter = match (self.direction, &self.path) {
@@ -305,8 +306,8 @@ impl<P: Conveyor> Flow<P> {
 }
 
 impl Direction {
-    pub const fn purpose(self, task: FlowOperation) -> Purpose {
-        match (self, task) {
+    pub const fn purpose(self, operation: FlowOperation) -> Purpose {
+        match (self, operation) {
             (Self::Up, FlowOperation::Receive) => Purpose::UpReceive,
             (Self::Up, FlowOperation::Readable) => Purpose::UpReadable,
             (Self::Up, FlowOperation::Writable) => Purpose::UpWritable,
@@ -322,7 +323,7 @@ impl Direction {
         }
     }
 
-    /// The direction and task of a purpose; `None` for those that belong to neither direction.
+    /// The direction and operation of a purpose; `None` for a purpose that belongs to no direction.
     pub const fn of(purpose: Purpose) -> Option<(Self, FlowOperation)> {
         Some(match purpose {
             Purpose::UpReceive => (Self::Up, FlowOperation::Receive),
@@ -352,5 +353,5 @@ impl FlowError {
     }
 }
 
-/// What one tunnel may hold in the node's memory, both directions together, while nobody takes it.
+/// Bytes that one tunnel may hold in the node's memory, both directions together, while its peers do not read.
 pub const SESSION_BYTES_MAX: usize = 2 * SPILL_BYTES_MAX;

@@ -1,5 +1,7 @@
-//! The records path, where either end speaks TLS that is not left to the kernel: bytes are received, opened, sealed and sent in the thread's
-//! own memory, and only what a socket had no room for is kept with the session.
+//! The records path, for a tunnel with an end whose TLS records this process opens and seals.
+//!
+//! Bytes are received, opened, sealed and sent in the thread's scratch memory. Only bytes that a socket had no room
+//! for are kept with the session.
 
 use std::io;
 
@@ -11,33 +13,34 @@ use crate::engine::tls::stream::SendBuffer;
 use crate::sys::ring::First;
 use crate::wire::TlsError;
 
+/// The state of a direction that opens or seals records.
 #[derive(Default)]
 pub(super) struct RecordsPath {
-    /// For a sink without TLS; the others have their own.
+    /// Unsent bytes of a sink without TLS; a sink with TLS has a buffer of its own.
     unsent: SendBuffer,
-    /// There is something to move, or may be; for the worker to say when.
+    /// The source may have bytes; the worker decides when they move.
     pub wants_turn: bool,
 }
 
-/// How a visit ended.
+/// The end of a visit.
 enum RecordsProgress {
-    /// There may be more at the source.
+    /// The visit moved all that it may; the source may have more.
     Moved,
     SourceEmpty,
     SinkFull,
-    /// The source has ended, and the sink has been told.
+    /// The source has ended, and the sink got the end.
     Ended,
 }
 
 impl<P: Conveyor> Flow<P> {
-    /// As [`Flow::start`]: early bytes go ahead of what the source still sends.
+    /// Starts the path as [`Flow::start`] does, with `early` bytes ahead of the source's.
     pub(super) fn start_records<K: Kernel<Pipe = P>>(
         &mut self,
         early: &[u8],
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
-        // The end may have come together with the head.
+        // The end may have arrived together with the head.
         self.source_ended = ends.source_speech.records().is_some_and(|source| source.has_ended());
         let mut scratch = ends.scratch.take();
         let sent = self.send_plain(early, &mut scratch, ends, io);
@@ -86,7 +89,7 @@ impl<P: Conveyor> Flow<P> {
                 return Ok(RecordsProgress::Moved);
             }
             if !self.receive(scratch, ends, io)? {
-                // What came last may still be here.
+                // The last bytes may still be unsent.
                 return Ok(if self.flush(ends, io)? {
                     RecordsProgress::SourceEmpty
                 } else {
@@ -96,7 +99,7 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// Moves what one receive gives; whether the source may have more, or has ended.
+    /// Moves the bytes of one receive. Returns true where the source may have more or has ended.
     fn receive<K: Kernel<Pipe = P>>(
         &mut self,
         scratch: &mut RecordScratch,
@@ -136,20 +139,20 @@ impl<P: Conveyor> Flow<P> {
             return Ok(self.source_ended || received == room_bytes);
         };
         if received == 0 {
-            // Without its own word for the end, the peer may have been cut off.
+            // Without a close_notify, the stream may have been cut off.
             return Err(FlowError::source(io::ErrorKind::UnexpectedEof.into()));
         }
         let opened = source.open(&mut incoming[..rest_bytes + received], plain);
         self.source_ended = source.has_ended();
-        // What was opened before an error has been sent by the peer.
+        // Bytes that were opened before an error are genuine, so send them.
         self.send_plain(plain, scratch, ends, io)?;
         if let Err(error) = opened {
-            return Err(self.tell_source(error, ends, io));
+            return Err(self.send_alert(error, ends, io));
         }
         Ok(self.source_ended || received == room_bytes)
     }
 
-    /// Sends `plain` on, sealed where the sink wants that.
+    /// Sends `plain` on, sealed where the sink speaks TLS.
     fn send_plain<K: Kernel<Pipe = P>>(
         &mut self,
         plain: &[u8],
@@ -178,14 +181,14 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    /// Sends what is kept; whether nothing is left of it.
+    /// Sends the kept bytes. Returns true where none are left.
     fn flush<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, FlowError> {
         if let Some(sink) = ends.sink_speech.records() {
-            // It was counted when it was sealed.
+            // These bytes were counted when they were sealed.
             sink.outgoing().flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
             return Ok(sink.outgoing().is_empty());
         }
@@ -213,8 +216,8 @@ impl<P: Conveyor> Flow<P> {
         Ok(RecordsProgress::Ended)
     }
 
-    /// The source's records are not what they must be: it is told why, as far as there is room.
-    fn tell_source<K: Kernel<Pipe = P>>(
+    /// Sends the alert to a source whose records are invalid, as far as there is room. Returns the error of the flow.
+    fn send_alert<K: Kernel<Pipe = P>>(
         &self,
         error: TlsError,
         ends: &mut FlowSockets<'_, K>,
@@ -232,5 +235,5 @@ fn sink_broken(error: TlsError) -> FlowError {
     FlowError::sink(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Bytes that one direction moves before its worker looks up: about 50 µs of sealing.
+/// Bytes that one direction moves in one visit: about 50 µs of sealing.
 const VISIT_BYTES: u64 = 64 * 1024;

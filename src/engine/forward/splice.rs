@@ -1,9 +1,9 @@
 //! The splice path: bytes go from socket to pipe to socket inside the kernel.
 //!
-//! `auto` and `splice` call splice(2) inline, once the ring says that the source is readable. The pipe is
-//! filled only when it is empty, so that "would block" at the source always means that the source has
-//! nothing: the call itself does not tell that from a full pipe. `ring-splice` leaves both halves to the
-//! ring's own operation. A pipe is held only from the first byte in to the last byte out.
+//! `auto` and `splice` call splice(2) directly once the ring reports that the source is readable. The pipe is filled
+//! only when it is empty. So "would block" at the source always means that the source has nothing; the call itself
+//! gives the same error for a full pipe. `ring-splice` uses the ring's own operation for both halves. A direction
+//! holds a pipe only from the first byte in to the last byte out.
 
 use std::io;
 
@@ -13,17 +13,18 @@ use crate::engine::kernel::io::{Io, errno, retrying};
 use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::sys::ring::First;
 
+/// The state of a direction that splices.
 pub(super) struct SplicePath<P> {
     pipe: Option<P>,
-    /// What the flow had moved when its source last became readable.
+    /// Bytes that the flow had moved when its source last became readable.
     burst_began_at: u64,
-    /// Bursts in a row that were too small to be worth a pipe.
+    /// Bursts in a row that were too small to justify a pipe.
     quiet_in_a_row: u8,
-    /// There is something to move, or may be; for the worker to say when.
+    /// The source may have bytes; the worker decides when they move.
     wants_turn: bool,
 }
 
-/// How one round of filling and draining ended.
+/// The end of one round of filling and draining.
 enum SpliceProgress {
     /// The pipe is empty; there may be more at the source.
     Moved,
@@ -33,7 +34,7 @@ enum SpliceProgress {
 }
 
 impl<P> SplicePath<P> {
-    /// For a flow that has moved `bytes` so far.
+    /// The path of a flow that has moved `bytes` so far.
     pub fn beginning_at(bytes: u64) -> Self {
         Self { pipe: None, burst_began_at: bytes, quiet_in_a_row: 0, wants_turn: false }
     }
@@ -50,8 +51,8 @@ impl<P> SplicePath<P> {
 }
 
 impl<P: Conveyor> Flow<P> {
-    /// The source has bytes, or the sink has room. The ring moves bytes by itself; what we move takes its
-    /// turn among the other streams.
+    /// The source has bytes, or the sink has room. The ring's own splice starts at once; an inline splice waits for
+    /// its turn among the other streams.
     pub(super) fn on_ready<K: Kernel<Pipe = P>>(
         &mut self,
         ends: &FlowSockets<'_, K>,
@@ -167,7 +168,7 @@ impl<P: Conveyor> Flow<P> {
         }
         while pipe.held_bytes() > 0 {
             match retrying(|| io.kernel.drain_pipe(pipe, ends.sink)) {
-                // Taking nothing without an error would be no progress; wait for room as if it said so.
+                // No bytes and no error would be no progress; wait for room as after "would block".
                 Ok(None | Some(0)) => return Ok(SpliceProgress::SinkFull),
                 Ok(Some(moved)) => self.count(moved, io.counters),
                 Err(error) => return Err(FlowError::sink(error)),
@@ -176,7 +177,7 @@ impl<P: Conveyor> Flow<P> {
         Ok(SpliceProgress::Moved)
     }
 
-    /// Keeps the pipe where it holds bytes or will be needed at once, and asks for what comes next.
+    /// Keeps the pipe where it holds bytes or is needed at once, and starts the next step.
     fn after_pumping<K: Kernel<Pipe = P>>(
         &mut self,
         step: Result<SpliceProgress, FlowError>,
@@ -209,36 +210,36 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    /// Leaves the next half to the ring: drain what is held, else fill.
+    /// Submits the next half to the ring: drains the pipe where it holds bytes, else fills it.
     fn pump_by_ring<K: Kernel<Pipe = P>>(&mut self, pipe: P, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
-        let (task, operation) = if pipe.held_bytes() == 0 {
+        let (half, operation) = if pipe.held_bytes() == 0 {
             (FlowOperation::Fill, SocketOperation::SpliceIn(ends.source, &pipe))
         } else {
             (FlowOperation::Drain, SocketOperation::SpliceOut(&pipe, ends.sink))
         };
-        io.submit(self.direction.purpose(task), operation);
+        io.submit(self.direction.purpose(half), operation);
         if let Path::Splice(path) = &mut self.path {
             path.pipe = Some(pipe);
         }
     }
 
-    /// Every pipe is in use: copy, until the direction earns a pipe again.
+    /// Every pipe is in use: copies until the traffic looks like a stream again.
     fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         self.switch_to_copying();
         self.read(First::Read, ends, io);
     }
 }
 
-/// Results after which the ring's splice is simply asked for again once the socket is ready.
+/// True for results after which the ring's splice is repeated once the socket is ready.
 fn is_retry(result: i32) -> bool {
     matches!(-result, libc::EAGAIN | libc::EINTR | libc::ECANCELED)
 }
 
-/// Bytes that one direction moves before its worker looks up; a pipe that was begun is emptied.
+/// Bytes that one direction moves in one visit; a pipe that was filled is then still drained.
 pub(in crate::engine) const SLICE_BYTES: u64 = 256 * 1024;
 
-/// A burst below this is cheaper to copy.
+/// Bytes below which a burst is cheaper to copy.
 const QUIET_BYTES: u64 = 8 * 1024;
 
-/// Bursts that small, in a row, before a direction goes back to copying.
+/// Number of such small bursts in a row after which a direction copies again.
 const QUIET_BURSTS_TO_COPY: u8 = 4;

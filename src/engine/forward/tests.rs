@@ -1,4 +1,4 @@
-//! One direction against a scripted kernel: whatever it does, the bytes arrive whole and in order.
+//! One direction against a scripted kernel: all bytes arrive, in order, whatever the kernel does.
 
 use proptest::prelude::*;
 
@@ -8,8 +8,8 @@ use crate::engine::tls::ktls::Records;
 use crate::engine::user_data::{InFlight, Slot};
 use crate::sys::kernel_tls::Record;
 
-/// A flow with both its ends, and the kernel that it talks to.
-struct Bench {
+/// A flow with its two ends and a scripted kernel.
+struct FlowBench {
     flow: Flow<<SimulatedKernel as Kernel>::Pipe>,
     kernel: SimulatedKernel,
     in_flight: InFlight,
@@ -21,7 +21,7 @@ struct Bench {
     by_kernel_tls: bool,
 }
 
-impl Bench {
+impl FlowBench {
     fn new(forwarding: Forwarding, seed: u64) -> Self {
         Self {
             flow: Flow::new(Direction::Up, forwarding),
@@ -65,7 +65,7 @@ impl Bench {
         self.act(|flow, ends, io| flow.start(early, ends, io))
     }
 
-    /// Lets one thing happen; whether anything could.
+    /// Performs one step. Returns whether there was one.
     fn step(&mut self) -> Result<bool, FlowError> {
         if self.flow.wants_turn() {
             self.act(|flow, ends, io| flow.resume(ends, io))?;
@@ -75,8 +75,8 @@ impl Bench {
         if !outcome.more {
             self.in_flight.end(purpose);
         }
-        if let Some((_, task)) = Direction::of(purpose) {
-            self.act(|flow, ends, io| flow.complete(task, outcome, ends, io))?;
+        if let Some((_, operation)) = Direction::of(purpose) {
+            self.act(|flow, ends, io| flow.complete(operation, outcome, ends, io))?;
         }
         Ok(true)
     }
@@ -102,7 +102,7 @@ proptest! {
         early in prop::collection::vec(any::<u8>(), 0..300),
         pieces in prop::collection::vec((1usize..200_000, 0usize..60_000), 1..12),
     ) {
-        let mut bench = Bench { by_kernel_tls, ..Bench::new(forwarding, seed) };
+        let mut bench = FlowBench { by_kernel_tls, ..FlowBench::new(forwarding, seed) };
         let mut expected = early.clone();
         bench.sink.state().room.set(bench.kernel.roll(400));
         bench.start(&early).unwrap();
@@ -113,7 +113,7 @@ proptest! {
             if by_kernel_tls && bench.kernel.roll(2) == 0 {
                 bench.source.state().record.set(Some(NEW_SESSION_TICKET));
             }
-            // Room comes in dribbles, so that what was kept goes out in several parts.
+            // Room comes in small amounts, so that kept bytes are sent in several parts.
             for _ in 0..bench.kernel.roll(60) {
                 let dribble = bench.kernel.roll(1 + room / 16);
                 bench.sink.state().room.set(bench.sink.state().room.get() + dribble);
@@ -131,7 +131,7 @@ proptest! {
             source.state().peer_ended.set(!by_kernel_tls);
             if !bench.step().unwrap() {
                 prop_assert_eq!(sink.state().room.get(), 0, "nothing can happen any more, and the flow is not done");
-                // Now and then exactly the end has no room.
+                // Sometimes only the end finds no room.
                 let left = expected.len() - sink.state().sent.borrow().len();
                 sink.state().room.set(left.max(1));
             }
@@ -149,22 +149,22 @@ proptest! {
 }
 
 #[test]
-fn a_source_by_tls_that_ends_without_its_word_for_it_was_cut_off() {
+fn a_tls_source_that_ends_without_close_notify_is_cut_off() {
     for forwarding in [Forwarding::Copy, Forwarding::Splice, Forwarding::RingSplice] {
-        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(forwarding, 5) };
+        let mut bench = FlowBench { by_kernel_tls: true, ..FlowBench::new(forwarding, 5) };
         bench.sink.state().room.set(usize::MAX / 2);
         bench.start(&[]).unwrap();
         bench.source.state().incoming.borrow_mut().extend([1; 10]);
         bench.source.state().peer_ended.set(true);
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
         assert_eq!((broken.end, broken.error.kind()), (FlowEnd::Source, io::ErrorKind::UnexpectedEof));
-        assert_eq!(bench.sink.state().sent.borrow().len(), 10, "what had come is with the sink");
+        assert_eq!(bench.sink.state().sent.borrow().len(), 10, "the sink got the bytes that had arrived");
         assert!(!bench.sink.state().end_told.get() && !bench.sink.state().shut.get());
     }
 }
 
 #[test]
-fn a_record_that_ends_a_connection_by_tls_is_told_with_its_reason() {
+fn a_record_that_ends_a_tls_connection_gives_the_reason() {
     let records = [
         (Record::Alert(80), "the peer sent alert 80"),
         (Record::Handshake(24), "the peer changed its keys, which the kernel does not follow"),
@@ -172,7 +172,7 @@ fn a_record_that_ends_a_connection_by_tls_is_told_with_its_reason() {
         (Record::Other, "a record that does not belong there"),
     ];
     for (forwarding, (record, reason)) in FORWARDINGS.iter().copied().cycle().zip(records.repeat(4)) {
-        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(forwarding, 5) };
+        let mut bench = FlowBench { by_kernel_tls: true, ..FlowBench::new(forwarding, 5) };
         bench.sink.state().room.set(usize::MAX / 2);
         bench.start(&[]).unwrap();
         bench.source.state().record.set(Some(record));
@@ -183,11 +183,11 @@ fn a_record_that_ends_a_connection_by_tls_is_told_with_its_reason() {
 }
 
 #[test]
-fn a_record_that_does_not_open_is_told_apart_from_a_lost_connection() {
+fn a_record_that_does_not_open_differs_from_a_lost_connection() {
     for (errno, kind) in
         [(libc::EBADMSG, io::ErrorKind::InvalidData), (libc::ECONNRESET, io::ErrorKind::ConnectionReset)]
     {
-        let mut bench = Bench { by_kernel_tls: true, ..Bench::new(Forwarding::Splice, 5) };
+        let mut bench = FlowBench { by_kernel_tls: true, ..FlowBench::new(Forwarding::Splice, 5) };
         bench.start(&[]).unwrap();
         bench.source.state().broken.set(Some(errno));
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
@@ -197,7 +197,7 @@ fn a_record_that_does_not_open_is_told_apart_from_a_lost_connection() {
 
 #[test]
 fn a_stalled_copy_gives_its_buffers_back_and_stops_receiving() {
-    let mut bench = Bench::new(Forwarding::Copy, 7);
+    let mut bench = FlowBench::new(Forwarding::Copy, 7);
     bench.start(&[]).unwrap();
     bench.source.state().incoming.borrow_mut().extend([1; 100_000]);
     for _ in 0..200 {
@@ -211,9 +211,9 @@ fn a_stalled_copy_gives_its_buffers_back_and_stops_receiving() {
 
 #[test]
 fn a_stream_is_promoted_whatever_the_size_of_its_segments() {
-    // What loopback's largest segment comes as, and what two of Ethernet's do.
+    // The buffers of loopback's largest segment, and of two Ethernet segments.
     for segment in [[4096; 15].iter().chain(&[4043]).copied().collect::<Vec<_>>(), vec![2896]] {
-        let mut bench = Bench::new(Forwarding::Auto, 7);
+        let mut bench = FlowBench::new(Forwarding::Auto, 7);
         bench.sink.state().room.set(usize::MAX / 2);
         bench.start(&[]).unwrap();
         let is_stream = segment.contains(&4096);
@@ -223,7 +223,7 @@ fn a_stream_is_promoted_whatever_the_size_of_its_segments() {
             let outcome = Outcome { result: len as i32, more: true, buffer: Some(buffer) };
             bench.act(|flow, ends, io| flow.complete(FlowOperation::Receive, outcome, ends, io)).unwrap();
         }
-        // It changes path once the receive in flight has ended.
+        // The path changes once the receive in flight has ended.
         bench.in_flight.end(Purpose::UpReceive);
         bench.kernel.pending.clear();
         let ended = Outcome { result: -libc::ECANCELED, more: false, buffer: None };
@@ -235,7 +235,7 @@ fn a_stream_is_promoted_whatever_the_size_of_its_segments() {
 
 #[test]
 fn a_reset_of_a_source_that_is_not_read_is_noticed() {
-    let mut bench = Bench::new(Forwarding::Copy, 7);
+    let mut bench = FlowBench::new(Forwarding::Copy, 7);
     bench.start(b"the sink has no room for this").unwrap();
     let error = Outcome { result: i32::from(libc::POLLERR | libc::POLLHUP), more: false, buffer: None };
     let broken =
@@ -244,9 +244,9 @@ fn a_reset_of_a_source_that_is_not_read_is_noticed() {
 }
 
 #[test]
-fn a_broken_sink_is_told_apart_from_a_broken_source() {
+fn a_broken_sink_is_distinguished_from_a_broken_source() {
     for (forwarding, errno) in [(Forwarding::Copy, libc::EPIPE), (Forwarding::Splice, libc::ECONNRESET)] {
-        let mut bench = Bench::new(forwarding, 3);
+        let mut bench = FlowBench::new(forwarding, 3);
         bench.start(&[]).unwrap();
         bench.source.state().incoming.borrow_mut().extend([1; 10]);
         bench.sink.state().broken.set(Some(errno));
@@ -258,12 +258,12 @@ fn a_broken_sink_is_told_apart_from_a_broken_source() {
 
 #[test]
 fn a_kernel_that_never_stops_delivering_breaks_the_tunnel_at_the_spills_bound() {
-    let mut bench = Bench::new(Forwarding::Copy, 7);
+    let mut bench = FlowBench::new(Forwarding::Copy, 7);
     bench.start(&[1]).unwrap();
     bench.source.state().incoming.borrow_mut().extend(vec![1; 1_000_000]);
-    let held = |bench: &Bench| 1_000_001 - bench.source.state().incoming.borrow().len();
+    let held = |bench: &FlowBench| 1_000_001 - bench.source.state().incoming.borrow().len();
     let broken = loop {
-        // What a cancelled receive still brings, again and again.
+        // A cancelled receive that still delivers, again and again.
         let buffer = bench.kernel.deliver(&bench.source.clone());
         let outcome = Outcome { result: 4096, more: true, buffer: Some(buffer) };
         if let Err(broken) =

@@ -1,10 +1,10 @@
-//! Which listening sockets the engine threads have: their own, or those that a service manager opened.
+//! Opens the listening sockets of the engine threads, or takes those that a service manager opened.
 //!
-//! A thread's own sockets share their address (`SO_REUSEPORT`), and the kernel spreads clients over the
-//! threads by hash. A socket that was inherited belongs to another user, with whose sockets ours may not
-//! share an address. So all threads accept from that one, one client at a time: the kernel wakes them in
-//! turn, and a thread that has more sessions than another leaves the next client to it. Where a manager opened several sockets for one address (`ReusePort=yes` and one `ListenStream=` per
-//! CPU), each thread has one of its own again.
+//! The threads' own sockets share their address (`SO_REUSEPORT`), and the kernel spreads clients over the threads by
+//! hash. An inherited socket belongs to another user, and ours may not share an address with it. So all threads
+//! accept from it, one client at a time: the kernel wakes them in turn, and a thread with more sessions than another
+//! leaves the next client to it. A manager may open several sockets for one address (`ReusePort=yes` and one
+//! `ListenStream=` per CPU); then each thread has a socket of its own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,14 +16,14 @@ use crate::engine::kernel::uring::silence_options;
 use crate::engine::listener::{Listener, Sharing};
 use crate::sys::{activation, socket};
 
-/// Client listeners that existed before the node.
+/// Client listeners that a service manager opened before the node started.
 pub struct Inherited {
     sockets: Vec<(SocketAddr, OwnedFd)>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
-    #[error("the sockets that LISTEN_FDS tells of cannot be taken over: {0}")]
+    #[error("the sockets of LISTEN_FDS cannot be taken over: {0}")]
     Lost(io::Error),
     #[error(
         "socket {number} of those passed does not listen for TCP; the socket unit may hold ListenStream=ADDRESS:PORT only"
@@ -38,12 +38,12 @@ pub enum InheritedError {
 }
 
 impl Inherited {
-    /// For a node that binds all it listens on.
+    /// No listeners, for a node that binds all of its own.
     pub const fn none() -> Self {
         Self { sockets: Vec::new() }
     }
 
-    /// What a service manager passed to this process, if any.
+    /// Takes the sockets that a service manager passed to this process, if any.
     pub fn take() -> Result<Self, InheritedError> {
         let sockets = activation::take().map_err(InheritedError::Lost)?;
         let with_address = |(number, socket)| match activation::listening_address(&socket) {
@@ -58,7 +58,7 @@ impl Inherited {
     }
 }
 
-/// Sockets for every configured address: the addresses, and each thread's listeners.
+/// Opens sockets for every configured address. Returns the addresses and each thread's listeners.
 pub(in crate::engine) fn bind_all(
     config: &Config,
     threads: usize,
@@ -89,7 +89,7 @@ pub(in crate::engine) fn bind_all(
     }
 }
 
-/// One socket per thread, and the address they share.
+/// Opens one socket per thread. Returns the address that they share, and the sockets.
 fn bind(
     address: SocketAddr,
     threads: usize,
@@ -109,7 +109,8 @@ fn bind(
     Ok((address, sockets))
 }
 
-/// At least one socket per thread, and none left out: one that nobody accepts from would let its clients wait.
+/// Prepares inherited sockets: at least one per thread, and every one has a thread, since clients of a socket
+/// without a thread would wait for ever.
 fn adopt(passed: Vec<OwnedFd>, threads: usize, options: socket::WatchForSilence) -> io::Result<Vec<OwnedFd>> {
     let ours = passed.into_iter().map(|socket| activation::make_ours(socket, options));
     let mut sockets = ours.collect::<io::Result<Vec<_>>>()?;
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
     use crate::config::Listen;
 
-    /// So many sockets on one address as a unit with `ReusePort=yes` opens, shared out over `threads`.
+    /// Number of listeners of each of `threads`, where a unit with `ReusePort=yes` opened `passed` sockets.
     fn listeners_by_thread(passed: usize, threads: usize) -> Vec<usize> {
         let options = silence_options(&Config::default());
         let mut address = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,4 +1,4 @@
-//! One listening socket of one thread, and the pause that accept takes when the system runs out.
+//! One listening socket of one thread, and the pause after an accept that failed for want of resources.
 
 pub(super) mod bind;
 
@@ -11,21 +11,21 @@ use crate::sys::ring::Operation;
 
 pub(super) struct Listener {
     socket: OwnedFd,
-    /// The place in the configuration's `listen` of what it serves.
+    /// Place of its settings in the configuration's `listen`.
     pub place: usize,
     sharing: Sharing,
-    /// Accept has failed for want of descriptors or memory; not asked again before.
+    /// Time before which no accept is submitted, after one has failed for want of descriptors or memory.
     paused_until: Option<Tick>,
-    /// An accept is in flight. It holds the socket open, whatever we do to our end of it.
+    /// An accept is in flight. It keeps the socket open even after we close it.
     pub is_accepting: bool,
 }
 
-/// Who accepts from a socket.
+/// The threads that accept from a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sharing {
     /// This thread alone.
     Own,
-    /// All threads, so each takes one client at a time and then waits behind the others.
+    /// All threads: each takes one client at a time and then waits behind the others.
     Shared,
 }
 
@@ -34,8 +34,8 @@ impl Listener {
         Self { socket, place, sharing, paused_until: None, is_accepting: false }
     }
 
-    /// How long the thread with this number should leave clients to the others, because it has more sessions
-    /// than they; `None` where it need not.
+    /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than
+    /// they; `None` where it has not.
     pub fn gives_way(&self, shared: &Shared, thread: usize) -> Option<Duration> {
         if self.sharing == Sharing::Own {
             return None;
@@ -49,14 +49,14 @@ impl Listener {
         self.paused_until = Some(tick);
     }
 
-    /// Something was given back: a pause that is on need not last longer than until `tick`.
+    /// Shortens a pause, where there is one, to end at `tick`: resources were freed.
     pub fn resume_at(&mut self, tick: Tick) {
         if let Some(until) = &mut self.paused_until {
             *until = tick.min(*until);
         }
     }
 
-    /// Whether a pause has just come to its end.
+    /// Ends a pause whose time is over. Returns whether it did.
     pub fn take_resumed(&mut self, now: Tick) -> bool {
         let is_over = self.paused_until.is_some_and(|until| until <= now);
         if is_over {
@@ -69,7 +69,7 @@ impl Listener {
         self.paused_until
     }
 
-    /// What takes the next client, or all that follow.
+    /// The operation that accepts the next client, or all further ones.
     pub fn accept(&self) -> Operation<'_> {
         let listener = self.socket.as_fd();
         match self.sharing {
@@ -79,11 +79,11 @@ impl Listener {
     }
 }
 
-/// Sessions that a thread may have beyond the one with the fewest and still compete for a shared socket's next
-/// client. A thread that is awake already is faster than one that the kernel wakes, so without a bound the
-/// busiest would take nearly all.
+/// Sessions that a thread may have more than the thread with the fewest and still compete for the next client of a
+/// shared socket. An awake thread is faster than one that the kernel must wake, so without a bound the busiest
+/// thread would take nearly all clients.
 const AHEAD_MAX: u64 = 2;
 
-/// Long enough for a thread that sleeps to be woken and take the client, short enough that clients do not
-/// notice where none does.
+/// Time that a sleeping thread has to wake up and take the client. Too short for clients to notice where no thread
+/// does.
 const GIVE_WAY: Duration = Duration::from_millis(1);

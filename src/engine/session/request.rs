@@ -151,7 +151,7 @@ impl<K: Kernel> Session<K> {
     fn refuse_unknown(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
         let budget = match self.client_address {
             Some(client) if !self.is_probe(turn) => {
-                turn.shared.token_rate_limit.note(client.ip(), turn.now.wall)
+                turn.shared.token_rate_limit.record(client.ip(), turn.now.wall)
             }
             _ => Budget::Left,
         };

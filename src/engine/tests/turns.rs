@@ -6,7 +6,7 @@ use super::*;
 use crate::config::KernelTls;
 use crate::engine::forward::SLICE_BYTES;
 use crate::engine::tls::handshake_pool::HandshakePool;
-use crate::engine::worker::scheduler::{ARRIVALS_PER_TURN, HANDSHAKES_PER_TURN};
+use crate::engine::worker::scheduler::{ARRIVALS_PER_TURN, REQUESTS_PER_TURN};
 use crate::engine::worker::serve_requests::SESSIONS_PER_TURN;
 use crate::engine::worker::streams::TURN_BYTES;
 use crate::sys::buffers::BUFFER_BYTES;
@@ -115,7 +115,7 @@ fn a_thousand_clients_that_come_at_once_have_a_share_of_each_turn_and_all_are_se
         let accepted_now = bench.counters().sessions.accepted.get();
         let dialled_now = bench.counters().accept_to_dial.total().len();
         assert!(accepted_now - accepted <= ARRIVALS_PER_TURN as u64, "{accepted_now} after {accepted}");
-        assert!(dialled_now - dialled <= HANDSHAKES_PER_TURN as u64, "{dialled_now} after {dialled}");
+        assert!(dialled_now - dialled <= REQUESTS_PER_TURN as u64, "{dialled_now} after {dialled}");
         (accepted, dialled) = (accepted_now, dialled_now);
         // Makes room in the device's backlog.
         while bench.device.accept().is_ok() {}

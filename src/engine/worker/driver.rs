@@ -98,7 +98,7 @@ impl SessionDriver {
             }
         }
         self.serve_streams(cx);
-        while let Some(completion) = self.scheduler.next_handshake() {
+        while let Some(completion) = self.scheduler.next_request() {
             self.dispatch(completion, idle, signals, cx);
         }
         while let Some(done) = cx.handshakes.next() {
@@ -139,7 +139,7 @@ impl SessionDriver {
             self.arrangement(slot).among_streams = false;
             let before = stream_cost(&cx.counters.hot);
             self.with_session(slot, cx, Session::resume);
-            self.streams.note_moved(stream_cost(&cx.counters.hot) - before);
+            self.streams.record_moved(stream_cost(&cx.counters.hot) - before);
         }
     }
 
@@ -152,7 +152,7 @@ impl SessionDriver {
     ) {
         match UserData::from_bits(completion.user_data) {
             Some(UserData::Session { slot, purpose }) => {
-                idle.note_completion(slot, purpose);
+                idle.record_completion(slot, purpose);
                 let Completion { result, more, buffer, .. } = completion;
                 let outcome = Outcome { result, more, buffer };
                 self.with_session(slot, cx, |session, cx| session.complete(purpose, outcome, cx));
@@ -167,7 +167,7 @@ impl SessionDriver {
             }
             Some(UserData::Wake) => {
                 let thread = &cx.shared.threads[self.number];
-                signals.take(&thread.wake);
+                signals.clear(&thread.wake);
                 if !completion.more {
                     watch_wake(thread, cx.kernel);
                 }

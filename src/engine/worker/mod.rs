@@ -134,7 +134,7 @@ impl Worker {
         self.driver.resume_accepting(&mut cx);
         thread.counters.hot.turns.add(1);
         cx.kernel.record_use(&thread.counters.hot);
-        self.idle.note_turn(driver::spliced_bytes(&thread.counters.hot));
+        self.idle.record_turn(driver::spliced_bytes(&thread.counters.hot));
         let Some(stop_by) = self.stop_by else { return Ok(ControlFlow::Continue(())) };
         self.driver.stop_sessions(&mut cx);
         let is_over = self.driver.is_done() || now.tick() >= stop_by;
@@ -148,10 +148,10 @@ impl Worker {
         if wait == Wait::No {
             return self.kernel.turn(Wait::No, None, completions);
         }
-        let Some(budget) = self.idle.budget() else {
+        let Some(budget) = self.idle.spin_time() else {
             let asleep_at = std::time::Instant::now();
             self.kernel.turn(wait, self.idle.gather(), completions)?;
-            self.idle.note_gap(asleep_at.elapsed());
+            self.idle.record_gap(asleep_at.elapsed());
             return Ok(());
         };
         self.kernel.turn(Wait::No, None, completions)?;
@@ -160,15 +160,15 @@ impl Worker {
         }
         let counters = &self.shared.threads[self.number].counters.hot;
         if self.kernel.has_work_within(budget) {
-            self.idle.hit();
+            self.idle.record_hit();
             counters.spins_hit.add(1);
             self.kernel.turn(Wait::No, None, completions)
         } else {
-            self.idle.miss();
+            self.idle.record_miss();
             counters.spins_missed.add(1);
             let asleep_at = std::time::Instant::now();
             self.kernel.turn(wait, self.idle.gather(), completions)?;
-            self.idle.note_gap(budget + asleep_at.elapsed());
+            self.idle.record_gap(budget + asleep_at.elapsed());
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! Does what other threads ask of this one, a few sessions in each turn.
+//! Serves the requests of other threads, a few sessions in each turn.
 
 use super::driver::SessionDriver;
 use super::signals::SignalReader;
@@ -9,32 +9,32 @@ use crate::engine::shared::ThreadShared;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
-/// How far this thread is with what it has been asked.
+/// The requests that this thread serves.
 #[derive(Default)]
 pub(super) struct RequestsInProgress {
-    under_way: Option<UnderWay>,
+    current: Option<CurrentRequest>,
 }
 
-struct UnderWay {
+struct CurrentRequest {
     request: WorkerRequest,
-    /// Of the table's places, the next to look at.
+    /// The next place of the session table to visit.
     next: usize,
 }
 
 impl RequestsInProgress {
     pub fn is_idle(&self) -> bool {
-        self.under_way.is_none()
+        self.current.is_none()
     }
 }
 
 impl SessionDriver {
-    /// Goes on with what was asked first.
+    /// Continues the oldest request.
     pub(super) fn serve_requests(&mut self, signals: &mut SignalReader, cx: &mut TurnCx<'_, UringKernel>) {
         if self.requests.is_idle() && !signals.has_requests() {
             return;
         }
-        let Some(UnderWay { mut request, next }) =
-            self.requests.under_way.take().or_else(|| next_request(&cx.shared.threads[self.number]))
+        let Some(CurrentRequest { mut request, next }) =
+            self.requests.current.take().or_else(|| next_request(&cx.shared.threads[self.number]))
         else {
             signals.found_no_request();
             return;
@@ -44,7 +44,7 @@ impl SessionDriver {
             WorkerRequest::List { list, .. } => {
                 for place in next..end {
                     let Some(session) = self.sessions.get_mut(Slot(place as u32)) else { continue };
-                    // It never grows: that would take this thread's time.
+                    // The list never grows: an allocation would take this thread's time.
                     if list.rows.len() < list.rows.capacity() {
                         list.rows.push(session.row(cx.now));
                     } else {
@@ -67,10 +67,10 @@ impl SessionDriver {
             }
         }
         if end < self.sessions.places() {
-            self.requests.under_way = Some(UnderWay { request, next: end });
+            self.requests.current = Some(CurrentRequest { request, next: end });
             return;
         }
-        // Whoever asked may have lost patience.
+        // The requester may have given up.
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
@@ -78,9 +78,9 @@ impl SessionDriver {
     }
 }
 
-fn next_request(thread: &ThreadShared) -> Option<UnderWay> {
-    Some(UnderWay { request: thread.requests.pop()?, next: 0 })
+fn next_request(thread: &ThreadShared) -> Option<CurrentRequest> {
+    Some(CurrentRequest { request: thread.requests.pop()?, next: 0 })
 }
 
-/// Sessions that one turn looks at for others, of some 0.2 µs each.
+/// Sessions that one turn visits for requests, of some 0.2 µs each.
 pub(in crate::engine) const SESSIONS_PER_TURN: usize = 128;

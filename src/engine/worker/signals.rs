@@ -1,34 +1,35 @@
-//! Commands to all engine threads, and the care by which a thread that sleeps misses none of them.
+//! Signals to all engine threads, and the order of reads by which a sleeping thread misses none.
 //!
-//! Commands are signals, not messages: a thread that is behind sees the last state of each, so there is no
-//! queue that could fill. Whoever sets one wakes the threads afterwards; a thread takes the waking first and
-//! reads the signals afterwards. The other way round, it could take a waking along with the one that it knows
-//! of, and sleep on what came with it: the kernel does not tell of a waking that was taken before it looked.
+//! Signals are flags, not messages: a thread that is behind sees the latest state of each, so no queue can fill. A
+//! sender sets a flag first and wakes the threads afterwards. A thread clears its eventfd first and reads the flags
+//! afterwards. In the opposite order it could clear a wake-up whose flag it has not read, and sleep: the ring does
+//! not report a wake-up that was cleared before it polled.
 //!
-//! `tests/loom` runs this file in every order that threads can run in.
+//! `tests/loom` runs this file in every possible order of threads.
 
 use crate::sys::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::wake::Wake;
 
-/// What all threads have been told.
+/// The flags that all threads read.
 pub(in crate::engine) struct Signals {
     draining: AtomicBool,
     stopping: AtomicBool,
-    /// Counts requests to put every session's decision again.
+    /// Number of requests to repeat every session's decision.
     rechecks: AtomicU64,
 }
 
-/// What one thread has heard of it.
+/// The flags that one thread has read.
 #[derive(Default)]
 pub(in crate::engine) struct SignalReader {
-    rechecks_heard: u64,
-    /// Woken, and has not read the signals since.
+    /// The value of `rechecks` at the last read.
+    rechecks_seen: u64,
+    /// The thread was woken and has not read the flags since.
     signals_unread: bool,
-    /// Woken, and has not found its requests done since.
-    requests_unseen: bool,
+    /// The thread was woken and has not found its queue of requests empty since.
+    requests_unread: bool,
 }
 
-/// Whether every session's decision is to be put again.
+/// A request to repeat every session's decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::engine) enum Recheck {
     Asked,
@@ -44,7 +45,7 @@ impl Signals {
         }
     }
 
-    /// Wake the threads after this, as after each of the next two.
+    /// Requests a recheck. Wake the threads afterwards, as after each of the next two.
     pub fn recheck(&self) {
         self.rechecks.fetch_add(1, Ordering::Release);
     }
@@ -67,35 +68,36 @@ impl Signals {
 }
 
 impl SignalReader {
-    /// The thread was woken: takes all wakings so far.
-    pub fn take(&mut self, wake: &Wake) {
+    /// The thread was woken: clears the eventfd.
+    pub fn clear(&mut self, wake: &Wake) {
         wake.clear();
         self.signals_unread = true;
-        self.requests_unseen = true;
+        self.requests_unread = true;
     }
 
-    /// Begins a turn. Call this before the view is pinned: then the view is at least as new as the request.
+    /// Reads the flags at the begin of a turn. Call it before the view is pinned: then the view is at least as new as
+    /// the request for a recheck.
     pub fn read(&mut self, signals: &Signals) -> Recheck {
         self.signals_unread = false;
         let rechecks = signals.rechecks.load(Ordering::Acquire);
-        if std::mem::replace(&mut self.rechecks_heard, rechecks) == rechecks {
+        if std::mem::replace(&mut self.rechecks_seen, rechecks) == rechecks {
             Recheck::NotAsked
         } else {
             Recheck::Asked
         }
     }
 
-    /// The queue of requests was found empty.
+    /// Records that the queue of requests was empty.
     pub fn found_no_request(&mut self) {
-        self.requests_unseen = false;
+        self.requests_unread = false;
     }
 
     pub fn has_requests(&self) -> bool {
-        self.requests_unseen
+        self.requests_unread
     }
 
-    /// Whether nothing that the thread was woken for is left for another turn.
+    /// True where the thread has handled everything that it was woken for.
     pub fn is_done(&self) -> bool {
-        !self.signals_unread && !self.requests_unseen
+        !self.signals_unread && !self.requests_unread
     }
 }

@@ -1,19 +1,21 @@
-//! A worker's table of sessions: slots that are reused once nothing of their last session is in flight.
+//! A worker's table of sessions. A slot is reused once no operation of its last session is in flight.
 
 use crate::authz::Query;
 use crate::engine::kernel::Kernel;
 use crate::engine::session::Session;
 use crate::engine::user_data::Slot;
 
+/// The sessions of one worker, by slot.
 pub(in crate::engine) struct Sessions<K: Kernel> {
     slots: Vec<Option<Session<K>>>,
     free: Vec<Slot>,
-    /// Where the next slice of a sweep begins; `None` where none is under way.
+    /// The first place of the next slice of a sweep; `None` where no sweep is under way.
     sweep_from: Option<usize>,
 }
 
 impl<K: Kernel> Sessions<K> {
-    /// Room for `sessions_max` sessions, so that the table never moves; untouched room costs no memory.
+    /// Makes a table with room for `sessions_max` sessions, so that it never moves in memory. Unused room takes no
+    /// memory.
     pub fn with_capacity(sessions_max: usize) -> Self {
         Self {
             slots: Vec::with_capacity(sessions_max),
@@ -22,7 +24,7 @@ impl<K: Kernel> Sessions<K> {
         }
     }
 
-    /// A slot for one more session; follow with [`Sessions::fill`].
+    /// Reserves a slot for one more session; follow with [`Sessions::fill`].
     pub fn reserve(&mut self) -> Slot {
         self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -46,7 +48,7 @@ impl<K: Kernel> Sessions<K> {
         Some(session)
     }
 
-    /// Places in the table, in use or not.
+    /// Number of places in the table, in use or not.
     pub fn places(&self) -> usize {
         self.slots.len()
     }
@@ -55,12 +57,12 @@ impl<K: Kernel> Sessions<K> {
         self.free.len() == self.slots.len()
     }
 
-    /// Every slot that is in use.
+    /// All slots in use.
     pub fn occupied(&self) -> Vec<Slot> {
         (0u32..).zip(&self.slots).filter(|(_, place)| place.is_some()).map(|(slot, _)| Slot(slot)).collect()
     }
 
-    /// Begins to visit every session, or begins anew.
+    /// Begins a sweep over all sessions; restarts the one under way.
     pub fn start_sweep(&mut self) {
         self.sweep_from = Some(0);
     }
@@ -69,7 +71,8 @@ impl<K: Kernel> Sessions<K> {
         self.sweep_from.is_some()
     }
 
-    /// The next sessions of the sweep that rest on a decision, at most `count` slots on, and on which.
+    /// The next sessions of the sweep that rest on a decision, and the query of each. Advances by at most `count`
+    /// slots.
     pub fn sweep(&mut self, count: usize) -> (Vec<Slot>, Vec<Query>) {
         let Some(from) = self.sweep_from else { return Default::default() };
         let to = (from + count).min(self.slots.len());

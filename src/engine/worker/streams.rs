@@ -1,27 +1,28 @@
-//! Streams with bytes to move: whose turn it is, and for how long.
+//! Schedules the streams that have bytes to move.
 //!
-//! A turn of the thread has a bounded number of bytes for all streams together, so that small messages never
-//! wait for long. A stream that has just become ready is visited before those that could go on for ever, so
-//! a page does not wait for downloads. One that goes on does so in turn after turn, until it is dry or has
-//! had its stint: a source whose buffer is never emptied sends what is next on our CPU whenever we make room,
-//! and what was touched last is still in the cache.
+//! A turn of the thread has a bounded number of bytes for all streams together, so that small messages never wait for
+//! long. A stream that has just become ready is visited before streams that never run dry, so that a web page does
+//! not wait for downloads. A stream that goes on is visited turn after turn, until it is dry or its stint is over:
+//! its data is still in the cache, and a source whose buffer is never empty sends its next bytes on our CPU as soon as
+//! there is room.
 
 use std::collections::VecDeque;
 
 use crate::engine::user_data::Slot;
 
+/// The streams of one thread.
 #[derive(Default)]
 pub(in crate::engine) struct Streams {
-    /// Those that became ready. Here and below, each session at most once, but for one that took over the
-    /// slot of another.
+    /// Streams that became ready. Here and below, each session is listed at most once, except for one that took over
+    /// the slot of another.
     fresh: VecDeque<Slot>,
-    /// Those that had more than a visit takes.
+    /// Streams that had more bytes than a visit moves.
     lasting: VecDeque<Slot>,
     visit: Option<Visit>,
-    /// Which of the lasting ones has its stint, and what it has moved in it.
+    /// The stream of `lasting` that has its stint, and the bytes that it has moved in it.
     in_stint: Option<Slot>,
     stint_bytes: u64,
-    /// What this turn has used, and the fresh ones of it.
+    /// Bytes that this turn has used, and those of them for `fresh` streams.
     turn_bytes: u64,
     fresh_bytes: u64,
 }
@@ -38,7 +39,7 @@ impl Streams {
         self.fresh_bytes = 0;
     }
 
-    /// Has `slot` served.
+    /// Queues the stream in `slot`.
     pub fn add(&mut self, slot: Slot) {
         match self.visit {
             Some(visit) if visit.slot == slot && visit.is_fresh => self.lasting.push_back(slot),
@@ -53,7 +54,7 @@ impl Streams {
         }
     }
 
-    /// The stream that is to move bytes now; `None` once the turn has nothing left for streams.
+    /// The next stream to move bytes; `None` once the turn's bytes for streams are used up.
     pub fn next(&mut self) -> Option<Slot> {
         self.visit = None;
         if self.turn_bytes >= TURN_BYTES {
@@ -70,8 +71,8 @@ impl Streams {
         Some(slot)
     }
 
-    /// The stream that [`Self::next`] gave has moved `bytes`, and will be added again if it has more.
-    pub fn note_moved(&mut self, bytes: u64) {
+    /// Records that the stream of the last [`Self::next`] has moved `bytes`. The caller adds it again if it has more.
+    pub fn record_moved(&mut self, bytes: u64) {
         let cost = bytes.max(VISIT_BYTES);
         self.turn_bytes += cost;
         match self.visit {
@@ -85,30 +86,30 @@ impl Streams {
     }
 }
 
-/// What a turn has for streams: about 100 us.
+/// Bytes of a turn for streams: about 100 µs.
 pub(in crate::engine) const TURN_BYTES: u64 = 1024 * 1024;
 
-/// Of that, for streams that became ready, while others go on.
+/// Bytes of them for streams that became ready, while others go on.
 const FRESH_BYTES: u64 = TURN_BYTES / 2;
 
-/// What a stream that is never dry moves before the next one begins.
+/// Bytes that a stream which is never dry moves before the next one begins.
 const STINT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A visit counts as so many bytes, however few there were.
+/// Bytes that a visit counts as, at least.
 const VISIT_BYTES: u64 = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Serves `turns` turns to streams that always have `slice_bytes` more.
+    /// Serves streams that always have `slice_bytes` more for `turns` turns.
     fn served(streams: &mut Streams, turns: usize, slice_bytes: u64) -> Vec<Slot> {
         let mut served = Vec::new();
         for _ in 0..turns {
             streams.begin_turn();
             while let Some(slot) = streams.next() {
                 streams.add(slot);
-                streams.note_moved(slice_bytes);
+                streams.record_moved(slice_bytes);
                 served.push(slot);
             }
         }
@@ -132,7 +133,7 @@ mod tests {
     fn streams_that_move_next_to_nothing_cannot_prolong_a_turn() {
         let mut streams = with_streams(10_000);
         streams.begin_turn();
-        let visits = std::iter::from_fn(|| streams.next().inspect(|_| streams.note_moved(1))).count();
+        let visits = std::iter::from_fn(|| streams.next().inspect(|_| streams.record_moved(1))).count();
         assert_eq!(visits as u64, TURN_BYTES / VISIT_BYTES);
     }
 
@@ -162,7 +163,7 @@ mod tests {
         served(&mut streams, 3, TURN_BYTES);
         streams.begin_turn();
         assert_eq!(streams.next(), Some(Slot(0)), "in its stint");
-        streams.note_moved(1);
+        streams.record_moved(1);
         streams.add(Slot(2));
         let next = served(&mut streams, 7, TURN_BYTES);
         assert_eq!(next, [2, 1, 1, 1, 1, 1, 2].map(Slot), "a whole stint, to the visit that completes it");
@@ -174,7 +175,7 @@ mod tests {
         streams.begin_turn();
         for slot in [0, 1] {
             assert_eq!(streams.next(), Some(Slot(slot)));
-            streams.note_moved(1);
+            streams.record_moved(1);
         }
         assert_eq!(streams.next(), None);
         assert!(streams.is_empty());

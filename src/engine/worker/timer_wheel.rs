@@ -19,10 +19,10 @@ pub(in crate::engine) struct Timer {
 pub(in crate::engine) struct TimerWheel {
     now: u64,
     levels: [WheelLevel; LEVELS],
-    entries: usize,
+    timers: usize,
 }
 
-/// 64 slots, each as wide as the whole level below.
+/// A level of 64 slots. One slot covers the time of the whole level below.
 struct WheelLevel {
     occupied: u64,
     slots: [Vec<Timer>; SLOTS],
@@ -30,15 +30,15 @@ struct WheelLevel {
 
 impl TimerWheel {
     pub fn new() -> Self {
-        Self { now: 0, levels: std::array::from_fn(|_| WheelLevel::new()), entries: 0 }
+        Self { now: 0, levels: std::array::from_fn(|_| WheelLevel::new()), timers: 0 }
     }
 
-    pub fn insert(&mut self, entry: Timer) {
-        self.entries += 1;
-        self.place(entry);
+    pub fn insert(&mut self, timer: Timer) {
+        self.timers += 1;
+        self.place(timer);
     }
 
-    /// Appends to `fired` every entry that is due at `now`.
+    /// Removes every timer that is due at `now` and appends it to `fired`.
     pub fn advance(&mut self, now: Tick, fired: &mut Vec<Timer>) {
         while let Some((level, slot, start)) = self.next_slot() {
             if start > now.0 {
@@ -46,35 +46,35 @@ impl TimerWheel {
             }
             self.now = self.now.max(start);
             self.levels[level].occupied &= !(1 << slot);
-            for entry in std::mem::take(&mut self.levels[level].slots[slot]) {
-                if entry.at <= now {
-                    self.entries -= 1;
-                    fired.push(entry);
+            for timer in std::mem::take(&mut self.levels[level].slots[slot]) {
+                if timer.at <= now {
+                    self.timers -= 1;
+                    fired.push(timer);
                 } else {
-                    self.place(entry);
+                    self.place(timer);
                 }
             }
         }
         self.now = self.now.max(now.0);
     }
 
-    /// When to look again: no entry fires before. `None` where there is none.
+    /// The next time to call [`Self::advance`]: no timer fires earlier. `None` where there is no timer.
     pub fn next(&self) -> Option<Tick> {
         self.next_slot().map(|(_, _, start)| Tick(start))
     }
 
-    fn place(&mut self, entry: Timer) {
-        // What is due already goes to the next tick, which is not in the past.
-        let at = entry.at.0.clamp(self.now + 1, self.now + HORIZON);
+    fn place(&mut self, timer: Timer) {
+        // An overdue timer goes to the next tick, which is not in the past.
+        let at = timer.at.0.clamp(self.now + 1, self.now + HORIZON);
         let level = level_of(self.now, at);
         let slot = (at >> (level as u32 * BITS)) as usize % SLOTS;
         self.levels[level].occupied |= 1 << slot;
-        self.levels[level].slots[slot].push(entry);
+        self.levels[level].slots[slot].push(timer);
     }
 
-    /// The occupied slot that starts first, lower levels before higher ones.
+    /// The occupied slot that starts first, as its level, its place there and its tick. Lower levels come first.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
-        if self.entries == 0 {
+        if self.timers == 0 {
             return None;
         }
         (0..LEVELS).find_map(|level| {
@@ -98,7 +98,7 @@ impl WheelLevel {
     }
 }
 
-/// The lowest level on which `at` and `now` lie in different slots of the same turn.
+/// The lowest level on which `at` and `now` are in different slots of the same turn of the wheel.
 fn level_of(now: u64, at: u64) -> usize {
     let differing = (now ^ at) | (SLOTS as u64 - 1);
     (((63 - differing.leading_zeros()) / BITS) as usize).min(LEVELS - 1)
@@ -108,8 +108,8 @@ const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
 const LEVELS: usize = 6;
 
-/// Later entries wait here and are looked at again; half the wheel, so that no slot is lapped. About a
-/// year.
+/// Ticks ahead that a timer is placed at most; a later one is placed again when this is over. Half of the wheel,
+/// so that it never laps itself: about a year.
 const HORIZON: u64 = 1 << (BITS * LEVELS as u32 - 1);
 
 #[cfg(test)]
@@ -118,38 +118,38 @@ mod tests {
 
     use super::*;
 
-    fn entry(at: u64) -> Timer {
+    fn timer(at: u64) -> Timer {
         Timer { at: Tick(at), slot: Slot(at as u32) }
     }
 
     #[test]
-    fn an_entry_that_is_overdue_fires_at_the_next_turn() {
+    fn a_timer_that_is_overdue_fires_at_the_next_turn() {
         let mut wheel = TimerWheel::new();
         let mut fired = Vec::new();
         wheel.advance(Tick(5_000), &mut fired);
-        wheel.insert(entry(10));
+        wheel.insert(timer(10));
         wheel.advance(Tick(5_001), &mut fired);
-        assert_eq!(fired, [entry(10)]);
+        assert_eq!(fired, [timer(10)]);
         assert_eq!(wheel.next(), None);
     }
 
     proptest! {
         #[test]
-        fn every_entry_fires_once_and_never_early(
+        fn every_timer_fires_once_and_never_early(
             steps in prop::collection::vec((0u64..5_000_000, 1u64..200_000), 1..60),
         ) {
             let mut wheel = TimerWheel::new();
             let mut waiting = Vec::new();
             let mut now = 0;
             for (ahead, step) in steps {
-                wheel.insert(entry(now + ahead));
+                wheel.insert(timer(now + ahead));
                 waiting.push(now + ahead);
                 let due_first = waiting.iter().copied().min().unwrap();
                 prop_assert!(wheel.next().unwrap().0 <= due_first.max(now + 1));
                 now += step;
                 let mut fired = Vec::new();
                 wheel.advance(Tick(now), &mut fired);
-                let mut fired: Vec<u64> = fired.iter().map(|entry| entry.at.0).collect();
+                let mut fired: Vec<u64> = fired.iter().map(|timer| timer.at.0).collect();
                 let mut due: Vec<u64> = waiting.iter().copied().filter(|&at| at <= now).collect();
                 waiting.retain(|&at| at > now);
                 fired.sort_unstable();

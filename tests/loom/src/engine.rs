@@ -101,7 +101,7 @@ impl EngineThread {
         let recheck = self.signal_reader.read(&shared.signals);
         let view = shared.authority.pin();
         if is_woken {
-            self.signal_reader.take(&shared.wake);
+            self.signal_reader.clear(&shared.wake);
         }
         let recheck = (recheck == Recheck::Asked).then(|| view.decide(tunnel, now));
         let mut request = None;
