@@ -31,7 +31,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
 
 use axum::extract::FromRef;
 use tokio::sync::oneshot;
@@ -40,6 +39,7 @@ use crate::authz::{Authority, UnixMillis};
 use crate::config;
 use crate::control::{Commands, LocationCounts, Rule, StatusHandle};
 use crate::engine::EngineHandle;
+use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::{AuditSender, Cause, LostEvents};
 
 use local::LocalSocket;
@@ -53,9 +53,10 @@ pub use token::TokenError;
 /// The running admin thread; dropping it stops the thread and waits for it.
 pub struct AdminServer {
     address: SocketAddr,
-    /// Dropped to stop the thread; nothing is ever sent.
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Dropped to stop the runtime; nothing is ever sent. Stands before the thread, which is dropped after it and
+    /// waits.
+    _stop: oneshot::Sender<()>,
+    _thread: ServiceThread,
 }
 
 /// What the admin side reads.
@@ -157,26 +158,13 @@ impl AdminServer {
             .build()
             .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || runtime.block_on(http::serve(listener, local, desk, stopped)))
-            .map_err(AdminServerError::Thread)?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        let serve = move |_| runtime.block_on(http::serve(listener, local, desk, stopped));
+        let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
+        Ok(Self { address, _stop: stop, _thread: thread })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-}
-
-impl Drop for AdminServer {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the admin thread ended by a panic");
-        }
     }
 }
 

@@ -5,28 +5,24 @@
 //! snapshot that served is still there. What the store says, or that it says nothing, never stops the beat:
 //! a restart would not mend a bad source, and would end every tunnel.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;
 
 use crate::authz::Undecided;
 use crate::control::{Status, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::node::Node;
-use crate::telemetry::Cause;
+use crate::sys::service_thread::{ServiceThread, StopSignal};
+use crate::telemetry::{Cause, LogOnChange};
 
 /// The thread that beats; dropping it ends the thread.
 pub(super) struct Supervised {
     stopping: Arc<AtomicBool>,
-    /// Dropped to end the thread; nothing is ever sent.
-    end: Option<Sender<Infallible>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServiceThread,
 }
 
 impl Supervised {
@@ -34,7 +30,7 @@ impl Supervised {
     pub fn start(node: &Node) -> io::Result<Self> {
         let stopping = Arc::<AtomicBool>::default();
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(Self { stopping, end: None, thread: None });
+            return Ok(Self { stopping, _thread: ServiceThread::default() });
         }
         let watchdog = sd_notify::watchdog_enabled();
         let mut watchdog = Watchdog {
@@ -46,13 +42,11 @@ impl Supervised {
             stopping: Arc::clone(&stopping),
             turns_seen: Vec::new(),
             has_served: false,
-            told: String::new(),
+            status: LogOnChange::default(),
         };
         tell(&[NotifyState::Ready, NotifyState::Status(&watchdog.status_line())]);
-        let (end, ended) = bounded(0);
-        let thread = std::thread::Builder::new().name("supervised".to_owned());
-        let thread = thread.spawn(move || watchdog.run(&ended))?;
-        Ok(Self { stopping, end: Some(end), thread: Some(thread) })
+        let thread = ServiceThread::start("supervised", move |stop| watchdog.run(&stop))?;
+        Ok(Self { stopping, _thread: thread })
     }
 
     /// Says that the node reloads for as long as `reload` takes.
@@ -72,17 +66,6 @@ impl Supervised {
     }
 }
 
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that reports to the service manager ended by a panic");
-        }
-    }
-}
-
 struct Watchdog {
     engine: EngineHandle,
     control: StatusHandle,
@@ -95,14 +78,14 @@ struct Watchdog {
     /// There has been a snapshot.
     has_served: bool,
     /// The status line that the manager has.
-    told: String,
+    status: LogOnChange,
 }
 
 impl Watchdog {
-    fn run(&mut self, ended: &Receiver<Infallible>) {
+    fn run(&mut self, stop: &StopSignal) {
         // The turns that the first look asks for are seen by the second.
         let _nothing_to_compare = self.look();
-        while ended.recv_timeout(self.interval) == Err(RecvTimeoutError::Timeout) {
+        while !stop.is_stopped_within(self.interval) {
             let serves = self.look();
             match (self.watchdog, serves) {
                 (Some(_), Ok(())) => tell(&[NotifyState::Watchdog]),
@@ -136,9 +119,8 @@ impl Watchdog {
 
     fn tell_status(&mut self) {
         let line = self.status_line();
-        if line != self.told {
+        if self.status.changes_to(line.clone()) {
             tell(&[NotifyState::Status(&line)]);
-            self.told = line;
         }
     }
 
@@ -206,7 +188,7 @@ mod tests {
             stopping: Arc::default(),
             turns_seen: Vec::new(),
             has_served: false,
-            told: String::new(),
+            status: LogOnChange::default(),
         };
         let _nothing_to_compare = watchdog.look();
         std::thread::sleep(watchdog.interval);

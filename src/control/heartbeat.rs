@@ -7,21 +7,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::refresh::jittered;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeTable, Nodes, StoreError};
+use crate::sys::service_thread::{ServiceThread, StopSignal};
+use crate::telemetry::LogOnChange;
 
 /// The thread; dropping it ends it.
 pub struct HeartbeatThread {
-    /// Dropped to end the thread; nothing is ever sent.
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServiceThread,
     errors: Arc<AtomicU64>,
 }
 
@@ -35,7 +32,7 @@ impl HeartbeatThread {
     ) -> io::Result<Self> {
         let errors = Arc::<AtomicU64>::default();
         let (Some(forward), Some(name)) = (forward, &config.vpn.node) else {
-            return Ok(Self { end: None, thread: None, errors });
+            return Ok(Self { _thread: ServiceThread::default(), errors });
         };
         let mut keeper = Heartbeat {
             table,
@@ -46,31 +43,16 @@ impl HeartbeatThread {
             refresh: config.forward.refresh,
             errors: Arc::clone(&errors),
             counted: Counted::default(),
-            trouble: None,
-            bad: Vec::new(),
+            trouble: LogOnChange::default(),
+            bad: LogOnChange::default(),
         };
-        let (end, ended) = bounded(0);
-        let thread = std::thread::Builder::new().name("directory".to_owned());
-        let thread = thread.spawn(move || keeper.run(&ended))?;
-        Ok(Self { end: Some(end), thread: Some(thread), errors })
+        let thread = ServiceThread::start("directory", move |stop| keeper.run(&stop))?;
+        Ok(Self { _thread: thread, errors })
     }
 
     /// Reads and writes that failed so far.
     pub fn errors(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.errors)
-    }
-}
-
-impl Drop for HeartbeatThread {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(
-                "the thread that keeps the directory of nodes ended by a panic; please report it"
-            );
-        }
     }
 }
 
@@ -83,9 +65,8 @@ struct Heartbeat {
     refresh: Duration,
     errors: Arc<AtomicU64>,
     counted: Counted,
-    /// What was told of last.
-    trouble: Option<String>,
-    bad: Vec<String>,
+    trouble: LogOnChange,
+    bad: LogOnChange<Vec<String>>,
 }
 
 /// How many devices this node held when it last looked.
@@ -96,7 +77,7 @@ struct Counted {
 }
 
 impl Heartbeat {
-    fn run(&mut self, ended: &Receiver<()>) {
+    fn run(&mut self, stop: &StopSignal) {
         let mut heartbeat_at = Instant::now();
         loop {
             let before = self.counted.devices;
@@ -113,8 +94,8 @@ impl Heartbeat {
                 // The sign of life comes with the next try, not only when it is due again.
                 heartbeat_at = Instant::now();
             }
-            self.note(done);
-            if ended.recv_timeout(jittered(self.refresh)) != Err(RecvTimeoutError::Timeout) {
+            self.log_outcome(done);
+            if stop.is_stopped_within(jittered(self.refresh)) {
                 return;
             }
         }
@@ -140,26 +121,20 @@ impl Heartbeat {
             (node.name, NodeEntry { forward: node.forward, age, holds })
         });
         self.authority.directory().replace(Directory::new(entries));
-        for row in bad.iter().filter(|row| !self.bad.contains(row)) {
+        for row in self.bad.new_among(bad) {
             tracing::warn!("{row}; nothing is forwarded to it");
         }
-        self.bad = bad;
         Ok(())
     }
 
-    fn note(&mut self, done: Result<(), StoreError>) {
-        match (done, &self.trouble) {
-            (Ok(()), None) => {}
-            (Ok(()), Some(_)) => {
-                self.trouble = None;
-                tracing::info!("the directory of nodes can be kept again");
-            }
-            (Err(error), told) => {
+    fn log_outcome(&mut self, done: Result<(), StoreError>) {
+        match done {
+            Ok(()) if self.trouble.ends() => tracing::info!("the directory of nodes can be kept again"),
+            Ok(()) => {}
+            Err(error) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
-                let error = error.to_string();
-                if told.as_ref() != Some(&error) {
+                if self.trouble.changes_to(error.to_string()) {
                     tracing::warn!("the directory of nodes cannot be kept: {error}");
-                    self.trouble = Some(error);
                 }
             }
         }

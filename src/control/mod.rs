@@ -24,9 +24,8 @@ mod reused_addresses;
 mod status;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam::channel::{self, Sender};
+use crossbeam::channel;
 
 pub use commands::{
     Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, QueriesError,
@@ -41,15 +40,14 @@ pub use status::{Status, StatusHandle};
 use crate::authz::Authority;
 use crate::config::Config;
 use crate::store::{Source, StoreError};
+use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::AuditSender;
 use refresh::Refresher;
 use report::GuardReport;
 
 /// The running control thread; dropping it stops the thread and waits for it.
 pub struct Control {
-    /// Dropped to stop the thread; nothing is ever sent.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServiceThread,
     status: StatusHandle,
     commands: Commands,
 }
@@ -79,13 +77,10 @@ impl Control {
         let record = GuardReport::new(audit);
         let refresher = Refresher::start(source, authority, Box::new(on_publish), record, config)?;
         let status = refresher.status();
-        let (stop, stopped) = channel::bounded(0);
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || refresher.run(&stopped, &requests))
+        let thread = ServiceThread::start("control", move |stop| refresher.run(&stop, &requests))
             .map_err(ControlError::Thread)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), status, commands: Commands { queue } })
+        Ok(Self { _thread: thread, status, commands: Commands { queue } })
     }
 
     /// What the thread is at, for whoever asks, also after it has stopped.
@@ -96,16 +91,5 @@ impl Control {
     /// A way to look into what is held, and to act on it.
     pub fn commands(&self) -> Commands {
         self.commands.clone()
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the control thread ended by a fault; the last snapshot stayed in force");
-        }
     }
 }

@@ -6,21 +6,20 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam::channel::select;
 
 use super::refresh::jittered;
 use crate::authz::{Authority, DeviceUuid};
 use crate::config::Config;
 use crate::store::{LocationTable, Report, Reports, StoreError};
+use crate::sys::service_thread::{ServiceThread, StopSignal};
+use crate::telemetry::LogOnChange;
 
 /// The thread; dropping it ends it.
 pub struct PresenceWriterThread {
-    /// Dropped to end the thread; nothing is ever sent.
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServiceThread,
     counts: LocationCounts,
 }
 
@@ -46,30 +45,23 @@ impl PresenceWriterThread {
     ) -> io::Result<Self> {
         let counts = LocationCounts { reports, ..LocationCounts::default() };
         let Some(node) = config.vpn.node.clone().filter(|_| config.vpn.report) else {
-            return Ok(Self { end: None, thread: None, counts });
+            return Ok(Self { _thread: ServiceThread::default(), counts });
         };
         let max_age = config.forward.max_age;
-        let mut keeper =
-            PresenceWriter { table, authority, node, max_age, counts: counts.clone(), trouble: None };
-        let (end, ended) = bounded(0);
-        let thread = std::thread::Builder::new().name("locations".to_owned());
-        let thread = thread.spawn(move || keeper.run(&ended))?;
-        Ok(Self { end: Some(end), thread: Some(thread), counts })
+        let mut keeper = PresenceWriter {
+            table,
+            authority,
+            node,
+            max_age,
+            counts: counts.clone(),
+            trouble: LogOnChange::default(),
+        };
+        let thread = ServiceThread::start("locations", move |stop| keeper.run(&stop))?;
+        Ok(Self { _thread: thread, counts })
     }
 
     pub fn counts(&self) -> LocationCounts {
         self.counts.clone()
-    }
-}
-
-impl Drop for PresenceWriterThread {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that tells where devices are ended by a panic; please report it");
-        }
     }
 }
 
@@ -79,12 +71,11 @@ struct PresenceWriter {
     node: String,
     max_age: Duration,
     counts: LocationCounts,
-    /// What was told of last.
-    trouble: Option<String>,
+    trouble: LogOnChange,
 }
 
 impl PresenceWriter {
-    fn run(&mut self, ended: &Receiver<()>) {
+    fn run(&mut self, stop: &StopSignal) {
         let wake = self.counts.reports.wake().clone();
         loop {
             let pause = match self.write() {
@@ -95,12 +86,12 @@ impl PresenceWriter {
             };
             if pause.is_none() {
                 select! {
-                    recv(ended) -> _ => return,
+                    recv(stop.channel()) -> _ => return,
                     recv(wake) -> _ => {}
                 }
             }
             // Others are about to come, or what could not be written has a rest.
-            if ended.recv_timeout(pause.unwrap_or(BATCH_PAUSE)) != Err(RecvTimeoutError::Timeout) {
+            if stop.is_stopped_within(pause.unwrap_or(BATCH_PAUSE)) {
                 return;
             }
         }
@@ -113,7 +104,7 @@ impl PresenceWriter {
             return Ok(0);
         }
         let done = self.table.write(&self.node, self.max_age, &batch);
-        self.note(&done);
+        self.log_outcome(&done);
         match done {
             Ok(here) => {
                 let told = batch.iter().filter(|(_, report)| *report != Report::Gone).count();
@@ -140,19 +131,14 @@ impl PresenceWriter {
         device.is_some_and(|device| device.is_none_or(|device| device.location(Some(&self.node)).is_none()))
     }
 
-    fn note(&mut self, done: &Result<Vec<DeviceUuid>, StoreError>) {
-        match (done, &self.trouble) {
-            (Ok(_), None) => {}
-            (Ok(_), Some(_)) => {
-                self.trouble = None;
-                tracing::info!("the store can be told where devices are again");
-            }
-            (Err(error), told) => {
+    fn log_outcome(&mut self, done: &Result<Vec<DeviceUuid>, StoreError>) {
+        match done {
+            Ok(_) if self.trouble.ends() => tracing::info!("the store can be told where devices are again"),
+            Ok(_) => {}
+            Err(error) => {
                 self.counts.errors.fetch_add(1, Ordering::Relaxed);
-                let error = error.to_string();
-                if told.as_ref() != Some(&error) {
+                if self.trouble.changes_to(error.to_string()) {
                     tracing::warn!("the store cannot be told where devices are: {error}");
-                    self.trouble = Some(error);
                 }
             }
         }

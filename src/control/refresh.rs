@@ -17,6 +17,8 @@ use super::status::{Status, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, Queries};
 use crate::store::{Changes, Rows, Source, StoreError, queries_digest};
+use crate::sys::service_thread::StopSignal;
+use crate::telemetry::LogOnChange;
 
 /// Everything that the control thread owns.
 pub(super) struct Refresher {
@@ -33,8 +35,7 @@ pub(super) struct Refresher {
     reread_pause: Duration,
     /// Failed reads in a row.
     failures: u32,
-    /// The failure that was last told in the log.
-    trouble: Option<String>,
+    trouble: LogOnChange,
 }
 
 impl Refresher {
@@ -62,7 +63,7 @@ impl Refresher {
             reconcile_at: Instant::now(),
             reread_pause: REREAD_PAUSE_MIN,
             failures: 0,
-            trouble: None,
+            trouble: LogOnChange::default(),
         };
         if !config.authz.guard.enabled {
             tracing::warn!("authz.guard.enabled is false: whatever the store says is put in force unseen");
@@ -88,15 +89,15 @@ impl Refresher {
         self.status.clone()
     }
 
-    /// Keeps up with the store, and answers requests, until the other end of `stopped` is dropped.
-    pub(super) fn run(mut self, stopped: &Receiver<()>, requests: &Receiver<Request>) {
+    /// Keeps up with the store, and answers requests, until `stop`.
+    pub(super) fn run(mut self, stop: &StopSignal, requests: &Receiver<Request>) {
         loop {
             // Other queries may have others.
             let wake_ups = self.source.wake_ups();
             let next_turn = channel::after(self.pause());
             loop {
                 channel::select_biased! {
-                    recv(stopped) -> _ => return,
+                    recv(stop.channel()) -> _ => return,
                     recv(next_turn) -> _ => break,
                     recv(wake_ups) -> _ => break,
                     recv(requests) -> request => match request {
@@ -245,7 +246,7 @@ impl Refresher {
     fn confirm(&mut self, now: UnixMillis) {
         self.admission.confirm(now);
         self.failures = 0;
-        if self.trouble.take().is_some() {
+        if self.trouble.ends() {
             tracing::info!("{} can be read again", self.source.describe());
         }
         self.status.update(|status| {
@@ -267,15 +268,14 @@ impl Refresher {
     fn fail(&mut self, error: String) {
         self.authority.lost_store();
         self.failures = self.failures.saturating_add(1);
-        if self.trouble.as_ref() != Some(&error) {
+        if self.trouble.changes_to(error.clone()) {
             tracing::warn!("{error}; until then the last good snapshot decides");
         }
         self.status.update(|status| {
             self.admission.tell(status);
-            status.last_error = Some(error.clone());
+            status.last_error = Some(error);
             status.store_errors += 1;
         });
-        self.trouble = Some(error);
     }
 }
 

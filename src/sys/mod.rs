@@ -1,4 +1,5 @@
-//! Everything that talks to the kernel below what std offers, and all unsafe code of this project.
+//! Everything that talks to the kernel below what std offers, all unsafe code of this project, and the threads of
+//! its services.
 #![allow(unsafe_code)]
 
 pub mod activation;
@@ -13,5 +14,6 @@ pub mod memory;
 pub mod pipe;
 mod receive;
 pub mod ring;
+pub mod service_thread;
 pub mod socket;
 pub mod wake;

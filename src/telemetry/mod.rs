@@ -6,6 +6,7 @@ mod cause;
 mod counters;
 mod label_counts;
 mod latency;
+mod log_on_change;
 mod slowest;
 
 pub use audit::{
@@ -17,4 +18,5 @@ pub use cause::Cause;
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use label_counts::{CountLabel, LabelCounts, RefusalLabel, TlsHandshakeOutcome, TlsRecordsBy};
 pub use latency::Latency;
+pub use log_on_change::LogOnChange;
 pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};

@@ -18,24 +18,21 @@ mod tls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::authz::UnixMillis;
 use crate::config::{Config, Listen, ListenTls};
 use crate::engine::EngineHandle;
+use crate::sys::service_thread::ServiceThread;
 use prober::SelfProber;
 
 pub(super) use metrics::encode;
 
 /// The thread that probes; dropping it ends the thread.
 pub struct SelfProbe {
-    /// Dropped to end the thread; nothing is ever sent.
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ServiceThread,
     status: ProbeHandle,
 }
 
@@ -72,7 +69,7 @@ impl SelfProbe {
     /// Listeners are at `addresses`, in their order.
     pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
         let status = ProbeHandle::default();
-        let none = Self { end: None, thread: None, status: status.clone() };
+        let none = Self { _thread: ServiceThread::default(), status: status.clone() };
         if config.probe.interval.is_zero() {
             return Ok(none);
         }
@@ -83,25 +80,13 @@ impl SelfProbe {
             return Ok(none);
         };
         let prober = SelfProber::new(&config.probe, listen, address, engine);
-        let (end, ended) = bounded(0);
-        let (thread, told) = (std::thread::Builder::new().name("probe".to_owned()), status.clone());
-        let thread = thread.spawn(move || prober.run(&ended, &told))?;
-        Ok(Self { end: Some(end), thread: Some(thread), status })
+        let results = status.clone();
+        let thread = ServiceThread::start("probe", move |stop| prober.run(&stop, &results))?;
+        Ok(Self { _thread: thread, status })
     }
 
     pub fn status(&self) -> ProbeHandle {
         self.status.clone()
-    }
-}
-
-impl Drop for SelfProbe {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the probe ended by a panic; please report it");
-        }
     }
 }
 

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, TryRecvError};
-
 use super::outcome::ProbeOutcome;
 use super::{ProbePathStatus, ProbeResult};
 use crate::authz::UnixMillis;
+use crate::sys::service_thread::StopSignal;
 
 /// Which nodes did not answer as they should when they were last asked.
 #[derive(Default)]
@@ -33,14 +32,14 @@ impl PeerProbes {
         &mut self,
         nodes: &[Arc<str>],
         ask: impl Fn(&Arc<str>) -> ProbeOutcome,
-        ended: &Receiver<()>,
+        stop: &StopSignal,
     ) -> Option<PeerRound> {
         self.failing.retain(|name, _| nodes.contains(name));
         let after = self.last.take();
         let first = nodes.partition_point(|name| Some(name) <= after.as_ref());
         let mut round = PeerRound { succeeded: 0, failed: 0, longest: Duration::ZERO, failure: None };
         for node in nodes[first..].iter().chain(&nodes[..first]).take(NODES_PER_ROUND_MAX) {
-            if ended.try_recv() == Err(TryRecvError::Disconnected) {
+            if stop.is_stopped() {
                 break;
             }
             let ProbeOutcome { took, result } = ask(node);
@@ -116,8 +115,6 @@ const FAILURES_SHOWN_MAX: usize = 3;
 mod tests {
     use std::cell::RefCell;
 
-    use crossbeam::channel::bounded;
-
     use super::*;
     use crate::admin::self_probe::outcome::ProbeError;
 
@@ -126,7 +123,6 @@ mod tests {
     }
 
     fn look(peers: &mut PeerProbes, nodes: &[Arc<str>], broken: &[&str]) -> (Option<PeerRound>, Vec<String>) {
-        let (_keep, ended) = bounded(0);
         let asked = RefCell::new(Vec::new());
         let ask = |node: &Arc<str>| {
             asked.borrow_mut().push(node.to_string());
@@ -135,7 +131,7 @@ mod tests {
             let result = if broken.contains(&&**node) { Err(refused()) } else { Ok(()) };
             ProbeOutcome { took: Duration::from_millis(1), result }
         };
-        let round = peers.look(nodes, ask, &ended);
+        let round = peers.look(nodes, ask, &StopSignal::never());
         (round, asked.into_inner())
     }
 

@@ -6,8 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
-
 use super::ProbeHandle;
 use super::outcome::{ProbeError, ProbeOutcome};
 use super::peers::PeerProbes;
@@ -15,6 +13,7 @@ use super::tls::{Stream, wrap};
 use crate::authz::KeyHash;
 use crate::config::{self, Listen};
 use crate::engine::EngineHandle;
+use crate::sys::service_thread::StopSignal;
 use crate::wire::Reply;
 
 pub(super) struct SelfProber {
@@ -42,9 +41,9 @@ impl SelfProber {
         }
     }
 
-    pub fn run(&self, ended: &Receiver<()>, status: &ProbeHandle) {
+    pub fn run(&self, stop: &StopSignal, status: &ProbeHandle) {
         let mut peers = PeerProbes::default();
-        while ended.recv_timeout(self.config.interval) == Err(RecvTimeoutError::Timeout) {
+        while !stop.is_stopped_within(self.config.interval) {
             // Refusing its own probe is what a draining node should do.
             if self.engine.is_draining() {
                 continue;
@@ -52,7 +51,7 @@ impl SelfProber {
             let probed = self.probe();
             status.0.lock().local.note(probed);
             let names = self.engine.nodes_within_reach();
-            let forwarded = peers.look(&names, |node| self.probe_by(node), ended);
+            let forwarded = peers.look(&names, |node| self.probe_by(node), stop);
             let mut status = status.0.lock();
             match forwarded {
                 Some(forwarded) => status.forwarded.note_round(forwarded),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis, View};
 use crate::store::QueriesDigest;
+use crate::telemetry::LogOnChange;
 use journal::Journal;
 
 /// What a node can begin with.
@@ -67,8 +68,7 @@ pub(super) struct Persistence {
     unsaved: Option<Arc<View>>,
     confirmed_at: UnixMillis,
     save_at: Instant,
-    /// The trouble that was told last.
-    trouble: Option<String>,
+    trouble: LogOnChange,
 }
 
 /// What is held while this process is the one that writes.
@@ -99,7 +99,7 @@ impl Persistence {
             unsaved: None,
             confirmed_at: UnixMillis::default(),
             save_at: Instant::now(),
-            trouble: None,
+            trouble: LogOnChange::default(),
         }
     }
 
@@ -197,7 +197,7 @@ impl Persistence {
         }
         match outcome {
             Ok(Ok(())) => {
-                if self.trouble.take().is_some() {
+                if self.trouble.ends() {
                     tracing::info!("the last good snapshot is kept in {} again", self.folder.path.display());
                 }
             }
@@ -213,9 +213,8 @@ impl Persistence {
             "the last good snapshot cannot be kept in {} ({error}); without it a restart needs the store",
             self.folder.path.display()
         );
-        if self.trouble.as_ref() != Some(&trouble) {
+        if self.trouble.changes_to(trouble.clone()) {
             tracing::warn!("{trouble}");
-            self.trouble = Some(trouble);
         }
     }
 }

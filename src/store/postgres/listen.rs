@@ -3,8 +3,7 @@
 //! A thread listens on a connection of its own, to the primary, since standbys pass no notifications on. It
 //! carries no data, and nothing depends on it: what it misses is found by polling.
 
-use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tokio::sync::watch;
@@ -13,12 +12,15 @@ use super::connect::{Access, Connector};
 use super::session::{Heard, Session};
 use crate::config::postgres::TargetSession;
 use crate::store::StoreError;
+use crate::sys::service_thread::{ServiceThread, StopSignal};
+use crate::telemetry::LogOnChange;
 
 /// The listening thread's handle; the thread ends when this is dropped, but is not waited for: it may just
 /// be waiting for a server.
 pub(super) struct WakeUps {
-    stop: watch::Sender<()>,
-    thread: Option<Thread>,
+    /// Dropped to end a wait for notifications; nothing is ever sent.
+    _stop: watch::Sender<()>,
+    _thread: ServiceThread,
     wake_ups: Receiver<()>,
     /// Keeps the channel open if the thread should end.
     _sender: Sender<()>,
@@ -29,16 +31,13 @@ impl WakeUps {
     pub(super) fn start(connector: Connector) -> Self {
         let (sender, wake_ups) = bounded(WAKE_UPS_MAX);
         let (stop, stopped) = watch::channel(());
-        let listener = Listener { connector, wake: sender.clone(), stopped, told: None };
-        let thread = std::thread::Builder::new().name("wake-ups".to_owned()).spawn(|| listener.run());
-        let thread = match thread {
-            Ok(thread) => Some(thread.thread().clone()),
-            Err(error) => {
-                tracing::warn!("no thread for wake-ups ({error}); revocations are found by polling");
-                None
-            }
-        };
-        Self { stop, thread, wake_ups, _sender: sender }
+        let listener = Listener { connector, wake: sender.clone(), stopped, trouble: LogOnChange::default() };
+        let thread = ServiceThread::start_detached("wake-ups", move |stop| listener.run(&stop));
+        let thread = thread.unwrap_or_else(|error| {
+            tracing::warn!("no thread for wake-ups ({error}); revocations are found by polling");
+            ServiceThread::default()
+        });
+        Self { _stop: stop, _thread: thread, wake_ups, _sender: sender }
     }
 
     pub(super) fn receiver(&self) -> Receiver<()> {
@@ -46,23 +45,13 @@ impl WakeUps {
     }
 }
 
-impl Drop for WakeUps {
-    fn drop(&mut self) {
-        self.stop.send_replace(());
-        if let Some(thread) = &self.thread {
-            thread.unpark();
-        }
-    }
-}
-
 /// What the thread owns.
 struct Listener {
     connector: Connector,
     wake: Sender<()>,
-    /// Changes once, when the thread is to end.
+    /// Closed when the thread is to stop.
     stopped: watch::Receiver<()>,
-    /// The failure that was last told in the log.
-    told: Option<String>,
+    trouble: LogOnChange,
 }
 
 /// Why listening on one connection came to its end.
@@ -72,7 +61,7 @@ enum End {
 }
 
 impl Listener {
-    fn run(mut self) {
+    fn run(mut self, stop: &StopSignal) {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             match self.connect() {
@@ -80,12 +69,12 @@ impl Listener {
                     pause = RETRY_PAUSE_MIN;
                     match self.listen(session) {
                         End::Stopped => return,
-                        End::Lost(why) => self.tell(why),
+                        End::Lost(why) => self.log_trouble(why),
                     }
                 }
-                Err(error) => self.tell(error.to_string()),
+                Err(error) => self.log_trouble(error.to_string()),
             }
-            if self.is_stopped_within(jittered(pause)) {
+            if stop.is_stopped_within(jittered(pause)) {
                 return;
             }
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
@@ -100,7 +89,7 @@ impl Listener {
     }
 
     fn listen(&mut self, mut session: Session) -> End {
-        if self.told.take().is_some() {
+        if self.trouble.ends() {
             tracing::info!("{} wakes this node again", self.connector.place.describe());
         }
         // For what was revoked while nobody listened.
@@ -133,24 +122,9 @@ impl Listener {
         let _already_full = self.wake.try_send(());
     }
 
-    fn tell(&mut self, why: String) {
-        if self.told.as_ref() != Some(&why) {
-            tracing::warn!("{why}; until then revocations are found by polling");
-            self.told = Some(why);
-        }
-    }
-
-    fn is_stopped_within(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        loop {
-            // An error means that the other end is gone.
-            if self.stopped.has_changed().unwrap_or(true) {
-                return true;
-            }
-            match until.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => std::thread::park_timeout(left),
-                _ => return false,
-            }
+    fn log_trouble(&mut self, trouble: String) {
+        if self.trouble.changes_to(trouble.clone()) {
+            tracing::warn!("{trouble}; until then revocations are found by polling");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::lines::Lines;
 use super::mailbox::Update;
 use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::{Noted, StoreWarnings};
+use crate::telemetry::LogOnChange;
 
 /// See the module.
 pub(super) struct PresenceTable {
@@ -19,7 +20,7 @@ pub(super) struct PresenceTable {
     is_there: bool,
     bad_lines: Noted,
     /// Why the addresses are those that it gave last.
-    trouble: Option<String>,
+    trouble: LogOnChange,
 }
 
 impl PresenceTable {
@@ -30,7 +31,7 @@ impl PresenceTable {
             since: HashMap::new(),
             is_there: false,
             bad_lines: Noted::default(),
-            trouble: None,
+            trouble: LogOnChange::default(),
         }
     }
 
@@ -91,15 +92,16 @@ impl PresenceTable {
         }
     }
 
-    /// Tells of trouble when it begins and when it turns into another one, not with every look.
+    /// Records the state of the source, and logs its changes.
     pub(super) fn have_trouble(&mut self, trouble: Option<String>) {
-        if self.trouble == trouble {
+        let Some(trouble) = trouble else {
+            if self.trouble.ends() {
+                tracing::info!("vpn.addresses: {} can be read again", self.name);
+            }
             return;
-        }
-        self.trouble = trouble;
-        match self.trouble() {
-            Some(told) => tracing::warn!("vpn.addresses: {told}"),
-            None => tracing::info!("vpn.addresses: {} can be read again", self.name),
+        };
+        if self.trouble.changes_to(trouble) {
+            tracing::warn!("vpn.addresses: {}", self.trouble().unwrap_or_default());
         }
     }
 
@@ -127,6 +129,6 @@ impl PresenceTable {
 
     pub(super) fn trouble(&self) -> Option<String> {
         let name = &self.name;
-        self.trouble.as_ref().map(|why| format!("{name}: {why}; its last addresses stay"))
+        self.trouble.get().map(|why| format!("{name}: {why}; its last addresses stay"))
     }
 }

@@ -12,12 +12,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 use crossbeam::channel::{Sender, bounded};
 
 use super::AuditSender;
 use crate::config;
+use crate::sys::service_thread::ServiceThread;
 use file::LogFile;
 use journal::Journal;
 use throttle::Throttle;
@@ -26,9 +26,7 @@ use writer::Writer;
 /// The writing end: owns the thread, the file and the journal's socket. Dropping it writes what is queued and
 /// closes them; senders that are left find nobody.
 pub struct AuditLog {
-    /// Dropped to stop the writer; nothing is ever sent.
-    stop: Option<Sender<()>>,
-    writer: Option<JoinHandle<()>>,
+    _writer: ServiceThread,
     reopener: AuditReopener,
     lost: LostEvents,
 }
@@ -88,17 +86,6 @@ impl AuditLog {
     }
 }
 
-impl Drop for AuditLog {
-    fn drop(&mut self) {
-        self.stop.take();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the audit writer ended by a panic; its last events are lost");
-        }
-    }
-}
-
 impl AuditReopener {
     /// Asks for it and does not wait; the log tells what came of it.
     pub fn reopen(&self) {
@@ -122,17 +109,14 @@ impl LostEvents {
 fn start(writer: Writer, lost: LostEvents) -> io::Result<(AuditLog, AuditSender)> {
     if writer.file.is_none() && writer.journal.is_none() {
         let reopener = AuditReopener { ask: None };
-        return Ok((AuditLog { stop: None, writer: None, reopener, lost }, AuditSender::disabled()));
+        return Ok((AuditLog { _writer: ServiceThread::default(), reopener, lost }, AuditSender::disabled()));
     }
     let (sender, events) = bounded(QUEUED_EVENTS_MAX);
-    let (stop, stopped) = bounded(0);
     let (ask, reopens) = bounded(1);
     let reopener = AuditReopener { ask: writer.file.is_some().then_some(ask) };
     let counted = lost.clone();
-    let thread = std::thread::Builder::new()
-        .name("audit".to_owned())
-        .spawn(move || writer.run(&events, &reopens, &stopped, &counted))?;
-    let log = AuditLog { stop: Some(stop), writer: Some(thread), reopener, lost: lost.clone() };
+    let thread = ServiceThread::start("audit", move |stop| writer.run(&events, &reopens, &stop, &counted))?;
+    let log = AuditLog { _writer: thread, reopener, lost: lost.clone() };
     Ok((log, AuditSender::into_queue(sender, lost)))
 }
 

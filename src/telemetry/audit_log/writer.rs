@@ -12,6 +12,7 @@ use super::LostEvents;
 use super::file::LogFile;
 use super::journal::Journal;
 use super::throttle::{Admitted, Throttle};
+use crate::sys::service_thread::StopSignal;
 use crate::telemetry::AuditEvent;
 
 /// What the thread owns.
@@ -43,12 +44,12 @@ pub(super) struct Line<'a> {
 }
 
 impl Writer {
-    /// Writes until the other end of `stopped` is dropped.
+    /// Writes until `stop`.
     pub fn run(
         mut self,
         events: &Receiver<AuditEvent>,
         reopens: &Receiver<()>,
-        stopped: &Receiver<()>,
+        stop: &StopSignal,
         lost: &LostEvents,
     ) {
         // Where no file is written, nobody asks for another one.
@@ -63,7 +64,7 @@ impl Writer {
                     Ok(event) => self.take(event),
                     Err(_) => break,
                 },
-                recv(stopped) -> _ => break,
+                recv(stop.channel()) -> _ => break,
                 default(self.patience()) => {}
             }
             while let Some(sum) = self.throttle.next_sum(Instant::now()) {

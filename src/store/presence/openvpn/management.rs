@@ -9,26 +9,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-
 use super::connection::Connection;
 use super::status::{Progress, Status, StatusError};
 use crate::store::presence::mailbox::{Mailbox, Update};
+use crate::sys::service_thread::{ServiceThread, StopSignal};
 
 /// The thread's handle; the thread ends soon after this is dropped, but is not waited for.
 pub(super) struct Management {
     latest: Arc<Mailbox>,
-    _stop: Sender<()>,
+    _thread: ServiceThread,
 }
 
 impl Management {
     pub(super) fn start(path: PathBuf) -> Result<Self, String> {
         let latest = Arc::new(Mailbox::default());
-        let (stop, stopped) = bounded(0);
-        let follower = Follower { path, stopped, latest: Arc::clone(&latest) };
-        let thread = std::thread::Builder::new().name("openvpn".to_owned()).spawn(|| follower.run());
-        thread.map_err(|error| format!("there is no thread to follow it with ({error})"))?;
-        Ok(Self { latest, _stop: stop })
+        let to_thread = Arc::clone(&latest);
+        let follow = move |stop| Follower { path, stop, latest: to_thread }.run();
+        let thread = ServiceThread::start_detached("openvpn", follow)
+            .map_err(|error| format!("there is no thread to follow it with ({error})"))?;
+        Ok(Self { latest, _thread: thread })
     }
 
     /// What there is to say by now; waits so long for the very first answer.
@@ -40,7 +39,7 @@ impl Management {
 /// What the thread owns.
 struct Follower {
     path: PathBuf,
-    stopped: Receiver<()>,
+    stop: StopSignal,
     latest: Arc<Mailbox>,
 }
 
@@ -89,9 +88,8 @@ impl Follower {
             }
             self.latest.tell_trouble(end.to_string());
             pause = if has_answered { RETRY_PAUSE_MIN } else { (pause * 2).min(RETRY_PAUSE_MAX) };
-            match self.stopped.recv_timeout(pause) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            if self.stop.is_stopped_within(pause) {
+                return;
             }
         }
     }
@@ -113,7 +111,7 @@ impl Follower {
             if line.is_some_and(|line| is_hint(&line)) {
                 ask_at = ask_at.min(Instant::now() + hint_pause);
             }
-            if self.is_stopped() {
+            if self.stop.is_stopped() {
                 return Err(End::Stopped);
             }
         }
@@ -131,7 +129,7 @@ impl Follower {
             if line.is_none() && connection.unfinished().starts_with(b"ENTER PASSWORD:") {
                 return Err(End::Password);
             }
-            if self.is_stopped() {
+            if self.stop.is_stopped() {
                 return Err(End::Stopped);
             }
             if Instant::now() >= give_up_at {
@@ -150,10 +148,6 @@ impl Follower {
                 return Ok(hinted);
             }
         }
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 }
 

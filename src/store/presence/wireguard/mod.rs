@@ -11,8 +11,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
 use super::PresenceSource;
 use super::file;
 use super::lines::Lines;
@@ -20,6 +18,7 @@ use super::mailbox::Mailbox;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 use crate::config::Vpn;
+use crate::sys::service_thread::{ServiceThread, StopSignal};
 use dump::{Dump, Peers};
 
 /// See the module. The thread ends soon after this is dropped, but is not waited for.
@@ -27,7 +26,7 @@ pub(super) struct WireGuard {
     latest: Arc<Mailbox>,
     is_first_look: bool,
     table: PresenceTable,
-    _stop: Sender<()>,
+    _thread: ServiceThread,
 }
 
 /// What the thread owns.
@@ -36,31 +35,29 @@ struct Follower {
     command: PathBuf,
     peers: PathBuf,
     max_age: Duration,
-    stopped: Receiver<()>,
     latest: Arc<Mailbox>,
 }
 
 impl WireGuard {
     pub(super) fn new(interface: &str, vpn: &Vpn) -> Self {
         let latest = Arc::new(Mailbox::default());
-        let (stop, stopped) = bounded(0);
         let follower = Follower {
             interface: interface.to_owned(),
             command: vpn.wireguard_command.clone(),
             peers: vpn.wireguard_peers.clone().unwrap_or_default(),
             max_age: vpn.wireguard_max_age,
-            stopped,
             latest: Arc::clone(&latest),
         };
-        let thread = std::thread::Builder::new().name("wireguard".to_owned()).spawn(move || follower.run());
-        if let Err(error) = thread {
+        let thread = ServiceThread::start_detached("wireguard", move |stop| follower.run(&stop));
+        let thread = thread.unwrap_or_else(|error| {
             latest.tell_trouble(format!("there is no thread to follow it with ({error})"));
-        }
+            ServiceThread::default()
+        });
         Self {
             latest,
             is_first_look: true,
             table: PresenceTable::new(format!("wireguard:{interface}")),
-            _stop: stop,
+            _thread: thread,
         }
     }
 }
@@ -79,13 +76,13 @@ impl PresenceSource for WireGuard {
 }
 
 impl Follower {
-    fn run(self) {
+    fn run(self, stop: &StopSignal) {
         loop {
             match self.ask() {
                 Ok(lines) => self.latest.tell(lines),
                 Err(trouble) => self.latest.tell_trouble(trouble),
             }
-            if self.stopped.recv_timeout(ASK_EVERY) != Err(RecvTimeoutError::Timeout) {
+            if stop.is_stopped_within(ASK_EVERY) {
                 return;
             }
         }
