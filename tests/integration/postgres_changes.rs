@@ -150,6 +150,38 @@ fn removing_a_principal_ends_it_and_all_that_it_holds() {
 }
 
 #[test]
+fn what_a_deleted_principal_held_is_nobodys_and_absent() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut rights = Rights::new(cluster);
+    rights.issue();
+    rights.grant_any();
+    let mut source = rights.read_source();
+
+    rights.without_checks("DELETE FROM sluicegate.principals");
+
+    assert_eq!(told(&changes(&mut source).0), ["principal 1 gone"]);
+    let rows = source.read_all().unwrap();
+    assert!(rows.credentials.is_empty() && rows.grants.is_empty());
+}
+
+#[test]
+fn what_points_to_no_principal_is_absent_and_back_with_the_mend() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut rights = Rights::new(cluster);
+    let key = rights.issue();
+    rights.grant_any();
+    let mut source = rights.read_source();
+
+    rights.without_checks(
+        "UPDATE sluicegate.credentials SET principal = 99; UPDATE sluicegate.grants SET principal = 99",
+    );
+    assert_eq!(changes(&mut source).0, [Change::CredentialGone(key), Change::GrantGone(GrantId(1))]);
+
+    rights.by_hand("UPDATE sluicegate.credentials SET principal = 1; UPDATE sluicegate.grants SET principal = 1");
+    assert_eq!(told(&changes(&mut source).0), ["credential revoked=false", "grant 1 revoked=false"]);
+}
+
+#[test]
 fn a_row_that_gets_another_key_ends_the_old_one() {
     let Some(cluster) = Cluster::shared() else { return };
     let mut rights = Rights::new(cluster);

@@ -165,18 +165,19 @@ fn read(
     read.map_err(|failure| place.relation_error(relation, failure))
 }
 
-/// Relation `credentials` on the reference schema. What is held by nobody, or by a principal that was removed,
-/// has ended.
+/// Relation `credentials` on the reference schema. The credentials of a removed principal are revoked. A credential whose
+/// principal does not exist is left out and not revoked: if the column has come to mean something else, nothing may end
+/// for ever.
 pub(super) const CREDENTIALS: &str = "
     SELECT key_sha256, principal, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM sluicegate.credentials LEFT JOIN sluicegate.principals ON principals.id = principal";
+        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
+    FROM sluicegate.credentials JOIN sluicegate.principals ON principals.id = principal";
 
 /// Relation `grants` on the reference schema.
 pub(super) const GRANTS: &str = "
     SELECT grants.id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
-        revoked_at IS NOT NULL OR principals.id IS NULL OR removed_at IS NOT NULL AS revoked
-    FROM sluicegate.grants LEFT JOIN sluicegate.principals ON principals.id = principal";
+        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
+    FROM sluicegate.grants JOIN sluicegate.principals ON principals.id = principal";
 
 /// Relation `devices` on the reference schema.
 pub(super) const DEVICES: &str = "
