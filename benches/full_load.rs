@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 /// Connects, and reads all rows.
 fn read(config: &Config) -> Duration {
     let began = Instant::now();
-    let rows = store::located_source(config).read_all().unwrap();
+    let rows = store::located_source(config, &store::ReportQueue::default()).read_all().unwrap();
     let took = began.elapsed();
     assert_eq!((rows.grants.len(), rows.quarantined.len()), (GRANTS, 0));
     took
@@ -65,7 +65,7 @@ fn read(config: &Config) -> Duration {
 fn load(config: &Config) -> Duration {
     let authority = Arc::new(Authority::new(Duration::from_secs(3600), None));
     let began = Instant::now();
-    let source = store::located_source(config);
+    let source = store::located_source(config, &store::ReportQueue::default());
     let control = Control::start(source, Arc::clone(&authority), || {}, config).unwrap();
     let took = began.elapsed();
     assert_eq!(authority.trouble(UnixMillis::now()), None);

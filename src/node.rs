@@ -11,7 +11,7 @@ use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle,
 };
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
-use crate::store::{self, Reports};
+use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::TlsConfigs;
 
@@ -75,7 +75,7 @@ impl Node {
                 engine.recheck();
             }
         };
-        let reports = Reports::default();
+        let reports = ReportQueue::default();
         let control = Control::start(
             store::located_source(&config, &reports),
             Arc::clone(&authority),
@@ -104,7 +104,7 @@ impl Node {
         let directory =
             HeartbeatThread::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
                 .map_err(NodeError::Thread)?;
-        let table = store::location_table(&config);
+        let table = store::claim_table(&config);
         let locations = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = SelfProbe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;

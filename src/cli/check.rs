@@ -6,7 +6,7 @@ use super::Loaded;
 use super::output::{CommandAnswer, CommandError, Done, OutputFormat};
 use crate::config::StoreUrl;
 use crate::engine::Shortage;
-use crate::store::{self, Nodes, Reports};
+use crate::store::{self, NodeList, ReportQueue};
 
 /// The configuration was read already. What is left is the store, which must be readable whole with every
 /// row decoding, and what a relay would warn of.
@@ -49,9 +49,9 @@ fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
     if config.forward.listen.is_none() {
         return Ok(DirectoryFacts::default());
     }
-    let Nodes { nodes, bad } = store::node_table(config).read()?;
+    let NodeList { nodes, bad } = store::node_table(config).read()?;
     if let Some(node) = config.vpn.node.as_deref().filter(|_| config.vpn.report) {
-        store::location_table(config).write(node, config.forward.max_age, &[])?;
+        store::claim_table(config).write(node, config.forward.max_age, &[])?;
     }
     let count = nodes.len();
     Ok(DirectoryFacts {
@@ -63,7 +63,7 @@ fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
 
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     let config = &loaded.config;
-    let mut source = store::located_source(config, &Reports::default());
+    let mut source = store::located_source(config, &ReportQueue::default());
     if let StoreUrl::Sqlite(path) = &config.store.url
         && loaded.file.is_none()
         && !path.exists()

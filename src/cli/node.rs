@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Loaded;
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
 use super::watch::ago;
-use crate::store::{self, NodeRow, Nodes};
+use crate::store::{self, NodeList, NodeRow};
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
@@ -19,7 +19,7 @@ pub enum NodeCommand {
 
 pub fn run(command: NodeCommand, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let NodeCommand::List = command;
-    let Nodes { nodes, bad } = store::node_table(&loaded.config).read()?;
+    let NodeList { nodes, bad } = store::node_table(&loaded.config).read()?;
     bad.iter().for_each(|row| eprintln!("{row}; nothing is forwarded to it"));
     let max_age = loaded.config.forward.max_age;
     match output {

@@ -15,7 +15,7 @@ use super::systemd::Supervised;
 use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
-use crate::store::sqlite::Admin;
+use crate::store::sqlite;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
@@ -50,7 +50,7 @@ fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
     if let StoreUrl::Sqlite(path) = url
         && !path.exists()
     {
-        Admin::init(path)?;
+        sqlite::init(path)?;
         tracing::info!(path = %path.display(), "created an empty store");
     }
     Ok(())

@@ -158,11 +158,11 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
     use crate::config::{Config, Listen, Store, StoreUrl};
-    use crate::store::sqlite::Admin;
+    use crate::store::sqlite;
 
     fn node(folder: &tempfile::TempDir) -> Node {
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
+        sqlite::init(&path).unwrap();
         let mut config = Config {
             store: Store { url: StoreUrl::Sqlite(path), ..Store::default() },
             listen: vec![Listen {

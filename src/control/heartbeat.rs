@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::refresh::jittered;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
-use crate::store::{NodeTable, Nodes, StoreError};
+use crate::store::{NodeList, NodeTable, StoreError};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::LogOnChange;
 
@@ -25,7 +25,7 @@ pub struct HeartbeatThread {
 impl HeartbeatThread {
     /// For a node that takes others' requests at `forward`, or, where it takes none, for nobody.
     pub fn start(
-        table: Box<dyn NodeTable>,
+        table: NodeTable,
         authority: Arc<Authority>,
         forward: Option<SocketAddr>,
         config: &Config,
@@ -57,7 +57,7 @@ impl HeartbeatThread {
 }
 
 struct Heartbeat {
-    table: Box<dyn NodeTable>,
+    table: NodeTable,
     authority: Arc<Authority>,
     name: String,
     forward: SocketAddr,
@@ -112,7 +112,7 @@ impl Heartbeat {
     }
 
     fn read(&mut self) -> Result<(), StoreError> {
-        let Nodes { nodes, bad } = self.table.read()?;
+        let NodeList { nodes, bad } = self.table.read()?;
         let now = Instant::now();
         let entries = nodes.into_iter().map(|node| {
             let age = Duration::from_millis(u64::try_from(node.age_ms).unwrap_or(0));

@@ -13,7 +13,7 @@ use crossbeam::channel::select;
 use super::refresh::jittered;
 use crate::authz::{Authority, DeviceUuid};
 use crate::config::Config;
-use crate::store::{LocationTable, Report, Reports, StoreError};
+use crate::store::{ClaimTable, PresenceReport, ReportQueue, StoreError};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::LogOnChange;
 
@@ -26,7 +26,7 @@ pub struct PresenceWriterThread {
 /// What was told so far. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct LocationCounts {
-    pub reports: Reports,
+    pub reports: ReportQueue,
     /// Devices that the store has as they were told.
     pub taken: Arc<AtomicU64>,
     /// Devices that another node has claimed later, or that the store does not have.
@@ -38,9 +38,9 @@ pub struct LocationCounts {
 impl PresenceWriterThread {
     /// Writes what waits in `reports`, if the configuration wants that.
     pub fn start(
-        table: Box<dyn LocationTable>,
+        table: Box<dyn ClaimTable>,
         authority: Arc<Authority>,
-        reports: Reports,
+        reports: ReportQueue,
         config: &Config,
     ) -> io::Result<Self> {
         let counts = LocationCounts { reports, ..LocationCounts::default() };
@@ -66,7 +66,7 @@ impl PresenceWriterThread {
 }
 
 struct PresenceWriter {
-    table: Box<dyn LocationTable>,
+    table: Box<dyn ClaimTable>,
     authority: Arc<Authority>,
     node: String,
     max_age: Duration,
@@ -99,7 +99,7 @@ impl PresenceWriter {
 
     /// Writes some of what waits, and says how much.
     fn write(&mut self) -> Result<usize, ()> {
-        let batch = self.counts.reports.take(BATCH_MAX, |uuid, report| self.is_settled(uuid, report));
+        let batch = self.counts.reports.drain(BATCH_MAX, |uuid, report| self.is_settled(uuid, report));
         if batch.is_empty() {
             return Ok(0);
         }
@@ -107,10 +107,10 @@ impl PresenceWriter {
         self.log_outcome(&done);
         match done {
             Ok(here) => {
-                let told = batch.iter().filter(|(_, report)| *report != Report::Gone).count();
+                let told = batch.iter().filter(|(_, report)| *report != PresenceReport::Gone).count();
                 self.counts.taken.fetch_add(here.len() as u64, Ordering::Relaxed);
                 self.counts.refused.fetch_add(told.saturating_sub(here.len()) as u64, Ordering::Relaxed);
-                self.counts.reports.answer(&batch, &here);
+                self.counts.reports.record_answers(&batch, &here);
                 Ok(batch.len())
             }
             Err(_) => {
@@ -122,8 +122,8 @@ impl PresenceWriter {
 
     /// Whether the guard is done with what `report` says: devices that a VPN has lost and that still answer are not
     /// gone, and whoever reads it from the store could not ask them.
-    fn is_settled(&self, uuid: &DeviceUuid, report: &Report) -> bool {
-        if *report != Report::Gone {
+    fn is_settled(&self, uuid: &DeviceUuid, report: &PresenceReport) -> bool {
+        if *report != PresenceReport::Gone {
             return true;
         }
         let view = self.authority.pin();

@@ -1,15 +1,15 @@
-//! The contract between a store and the relay: which columns each relation has, in which order, of which
-//! type. Checked where a query is prepared, before any row is read.
+//! The contract between a store and the relay: the columns of each relation, their order and their types. It is checked
+//! when a query is prepared, before any row is read.
 
 use std::fmt;
 
 use super::Relation;
 
 /// A column that a relation must have.
-struct Column {
+struct ColumnRule {
     name: &'static str,
-    /// Any of these will do.
-    kinds: &'static [Kind],
+    /// Types that are allowed.
+    kinds: &'static [ColumnType],
     nullability: Nullability,
 }
 
@@ -19,9 +19,9 @@ enum Nullability {
     NotNull,
 }
 
-/// The type of a column, as PostgreSQL calls it.
+/// Type of a column, by its name in PostgreSQL.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ColumnType {
     Bool,
     Bytea,
     Inet,
@@ -32,23 +32,23 @@ enum Kind {
 }
 
 /// A column that a query gives.
-pub(super) struct Given<'a> {
+pub(super) struct GivenColumn<'a> {
     pub(super) name: &'a str,
-    /// As PostgreSQL calls it; `None` where the store knows types of values only, not of columns.
+    /// Type by its name in PostgreSQL. `None` for a store that has types for values and not for columns.
     pub(super) kind: Option<&'a str>,
 }
 
-/// How a query breaks the contract.
+/// The first difference between a query and the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Mismatch {
+pub(super) enum ContractMismatch {
     Name { relation: Relation, place: usize, found: String, wanted: &'static str },
-    Kind { relation: Relation, column: &'static str, found: String, wanted: String },
+    Type { relation: Relation, column: &'static str, found: String, wanted: String },
     Missing { relation: Relation, column: &'static str, wanted: String },
     Surplus { relation: Relation, place: usize, found: String, wanted: usize },
 }
 
-/// Compares what a query for `relation` gives with what the contract wants, and tells the first difference.
-pub(super) fn check(relation: Relation, given: &[Given<'_>]) -> Result<(), Mismatch> {
+/// Compares the columns that a query for `relation` gives with those of the contract. Returns the first difference.
+pub(super) fn check(relation: Relation, given: &[GivenColumn<'_>]) -> Result<(), ContractMismatch> {
     let wanted = columns(relation);
     for (place, column) in wanted.iter().enumerate() {
         let kinds = || {
@@ -56,16 +56,16 @@ pub(super) fn check(relation: Relation, given: &[Given<'_>]) -> Result<(), Misma
             names.join(" or ")
         };
         let Some(given) = given.get(place) else {
-            return Err(Mismatch::Missing { relation, column: column.name, wanted: kinds() });
+            return Err(ContractMismatch::Missing { relation, column: column.name, wanted: kinds() });
         };
         if given.name != column.name {
             let (found, wanted) = (given.name.to_owned(), column.name);
-            return Err(Mismatch::Name { relation, place: place + 1, found, wanted });
+            return Err(ContractMismatch::Name { relation, place: place + 1, found, wanted });
         }
         match given.kind {
             Some(found) if column.kinds.iter().all(|kind| kind.name() != found) => {
                 let (column, found) = (column.name, found.to_owned());
-                return Err(Mismatch::Kind { relation, column, found, wanted: kinds() });
+                return Err(ContractMismatch::Type { relation, column, found, wanted: kinds() });
             }
             _ => {}
         }
@@ -73,13 +73,13 @@ pub(super) fn check(relation: Relation, given: &[Given<'_>]) -> Result<(), Misma
     match given.get(wanted.len()) {
         Some(surplus) => {
             let (place, found) = (wanted.len() + 1, surplus.name.to_owned());
-            Err(Mismatch::Surplus { relation, place, found, wanted: wanted.len() })
+            Err(ContractMismatch::Surplus { relation, place, found, wanted: wanted.len() })
         }
         None => Ok(()),
     }
 }
 
-/// The columns of `relation` in which a null is a bad value: their places, from 0, and names.
+/// The columns of `relation` in which a null is a bad value: their indexes, from 0, and names.
 pub(super) fn not_null(relation: Relation) -> impl Iterator<Item = (usize, &'static str)> {
     let columns = columns(relation).iter().enumerate();
     columns
@@ -87,14 +87,14 @@ pub(super) fn not_null(relation: Relation) -> impl Iterator<Item = (usize, &'sta
         .map(|(place, column)| (place, column.name))
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for ContractMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { relation, place, found, wanted } => {
                 let relation = relation.name();
                 write!(f, "column {place} of {relation} is `{}`, wanted is `{wanted}`", found.escape_debug())
             }
-            Self::Kind { relation, column, found, wanted } => {
+            Self::Type { relation, column, found, wanted } => {
                 write!(f, "{}.{column} is {found}, wanted is {wanted}", relation.name())
             }
             Self::Missing { relation, column, wanted } => {
@@ -108,7 +108,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-impl Kind {
+impl ColumnType {
     const fn name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -122,7 +122,7 @@ impl Kind {
     }
 }
 
-const fn columns(relation: Relation) -> &'static [Column] {
+const fn columns(relation: Relation) -> &'static [ColumnRule] {
     match relation {
         Relation::Credentials => &CREDENTIALS,
         Relation::Grants => &GRANTS,
@@ -130,39 +130,39 @@ const fn columns(relation: Relation) -> &'static [Column] {
     }
 }
 
-const fn column(name: &'static str, kinds: &'static [Kind]) -> Column {
-    Column { name, kinds, nullability: Nullability::NotNull }
+const fn column(name: &'static str, kinds: &'static [ColumnType]) -> ColumnRule {
+    ColumnRule { name, kinds, nullability: Nullability::NotNull }
 }
 
-const fn nullable(name: &'static str, kinds: &'static [Kind]) -> Column {
-    Column { name, kinds, nullability: Nullability::Nullable }
+const fn nullable(name: &'static str, kinds: &'static [ColumnType]) -> ColumnRule {
+    ColumnRule { name, kinds, nullability: Nullability::Nullable }
 }
 
-const CREDENTIALS: [Column; 4] = [
-    column("key_sha256", &[Kind::Bytea]),
-    column("principal", &[Kind::Int8]),
-    nullable("expires_at", &[Kind::Timestamptz]),
-    column("revoked", &[Kind::Bool]),
+const CREDENTIALS: [ColumnRule; 4] = [
+    column("key_sha256", &[ColumnType::Bytea]),
+    column("principal", &[ColumnType::Int8]),
+    nullable("expires_at", &[ColumnType::Timestamptz]),
+    column("revoked", &[ColumnType::Bool]),
 ];
 
-const GRANTS: [Column; 8] = [
-    column("grant_id", &[Kind::Int8]),
-    column("principal", &[Kind::Int8]),
-    column("scope", &[Kind::Text]),
-    nullable("target", &[Kind::Int8]),
-    column("port_min", &[Kind::Int4]),
-    column("port_max", &[Kind::Int4]),
-    nullable("expires_at", &[Kind::Timestamptz]),
-    column("revoked", &[Kind::Bool]),
+const GRANTS: [ColumnRule; 8] = [
+    column("grant_id", &[ColumnType::Int8]),
+    column("principal", &[ColumnType::Int8]),
+    column("scope", &[ColumnType::Text]),
+    nullable("target", &[ColumnType::Int8]),
+    column("port_min", &[ColumnType::Int4]),
+    column("port_max", &[ColumnType::Int4]),
+    nullable("expires_at", &[ColumnType::Timestamptz]),
+    column("revoked", &[ColumnType::Bool]),
 ];
 
-const DEVICES: [Column; 6] = [
-    column("device", &[Kind::Int8]),
-    column("uuid", &[Kind::Text]),
-    nullable("fleet", &[Kind::Int8]),
-    nullable("address", &[Kind::Text, Kind::Inet]),
-    nullable("node", &[Kind::Text]),
-    column("online", &[Kind::Bool]),
+const DEVICES: [ColumnRule; 6] = [
+    column("device", &[ColumnType::Int8]),
+    column("uuid", &[ColumnType::Text]),
+    nullable("fleet", &[ColumnType::Int8]),
+    nullable("address", &[ColumnType::Text, ColumnType::Inet]),
+    nullable("node", &[ColumnType::Text]),
+    column("online", &[ColumnType::Bool]),
 ];
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
     fn checked(given: &[(&str, &str)]) -> Result<(), String> {
         let given: Vec<_> = given
             .iter()
-            .map(|(name, kind)| Given { name, kind: (!kind.is_empty()).then_some(*kind) })
+            .map(|(name, kind)| GivenColumn { name, kind: (!kind.is_empty()).then_some(*kind) })
             .collect();
         check(Relation::Devices, &given).map_err(|mismatch| mismatch.to_string())
     }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_is_told_with_what_was_found_and_wanted() {
+    fn each_difference_names_what_was_found_and_wanted() {
         let mut renamed = GOOD;
         renamed[4].0 = "vpn\nnode";
         let mut retyped = GOOD;
@@ -205,14 +205,14 @@ mod tests {
         swapped.swap(3, 4);
         let mut more = GOOD.to_vec();
         more.push(("extra", "text"));
-        for (given, told) in [
+        for (given, expected) in [
             (&renamed[..], "column 5 of devices is `vpn\\nnode`, wanted is `node`"),
             (&retyped, "devices.address is int4, wanted is text or inet"),
             (&swapped, "column 4 of devices is `node`, wanted is `address`"),
             (&GOOD[..5], "devices.online is missing, wanted is bool"),
             (&more, "column 7 of devices is `extra`, wanted are 6 columns"),
         ] {
-            assert_eq!(checked(given), Err(told.to_owned()));
+            assert_eq!(checked(given), Err(expected.to_owned()));
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Rows of the three relations as checked values, whatever store they come from. Strict: what is not exactly
-//! as the contract says is told with its key and reason, and never guessed.
+//! Decodes rows of the three relations into checked values, for every kind of store.
+//!
+//! Decoding is strict. A value that is not exactly as the contract says is never guessed: its row is reported with its key
+//! and a reason.
 
 use std::net::IpAddr;
 
@@ -9,13 +11,13 @@ use crate::authz::{
     PrincipalId, Scope, UnixMillis,
 };
 
-/// A row as a store's driver has it.
-pub(super) trait Row {
-    /// The value of the column at `index`, from 0; `None` where the row has no such column.
+/// A row as a store's driver gives it.
+pub(super) trait StoreRow {
+    /// The value of the column at `index`, from 0. `None` if the row has no such column.
     fn value(&self, index: usize) -> Option<Value<'_>>;
 }
 
-/// One value of a row, in the words that stores have for it.
+/// One value of a row, of any type that stores have.
 #[derive(Clone, Copy)]
 pub(super) enum Value<'a> {
     Null,
@@ -25,21 +27,21 @@ pub(super) enum Value<'a> {
     Text(&'a [u8]),
     Bytes(&'a [u8]),
     Time(UnixMillis),
-    /// An address with its prefix in bits, where that is shorter than the address.
+    /// An address, and its prefix in bits if that is shorter than the address.
     Address(IpAddr, Option<u8>),
-    /// What no column of the contract can hold.
+    /// A value of a type that no column of the contract has.
     Other(&'a str),
 }
 
 /// A row that does not decode.
 pub(super) struct BadRow {
     pub(super) quarantined: Quarantined,
-    /// The row says that it is revoked, whatever else is wrong with it.
+    /// True if the row says that it is revoked. That counts in spite of its fault.
     pub(super) revoked: bool,
 }
 
 impl BadRow {
-    /// The end of a right that this row tells of in spite of all.
+    /// The end of the right, if the row says that it is revoked.
     pub(super) fn end(&self) -> Option<Change> {
         match self.quarantined.key {
             RowKey::Credential(key) if self.revoked => Some(Change::CredentialGone(key)),
@@ -49,55 +51,56 @@ impl BadRow {
     }
 }
 
-/// Columns: `key_sha256, principal, expires_at, revoked`.
-pub(super) fn credential(row: &impl Row) -> Result<Credential, BadRow> {
-    let revoked = Column::of(row, 3, "revoked").boolean();
-    let column = Column { shown: Shown::Size, ..Column::of(row, 0, "key_sha256") };
+/// Decodes a row with the columns `key_sha256, principal, expires_at, revoked`.
+pub(super) fn credential(row: &impl StoreRow) -> Result<Credential, BadRow> {
+    let revoked = ColumnValue::of(row, 3, "revoked").boolean();
+    let column = ColumnValue::secret(row, 0, "key_sha256");
     let key = column.sha256().map_err(|reason| column.bad_key(Relation::Credentials, reason))?;
     let decode = || {
         Ok(Credential {
             key,
-            principal: PrincipalId(Column::of(row, 1, "principal").integer()?),
-            expires_at: Column::of(row, 2, "expires_at").nullable(Column::time)?,
+            principal: PrincipalId(ColumnValue::of(row, 1, "principal").integer()?),
+            expires_at: ColumnValue::of(row, 2, "expires_at").nullable(ColumnValue::time)?,
             revoked: revoked.clone()?,
         })
     };
     decode().map_err(|reason| bad(RowKey::Credential(key), reason, &revoked))
 }
 
-/// Columns: `grant_id, principal, scope, target, port_min, port_max, expires_at, revoked`.
-pub(super) fn grant(row: &impl Row) -> Result<Grant, BadRow> {
-    let revoked = Column::of(row, 7, "revoked").boolean();
-    let column = Column::of(row, 0, "grant_id");
+/// Decodes a row with the columns `grant_id, principal, scope, target, port_min, port_max, expires_at, revoked`.
+pub(super) fn grant(row: &impl StoreRow) -> Result<Grant, BadRow> {
+    let revoked = ColumnValue::of(row, 7, "revoked").boolean();
+    let column = ColumnValue::of(row, 0, "grant_id");
     let id = column.integer().map(GrantId).map_err(|reason| column.bad_key(Relation::Grants, reason))?;
     let decode = || {
-        let target = Column::of(row, 3, "target").nullable(Column::integer)?;
-        let ports = (Column::of(row, 4, "port_min").port()?, Column::of(row, 5, "port_max").port()?);
+        let target = ColumnValue::of(row, 3, "target").nullable(ColumnValue::integer)?;
+        let ports =
+            (ColumnValue::of(row, 4, "port_min").port()?, ColumnValue::of(row, 5, "port_max").port()?);
         Ok(Grant {
             id,
-            principal: PrincipalId(Column::of(row, 1, "principal").integer()?),
-            scope: scope(Column::of(row, 2, "scope").text()?, target)?,
+            principal: PrincipalId(ColumnValue::of(row, 1, "principal").integer()?),
+            scope: scope(ColumnValue::of(row, 2, "scope").text()?, target)?,
             ports: PortRange::new(ports.0, ports.1)
                 .ok_or_else(|| format!("ports {}-{} are no range", ports.0, ports.1))?,
-            expires_at: Column::of(row, 6, "expires_at").nullable(Column::time)?,
+            expires_at: ColumnValue::of(row, 6, "expires_at").nullable(ColumnValue::time)?,
             revoked: revoked.clone()?,
         })
     };
     decode().map_err(|reason| bad(RowKey::Grant(id), reason, &revoked))
 }
 
-/// Columns: `device, uuid, fleet, address, node, online`.
-pub(super) fn device(row: &impl Row) -> Result<Device, BadRow> {
-    let column = Column::of(row, 0, "device");
+/// Decodes a row with the columns `device, uuid, fleet, address, node, online`.
+pub(super) fn device(row: &impl StoreRow) -> Result<Device, BadRow> {
+    let column = ColumnValue::of(row, 0, "device");
     let id = column.integer().map(DeviceId).map_err(|reason| column.bad_key(Relation::Devices, reason))?;
     let decode = || {
         Ok(Device {
             id,
-            uuid: Column::of(row, 1, "uuid").uuid()?,
-            fleet: Column::of(row, 2, "fleet").nullable(Column::integer)?.map(FleetId),
-            address: Column::of(row, 3, "address").nullable(Column::address)?,
-            node: Column::of(row, 4, "node").nullable(Column::name)?,
-            online: Column::of(row, 5, "online").boolean()?,
+            uuid: ColumnValue::of(row, 1, "uuid").uuid()?,
+            fleet: ColumnValue::of(row, 2, "fleet").nullable(ColumnValue::integer)?.map(FleetId),
+            address: ColumnValue::of(row, 3, "address").nullable(ColumnValue::address)?,
+            node: ColumnValue::of(row, 4, "node").nullable(ColumnValue::name)?,
+            online: ColumnValue::of(row, 5, "online").boolean()?,
         })
     };
     decode().map_err(|reason| bad(RowKey::Device(id), reason, &Ok(false)))
@@ -118,69 +121,83 @@ fn bad(key: RowKey, reason: Reason, revoked: &Result<bool, Reason>) -> BadRow {
     BadRow { quarantined: Quarantined { key, reason }, revoked: matches!(revoked, Ok(true)) }
 }
 
-type Reason = String;
+/// Reason why a value is bad. It goes into a log line.
+pub(super) type Reason = String;
 
-/// One value of a row.
-struct Column<'a> {
+/// The value of one column, with the column's name for errors.
+pub(super) struct ColumnValue<'a> {
     name: &'static str,
-    /// `None` where the row has no such column.
+    /// `None` if the row has no such column.
     value: Option<Value<'a>>,
-    shown: Shown,
+    shown: ShownPart,
 }
 
-/// How much of a bad text a log line may show.
-enum Shown {
+/// Part of a bad text that a log line may show.
+enum ShownPart {
     Text,
-    /// The text may be a secret that a wrong query gives in the place of its hash.
+    /// The length alone. The text may be a secret that a wrong query gives instead of its hash.
     Size,
 }
 
-impl<'a> Column<'a> {
-    fn of(row: &'a impl Row, index: usize, name: &'static str) -> Self {
-        Self { name, value: row.value(index), shown: Shown::Text }
+impl<'a> ColumnValue<'a> {
+    /// Makes the value at `index`, from 0, of a column that is called `name`.
+    pub(super) fn of(row: &'a (impl StoreRow + ?Sized), index: usize, name: &'static str) -> Self {
+        Self { name, value: row.value(index), shown: ShownPart::Text }
     }
 
-    fn nullable<T>(&self, decode: impl FnOnce(&Self) -> Result<T, Reason>) -> Result<Option<T>, Reason> {
+    /// Makes the value of a column whose text no log line may show.
+    pub(super) fn secret(row: &'a (impl StoreRow + ?Sized), index: usize, name: &'static str) -> Self {
+        Self { shown: ShownPart::Size, ..Self::of(row, index, name) }
+    }
+
+    pub(super) fn nullable<T>(
+        &self,
+        decode: impl FnOnce(&Self) -> Result<T, Reason>,
+    ) -> Result<Option<T>, Reason> {
         match self.value {
             Some(Value::Null) => Ok(None),
             _ => decode(self).map(Some),
         }
     }
 
-    fn integer(&self) -> Result<i64, Reason> {
+    pub(super) fn integer(&self) -> Result<i64, Reason> {
         match self.value {
             Some(Value::Integer(integer)) => Ok(integer),
             _ => Err(self.is_no("integer")),
         }
     }
 
-    fn boolean(&self) -> Result<bool, Reason> {
+    pub(super) fn boolean(&self) -> Result<bool, Reason> {
         match self.value {
             Some(Value::Boolean(boolean)) => Ok(boolean),
-            // Of stores that have no truth values of their own.
+            // SQLite has no truth values of its own.
             Some(Value::Integer(0)) => Ok(false),
             Some(Value::Integer(1)) => Ok(true),
             _ => Err(self.is_no("boolean (0 or 1)")),
         }
     }
 
-    fn time(&self) -> Result<UnixMillis, Reason> {
+    pub(super) fn time(&self) -> Result<UnixMillis, Reason> {
         match self.value {
             Some(Value::Time(time)) => Ok(time),
-            // Of stores that have no times of their own.
+            // SQLite has no times of its own.
             Some(Value::Integer(unix_millis)) => Ok(UnixMillis(unix_millis)),
             _ => Err(self.is_no("time")),
         }
     }
 
-    fn text(&self) -> Result<&'a str, Reason> {
+    pub(super) fn text(&self) -> Result<&'a str, Reason> {
         match self.value {
             Some(Value::Text(bytes)) => std::str::from_utf8(bytes).map_err(|_| self.is_no("UTF-8")),
             _ => Err(self.is_no("text")),
         }
     }
 
-    fn port(&self) -> Result<u16, Reason> {
+    pub(super) fn nullable_text(&self) -> Result<Option<String>, Reason> {
+        Ok(self.nullable(Self::text)?.map(str::to_owned))
+    }
+
+    pub(super) fn port(&self) -> Result<u16, Reason> {
         u16::try_from(self.integer()?).map_err(|_| self.is_no("port"))
     }
 
@@ -203,7 +220,15 @@ impl<'a> Column<'a> {
         }
     }
 
-    fn sha256(&self) -> Result<KeyHash, Reason> {
+    /// An address as text, without a prefix. The schema allows none.
+    pub(super) fn host(&self) -> Result<String, Reason> {
+        match self.value {
+            Some(Value::Address(address, _)) => Ok(address.to_string()),
+            _ => self.text().map(str::to_owned),
+        }
+    }
+
+    pub(super) fn sha256(&self) -> Result<KeyHash, Reason> {
         match self.value {
             Some(Value::Bytes(bytes)) => {
                 bytes.try_into().map(KeyHash::from_bytes).map_err(|_| self.is_no("SHA-256 (32 bytes)"))
@@ -221,14 +246,14 @@ impl<'a> Column<'a> {
         BadRow { quarantined: Quarantined { key, reason }, revoked: false }
     }
 
-    /// The value as far as a log line may show it: a blob may be a key, so only its length.
+    /// The value as far as a log line may show it. A blob may be a key, so its length alone is shown.
     fn shown(&self) -> String {
         match self.value {
             None => "absent".to_owned(),
             Some(Value::Null) => "null".to_owned(),
             Some(Value::Integer(integer)) => integer.to_string(),
             Some(Value::Real(real)) => real.to_string(),
-            Some(Value::Text(text)) if matches!(self.shown, Shown::Size) => {
+            Some(Value::Text(text)) if matches!(self.shown, ShownPart::Size) => {
                 format!("a text of {} bytes", text.len())
             }
             Some(Value::Text(text)) => format!("`{}`", shortened(&String::from_utf8_lossy(text))),
@@ -242,7 +267,7 @@ impl<'a> Column<'a> {
     }
 }
 
-/// At most [`SHOWN_CHARS_MAX`] characters, without those that would break a line.
+/// Cuts a text to [`SHOWN_CHARS_MAX`] characters, and escapes those that would break a line.
 fn shortened(text: &str) -> String {
     let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
@@ -251,13 +276,12 @@ fn shortened(text: &str) -> String {
     shown
 }
 
-/// Of a bad value that a log line shows.
+/// Characters of a bad value that a log line shows.
 const SHOWN_CHARS_MAX: usize = 70;
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
-    use rusqlite::Row;
+    use rusqlite::{Connection, Row};
 
     use super::*;
 
@@ -302,8 +326,8 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_value_of_a_credential_is_told() {
-        for (values, told) in [
+    fn each_wrong_value_of_a_credential_is_named() {
+        for (values, expected) in [
             (format!("{KEY}, 'x', NULL, 0"), "principal is `x`, which is no integer"),
             (format!("{KEY}, 1, 'soon', 0"), "expires_at is `soon`, which is no time"),
             (format!("{KEY}, 1, 1.5, 0"), "expires_at is 1.5, which is no time"),
@@ -318,13 +342,13 @@ mod tests {
             ),
         ] {
             let reason = reason(&values, |row| credential(row));
-            assert!(reason.contains(told), "{values}: {reason}");
+            assert!(reason.contains(expected), "{values}: {reason}");
         }
     }
 
     #[test]
-    fn each_wrong_value_of_a_grant_is_told() {
-        for (values, told) in [
+    fn each_wrong_value_of_a_grant_is_named() {
+        for (values, expected) in [
             ("'a', 1, 'any', NULL, 1, 2, NULL, 0", "grants `a`: grant_id is `a`"),
             ("1, 1, 'any', 5, 1, 2, NULL, 0", "grants 1: scope `any` has the target 5"),
             ("1, 1, 'fleet', NULL, 1, 2, NULL, 0", "scope `fleet` has no target"),
@@ -335,13 +359,13 @@ mod tests {
             ("1, 1, CAST(x'ff' AS TEXT), NULL, 1, 2, NULL, 0", "which is no UTF-8"),
         ] {
             let reason = reason(values, |row| grant(row));
-            assert!(reason.contains(told), "{values}: {reason}");
+            assert!(reason.contains(expected), "{values}: {reason}");
         }
     }
 
     #[test]
-    fn each_wrong_value_of_a_device_is_told() {
-        for (values, told) in [
+    fn each_wrong_value_of_a_device_is_named() {
+        for (values, expected) in [
             ("1, 'zz', NULL, NULL, NULL, 1".to_owned(), "devices 1: uuid is `zz`"),
             (format!("1, {UUID}, 'red', NULL, NULL, 1"), "fleet is `red`"),
             (format!("1, {UUID}, NULL, '300.1.2.3', NULL, 1"), "address is `300.1.2.3`, which is no IP"),
@@ -350,7 +374,7 @@ mod tests {
             (format!("1, {UUID}, NULL, NULL, NULL, 'yes'"), "online is `yes`, which is no boolean"),
         ] {
             let reason = reason(&values, |row| device(row));
-            assert!(reason.contains(told), "{values}: {reason}");
+            assert!(reason.contains(expected), "{values}: {reason}");
         }
     }
 

@@ -1,27 +1,27 @@
-//! Stores without an outbox: read whole on a period, and told only where they say something new.
+//! Polling of stores without an outbox: each is read whole on a period, and its rows count only if they have changed.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::{Duration, Instant};
 
 use super::{Changes, Rows};
 
-/// When a store is read next, and what it said last.
-pub(super) struct Rereading {
+/// The time of the next read, and a fingerprint of the last one.
+pub(super) struct Polling {
     every: Duration,
     /// `None` before the first read.
-    last: Option<Last>,
+    last: Option<LastRead>,
     hashers: [RandomState; 2],
 }
 
-struct Last {
+struct LastRead {
     at: Instant,
     fingerprint: Fingerprint,
 }
 
-/// Of all rows, in whatever order: a store gives none unless it is asked to, and need not keep to it.
+/// Hash of all rows in any order. A store need not keep to one order.
 type Fingerprint = [u64; 2];
 
-impl Rereading {
+impl Polling {
     pub(super) fn new(every: Duration) -> Self {
         Self { every, last: None, hashers: [RandomState::new(), RandomState::new()] }
     }
@@ -30,15 +30,15 @@ impl Rereading {
         self.last.as_ref().is_none_or(|last| last.at.elapsed() >= self.every)
     }
 
-    /// Remembers what was read.
-    pub(super) fn note(&mut self, rows: &Rows) {
-        self.last = Some(Last { at: Instant::now(), fingerprint: self.fingerprint(rows) });
+    /// Records the rows that were read.
+    pub(super) fn record(&mut self, rows: &Rows) {
+        self.last = Some(LastRead { at: Instant::now(), fingerprint: self.fingerprint(rows) });
     }
 
-    /// What a read that was due comes to, against the one before.
+    /// Records the rows of a read that was due, and compares them with those of the read before.
     pub(super) fn changes(&mut self, rows: Rows) -> Changes {
         let before = self.last.as_ref().map(|last| last.fingerprint);
-        self.note(&rows);
+        self.record(&rows);
         let now = self.last.as_ref().map(|last| last.fingerprint);
         if now == before { Changes::Nothing } else { Changes::All(rows) }
     }
@@ -90,28 +90,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_news_in_whatever_order_it_comes() {
-        let mut rereading = Rereading::new(Duration::from_secs(60));
-        assert!(rereading.is_due());
-        let mut is_news = |rows: Rows| matches!(rereading.changes(rows), Changes::All(_));
-        assert!(is_news(rows(&[1, 2])));
-        assert!(!is_news(rows(&[2, 1])));
-        assert!(is_news(rows(&[1, 2, 2])), "a row that came twice");
-        assert!(is_news(rows(&[1])));
+    fn only_other_rows_are_a_change_in_whatever_order_they_come() {
+        let mut polling = Polling::new(Duration::from_secs(60));
+        assert!(polling.is_due());
+        let mut is_change = |rows: Rows| matches!(polling.changes(rows), Changes::All(_));
+        assert!(is_change(rows(&[1, 2])));
+        assert!(!is_change(rows(&[2, 1])));
+        assert!(is_change(rows(&[1, 2, 2])), "a row that came twice");
+        assert!(is_change(rows(&[1])));
         let offline = || {
             let mut rows = rows(&[1]);
             rows.devices[0].online = false;
             rows
         };
-        assert!(is_news(offline()));
+        assert!(is_change(offline()));
         let with_bad_row = || {
             let mut rows = offline();
             rows.quarantined.push(Quarantined { key: RowKey::Grant(GrantId(1)), reason: "bad".to_owned() });
             rows
         };
-        assert!(is_news(with_bad_row()));
-        assert!(!is_news(with_bad_row()));
-        assert!(is_news(rows(&[])));
-        assert!(!rereading.is_due());
+        assert!(is_change(with_bad_row()));
+        assert!(!is_change(with_bad_row()));
+        assert!(is_change(rows(&[])));
+        assert!(!polling.is_due());
     }
 }

@@ -1,19 +1,19 @@
-//! What a source has to say beside its rows: what it met and could make nothing of.
+//! Warnings of a source: things that it read and could not use.
 
-/// See the module.
+/// All warnings of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreWarnings {
-    /// Rights whose words are not understood, and that therefore grant nothing.
-    pub not_understood: Noted,
+    /// Rights whose meaning is not understood. They grant nothing.
+    pub not_understood: Examples,
     /// Lines of `vpn.addresses` sources that give no address, each with its file and number.
-    pub bad_lines: Noted,
-    /// Why addresses of a `vpn.addresses` source are those that it gave last, one text for each such source.
+    pub bad_lines: Examples,
+    /// Reasons why a `vpn.addresses` source gives no newer addresses, one for each such source.
     pub stale_addresses: Vec<String>,
 }
 
-/// Things that are counted, and a few of them by name.
+/// A number of things, and a few of them by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Noted {
+pub struct Examples {
     pub count: usize,
     pub examples: Vec<String>,
 }
@@ -22,14 +22,14 @@ impl StoreWarnings {
     /// One line for each kind of thing that a person should look at.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let Noted { count, examples } = &self.not_understood;
+        let Examples { count, examples } = &self.not_understood;
         if *count > 0 {
             let examples = examples.join("; ");
             lines.push(format!(
                 "{count} permissions grant nothing, since they are not understood: {examples}"
             ));
         }
-        let Noted { count, examples } = &self.bad_lines;
+        let Examples { count, examples } = &self.bad_lines;
         if *count > 0 {
             lines.push(format!("{count} lines give no address: {}", examples.join("; ")));
         }
@@ -38,7 +38,7 @@ impl StoreWarnings {
     }
 }
 
-impl Noted {
+impl Examples {
     pub(super) fn add(&mut self, describe: impl FnOnce() -> String) {
         self.count += 1;
         if self.examples.len() < EXAMPLES_MAX {
@@ -46,7 +46,7 @@ impl Noted {
         }
     }
 
-    /// Takes those of `others` as well.
+    /// Adds those of `others`.
     pub(super) fn append(&mut self, others: &Self) {
         self.count += others.count;
         let room = EXAMPLES_MAX - self.examples.len();
@@ -54,5 +54,5 @@ impl Noted {
     }
 }
 
-/// That are kept and shown.
+/// Examples that are kept and shown.
 const EXAMPLES_MAX: usize = 5;

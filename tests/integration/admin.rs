@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sluicegate::authz::{DeviceUuid, PortRange};
 use sluicegate::config::{Audit, Config, Engine, Listen, Store, StoreUrl, Vpn};
 use sluicegate::node::{Drained, Node};
-use sluicegate::store::sqlite::{Admin, GrantTarget, NewDevice};
+use sluicegate::store::admin::{GrantTarget, NewDevice};
+use sluicegate::store::sqlite;
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -26,8 +27,8 @@ impl Setting {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
-        let mut admin = Admin::open(&path).unwrap();
+        sqlite::init(&path).unwrap();
+        let mut admin = sqlite::open(&path).unwrap();
         admin.add_principal("alice").unwrap();
         let uuid = DeviceUuid::parse(UUID).unwrap();
         let address = Some([127, 0, 0, 1].into());

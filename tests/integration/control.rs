@@ -13,7 +13,8 @@ use sluicegate::authz::{
 };
 use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError};
-use sluicegate::store::sqlite::{Admin, DevicePatch, GrantTarget, NewDevice};
+use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice};
+use sluicegate::store::sqlite;
 use sluicegate::store::{self, Source, StoreError};
 use sluicegate::telemetry::AuditSender;
 
@@ -32,8 +33,8 @@ impl Store {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
-        let mut admin = Admin::open(&path).unwrap();
+        sqlite::init(&path).unwrap();
+        let mut admin = sqlite::open(&path).unwrap();
         admin.add_principal("alice").unwrap();
         admin
             .add_device(&NewDevice {

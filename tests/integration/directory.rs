@@ -2,19 +2,19 @@
 
 use crate::support::{Authority, Cluster, Database, Site, node_section, wait_for};
 use sluicegate::config::{Config, StoreUrl};
-use sluicegate::store::{NodeTable, Nodes, node_table};
+use sluicegate::store::{NodeList, NodeTable, node_table};
 
 const FORWARD: &str = "192.0.2.1:3130";
 
 /// The directory of a node that keeps it under `role`, with `parameters` in its URL.
-fn table(database: &Database, role: &str, parameters: &str) -> Box<dyn NodeTable> {
+fn table(database: &Database, role: &str, parameters: &str) -> NodeTable {
     let url = format!("{}{parameters}", database.cluster.url(role, &database.name));
     let mut config = Config::default();
     config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
     node_table(&config)
 }
 
-fn ages(nodes: &Nodes) -> Vec<(&str, i64)> {
+fn ages(nodes: &NodeList) -> Vec<(&str, i64)> {
     nodes.nodes.iter().map(|node| (&*node.name, node.age_ms)).collect()
 }
 
@@ -86,7 +86,7 @@ fn the_role_of_the_directory_is_not_shown_the_password_of_the_store() {
     let mut config = Config::default();
     config.store.password_file = Some("no-such-file-of-the-store".into());
     config.forward.directory_url = Some(url);
-    assert_eq!(node_table(&config).read().unwrap(), Nodes::default());
+    assert_eq!(node_table(&config).read().unwrap(), NodeList::default());
     config.forward.directory_password_file = Some("no-such-file-of-the-directory".into());
     let error = node_table(&config).read().unwrap_err().to_string();
     assert!(error.contains("no-such-file-of-the-directory"), "{error}");

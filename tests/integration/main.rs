@@ -69,6 +69,7 @@ mod secrets;
 mod session_tokens;
 mod sessions;
 mod store;
+mod store_parity;
 mod systemd;
 mod timeouts;
 mod tls;

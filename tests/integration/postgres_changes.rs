@@ -177,7 +177,9 @@ fn what_points_to_no_principal_is_absent_and_back_with_the_mend() {
     );
     assert_eq!(changes(&mut source).0, [Change::CredentialGone(key), Change::GrantGone(GrantId(1))]);
 
-    rights.by_hand("UPDATE sluicegate.credentials SET principal = 1; UPDATE sluicegate.grants SET principal = 1");
+    rights.by_hand(
+        "UPDATE sluicegate.credentials SET principal = 1; UPDATE sluicegate.grants SET principal = 1",
+    );
     assert_eq!(told(&changes(&mut source).0), ["credential revoked=false", "grant 1 revoked=false"]);
 }
 

@@ -131,7 +131,7 @@ fn a_file_of_addresses_keeps_neither_lag_nor_the_word_of_a_revocation_back() {
     let located = |hosts: &[&Cluster]| {
         let mut config = Config { store: store(&rights, hosts, ""), ..Config::default() };
         config.vpn.addresses = vec![AddressSource::File("/nowhere".into())];
-        store::located_source(&config, &store::Reports::default())
+        store::located_source(&config, &store::ReportQueue::default())
     };
     let (mut at_primary, mut at_standby) = (located(&[&primary]), located(&[&standby]));
     at_primary.read_all().unwrap();

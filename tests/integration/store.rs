@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash, PortRange, PrincipalId};
 use sluicegate::config::Authz;
-use sluicegate::store::sqlite::{
-    Admin, DevicePatch, GrantTarget, Initialised, NewDevice, Revoked, SqliteSource,
-};
-use sluicegate::store::{Changes, Quarantined, Source, StoreError};
+use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice, Revoked};
+use sluicegate::store::sqlite::{self, SqliteSource};
+use sluicegate::store::{Changes, Initialised, Quarantined, Source, StoreError};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -24,8 +23,8 @@ impl Store {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
-        let mut admin = Admin::open(&path).unwrap();
+        sqlite::init(&path).unwrap();
+        let mut admin = sqlite::open(&path).unwrap();
         admin.add_principal("alice").unwrap();
         Self { folder, admin }
     }
@@ -387,7 +386,7 @@ fn a_file_that_is_no_database_is_damaged() {
     let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
-    let error = Admin::init(&path).unwrap_err();
+    let error = sqlite::init(&path).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "init must not overwrite: {error}");
 }
 
@@ -446,7 +445,7 @@ fn another_programs_database_is_refused_and_left_alone() {
 
     let error = source_at(&path).read_all().unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-    let error = Admin::init(&path).unwrap_err();
+    let error = sqlite::init(&path).unwrap_err();
     assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
@@ -484,7 +483,7 @@ fn readers_and_writers_do_not_wait_for_each_other() {
 fn a_folder_made_for_the_store_is_its_owners_alone() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("a/b");
-    Admin::init(&made.join("store.db")).unwrap();
+    sqlite::init(&made.join("store.db")).unwrap();
     let mode = std::fs::metadata(&made).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "{mode:o}");
 }
@@ -493,7 +492,7 @@ fn a_folder_made_for_the_store_is_its_owners_alone() {
 fn init_can_be_repeated() {
     let mut store = Store::new();
     store.grant_any();
-    let outcome = Admin::init(&store.path()).unwrap();
+    let outcome = sqlite::init(&store.path()).unwrap();
     assert_eq!(outcome, Initialised::UpToDate);
     assert_eq!(store.source().read_all().unwrap().grants.len(), 1);
 }

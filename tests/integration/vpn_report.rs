@@ -12,7 +12,7 @@ use crate::support::{
 use serde_json::Value;
 use sluicegate::authz::{DeviceUuid, UnixMillis};
 use sluicegate::config::{Config, StoreUrl};
-use sluicegate::store::{self, Report};
+use sluicegate::store::{self, PresenceReport};
 use tempfile::TempDir;
 
 /// Longer than two claims must be apart for the later one to count.
@@ -430,10 +430,10 @@ const CLAIMS: [(Option<i64>, bool, bool); 7] = [
 
 #[track_caller]
 fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) {
-    let (mut table, mut nodes) = (store::location_table(config), store::node_table(config));
+    let (mut table, mut nodes) = (store::claim_table(config), store::node_table(config));
     let uuid = DeviceUuid::parse(DEVICE).unwrap();
     let unknown = DeviceUuid::parse("dddddddddddddddddddddddddddddddd").unwrap();
-    let here = |ago_s: Option<i64>| Report::Here {
+    let here = |ago_s: Option<i64>| PresenceReport::Here {
         address: "127.0.0.1".parse().unwrap(),
         since: ago_s.map(|ago_s| UnixMillis(UnixMillis::now().0 - ago_s * 1_000)),
     };
@@ -456,9 +456,9 @@ fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) 
         assert_eq!(table.write(&after, max_age, &others).unwrap(), taken);
 
         let (keeps, loses) = if is_taken { (after, before) } else { (before, after) };
-        table.write(&loses, max_age, &[(uuid, Report::Gone)]).unwrap();
+        table.write(&loses, max_age, &[(uuid, PresenceReport::Gone)]).unwrap();
         assert_eq!(holder().as_ref(), Some(&keeps), "it is another's");
-        table.write(&keeps, max_age, &[(uuid, Report::Gone)]).unwrap();
+        table.write(&keeps, max_age, &[(uuid, PresenceReport::Gone)]).unwrap();
         assert_eq!(holder(), None);
     }
 }

@@ -12,7 +12,7 @@ use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Q
 use sluicegate::config::{self, Authz, Config, StoreUrl, Vpn};
 use sluicegate::control::{Control, ControlError, Rule, Status};
 use sluicegate::store;
-use sluicegate::store::sqlite::Admin;
+use sluicegate::store::sqlite;
 use sluicegate::telemetry::AuditSender;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ impl Installation {
     pub fn new(devices: usize) -> Self {
         let installation =
             Self { folder: tempfile::tempdir().unwrap(), devices, principals: (devices / 10).max(3) };
-        Admin::init(&installation.store_path()).unwrap();
+        sqlite::init(&installation.store_path()).unwrap();
         let mut sql = String::from("BEGIN;");
         for n in 0..installation.principals {
             let id = n + 1;

@@ -31,7 +31,7 @@ use clap::Args;
 use super::output::CommandError;
 use crate::node::NodeError;
 use crate::store::StoreError;
-use crate::store::sqlite::AdminError;
+use crate::store::admin::AdminError;
 use interrupt::Interrupt;
 use screen::Screen;
 use steps::Steps;

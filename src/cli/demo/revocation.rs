@@ -11,7 +11,8 @@ use super::rights::Visitor;
 use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::DemoWorld;
 use crate::config::Authz;
-use crate::store::sqlite::{Admin, AdminError};
+use crate::store::admin::AdminError;
+use crate::store::sqlite;
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.section("Revoked while in use");
@@ -33,7 +34,7 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
 /// From the commit to the moment at which the client saw its tunnel close.
 fn revoke(world: &DemoWorld, visitor: &Visitor) -> Result<Duration, DemoFailure> {
     let tunnel = open_echo(world.client, world.echo(), &visitor.token)?;
-    let mut store = Admin::open(&world.store()).map_err(store_failure)?;
+    let mut store = sqlite::open(&world.store()).map_err(store_failure)?;
     // The relay looks every so often. Without this, each commit but the first would come right after it
     // has looked.
     thread::sleep(random_part_of(Authz::default().refresh));

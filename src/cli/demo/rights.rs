@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::DemoError;
 use crate::authz::{CredentialId, DeviceUuid, PortRange, UnixMillis};
-use crate::store::sqlite::{Admin, AdminError, GrantTarget, NewDevice};
+use crate::store::admin::{AdminError, GrantTarget, NewDevice};
+use crate::store::sqlite;
 
 /// What the store holds, as far as the steps need to know.
 pub(super) struct DemoRights {
@@ -42,8 +43,8 @@ pub(super) struct Addresses {
 impl DemoRights {
     /// Makes the store at `path` and fills it.
     pub fn write(path: &Path, addresses: &Addresses) -> Result<Self, DemoError> {
-        Admin::init(path)?;
-        let mut admin = Admin::open(path)?;
+        sqlite::init(path)?;
+        let mut admin = sqlite::open(path)?;
         admin.add_principal(PERSON)?;
         admin.add_principal(VISITOR)?;
 

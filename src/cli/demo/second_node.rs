@@ -15,7 +15,8 @@ use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::{DemoWorld, config};
 use crate::config::{Authz, Config, Engine};
 use crate::node::Node;
-use crate::store::sqlite::{Admin, GrantTarget};
+use crate::store::admin::GrantTarget;
+use crate::store::sqlite;
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError> {
     steps.section("A second relay, whose store goes away");
@@ -50,8 +51,8 @@ impl SecondStore {
         let path = world.folder().join("second.db");
         let echo = world.echo_address();
         let device = device("echo", echo.ip(), None)?;
-        Admin::init(&path)?;
-        let mut admin = Admin::open(&path)?;
+        sqlite::init(&path)?;
+        let mut admin = sqlite::open(&path)?;
         admin.add_principal(PERSON)?;
         admin.add_device(&device)?;
         admin.add_grant(PERSON, &GrantTarget::Device(device.uuid), user_ports(), None)?;

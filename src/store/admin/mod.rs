@@ -1,11 +1,14 @@
-//! The writing side, for the store commands and the demo. The relay never comes here.
+//! Changes that the store commands and the demo make. The relay makes none of them.
 //!
-//! What is the same for every kind of store: what there is to write, what can be wrong with it, and
-//! [`Admin`], which hands each call to the store that it was opened for.
+//! Each command is written once, for every kind of store: [`Admin`] runs it through [`SqlDatabase`].
 
-pub(super) mod names;
+mod credentials;
+mod devices;
+mod grants;
+mod names;
+mod principals;
 mod rows;
-pub(super) mod token;
+mod token;
 
 pub use names::Nearest;
 pub use rows::{
@@ -13,17 +16,16 @@ pub use rows::{
     Revoked,
 };
 
-use super::{Initialised, StoreError, postgres, sqlite};
-use crate::authz::{DeviceId, DeviceUuid, GrantId, PortRange, PrincipalId, UnixMillis};
-use crate::config::{Store, StoreUrl};
+use super::StoreError;
+use super::decode::{ColumnValue, Reason, StoreRow};
+use super::sql::{SqlDatabase, SqlTransaction, TransactionKind};
 
 /// An open store that may be changed. Each call is one transaction.
-pub enum Admin {
-    Sqlite(sqlite::Admin),
-    Postgres(postgres::Admin),
+pub struct Admin {
+    database: Box<dyn SqlDatabase>,
 }
 
-/// Why a change was not made; each text ends in what to do.
+/// Reason why a change was not made. Each text ends in what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     #[error(transparent)]
@@ -48,96 +50,41 @@ pub enum AdminError {
     Random(getrandom::Error),
 }
 
-/// Hands a call to whichever store it is.
-macro_rules! on_store {
-    ($self:expr, $admin:ident => $call:expr) => {
-        match $self {
-            Admin::Sqlite($admin) => $call,
-            Admin::Postgres($admin) => $call,
-        }
-    };
+impl Admin {
+    pub(super) fn new(database: impl SqlDatabase + 'static) -> Self {
+        Self { database: Box::new(database) }
+    }
+
+    /// Changes the store by `change`, completely or not at all.
+    fn write<T>(
+        &mut self,
+        change: impl FnOnce(&dyn SqlTransaction) -> Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
+        self.database.transaction(TransactionKind::Write, change)
+    }
+
+    /// Lists the rows that `query` gives.
+    fn list<T>(
+        &mut self,
+        query: &str,
+        decode: impl Fn(&dyn StoreRow) -> Result<T, Reason>,
+    ) -> Result<Vec<T>, AdminError> {
+        self.database.transaction(TransactionKind::Read, |store| Ok(store.rows(query, &[], decode)?))
+    }
 }
 
-impl Admin {
-    /// Makes the store, or brings it to this program's schema.
-    pub fn init(store: &Store) -> Result<Initialised, StoreError> {
-        match &store.url {
-            StoreUrl::Sqlite(path) => sqlite::Admin::init(path),
-            StoreUrl::Postgres(url) => postgres::Admin::init(url, store),
-        }
-    }
+/// Finds the name that `name` may have been meant to be, among those that `query` gives.
+fn nearest(
+    store: &dyn SqlTransaction,
+    query: &str,
+    name: &str,
+    otherwise: &'static str,
+) -> Result<Nearest, AdminError> {
+    let text = |row: &dyn StoreRow| Ok(ColumnValue::of(row, 0, "name").text()?.to_owned());
+    Ok(Nearest::among(store.rows(query, &[], text)?, name, otherwise))
+}
 
-    /// Opens the store, which must exist and be of this program's schema.
-    pub fn open(store: &Store) -> Result<Self, StoreError> {
-        match &store.url {
-            StoreUrl::Sqlite(path) => sqlite::Admin::open(path).map(Self::Sqlite),
-            StoreUrl::Postgres(url) => postgres::Admin::open(url, store).map(Self::Postgres),
-        }
-    }
-
-    pub fn add_principal(&mut self, name: &str) -> Result<PrincipalId, AdminError> {
-        on_store!(self, admin => admin.add_principal(name))
-    }
-
-    pub fn principals(&mut self) -> Result<Vec<PrincipalRow>, AdminError> {
-        on_store!(self, admin => admin.principals())
-    }
-
-    /// Ends the principal and everything that it holds. Its name is free again, its number is not.
-    pub fn remove_principal(&mut self, name: &str) -> Result<PrincipalId, AdminError> {
-        on_store!(self, admin => admin.remove_principal(name))
-    }
-
-    pub fn issue_token(
-        &mut self,
-        principal: &str,
-        label: Option<&str>,
-        expires_at: Option<UnixMillis>,
-    ) -> Result<IssuedToken, AdminError> {
-        on_store!(self, admin => admin.issue_token(principal, label, expires_at))
-    }
-
-    pub fn credentials(&mut self) -> Result<Vec<CredentialRow>, AdminError> {
-        on_store!(self, admin => admin.credentials())
-    }
-
-    /// Revokes the credential that listings show as `id`: the first 16 hex digits of its key.
-    pub fn revoke_credential(&mut self, id: &str) -> Result<Revoked, AdminError> {
-        on_store!(self, admin => admin.revoke_credential(id))
-    }
-
-    pub fn add_device(&mut self, device: &NewDevice) -> Result<DeviceId, AdminError> {
-        on_store!(self, admin => admin.add_device(device))
-    }
-
-    pub fn set_device(&mut self, uuid: DeviceUuid, patch: &DevicePatch) -> Result<(), AdminError> {
-        on_store!(self, admin => admin.set_device(uuid, patch))
-    }
-
-    pub fn devices(&mut self) -> Result<Vec<DeviceRow>, AdminError> {
-        on_store!(self, admin => admin.devices())
-    }
-
-    /// Deletes the device; what was granted on it alone is revoked.
-    pub fn remove_device(&mut self, uuid: DeviceUuid) -> Result<DeviceId, AdminError> {
-        on_store!(self, admin => admin.remove_device(uuid))
-    }
-
-    pub fn add_grant(
-        &mut self,
-        principal: &str,
-        target: &GrantTarget,
-        ports: PortRange,
-        expires_at: Option<UnixMillis>,
-    ) -> Result<GrantId, AdminError> {
-        on_store!(self, admin => admin.add_grant(principal, target, ports, expires_at))
-    }
-
-    pub fn grants(&mut self) -> Result<Vec<GrantRow>, AdminError> {
-        on_store!(self, admin => admin.grants())
-    }
-
-    pub fn revoke_grant(&mut self, id: GrantId) -> Result<Revoked, AdminError> {
-        on_store!(self, admin => admin.revoke_grant(id))
-    }
+/// Decodes the only column of a row.
+fn id(row: &dyn StoreRow) -> Result<i64, Reason> {
+    ColumnValue::of(row, 0, "id").integer()
 }

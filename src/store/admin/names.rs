@@ -1,20 +1,20 @@
-//! Names that people give, and what they may have meant.
+//! Names that people give, and suggestions for those that do not exist.
 
 use std::fmt;
 
 use super::AdminError;
 
-/// For the end of an error about a name that does not exist.
+/// The end of an error about a name that does not exist.
 #[derive(Debug)]
 pub enum Nearest {
-    /// Something with a name much like it.
+    /// A name that is much like it.
     Is(String),
-    /// Nothing like it; the command that lists or makes what there is.
+    /// The command that lists what there is, or makes it. There is nothing with such a name.
     Try(&'static str),
 }
 
 impl Nearest {
-    pub(in crate::store) fn among(
+    pub(super) fn among(
         candidates: impl IntoIterator<Item = String>,
         name: &str,
         otherwise: &'static str,
@@ -40,7 +40,7 @@ impl fmt::Display for Nearest {
 }
 
 /// Refuses a name that could not be typed again or would break a line.
-pub(in crate::store) fn check(name: &str) -> Result<(), AdminError> {
+pub(super) fn check(name: &str) -> Result<(), AdminError> {
     let good = !name.trim().is_empty()
         && name.trim() == name
         && name.chars().count() <= NAME_CHARS_MAX
@@ -48,5 +48,5 @@ pub(in crate::store) fn check(name: &str) -> Result<(), AdminError> {
     if good { Ok(()) } else { Err(AdminError::Name { name: name.escape_debug().to_string() }) }
 }
 
-/// Of a principal, a fleet, a node, a device or a label.
-pub(in crate::store) const NAME_CHARS_MAX: usize = 128;
+/// Limit for the name of a principal, a fleet, a node or a device, and for a label.
+pub(super) const NAME_CHARS_MAX: usize = 128;

@@ -1,4 +1,4 @@
-//! What commands give and get: things to make, and things as listings show them.
+//! Parameters of commands, and the rows that listings show.
 
 use std::net::IpAddr;
 
@@ -10,14 +10,15 @@ pub struct PrincipalRow {
     pub id: PrincipalId,
     pub name: String,
     pub created_at: UnixMillis,
-    /// Neither revoked nor expired.
+    /// Credentials that are neither revoked nor expired.
     pub live_credentials: i64,
+    /// Grants that are neither revoked nor expired.
     pub live_grants: i64,
 }
 
-/// A token that nobody can be told again.
+/// A new token. Nobody can read it again later.
 pub struct IssuedToken {
-    /// The secret itself; this type has no `Debug` for its sake.
+    /// The secret itself. Because of it this type has no `Debug`.
     pub token: String,
     pub credential: CredentialId,
 }
@@ -38,15 +39,15 @@ pub struct CredentialRow {
 pub struct NewDevice {
     pub uuid: DeviceUuid,
     pub name: Option<String>,
-    /// Made where there is none of that name.
+    /// Name of a fleet. It is made if there is none of that name.
     pub fleet: Option<String>,
     pub address: Option<IpAddr>,
-    /// The node that holds its VPN connection; any reaches it where this is absent.
+    /// The node that holds its VPN connection. Without one, every node can reach it.
     pub node: Option<String>,
     pub online: bool,
 }
 
-/// What to change about a device; what is absent stays.
+/// Changes of a device. Absent fields stay as they are.
 #[derive(Clone, Debug, Default)]
 pub struct DevicePatch {
     pub address: Option<IpAddr>,
@@ -67,7 +68,7 @@ pub struct DeviceRow {
     pub created_at: UnixMillis,
 }
 
-/// Which devices a grant is about, in the words of a command.
+/// The devices of a grant, as a command names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrantTarget {
     Any,
@@ -81,7 +82,7 @@ pub struct GrantRow {
     pub id: GrantId,
     pub principal: String,
     pub scope: String,
-    /// A fleet's name or a device's uuid; the number, where what it names is gone.
+    /// A fleet's name or a device's uuid. The number instead, if the fleet or device is gone.
     pub target: Option<String>,
     pub port_min: u16,
     pub port_max: u16,
@@ -90,7 +91,7 @@ pub struct GrantRow {
     pub revoked_at: Option<UnixMillis>,
 }
 
-/// What came of ending something that may have ended before.
+/// Result of revoking something that may have been revoked before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
     Now,

@@ -5,34 +5,34 @@ use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
 
-use super::session::{Failure, Session};
+use super::session::{PostgresSession, SessionError};
 use super::state::ServerState;
-use super::{Place, tls};
+use super::{PostgresName, tls};
 use crate::config::postgres::{POSTGRES_PORT, TargetSession};
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
 
-/// Everything that it takes to open sessions to a store.
+/// Opens sessions to a store.
 #[derive(Clone)]
 pub(super) struct Connector {
-    pub(super) place: Place,
+    pub(super) name: PostgresName,
     url: PostgresUrl,
     password_file: Option<PathBuf>,
     connect_timeout: Duration,
     statement_timeout: Duration,
 }
 
-/// What a session is for.
+/// Purpose of a session.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    /// The server refuses to change anything, whatever a query tries.
+    /// The server refuses any change that a query tries.
     Read,
     Write,
 }
 
 /// An open session and the server that it leads to.
 pub(super) struct Connected {
-    pub(super) session: Session,
+    pub(super) session: PostgresSession,
     pub(super) host: usize,
     pub(super) state: ServerState,
 }
@@ -40,7 +40,7 @@ pub(super) struct Connected {
 impl Connector {
     pub(super) fn new(url: &PostgresUrl, store: &Store) -> Self {
         Self {
-            place: Place(url.to_string()),
+            name: PostgresName(url.to_string()),
             url: url.clone(),
             password_file: store.password_file.clone(),
             connect_timeout: store.connect_timeout,
@@ -52,13 +52,13 @@ impl Connector {
         self.url.target
     }
 
-    /// Whether there is more than one host.
+    /// True if there is more than one host.
     pub(super) fn has_choice(&self) -> bool {
         self.hosts() > 1
     }
 
-    /// Opens a session to the first host that answers, suits `target` and is at most `lag_max` behind. Where
-    /// all are behind, to the one that is least.
+    /// Opens a session to the first host that answers, suits `target` and is at most `lag_max` behind. If all are
+    /// behind, it opens one to the host that is least behind.
     pub(super) fn connect(
         &self,
         target: TargetSession,
@@ -74,7 +74,7 @@ impl Connector {
                     Ok(connected) if !connected.state.suits(target) => {
                         let what = if connected.state.is_standby { "a standby" } else { "a primary" };
                         let detail = format!("is {what}, which target_session_attrs does not want");
-                        refusals.push((host, self.place.unreachable(detail)));
+                        refusals.push((host, self.name.unreachable(detail)));
                     }
                     Ok(connected) if connected.state.lag <= lag_max => return Ok(connected),
                     Ok(connected) => {
@@ -89,7 +89,7 @@ impl Connector {
         behind.ok_or_else(|| self.refusal(refusals))
     }
 
-    /// For log lines.
+    /// Name of a host for log lines.
     pub(super) fn host_name(&self, host: usize) -> String {
         let driver = self.url.driver();
         let port = self.port(host);
@@ -106,11 +106,11 @@ impl Connector {
     }
 
     fn connect_to(&self, host: usize, access: Access) -> Result<Connected, StoreError> {
-        let error = |failure: Failure| self.place.error(failure);
-        let tls = tls::connector(&self.url.tls).map_err(|error| self.place.unreachable(error))?;
+        let error = |error: SessionError| self.name.error(error);
+        let tls = tls::connector(&self.url.tls).map_err(|error| self.name.unreachable(error))?;
         let config = self.driver_config(host)?;
-        let session =
-            Session::open(&config, &tls, self.connect_timeout, self.statement_timeout).map_err(error)?;
+        let session = PostgresSession::open(&config, &tls, self.connect_timeout, self.statement_timeout)
+            .map_err(error)?;
         let state = ServerState::query(&session).map_err(error)?;
         let read_only = match access {
             Access::Read => "on",
@@ -128,7 +128,7 @@ impl Connector {
         Ok(Connected { session, host, state })
     }
 
-    /// The driver's configuration for one host, with the timeouts that make a dead one noticed.
+    /// The driver's configuration for one host, with the timeouts that notice a dead one.
     fn driver_config(&self, host: usize) -> Result<tokio_postgres::Config, StoreError> {
         let url = self.url.driver();
         let mut config = tokio_postgres::Config::new();
@@ -148,7 +148,7 @@ impl Connector {
             }
             Some(Host::Unix(path)) => {
                 config.host_path(path);
-                // As with libpq: there is nobody between the ends of a local socket.
+                // libpq does the same: nobody is between the ends of a local socket.
                 ssl_mode = SslMode::Disable;
             }
             None => {}
@@ -169,7 +169,8 @@ impl Connector {
         Ok(config)
     }
 
-    /// The file's, else the URL's, else the environment's. Read each time, so that it can be changed.
+    /// The password from the file, else from the URL, else from the environment. It is read each time, so that it can
+    /// be changed.
     fn password(&self) -> Result<Option<Vec<u8>>, StoreError> {
         if let Some(path) = &self.password_file {
             let password = std::fs::read(path).map_err(|error| StoreError::PasswordFile {
@@ -182,37 +183,39 @@ impl Connector {
         Ok(from_url.or_else(|| std::env::var_os("PGPASSWORD").map(|password| password.into_encoded_bytes())))
     }
 
-    /// As libpq does: a port for each host, or one for all.
+    /// Port of a host. As with libpq, the URL has one port for each host, or one for all.
     fn port(&self, host: usize) -> u16 {
         let ports = self.url.driver().get_ports();
         ports.get(host).or(ports.last()).copied().unwrap_or(POSTGRES_PORT)
     }
 
-    /// Why no host would do. With more than one, all are told.
+    /// The error if no host will do. It names each host if there are several.
     fn refusal(&self, mut refusals: Vec<(usize, StoreError)>) -> StoreError {
         if refusals.len() == 1
             && let Some((_, refusal)) = refusals.pop()
         {
             return refusal;
         }
-        let told: Vec<_> = refusals
+        let details: Vec<_> = refusals
             .into_iter()
             .map(|(host, refusal)| format!("{}: {}", self.host_name(host), refusal.detail()))
             .collect();
-        self.place.unreachable(told.join("; "))
+        self.name.unreachable(details.join("; "))
     }
 }
 
-/// How the server's own lists show this node, unless the URL says otherwise.
+/// Name of this node in the server's own lists, unless the URL has another.
 const APPLICATION_NAME: &str = "sluicegate";
 
-/// For a table that somebody is changing the form of. Reading waits for nothing else.
+/// Wait for a table whose form somebody is changing. Reading waits for nothing else.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For a node that stops in the middle of a read: its snapshot must not keep the server from vacuuming.
+/// Life of a transaction whose node has stopped in the middle of a read. Its snapshot must not keep the server from
+/// vacuuming.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection that a firewall forgot is noticed within half a minute.
+/// Idle time before the first keepalive. With the two values below, a connection that a firewall forgot is noticed
+/// within half a minute.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;

@@ -1,7 +1,7 @@
-//! Wake-ups: has the control thread read at once when a right was revoked.
+//! Wake-ups, by which the control thread reads at once when a right was revoked.
 //!
-//! A thread listens on a connection of its own, to the primary, since standbys pass no notifications on. It
-//! carries no data, and nothing depends on it: what it misses is found by polling.
+//! A thread listens on a connection of its own, to the primary, since standbys pass no notifications on. A wake-up
+//! carries no data, and nothing depends on it: polling finds what the thread misses.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tokio::sync::watch;
 
 use super::connect::{Access, Connector};
-use super::session::{Heard, Session};
+use super::session::{ListenResult, PostgresSession};
 use crate::config::postgres::TargetSession;
 use crate::store::StoreError;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::LogOnChange;
 
-/// The listening thread's handle; the thread ends when this is dropped, but is not waited for: it may just
-/// be waiting for a server.
+/// Handle of the listening thread. The thread ends when this is dropped; nobody waits for that, since it may be
+/// waiting for a server.
 pub(super) struct WakeUps {
-    /// Dropped to end a wait for notifications; nothing is ever sent.
+    /// Dropped to end a wait for notifications. Nothing is ever sent.
     _stop: watch::Sender<()>,
     _thread: ServiceThread,
     wake_ups: Receiver<()>,
@@ -27,11 +27,12 @@ pub(super) struct WakeUps {
 }
 
 impl WakeUps {
-    /// Without a thread, where none can be had, there are no wake-ups.
+    /// Starts the thread. If the system gives none, there are no wake-ups.
     pub(super) fn start(connector: Connector) -> Self {
         let (sender, wake_ups) = bounded(WAKE_UPS_MAX);
         let (stop, stopped) = watch::channel(());
-        let listener = Listener { connector, wake: sender.clone(), stopped, trouble: LogOnChange::default() };
+        let listener =
+            WakeUpListener { connector, wake: sender.clone(), stopped, failure: LogOnChange::default() };
         let thread = ServiceThread::start_detached("wake-ups", move |stop| listener.run(&stop));
         let thread = thread.unwrap_or_else(|error| {
             tracing::warn!("no thread for wake-ups ({error}); revocations are found by polling");
@@ -45,22 +46,22 @@ impl WakeUps {
     }
 }
 
-/// What the thread owns.
-struct Listener {
+/// State of the thread.
+struct WakeUpListener {
     connector: Connector,
     wake: Sender<()>,
-    /// Closed when the thread is to stop.
+    /// Closed when the thread has to stop.
     stopped: watch::Receiver<()>,
-    trouble: LogOnChange,
+    failure: LogOnChange,
 }
 
-/// Why listening on one connection came to its end.
-enum End {
+/// Reason why one connection is no longer listened on.
+enum ListenEnd {
     Stopped,
     Lost(String),
 }
 
-impl Listener {
+impl WakeUpListener {
     fn run(mut self, stop: &StopSignal) {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
@@ -68,11 +69,11 @@ impl Listener {
                 Ok(session) => {
                     pause = RETRY_PAUSE_MIN;
                     match self.listen(session) {
-                        End::Stopped => return,
-                        End::Lost(why) => self.log_trouble(why),
+                        ListenEnd::Stopped => return,
+                        ListenEnd::Lost(failure) => self.log(failure),
                     }
                 }
-                Err(error) => self.log_trouble(error.to_string()),
+                Err(error) => self.log(error.to_string()),
             }
             if stop.is_stopped_within(jittered(pause)) {
                 return;
@@ -81,36 +82,38 @@ impl Listener {
         }
     }
 
-    fn connect(&self) -> Result<Session, StoreError> {
+    fn connect(&self) -> Result<PostgresSession, StoreError> {
         let connected = self.connector.connect(TargetSession::Primary, Access::Read, Duration::ZERO)?;
         let listening = connected.session.batch("LISTEN sluicegate");
-        listening.map_err(|failure| self.connector.place.error(failure))?;
+        listening.map_err(|error| self.connector.name.error(error))?;
         Ok(connected.session)
     }
 
-    fn listen(&mut self, mut session: Session) -> End {
-        if self.trouble.ends() {
-            tracing::info!("{} wakes this node again", self.connector.place.describe());
+    fn listen(&mut self, mut session: PostgresSession) -> ListenEnd {
+        if self.failure.ends() {
+            tracing::info!("{} wakes this node again", self.connector.name.describe());
         }
-        // For what was revoked while nobody listened.
+        // Something may have been revoked while nobody listened.
         self.wake();
         let mut echoes = [].iter();
         loop {
             let echo = echoes.next();
             match session.listen(*echo.unwrap_or(&SILENCE_MAX), &mut self.stopped) {
-                Heard::Notification => {
+                ListenResult::Notification => {
                     self.wake();
-                    // What is read may be a standby, which the revocation reaches later than the word of it.
+                    // The relay may read from a standby, which gets the revocation later than this notification.
                     if self.connector.has_choice() {
                         echoes = ECHOES.iter();
                     }
                 }
-                Heard::Stop => return End::Stopped,
-                Heard::End => return End::Lost("the connection for wake-ups has ended".to_owned()),
-                Heard::Nothing if echo.is_some() => self.wake(),
-                Heard::Nothing => {
-                    if let Err(failure) = session.batch("SELECT") {
-                        return End::Lost(self.connector.place.error(failure).to_string());
+                ListenResult::Stop => return ListenEnd::Stopped,
+                ListenResult::Closed => {
+                    return ListenEnd::Lost("the connection for wake-ups has ended".to_owned());
+                }
+                ListenResult::Nothing if echo.is_some() => self.wake(),
+                ListenResult::Nothing => {
+                    if let Err(error) = session.batch("SELECT") {
+                        return ListenEnd::Lost(self.connector.name.error(error).to_string());
                     }
                 }
             }
@@ -118,32 +121,32 @@ impl Listener {
     }
 
     fn wake(&self) {
-        // A full channel says what one more would say.
+        // A full channel holds a wake-up already.
         let _already_full = self.wake.try_send(());
     }
 
-    fn log_trouble(&mut self, trouble: String) {
-        if self.trouble.changes_to(trouble.clone()) {
-            tracing::warn!("{trouble}; until then revocations are found by polling");
+    fn log(&mut self, failure: String) {
+        if self.failure.changes_to(failure.clone()) {
+            tracing::warn!("{failure}; until then revocations are found by polling");
         }
     }
 }
 
-/// Half to all of `pause`, so that nodes do not all come back in the same moment.
+/// Shortens `pause` to between half and all of it, so that nodes do not all come back in the same moment.
 fn jittered(pause: Duration) -> Duration {
-    // Without random bytes there is no jitter; nothing depends on it.
+    // Without random bytes there is no jitter. Nothing depends on it.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     pause.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }
 
-/// One wake-up says what many would say.
+/// Wake-ups that wait to be received. Several would mean the same as one.
 const WAKE_UPS_MAX: usize = 1;
 
-/// After so long without a word the server is asked whether it is still there.
+/// Silence of the server after which it is asked for a sign of life.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Pauses before a wake-up is repeated, for standbys: the first takes what arrives at once, the last what
-/// takes long. Whatever takes longer is found by polling.
+/// Pauses before a wake-up is repeated, since a standby may get the revocation only then. Polling finds what takes
+/// longer.
 const ECHOES: [Duration; 4] = [
     Duration::from_millis(10),
     Duration::from_millis(40),
@@ -151,6 +154,6 @@ const ECHOES: [Duration; 4] = [
     Duration::from_millis(750),
 ];
 
-/// Between two attempts to listen; doubled with each.
+/// Shortest pause between two attempts to listen. It doubles with each attempt.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);

@@ -1,39 +1,39 @@
-//! A store on PostgreSQL. The relay reads it ([`PostgresSource`]) under a role that may do nothing else;
-//! the store commands write it ([`Admin`]).
+//! A store on PostgreSQL. The relay reads it ([`PostgresSource`]) under a role that needs no other right; the store
+//! commands write it.
 
 mod admin;
 mod changes;
+mod claims;
 mod connect;
 mod listen;
-mod locations;
-mod nodes;
 mod openbalena;
 mod outbox;
 mod relations;
-mod row;
 mod schema;
 mod session;
 mod source;
 mod state;
 mod tls;
+mod transaction;
+mod value;
 mod writer;
 
 use tokio_postgres::error::SqlState;
 
-pub use admin::Admin;
-pub use locations::PostgresLocations;
-pub use nodes::PostgresNodes;
-pub(super) use relations::Schema;
+pub(super) use admin::{init, open};
+pub(super) use claims::PostgresClaims;
+pub(super) use relations::SourceSchema;
 pub use source::PostgresSource;
+pub(super) use writer::PostgresWriter;
 
 use super::{Relation, StoreError};
-use session::Failure;
+use session::SessionError;
 
-/// What a store is called in errors: its URL without secrets.
+/// Name of a store in errors: its URL without secrets.
 #[derive(Clone)]
-struct Place(String);
+struct PostgresName(String);
 
-impl Place {
+impl PostgresName {
     fn describe(&self) -> String {
         self.0.clone()
     }
@@ -42,10 +42,10 @@ impl Place {
         StoreError::Unreachable { store: self.describe(), detail: detail.to_string() }
     }
 
-    /// As [`Place::error`], of the query for `relation`: what is wrong with a query, or with the values that it
-    /// computes, breaks the contract.
-    fn relation_error(&self, relation: Relation, failure: Failure) -> StoreError {
-        match self.error(failure) {
+    /// Sorts an error of the query for `relation`. A mistake in the query, or in the values that it computes, breaks
+    /// the contract.
+    fn relation_error(&self, relation: Relation, error: SessionError) -> StoreError {
+        match self.error(error) {
             StoreError::Query { store, detail } => {
                 StoreError::Contract { store, relation: relation.name(), detail }
             }
@@ -53,16 +53,16 @@ impl Place {
         }
     }
 
-    /// Sorts what a server or the driver says by what a person can do about it.
-    fn error(&self, failure: Failure) -> StoreError {
+    /// Sorts an error of a server or the driver by what a person can do about it.
+    fn error(&self, error: SessionError) -> StoreError {
         let store = self.describe();
-        let error = match failure {
-            Failure::Postgres(error) => error,
-            Failure::Silent(patience) => {
-                let detail = format!("no answer for {}", humantime::format_duration(patience));
+        let error = match error {
+            SessionError::Driver(error) => error,
+            SessionError::NoAnswer(timeout) => {
+                let detail = format!("no answer for {}", humantime::format_duration(timeout));
                 return StoreError::Slow { store, detail };
             }
-            Failure::Machine(error) => return self.unreachable(error),
+            SessionError::Runtime(error) => return self.unreachable(error),
         };
         let detail = detail(&error);
         let Some(code) = error.code() else {
@@ -83,7 +83,7 @@ impl Place {
             SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => StoreError::Corrupt { store, detail },
             SqlState::INVALID_CATALOG_NAME => StoreError::Unreachable { store, detail },
             _ => match &code.code()[..2] {
-                // Of connections, and what an operator does to a server.
+                // These classes are errors of connections, and interventions of an operator.
                 "08" | "57" => StoreError::Unreachable { store, detail },
                 _ => StoreError::Query { store, detail },
             },
@@ -91,13 +91,13 @@ impl Place {
     }
 }
 
-/// One line: what the server said, or else the causes behind the driver's words.
+/// The error in one line: the server's message, or else the driver's with its causes.
 fn detail(error: &tokio_postgres::Error) -> String {
-    let said = error.as_db_error().map(|said| match said.detail() {
-        Some(detail) => format!("{}: {detail}", said.message()),
-        None => said.message().to_owned(),
+    let message = error.as_db_error().map(|error| match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.message()),
+        None => error.message().to_owned(),
     });
-    let line = said.unwrap_or_else(|| {
+    let line = message.unwrap_or_else(|| {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
         std::iter::once(error.to_string())
             .chain(causes.map(ToString::to_string))

@@ -1,12 +1,12 @@
-//! Profile `openbalena`: the relations as an openBalena database has them.
+//! Profile `openbalena`: the queries on an openBalena database.
 //!
-//! Foreign to us: it has no outbox, and is read whole and compared.
+//! That schema is not ours and has no outbox. It is read whole and compared.
 
 use tokio_postgres::Row;
 
 pub(super) const CREDENTIALS: &str = include_str!("openbalena/credentials.sql");
 
-/// Where session tokens are taken by the secrets of users: these are to be read only then.
+/// API keys, and the secrets that users log in by. These are read only if session tokens are accepted by them.
 pub(super) const CREDENTIALS_AND_LOGINS: &str =
     concat!(include_str!("openbalena/credentials.sql"), include_str!("openbalena/logins.sql"));
 
@@ -15,11 +15,11 @@ pub(super) const GRANTS: &str =
 
 pub(super) const DEVICES: &str = include_str!("openbalena/devices.sql");
 
-/// Permissions that grant nothing, since it is not understood what. Columns: `permission, holders`.
+/// Permissions that grant nothing, since their meaning is not understood. Columns: `permission, holders`.
 pub(super) const NOT_UNDERSTOOD: &str =
     concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/not_understood.sql"));
 
-/// One row of [`NOT_UNDERSTOOD`], for a person.
+/// Describes one row of [`NOT_UNDERSTOOD`] for a person.
 pub(super) fn describe(row: &Row) -> String {
     let permission = row.try_get::<_, &str>(0).unwrap_or("a permission that is no text");
     let holders = row.try_get::<_, i64>(1).unwrap_or_default();
@@ -27,5 +27,5 @@ pub(super) fn describe(row: &Row) -> String {
     format!("`{permission}`, held {holders} times")
 }
 
-/// Of a permission's name, which may hold a long filter.
+/// Characters of a permission's name that are shown. The name may hold a long filter.
 const SHOWN_CHARS_MAX: usize = 120;

@@ -1,100 +1,96 @@
 //! The outbox: which rows changed since a read.
 //!
-//! Numbers in the outbox are given out as transactions run and say nothing about when these commit; who went
-//! by them would pass over whatever commits late. So a reader goes by what it could see: it remembers the
-//! oldest transaction that was still running (`xmin`, below which nothing appears any more) and which ones
-//! at or above it it has seen, and later takes all others from there on. For the second half PostgreSQL's
-//! own `pg_visible_in_snapshot` would do on a primary; on a standby a snapshot does not list the
-//! transactions that are running, and those would be taken for seen.
+//! Ids in the outbox are not in commit order: a transaction gets its ids while it runs, and may commit late. Reading by
+//! id would miss what it wrote. A reader therefore remembers which transactions it has seen: `xmin`, the oldest one that
+//! was still running, below which nothing new appears, and those at or above `xmin` that were visible. Later it reads
+//! what all other transactions from `xmin` on have written. On a primary, PostgreSQL's own `pg_visible_in_snapshot`
+//! could say what was visible; on a standby a snapshot does not list the running transactions, and they would count
+//! as seen.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Row, Statement};
 
-use super::session::{Failure, Session};
+use super::session::{PostgresSession, SessionError};
 use super::state::{self, ServerState};
-use super::{Place, schema};
-use crate::authz::{DeviceId, GrantId, KeyHash, PrincipalId};
+use super::{PostgresName, schema};
 use crate::store::StoreError;
+use crate::store::decode::Value;
+use crate::store::outbox::ChangedKey;
 
-/// How far the outbox has been read.
+/// A position in the outbox. Everything before it has been read.
 #[derive(Clone)]
-pub(super) struct Position {
+pub(super) struct OutboxPosition {
     /// Every transaction below has ended, and what it wrote was seen.
     xmin: i64,
-    /// Transactions at or above `xmin` that were seen. As many as the outbox holds where one transaction
-    /// runs for long, else a few.
+    /// Transactions at or above `xmin` that were seen: a few, or as many as the outbox holds while one transaction
+    /// runs for long.
     seen: Vec<i64>,
-    /// How often the outbox had been pruned.
+    /// Number of times that the outbox had been pruned.
     prunes: i64,
 }
 
 /// The outbox's statements, prepared on a session.
-pub(super) struct Outbox {
-    look: Statement,
+pub(super) struct PostgresOutbox {
+    poll: Statement,
     changes: Statement,
     transactions: Statement,
 }
 
-/// What one look at a store tells, at the cost of one round trip.
-pub(super) struct Look {
-    pub(super) state: ServerState,
-    pub(super) news: News,
+/// The state of the server and of its outbox, read in one round trip.
+pub(super) struct OutboxState {
+    pub(super) server: ServerState,
+    pub(super) progress: OutboxProgress,
     version: i64,
     xmin: i64,
     prunes: i64,
     is_restored: bool,
 }
 
-/// What the outbox holds since a position.
+/// Content of the outbox since a position.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum OutboxProgress {
     Nothing,
     Some,
     /// Rows that were never seen may have been pruned.
     Lost,
 }
 
-/// What the outbox named since a position.
-pub(super) struct ChangedRows {
-    pub(super) rows: Vec<ChangedRow>,
-    /// When the oldest was written, by the server's clock at both ends.
+/// The rows that the outbox named since a position.
+pub(super) struct ChangedKeys {
+    pub(super) keys: Vec<ChangedKey>,
+    /// Time when the oldest was written. The server's clock measured its age.
     pub(super) readable_since: Option<Instant>,
 }
 
-/// A row that the outbox names.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum ChangedRow {
-    Principal(PrincipalId),
-    Credential(KeyHash),
-    Grant(GrantId),
-    Device(DeviceId),
-}
-
-impl Outbox {
-    pub(super) fn prepare(session: &Session) -> Result<Self, Failure> {
+impl PostgresOutbox {
+    pub(super) fn prepare(session: &PostgresSession) -> Result<Self, SessionError> {
         Ok(Self {
-            look: session.prepare(&LOOK.replace("{state}", state::COLUMNS))?,
+            poll: session.prepare(&POLL.replace("{state}", state::COLUMNS))?,
             changes: session.prepare(CHANGES)?,
             transactions: session.prepare(TRANSACTIONS)?,
         })
     }
 
-    /// Whether anything has been committed since `position`.
-    pub(super) fn look(&self, session: &Session, position: &Position) -> Result<Look, Failure> {
-        let row = session.prepared_one(&self.look, &[&position.xmin, &position.seen])?;
+    /// Asks if anything has been committed since `position`.
+    pub(super) fn poll(
+        &self,
+        session: &PostgresSession,
+        position: &OutboxPosition,
+    ) -> Result<OutboxState, SessionError> {
+        let row = session.prepared_one(&self.poll, &[&position.xmin, &position.seen])?;
         let (prunes, pruned_xid) = (row.try_get("prunes")?, row.try_get::<_, i64>("pruned_xid")?);
-        let news = if prunes != position.prunes && pruned_xid >= position.xmin {
-            News::Lost
-        } else if row.try_get("is_news")? {
-            News::Some
+        let progress = if prunes != position.prunes && pruned_xid >= position.xmin {
+            OutboxProgress::Lost
+        } else if row.try_get("has_changes")? {
+            OutboxProgress::Some
         } else {
-            News::Nothing
+            OutboxProgress::Nothing
         };
-        Ok(Look {
-            state: ServerState::of(&row)?,
-            news,
+        Ok(OutboxState {
+            server: ServerState::of(&row)?,
+            progress,
             version: row.try_get("version")?,
             xmin: row.try_get("xmin")?,
             prunes,
@@ -102,20 +98,20 @@ impl Outbox {
         })
     }
 
-    /// The rows that changed since `position`, and when the oldest of them did, each once, in about the order of their last change; `None`
-    /// where there are too many, or one that no trigger of ours wrote.
-    pub(super) fn changed_rows(
+    /// Reads which rows changed since `position`, each once, in about the order of their last change, and when the
+    /// oldest of them did. `None` if there are too many, or if one has a form that no trigger of ours writes.
+    pub(super) fn changed_keys(
         &self,
-        session: &Session,
-        position: &Position,
-    ) -> Result<Option<ChangedRows>, Failure> {
-        let mut read: Vec<Option<ChangedRow>> = Vec::new();
+        session: &PostgresSession,
+        position: &OutboxPosition,
+    ) -> Result<Option<ChangedKeys>, SessionError> {
+        let mut read: Vec<Option<ChangedKey>> = Vec::new();
         let mut oldest_us: i64 = 0;
         session.for_each(
             &self.changes,
             &[&position.xmin, &position.seen, &(OUTBOX_ROWS_MAX + 1)],
             |row| {
-                read.push(ChangedRow::decode(row));
+                read.push(changed_key(row));
                 oldest_us = row.try_get("age_us").unwrap_or(0).max(oldest_us);
             },
         )?;
@@ -124,73 +120,65 @@ impl Outbox {
         if read.len() as i64 > OUTBOX_ROWS_MAX {
             return Ok(None);
         }
-        let mut told = HashSet::new();
-        // From the last to the first, so that each row keeps its last place.
-        let changed: Option<Vec<ChangedRow>> = read.into_iter().rev().collect();
-        Ok(changed.map(|mut changed| {
-            changed.retain(|row| told.insert(*row));
-            changed.reverse();
-            ChangedRows { rows: changed, readable_since }
+        let mut seen = HashSet::new();
+        // This goes from the last to the first, so that each row keeps its last place.
+        let keys: Option<Vec<ChangedKey>> = read.into_iter().rev().collect();
+        Ok(keys.map(|mut keys| {
+            keys.retain(|key| seen.insert(*key));
+            keys.reverse();
+            ChangedKeys { keys, readable_since }
         }))
     }
 
-    /// The position of who has seen all that the transaction of `look` sees.
-    pub(super) fn position(&self, session: &Session, look: &Look) -> Result<Position, Failure> {
+    /// The position of a reader that has seen everything that the transaction of `state` sees.
+    pub(super) fn position(
+        &self,
+        session: &PostgresSession,
+        state: &OutboxState,
+    ) -> Result<OutboxPosition, SessionError> {
         let mut seen = Vec::new();
-        session.for_each(&self.transactions, &[&look.xmin], |row| seen.extend(row.try_get::<_, i64>(0)))?;
-        Ok(Position { xmin: look.xmin, seen, prunes: look.prunes })
+        session.for_each(&self.transactions, &[&state.xmin], |row| seen.extend(row.try_get::<_, i64>(0)))?;
+        Ok(OutboxPosition { xmin: state.xmin, seen, prunes: state.prunes })
     }
 }
 
-impl Look {
-    /// Refuses a store that was changed in its form, or replaced, under a relay.
-    pub(super) fn check(&self, place: &Place) -> Result<(), StoreError> {
-        if let Some(refusal) = schema::version_refusal(self.version, place) {
-            return Err(refusal);
-        }
+impl OutboxState {
+    /// Refuses a store whose schema has changed under a relay, or that another one has replaced.
+    pub(super) fn check(&self, name: &PostgresName) -> Result<(), StoreError> {
+        schema::check_version(self.version, name)?;
         if self.is_restored {
-            return Err(StoreError::Restored { store: place.describe() });
+            return Err(StoreError::Restored { store: name.describe() });
         }
         Ok(())
     }
 }
 
-impl Position {
-    /// Of who has seen nothing.
+impl OutboxPosition {
+    /// Position of a reader that has seen nothing.
     pub(super) const BEGINNING: Self = Self { xmin: 0, seen: Vec::new(), prunes: 0 };
 
-    /// Where `look` leads, which found nothing new: what is below its `xmin` need not be remembered.
-    pub(super) fn advance(&mut self, look: &Look) {
-        if self.xmin != look.xmin {
-            self.xmin = look.xmin;
-            self.seen.retain(|xid| *xid >= look.xmin);
+    /// Moves to `state`, which had nothing new. Transactions below its `xmin` need not be remembered.
+    pub(super) fn advance(&mut self, state: &OutboxState) {
+        if self.xmin != state.xmin {
+            self.xmin = state.xmin;
+            self.seen.retain(|xid| *xid >= state.xmin);
         }
-        self.prunes = look.prunes;
+        self.prunes = state.prunes;
     }
 }
 
-impl ChangedRow {
-    fn decode(row: &Row) -> Option<Self> {
-        let id = || row.try_get::<_, i64>("key_id").ok();
-        match row.try_get("relation").ok()? {
-            "principals" => id().map(|id| Self::Principal(PrincipalId(id))),
-            "credentials" => {
-                let key = row.try_get::<_, &[u8]>("key_sha256").ok()?.try_into().ok()?;
-                Some(Self::Credential(KeyHash::from_bytes(key)))
-            }
-            "grants" => id().map(|id| Self::Grant(GrantId(id))),
-            "devices" => id().map(|id| Self::Device(DeviceId(id))),
-            _ => None,
-        }
-    }
+fn changed_key(row: &Row) -> Option<ChangedKey> {
+    let relation = row.try_get("relation").ok()?;
+    let column = if relation == "credentials" { "key_sha256" } else { "key_id" };
+    ChangedKey::decode(relation, row.try_get::<_, Value<'_>>(column).ok()?)
 }
 
-/// `$1` and `$2` are a position's `xmin` and `seen`. What is visible and was written by a transaction that is
-/// yet to come was written in another cluster: the store was restored from a dump.
+/// Polls the outbox. `$1` and `$2` are a position's `xmin` and `seen`. A visible row of a transaction that is yet to
+/// come was written in another cluster: the store was restored from a dump.
 ///
-/// Here and below, what is wanted is asked for in the order of `changes_by_xid`, from an end of it: planners
-/// take a bound that they cannot guess for one that most rows keep, and would look through the whole outbox.
-const LOOK: &str = "
+/// This query and the ones below ask in the order of `changes_by_xid`, from one end of it. A planner that cannot guess a
+/// bound takes it for one that most rows keep, and would read through the whole outbox.
+const POLL: &str = "
     SELECT {state},
         (SELECT coalesce(max(version), 0) FROM sluicegate.schema_version) AS version,
         pg_snapshot_xmin(now_seen)::text::int8 AS xmin,
@@ -200,7 +188,7 @@ const LOOK: &str = "
             SELECT true FROM sluicegate.changes
             WHERE xid >= $1::int8::text::xid8 AND xid::text::int8 <> ALL ($2::int8[])
             ORDER BY xid DESC LIMIT 1
-        ) IS NOT NULL AS is_news,
+        ) IS NOT NULL AS has_changes,
         coalesce(
             (SELECT xid FROM sluicegate.changes ORDER BY xid DESC LIMIT 1) >= pg_snapshot_xmax(now_seen), false
         ) AS is_restored
@@ -215,7 +203,7 @@ const CHANGES: &str = "
         ORDER BY xid DESC LIMIT $3::int8
     ) AS since ORDER BY id";
 
-/// Each transaction by one step down the index, however many rows it wrote.
+/// Finds each transaction by one step down the index, for any number of rows that it wrote.
 const TRANSACTIONS: &str = "
     WITH RECURSIVE since AS (
         (SELECT xid FROM sluicegate.changes WHERE xid >= $1::int8::text::xid8 ORDER BY xid LIMIT 1)
@@ -225,5 +213,5 @@ const TRANSACTIONS: &str = "
     )
     SELECT xid::text::int8 FROM since WHERE xid IS NOT NULL";
 
-/// Changes that are read one by one. For more than that, reading everything is as fast.
+/// Changes that are read one by one. Reading everything is as fast as reading more than that.
 const OUTBOX_ROWS_MAX: i64 = 100_000;

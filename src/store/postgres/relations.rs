@@ -1,141 +1,131 @@
-//! The three relations of the contract: by which queries, and whether these keep it.
+//! Reads the three relations of the contract, and checks that their queries keep it.
 
 use std::time::Duration;
 
 use tokio_postgres::{Row, Statement};
 
-use super::session::{Failure, Session};
-use super::{Place, openbalena};
+use super::session::{PostgresSession, SessionError};
+use super::{PostgresName, openbalena};
 use crate::config::{Authz, Profile, Queries};
-use crate::store::contract::{self, Given};
-use crate::store::decode::{self, BadRow};
-use crate::store::{Noted, Relation, Rows, StoreError};
+use crate::store::contract::{self, GivenColumn};
+use crate::store::dialect::POSTGRES;
+use crate::store::relations::PerRelation;
+use crate::store::{Examples, Relation, Rows, StoreError};
 
-/// Whose schema is read, and how much of it.
+/// The schema that is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Schema {
+pub(in crate::store) enum SourceSchema {
     Reference,
-    OpenBalena(Logins),
+    OpenBalena(LoginSecrets),
 }
 
-/// What users log in by.
+/// Use of the secrets that openBalena's users log in by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum Logins {
+pub(in crate::store) enum LoginSecrets {
     Read,
     LeftAlone,
 }
 
-impl Schema {
+impl SourceSchema {
     pub(in crate::store) fn of(profile: Profile, authz: &Authz) -> Self {
         match profile {
             Profile::Reference => Self::Reference,
-            Profile::OpenBalena if authz.takes_login_secrets() => Self::OpenBalena(Logins::Read),
-            Profile::OpenBalena => Self::OpenBalena(Logins::LeftAlone),
+            Profile::OpenBalena if authz.takes_login_secrets() => Self::OpenBalena(LoginSecrets::Read),
+            Profile::OpenBalena => Self::OpenBalena(LoginSecrets::LeftAlone),
         }
     }
 
-    /// By which credentials, grants and devices are read where nothing replaces them.
-    pub(in crate::store) const fn queries(self) -> [&'static str; 3] {
+    /// The queries on this schema, which the operator may replace.
+    pub(in crate::store) fn queries(self) -> PerRelation<String> {
         let credentials = match self {
-            Self::Reference => return [CREDENTIALS, GRANTS, DEVICES],
-            Self::OpenBalena(Logins::Read) => openbalena::CREDENTIALS_AND_LOGINS,
-            Self::OpenBalena(Logins::LeftAlone) => openbalena::CREDENTIALS,
+            Self::Reference => return PerRelation::of_reference_schema(&POSTGRES),
+            Self::OpenBalena(LoginSecrets::Read) => openbalena::CREDENTIALS_AND_LOGINS,
+            Self::OpenBalena(LoginSecrets::LeftAlone) => openbalena::CREDENTIALS,
         };
-        [credentials, openbalena::GRANTS, openbalena::DEVICES]
+        PerRelation {
+            credentials: credentials.to_owned(),
+            grants: openbalena::GRANTS.to_owned(),
+            devices: openbalena::DEVICES.to_owned(),
+        }
     }
 }
 
 /// The relations' queries, prepared on a session.
-pub(super) struct Relations {
-    credentials: Statement,
-    grants: Statement,
-    devices: Statement,
-    /// Gives rights that the profile cannot tell the meaning of; `None` where there are none of those.
+pub(super) struct PostgresRelations {
+    queries: PerRelation<Statement>,
+    /// Gives rights that the profile does not understand. `None` if the grants come from another query.
     not_understood: Option<Statement>,
 }
 
-impl Relations {
-    /// Prepares the queries, those of `schema` where `queries` has no others, and holds what they would give
-    /// against the contract.
+impl PostgresRelations {
+    /// Prepares the queries of `schema`, except for those that `queries` replaces, and checks their columns against
+    /// the contract.
     pub(super) fn prepare(
-        session: &Session,
-        schema: Schema,
+        session: &PostgresSession,
+        schema: SourceSchema,
         queries: &Queries,
-        place: &Place,
+        name: &PostgresName,
     ) -> Result<Self, StoreError> {
-        let [credentials, grants, devices] = schema.queries();
-        let prepare = |relation: Relation, replaced: &Option<crate::config::RelationQuery>, ours: &str| {
-            let sql = replaced.as_ref().map_or(ours, |query| query.sql.as_str());
-            let statement =
-                session.prepare(sql).map_err(|failure| place.relation_error(relation, failure))?;
-            check(relation, &statement, place)?;
-            tell_nullable(session, relation, &statement).map_err(|failure| place.error(failure))?;
-            Ok(statement)
-        };
-        // Whoever replaces the query for grants says what they mean.
-        let is_read_by_us = matches!(schema, Schema::OpenBalena(_)) && queries.grants.is_none();
+        // An operator who replaces the query for grants decides what they mean.
+        let is_read_by_us = matches!(schema, SourceSchema::OpenBalena(_)) && queries.grants.is_none();
         let not_understood = is_read_by_us.then(|| session.prepare(openbalena::NOT_UNDERSTOOD)).transpose();
-        Ok(Self {
-            credentials: prepare(Relation::Credentials, &queries.credentials, credentials)?,
-            grants: prepare(Relation::Grants, &queries.grants, grants)?,
-            devices: prepare(Relation::Devices, &queries.devices, devices)?,
-            not_understood: not_understood
-                .map_err(|failure| place.relation_error(Relation::Grants, failure))?,
-        })
+        let queries = schema.queries().replaced_by(queries).try_map(|relation, sql| {
+            let statement = session.prepare(sql).map_err(|error| name.relation_error(relation, error))?;
+            check(relation, &statement, name)?;
+            log_nullable(session, relation, &statement).map_err(|error| name.error(error))?;
+            Ok(statement)
+        })?;
+        let not_understood = not_understood.map_err(|error| name.relation_error(Relation::Grants, error))?;
+        Ok(Self { queries, not_understood })
     }
 
-    /// Reads all rows, in the transaction that is open, and decodes them as they come.
-    pub(super) fn read(&self, session: &Session, place: &Place) -> Result<Rows, StoreError> {
-        let mut rows = Rows::default();
-        let Rows { credentials, grants, devices, quarantined, ended } = &mut rows;
-        let mut take_bad = |bad: BadRow| {
-            ended.extend(bad.end());
-            quarantined.push(bad.quarantined);
-        };
+    /// Reads all rows in the open transaction, and decodes them as they come.
+    pub(super) fn read(&self, session: &PostgresSession, name: &PostgresName) -> Result<Rows, StoreError> {
         let timeout = format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis());
-        session.batch(&timeout).map_err(|failure| place.error(failure))?;
-        read(session, place, Relation::Credentials, &self.credentials, |row| {
-            match decode::credential(row) {
-                Ok(credential) => credentials.push(credential),
-                Err(bad) => take_bad(bad),
-            }
-        })?;
-        read(session, place, Relation::Grants, &self.grants, |row| match decode::grant(row) {
-            Ok(grant) => grants.push(grant),
-            Err(bad) => take_bad(bad),
-        })?;
-        read(session, place, Relation::Devices, &self.devices, |row| match decode::device(row) {
-            Ok(device) => devices.push(device),
-            Err(bad) => take_bad(bad),
-        })?;
+        session.batch(&timeout).map_err(|error| name.error(error))?;
+        let mut rows = Rows::default();
+        for (relation, statement) in self.queries.iter() {
+            read(session, name, relation, statement, |row| rows.add(relation, row))?;
+        }
         Ok(rows)
     }
 
-    /// Reads, in the same transaction, what was not understood of the rights that are there.
-    pub(super) fn read_not_understood(&self, session: &Session, place: &Place) -> Result<Noted, StoreError> {
-        let mut noted = Noted::default();
+    /// Reads the rights that are not understood, in the same transaction.
+    pub(super) fn read_not_understood(
+        &self,
+        session: &PostgresSession,
+        name: &PostgresName,
+    ) -> Result<Examples, StoreError> {
+        let mut examples = Examples::default();
         if let Some(statement) = &self.not_understood {
-            read(session, place, Relation::Grants, statement, |row| noted.add(|| openbalena::describe(row)))?;
+            read(session, name, Relation::Grants, statement, |row| {
+                examples.add(|| openbalena::describe(row));
+            })?;
         }
-        Ok(noted)
+        Ok(examples)
     }
 }
 
-fn check(relation: Relation, statement: &Statement, place: &Place) -> Result<(), StoreError> {
+fn check(relation: Relation, statement: &Statement, name: &PostgresName) -> Result<(), StoreError> {
     let broken =
-        |detail: String| StoreError::Contract { store: place.describe(), relation: relation.name(), detail };
+        |detail: String| StoreError::Contract { store: name.describe(), relation: relation.name(), detail };
     if !statement.params().is_empty() {
         return Err(broken("it wants parameters, and there are none".to_owned()));
     }
     let columns = statement.columns().iter();
-    let given: Vec<_> =
-        columns.map(|column| Given { name: column.name(), kind: Some(column.type_().name()) }).collect();
+    let given: Vec<_> = columns
+        .map(|column| GivenColumn { name: column.name(), kind: Some(column.type_().name()) })
+        .collect();
     contract::check(relation, &given).map_err(|mismatch| broken(mismatch.to_string()))
 }
 
-/// Tells of columns that come right from a table that allows null, where the contract has none. No breach: the
-/// query may leave such rows out, and those that it does not are quarantined one by one.
-fn tell_nullable(session: &Session, relation: Relation, statement: &Statement) -> Result<(), Failure> {
+/// Logs columns that may be null in their table and may not in the contract. This is no breach: the query may leave
+/// such rows out, and each of the others is quarantined.
+fn log_nullable(
+    session: &PostgresSession,
+    relation: Relation,
+    statement: &Statement,
+) -> Result<(), SessionError> {
     for (index, name) in contract::not_null(relation) {
         let origin =
             statement.columns().get(index).and_then(|column| column.table_oid().zip(column.column_id()));
@@ -155,39 +145,21 @@ fn tell_nullable(session: &Session, relation: Relation, statement: &Statement) -
 }
 
 fn read(
-    session: &Session,
-    place: &Place,
+    session: &PostgresSession,
+    name: &PostgresName,
     relation: Relation,
     statement: &Statement,
-    take: impl FnMut(&Row),
+    on_row: impl FnMut(&Row),
 ) -> Result<(), StoreError> {
-    let read: Result<(), Failure> = session.for_each(statement, &[], take);
-    read.map_err(|failure| place.relation_error(relation, failure))
+    let read = session.for_each(statement, &[], on_row);
+    read.map_err(|error| name.relation_error(relation, error))
 }
 
-/// Relation `credentials` on the reference schema. The credentials of a removed principal are revoked. A credential whose
-/// principal does not exist is left out and not revoked: if the column has come to mean something else, nothing may end
-/// for ever.
-pub(super) const CREDENTIALS: &str = "
-    SELECT key_sha256, principal, expires_at,
-        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
-    FROM sluicegate.credentials JOIN sluicegate.principals ON principals.id = principal";
-
-/// Relation `grants` on the reference schema.
-pub(super) const GRANTS: &str = "
-    SELECT grants.id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
-        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
-    FROM sluicegate.grants JOIN sluicegate.principals ON principals.id = principal";
-
-/// Relation `devices` on the reference schema.
-pub(super) const DEVICES: &str = "
-    SELECT id AS device, uuid, fleet, address, node, online FROM sluicegate.devices";
-
-/// A table's column by the table's and its own number, if it may be null. Of a view nothing is known.
+/// Names a table's column by the table's number and its own, if it may be null. A view's columns are not known.
 const NULLABLE: &str = "
     SELECT format('%I.%I', relname, attname) FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
     WHERE attrelid = $1 AND attnum = $2 AND NOT attnotnull AND relkind IN ('r', 'p')";
 
-/// For the server to send one whole relation, which may be tens of millions of rows. That it keeps sending
-/// is seen to by `store.statement_timeout`.
+/// Time for the server to send one whole relation, which may be tens of millions of rows. A server that stops sending
+/// meets `store.statement_timeout` first.
 const FULL_READ_TIMEOUT: Duration = Duration::from_secs(15 * 60);

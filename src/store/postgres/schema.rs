@@ -1,24 +1,19 @@
-//! The schema's migrations, and how a store is told from any other database.
+//! The schema's migrations, and the check that a database is a store.
 
-use super::Place;
-use super::session::{Failure, Session};
+use super::PostgresName;
+use super::session::{PostgresSession, SessionError};
+use crate::store::migration::{MigrationPlan, StoreIdentity};
 use crate::store::{Initialised, StoreError};
 
 /// Applies the migrations that the database lacks, all or none.
-pub(super) fn initialise(session: &Session, place: &Place) -> Result<Initialised, StoreError> {
-    let error = |failure| place.error(failure);
-    check_server(session, place)?;
+pub(super) fn initialise(session: &PostgresSession, name: &PostgresName) -> Result<Initialised, StoreError> {
+    let error = |failure| name.error(failure);
+    check_server(session, name)?;
     session.batch("BEGIN").map_err(error)?;
-    // Two at once would both find nothing.
+    // Without the lock, two at once would both find nothing.
     session.query("SELECT pg_advisory_xact_lock($1, 1)", &[&LOCK_NAME]).map_err(error)?;
-    let (applied, outcome) = match identify(session).map_err(error)? {
-        Identity::Empty => (0, Initialised::Created),
-        Identity::Store { version: VERSION } => (VERSION, Initialised::UpToDate),
-        Identity::Store { version } if version < VERSION => {
-            (version, Initialised::Migrated { from: version })
-        }
-        identity => return Err(refusal(&identity, place)),
-    };
+    let identity = identify(session).map_err(error)?;
+    let MigrationPlan { applied, outcome } = identity.plan(VERSION, name.describe())?;
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > applied {
             session.batch(migration).map_err(error)?;
@@ -31,30 +26,18 @@ pub(super) fn initialise(session: &Session, place: &Place) -> Result<Initialised
     Ok(outcome)
 }
 
-/// Whether `session` leads to a store whose schema this program knows.
-pub(super) fn check(session: &Session, place: &Place) -> Result<(), StoreError> {
-    check_server(session, place)?;
-    match identify(session).map_err(|failure| place.error(failure))? {
-        Identity::Store { version: VERSION } => Ok(()),
-        identity => Err(refusal(&identity, place)),
-    }
+/// Succeeds if `session` leads to a store of this program's schema.
+pub(super) fn check(session: &PostgresSession, name: &PostgresName) -> Result<(), StoreError> {
+    check_server(session, name)?;
+    identify(session).map_err(|error| name.error(error))?.check(VERSION, name.describe())
 }
 
-/// What a store of schema version `found` is refused with; `None` where it is this program's.
-pub(super) fn version_refusal(found: i64, place: &Place) -> Option<StoreError> {
-    (found != VERSION).then(|| refusal(&Identity::Store { version: found }, place))
+/// Refuses a store of another schema version than this program's.
+pub(super) fn check_version(version: i64, name: &PostgresName) -> Result<(), StoreError> {
+    StoreIdentity::Store { version }.check(VERSION, name.describe())
 }
 
-enum Identity {
-    /// A database in which nobody has made a schema of that name, or put anything in it.
-    Empty,
-    Store {
-        version: i64,
-    },
-    Foreign,
-}
-
-fn identify(session: &Session) -> Result<Identity, Failure> {
+fn identify(session: &PostgresSession) -> Result<StoreIdentity, SessionError> {
     let found = session.query_one(
         "SELECT to_regclass('sluicegate.schema_version') IS NOT NULL AS is_store,
             EXISTS (
@@ -64,52 +47,37 @@ fn identify(session: &Session) -> Result<Identity, Failure> {
     )?;
     if found.try_get("is_store")? {
         let sql = "SELECT coalesce(max(version), 0) FROM sluicegate.schema_version";
-        return Ok(Identity::Store { version: session.query_one(sql, &[])?.try_get(0)? });
+        return Ok(StoreIdentity::Store { version: session.query_one(sql, &[])?.try_get(0)? });
     }
-    Ok(if found.try_get("is_filled")? { Identity::Foreign } else { Identity::Empty })
+    Ok(if found.try_get("is_filled")? { StoreIdentity::Foreign } else { StoreIdentity::Empty })
 }
 
-/// The outbox rests on 64-bit transaction numbers.
-fn check_server(session: &Session, place: &Place) -> Result<(), StoreError> {
+/// Refuses a server without 64-bit transaction numbers, which the outbox needs.
+fn check_server(session: &PostgresSession, name: &PostgresName) -> Result<(), StoreError> {
     let sql = "SELECT current_setting('server_version_num')::int8, current_setting('server_version')";
-    let row = session.query_one(sql, &[]).map_err(|failure| place.error(failure))?;
+    let row = session.query_one(sql, &[]).map_err(|error| name.error(error))?;
     let get = || Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, String>(1)?));
-    let (number, name) = get().map_err(|failure| place.error(Failure::Postgres(failure)))?;
+    let (number, found) = get().map_err(|error| name.error(SessionError::Driver(error)))?;
     if number < SERVER_VERSION_MIN {
-        return Err(StoreError::ServerVersion { store: place.describe(), found: name });
+        return Err(StoreError::ServerVersion { store: name.describe(), found });
     }
     Ok(())
 }
 
-fn refusal(identity: &Identity, place: &Place) -> StoreError {
-    let store = place.describe();
-    let version =
-        |found, remedy| StoreError::Version { store: place.describe(), found, wanted: VERSION, remedy };
-    match *identity {
-        Identity::Foreign => StoreError::Foreign { store },
-        Identity::Empty => version(0, "`sluicegate store init` fills it"),
-        Identity::Store { version: found } if found < VERSION => {
-            version(found, "`sluicegate store init` brings it up to date")
-        }
-        Identity::Store { version: found } => {
-            version(found, "use the sluicegate that brought it to that version, or a newer one")
-        }
-    }
-}
-
-/// In their order; the first brings a store to version 1.
+/// Migrations in their order. The first brings a store to version 1.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../schema/postgres/0001_reference.sql"),
     include_str!("../schema/postgres/0002_what_nodes_hold.sql"),
 ];
 
+/// Version of this program's schema.
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Removes what a dump brought along from another cluster, whose transaction numbers mean nothing here.
 const FIT_OUTBOX: &str = "
     DELETE FROM sluicegate.changes WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
 
-/// The first with `xid8`, as `server_version_num` says it.
+/// The first version with `xid8`, as `server_version_num` gives it.
 const SERVER_VERSION_MIN: i64 = 130_000;
 
 /// "SLGT", the first half of the advisory locks that this program takes.

@@ -1,23 +1,22 @@
-//! What a server is at: whether it takes writes, and how far behind its primary it is.
+//! The state of a server: its role, and how far it is behind its primary.
 
 use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::session::{Failure, Session};
+use super::session::{PostgresSession, SessionError};
 use crate::config::postgres::TargetSession;
 
-/// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ServerState {
     pub(super) is_standby: bool,
     takes_writes: bool,
-    /// How old what it shows may be. Zero for a primary.
+    /// Highest age of what it shows. Zero for a primary.
     pub(super) lag: Duration,
 }
 
 impl ServerState {
-    pub(super) fn query(session: &Session) -> Result<Self, Failure> {
+    pub(super) fn query(session: &PostgresSession) -> Result<Self, SessionError> {
         let row = session.query_one(&format!("SELECT {COLUMNS}"), &[])?;
         Ok(Self::of(&row)?)
     }
@@ -32,7 +31,7 @@ impl ServerState {
         })
     }
 
-    /// Whether the server is one of those that `target` means.
+    /// True if `target` allows this server.
     pub(super) fn suits(&self, target: TargetSession) -> bool {
         match target {
             TargetSession::Any => true,
@@ -44,11 +43,11 @@ impl ServerState {
     }
 }
 
-/// What [`ServerState::of`] reads, to be put into a SELECT.
+/// Columns of a SELECT that [`ServerState::of`] reads.
 ///
-/// A standby that has replayed all that it received lags by nothing, however long its primary has been
-/// idle; but only while something receives. Without a receiver nobody knows what the primary has
-/// committed since, so what was replayed last tells the age.
+/// A standby that has replayed everything that it received has no lag, even if its primary has been idle for long. That
+/// holds while it has a receiver. Without one nobody knows what the primary has committed since, so the lag is the age
+/// of the last replayed commit.
 pub(super) const COLUMNS: &str = "
     pg_is_in_recovery() AS is_standby,
     NOT pg_is_in_recovery() AND NOT current_setting('default_transaction_read_only')::bool AS takes_writes,

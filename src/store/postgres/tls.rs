@@ -1,4 +1,4 @@
-//! TLS to a server, as libpq's `sslmode` means it, by rustls.
+//! TLS to a server by rustls, with the meaning that libpq gives `sslmode`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::postgres::{PostgresTls, RootCertificates, TlsMode};
 use crate::wire::AnyCertificate;
 
-/// What of TLS cannot be set up, and with which file.
+/// Reason why TLS to a server cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
+pub(super) enum PostgresTlsError {
     #[error("{path} cannot be read as PEM: {detail}")]
     Pem { path: String, detail: String },
     #[error("this machine trusts no certificate; name one by sslrootcert")]
@@ -26,16 +26,16 @@ pub(super) enum TlsError {
     Refused(#[from] Error),
 }
 
-/// A connector for `tls`. Reads its files, so that a certificate that was renewed counts from the next
-/// connection on.
-pub(super) fn connector(tls: &PostgresTls) -> Result<MakeRustlsConnect, TlsError> {
+/// Makes a connector for `tls`. It reads the files each time, so that the next connection uses a renewed
+/// certificate.
+pub(super) fn connector(tls: &PostgresTls) -> Result<MakeRustlsConnect, PostgresTlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let verifier: Arc<dyn ServerCertVerifier> = match verification(tls) {
-        // `prefer`, and `require` without a root.
+        // This is `prefer`, and `require` without a root.
         Verification::None => Arc::new(AnyCertificate::new(&provider)),
-        Verification::Chain => Arc::new(AnyName { chain: chain_verifier(&tls.root, provider)? }),
+        Verification::Chain => Arc::new(AnyNameVerifier { chain: chain_verifier(&tls.root, provider)? }),
         Verification::ChainAndName => chain_verifier(&tls.root, provider)?,
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -49,7 +49,7 @@ pub(super) fn connector(tls: &PostgresTls) -> Result<MakeRustlsConnect, TlsError
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// What the driver itself has to know.
+/// The part of `sslmode` that the driver itself carries out.
 pub(super) fn driver_mode(mode: TlsMode) -> SslMode {
     match mode {
         TlsMode::Disable => SslMode::Disable,
@@ -58,7 +58,7 @@ pub(super) fn driver_mode(mode: TlsMode) -> SslMode {
     }
 }
 
-/// How closely a server's certificate is looked at.
+/// Checks on a server's certificate.
 enum Verification {
     None,
     Chain,
@@ -67,7 +67,7 @@ enum Verification {
 
 fn verification(tls: &PostgresTls) -> Verification {
     match (tls.mode, &tls.root) {
-        // As with libpq, a root that is given is one to go by.
+        // As with libpq, a root that is given is checked against.
         (TlsMode::VerifyCa, _) | (TlsMode::Require, RootCertificates::File(_)) => Verification::Chain,
         (TlsMode::VerifyFull, _) => Verification::ChainAndName,
         (TlsMode::Disable | TlsMode::Prefer | TlsMode::Require, _) => Verification::None,
@@ -77,7 +77,7 @@ fn verification(tls: &PostgresTls) -> Verification {
 fn chain_verifier(
     root: &RootCertificates,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+) -> Result<Arc<WebPkiServerVerifier>, PostgresTlsError> {
     let mut roots = RootCertStore::empty();
     match root {
         RootCertificates::File(path) => {
@@ -86,22 +86,22 @@ fn chain_verifier(
             }
         }
         RootCertificates::System => {
-            // One that is odd is passed over, as everywhere else on the machine.
+            // A certificate that does not parse is left out, as other programs on the machine do.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
     if roots.is_empty() {
-        return Err(TlsError::NoRoots);
+        return Err(PostgresTlsError::NoRoots);
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|error| TlsError::Refused(Error::General(error.to_string())))
+        .map_err(|error| PostgresTlsError::Refused(Error::General(error.to_string())))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PostgresTlsError> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     match certificates.map_err(|error| pem(path, &error))? {
-        none if Vec::is_empty(&none) => Err(TlsError::Pem {
+        none if Vec::is_empty(&none) => Err(PostgresTlsError::Pem {
             path: path.display().to_string(),
             detail: "there is no certificate in it".to_owned(),
         }),
@@ -109,17 +109,17 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-fn pem(path: &Path, error: &rustls::pki_types::pem::Error) -> TlsError {
-    TlsError::Pem { path: path.display().to_string(), detail: error.to_string() }
+fn pem(path: &Path, error: &rustls::pki_types::pem::Error) -> PostgresTlsError {
+    PostgresTlsError::Pem { path: path.display().to_string(), detail: error.to_string() }
 }
 
-/// Follows the certificate to a root, and does not ask which host it is for: `verify-ca`.
+/// Follows the certificate to a root, and accepts it for any host: `verify-ca`.
 #[derive(Debug)]
-struct AnyName {
+struct AnyNameVerifier {
     chain: Arc<WebPkiServerVerifier>,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for AnyNameVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -128,7 +128,7 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // The name comes last: who stumbles over it has a chain that holds.
+        // The verifier checks the name last, so an error about it means that the chain holds.
         match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

@@ -1,34 +1,65 @@
-//! The session by which a node writes what it has to say of itself, on the primary.
+//! The session that a node writes its heartbeat and its devices by, on the primary.
 
 use std::time::Duration;
 
 use super::connect::{Access, Connector};
-use super::session::{Failure, Session};
+use super::session::{PostgresSession, SessionError};
+use super::{PostgresName, transaction};
 use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
+use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
 
-/// See the module. Connects when it is used, and anew after an error.
-pub(super) struct Writer {
+/// Connects at its first use, and again after an error.
+pub(in crate::store) struct PostgresWriter {
     connector: Connector,
-    session: Option<Session>,
+    session: Option<PostgresSession>,
 }
 
-impl Writer {
-    pub(super) fn new(url: &PostgresUrl, store: &Store) -> Self {
+impl PostgresWriter {
+    pub(in crate::store) fn new(url: &PostgresUrl, store: &Store) -> Self {
         Self { connector: Connector::new(url, store), session: None }
     }
 
+    /// Runs `act` on the session, which is kept if that succeeds.
     pub(super) fn with<T>(
         &mut self,
-        act: impl FnOnce(&Session) -> Result<T, Failure>,
+        act: impl FnOnce(&PostgresSession) -> Result<T, SessionError>,
+    ) -> Result<T, StoreError> {
+        self.with_name(|session, name| act(session).map_err(|error| name.error(error)))
+    }
+
+    fn with_name<T>(
+        &mut self,
+        act: impl FnOnce(&PostgresSession, &PostgresName) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let session = match self.session.take() {
             Some(session) => session,
             None => self.connector.connect(TargetSession::Primary, Access::Write, Duration::ZERO)?.session,
         };
-        let done = act(&session);
-        self.session = done.is_ok().then_some(session);
-        done.map_err(|failure| self.connector.place.error(failure))
+        let value = act(&session, &self.connector.name)?;
+        self.session = Some(session);
+        Ok(value)
+    }
+}
+
+impl SqlDatabase for PostgresWriter {
+    fn transact(
+        &mut self,
+        kind: TransactionKind,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+    ) -> Result<(), StoreError> {
+        let mut outcome = Outcome::RollBack;
+        self.with_name(|session, name| {
+            transaction::run(session, name, kind, &mut |transaction| {
+                outcome = work(transaction);
+                outcome
+            })
+        })?;
+        if outcome == Outcome::RollBack {
+            // The connection may be what failed.
+            self.session = None;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! One file of addresses, followed as it changes, whether it is replaced or written over.
+//! One file of addresses, which is read again when it is replaced or written over.
 //!
-//! What it says counts only where it says something: while it is gone, empty or unreadable, its last
-//! addresses stay, and so does that of a device whose line turns bad.
+//! While the file is gone, empty or unreadable, its last addresses stay. The address of a device stays too while the
+//! device's line is bad.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -10,28 +10,29 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::PresenceSource;
-use super::lines::Lines;
+use super::address_list::AddressList;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 
-/// See the module.
+/// A source that is a file.
 pub(super) struct AddressFile {
     path: PathBuf,
-    /// `None` where the file has to be read again, whatever it looks like.
-    seen: Option<Stamp>,
-    /// What is written before that is read with what is written after it.
+    /// State of the file when it was read. `None` if it has to be read again in any case.
+    seen: Option<FileStamp>,
+    /// Earliest time of the next read, which reads everything that was written until then.
     read_again_at: Instant,
     table: PresenceTable,
 }
 
-/// What a file looks like from outside, which changes when it is written or replaced.
+/// Metadata of a file that change when it is written or replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
-    /// Seconds and nanoseconds.
+    /// Time of the last write, in seconds and nanoseconds since 1970.
     modified: (i64, i64),
+    /// Time of the last change of content or metadata, in the same units.
     changed: (i64, i64),
 }
 
@@ -44,7 +45,7 @@ impl AddressFile {
     fn read_if_changed(&mut self) -> io::Result<Option<String>> {
         let metadata = std::fs::metadata(&self.path)?;
         let began = Instant::now();
-        if self.seen == Some(Stamp::of(&metadata)) || began < self.read_again_at {
+        if self.seen == Some(FileStamp::of(&metadata)) || began < self.read_again_at {
             return Ok(None);
         }
         if !metadata.is_file() {
@@ -59,16 +60,16 @@ impl AddressFile {
 }
 
 impl PresenceSource for AddressFile {
-    fn look(&mut self) -> Vec<DeviceUuid> {
+    fn poll(&mut self) -> Vec<DeviceUuid> {
         match self.read_if_changed() {
             Ok(None) => Vec::new(),
             Ok(Some(text)) => {
-                let lines = Lines::parse(&text, self.table.name());
-                self.table.take(lines)
+                let list = AddressList::parse(&text, self.table.name());
+                self.table.replace(list)
             }
             Err(error) => {
                 self.seen = None;
-                self.table.have_trouble(Some(error.to_string()));
+                self.table.set_failure(Some(error.to_string()));
                 Vec::new()
             }
         }
@@ -79,10 +80,10 @@ impl PresenceSource for AddressFile {
     }
 }
 
-/// All of a file, and how it looked before that: what comes while it is read has another stamp.
-pub(super) fn read(path: &Path) -> io::Result<(String, Stamp)> {
+/// Reads a whole file. The stamp is from before that, so a write during the read gives the file another one.
+pub(super) fn read(path: &Path) -> io::Result<(String, FileStamp)> {
     let file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let stamp = FileStamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
@@ -91,7 +92,7 @@ pub(super) fn read(path: &Path) -> io::Result<(String, Stamp)> {
     Ok((String::from_utf8_lossy(&bytes).into_owned(), stamp))
 }
 
-impl Stamp {
+impl FileStamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -102,26 +103,26 @@ impl Stamp {
         }
     }
 
-    /// Whether another write would give it another time for sure.
+    /// True if another write would certainly change the stamp.
     pub(super) fn is_settled(&self) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let changed = Duration::new(seconds.unsigned_abs(), nanoseconds.unsigned_abs() as u32);
-        // A time that is yet to come is another clock's.
+        // A time in the future comes from another clock.
         since_1970.checked_sub(changed).is_none_or(|age| age > CLOCK_STEP)
     }
 }
 
-/// Of a file; half a million devices.
+/// Size limit of a file. It has room for half a million devices.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Between two writes that a file system tells apart by their times: the kernel's tick, and some more.
+/// Time after which a file system gives a write another time than the one before: the kernel's tick, with a margin.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
 
-/// Between two reads of a file that changes all the time, as when all devices connect again: then it is read in
-/// batches, and the thread that reads it has time for revocations.
+/// Bounds of the pause between two reads of a file that changes all the time, as it does when all devices connect again.
+/// The pause leaves the reading thread time for revocations.
 const READ_PAUSE_MIN: Duration = Duration::from_millis(50);
 const READ_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// How many times longer than a read the pause after it is.
+/// Length of the pause after a read, in multiples of the time that the read took.
 const READ_PAUSE_FACTOR: u32 = 10;

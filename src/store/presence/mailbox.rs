@@ -1,56 +1,57 @@
-//! What a source of addresses has found since it was last looked at; and where a thread that follows one leaves it.
+//! Updates of a source of addresses, and the place where a thread that follows one leaves them.
 
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::lines::Lines;
+use super::address_list::AddressList;
 
-/// See the module.
-pub(super) enum Update {
+/// Change of a source since it was last polled.
+pub(super) enum PresenceUpdate {
     Nothing,
-    Lines(Box<Lines>),
-    /// It says nothing, and why.
-    Trouble(String),
+    Addresses(Box<AddressList>),
+    /// The source gives no addresses, for this reason.
+    Failed(String),
 }
 
-/// What a thread has found last, until it is taken.
+/// The last update of a thread. It stays until it is polled.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    found: Mutex<Found>,
-    has_spoken: Condvar,
+    latest: Mutex<LatestUpdate>,
+    has_changed: Condvar,
 }
 
 #[derive(Default)]
-struct Found {
-    lines: Option<Lines>,
-    trouble: Option<String>,
-    has_spoken: bool,
+struct LatestUpdate {
+    addresses: Option<AddressList>,
+    failure: Option<String>,
+    /// True from the first update on.
+    is_filled: bool,
 }
 
 impl Mailbox {
-    pub(super) fn tell(&self, lines: Lines) {
-        *self.found.lock() = Found { lines: Some(lines), trouble: None, has_spoken: true };
-        self.has_spoken.notify_all();
+    pub(super) fn put(&self, addresses: AddressList) {
+        *self.latest.lock() = LatestUpdate { addresses: Some(addresses), failure: None, is_filled: true };
+        self.has_changed.notify_all();
     }
 
-    pub(super) fn tell_trouble(&self, trouble: String) {
-        let mut found = self.found.lock();
-        found.trouble = Some(trouble);
-        found.has_spoken = true;
-        self.has_spoken.notify_all();
+    pub(super) fn put_failure(&self, failure: String) {
+        let mut latest = self.latest.lock();
+        latest.failure = Some(failure);
+        latest.is_filled = true;
+        self.has_changed.notify_all();
     }
 
-    /// What there is by now; waits so long for the very first.
-    pub(super) fn take(&self, patience: Duration) -> Update {
-        let mut found = self.found.lock();
-        if !patience.is_zero() {
-            self.has_spoken.wait_while_for(&mut found, |found| !found.has_spoken, patience);
+    /// Removes and returns the update. If there never was one, this waits for at most `first_timeout`.
+    pub(super) fn poll(&self, first_timeout: Duration) -> PresenceUpdate {
+        let mut latest = self.latest.lock();
+        if !first_timeout.is_zero() {
+            self.has_changed.wait_while_for(&mut latest, |latest| !latest.is_filled, first_timeout);
         }
-        // What was told before a trouble is news before it.
-        match found.lines.take() {
-            Some(lines) => Update::Lines(Box::new(lines)),
-            None => found.trouble.take().map_or(Update::Nothing, Update::Trouble),
+        // Addresses that came before a failure are returned before it.
+        match latest.addresses.take() {
+            Some(addresses) => PresenceUpdate::Addresses(Box::new(addresses)),
+            None => latest.failure.take().map_or(PresenceUpdate::Nothing, PresenceUpdate::Failed),
         }
     }
 }

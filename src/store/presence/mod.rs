@@ -1,13 +1,14 @@
-//! Device addresses from where `vpn.addresses` says: a source that lays them over the rows of a store.
+//! Addresses of devices from the sources that `vpn.addresses` names, laid over the rows of a store.
 //!
-//! To all others such an address is one that the store gave. A source that changes is a read of changes. With
-//! `vpn.report` the store is told in turn which devices are here.
+//! To everything else such an address is one that the store gave, and a change in a source is a change that was read.
+//! With `vpn.report`, this also reports to the store which devices are in this node's VPN.
 
+mod address_list;
 mod claims;
 mod file;
-mod lines;
 mod mailbox;
 mod openvpn;
+mod report_queue;
 mod table;
 mod wireguard;
 
@@ -17,113 +18,119 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
-use super::{Changes, Comparison, Quarantined, Reports, RowKey, Rows, Source, StoreError, StoreWarnings};
+use super::{Changes, Comparison, Quarantined, RowKey, Rows, Source, StoreError, StoreWarnings};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
 use crate::config::{AddressSource, Config, Queries};
-use claims::{PresenceClaims, Row, Whereabouts};
+use claims::{PresenceClaims, RowAge, Whereabouts};
 use file::AddressFile;
 use openvpn::OpenVpn;
 use table::PresenceTable;
 use wireguard::WireGuard;
 
-/// See the module.
-pub(super) struct Located {
+pub(super) use report_queue::CLAIM_MARGIN;
+pub use report_queue::{ClaimTable, PresenceReport, ReportAnswer, ReportQueue};
+
+/// A source of rows whose devices have the addresses that `vpn.addresses` gives.
+pub(super) struct LocatedSource {
     store: Box<dyn Source>,
-    /// The first that knows a device says where it is.
-    places: Vec<Place>,
-    devices: Devices,
-    /// Whose address has changed in a table since it was last reported.
+    /// Origins of addresses. The first that knows a device has its address.
+    origins: Vec<AddressOrigin>,
+    devices: KnownDevices,
+    /// Devices whose address has changed in a table since they were last reported.
     moved: HashSet<DeviceUuid>,
-    /// Where the store is told which devices are here.
-    holdings: Option<PresenceClaims>,
+    /// Present if this node reports its devices to the store.
+    claims: Option<PresenceClaims>,
 }
 
-enum Place {
+enum AddressOrigin {
     Store,
-    Beside(Box<dyn PresenceSource>),
+    Presence(Box<dyn PresenceSource>),
 }
 
 /// Addresses that are kept outside the store, and that change without it.
 trait PresenceSource: Send {
-    /// Takes what is new, without waiting for anything, and says whose address is another one now.
-    fn look(&mut self) -> Vec<DeviceUuid>;
+    /// Applies what is new to the table, without waiting, and returns the devices whose address has changed.
+    fn poll(&mut self) -> Vec<DeviceUuid>;
 
     fn table(&self) -> &PresenceTable;
 }
 
-/// Good rows, as the store gave them last.
+/// Good rows of devices, as the store gave them last.
 #[derive(Default)]
-struct Devices {
+struct KnownDevices {
     rows: HashMap<DeviceId, Device>,
     by_uuid: HashMap<DeviceUuid, DeviceId>,
 }
 
-impl Located {
-    pub(super) fn new(store: Box<dyn Source>, config: &Config, reports: &Reports) -> Self {
+impl LocatedSource {
+    pub(super) fn new(store: Box<dyn Source>, config: &Config, reports: &ReportQueue) -> Self {
         let vpn = &config.vpn;
-        let place = |source: &AddressSource| match source {
-            AddressSource::Store => Place::Store,
-            AddressSource::File(path) => Place::Beside(Box::new(AddressFile::new(path.clone()))),
-            AddressSource::OpenVpn(path) => Place::Beside(Box::new(OpenVpn::new(path.clone()))),
-            AddressSource::WireGuard(interface) => Place::Beside(Box::new(WireGuard::new(interface, vpn))),
+        let presence = |source: &AddressSource| -> Option<Box<dyn PresenceSource>> {
+            match source {
+                AddressSource::Store => None,
+                AddressSource::File(path) => Some(Box::new(AddressFile::new(path.clone()))),
+                AddressSource::OpenVpn(path) => Some(Box::new(OpenVpn::new(path.clone()))),
+                AddressSource::WireGuard(interface) => Some(Box::new(WireGuard::new(interface, vpn))),
+            }
         };
-        let places = vpn.addresses.iter().map(place).collect();
+        let origin = |source| presence(source).map_or(AddressOrigin::Store, AddressOrigin::Presence);
+        let origins = vpn.addresses.iter().map(origin).collect();
         let reporter = vpn.node.as_deref().filter(|_| vpn.report);
-        let holdings =
+        let claims =
             reporter.map(|node| PresenceClaims::new(node, reports.clone(), config.forward.heartbeat));
-        Self { store, places, devices: Devices::default(), moved: HashSet::new(), holdings }
+        Self { store, origins, devices: KnownDevices::default(), moved: HashSet::new(), claims }
     }
 
-    fn look_at_tables(&mut self) {
-        let was_told = self.is_told();
-        for place in &mut self.places {
-            let Place::Beside(source) = place else { continue };
-            let was_there = source.table().is_there();
-            let moved = source.look();
-            if let (Some(holdings), true) = (&mut self.holdings, was_there) {
+    fn poll_tables(&mut self) {
+        let were_filled = self.are_filled();
+        for origin in &mut self.origins {
+            let AddressOrigin::Presence(source) = origin else { continue };
+            let was_filled = source.table().is_filled();
+            let moved = source.poll();
+            if let (Some(claims), true) = (&mut self.claims, was_filled) {
                 let devices = moved.iter().filter(|uuid| self.devices.by_uuid.contains_key(uuid));
                 let here = devices.filter(|uuid| source.table().address(uuid).is_some());
-                here.for_each(|uuid| holdings.note_arrival(*uuid));
+                here.for_each(|uuid| claims.record_arrival(*uuid));
             }
             self.moved.extend(moved);
         }
-        let is_told_now = !was_told && self.is_told();
-        let Some(holdings) = &mut self.holdings else { return };
-        self.moved.extend(holdings.take_answers());
-        if is_told_now {
-            // Who is not here has left meanwhile.
+        let are_filled_now = !were_filled && self.are_filled();
+        let Some(claims) = &mut self.claims else { return };
+        self.moved.extend(claims.apply_answers());
+        if are_filled_now {
+            // A device that no table has now has left meanwhile.
             self.moved.extend(self.devices.by_uuid.keys());
         }
-        holdings.repeat(|uuid| whereabouts(&self.places, uuid));
+        claims.repeat(|uuid| whereabouts(&self.origins, uuid));
     }
 
-    /// Whether each table has said who is here.
-    fn is_told(&self) -> bool {
-        self.places.iter().all(|place| match place {
-            Place::Store => true,
-            Place::Beside(source) => source.table().is_there(),
+    /// True once each table has got addresses.
+    fn are_filled(&self) -> bool {
+        self.origins.iter().all(|origin| match origin {
+            AddressOrigin::Store => true,
+            AddressOrigin::Presence(source) => source.table().is_filled(),
         })
     }
 
-    /// Rows as a whole answer of the store has them, now with their addresses.
+    /// Locates all devices of a full read.
     fn located(&mut self, mut rows: Rows) -> Rows {
-        self.devices = Devices::default();
+        self.devices = KnownDevices::default();
         self.moved.clear();
         for device in &mut rows.devices {
             self.devices.insert(device.clone());
-            self.locate(device, Row::JustRead);
+            self.locate(device, RowAge::JustRead);
         }
         let devices = &self.devices;
-        if let Some(holdings) = &mut self.holdings {
-            holdings.retain(|uuid| devices.by_uuid.contains_key(uuid));
+        if let Some(claims) = &mut self.claims {
+            claims.retain(|uuid| devices.by_uuid.contains_key(uuid));
         }
         rows
     }
 
-    /// Changes as the store told them, now with their addresses.
-    fn take_changes(&mut self, changes: &mut [Change], quarantined: &[Quarantined]) {
+    /// Locates the devices among changes that the store gave.
+    fn locate_changes(&mut self, changes: &mut [Change], quarantined: &[Quarantined]) {
         for row in quarantined {
-            // Its last good version stays as it is, and so where it is.
+            // The device's last good version stays in force, and so does its address.
             if let RowKey::Device(id) = row.key {
                 self.devices.remove(id);
             }
@@ -133,11 +140,11 @@ impl Located {
                 Change::Device(device) => {
                     self.moved.remove(&device.uuid);
                     self.devices.insert(device.clone());
-                    self.locate(device, Row::JustRead);
+                    self.locate(device, RowAge::JustRead);
                 }
                 Change::DeviceGone(id) => {
-                    if let (Some(holdings), Some(device)) = (&mut self.holdings, self.devices.rows.get(id)) {
-                        holdings.forget(&device.uuid);
+                    if let (Some(claims), Some(device)) = (&mut self.claims, self.devices.rows.get(id)) {
+                        claims.forget(&device.uuid);
                     }
                     self.devices.remove(*id);
                 }
@@ -146,60 +153,60 @@ impl Located {
         }
     }
 
-    /// The devices that a table has elsewhere now, of those that there are.
-    fn moves(&mut self) -> Vec<Change> {
+    /// Drains the devices that have moved in a table, as changes of their rows.
+    fn drain_moves(&mut self) -> Vec<Change> {
         let moved = std::mem::take(&mut self.moved);
         let mut devices: Vec<Device> =
             moved.iter().filter_map(|uuid| self.devices.named(uuid).cloned()).collect();
-        devices.iter_mut().for_each(|device| self.locate(device, Row::Known));
+        devices.iter_mut().for_each(|device| self.locate(device, RowAge::Known));
         devices.into_iter().map(Change::Device).collect()
     }
 
-    /// Makes of `device`, as the store has it, what is to be decided by.
-    fn locate(&mut self, device: &mut Device, row: Row) {
-        let is_told = self.is_told();
-        if let Some(holdings) = &mut self.holdings {
-            holdings.settle(device, whereabouts(&self.places, &device.uuid), is_told, row);
+    /// Turns `device`, as the store has it, into the device that decisions are made by.
+    fn locate(&mut self, device: &mut Device, age: RowAge) {
+        let are_filled = self.are_filled();
+        if let Some(claims) = &mut self.claims {
+            claims.settle(device, whereabouts(&self.origins, &device.uuid), are_filled, age);
         }
         device.address = self.address(device);
     }
 
     fn address(&self, device: &Device) -> Option<IpAddr> {
-        self.places.iter().find_map(|place| match place {
-            Place::Store => device.address,
-            Place::Beside(source) => source.table().address(&device.uuid),
+        self.origins.iter().find_map(|origin| match origin {
+            AddressOrigin::Store => device.address,
+            AddressOrigin::Presence(source) => source.table().address(&device.uuid),
         })
     }
 }
 
-/// Where the first table that knows a device has it.
-fn whereabouts(places: &[Place], uuid: &DeviceUuid) -> Option<Whereabouts> {
-    places.iter().find_map(|place| match place {
-        Place::Store => None,
-        Place::Beside(source) => {
+/// The device's address in the first table that knows it.
+fn whereabouts(origins: &[AddressOrigin], uuid: &DeviceUuid) -> Option<Whereabouts> {
+    origins.iter().find_map(|origin| match origin {
+        AddressOrigin::Store => None,
+        AddressOrigin::Presence(source) => {
             let table = source.table();
             Some(Whereabouts { address: table.address(uuid)?, since: table.since(uuid) })
         }
     })
 }
 
-impl Source for Located {
+impl Source for LocatedSource {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        self.look_at_tables();
+        self.poll_tables();
         let rows = self.store.read_all()?;
         Ok(self.located(rows))
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
-        self.look_at_tables();
+        self.poll_tables();
         let (mut changes, quarantined) = match self.store.read_changes()? {
             Changes::Nothing => (Vec::new(), Vec::new()),
             Changes::Some { changes, quarantined } => (changes, quarantined),
             Changes::All(rows) => return Ok(Changes::All(self.located(rows))),
             Changes::Behind => return Ok(Changes::Behind),
         };
-        self.take_changes(&mut changes, &quarantined);
-        changes.extend(self.moves());
+        self.locate_changes(&mut changes, &quarantined);
+        changes.extend(self.drain_moves());
         if changes.is_empty() && quarantined.is_empty() {
             return Ok(Changes::Nothing);
         }
@@ -207,7 +214,7 @@ impl Source for Located {
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
-        self.look_at_tables();
+        self.poll_tables();
         let Comparison { mut running, mut candidate } = self.store.compare(candidate)?;
         for device in running.devices.iter_mut().chain(&mut candidate.devices) {
             device.address = self.address(device);
@@ -220,16 +227,16 @@ impl Source for Located {
     }
 
     fn changes_elsewhere(&mut self) -> Vec<Change> {
-        self.look_at_tables();
-        self.moves()
+        self.poll_tables();
+        self.drain_moves()
     }
 
     fn warnings(&self) -> StoreWarnings {
         let mut warnings = self.store.warnings();
-        for place in &self.places {
-            if let Place::Beside(source) = place {
+        for origin in &self.origins {
+            if let AddressOrigin::Presence(source) = origin {
                 warnings.bad_lines.append(source.table().bad_lines());
-                warnings.stale_addresses.extend(source.table().trouble());
+                warnings.stale_addresses.extend(source.table().failure());
             }
         }
         warnings
@@ -252,7 +259,7 @@ impl Source for Located {
     }
 }
 
-impl Devices {
+impl KnownDevices {
     fn insert(&mut self, device: Device) {
         self.remove(device.id);
         self.by_uuid.insert(device.uuid, device.id);
@@ -261,7 +268,7 @@ impl Devices {
 
     fn remove(&mut self, id: DeviceId) {
         let Some(device) = self.rows.remove(&id) else { return };
-        // Another device may have taken its name.
+        // Another device may have taken its uuid.
         if self.by_uuid.get(&device.uuid) == Some(&id) {
             self.by_uuid.remove(&device.uuid);
         }

@@ -1,26 +1,25 @@
-//! What a source of addresses told last, and what of that stays when it tells something else.
+//! The addresses that a source of addresses gave last, and those of them that stay while it gives no others.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::lines::Lines;
-use super::mailbox::Update;
+use super::address_list::AddressList;
+use super::mailbox::PresenceUpdate;
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::{Noted, StoreWarnings};
+use crate::store::{Examples, StoreWarnings};
 use crate::telemetry::LogOnChange;
 
-/// See the module.
+/// The addresses of one source.
 pub(super) struct PresenceTable {
-    /// The source, for log lines.
+    /// Name of the source for log lines.
     name: String,
     addresses: HashMap<DeviceUuid, IpAddr>,
-    /// Since when devices are there, as far as that is known.
+    /// Time when each device came to its address, as far as it is known.
     since: HashMap<DeviceUuid, UnixMillis>,
-    /// Whether it has told anything yet.
-    is_there: bool,
-    bad_lines: Noted,
-    /// Why the addresses are those that it gave last.
-    trouble: LogOnChange,
+    is_filled: bool,
+    bad_lines: Examples,
+    /// Reason why the source gives no newer addresses.
+    failure: LogOnChange,
 }
 
 impl PresenceTable {
@@ -29,79 +28,80 @@ impl PresenceTable {
             name,
             addresses: HashMap::new(),
             since: HashMap::new(),
-            is_there: false,
-            bad_lines: Noted::default(),
-            trouble: LogOnChange::default(),
+            is_filled: false,
+            bad_lines: Examples::default(),
+            failure: LogOnChange::default(),
         }
     }
 
-    /// Puts `lines` in the place of what was told before, and says whose address is another one now.
-    pub(super) fn take(&mut self, lines: Lines) -> Vec<DeviceUuid> {
-        let Lines { mut addresses, since, bad, may_be_empty, .. } = lines;
-        if bad.noted != self.bad_lines {
-            self.bad_lines = bad.noted.clone();
-            let warnings = StoreWarnings { bad_lines: bad.noted.clone(), ..StoreWarnings::default() };
+    /// Replaces the addresses by those of `list`, and returns the devices whose address has changed.
+    pub(super) fn replace(&mut self, list: AddressList) -> Vec<DeviceUuid> {
+        let AddressList { mut addresses, since, bad, may_be_empty, .. } = list;
+        if bad.examples != self.bad_lines {
+            self.bad_lines = bad.examples.clone();
+            let warnings = StoreWarnings { bad_lines: bad.examples.clone(), ..StoreWarnings::default() };
             warnings.lines().iter().for_each(|line| tracing::warn!("vpn.addresses: {line}"));
         }
-        // It may be half written, or its writer may just begin.
-        if !may_be_empty && addresses.is_empty() && bad.not_free().is_empty() {
-            self.have_trouble(Some("there is no address in it".to_owned()));
+        // The source may be half written, or its writer may have just begun.
+        if !may_be_empty && addresses.is_empty() && bad.occupied().is_empty() {
+            self.set_failure(Some("there is no address in it".to_owned()));
             return Vec::new();
         }
-        self.have_trouble(None);
-        let taken: HashSet<IpAddr> = addresses.values().chain(bad.not_free()).copied().collect();
+        self.set_failure(None);
+        let occupied: HashSet<IpAddr> = addresses.values().chain(bad.occupied()).copied().collect();
         for (uuid, address) in &self.addresses {
-            if bad.may_name(uuid) && !taken.contains(address) {
+            if bad.may_name(uuid) && !occupied.contains(address) {
                 addresses.entry(*uuid).or_insert(*address);
             }
         }
-        self.since = self.known_since(&addresses, since);
-        self.is_there = true;
+        self.since = self.completed(since, &addresses);
+        self.is_filled = true;
         let before = std::mem::replace(&mut self.addresses, addresses);
         let gone = before.keys().filter(|uuid| !self.addresses.contains_key(uuid));
         let new = self.addresses.iter().filter(|(uuid, address)| before.get(uuid) != Some(address));
         gone.chain(new.map(|(uuid, _)| uuid)).copied().collect()
     }
 
-    /// What the source does not say was seen to happen, but for those who were there when it was looked at first.
-    fn known_since(
+    /// Adds to `since` the times that the source does not give: now for a device that has just come, and the known time
+    /// for one that has stayed. Nothing is known of the devices that the first read found.
+    fn completed(
         &self,
+        mut since: HashMap<DeviceUuid, UnixMillis>,
         addresses: &HashMap<DeviceUuid, IpAddr>,
-        mut said: HashMap<DeviceUuid, UnixMillis>,
     ) -> HashMap<DeviceUuid, UnixMillis> {
         let now = UnixMillis::now();
         for (uuid, address) in addresses {
-            let has_come = self.is_there && self.addresses.get(uuid) != Some(address);
+            let has_come = self.is_filled && self.addresses.get(uuid) != Some(address);
             let seen = if has_come { Some(now) } else { self.since.get(uuid).copied() };
-            if let (false, Some(seen)) = (said.contains_key(uuid), seen) {
-                said.insert(*uuid, seen);
+            if let (false, Some(seen)) = (since.contains_key(uuid), seen) {
+                since.insert(*uuid, seen);
             }
         }
-        said
+        since
     }
 
-    /// Says whose address is another one by what a source has found.
-    pub(super) fn hear(&mut self, news: Update) -> Vec<DeviceUuid> {
-        match news {
-            Update::Nothing => Vec::new(),
-            Update::Lines(lines) => self.take(*lines),
-            Update::Trouble(trouble) => {
-                self.have_trouble(Some(trouble));
+    /// Applies an update of the source, and returns the devices whose address has changed.
+    pub(super) fn apply(&mut self, update: PresenceUpdate) -> Vec<DeviceUuid> {
+        match update {
+            PresenceUpdate::Nothing => Vec::new(),
+            PresenceUpdate::Addresses(list) => self.replace(*list),
+            PresenceUpdate::Failed(failure) => {
+                self.set_failure(Some(failure));
                 Vec::new()
             }
         }
     }
 
-    /// Records the state of the source, and logs its changes.
-    pub(super) fn have_trouble(&mut self, trouble: Option<String>) {
-        let Some(trouble) = trouble else {
-            if self.trouble.ends() {
+    /// Records a failure or the end of one, and logs it if it differs from the last.
+    pub(super) fn set_failure(&mut self, failure: Option<String>) {
+        let Some(failure) = failure else {
+            if self.failure.ends() {
                 tracing::info!("vpn.addresses: {} can be read again", self.name);
             }
             return;
         };
-        if self.trouble.changes_to(trouble) {
-            tracing::warn!("vpn.addresses: {}", self.trouble().unwrap_or_default());
+        if self.failure.changes_to(failure) {
+            tracing::warn!("vpn.addresses: {}", self.failure().unwrap_or_default());
         }
     }
 
@@ -113,22 +113,23 @@ impl PresenceTable {
         self.addresses.get(uuid).copied()
     }
 
-    /// Since when it is there; `None` where that is not known.
+    /// Time when the device came to its address. `None` if it is not known.
     pub(super) fn since(&self, uuid: &DeviceUuid) -> Option<UnixMillis> {
         self.since.get(uuid).copied()
     }
 
-    /// Whether the source has told anything yet: until then nobody's absence means anything.
-    pub(super) const fn is_there(&self) -> bool {
-        self.is_there
+    /// True once the source has given addresses. Until then the absence of a device means nothing.
+    pub(super) const fn is_filled(&self) -> bool {
+        self.is_filled
     }
 
-    pub(super) const fn bad_lines(&self) -> &Noted {
+    pub(super) const fn bad_lines(&self) -> &Examples {
         &self.bad_lines
     }
 
-    pub(super) fn trouble(&self) -> Option<String> {
+    /// The failure as a log line, while there is one.
+    pub(super) fn failure(&self) -> Option<String> {
         let name = &self.name;
-        self.trouble.get().map(|why| format!("{name}: {why}; its last addresses stay"))
+        self.failure.get().map(|reason| format!("{name}: {reason}; its last addresses stay"))
     }
 }

@@ -1,43 +1,33 @@
-//! The embedded store: an SQLite file in WAL mode. The relay reads it ([`SqliteSource`]), the store
-//! commands write it ([`Admin`]), both at the same time.
+//! The embedded store: an SQLite file in WAL mode. The relay reads it ([`SqliteSource`]), and the store commands write
+//! it at the same time.
 
 mod admin;
-mod locations;
-mod nodes;
+mod claims;
 mod outbox;
 mod relations;
 mod schema;
 mod source;
+mod transaction;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-pub use admin::Admin;
-pub use locations::SqliteLocations;
-pub use nodes::SqliteNodes;
-pub(super) use relations::QUERIES;
+pub use admin::{init, open};
+pub(super) use claims::SqliteClaims;
 pub use source::SqliteSource;
+pub(super) use writer::SqliteWriter;
 
-pub use super::Initialised;
-pub use super::admin::{
-    AdminError, CredentialRow, DevicePatch, DeviceRow, GrantRow, GrantTarget, IssuedToken, NewDevice,
-    PrincipalRow, Revoked,
-};
 use super::{Relation, StoreError};
 
-/// Rows that the outbox keeps. A relay that missed more than that reads everything, which is then about
-/// as fast as reading so many rows one by one.
-const OUTBOX_ROWS_MAX: i64 = 100_000;
-
-/// The path of a store file; names it in errors.
+/// Path of a store file. It names the store in errors.
 #[derive(Clone, Debug)]
-struct Place {
+struct SqlitePath {
     path: PathBuf,
 }
 
-impl Place {
+impl SqlitePath {
     fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
@@ -54,7 +44,7 @@ impl Place {
         StoreError::Unreadable { store: self.describe(), detail: detail.to_string() }
     }
 
-    /// As [`Place::error`], of the query for `relation`: what is wrong with a query breaks the contract.
+    /// Sorts an error of the query for `relation`. A mistake in the query breaks the contract.
     fn relation_error(&self, relation: Relation, error: rusqlite::Error) -> StoreError {
         match self.error(error) {
             StoreError::Query { store, detail } => {
@@ -64,7 +54,7 @@ impl Place {
         }
     }
 
-    /// Sorts what SQLite says by what a person can do about it.
+    /// Sorts an error of SQLite by what a person can do about it.
     fn error(&self, error: rusqlite::Error) -> StoreError {
         let (store, detail) = (self.describe(), detail(&error));
         match error.sqlite_error_code() {
@@ -86,7 +76,7 @@ impl Place {
     }
 }
 
-/// One line, without the statement that rusqlite would add.
+/// The error in one line, without the statement that rusqlite would add.
 fn detail(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(message))
@@ -94,3 +84,7 @@ fn detail(error: &rusqlite::Error) -> String {
         other => other.to_string(),
     }
 }
+
+/// Rows that the outbox keeps. A relay that missed more than that reads everything, which is then about as fast as
+/// reading so many rows one by one.
+const OUTBOX_ROWS_MAX: i64 = 100_000;

@@ -1,15 +1,18 @@
-//! The outbox: which rows changed since a read, and what has become of them.
+//! The outbox: which rows changed since a read, and what they are now.
 
-use rusqlite::types::Value;
-use rusqlite::{OptionalExtension, Row, Transaction};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{OptionalExtension, Params, Row, Transaction};
 
 use super::OUTBOX_ROWS_MAX;
-use super::relations::{CREDENTIALS, DEVICES, GRANTS, for_each};
-use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
+use super::relations::for_each;
+use crate::authz::{Change, PrincipalId};
 use crate::store::Changes;
-use crate::store::decode::{self, BadRow};
+use crate::store::decode::{self, BadRow, StoreRow};
+use crate::store::dialect::SQLITE;
+use crate::store::outbox::{ChangedKey, ReadChanges};
+use crate::store::relations::{LIVE_PRINCIPALS, PerRelation};
 
-/// What was committed after outbox row `since`, and the newest row now.
+/// Reads what was committed after outbox row `since`. Also returns the newest row.
 pub(super) fn changes(
     transaction: &Transaction<'_>,
     since: Option<OutboxRow>,
@@ -18,26 +21,21 @@ pub(super) fn changes(
     if newest == since {
         return Ok((Changes::Nothing, newest));
     }
-    if !leads_on(transaction, since.as_ref(), newest.as_ref())? {
+    if !is_complete(transaction, since.as_ref(), newest.as_ref())? {
         return Ok((Changes::Behind, newest));
     }
-    let Some(changed) = changed_rows(transaction, since.map_or(0, |row| row.id))? else {
+    let Some(changed) = changed_keys(transaction, since.map_or(0, |row| row.id))? else {
         return Ok((Changes::Behind, newest));
     };
-    let (mut changes, mut quarantined) = (Vec::new(), Vec::new());
+    let queries = PerRelation::of_reference_schema(&SQLITE);
+    let mut changes = ReadChanges::default();
     for key in changed {
-        key.read(transaction, &mut |row| match row {
-            Ok(change) => changes.push(change),
-            Err(bad) => {
-                changes.extend(bad.end());
-                quarantined.push(bad.quarantined);
-            }
-        })?;
+        read_row(transaction, &queries, key, &mut |row| changes.add(row))?;
     }
-    Ok((Changes::Some { changes, quarantined }, newest))
+    Ok((changes.into(), newest))
 }
 
-/// A row of the outbox, with everything by which it can be known again.
+/// A row of the outbox, with everything that it can be recognised by.
 #[derive(Clone, PartialEq)]
 pub(super) struct OutboxRow {
     id: i64,
@@ -62,10 +60,10 @@ impl OutboxRow {
     }
 }
 
-/// Whether the outbox holds everything that was committed between `since` and `newest`: the row that was
-/// read last is still there and the same, or none was there and the first one ever is. A store that was
-/// restored in place from a backup fails this too.
-fn leads_on(
+/// True if the outbox holds everything that was committed between `since` and `newest`: the row that was read last is
+/// still there and the same, or none was there and the first one ever is. A store that was restored in place from a
+/// backup fails this too.
+fn is_complete(
     transaction: &Transaction<'_>,
     since: Option<&OutboxRow>,
     newest: Option<&OutboxRow>,
@@ -82,86 +80,64 @@ fn leads_on(
     }
 }
 
-/// The rows that changed after outbox row `since`, each once, in the order of their last change; `None`
-/// where the outbox holds what no trigger of ours wrote.
-fn changed_rows(transaction: &Transaction<'_>, since: i64) -> rusqlite::Result<Option<Vec<ChangedRow>>> {
+/// The rows that changed after outbox row `since`, each once, in the order of their last change. `None` if the outbox
+/// holds something that no trigger of ours wrote.
+fn changed_keys(transaction: &Transaction<'_>, since: i64) -> rusqlite::Result<Option<Vec<ChangedKey>>> {
     let mut statement = transaction.prepare_cached(
         "SELECT relation, key FROM changes WHERE id > ?1 GROUP BY relation, key ORDER BY max(id)",
     )?;
-    let rows = statement.query_map([since], |row| Ok(ChangedRow::decode(row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+    let decode = |row: &Row<'_>| match row.get_ref(0)? {
+        ValueRef::Text(relation) => {
+            let relation = std::str::from_utf8(relation).unwrap_or_default();
+            Ok(row.value(1).and_then(|key| ChangedKey::decode(relation, key)))
+        }
+        _ => Ok(None),
+    };
+    statement.query_map([since], decode)?.collect()
 }
 
-/// A row that the outbox names.
-enum ChangedRow {
-    Principal(PrincipalId),
-    Credential(KeyHash),
-    Grant(GrantId),
-    Device(DeviceId),
+/// Reads the row that `key` names, as it is now, and gives it or its absence to `on_row`.
+fn read_row(
+    transaction: &Transaction<'_>,
+    queries: &PerRelation<String>,
+    key: ChangedKey,
+    on_row: &mut impl FnMut(Result<Change, BadRow>),
+) -> rusqlite::Result<()> {
+    let mut is_found = false;
+    match key {
+        ChangedKey::Principal(id) => is_found = is_live(transaction, id)?,
+        ChangedKey::Credential(key) => {
+            by_key(transaction, &queries.credentials, "key_sha256", [key.as_bytes()], |row| {
+                is_found = true;
+                on_row(decode::credential(row).map(Change::Credential));
+            })?;
+        }
+        ChangedKey::Grant(id) => by_key(transaction, &queries.grants, "grant_id", [id.0], |row| {
+            is_found = true;
+            on_row(decode::grant(row).map(Change::Grant));
+        })?,
+        ChangedKey::Device(id) => by_key(transaction, &queries.devices, "device", [id.0], |row| {
+            is_found = true;
+            on_row(decode::device(row).map(Change::Device));
+        })?,
+    }
+    if !is_found {
+        on_row(Ok(key.gone()));
+    }
+    Ok(())
 }
 
-impl ChangedRow {
-    fn decode(relation: Value, key: Value) -> Option<Self> {
-        let Value::Text(relation) = relation else {
-            return None;
-        };
-        match (relation.as_str(), key) {
-            ("principals", Value::Integer(id)) => Some(Self::Principal(PrincipalId(id))),
-            ("credentials", Value::Blob(key)) => {
-                key.try_into().ok().map(|key| Self::Credential(KeyHash::from_bytes(key)))
-            }
-            ("grants", Value::Integer(id)) => Some(Self::Grant(GrantId(id))),
-            ("devices", Value::Integer(id)) => Some(Self::Device(DeviceId(id))),
-            _ => None,
-        }
-    }
-
-    /// Reads the row as it is now and gives it, or its absence, to `take`.
-    fn read(
-        &self,
-        transaction: &Transaction<'_>,
-        take: &mut impl FnMut(Result<Change, BadRow>),
-    ) -> rusqlite::Result<()> {
-        let mut found = false;
-        let mut take_found = |row| {
-            found = true;
-            take(row);
-        };
-        let gone = match self {
-            Self::Principal(id) => {
-                if is_live(transaction, *id)? {
-                    return Ok(());
-                }
-                Change::PrincipalGone(*id)
-            }
-            Self::Credential(key) => {
-                let sql = format!("SELECT * FROM ({CREDENTIALS}) WHERE key_sha256 = ?1");
-                let decode = |row: &Row<'_>| decode::credential(row).map(Change::Credential);
-                for_each(transaction, &sql, [key.as_bytes()], decode, &mut take_found)?;
-                Change::CredentialGone(*key)
-            }
-            Self::Grant(id) => {
-                let sql = format!("SELECT * FROM ({GRANTS}) WHERE grant_id = ?1");
-                let decode = |row: &Row<'_>| decode::grant(row).map(Change::Grant);
-                for_each(transaction, &sql, [id.0], decode, &mut take_found)?;
-                Change::GrantGone(*id)
-            }
-            Self::Device(id) => {
-                let sql = format!("SELECT * FROM ({DEVICES}) WHERE device = ?1");
-                let decode = |row: &Row<'_>| decode::device(row).map(Change::Device);
-                for_each(transaction, &sql, [id.0], decode, &mut take_found)?;
-                Change::DeviceGone(*id)
-            }
-        };
-        if !found {
-            take(Ok(gone));
-        }
-        Ok(())
-    }
+fn by_key(
+    transaction: &Transaction<'_>,
+    query: &str,
+    column: &str,
+    key: impl Params,
+    on_row: impl FnMut(&Row<'_>),
+) -> rusqlite::Result<()> {
+    for_each(transaction, &format!("SELECT * FROM ({query}) WHERE {column} = ?1"), key, on_row)
 }
 
 fn is_live(transaction: &Transaction<'_>, id: PrincipalId) -> rusqlite::Result<bool> {
-    let sql = "SELECT removed_at IS NULL FROM principals WHERE id = ?1";
-    let live = transaction.prepare_cached(sql)?.query_row([id.0], |row| row.get(0)).optional()?;
-    Ok(live.unwrap_or(false))
+    let sql = format!("SELECT 1 FROM ({}) WHERE id = ?1", SQLITE.sql(LIVE_PRINCIPALS));
+    transaction.prepare_cached(&sql)?.exists([id.0])
 }

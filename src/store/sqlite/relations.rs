@@ -1,120 +1,73 @@
-//! The three relations of the contract: by which queries, and whether these keep it.
+//! Reads the three relations of the contract, and checks that their queries keep it.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, Transaction};
 
-use super::Place;
-use crate::config::{Queries, RelationQuery};
-use crate::store::contract::{self, Given};
-use crate::store::decode::{self, BadRow, Value};
+use super::SqlitePath;
+use crate::config::Queries;
+use crate::store::contract::{self, GivenColumn};
+use crate::store::decode::{StoreRow, Value};
+use crate::store::dialect::SQLITE;
+use crate::store::relations::PerRelation;
 use crate::store::{Relation, Rows, StoreError};
 
-/// By which credentials, grants and devices are read where nothing replaces them.
-pub(in crate::store) const QUERIES: [&str; 3] = [CREDENTIALS, GRANTS, DEVICES];
+/// The queries that a source reads by.
+pub(super) struct SqliteRelations(PerRelation<String>);
 
-/// The relations' queries.
-pub(super) struct Relations {
-    credentials: String,
-    grants: String,
-    devices: String,
-}
-
-impl Relations {
-    /// Those on the reference schema where `queries` has no others.
+impl SqliteRelations {
+    /// The queries on the reference schema, except for those that `queries` replaces.
     pub(super) fn new(queries: &Queries) -> Self {
-        let sql = |replaced: &Option<RelationQuery>, ours: &str| {
-            replaced.as_ref().map_or(ours, |query| query.sql.as_str()).to_owned()
-        };
-        Self {
-            credentials: sql(&queries.credentials, CREDENTIALS),
-            grants: sql(&queries.grants, GRANTS),
-            devices: sql(&queries.devices, DEVICES),
-        }
-    }
-
-    /// Holds what the queries would give against the contract: names only, since SQLite knows types of values
-    /// and not of columns.
-    fn check(&self, connection: &Connection, place: &Place) -> Result<(), StoreError> {
-        for (relation, sql) in [
-            (Relation::Credentials, &self.credentials),
-            (Relation::Grants, &self.grants),
-            (Relation::Devices, &self.devices),
-        ] {
-            let statement = connection.prepare(sql).map_err(|error| place.relation_error(relation, error))?;
-            let names = statement.column_names();
-            let given: Vec<_> = names.into_iter().map(|name| Given { name, kind: None }).collect();
-            contract::check(relation, &given).map_err(|mismatch| StoreError::Contract {
-                store: place.describe(),
-                relation: relation.name(),
-                detail: mismatch.to_string(),
-            })?;
-        }
-        Ok(())
+        Self(PerRelation::of_reference_schema(&SQLITE).replaced_by(queries))
     }
 
     /// Checks the queries and reads all rows.
-    pub(super) fn read(&self, transaction: &Transaction<'_>, place: &Place) -> Result<Rows, StoreError> {
-        self.check(transaction, place)?;
+    pub(super) fn read(&self, transaction: &Transaction<'_>, path: &SqlitePath) -> Result<Rows, StoreError> {
+        for (relation, sql) in self.0.iter() {
+            check(transaction, relation, sql, path)?;
+        }
         let mut rows = Rows::default();
-        let Rows { credentials, grants, devices, quarantined, ended } = &mut rows;
-        let mut take_bad = |bad: BadRow| {
-            ended.extend(bad.end());
-            quarantined.push(bad.quarantined);
-        };
-        for_each(
-            transaction,
-            &self.credentials,
-            [],
-            |row| decode::credential(row),
-            |row| match row {
-                Ok(credential) => credentials.push(credential),
-                Err(bad) => take_bad(bad),
-            },
-        )
-        .map_err(|error| place.relation_error(Relation::Credentials, error))?;
-        for_each(
-            transaction,
-            &self.grants,
-            [],
-            |row| decode::grant(row),
-            |row| match row {
-                Ok(grant) => grants.push(grant),
-                Err(bad) => take_bad(bad),
-            },
-        )
-        .map_err(|error| place.relation_error(Relation::Grants, error))?;
-        for_each(
-            transaction,
-            &self.devices,
-            [],
-            |row| decode::device(row),
-            |row| match row {
-                Ok(device) => devices.push(device),
-                Err(bad) => take_bad(bad),
-            },
-        )
-        .map_err(|error| place.relation_error(Relation::Devices, error))?;
+        for (relation, sql) in self.0.iter() {
+            for_each(transaction, sql, [], |row| rows.add(relation, row))
+                .map_err(|error| path.relation_error(relation, error))?;
+        }
         Ok(rows)
     }
 }
 
-/// Decodes each row that `sql` selects.
-pub(super) fn for_each<T>(
+/// Compares the columns of a query with the contract: their names alone, since SQLite has types for values and not
+/// for columns.
+fn check(
+    connection: &Connection,
+    relation: Relation,
+    sql: &str,
+    path: &SqlitePath,
+) -> Result<(), StoreError> {
+    let statement = connection.prepare(sql).map_err(|error| path.relation_error(relation, error))?;
+    let names = statement.column_names();
+    let given: Vec<_> = names.into_iter().map(|name| GivenColumn { name, kind: None }).collect();
+    contract::check(relation, &given).map_err(|mismatch| StoreError::Contract {
+        store: path.describe(),
+        relation: relation.name(),
+        detail: mismatch.to_string(),
+    })
+}
+
+/// Gives each row of `sql` to `on_row`.
+pub(super) fn for_each(
     transaction: &Transaction<'_>,
     sql: &str,
     params: impl Params,
-    decode: impl Fn(&Row<'_>) -> Result<T, BadRow>,
-    mut take: impl FnMut(Result<T, BadRow>),
+    mut on_row: impl FnMut(&Row<'_>),
 ) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql)?;
     let mut rows = statement.query(params)?;
     while let Some(row) = rows.next()? {
-        take(decode(row));
+        on_row(row);
     }
     Ok(())
 }
 
-impl decode::Row for Row<'_> {
+impl StoreRow for Row<'_> {
     fn value(&self, index: usize) -> Option<Value<'_>> {
         self.get_ref(index).ok().map(|value| match value {
             ValueRef::Null => Value::Null,
@@ -125,19 +78,3 @@ impl decode::Row for Row<'_> {
         })
     }
 }
-
-/// Relation `credentials` on the reference schema. What a removed principal holds has ended. What nobody holds is
-/// absent, and no revocation: a column that has come to mean something else must not end rights for ever.
-pub(super) const CREDENTIALS: &str = "
-    SELECT key_sha256, principal, expires_at,
-        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
-    FROM credentials JOIN principals ON principals.id = principal";
-
-/// Relation `grants` on the reference schema.
-pub(super) const GRANTS: &str = "
-    SELECT grants.id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
-        revoked_at IS NOT NULL OR removed_at IS NOT NULL AS revoked
-    FROM grants JOIN principals ON principals.id = principal";
-
-/// Relation `devices` on the reference schema.
-pub(super) const DEVICES: &str = "SELECT id AS device, uuid, fleet, address, node, online FROM devices";

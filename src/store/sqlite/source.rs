@@ -1,9 +1,9 @@
-//! The relay's side: reads and never writes.
+//! The relay's side of a store file. It reads and never writes.
 //!
-//! One connection of the relay's own, which writers do not share. `PRAGMA data_version` tells on it whether
-//! anybody else has committed, so that a quiet store costs a few system calls per poll; only then is the outbox
-//! read, and by it the rows that changed, in one read transaction. In WAL mode none of that waits for a
-//! writer or makes one wait.
+//! The relay has a connection of its own, which writers do not share. `PRAGMA data_version` says on it whether
+//! anybody else has committed, so that a poll of a quiet store costs a few system calls. After a commit, one read
+//! transaction reads the outbox and the rows that changed. In WAL mode none of that waits for a writer or makes one
+//! wait.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -12,35 +12,35 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction};
 
 use super::outbox::{self, OutboxRow};
-use super::relations::Relations;
-use super::{Place, schema};
+use super::relations::SqliteRelations;
+use super::{SqlitePath, schema};
 use crate::config::{Authz, Queries};
-use crate::store::polling::Rereading;
+use crate::store::polling::Polling;
 use crate::store::{Changes, Comparison, Rows, Source, StoreError};
 
-/// See the module.
+/// A source on an SQLite file.
 pub struct SqliteSource {
-    place: Place,
+    path: SqlitePath,
     queries: Queries,
     reread_every: Duration,
-    /// Where the queries were replaced, so that there is no outbox to go by.
-    rereading: Option<Rereading>,
+    /// Present if the queries were replaced: then the outbox says nothing about their rows.
+    polling: Option<Polling>,
     /// `None` before the first read and after an error.
-    open: Option<Open>,
+    open: Option<OpenFile>,
 }
 
 /// A connection and how far it has read.
-struct Open {
+struct OpenFile {
     connection: Connection,
     file: FileId,
-    relations: Relations,
+    relations: SqliteRelations,
     /// `None` until everything was read through this connection.
-    position: Option<Position>,
+    position: Option<FilePosition>,
 }
 
 /// The moment of the last read.
-struct Position {
-    /// Read before the transaction, so that a commit in between is looked at twice, not missed.
+struct FilePosition {
+    /// Taken before the transaction, so that a commit in between is read twice rather than missed.
     data_version: i64,
     newest: Option<OutboxRow>,
 }
@@ -48,10 +48,10 @@ struct Position {
 impl SqliteSource {
     pub fn new(path: &Path, authz: &Authz) -> Self {
         let mut source = Self {
-            place: Place::new(path),
+            path: SqlitePath::new(path),
             queries: Queries::default(),
             reread_every: authz.reread,
-            rereading: None,
+            polling: None,
             open: None,
         };
         source.replace_queries(authz.queries.clone());
@@ -60,14 +60,14 @@ impl SqliteSource {
 
     /// Runs `read` on a connection to the file that is at the path now.
     ///
-    /// After an error the connection is dropped, and with it the position: what was done to a store in the
-    /// meantime to mend it cannot be told from the outbox. A lock alone does nothing to either.
+    /// After an error the connection is dropped, and the position with it: the outbox does not say what was done to a
+    /// store in the meantime to repair it. A lock alone changes neither.
     fn with_open<T>(
         &mut self,
-        read: impl FnOnce(&mut Open, &Place) -> Result<T, StoreError>,
+        read: impl FnOnce(&mut OpenFile, &SqlitePath) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let result = self.connect().and_then(|mut open| {
-            let result = read(&mut open, &self.place);
+            let result = read(&mut open, &self.path);
             self.open = Some(open);
             result
         });
@@ -77,123 +77,122 @@ impl SqliteSource {
         result
     }
 
-    /// The open connection, unless another file has taken the place of the one that it leads to.
-    fn connect(&mut self) -> Result<Open, StoreError> {
-        let file = FileId::at(&self.place)?;
+    /// Takes the open connection, or makes one if another file is at the path now.
+    fn connect(&mut self) -> Result<OpenFile, StoreError> {
+        let file = FileId::at(&self.path)?;
         match self.open.take() {
             Some(open) if open.file == file => Ok(open),
-            _ => Open::new(file, Relations::new(&self.queries), &self.place),
+            _ => OpenFile::new(file, SqliteRelations::new(&self.queries), &self.path),
         }
     }
 }
 
 impl Source for SqliteSource {
     fn read_all(&mut self) -> Result<Rows, StoreError> {
-        if self.rereading.is_none() {
-            return self.with_open(Open::read_all);
+        if self.polling.is_none() {
+            return self.with_open(OpenFile::read_all);
         }
-        let rows = self.with_open(Open::read_foreign)?;
-        if let Some(rereading) = &mut self.rereading {
-            rereading.note(&rows);
+        let rows = self.with_open(OpenFile::read_foreign)?;
+        if let Some(polling) = &mut self.polling {
+            polling.record(&rows);
         }
         Ok(rows)
     }
 
     fn read_changes(&mut self) -> Result<Changes, StoreError> {
-        match &mut self.rereading {
-            None => self.with_open(Open::read_changes),
-            Some(rereading) if !rereading.is_due() => Ok(Changes::Nothing),
+        match &mut self.polling {
+            None => self.with_open(OpenFile::read_changes),
+            Some(polling) if !polling.is_due() => Ok(Changes::Nothing),
             Some(_) => {
-                let rows = self.with_open(Open::read_foreign)?;
-                Ok(self.rereading.as_mut().map_or(Changes::Behind, |rereading| rereading.changes(rows)))
+                let rows = self.with_open(OpenFile::read_foreign)?;
+                Ok(self.polling.as_mut().map_or(Changes::Behind, |polling| polling.changes(rows)))
             }
         }
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
-        self.with_open(|open, place| open.compare(&Relations::new(candidate), place))
+        self.with_open(|open, path| open.compare(&SqliteRelations::new(candidate), path))
     }
 
     fn replace_queries(&mut self, queries: Queries) {
-        self.rereading = queries.are_replaced().then(|| Rereading::new(self.reread_every));
+        self.polling = queries.are_replaced().then(|| Polling::new(self.reread_every));
         self.queries = queries;
         self.open = None;
     }
 
     fn describe(&self) -> String {
-        self.place.describe()
+        self.path.describe()
     }
 }
 
-impl Open {
-    /// `file` was looked at before this opens the path, so that a file that replaces it meanwhile is
-    /// noticed with the next read.
-    fn new(file: FileId, relations: Relations, place: &Place) -> Result<Self, StoreError> {
+impl OpenFile {
+    /// Opens the path. `file` was read before that, so that the next read notices a file that replaces it meanwhile.
+    fn new(file: FileId, relations: SqliteRelations, path: &SqlitePath) -> Result<Self, StoreError> {
         let open = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&place.path, flags)?;
+            let connection = Connection::open_with_flags(&path.path, flags)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "query_only", true)?;
-            // A store need not be trusted with more than its rows.
+            // The relay trusts a store with its rows alone.
             connection.pragma_update(None, "trusted_schema", false)?;
             Ok(connection)
         };
-        let connection = open().map_err(|error| place.error(error))?;
+        let connection = open().map_err(|error| path.error(error))?;
         Ok(Self { connection, file, relations, position: None })
     }
 
-    fn read_all(&mut self, place: &Place) -> Result<Rows, StoreError> {
-        self.read(place, |transaction, relations, _| {
-            let rows = relations.read(transaction, place)?;
-            Ok((rows, OutboxRow::newest(transaction).map_err(|error| place.error(error))?))
+    fn read_all(&mut self, path: &SqlitePath) -> Result<Rows, StoreError> {
+        self.read(path, |transaction, relations, _| {
+            let rows = relations.read(transaction, path)?;
+            Ok((rows, OutboxRow::newest(transaction).map_err(|error| path.error(error))?))
         })
     }
 
-    /// Reads what need not have our schema.
-    fn read_foreign(&mut self, place: &Place) -> Result<Rows, StoreError> {
-        let transaction = self.connection.transaction().map_err(|error| place.error(error))?;
-        self.relations.read(&transaction, place)
+    /// Reads a database that need not have our schema.
+    fn read_foreign(&mut self, path: &SqlitePath) -> Result<Rows, StoreError> {
+        let transaction = self.connection.transaction().map_err(|error| path.error(error))?;
+        self.relations.read(&transaction, path)
     }
 
-    fn compare(&mut self, candidate: &Relations, place: &Place) -> Result<Comparison, StoreError> {
-        let transaction = self.connection.transaction().map_err(|error| place.error(error))?;
-        let running = self.relations.read(&transaction, place)?;
-        Ok(Comparison { running, candidate: candidate.read(&transaction, place)? })
+    fn compare(&mut self, candidate: &SqliteRelations, path: &SqlitePath) -> Result<Comparison, StoreError> {
+        let transaction = self.connection.transaction().map_err(|error| path.error(error))?;
+        let running = self.relations.read(&transaction, path)?;
+        Ok(Comparison { running, candidate: candidate.read(&transaction, path)? })
     }
 
-    fn read_changes(&mut self, place: &Place) -> Result<Changes, StoreError> {
+    fn read_changes(&mut self, path: &SqlitePath) -> Result<Changes, StoreError> {
         match &self.position {
             None => return Ok(Changes::Behind),
             Some(position) => {
-                let data_version = data_version(&self.connection).map_err(|error| place.error(error))?;
+                let data_version = data_version(&self.connection).map_err(|error| path.error(error))?;
                 if data_version == position.data_version {
                     return Ok(Changes::Nothing);
                 }
             }
         }
-        self.read(place, |transaction, _, since| {
-            outbox::changes(transaction, since).map_err(|error| place.error(error))
+        self.read(path, |transaction, _, since| {
+            outbox::changes(transaction, since).map_err(|error| path.error(error))
         })
     }
 
-    /// Runs `read` in one read transaction; it gets and returns the newest row of the outbox.
+    /// Runs `read` in one read transaction. It gets and returns the newest row of the outbox.
     fn read<T>(
         &mut self,
-        place: &Place,
+        path: &SqlitePath,
         read: impl FnOnce(
             &Transaction<'_>,
-            &Relations,
+            &SqliteRelations,
             Option<OutboxRow>,
         ) -> Result<(T, Option<OutboxRow>), StoreError>,
     ) -> Result<T, StoreError> {
-        let error = |error| place.error(error);
+        let error = |error| path.error(error);
         let data_version = data_version(&self.connection).map_err(error)?;
         let transaction = self.connection.transaction().map_err(error)?;
-        schema::check(&transaction, place)?;
+        schema::check(&transaction, path)?;
         let since = self.position.as_ref().and_then(|position| position.newest.clone());
         let (value, newest) = read(&transaction, &self.relations, since)?;
         transaction.commit().map_err(error)?;
-        self.position = Some(Position { data_version, newest });
+        self.position = Some(FilePosition { data_version, newest });
         Ok(value)
     }
 }
@@ -202,7 +201,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
 }
 
-/// What tells a file from one that takes its name.
+/// Identity of a file, which another one that takes its name does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -210,29 +209,29 @@ struct FileId {
 }
 
 impl FileId {
-    /// Only looks: opening and closing the file here would drop the locks that SQLite holds on it.
-    fn at(place: &Place) -> Result<Self, StoreError> {
-        match std::fs::metadata(&place.path) {
+    /// Reads the metadata and does not open the file: closing it again would drop the locks that SQLite holds on it.
+    fn at(path: &SqlitePath) -> Result<Self, StoreError> {
+        match std::fs::metadata(&path.path) {
             Ok(metadata) => Ok(Self { device: metadata.dev(), inode: metadata.ino() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(place.missing()),
-            Err(error) => Err(place.unreadable(error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(path.missing()),
+            Err(error) => Err(path.unreadable(error)),
         }
     }
 }
 
-/// How long a read waits where the store is locked, which in WAL mode no ordinary writer does.
+/// Time that a read waits for a lock, which no ordinary writer holds in WAL mode.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::Admin;
+    use crate::store::sqlite;
 
     #[test]
     fn the_relays_connection_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        Admin::init(&path).unwrap();
+        sqlite::init(&path).unwrap();
         let mut source = SqliteSource::new(&path, &Authz::default());
         source.read_all().unwrap();
         let open = source.open.as_ref().unwrap();

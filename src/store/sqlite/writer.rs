@@ -1,46 +1,67 @@
-//! The connection by which a node writes what it has to say of itself, beside others on its machine.
+//! The connection that a node writes its heartbeat and its devices by, beside other nodes on its machine.
 
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::Place;
+use super::{SqlitePath, transaction};
 use crate::store::StoreError;
+use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
 
-/// See the module. Opens the file when it is used, and anew after an error.
-pub(super) struct Writer {
-    place: Place,
+/// Opens the file at its first use, and again after an error.
+pub(in crate::store) struct SqliteWriter {
+    path: SqlitePath,
     connection: Option<Connection>,
 }
 
-impl Writer {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { place: Place::new(path), connection: None }
+impl SqliteWriter {
+    pub(in crate::store) fn new(path: &Path) -> Self {
+        Self { path: SqlitePath::new(path), connection: None }
     }
 
+    /// Runs `act` on the connection, which is kept if that succeeds.
     pub(super) fn with<T>(
         &mut self,
-        act: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+        act: impl FnOnce(&mut Connection, &SqlitePath) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let done = match self.connection.take().map_or_else(|| self.open(), Ok) {
-            Ok(mut connection) => {
-                let done = act(&mut connection);
-                self.connection = done.is_ok().then_some(connection);
-                done
-            }
-            Err(error) => Err(error),
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.open().map_err(|error| self.path.error(error))?,
         };
-        done.map_err(|error| self.place.error(error))
+        let value = act(&mut connection, &self.path)?;
+        self.connection = Some(connection);
+        Ok(value)
     }
 
     fn open(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.place.path, flags)?;
+        let connection = Connection::open_with_flags(&self.path.path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         Ok(connection)
     }
 }
 
-/// For another writer to finish; the next try is soon.
+impl SqlDatabase for SqliteWriter {
+    fn transact(
+        &mut self,
+        kind: TransactionKind,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+    ) -> Result<(), StoreError> {
+        let mut outcome = Outcome::RollBack;
+        self.with(|connection, path| {
+            transaction::run(connection, path, kind, &mut |transaction| {
+                outcome = work(transaction);
+                outcome
+            })
+        })?;
+        if outcome == Outcome::RollBack {
+            // The connection may be what failed.
+            self.connection = None;
+        }
+        Ok(())
+    }
+}
+
+/// Time that a node waits for another writer. The next try is soon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! A connection to an OpenVPN server's management socket: lines in and out, each with a deadline.
+//! A connection to an OpenVPN server's management socket. Each line, in or out, has a deadline.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// See the module.
-pub(super) struct Connection {
+pub(super) struct ManagementConnection {
     reader: BufReader<UnixStream>,
     /// The line that is being read.
     line: Vec<u8>,
 }
 
-impl Connection {
-    /// Fails at once where the server does not take the connection into its queue.
+impl ManagementConnection {
+    /// Connects. Fails at once if the queue of the server's socket is full.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A blocking one would wait for room in the queue without end.
+        // A blocking socket would wait for room in the queue without end.
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)?;
         socket.set_nonblocking(false)?;
         let stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
-        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(Self { reader: BufReader::new(stream), line: Vec::new() })
     }
 
@@ -32,10 +31,10 @@ impl Connection {
         stream.write_all(format!("{command}\n").as_bytes())
     }
 
-    /// The next line without its end; `None` where there is none until then.
+    /// Reads the next line, without its end. `None` if there is none by `until`.
     pub(super) fn line(&mut self, until: Instant) -> io::Result<Option<String>> {
         loop {
-            let left = until.saturating_duration_since(Instant::now()).max(READ_PATIENCE_MIN);
+            let left = until.saturating_duration_since(Instant::now()).max(READ_TIMEOUT_MIN);
             self.reader.get_ref().set_read_timeout(Some(left))?;
             let bytes = match self.reader.fill_buf() {
                 Ok([]) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -48,7 +47,7 @@ impl Connection {
             };
             let end = bytes.iter().position(|byte| *byte == b'\n');
             let part = &bytes[..end.unwrap_or(bytes.len())];
-            // What is too much is read and dropped.
+            // Bytes over the limit are read and dropped.
             let room = LINE_BYTES_MAX - self.line.len();
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             let consumed = part.len() + usize::from(end.is_some());
@@ -63,20 +62,20 @@ impl Connection {
         }
     }
 
-    /// What was read of a line that has not ended.
+    /// The bytes of a line that has not ended.
     pub(super) fn unfinished(&self) -> &[u8] {
         &self.line
     }
 }
 
-/// Of a line. Certificates among the notifications are the longest that there are.
+/// Size limit of a line. The longest lines are certificates in notifications.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// For a server to take a command of a few bytes.
-const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for a server to take a command of a few bytes.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// None at all would be to wait without end.
-const READ_PATIENCE_MIN: Duration = Duration::from_millis(1);
+/// Shortest read timeout. Zero would mean to wait without end.
+const READ_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -84,11 +83,11 @@ mod tests {
 
     use super::*;
 
-    fn connected() -> (Connection, UnixStream) {
+    fn connected() -> (ManagementConnection, UnixStream) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("management");
         let listener = UnixListener::bind(&path).unwrap();
-        let connection = Connection::open(&path).unwrap();
+        let connection = ManagementConnection::open(&path).unwrap();
         (connection, listener.accept().unwrap().0)
     }
 
@@ -103,7 +102,7 @@ mod tests {
         assert_eq!(connection.line(soon()).unwrap(), None);
         assert_eq!(connection.unfinished(), b"SUCC");
         server.write_all(b"ESS: pid=1\r\nEND\n").unwrap();
-        let mut read = || connection.line(Instant::now() + WRITE_PATIENCE).unwrap();
+        let mut read = || connection.line(Instant::now() + WRITE_TIMEOUT).unwrap();
         assert_eq!(read().as_deref(), Some("SUCCESS: pid=1"));
         assert_eq!(read().as_deref(), Some("END"));
     }
@@ -130,7 +129,7 @@ mod tests {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
-        let _queued = Connection::open(&path).unwrap();
-        assert_eq!(Connection::open(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+        let _queued = ManagementConnection::open(&path).unwrap();
+        assert_eq!(ManagementConnection::open(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
     }
 }

@@ -1,7 +1,7 @@
-//! An OpenVPN server followed at its management socket, by a thread of its own.
+//! Follows an OpenVPN server at its management socket, by a thread of its own.
 //!
-//! The thread asks for the whole status: every now and then, and soon after a notification that a client has come or
-//! gone. OpenVPN tells of few of these, so that a notification is a hint, and nothing depends on it.
+//! The thread asks for the whole status: every few seconds, and soon after a notification that a client has come or gone.
+//! OpenVPN does not notify of all of these, so a notification is a hint that nothing depends on.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -9,43 +9,43 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
-use super::status::{Progress, Status, StatusError};
-use crate::store::presence::mailbox::{Mailbox, Update};
+use super::connection::ManagementConnection;
+use super::status::{OpenVpnStatus, StatusError, StatusProgress};
+use crate::store::presence::mailbox::{Mailbox, PresenceUpdate};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 
-/// The thread's handle; the thread ends soon after this is dropped, but is not waited for.
-pub(super) struct Management {
+/// Handle of the thread. The thread ends soon after this is dropped; nobody waits for that.
+pub(super) struct ManagementSocket {
     latest: Arc<Mailbox>,
     _thread: ServiceThread,
 }
 
-impl Management {
+impl ManagementSocket {
     pub(super) fn start(path: PathBuf) -> Result<Self, String> {
         let latest = Arc::new(Mailbox::default());
         let to_thread = Arc::clone(&latest);
-        let follow = move |stop| Follower { path, stop, latest: to_thread }.run();
+        let follow = move |stop| ManagementFollower { path, stop, latest: to_thread }.run();
         let thread = ServiceThread::start_detached("openvpn", follow)
             .map_err(|error| format!("there is no thread to follow it with ({error})"))?;
         Ok(Self { latest, _thread: thread })
     }
 
-    /// What there is to say by now; waits so long for the very first answer.
-    pub(super) fn news(&self, patience: Duration) -> Update {
-        self.latest.take(patience)
+    /// Returns what is new since the last poll. This waits for at most `first_timeout` for the very first answer.
+    pub(super) fn poll(&self, first_timeout: Duration) -> PresenceUpdate {
+        self.latest.poll(first_timeout)
     }
 }
 
-/// What the thread owns.
-struct Follower {
+/// State of the thread.
+struct ManagementFollower {
     path: PathBuf,
     stop: StopSignal,
     latest: Arc<Mailbox>,
 }
 
-/// Why a connection came to its end.
+/// Reason why a connection is no longer followed.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum FollowEnd {
     #[error("no longer wanted")]
     Stopped,
     #[error("the server is away: {0}")]
@@ -56,7 +56,7 @@ enum End {
     Busy,
     #[error(
         "no answer within {} s; the management socket serves one program at a time",
-        ANSWER_PATIENCE.as_secs()
+        ANSWER_TIMEOUT.as_secs()
     )]
     Silent,
     #[error(
@@ -67,7 +67,7 @@ enum End {
     Status(#[from] StatusError),
 }
 
-impl From<std::io::Error> for End {
+impl From<std::io::Error> for FollowEnd {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             ErrorKind::WouldBlock => Self::Busy,
@@ -77,16 +77,16 @@ impl From<std::io::Error> for End {
     }
 }
 
-impl Follower {
+impl ManagementFollower {
     fn run(self) {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let mut has_answered = false;
             let Err(end) = self.follow(&mut has_answered);
-            if matches!(end, End::Stopped) {
+            if matches!(end, FollowEnd::Stopped) {
                 return;
             }
-            self.latest.tell_trouble(end.to_string());
+            self.latest.put_failure(end.to_string());
             pause = if has_answered { RETRY_PAUSE_MIN } else { (pause * 2).min(RETRY_PAUSE_MAX) };
             if self.stop.is_stopped_within(pause) {
                 return;
@@ -94,56 +94,60 @@ impl Follower {
         }
     }
 
-    fn follow(&self, has_answered: &mut bool) -> Result<Infallible, End> {
-        let mut connection = Connection::open(&self.path)?;
-        let mut ask_at = Instant::now();
+    fn follow(&self, has_answered: &mut bool) -> Result<Infallible, FollowEnd> {
+        let mut connection = ManagementConnection::open(&self.path)?;
+        let mut query_at = Instant::now();
         let mut hint_pause = HINT_PAUSE_MIN;
         loop {
-            if Instant::now() >= ask_at {
-                let asked_at = Instant::now();
-                let hinted = self.ask(&mut connection, has_answered)?;
-                // A server with many clients has other things to do as well.
-                hint_pause = HINT_PAUSE_MIN.max(asked_at.elapsed() * PAUSE_FACTOR);
-                let pause = if hinted { hint_pause } else { hint_pause.max(ASK_EVERY) };
-                ask_at = Instant::now() + pause;
+            if Instant::now() >= query_at {
+                let queried_at = Instant::now();
+                let hinted = self.query(&mut connection, has_answered)?;
+                // A server with many clients needs time for its other work.
+                hint_pause = HINT_PAUSE_MIN.max(queried_at.elapsed() * PAUSE_FACTOR);
+                let pause = if hinted { hint_pause } else { hint_pause.max(QUERY_EVERY) };
+                query_at = Instant::now() + pause;
             }
-            let line = connection.line(ask_at.min(Instant::now() + STOP_LOOK))?;
+            let line = connection.line(query_at.min(Instant::now() + STOP_CHECK_EVERY))?;
             if line.is_some_and(|line| is_hint(&line)) {
-                ask_at = ask_at.min(Instant::now() + hint_pause);
+                query_at = query_at.min(Instant::now() + hint_pause);
             }
             if self.stop.is_stopped() {
-                return Err(End::Stopped);
+                return Err(FollowEnd::Stopped);
             }
         }
     }
 
-    /// Asks who is connected, and says whether that has changed meanwhile.
-    fn ask(&self, connection: &mut Connection, has_answered: &mut bool) -> Result<bool, End> {
+    /// Asks for the status. Returns true if a client has come or gone meanwhile.
+    fn query(
+        &self,
+        connection: &mut ManagementConnection,
+        has_answered: &mut bool,
+    ) -> Result<bool, FollowEnd> {
         connection.send("status 3")?;
-        let give_up_at = Instant::now() + ANSWER_PATIENCE;
-        let mut status = Status::new(self.path.display().to_string());
+        let give_up_at = Instant::now() + ANSWER_TIMEOUT;
+        let mut status = OpenVpnStatus::new(self.path.display().to_string());
         let mut hinted = false;
         loop {
-            let line = connection.line(give_up_at.min(Instant::now() + STOP_LOOK))?;
+            let line = connection.line(give_up_at.min(Instant::now() + STOP_CHECK_EVERY))?;
             // A prompt has no end of its line.
             if line.is_none() && connection.unfinished().starts_with(b"ENTER PASSWORD:") {
-                return Err(End::Password);
+                return Err(FollowEnd::Password);
             }
             if self.stop.is_stopped() {
-                return Err(End::Stopped);
+                return Err(FollowEnd::Stopped);
             }
             if Instant::now() >= give_up_at {
-                return Err(End::Silent);
+                return Err(FollowEnd::Silent);
             }
             let Some(line) = line else { continue };
             if line.starts_with('>') {
                 hinted |= is_hint(&line);
-            } else if let Some(told) = line.strip_prefix("ERROR: ") {
-                // As while it restarts by itself (SIGUSR1): the connection is good, and the next answer may be.
-                self.latest.tell_trouble(format!("the server says: {}", told.trim()));
+            } else if let Some(message) = line.strip_prefix("ERROR: ") {
+                // A server that restarts by itself (SIGUSR1) says this. The connection is good, and the next answer may be.
+                self.latest.put_failure(format!("the server says: {}", message.trim()));
                 return Ok(hinted);
-            } else if status.read(&line)? == Progress::Ended {
-                self.latest.tell(status.finish()?);
+            } else if status.read(&line)? == StatusProgress::Ended {
+                self.latest.put(status.finish()?);
                 *has_answered = true;
                 return Ok(hinted);
             }
@@ -151,29 +155,29 @@ impl Follower {
     }
 }
 
-/// Whether `line` notifies that somebody has come, gone or moved.
+/// True if `line` notifies that a client has come, gone or moved.
 fn is_hint(line: &str) -> bool {
-    let told = line.strip_prefix(">CLIENT:").unwrap_or_default();
-    ["ESTABLISHED,", "DISCONNECT,", "ADDRESS,"].iter().any(|event| told.starts_with(event))
+    let event = line.strip_prefix(">CLIENT:").unwrap_or_default();
+    ["ESTABLISHED,", "DISCONNECT,", "ADDRESS,"].iter().any(|kind| event.starts_with(kind))
 }
 
-/// Between two questions for the status, which finds clients that went: OpenVPN notifies of those that come only.
-/// Each question is a line in the server's log from `verb 3` on.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Time between two queries for the status. They find clients that have gone, since OpenVPN notifies only of those that
+/// come. Each query is a line in the server's log from `verb 3` on.
+const QUERY_EVERY: Duration = Duration::from_secs(2);
 
-/// Between a status and the next one where somebody comes. A storm of clients is taken in batches.
+/// Shortest time between two queries while clients come. Many clients at once are read in batches.
 const HINT_PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// How many times longer than an answer takes nothing is asked.
+/// Length of the pause after an answer, in multiples of the time that the answer took.
 const PAUSE_FACTOR: u32 = 10;
 
-/// For a status, from its first byte to its last.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a whole status.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two looks at whether the thread is still wanted.
-const STOP_LOOK: Duration = Duration::from_millis(500);
+/// Time between two checks for the end of the thread.
+const STOP_CHECK_EVERY: Duration = Duration::from_millis(500);
 
-/// Between two attempts to connect; doubled with each that fails.
+/// Shortest pause between two attempts to connect. It doubles with each that fails.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -184,98 +188,98 @@ mod tests {
 
     use super::*;
     use crate::authz::DeviceUuid;
-    use crate::store::presence::lines::Lines;
+    use crate::store::presence::address_list::AddressList;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
     const HEADER: &str = "TITLE\tOpenVPN\nHEADER\tROUTING_TABLE\tVirtual Address\tCommon Name\n";
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     /// A management socket whose server a test plays.
-    struct Server {
+    struct FakeServer {
         _folder: tempfile::TempDir,
         listener: UnixListener,
-        management: Management,
+        management: ManagementSocket,
     }
 
-    impl Server {
+    impl FakeServer {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("management");
             let listener = UnixListener::bind(&path).unwrap();
-            Self { _folder: folder, listener, management: Management::start(path).unwrap() }
+            Self { _folder: folder, listener, management: ManagementSocket::start(path).unwrap() }
         }
 
         fn accept(&self) -> UnixStream {
             let (stream, _) = self.listener.accept().unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream
         }
 
-        /// The next thing that the thread has to say.
-        fn news(&self) -> Result<Box<Lines>, String> {
-            let give_up_at = Instant::now() + PATIENCE;
+        /// The next update that the thread gives.
+        fn update(&self) -> Result<Box<AddressList>, String> {
+            let give_up_at = Instant::now() + TIMEOUT;
             while Instant::now() < give_up_at {
-                match self.management.news(PATIENCE) {
-                    Update::Nothing => std::thread::sleep(Duration::from_millis(1)),
-                    Update::Lines(lines) => return Ok(lines),
-                    Update::Trouble(trouble) => return Err(trouble),
+                match self.management.poll(TIMEOUT) {
+                    PresenceUpdate::Nothing => std::thread::sleep(Duration::from_millis(1)),
+                    PresenceUpdate::Addresses(list) => return Ok(list),
+                    PresenceUpdate::Failed(failure) => return Err(failure),
                 }
             }
-            panic!("there was no news");
+            panic!("there was no update");
         }
     }
 
-    /// Waits for a question, and gives `answer`.
+    /// Waits for a query, and gives `answer`.
     fn answer(stream: &UnixStream, answer: &str) {
-        let mut question = String::new();
-        BufReader::new(stream).read_line(&mut question).unwrap();
-        assert_eq!(question, "status 3\n");
+        let mut query = String::new();
+        BufReader::new(stream).read_line(&mut query).unwrap();
+        assert_eq!(query, "status 3\n");
         let mut stream = stream;
         stream.write_all(answer.as_bytes()).unwrap();
     }
 
-    fn address(lines: &Lines) -> Option<String> {
-        lines.addresses.get(&DeviceUuid::parse(A).unwrap()).map(ToString::to_string)
+    fn address(list: &AddressList) -> Option<String> {
+        list.addresses.get(&DeviceUuid::parse(A).unwrap()).map(ToString::to_string)
     }
 
     #[test]
-    fn notifications_within_a_status_are_no_part_of_it_and_have_it_asked_for_again() {
-        let server = Server::new();
+    fn notifications_within_a_status_are_no_part_of_it_and_lead_to_another_query() {
+        let server = FakeServer::new();
         let stream = server.accept();
         let noise = ">CLIENT:ESTABLISHED,0\n>CLIENT:ENV,common_name=x\n";
         answer(&stream, &format!(">INFO:hello\n{HEADER}{noise}ROUTING_TABLE\t10.8.0.2\t{A}\nEND\n"));
-        assert_eq!(address(&server.news().unwrap()).as_deref(), Some("10.8.0.2"));
-        let asked_at = Instant::now();
+        assert_eq!(address(&server.update().unwrap()).as_deref(), Some("10.8.0.2"));
+        let queried_at = Instant::now();
         answer(&stream, &format!("{HEADER}ROUTING_TABLE\t10.8.0.3\t{A}\nEND\n"));
-        assert!(asked_at.elapsed() < ASK_EVERY, "not at its turn");
-        assert_eq!(address(&server.news().unwrap()).as_deref(), Some("10.8.0.3"));
+        assert!(queried_at.elapsed() < QUERY_EVERY, "not at its turn");
+        assert_eq!(address(&server.update().unwrap()).as_deref(), Some("10.8.0.3"));
     }
 
     #[test]
     fn a_server_that_says_error_is_asked_again_on_the_same_connection() {
-        let server = Server::new();
+        let server = FakeServer::new();
         let stream = server.accept();
         answer(&stream, "ERROR: The 'status' command is not supported by the current daemon mode\r\n");
-        assert!(server.news().err().unwrap().starts_with("the server says: The 'status' command"));
+        assert!(server.update().err().unwrap().starts_with("the server says: The 'status' command"));
         answer(&stream, &format!("{HEADER}END\n"));
-        assert_eq!(server.news().unwrap().addresses.len(), 0);
+        assert_eq!(server.update().unwrap().addresses.len(), 0);
     }
 
     #[test]
     fn a_status_that_breaks_off_says_nothing_and_the_next_connection_is_asked() {
-        let server = Server::new();
+        let server = FakeServer::new();
         answer(&server.accept(), &format!("{HEADER}ROUTING_TABLE\t10.8.0.2\t{A}\n"));
-        assert_eq!(server.news().err().as_deref(), Some("the server has closed the connection"));
+        assert_eq!(server.update().err().as_deref(), Some("the server has closed the connection"));
         let stream = server.accept();
         answer(&stream, &format!("{HEADER}ROUTING_TABLE\t10.8.0.2\t{A}\nEND\n"));
-        assert_eq!(address(&server.news().unwrap()).as_deref(), Some("10.8.0.2"));
+        assert_eq!(address(&server.update().unwrap()).as_deref(), Some("10.8.0.2"));
     }
 
     #[test]
-    fn a_socket_that_asks_for_a_password_is_told_with_the_remedy() {
-        let server = Server::new();
+    fn a_socket_that_asks_for_a_password_is_an_error_with_the_remedy() {
+        let server = FakeServer::new();
         let mut stream = server.accept();
         stream.write_all(b"ENTER PASSWORD:").unwrap();
-        assert!(server.news().err().unwrap().contains("asks for a password"));
+        assert!(server.update().err().unwrap().contains("asks for a password"));
     }
 }

@@ -1,7 +1,7 @@
-//! Whom an OpenVPN server on this machine has connected: asked at its management socket, or read in its status file.
+//! The devices that are connected to an OpenVPN server on this machine, from its management socket or its status file.
 //!
-//! A common name is a device's uuid. A status that has its end is the truth, also where it names nobody: the server
-//! has said so. A server that is away says nothing, and takes no address away until it is back.
+//! A common name is a device's uuid. A complete status counts even if it names nobody, since the server has said so. While
+//! the server is away, its last addresses stay.
 
 mod connection;
 mod management;
@@ -13,65 +13,66 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::PresenceSource;
-use super::mailbox::Update;
+use super::mailbox::PresenceUpdate;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
-use management::Management;
+use management::ManagementSocket;
 use status_file::StatusFile;
 
-/// See the module.
+/// A source that is an OpenVPN server.
 pub(super) struct OpenVpn {
     path: PathBuf,
     /// `None` while there has been nothing at the path.
-    way: Option<Way>,
-    is_first_look: bool,
+    interface: Option<StatusInterface>,
+    is_first_poll: bool,
     table: PresenceTable,
 }
 
-/// How the server is asked.
-enum Way {
-    Management(Management),
+/// Interface that gives the server's status.
+enum StatusInterface {
+    Management(ManagementSocket),
     StatusFile(StatusFile),
 }
 
 impl OpenVpn {
     pub(super) fn new(path: PathBuf) -> Self {
         let table = PresenceTable::new(path.display().to_string());
-        Self { path, way: None, is_first_look: true, table }
+        Self { path, interface: None, is_first_poll: true, table }
     }
 
-    /// The way that the path can be followed by: it may be another kind of thing than it was.
-    fn way(&mut self) -> Result<&mut Way, String> {
+    /// The interface that is at the path now. It may be of another kind than before.
+    fn interface(&mut self) -> Result<&mut StatusInterface, String> {
         let kind = std::fs::metadata(&self.path).map(|metadata| metadata.file_type());
-        match (kind, &self.way) {
-            (Ok(kind), Some(Way::Management(_))) if kind.is_socket() => {}
-            (Ok(kind), Some(Way::StatusFile(_))) if kind.is_file() => {}
+        match (kind, &self.interface) {
+            (Ok(kind), Some(StatusInterface::Management(_))) if kind.is_socket() => {}
+            (Ok(kind), Some(StatusInterface::StatusFile(_))) if kind.is_file() => {}
             (Ok(kind), _) if kind.is_socket() => {
-                self.way = Some(Way::Management(Management::start(self.path.clone())?));
+                self.interface =
+                    Some(StatusInterface::Management(ManagementSocket::start(self.path.clone())?));
             }
             (Ok(kind), _) if kind.is_file() => {
-                self.way = Some(Way::StatusFile(StatusFile::new(self.path.clone())));
+                self.interface = Some(StatusInterface::StatusFile(StatusFile::new(self.path.clone())));
             }
             (Ok(_), _) => return Err("it is neither a management socket nor a status file".to_owned()),
-            // The connection can be there for longer than its name, and tells itself when it is lost.
-            (Err(_), Some(Way::Management(_))) => {}
+            // The connection may outlive its name. It reports itself when it is lost.
+            (Err(_), Some(StatusInterface::Management(_))) => {}
             (Err(error), _) => return Err(error.to_string()),
         }
-        self.way.as_mut().ok_or_else(|| "there is nothing".to_owned())
+        self.interface.as_mut().ok_or_else(|| "there is nothing".to_owned())
     }
 }
 
 impl PresenceSource for OpenVpn {
-    fn look(&mut self) -> Vec<DeviceUuid> {
-        // Only who begins waits, and would else begin with no device online.
-        let patience = if self.is_first_look { FIRST_ANSWER_PATIENCE } else { Duration::ZERO };
-        self.is_first_look = false;
-        let news = match self.way() {
-            Ok(Way::Management(management)) => management.news(patience),
-            Ok(Way::StatusFile(file)) => file.look(patience),
-            Err(trouble) => Update::Trouble(trouble),
+    fn poll(&mut self) -> Vec<DeviceUuid> {
+        // The first poll waits, or the node would begin with no device online.
+        let timeout = if self.is_first_poll { FIRST_ANSWER_TIMEOUT } else { Duration::ZERO };
+        self.is_first_poll = false;
+        let update = match self.interface() {
+            Ok(StatusInterface::Management(management)) => management.poll(timeout),
+            Ok(StatusInterface::StatusFile(file)) => file.poll(timeout),
+            Err(failure) => PresenceUpdate::Failed(failure),
         };
-        self.table.hear(news)
+        self.table.apply(update)
     }
 
     fn table(&self) -> &PresenceTable {
@@ -79,5 +80,5 @@ impl PresenceSource for OpenVpn {
     }
 }
 
-/// For the first answer of a server that accepts connections.
-const FIRST_ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for the first answer of a server that accepts connections.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

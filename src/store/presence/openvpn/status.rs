@@ -1,32 +1,31 @@
-//! What an OpenVPN server says about who is connected, line by line: its status in version 1, 2 or 3, from a file
-//! or from the management socket.
+//! Parses the status of an OpenVPN server line by line: version 1, 2 or 3, from a file or from the management socket.
 //!
-//! Who is where is in its routing table. The list of clients beside it has clients that are not yet let in; it says
-//! since when those are connected that are, from version 2 on.
+//! The routing table has the address of each client. The list of clients beside it also has clients that are not yet let
+//! in; from version 2 on it says when each client connected.
 
 use std::net::IpAddr;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::presence::lines::{About, Lines, shown};
+use crate::store::presence::address_list::{AddressList, BadLineSubject, shown};
 
 /// A status, as far as it was read.
-pub(super) struct Status {
-    /// Where it is from, for what is told of a bad line.
+pub(super) struct OpenVpnStatus {
+    /// Name of its file or socket, for log lines about bad lines.
     name: String,
     lines_read: usize,
-    format: Option<Format>,
-    /// Of the list of clients; `None` before its header.
-    clients: Option<Columns>,
-    /// Of the routing table.
-    columns: Option<Columns>,
-    /// Good routes, each with its line.
+    format: Option<StatusFormat>,
+    /// TableColumns of the list of clients. `None` before its header.
+    clients: Option<TableColumns>,
+    /// TableColumns of the routing table. `None` before its header.
+    columns: Option<TableColumns>,
+    /// Good routes, each with the number of its line.
     routes: Vec<(usize, DeviceUuid, IpAddr)>,
-    lines: Lines,
+    list: AddressList,
 }
 
-/// Whether a status goes on.
+/// State of a status after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum StatusProgress {
     GoesOn,
     Ended,
 }
@@ -45,84 +44,87 @@ pub(super) enum StatusError {
     TooLong,
 }
 
-/// How fields are told apart, and tables from each other.
+/// Separators of fields and of tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
-    /// Version 1: commas; a line says which table follows.
+enum StatusFormat {
+    /// Version 1 has commas, and a line that names the table that follows.
     Titled,
-    /// Version 2 with commas, version 3 with tabs: each line says which table it is of.
+    /// Version 2 has commas and version 3 has tabs. Each line names its table.
     Prefixed { separator: char },
 }
 
-/// Where in a line of a table a common name and the value beside it are, without the word that names the table.
+/// Positions of the common name and of one other value in the lines of a table. The word that names the table does not
+/// count.
 #[derive(Clone, Copy)]
-struct Columns {
+struct TableColumns {
     count: usize,
     common_name: usize,
     value: usize,
 }
 
-impl Status {
+impl OpenVpnStatus {
     pub(super) fn new(name: String) -> Self {
-        // Once it has its end, all of it is meant so.
-        let lines = Lines { may_be_empty: true, ..Lines::default() };
-        Self { name, lines_read: 0, format: None, clients: None, columns: None, routes: Vec::new(), lines }
+        // A complete status without devices is meant so.
+        let list = AddressList { may_be_empty: true, ..AddressList::default() };
+        Self { name, lines_read: 0, format: None, clients: None, columns: None, routes: Vec::new(), list }
     }
 
-    pub(super) fn parse(text: &str, name: String) -> Result<Lines, StatusError> {
+    pub(super) fn parse(text: &str, name: String) -> Result<AddressList, StatusError> {
         let mut status = Self::new(name);
         for line in text.lines() {
-            if status.read(line)? == Progress::Ended {
+            if status.read(line)? == StatusProgress::Ended {
                 return status.finish();
             }
         }
         Err(StatusError::Unfinished)
     }
 
-    /// Takes the next line, without its end.
-    pub(super) fn read(&mut self, line: &str) -> Result<Progress, StatusError> {
+    /// Reads the next line, without its end.
+    pub(super) fn read(&mut self, line: &str) -> Result<StatusProgress, StatusError> {
         self.lines_read += 1;
         if self.lines_read > LINES_MAX {
             return Err(StatusError::TooLong);
         }
         let Some(format) = self.format else {
-            self.format = Some(Format::of(line)?);
-            return Ok(Progress::GoesOn);
+            self.format = Some(StatusFormat::of(line)?);
+            return Ok(StatusProgress::GoesOn);
         };
         if line == "END" {
-            return Ok(Progress::Ended);
+            return Ok(StatusProgress::Ended);
         }
         match format {
-            Format::Titled => self.read_titled(line),
-            Format::Prefixed { separator } => self.read_prefixed(line, separator),
+            StatusFormat::Titled => self.read_titled(line),
+            StatusFormat::Prefixed { separator } => self.read_prefixed(line, separator),
         }
-        Ok(Progress::GoesOn)
+        Ok(StatusProgress::GoesOn)
     }
 
-    /// What it said, once it has ended.
-    pub(super) fn finish(self) -> Result<Lines, StatusError> {
-        let Self { name, columns, mut routes, mut lines, .. } = self;
+    /// The addresses of a status that has ended.
+    pub(super) fn finish(self) -> Result<AddressList, StatusError> {
+        let Self { name, columns, mut routes, mut list, .. } = self;
         if columns.is_none() {
             return Err(StatusError::NoRoutingTable);
         }
         // A device with addresses of both kinds is dialled at its IPv4 address.
         routes.sort_by_key(|(line, _, address)| (address.is_ipv6(), *line));
         for (number, uuid, address) in routes {
-            match lines.addresses.get(&uuid) {
-                Some(first) if first.is_ipv4() && address.is_ipv6() => lines.occupy(address),
+            match list.addresses.get(&uuid) {
+                Some(first) if first.is_ipv4() && address.is_ipv6() => list.occupy(address),
                 _ => {
-                    if let Err(reason) = lines.put(uuid, address) {
-                        lines.refuse(About::Device(uuid), || format!("{name}:{number}: {reason}"));
+                    if let Err(reason) = list.put(uuid, address) {
+                        list.refuse(BadLineSubject::Device(uuid), || format!("{name}:{number}: {reason}"));
                     }
                 }
             }
         }
-        Ok(lines)
+        Ok(list)
     }
 
     fn read_titled(&mut self, line: &str) {
         match self.columns {
-            None if line.starts_with("Virtual Address,") => self.columns = Columns::of(line, ',', ADDRESS),
+            None if line.starts_with("Virtual Address,") => {
+                self.columns = TableColumns::of(line, ',', ADDRESS)
+            }
             Some(columns) if line != "GLOBAL STATS" && !line.starts_with("Max bcast/mcast") => {
                 self.read_route(line, ',', columns);
             }
@@ -134,8 +136,10 @@ impl Status {
         let Some((kind, rest)) = line.split_once(separator) else { return };
         match (kind, self.columns) {
             ("HEADER", None) => match rest.split_once(separator) {
-                Some(("ROUTING_TABLE", header)) => self.columns = Columns::of(header, separator, ADDRESS),
-                Some(("CLIENT_LIST", header)) => self.clients = Columns::of(header, separator, SINCE),
+                Some(("ROUTING_TABLE", header)) => {
+                    self.columns = TableColumns::of(header, separator, ADDRESS)
+                }
+                Some(("CLIENT_LIST", header)) => self.clients = TableColumns::of(header, separator, SINCE),
                 _ => {}
             },
             ("CLIENT_LIST", _) => self.read_client(rest, separator),
@@ -144,7 +148,7 @@ impl Status {
         }
     }
 
-    /// Nothing is told of a client that cannot be read: where it is matters, and its route says that.
+    /// Reads a client. One that cannot be read is left out without a warning, since its route has its address.
     fn read_client(&mut self, line: &str, separator: char) {
         let fields: Vec<&str> = line.split(separator).collect();
         let Some((common_name, since)) = self.clients.and_then(|columns| columns.cut(&fields)) else {
@@ -152,19 +156,19 @@ impl Status {
         };
         let since_ms = since.parse().ok().and_then(|since_s: i64| since_s.checked_mul(1000));
         if let (Some(uuid), Some(since_ms)) = (DeviceUuid::parse(&common_name), since_ms) {
-            // Of two connections of one device the newer one is not the one that is lost already.
-            let since = self.lines.since.entry(uuid).or_insert(UnixMillis(since_ms));
+            // Of two connections of one device, the older one may be lost already.
+            let since = self.list.since.entry(uuid).or_insert(UnixMillis(since_ms));
             since.0 = since.0.max(since_ms);
         }
     }
 
-    fn read_route(&mut self, line: &str, separator: char, columns: Columns) {
+    fn read_route(&mut self, line: &str, separator: char, columns: TableColumns) {
         let number = self.lines_read;
         let place = format!("{}:{number}", self.name);
         let fields: Vec<&str> = line.split(separator).collect();
         let Some((common_name, address)) = columns.cut(&fields) else {
             let (found, wanted) = (fields.len(), columns.count);
-            return self.lines.refuse(About::Unreadable, || {
+            return self.list.refuse(BadLineSubject::Unreadable, || {
                 format!("{place}: {found} fields of a route; {wanted} were announced")
             });
         };
@@ -174,14 +178,14 @@ impl Status {
         let uuid = DeviceUuid::parse(&common_name);
         match (uuid, address.parse::<IpAddr>()) {
             (Some(uuid), Ok(address)) => self.routes.push((number, uuid, address)),
-            (Some(uuid), Err(_)) => self
-                .lines
-                .refuse(About::Device(uuid), || format!("{place}: {} is no IP address", shown(address))),
+            (Some(uuid), Err(_)) => self.list.refuse(BadLineSubject::Device(uuid), || {
+                format!("{place}: {} is no IP address", shown(address))
+            }),
             (None, address) => {
                 if let Ok(address) = address {
-                    self.lines.occupy(address);
+                    self.list.occupy(address);
                 }
-                self.lines.refuse(About::Stranger, || {
+                self.list.refuse(BadLineSubject::Stranger, || {
                     format!("{place}: {} is no uuid of 32 or 62 hex digits", shown(&common_name))
                 });
             }
@@ -189,8 +193,8 @@ impl Status {
     }
 }
 
-impl Format {
-    /// By the first line.
+impl StatusFormat {
+    /// Finds the format by the first line.
     fn of(line: &str) -> Result<Self, StatusError> {
         if line == "OpenVPN CLIENT LIST" {
             return Ok(Self::Titled);
@@ -203,15 +207,15 @@ impl Format {
     }
 }
 
-impl Columns {
+impl TableColumns {
     fn of(header: &str, separator: char, value: &str) -> Option<Self> {
         let names: Vec<&str> = header.split(separator).collect();
         let find = |wanted| names.iter().position(|name| *name == wanted);
         Some(Self { count: names.len(), common_name: find("Common Name")?, value: find(value)? })
     }
 
-    /// The common name, which can have commas in it as nothing else can, and the value. `None` where there are fewer
-    /// fields than were announced.
+    /// The common name and the value. The common name may have commas in it, and nothing else may. `None` if there are
+    /// fewer fields than the header announced.
     fn cut<'a>(&self, fields: &[&'a str]) -> Option<(String, &'a str)> {
         let extra = fields.len().checked_sub(self.count)?;
         let common_name = fields[self.common_name..=self.common_name + extra].join(",");
@@ -219,18 +223,18 @@ impl Columns {
     }
 }
 
-/// Whether it is a network behind a client (`iroute`), or an address that was seen in one (`C` for cached).
+/// True for a network behind a client (`iroute`), and for an address that was seen in one (`C` for cached).
 fn is_learned(address: &str) -> bool {
     address.contains('/') || address.ends_with('C')
 }
 
-/// Where a route leads to.
+/// Column with the address that a route leads to.
 const ADDRESS: &str = "Virtual Address";
 
-/// Since when a client is connected, in seconds since 1970.
+/// Column with the time when a client connected, in seconds since 1970.
 const SINCE: &str = "Connected Since (time_t)";
 
-/// Of one status; a route takes up to three, and a device has up to two routes.
+/// Limit of lines in one status. A route takes up to three, and a device has up to two routes.
 const LINES_MAX: usize = 1_000_000;
 
 #[cfg(test)]
@@ -241,17 +245,17 @@ mod tests {
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-    // As OpenVPN 2.6.14 wrote them, with two clients of which one has a network behind it.
+    // OpenVPN 2.6.14 wrote these, with two clients of which one has a network behind it.
     const VERSION_1: &str = include_str!("version_1.txt");
     const VERSION_2: &str = include_str!("version_2.txt");
     const VERSION_3: &str = include_str!("version_3.txt");
 
-    fn parse(text: &str) -> Lines {
-        Status::parse(text, "vpn".to_owned()).unwrap()
+    fn parse(text: &str) -> AddressList {
+        OpenVpnStatus::parse(text, "vpn".to_owned()).unwrap()
     }
 
-    fn addresses(lines: &Lines) -> Vec<(String, String)> {
-        lines.addresses.iter().map(|(uuid, address)| (uuid.to_string(), address.to_string())).collect()
+    fn addresses(list: &AddressList) -> Vec<(String, String)> {
+        list.addresses.iter().map(|(uuid, address)| (uuid.to_string(), address.to_string())).collect()
     }
 
     fn at(address: &str) -> Vec<(String, String)> {
@@ -264,7 +268,7 @@ mod tests {
         {
             let lines = parse(text);
             assert_eq!(addresses(&lines), at(address), "{text}");
-            assert_eq!(lines.bad.noted.count, 2, "both of the other client's: {text}");
+            assert_eq!(lines.bad.examples.count, 2, "both of the other client's: {text}");
         }
     }
 
@@ -287,11 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn a_client_whose_name_is_no_uuid_is_told_and_no_device_is_kept_at_its_address() {
+    fn a_client_whose_name_is_no_uuid_is_reported_and_no_device_is_kept_at_its_address() {
         let lines = parse(VERSION_2);
-        let told = "vpn:7: `laptop, spare` is no uuid of 32 or 62 hex digits";
-        assert_eq!(lines.bad.noted.examples[0], told);
-        assert!(lines.bad.not_free().contains(&"10.77.0.3".parse().unwrap()));
+        let expected = "vpn:7: `laptop, spare` is no uuid of 32 or 62 hex digits";
+        assert_eq!(lines.bad.examples.examples[0], expected);
+        assert!(lines.bad.occupied().contains(&"10.77.0.3".parse().unwrap()));
         assert!(!lines.bad.may_name(&DeviceUuid::parse(A).unwrap()));
     }
 
@@ -316,13 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_route_of_a_device_is_told_with_its_line() {
-        for (bad, told) in [
+    fn a_bad_route_of_a_device_is_reported_with_its_line() {
+        for (bad, expected) in [
             ("ROUTING_TABLE\t10.77.0\t", "vpn:11: `10.77.0` is no IP address"),
             ("ROUTING_TABLE\t", "vpn:11: 4 fields of a route; 5 were announced"),
         ] {
             let lines = parse(&VERSION_3.replace("ROUTING_TABLE\t10.77.0.2\t", bad));
-            assert_eq!(lines.bad.noted.examples.last().map(String::as_str), Some(told));
+            assert_eq!(lines.bad.examples.examples.last().map(String::as_str), Some(expected));
             assert!(lines.bad.may_name(&DeviceUuid::parse(A).unwrap()), "so that it stays where it was");
         }
     }
@@ -331,13 +335,17 @@ mod tests {
     fn a_status_without_its_end_says_nothing() {
         let half = &VERSION_1[..VERSION_1.len() / 2];
         for text in ["", half, VERSION_3.trim_end().trim_end_matches("END")] {
-            assert_eq!(Status::parse(text, "vpn".to_owned()).err(), Some(StatusError::Unfinished), "{text}");
+            assert_eq!(
+                OpenVpnStatus::parse(text, "vpn".to_owned()).err(),
+                Some(StatusError::Unfinished),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_status_of_a_server_is_refused() {
-        let refused = |text: &str| Status::parse(text, "vpn".to_owned()).err().unwrap().to_string();
+        let refused = |text: &str| OpenVpnStatus::parse(text, "vpn".to_owned()).err().unwrap().to_string();
         assert!(refused("OpenVPN STATISTICS\nEND\n").contains("of an OpenVPN client"));
         assert!(refused("root:x:0:0\nEND\n").contains("it begins with `root:x:0:0`"));
         assert!(refused("TITLE,OpenVPN\nEND\n").contains("no routing table"));
@@ -346,7 +354,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_text_never_panics(text in "(TITLE[,\t]|OpenVPN CLIENT LIST\n)?(\\PC|[,\t\n])*") {
-            let _whatever = Status::parse(&text, "vpn".to_owned());
+            let _whatever = OpenVpnStatus::parse(&text, "vpn".to_owned());
         }
 
         #[test]
@@ -357,7 +365,7 @@ mod tests {
         ) {
             let at = at.index(version.len());
             let damaged = [&version[..at], &version[(at + cut).min(version.len())..]].concat();
-            let _whatever = Status::parse(&damaged, "vpn".to_owned());
+            let _whatever = OpenVpnStatus::parse(&damaged, "vpn".to_owned());
         }
     }
 }

@@ -1,17 +1,16 @@
-//! The status file that an OpenVPN server writes over again and again, in place and line by line.
+//! The status file that an OpenVPN server writes again and again, in place and line by line.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::status::Status;
-use crate::store::presence::file::{self, Stamp};
-use crate::store::presence::mailbox::Update;
+use super::status::OpenVpnStatus;
+use crate::store::presence::file::{self, FileStamp};
+use crate::store::presence::mailbox::PresenceUpdate;
 
-/// See the module.
 pub(super) struct StatusFile {
     path: PathBuf,
-    /// How it looked when it was last read whole.
-    seen: Option<Stamp>,
+    /// Stamp of the last complete read.
+    seen: Option<FileStamp>,
 }
 
 impl StatusFile {
@@ -19,61 +18,64 @@ impl StatusFile {
         Self { path, seen: None }
     }
 
-    /// Reads the file if it has changed since, unless it is being written; waits so long for the end of that.
-    pub(super) fn look(&mut self, patience: Duration) -> Update {
-        let give_up_at = Instant::now() + patience;
+    /// Reads the file if it has changed since, and is not being written. This waits for the end of a write for at most
+    /// `timeout`.
+    pub(super) fn poll(&mut self, timeout: Duration) -> PresenceUpdate {
+        let give_up_at = Instant::now() + timeout;
         loop {
-            match self.look_once() {
-                Update::Nothing if Instant::now() < give_up_at => std::thread::sleep(WRITTEN_LOOK),
-                news => return news,
+            match self.read_once() {
+                PresenceUpdate::Nothing if Instant::now() < give_up_at => {
+                    std::thread::sleep(WRITE_CHECK_EVERY)
+                }
+                update => return update,
             }
         }
     }
 
-    fn look_once(&mut self) -> Update {
+    fn read_once(&mut self) -> PresenceUpdate {
         match self.read_if_changed() {
-            Ok(news) => news,
+            Ok(update) => update,
             Err(error) => {
                 self.seen = None;
-                Update::Trouble(error.to_string())
+                PresenceUpdate::Failed(error.to_string())
             }
         }
     }
 
-    fn read_if_changed(&mut self) -> std::io::Result<Update> {
+    fn read_if_changed(&mut self) -> std::io::Result<PresenceUpdate> {
         let metadata = std::fs::metadata(&self.path)?;
-        let stamp = Stamp::of(&metadata);
+        let stamp = FileStamp::of(&metadata);
         if self.seen == Some(stamp) {
             let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
             return Ok(match age > SILENCE_MAX {
-                true => Update::Trouble(format!(
+                true => PresenceUpdate::Failed(format!(
                     "it has not been written for more than {} s",
                     SILENCE_MAX.as_secs()
                 )),
-                false => Update::Nothing,
+                false => PresenceUpdate::Nothing,
             });
         }
-        // Half of it may be new, and the rest old: the next look reads it.
+        // Half of the file may be new, and the rest old. The next poll reads it.
         if !stamp.is_settled() {
-            return Ok(Update::Nothing);
+            return Ok(PresenceUpdate::Nothing);
         }
         let (text, before) = file::read(&self.path)?;
-        let after = Stamp::of(&std::fs::metadata(&self.path)?);
+        let after = FileStamp::of(&std::fs::metadata(&self.path)?);
         if before != stamp || after != stamp {
-            return Ok(Update::Nothing);
+            return Ok(PresenceUpdate::Nothing);
         }
         self.seen = Some(stamp);
-        Ok(match Status::parse(&text, self.path.display().to_string()) {
-            Ok(lines) => Update::Lines(Box::new(lines)),
-            // A server that starts empties it before it has anything to say.
-            Err(error) if text.is_empty() => Update::Trouble(format!("it is empty ({error})")),
-            Err(error) => Update::Trouble(error.to_string()),
+        Ok(match OpenVpnStatus::parse(&text, self.path.display().to_string()) {
+            Ok(list) => PresenceUpdate::Addresses(Box::new(list)),
+            // A server that starts empties the file before it writes to it.
+            Err(error) if text.is_empty() => PresenceUpdate::Failed(format!("it is empty ({error})")),
+            Err(error) => PresenceUpdate::Failed(error.to_string()),
         })
     }
 }
 
-/// Of a server that is there. OpenVPN writes its file every minute where it is not told otherwise.
+/// Time without a write after which the server counts as away. By default OpenVPN writes its file every minute.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
 
-/// Between two looks at a file that is being written.
-const WRITTEN_LOOK: Duration = Duration::from_millis(10);
+/// Time between two checks of a file that is being written.
+const WRITE_CHECK_EVERY: Duration = Duration::from_millis(10);

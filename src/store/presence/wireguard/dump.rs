@@ -1,7 +1,8 @@
-//! What `wg show INTERFACE dump` prints, and the file that says which device a peer is.
+//! Parses the output of `wg show INTERFACE dump`, and the file that says which device a WireGuard peer is.
 //!
-//! As wg(8) has it: a line of the interface's own, then for each peer, separated by tabs, its public key, preshared
-//! key, endpoint, allowed networks, latest handshake (seconds since 1970, 0 for none), bytes both ways, keepalive.
+//! wg(8) describes the output: a line about the interface, then a line for each peer. Its fields are separated by tabs:
+//! public key, preshared key, endpoint, allowed networks, latest WireGuard handshake (seconds since 1970, 0 for none), bytes
+//! in both directions, keepalive.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,27 +11,28 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::presence::lines::{About, Lines, shown};
+use crate::store::presence::address_list::{AddressList, BadLineSubject, shown};
 
 /// Devices by public key.
 #[derive(Default)]
-pub(super) struct Peers {
+pub(super) struct PeerDevices {
     devices: HashMap<String, DeviceUuid>,
-    /// Which lines of the file are bad, and nothing else yet.
-    lines: Lines,
+    /// Has the bad lines of the file, and no addresses yet.
+    list: AddressList,
 }
 
-/// How a dump is read.
-pub(super) struct Dump {
-    /// The source, for what is told of a bad line.
+/// Reads a dump.
+pub(super) struct DumpReader {
+    /// Name of the source, for log lines about bad lines.
     pub(super) name: String,
-    /// Since 1970.
+    /// Current time, since 1970.
     pub(super) now: Duration,
+    /// Highest age of the latest WireGuard handshake of a device that is there.
     pub(super) max_age: Duration,
 }
 
-impl Peers {
-    /// Lines of `PUBLIC-KEY uuid`, and comments from `#` on.
+impl PeerDevices {
+    /// Parses a file of lines `PUBLIC-KEY uuid`. A comment begins with `#`.
     pub(super) fn parse(text: &str, name: &str) -> Self {
         let mut peers = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
@@ -39,11 +41,11 @@ impl Peers {
                 [] => {}
                 [key, uuid] => match DeviceUuid::parse(uuid) {
                     Some(uuid) => _ = peers.devices.insert(key.to_owned(), uuid),
-                    None => peers.lines.refuse(About::Unreadable, || {
+                    None => peers.list.refuse(BadLineSubject::Unreadable, || {
                         format!("{name}:{number}: {} is no uuid of 32 or 62 hex digits", shown(uuid))
                     }),
                 },
-                _ => peers.lines.refuse(About::Unreadable, || {
+                _ => peers.list.refuse(BadLineSubject::Unreadable, || {
                     format!("{name}:{number}: {} words; write `PUBLIC-KEY uuid`", words.len())
                 }),
             }
@@ -52,51 +54,54 @@ impl Peers {
     }
 }
 
-impl Dump {
-    /// The devices whose latest handshake is young enough, where their peer's allowed networks name one address.
-    pub(super) fn read(&self, text: &str, peers: Peers) -> Lines {
-        let Peers { devices, mut lines } = peers;
-        // The command has succeeded: that nobody is there is meant so.
-        lines.may_be_empty = true;
+impl DumpReader {
+    /// Reads the devices whose latest WireGuard handshake is young enough and whose peer is allowed an address of its own.
+    pub(super) fn read(&self, text: &str, peers: PeerDevices) -> AddressList {
+        let PeerDevices { devices, mut list } = peers;
+        // The command has succeeded, so a list without devices is meant so.
+        list.may_be_empty = true;
         for (number, line) in (2..).zip(text.lines().skip(1)) {
             let place = format!("{}:{number}", self.name);
             let fields: Vec<&str> = line.split('\t').collect();
             let [key, _, _, allowed, handshake, ..] = fields[..] else {
-                lines.refuse(About::Unreadable, || format!("{place}: {} fields of a peer", fields.len()));
+                list.refuse(BadLineSubject::Unreadable, || {
+                    format!("{place}: {} fields of a peer", fields.len())
+                });
                 continue;
             };
             let Ok(handshake) = handshake.parse().map(Duration::from_secs) else {
-                let about = devices.get(key).map_or(About::Stranger, |uuid| About::Device(*uuid));
-                lines.refuse(about, || format!("{place}: {} is no time of a handshake", shown(handshake)));
+                let about =
+                    devices.get(key).map_or(BadLineSubject::Stranger, |uuid| BadLineSubject::Device(*uuid));
+                list.refuse(about, || format!("{place}: {} is no time of a handshake", shown(handshake)));
                 continue;
             };
             let address = own_address(allowed);
             match (devices.get(key), address) {
-                (Some(uuid), Some(address)) if self.is_there(handshake) => match lines.put(*uuid, address) {
-                    Ok(()) => _ = lines.since.insert(*uuid, UnixMillis(handshake.as_millis() as i64)),
+                (Some(uuid), Some(address)) if self.is_there(handshake) => match list.put(*uuid, address) {
+                    Ok(()) => _ = list.since.insert(*uuid, UnixMillis(handshake.as_millis() as i64)),
                     Err(reason) => {
-                        lines.refuse(About::Device(*uuid), || format!("{place}: {reason}"));
+                        list.refuse(BadLineSubject::Device(*uuid), || format!("{place}: {reason}"));
                     }
                 },
-                (Some(uuid), None) => lines.refuse(About::Device(*uuid), || {
+                (Some(uuid), None) => list.refuse(BadLineSubject::Device(*uuid), || {
                     format!(
                         "{place}: {uuid} has no address of its own; allow its peer one, such as 10.9.0.2/32"
                     )
                 }),
-                // Not there, or no device.
-                (_, address) => address.into_iter().for_each(|address| lines.occupy(address)),
+                // The peer is not there, or it is no device.
+                (_, address) => address.into_iter().for_each(|address| list.occupy(address)),
             }
         }
-        lines
+        list
     }
 
     fn is_there(&self, handshake: Duration) -> bool {
-        // A clock that was set back since makes it as young as can be.
+        // If the clock was set back since, the age counts as zero.
         !handshake.is_zero() && self.now.saturating_sub(handshake) <= self.max_age
     }
 }
 
-/// The first single address, IPv4 before IPv6.
+/// The first single address among networks, IPv4 before IPv6.
 fn own_address(allowed: &str) -> Option<IpAddr> {
     let networks = allowed.split(',').filter_map(|network| network.parse::<IpNet>().ok());
     let single = networks.filter(|network| network.prefix_len() == network.max_prefix_len());
@@ -117,17 +122,17 @@ mod tests {
         format!("{key}\t(none)\t192.0.2.2:51820\t{allowed}\t{handshake}\t1024\t2048\toff\n")
     }
 
-    fn read(peers: &str, dump: &str) -> Lines {
-        let how = Dump {
+    fn read(peers: &str, dump: &str) -> AddressList {
+        let reader = DumpReader {
             name: "wireguard:wg0".to_owned(),
             now: Duration::from_secs(NOW),
             max_age: Duration::from_secs(180),
         };
-        how.read(&format!("secret\tpublic\t51820\toff\n{dump}"), Peers::parse(peers, "peers"))
+        reader.read(&format!("secret\tpublic\t51820\toff\n{dump}"), PeerDevices::parse(peers, "peers"))
     }
 
-    fn at(lines: &Lines, uuid: &str) -> Option<String> {
-        lines.addresses.get(&DeviceUuid::parse(uuid).unwrap()).map(ToString::to_string)
+    fn at(list: &AddressList, uuid: &str) -> Option<String> {
+        list.addresses.get(&DeviceUuid::parse(uuid).unwrap()).map(ToString::to_string)
     }
 
     #[test]
@@ -137,14 +142,14 @@ mod tests {
             let dump = peer("keyA=", "fd00:77::2/128,10.9.0.0/24,10.9.0.2/32", handshake);
             let lines = read(&peers, &dump);
             assert_eq!(at(&lines, A).as_deref(), expected.then_some("10.9.0.2"), "{handshake}");
-            assert_eq!((at(&lines, B), lines.bad.noted.count), (None, 0));
+            assert_eq!((at(&lines, B), lines.bad.examples.count), (None, 0));
             let since = lines.since.values().map(|since| since.0 / 1000).collect::<Vec<_>>();
             assert_eq!(since, if expected { vec![handshake as i64] } else { vec![] });
         }
     }
 
     #[test]
-    fn bad_lines_are_told_with_their_place_and_without_keys() {
+    fn bad_lines_are_shown_with_their_place_and_without_keys() {
         let peers = format!("keyA= {A}\nkeyC= zz\nkeyD=\n");
         let dump = [peer("keyA=", "10.9.0.0/24", NOW), "broken\tline\n".to_owned()].concat();
         let lines = read(&peers, &dump);
@@ -156,14 +161,14 @@ mod tests {
             ),
             "wireguard:wg0:3: 2 fields of a peer".to_owned(),
         ];
-        assert_eq!(lines.bad.noted.examples, expected);
+        assert_eq!(lines.bad.examples.examples, expected);
     }
 
     #[test]
     fn a_peer_that_is_no_device_is_nobody() {
         let lines = read(&format!("keyA= {A}\n"), &peer("laptop=", "10.9.0.7/32", NOW));
-        assert_eq!((lines.addresses.len(), lines.bad.noted.count), (0, 0));
-        assert!(lines.bad.not_free().contains(&"10.9.0.7".parse().unwrap()));
+        assert_eq!((lines.addresses.len(), lines.bad.examples.count), (0, 0));
+        assert!(lines.bad.occupied().contains(&"10.9.0.7".parse().unwrap()));
     }
 
     proptest! {

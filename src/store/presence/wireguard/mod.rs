@@ -1,6 +1,6 @@
-//! Which peers of a WireGuard interface are there, by the age of their latest handshake.
+//! The devices that are there on a WireGuard interface, by the age of their peer's latest WireGuard handshake.
 //!
-//! A thread calls `wg show INTERFACE dump` now and then. What it prints has keys in it, and is never shown.
+//! A thread runs `wg show INTERFACE dump` every few seconds. The output has keys in it, and is never shown.
 
 mod dump;
 
@@ -12,25 +12,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::PresenceSource;
+use super::address_list::AddressList;
 use super::file;
-use super::lines::Lines;
 use super::mailbox::Mailbox;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 use crate::config::Vpn;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
-use dump::{Dump, Peers};
+use dump::{DumpReader, PeerDevices};
 
-/// See the module. The thread ends soon after this is dropped, but is not waited for.
+/// A source that is a WireGuard interface. Its thread ends soon after this is dropped; nobody waits for that.
 pub(super) struct WireGuard {
     latest: Arc<Mailbox>,
-    is_first_look: bool,
+    is_first_poll: bool,
     table: PresenceTable,
     _thread: ServiceThread,
 }
 
-/// What the thread owns.
-struct Follower {
+/// State of the thread.
+struct WireGuardFollower {
     interface: String,
     command: PathBuf,
     peers: PathBuf,
@@ -41,7 +41,7 @@ struct Follower {
 impl WireGuard {
     pub(super) fn new(interface: &str, vpn: &Vpn) -> Self {
         let latest = Arc::new(Mailbox::default());
-        let follower = Follower {
+        let follower = WireGuardFollower {
             interface: interface.to_owned(),
             command: vpn.wireguard_command.clone(),
             peers: vpn.wireguard_peers.clone().unwrap_or_default(),
@@ -50,12 +50,12 @@ impl WireGuard {
         };
         let thread = ServiceThread::start_detached("wireguard", move |stop| follower.run(&stop));
         let thread = thread.unwrap_or_else(|error| {
-            latest.tell_trouble(format!("there is no thread to follow it with ({error})"));
+            latest.put_failure(format!("there is no thread to follow it with ({error})"));
             ServiceThread::default()
         });
         Self {
             latest,
-            is_first_look: true,
+            is_first_poll: true,
             table: PresenceTable::new(format!("wireguard:{interface}")),
             _thread: thread,
         }
@@ -63,11 +63,11 @@ impl WireGuard {
 }
 
 impl PresenceSource for WireGuard {
-    fn look(&mut self) -> Vec<DeviceUuid> {
-        // Only who begins waits, and would else begin with no device online.
-        let patience = if self.is_first_look { COMMAND_PATIENCE } else { Duration::ZERO };
-        self.is_first_look = false;
-        self.table.hear(self.latest.take(patience))
+    fn poll(&mut self) -> Vec<DeviceUuid> {
+        // The first poll waits, or the node would begin with no device online.
+        let timeout = if self.is_first_poll { COMMAND_TIMEOUT } else { Duration::ZERO };
+        self.is_first_poll = false;
+        self.table.apply(self.latest.poll(timeout))
     }
 
     fn table(&self) -> &PresenceTable {
@@ -75,33 +75,33 @@ impl PresenceSource for WireGuard {
     }
 }
 
-impl Follower {
+impl WireGuardFollower {
     fn run(self, stop: &StopSignal) {
         loop {
-            match self.ask() {
-                Ok(lines) => self.latest.tell(lines),
-                Err(trouble) => self.latest.tell_trouble(trouble),
+            match self.query() {
+                Ok(list) => self.latest.put(list),
+                Err(failure) => self.latest.put_failure(failure),
             }
-            if stop.is_stopped_within(ASK_EVERY) {
+            if stop.is_stopped_within(QUERY_EVERY) {
                 return;
             }
         }
     }
 
-    fn ask(&self) -> Result<Lines, String> {
+    fn query(&self) -> Result<AddressList, String> {
         let (peers, _) =
             file::read(&self.peers).map_err(|error| format!("{}: {error}", self.peers.display()))?;
-        let peers = Peers::parse(&peers, &self.peers.display().to_string());
+        let peers = PeerDevices::parse(&peers, &self.peers.display().to_string());
         let printed = self.command().map_err(|error| {
             format!("`{} show {} dump` failed: {error}", self.command.display(), self.interface)
         })?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let dump = Dump { name: format!("wireguard:{}", self.interface), now, max_age: self.max_age };
-        Ok(dump.read(&printed, peers))
+        let reader = DumpReader { name: format!("wireguard:{}", self.interface), now, max_age: self.max_age };
+        Ok(reader.read(&printed, peers))
     }
 
     fn command(&self) -> io::Result<String> {
-        // A file, since a pipe that is full would have to be read with a deadline.
+        // This is a file, since a full pipe would have to be read with a deadline.
         let output = tempfile::tempfile()?;
         let mut command = Command::new(&self.command);
         command.args(["show", &self.interface, "dump"]).stdin(Stdio::null()).stderr(Stdio::null());
@@ -112,18 +112,18 @@ impl Follower {
 }
 
 fn wait(mut child: Child) -> io::Result<()> {
-    let give_up_at = Instant::now() + COMMAND_PATIENCE;
+    let give_up_at = Instant::now() + COMMAND_TIMEOUT;
     loop {
         match child.try_wait()? {
             Some(status) if status.success() => return Ok(()),
             Some(status) => {
                 return Err(io::Error::other(format!("{status}; does the relay have CAP_NET_ADMIN?")));
             }
-            None if Instant::now() < give_up_at => std::thread::sleep(COMMAND_LOOK),
+            None if Instant::now() < give_up_at => std::thread::sleep(COMMAND_CHECK_EVERY),
             None => {
                 child.kill()?;
                 child.wait()?;
-                return Err(io::Error::other(format!("no end within {} s", COMMAND_PATIENCE.as_secs())));
+                return Err(io::Error::other(format!("no end within {} s", COMMAND_TIMEOUT.as_secs())));
             }
         }
     }
@@ -136,14 +136,14 @@ fn read_from_start(mut output: File) -> io::Result<String> {
     Ok(text)
 }
 
-/// Between two calls of the command.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Time between two runs of the command.
+const QUERY_EVERY: Duration = Duration::from_secs(2);
 
-/// For the command to end.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest run of the command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two looks at whether it has.
-const COMMAND_LOOK: Duration = Duration::from_millis(5);
+/// Time between two checks for the end of the command.
+const COMMAND_CHECK_EVERY: Duration = Duration::from_millis(5);
 
-/// Of what it prints; some 200 for each peer.
+/// Size limit of the output. A peer takes some 200 bytes.
 const DUMP_BYTES_MAX: u64 = 64 * 1024 * 1024;

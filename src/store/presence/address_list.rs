@@ -1,76 +1,77 @@
-//! What a source of addresses says, device by device; and a file of it: a `uuid address` on each line, and comments
-//! from `#` on. A line `nobody` says that a file without addresses is meant so.
+//! The addresses that a source gives, and the format of a file of them.
+//!
+//! Each line is `uuid address`; a comment begins with `#`. A file that is meant to have no addresses has a line `nobody`.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::Noted;
+use crate::store::Examples;
 
-/// See the module.
+/// Addresses of devices, and the lines that give none.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct AddressList {
     pub(super) addresses: HashMap<DeviceUuid, IpAddr>,
-    /// Since when a device is there, where the source says so.
+    /// Time when each device came to its address, if the source gives it.
     pub(super) since: HashMap<DeviceUuid, UnixMillis>,
     pub(super) bad: BadLines,
-    /// Where it names nobody, that is meant so.
+    /// True if a list without devices is meant so.
     pub(super) may_be_empty: bool,
-    /// Whose each address is by its first line.
+    /// The first device that each address was given for.
     pub(super) holders: HashMap<IpAddr, DeviceUuid>,
 }
 
 /// Lines that give no address.
 #[derive(Default)]
 pub(super) struct BadLines {
-    pub(super) noted: Noted,
+    pub(super) examples: Examples,
     /// Devices that some of them are about.
     named: HashSet<DeviceUuid>,
-    /// Of some it cannot be told which device they are about.
+    /// True if some of them may be about any device.
     is_any_nameless: bool,
-    /// What several devices claim, or somebody who is none of them. No device is dialled there: it would be the
-    /// wrong one.
-    not_free: HashSet<IpAddr>,
+    /// Addresses of several devices, or of a peer that is no device. No device keeps one of them from an earlier list:
+    /// the wrong device would be dialled.
+    occupied: HashSet<IpAddr>,
 }
 
-/// Whom a bad line is about.
+/// The device that a bad line is about.
 #[derive(Clone, Copy)]
-pub(super) enum About {
+pub(super) enum BadLineSubject {
     Device(DeviceUuid),
-    /// It may be any device.
+    /// The line may be about any device.
     Unreadable,
-    /// Somebody who is no device for sure.
+    /// The line is about a peer that is certainly no device.
     Stranger,
 }
 
-impl Lines {
-    /// `name` is what the file is called in the log line about a bad line.
+impl AddressList {
+    /// Parses a file. `name` names it in the log line about a bad line.
     pub(super) fn parse(text: &str, name: &str) -> Self {
-        let mut lines = Self::default();
+        let mut list = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
             let Some(first) = words.first() else { continue };
             if words == [NOBODY] {
-                lines.may_be_empty = true;
+                list.may_be_empty = true;
                 continue;
             }
             let uuid = DeviceUuid::parse(first);
-            if let Err(reason) = lines.read(&words, uuid) {
-                let about = uuid.map_or(About::Unreadable, About::Device);
-                lines.refuse(about, || format!("{name}:{number}: {reason}"));
+            if let Err(reason) = list.read(&words, uuid) {
+                let about = uuid.map_or(BadLineSubject::Unreadable, BadLineSubject::Device);
+                list.refuse(about, || format!("{name}:{number}: {reason}"));
             }
         }
-        lines
+        list
     }
 
-    /// Says that `uuid` is at `address`, or why that cannot be.
+    /// Gives `address` to `uuid`. The error says why that cannot be.
     pub(super) fn put(&mut self, uuid: DeviceUuid, address: IpAddr) -> Result<(), String> {
         let address = address.to_canonical();
         if self.addresses.contains_key(&uuid) {
             return Err(format!("{uuid} is there twice; its first line counts"));
         }
         if let Some(holder) = self.holders.get(&address) {
-            self.bad.not_free.insert(address);
+            self.bad.occupied.insert(address);
             self.addresses.remove(holder);
             return Err(format!("{address} is {holder}'s too, so that it is neither's"));
         }
@@ -79,17 +80,18 @@ impl Lines {
         Ok(())
     }
 
-    /// Has no device be kept at `address`, which is not where one is dialled.
+    /// Marks the address of another peer. No device keeps it from an earlier list.
     pub(super) fn occupy(&mut self, address: IpAddr) {
-        self.bad.not_free.insert(address.to_canonical());
+        self.bad.occupied.insert(address.to_canonical());
     }
 
-    pub(super) fn refuse(&mut self, about: About, describe: impl FnOnce() -> String) {
-        self.bad.noted.add(describe);
+    /// Records a line that gives no address.
+    pub(super) fn refuse(&mut self, about: BadLineSubject, describe: impl FnOnce() -> String) {
+        self.bad.examples.add(describe);
         match about {
-            About::Device(uuid) => _ = self.bad.named.insert(uuid),
-            About::Unreadable => self.bad.is_any_nameless = true,
-            About::Stranger => {}
+            BadLineSubject::Device(uuid) => _ = self.bad.named.insert(uuid),
+            BadLineSubject::Unreadable => self.bad.is_any_nameless = true,
+            BadLineSubject::Stranger => {}
         }
     }
 
@@ -104,17 +106,17 @@ impl Lines {
 }
 
 impl BadLines {
-    pub(super) const fn not_free(&self) -> &HashSet<IpAddr> {
-        &self.not_free
+    pub(super) const fn occupied(&self) -> &HashSet<IpAddr> {
+        &self.occupied
     }
 
-    /// Whether one of them may have been to say where `uuid` is.
+    /// True if one of the lines may have had the address of `uuid`.
     pub(super) fn may_name(&self, uuid: &DeviceUuid) -> bool {
         self.is_any_nameless || self.named.contains(uuid)
     }
 }
 
-/// At most [`SHOWN_CHARS_MAX`] characters, without those that would break a line.
+/// Quotes a word, cut to [`SHOWN_CHARS_MAX`] characters, with those escaped that would break a line.
 pub(super) fn shown(word: &str) -> String {
     let shown: String = word.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     format!("`{shown}`")
@@ -123,7 +125,7 @@ pub(super) fn shown(word: &str) -> String {
 /// The line of a file that is empty on purpose.
 const NOBODY: &str = "nobody";
 
-/// Of a bad word.
+/// Characters of a bad word that are shown.
 const SHOWN_CHARS_MAX: usize = 70;
 
 #[cfg(test)]
@@ -133,42 +135,42 @@ mod tests {
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-    fn address(lines: &Lines, uuid: &str) -> Option<String> {
-        lines.addresses.get(&DeviceUuid::parse(uuid).unwrap()).map(ToString::to_string)
+    fn address(list: &AddressList, uuid: &str) -> Option<String> {
+        list.addresses.get(&DeviceUuid::parse(uuid).unwrap()).map(ToString::to_string)
     }
 
     #[test]
     fn comments_empty_lines_and_any_blanks_are_fine() {
         let text = format!("# all\n\n  {A}\t10.8.0.2  # the first\r\n{B} ::ffff:10.8.0.3");
-        let lines = Lines::parse(&text, "vpn");
-        assert_eq!(lines.bad.noted, Noted::default());
-        assert_eq!(address(&lines, A).as_deref(), Some("10.8.0.2"));
-        assert_eq!(address(&lines, B).as_deref(), Some("10.8.0.3"), "as the kernel would dial it");
+        let list = AddressList::parse(&text, "vpn");
+        assert_eq!(list.bad.examples, Examples::default());
+        assert_eq!(address(&list, A).as_deref(), Some("10.8.0.2"));
+        assert_eq!(address(&list, B).as_deref(), Some("10.8.0.3"), "as the kernel would dial it");
     }
 
     #[test]
-    fn each_bad_line_is_told_with_its_number_and_the_others_count() {
-        for (line, told) in [
+    fn each_bad_line_is_shown_with_its_number_and_the_others_count() {
+        for (line, expected) in [
             ("zz 10.8.0.9".to_owned(), "vpn:2: `zz` is no uuid of 32 or 62 hex digits"),
             (format!("{B} 10.8.0"), "vpn:2: `10.8.0` is no IP address"),
             (B.to_owned(), "vpn:2: 1 words; write `uuid address`"),
             (format!("{B} 10.8.0.3 up"), "vpn:2: 3 words; write `uuid address`"),
             (format!("{A} 10.8.0.3"), "vpn:2: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa is there twice"),
         ] {
-            let lines = Lines::parse(&format!("{A} 10.8.0.2\n{line}\n"), "vpn");
-            assert_eq!(lines.bad.noted.count, 1, "{line}");
-            assert!(lines.bad.noted.examples[0].starts_with(told), "{:?}", lines.bad.noted.examples);
-            assert_eq!(address(&lines, A).as_deref(), Some("10.8.0.2"), "{line}");
-            assert_eq!(address(&lines, B), None, "{line}");
+            let list = AddressList::parse(&format!("{A} 10.8.0.2\n{line}\n"), "vpn");
+            assert_eq!(list.bad.examples.count, 1, "{line}");
+            assert!(list.bad.examples.examples[0].starts_with(expected), "{:?}", list.bad.examples.examples);
+            assert_eq!(address(&list, A).as_deref(), Some("10.8.0.2"), "{line}");
+            assert_eq!(address(&list, B), None, "{line}");
         }
     }
 
     #[test]
     fn an_address_that_two_devices_claim_is_neithers() {
-        let lines = Lines::parse(&format!("{A} 10.8.0.2\n{B} ::ffff:10.8.0.2\n"), "vpn");
-        assert_eq!((address(&lines, A), address(&lines, B)), (None, None));
+        let list = AddressList::parse(&format!("{A} 10.8.0.2\n{B} ::ffff:10.8.0.2\n"), "vpn");
+        assert_eq!((address(&list, A), address(&list, B)), (None, None));
         assert_eq!(
-            lines.bad.noted.examples,
+            list.bad.examples.examples,
             [format!("vpn:2: 10.8.0.2 is {A}'s too, so that it is neither's")]
         );
     }

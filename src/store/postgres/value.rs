@@ -1,4 +1,4 @@
-//! What a server sends, as the values that rows are decoded from.
+//! Conversion between PostgreSQL's values and those of stores.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,18 +7,19 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::authz::UnixMillis;
-use crate::store::decode::{self, Value};
+use crate::store::decode::{StoreRow, Value};
+use crate::store::sql::SqlParam;
 
-type Wrong = Box<dyn std::error::Error + Sync + Send>;
+type ConversionError = Box<dyn std::error::Error + Sync + Send>;
 
-impl decode::Row for Row {
+impl StoreRow for Row {
     fn value(&self, index: usize) -> Option<Value<'_>> {
         self.try_get(index).ok()
     }
 }
 
 impl<'a> FromSql<'a> for Value<'a> {
-    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Wrong> {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, ConversionError> {
         Ok(match *kind {
             Type::INT8 => Self::Integer(i64::from_be_bytes(raw.try_into()?)),
             Type::INT4 => Self::Integer(i32::from_be_bytes(raw.try_into()?).into()),
@@ -27,16 +28,16 @@ impl<'a> FromSql<'a> for Value<'a> {
             Type::BYTEA => Self::Bytes(raw),
             Type::TIMESTAMPTZ => match time(i64::from_be_bytes(raw.try_into()?)) {
                 Some(time) => Self::Time(time),
-                // A time that never comes is the absence of one.
+                // `infinity` never comes, and counts as no time.
                 None => Self::Null,
             },
             Type::INET => address(raw).ok_or("an inet of an unknown form")?,
-            // The contract was checked when the query was prepared; this is what it has no column for.
+            // The contract was checked when the query was prepared, and has no column for this.
             _ => Self::Other("that the contract does not know"),
         })
     }
 
-    fn from_sql_null(_: &Type) -> Result<Self, Wrong> {
+    fn from_sql_null(_: &Type) -> Result<Self, ConversionError> {
         Ok(Self::Null)
     }
 
@@ -45,12 +46,12 @@ impl<'a> FromSql<'a> for Value<'a> {
     }
 }
 
-/// A `timestamptz`: microseconds since 2000, with the ends of the range for infinity.
+/// Decodes a `timestamptz`: microseconds since 2000, with the ends of the range for infinity.
 fn time(microseconds: i64) -> Option<UnixMillis> {
     (microseconds != i64::MAX).then(|| UnixMillis(microseconds.div_euclid(1_000) + MILLIS_TO_2000))
 }
 
-/// `family, bits, is_cidr, bytes, address…`.
+/// Decodes an `inet`: `family, bits, is_cidr, bytes, address…`.
 fn address(raw: &[u8]) -> Option<Value<'_>> {
     let (header, bytes) = raw.split_at_checked(4)?;
     let address: IpAddr = match header[0] {
@@ -63,8 +64,29 @@ fn address(raw: &[u8]) -> Option<Value<'_>> {
     Some(Value::Address(address, (!is_host).then_some(prefix)))
 }
 
+impl ToSql for SqlParam<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, ConversionError> {
+        match *self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(integer) if *kind == Type::INT4 => i32::try_from(integer)?.to_sql(kind, out),
+            Self::Integer(integer) => integer.to_sql_checked(kind, out),
+            Self::Boolean(boolean) => boolean.to_sql_checked(kind, out),
+            Self::Text(text) => text.to_sql_checked(kind, out),
+            Self::Bytes(bytes) => bytes.to_sql_checked(kind, out),
+            Self::Time(time) => time.to_sql_checked(kind, out),
+            Self::Address(address) => address.to_sql_checked(kind, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
 impl ToSql for UnixMillis {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Wrong> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, ConversionError> {
         let microseconds = self.0.saturating_sub(MILLIS_TO_2000).saturating_mul(1_000);
         out.extend_from_slice(&microseconds.to_be_bytes());
         Ok(IsNull::No)
@@ -77,20 +99,10 @@ impl ToSql for UnixMillis {
     to_sql_checked!();
 }
 
-impl<'a> FromSql<'a> for UnixMillis {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Wrong> {
-        Ok(time(i64::from_be_bytes(raw.try_into()?)).unwrap_or(Self(i64::MAX)))
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        *kind == Type::TIMESTAMPTZ
-    }
-}
-
-/// From 1970 to 2000, where PostgreSQL's times begin.
+/// Milliseconds from 1970 to 2000, where PostgreSQL's times begin.
 const MILLIS_TO_2000: i64 = 946_684_800_000;
 
-/// PostgreSQL's own numbers, whatever the machine's are.
+/// PostgreSQL's own numbers. Those of the operating system may differ.
 const INET_FAMILY_V4: u8 = 2;
 const INET_FAMILY_V6: u8 = 3;
 
@@ -107,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inet_is_a_host_or_tells_its_prefix() {
+    fn an_inet_is_a_host_or_has_a_prefix() {
         let is_host = |raw: &[u8]| match address(raw) {
             Some(Value::Address(address, prefix)) => (address.to_string(), prefix),
             _ => panic!("{raw:?} is no address"),

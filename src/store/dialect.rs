@@ -1,0 +1,64 @@
+//! The different spellings of PostgreSQL and SQLite in statements on the reference schema.
+//!
+//! A statement is written once, in SQL that both know, with these marks for the rest:
+//!
+//! | mark | meaning |
+//! |---|---|
+//! | `$1` | the first parameter |
+//! | `{schema}` | stands before the name of each table |
+//! | `{now}` | the store's current time |
+//! | `{by_bytes}` | sorts a text by its bytes |
+//! | `{heartbeat_age_ms}` | milliseconds since `heartbeat_at` |
+
+/// The spelling of one kind of store.
+pub(super) struct Dialect {
+    parameter: &'static str,
+    schema: &'static str,
+    now: &'static str,
+    by_bytes: &'static str,
+    heartbeat_age_ms: &'static str,
+}
+
+impl Dialect {
+    /// Replaces the marks of `statement`, which has no `$` or brace beside them.
+    pub(super) fn sql(&self, statement: &str) -> String {
+        statement
+            .replace('$', self.parameter)
+            .replace("{schema}", self.schema)
+            .replace("{now}", self.now)
+            .replace("{by_bytes}", self.by_bytes)
+            .replace("{heartbeat_age_ms}", self.heartbeat_age_ms)
+    }
+}
+
+pub(super) const POSTGRES: Dialect = Dialect {
+    parameter: "$",
+    schema: "sluicegate.",
+    now: "now()",
+    by_bytes: "COLLATE \"C\"",
+    heartbeat_age_ms: "CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint)",
+};
+
+/// Times are milliseconds since 1970 here; SQLite has no type for them.
+pub(super) const SQLITE: Dialect = Dialect {
+    parameter: "?",
+    schema: "",
+    now: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+    by_bytes: "COLLATE BINARY",
+    heartbeat_age_ms: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - heartbeat_at",
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mark_is_replaced_by_the_stores_spelling() {
+        let statement = "UPDATE {schema}grants SET revoked_at = {now} WHERE id = $1";
+        assert_eq!(POSTGRES.sql(statement), "UPDATE sluicegate.grants SET revoked_at = now() WHERE id = $1");
+        assert_eq!(
+            SQLITE.sql(statement),
+            "UPDATE grants SET revoked_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) WHERE id = ?1"
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Errors of stores.
+
+/// Reason why a store could not be read or written. Each text ends in the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{store} does not exist; `sluicegate store init` creates it")]
+    Missing { store: String },
+    #[error("{store} is locked by another process; end its long transaction, then try again")]
+    Locked { store: String },
+    #[error("{store} is damaged ({detail}); restore it from a backup")]
+    Corrupt { store: String, detail: String },
+    #[error("{store} is a database of another program; point `store.url` elsewhere")]
+    Foreign { store: String },
+    #[error("{store} has schema version {found}, this sluicegate needs {wanted}; {remedy}")]
+    Version { store: String, found: i64, wanted: i64, remedy: &'static str },
+    #[error("{store} cannot be used ({detail}); check its path, permissions and disk")]
+    Unreadable { store: String, detail: String },
+    #[error("{store} cannot be reached ({detail}); see that it runs and that `store.url` leads to it")]
+    Unreachable { store: String, detail: String },
+    #[error(
+        "{store} refuses its role ({detail}); see to its password and to the rights in docs/postgresql.md"
+    )]
+    Denied { store: String, detail: String },
+    #[error("{store} has no connection left ({detail}); end idle ones or raise its max_connections")]
+    Full { store: String, detail: String },
+    #[error("{store} is too slow ({detail}); see what it is busy with, or raise `store.statement_timeout`")]
+    Slow { store: String, detail: String },
+    #[error(
+        "{store} broke a read off ({detail}); it is tried again, and on a standby \
+         `hot_standby_feedback = on` keeps it from happening"
+    )]
+    Interrupted { store: String, detail: String },
+    #[error("{store} was restored from a dump; `sluicegate store init` fits its outbox to this server")]
+    Restored { store: String },
+    #[error("{store} runs PostgreSQL {found}; the reference schema needs 13 or later")]
+    ServerVersion { store: String, found: String },
+    #[error("store.password_file {path} cannot be read ({detail}); see that it is there and readable")]
+    PasswordFile { path: String, detail: String },
+    #[error("the query for {relation} on {store} breaks the contract ({detail}); mend it or what it reads")]
+    Contract { store: String, relation: &'static str, detail: String },
+    #[error("a query on {store} failed ({detail}); is its schema as `sluicegate store init` made it?")]
+    Query { store: String, detail: String },
+}
+
+impl StoreError {
+    /// The fault without the name of the store, for a list of servers that all failed.
+    pub(super) fn detail(&self) -> String {
+        match self {
+            Self::Unreadable { detail, .. }
+            | Self::Corrupt { detail, .. }
+            | Self::Unreachable { detail, .. }
+            | Self::Denied { detail, .. }
+            | Self::Full { detail, .. }
+            | Self::Slow { detail, .. }
+            | Self::Interrupted { detail, .. }
+            | Self::Contract { detail, .. }
+            | Self::Query { detail, .. } => detail.clone(),
+            whole => whole.to_string(),
+        }
+    }
+
+    /// True if the store answers, but not as the contract says.
+    pub const fn breaks_contract(&self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Contract { .. } | Self::Version { .. })
+    }
+}

@@ -1,0 +1,96 @@
+//! Makes sources, tables and commands for the store that the configuration names.
+
+use sha2::{Digest, Sha256};
+
+use super::admin::Admin;
+use super::dialect::SQLITE;
+use super::nodes::NodeTable;
+use super::presence::{ClaimTable, LocatedSource, ReportQueue};
+use super::relations::PerRelation;
+use super::{Initialised, Source, StoreError, postgres, sqlite};
+use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
+
+/// The source that the configuration names, with device addresses from where `vpn.addresses` says. It connects with its
+/// first read, and so never fails here. With `vpn.report`, `reports` gets what is to be written about devices.
+pub fn located_source(config: &Config, reports: &ReportQueue) -> Box<dyn Source> {
+    let source = source(&config.store, &config.authz);
+    match &*config.vpn.addresses {
+        [AddressSource::Store] => source,
+        _ => Box::new(LocatedSource::new(source, config, reports)),
+    }
+}
+
+/// The source that the configuration names, with the addresses that the store itself has.
+pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
+    match &store.url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
+    }
+}
+
+/// SHA-256 of the text of queries. Other queries have another one.
+pub type QueriesDigest = [u8; 32];
+
+/// Digest of the queries that read the relations: ours, and those that replace some of them.
+pub fn queries_digest(store: &config::Store, authz: &Authz) -> QueriesDigest {
+    let ours = match &store.url {
+        StoreUrl::Sqlite(_) => PerRelation::of_reference_schema(&SQLITE),
+        StoreUrl::Postgres(_) => postgres::SourceSchema::of(store.profile, authz).queries(),
+    };
+    let PerRelation { credentials, grants, devices } = ours.replaced_by(&authz.queries);
+    let mut digest = Sha256::new();
+    for sql in [credentials, grants, devices] {
+        digest.update(sql.len().to_le_bytes());
+        digest.update(sql);
+    }
+    digest.finalize().into()
+}
+
+/// The table of nodes that the configuration names.
+pub fn node_table(config: &Config) -> NodeTable {
+    let store = writing_store(config);
+    match &store.url {
+        StoreUrl::Sqlite(path) => NodeTable::new(sqlite::SqliteWriter::new(path)),
+        StoreUrl::Postgres(url) => NodeTable::new(postgres::PostgresWriter::new(url, &store)),
+    }
+}
+
+/// The table of claims that the configuration names. The role that writes the nodes' table writes it too.
+pub fn claim_table(config: &Config) -> Box<dyn ClaimTable> {
+    let store = writing_store(config);
+    match &store.url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteClaims::new(path)),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresClaims::new(url, &store)),
+    }
+}
+
+/// The store, as the role that may write what nodes say about themselves.
+fn writing_store(config: &Config) -> config::Store {
+    match &config.forward.directory_url {
+        // Another role has another password.
+        Some(url) => config::Store {
+            url: url.clone(),
+            password_file: config.forward.directory_password_file.clone(),
+            ..config.store.clone()
+        },
+        None => config.store.clone(),
+    }
+}
+
+impl Admin {
+    /// Makes the store, or brings it to this program's schema.
+    pub fn init(store: &config::Store) -> Result<Initialised, StoreError> {
+        match &store.url {
+            StoreUrl::Sqlite(path) => sqlite::init(path),
+            StoreUrl::Postgres(url) => postgres::init(url, store),
+        }
+    }
+
+    /// Opens the store, which must exist and be of this program's schema.
+    pub fn open(store: &config::Store) -> Result<Self, StoreError> {
+        match &store.url {
+            StoreUrl::Sqlite(path) => sqlite::open(path),
+            StoreUrl::Postgres(url) => postgres::open(url, store),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The keys that an outbox names, and the changes that come of reading their rows.
+
+use super::decode::{BadRow, Value};
+use super::{Changes, Quarantined};
+use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
+
+/// The key of a row that has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum ChangedKey {
+    Principal(PrincipalId),
+    Credential(KeyHash),
+    Grant(GrantId),
+    Device(DeviceId),
+}
+
+impl ChangedKey {
+    /// Decodes a relation's name and a key; `None` where no trigger of ours wrote them.
+    pub(super) fn decode(relation: &str, key: Value<'_>) -> Option<Self> {
+        match (relation, key) {
+            ("principals", Value::Integer(id)) => Some(Self::Principal(PrincipalId(id))),
+            ("credentials", Value::Bytes(key)) => {
+                key.try_into().ok().map(|key| Self::Credential(KeyHash::from_bytes(key)))
+            }
+            ("grants", Value::Integer(id)) => Some(Self::Grant(GrantId(id))),
+            ("devices", Value::Integer(id)) => Some(Self::Device(DeviceId(id))),
+            _ => None,
+        }
+    }
+
+    /// The change where the store no longer has the row.
+    pub(super) const fn gone(self) -> Change {
+        match self {
+            Self::Principal(id) => Change::PrincipalGone(id),
+            Self::Credential(key) => Change::CredentialGone(key),
+            Self::Grant(id) => Change::GrantGone(id),
+            Self::Device(id) => Change::DeviceGone(id),
+        }
+    }
+}
+
+/// Changes in commit order, apart from the rows that did not decode.
+#[derive(Default)]
+pub(super) struct ReadChanges {
+    changes: Vec<Change>,
+    quarantined: Vec<Quarantined>,
+}
+
+impl ReadChanges {
+    pub(super) fn add(&mut self, row: Result<Change, BadRow>) {
+        match row {
+            Ok(change) => self.changes.push(change),
+            Err(bad) => {
+                self.changes.extend(bad.end());
+                self.quarantined.push(bad.quarantined);
+            }
+        }
+    }
+}
+
+impl From<ReadChanges> for Changes {
+    fn from(read: ReadChanges) -> Self {
+        let ReadChanges { changes, quarantined } = read;
+        if changes.is_empty() && quarantined.is_empty() {
+            return Self::Nothing;
+        }
+        Self::Some { changes, quarantined }
+    }
+}

@@ -1,0 +1,97 @@
+//! Rows of the three relations, as a source gives them.
+
+use std::fmt;
+
+use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
+
+/// All rows of the three relations that decoded, and the keys of those that did not.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub credentials: Vec<Credential>,
+    pub grants: Vec<Grant>,
+    pub devices: Vec<Device>,
+    pub quarantined: Vec<Quarantined>,
+    /// Ends of rights whose rows are quarantined for another fault. They say that they are revoked, and that counts.
+    pub ended: Vec<Change>,
+}
+
+/// The rows that two sets of queries give as of one moment.
+#[derive(Debug)]
+pub struct Comparison {
+    pub running: Rows,
+    pub candidate: Rows,
+}
+
+#[derive(Debug)]
+pub enum Changes {
+    Nothing,
+    /// Changes in commit order.
+    Some {
+        changes: Vec<Change>,
+        quarantined: Vec<Quarantined>,
+    },
+    /// All rows of a store that has no outbox. They differ from those of the read before.
+    All(Rows),
+    /// The outbox does not lead from the last read to now: read everything.
+    Behind,
+}
+
+/// A row that does not decode to the contract. Its last good version stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Quarantined {
+    pub key: RowKey,
+    pub reason: String,
+}
+
+/// Names a row of a relation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RowKey {
+    Credential(KeyHash),
+    Grant(GrantId),
+    Device(DeviceId),
+    /// A key that does not decode itself, as the store has it.
+    Unreadable {
+        relation: Relation,
+        key: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Relation {
+    Credentials,
+    Grants,
+    Devices,
+}
+
+impl RowKey {
+    pub const fn relation(&self) -> Relation {
+        match self {
+            Self::Credential(_) => Relation::Credentials,
+            Self::Grant(_) => Relation::Grants,
+            Self::Device(_) => Relation::Devices,
+            Self::Unreadable { relation, .. } => *relation,
+        }
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.relation().name())?;
+        match self {
+            Self::Credential(key) => write!(f, "{}", key.credential_id()),
+            Self::Grant(id) => write!(f, "{}", id.0),
+            Self::Device(id) => write!(f, "{}", id.0),
+            Self::Unreadable { key, .. } => f.write_str(key),
+        }
+    }
+}
+
+impl Relation {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Credentials => "credentials",
+            Self::Grants => "grants",
+            Self::Devices => "devices",
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Transactions for statements that are written once for all stores.
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ToSql, TransactionBehavior, params_from_iter};
+
+use super::{OUTBOX_ROWS_MAX, SqlitePath};
+use crate::store::StoreError;
+use crate::store::decode::StoreRow;
+use crate::store::dialect::{self, Dialect};
+use crate::store::sql::{Outcome, SqlParam, SqlTransaction, TransactionKind};
+
+/// Runs `work` in a transaction on `connection`. One that writes also keeps the outbox short.
+pub(super) fn run(
+    connection: &mut Connection,
+    path: &SqlitePath,
+    kind: TransactionKind,
+    work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+) -> Result<(), StoreError> {
+    let behavior = match kind {
+        // One statement takes the locks that it needs, when it begins.
+        TransactionKind::Read | TransactionKind::OneStatement => TransactionBehavior::Deferred,
+        TransactionKind::Write => TransactionBehavior::Immediate,
+    };
+    let mut run = || {
+        let transaction = connection.transaction_with_behavior(behavior)?;
+        if work(&SqliteTransaction { connection: &transaction, path }) == Outcome::RollBack {
+            return Ok(());
+        }
+        if kind == TransactionKind::Write {
+            transaction.execute(PRUNE, [OUTBOX_ROWS_MAX])?;
+        }
+        transaction.commit()
+    };
+    run().map_err(|error| path.error(error))
+}
+
+struct SqliteTransaction<'a> {
+    connection: &'a Connection,
+    path: &'a SqlitePath,
+}
+
+impl SqlTransaction for SqliteTransaction<'_> {
+    fn dialect(&self) -> &'static Dialect {
+        &dialect::SQLITE
+    }
+
+    fn store(&self) -> String {
+        self.path.describe()
+    }
+
+    fn execute_sql(&self, sql: &str, params: &[SqlParam<'_>]) -> Result<u64, StoreError> {
+        let run = || self.connection.prepare_cached(sql)?.execute(params_from_iter(params));
+        run().map(|changed| changed as u64).map_err(|error| self.path.error(error))
+    }
+
+    fn query_sql(
+        &self,
+        sql: &str,
+        params: &[SqlParam<'_>],
+        on_row: &mut dyn FnMut(&dyn StoreRow),
+    ) -> Result<(), StoreError> {
+        let mut run = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params_from_iter(params))?;
+            while let Some(row) = rows.next()? {
+                on_row(row);
+            }
+            Ok(())
+        };
+        run().map_err(|error| self.path.error(error))
+    }
+}
+
+impl ToSql for SqlParam<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match *self {
+            Self::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Self::Integer(integer) => ToSqlOutput::Borrowed(ValueRef::Integer(integer)),
+            Self::Boolean(boolean) => ToSqlOutput::Borrowed(ValueRef::Integer(boolean.into())),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+            Self::Time(time) => ToSqlOutput::Borrowed(ValueRef::Integer(time.0)),
+            Self::Address(address) => ToSqlOutput::Owned(address.to_string().into()),
+        })
+    }
+}
+
+/// Deletes what is more than the outbox keeps.
+const PRUNE: &str = "DELETE FROM changes WHERE id <= (SELECT max(id) FROM changes) - ?1";
