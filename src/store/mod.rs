@@ -20,6 +20,7 @@ mod relations;
 mod rows;
 mod sql;
 pub mod sqlite;
+mod value;
 mod warnings;
 
 use std::time::{Duration, Instant};

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::StoreError;
-use super::decode::ColumnValue;
 use super::sql::{SqlDatabase, TransactionKind};
+use super::value::ColumnValue;
 
 /// The table of nodes. Calls block, and each is one transaction; after an error the next call connects again.
 pub struct NodeTable {

@@ -1,6 +1,7 @@
 //! The keys that an outbox names, and the changes that come of reading their rows.
 
-use super::decode::{BadRow, Value};
+use super::decode::BadRow;
+use super::value::Value;
 use super::{Changes, Quarantined};
 use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
 

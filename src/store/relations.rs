@@ -1,6 +1,7 @@
 //! The three relations of the contract: the queries that read them, and the collection of their rows.
 
 use super::dialect::Dialect;
+use super::value::StoreRow;
 use super::{Relation, Rows, decode};
 use crate::config::Queries;
 
@@ -56,7 +57,7 @@ impl PerRelation<String> {
 
 impl Rows {
     /// Decodes `row` and puts it where it belongs.
-    pub(super) fn add(&mut self, relation: Relation, row: &impl decode::StoreRow) {
+    pub(super) fn add(&mut self, relation: Relation, row: &impl StoreRow) {
         let bad = match relation {
             Relation::Credentials => decode::credential(row).map(|row| self.credentials.push(row)),
             Relation::Grants => decode::grant(row).map(|row| self.grants.push(row)),

@@ -6,17 +6,17 @@
 use std::net::IpAddr;
 
 use super::StoreError;
-use super::decode::{Reason, StoreRow};
 use super::dialect::Dialect;
+use super::value::{Reason, StoreRow};
 use crate::authz::UnixMillis;
 
 /// A store that runs transactions, one at a time.
 pub(super) trait SqlDatabase: Send {
-    /// Runs `work` in one transaction. It is committed if `work` returns [`Outcome::Commit`].
+    /// Runs `work` in one transaction. It is committed if `work` returns [`TransactionEnd::Commit`].
     fn transact(
         &mut self,
         kind: TransactionKind,
-        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<(), StoreError>;
 }
 
@@ -50,7 +50,7 @@ pub(super) enum TransactionKind {
 
 /// The end of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum TransactionEnd {
     Commit,
     RollBack,
 }
@@ -78,7 +78,8 @@ impl dyn SqlDatabase + '_ {
         let mut result = None;
         self.transact(kind, &mut |transaction| {
             let done = work.take().map(|work| work(transaction));
-            let outcome = if matches!(done, Some(Ok(_))) { Outcome::Commit } else { Outcome::RollBack };
+            let outcome =
+                if matches!(done, Some(Ok(_))) { TransactionEnd::Commit } else { TransactionEnd::RollBack };
             result = done;
             outcome
         })?;

@@ -90,16 +90,19 @@ impl Installation {
     }
 
     /// Puts a view in the place of a table: the relay's query then reads what `select` gives from `relation_table`. The
-    /// outbox records nothing.
+    /// outbox records nothing. No read sees the store between the two statements.
     pub fn replace_query(&self, relation: &str, select: &str) {
         self.sql(&format!(
-            "ALTER TABLE {relation} RENAME TO {relation}_table; CREATE VIEW {relation} AS {select}"
+            "BEGIN; ALTER TABLE {relation} RENAME TO {relation}_table;
+            CREATE VIEW {relation} AS {select}; COMMIT"
         ));
     }
 
     /// The true query again.
     pub fn restore_query(&self, relation: &str) {
-        self.sql(&format!("DROP VIEW {relation}; ALTER TABLE {relation}_table RENAME TO {relation}"));
+        self.sql(&format!(
+            "BEGIN; DROP VIEW {relation}; ALTER TABLE {relation}_table RENAME TO {relation}; COMMIT"
+        ));
     }
 
     /// Reads often and whole, so that what no outbox tells is found at once.

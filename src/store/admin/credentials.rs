@@ -4,7 +4,7 @@ use super::principals::principal_named;
 use super::token::{NewToken, credential_head};
 use super::{Admin, AdminError, CredentialRow, IssuedToken, Revoked, names};
 use crate::authz::UnixMillis;
-use crate::store::decode::ColumnValue;
+use crate::store::value::ColumnValue;
 
 impl Admin {
     /// Makes a token for `principal`. The store keeps its SHA-256 alone.

@@ -2,8 +2,8 @@
 
 use super::{Admin, AdminError, DevicePatch, DeviceRow, NewDevice, id, names, nearest};
 use crate::authz::{DeviceId, DeviceUuid, FleetId};
-use crate::store::decode::ColumnValue;
 use crate::store::sql::SqlTransaction;
+use crate::store::value::ColumnValue;
 
 impl Admin {
     pub fn add_device(&mut self, device: &NewDevice) -> Result<DeviceId, AdminError> {

@@ -5,8 +5,8 @@ use super::principals::principal_named;
 use super::{Admin, AdminError, GrantRow, GrantTarget, Revoked, id};
 use crate::authz::{GrantId, PortRange, UnixMillis};
 use crate::store::StoreError;
-use crate::store::decode::ColumnValue;
 use crate::store::sql::{SqlParam, SqlTransaction};
+use crate::store::value::ColumnValue;
 
 impl Admin {
     pub fn add_grant(

@@ -17,8 +17,8 @@ pub use rows::{
 };
 
 use super::StoreError;
-use super::decode::{ColumnValue, Reason, StoreRow};
 use super::sql::{SqlDatabase, SqlTransaction, TransactionKind};
+use super::value::{ColumnValue, Reason, StoreRow};
 
 /// An open store that may be changed. Each call is one transaction.
 pub struct Admin {

@@ -2,8 +2,8 @@
 
 use super::{Admin, AdminError, PrincipalRow, id, names, nearest};
 use crate::authz::PrincipalId;
-use crate::store::decode::ColumnValue;
 use crate::store::sql::SqlTransaction;
+use crate::store::value::ColumnValue;
 
 impl Admin {
     pub fn add_principal(&mut self, name: &str) -> Result<PrincipalId, AdminError> {

@@ -6,7 +6,7 @@ use super::{PostgresName, schema, transaction};
 use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
 use crate::store::admin::Admin;
-use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlDatabase, SqlTransaction, TransactionEnd, TransactionKind};
 use crate::store::{Initialised, StoreError};
 
 /// Brings the database at `url`, which must exist, to this program's schema.
@@ -42,7 +42,7 @@ impl SqlDatabase for PostgresAdmin {
     fn transact(
         &mut self,
         kind: TransactionKind,
-        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<(), StoreError> {
         transaction::run(&self.session, &self.name, kind, work)
     }

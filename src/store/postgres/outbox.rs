@@ -16,8 +16,8 @@ use super::session::{PostgresSession, SessionError};
 use super::state::{self, ServerState};
 use super::{PostgresName, schema};
 use crate::store::StoreError;
-use crate::store::decode::Value;
 use crate::store::outbox::ChangedKey;
+use crate::store::value::Value;
 
 /// A position in the outbox. Everything before it has been read.
 #[derive(Clone)]

@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver};
 
-use super::changes::QueriesByKey;
-use super::connect::{Access, Connected, Connector};
+use super::connect::{Access, Connector};
 use super::listen::WakeUps;
-use super::outbox::{OutboxPosition, OutboxProgress, PostgresOutbox};
+use super::open_session::OpenSession;
+use super::outbox_reader::OutboxReader;
 use super::relations::{PostgresRelations, SourceSchema};
-use super::session::{PostgresSession, SessionError};
 use super::state::ServerState;
-use super::transaction::BEGIN_READ;
 use super::{PostgresName, schema};
 use crate::config::{Authz, PostgresUrl, Queries, Store};
 use crate::store::polling::Polling;
@@ -38,27 +36,6 @@ pub struct PostgresSource {
     wake_ups: Option<WakeUps>,
     /// Result of the last full read.
     not_understood: Examples,
-}
-
-/// A session and the statements that were prepared on it.
-struct OpenSession {
-    session: PostgresSession,
-    state: ServerState,
-    /// Time when the server was last seen to have no lag.
-    caught_up_at: Option<Instant>,
-    relations: PostgresRelations,
-    /// `None` if the schema or a query is not ours.
-    outbox: Option<OutboxReader>,
-}
-
-/// Reads the outbox of the reference schema.
-struct OutboxReader {
-    outbox: PostgresOutbox,
-    queries: QueriesByKey,
-    /// `None` until everything was read through this session.
-    position: Option<OutboxPosition>,
-    /// Time when the oldest of the last read changes was written.
-    readable_since: Option<Instant>,
 }
 
 impl PostgresSource {
@@ -196,7 +173,7 @@ impl Source for PostgresSource {
     }
 
     fn readable_since(&self) -> Option<Instant> {
-        self.open.as_ref()?.outbox.as_ref()?.readable_since
+        self.open.as_ref()?.outbox.as_ref()?.readable_since()
     }
 
     /// Gives wake-ups on the reference schema alone, whose triggers send them.
@@ -214,121 +191,6 @@ impl Source for PostgresSource {
             // A snapshot of another schema on the same server must not pass for one of this.
             SourceSchema::OpenBalena(_) => format!("{name} (openBalena)"),
         }
-    }
-}
-
-impl OpenSession {
-    fn new(connected: Connected, relations: PostgresRelations, outbox: Option<OutboxReader>) -> Self {
-        let Connected { session, state, .. } = connected;
-        Self { relations, state, caught_up_at: None, outbox, session }
-    }
-
-    /// Records the state of the server. The server measures its lag by the last commit that it has, which is too much
-    /// just after a long silence; so the lag is at most the time since it was last seen to have none.
-    fn observe(&mut self, mut state: ServerState) {
-        if state.lag.is_zero() {
-            self.caught_up_at = Some(Instant::now());
-        } else if let Some(at) = self.caught_up_at {
-            state.lag = state.lag.min(at.elapsed());
-        }
-        self.state = state;
-    }
-
-    fn read_all(&mut self, name: &PostgresName) -> Result<(Rows, Examples), StoreError> {
-        let session = &self.session;
-        let error = |error| name.error(error);
-        session.batch(BEGIN_READ).map_err(error)?;
-        let (server, position) = match &self.outbox {
-            Some(reader) => {
-                let state = reader.outbox.poll(session, &OutboxPosition::BEGINNING).map_err(error)?;
-                state.check(name)?;
-                (state.server, Some(reader.outbox.position(session, &state).map_err(error)?))
-            }
-            None => (ServerState::query(session).map_err(error)?, None),
-        };
-        let rows = self.relations.read(session, name)?;
-        let not_understood = self.relations.read_not_understood(session, name)?;
-        session.batch("COMMIT").map_err(error)?;
-        if let Some(reader) = &mut self.outbox {
-            reader.position = position;
-        }
-        self.observe(server);
-        Ok((rows, not_understood))
-    }
-
-    fn compare(
-        &mut self,
-        schema: SourceSchema,
-        candidate: &Queries,
-        name: &PostgresName,
-    ) -> Result<Comparison, StoreError> {
-        let session = &self.session;
-        let candidate = PostgresRelations::prepare(session, schema, candidate, name)?;
-        session.batch(BEGIN_READ).map_err(|error| name.error(error))?;
-        let running = self.relations.read(session, name)?;
-        let candidate = candidate.read(session, name)?;
-        session.batch("COMMIT").map_err(|error| name.error(error))?;
-        Ok(Comparison { running, candidate })
-    }
-
-    fn read_changes(&mut self, name: &PostgresName) -> Result<Changes, StoreError> {
-        let Some(reader) = &mut self.outbox else {
-            return Ok(Changes::Behind);
-        };
-        let mut server = self.state;
-        let changes = reader.read_changes(&self.session, &mut server, name)?;
-        self.observe(server);
-        Ok(changes)
-    }
-}
-
-impl OutboxReader {
-    fn prepare(session: &PostgresSession) -> Result<Self, SessionError> {
-        let (outbox, queries) = (PostgresOutbox::prepare(session)?, QueriesByKey::prepare(session)?);
-        Ok(Self { outbox, queries, position: None, readable_since: None })
-    }
-
-    fn read_changes(
-        &mut self,
-        session: &PostgresSession,
-        server: &mut ServerState,
-        name: &PostgresName,
-    ) -> Result<Changes, StoreError> {
-        let error = |error| name.error(error);
-        let Some(position) = &mut self.position else {
-            return Ok(Changes::Behind);
-        };
-        let state = self.outbox.poll(session, position).map_err(error)?;
-        state.check(name)?;
-        *server = state.server;
-        match state.progress {
-            OutboxProgress::Nothing => {
-                position.advance(&state);
-                return Ok(Changes::Nothing);
-            }
-            OutboxProgress::Lost => return Ok(Changes::Behind),
-            OutboxProgress::Some => {}
-        }
-        session.batch(BEGIN_READ).map_err(error)?;
-        // The transaction shows another moment, so the outbox is polled again.
-        let state = self.outbox.poll(session, position).map_err(error)?;
-        state.check(name)?;
-        let changed = match state.progress {
-            OutboxProgress::Lost => None,
-            OutboxProgress::Some | OutboxProgress::Nothing => {
-                self.outbox.changed_keys(session, position).map_err(error)?
-            }
-        };
-        let Some(changed) = changed else {
-            session.batch("ROLLBACK").map_err(error)?;
-            return Ok(Changes::Behind);
-        };
-        let next = self.outbox.position(session, &state).map_err(error)?;
-        self.readable_since = changed.readable_since;
-        let changes = self.queries.read(session, &changed.keys).map_err(error)?;
-        session.batch("COMMIT").map_err(error)?;
-        *position = next;
-        Ok(changes.into())
     }
 }
 

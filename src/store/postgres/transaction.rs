@@ -5,16 +5,16 @@ use tokio_postgres::types::ToSql;
 use super::PostgresName;
 use super::session::PostgresSession;
 use crate::store::StoreError;
-use crate::store::decode::StoreRow;
 use crate::store::dialect::{self, Dialect};
-use crate::store::sql::{Outcome, SqlParam, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlParam, SqlTransaction, TransactionEnd, TransactionKind};
+use crate::store::value::StoreRow;
 
 /// Runs `work` in a transaction on `session`.
 pub(super) fn run(
     session: &PostgresSession,
     name: &PostgresName,
     kind: TransactionKind,
-    work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+    work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
 ) -> Result<(), StoreError> {
     let transaction = PostgresTransaction { session, name };
     let begin = match kind {
@@ -26,10 +26,10 @@ pub(super) fn run(
         }
     };
     let done = session.batch(begin).and_then(|()| match work(&transaction) {
-        Outcome::Commit => session.batch("COMMIT").map(|()| Outcome::Commit),
-        Outcome::RollBack => Ok(Outcome::RollBack),
+        TransactionEnd::Commit => session.batch("COMMIT").map(|()| TransactionEnd::Commit),
+        TransactionEnd::RollBack => Ok(TransactionEnd::RollBack),
     });
-    if !matches!(done, Ok(Outcome::Commit)) {
+    if !matches!(done, Ok(TransactionEnd::Commit)) {
         // If this fails too, the session has ended, and the transaction with it.
         drop(session.batch("ROLLBACK"));
     }

@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::authz::UnixMillis;
-use crate::store::decode::{StoreRow, Value};
 use crate::store::sql::SqlParam;
+use crate::store::value::{StoreRow, Value};
 
 type ConversionError = Box<dyn std::error::Error + Sync + Send>;
 

@@ -8,7 +8,7 @@ use super::{PostgresName, transaction};
 use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
 use crate::store::StoreError;
-use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlDatabase, SqlTransaction, TransactionEnd, TransactionKind};
 
 /// Connects at its first use, and again after an error.
 pub(in crate::store) struct PostgresWriter {
@@ -47,16 +47,16 @@ impl SqlDatabase for PostgresWriter {
     fn transact(
         &mut self,
         kind: TransactionKind,
-        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<(), StoreError> {
-        let mut outcome = Outcome::RollBack;
+        let mut end = TransactionEnd::RollBack;
         self.with_name(|session, name| {
             transaction::run(session, name, kind, &mut |transaction| {
-                outcome = work(transaction);
-                outcome
+                end = work(transaction);
+                end
             })
         })?;
-        if outcome == Outcome::RollBack {
+        if end == TransactionEnd::RollBack {
             // The connection may be what failed.
             self.session = None;
         }

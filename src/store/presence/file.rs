@@ -15,7 +15,7 @@ use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
 
 /// A source that is a file.
-pub(super) struct AddressFile {
+pub(super) struct WatchedFile {
     path: PathBuf,
     /// State of the file when it was read. `None` if it has to be read again in any case.
     seen: Option<FileStamp>,
@@ -36,7 +36,7 @@ pub(super) struct FileStamp {
     changed: (i64, i64),
 }
 
-impl AddressFile {
+impl WatchedFile {
     pub(super) fn new(path: PathBuf) -> Self {
         let table = PresenceTable::new(path.display().to_string());
         Self { path, seen: None, read_again_at: Instant::now(), table }
@@ -59,7 +59,7 @@ impl AddressFile {
     }
 }
 
-impl PresenceSource for AddressFile {
+impl PresenceSource for WatchedFile {
     fn poll(&mut self) -> Vec<DeviceUuid> {
         match self.read_if_changed() {
             Ok(None) => Vec::new(),

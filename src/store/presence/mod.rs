@@ -6,23 +6,25 @@
 mod address_list;
 mod claims;
 mod file;
+mod known_devices;
 mod mailbox;
 mod openvpn;
 mod report_queue;
 mod table;
 mod wireguard;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
 use super::{Changes, Comparison, Quarantined, RowKey, Rows, Source, StoreError, StoreWarnings};
-use crate::authz::{Change, Device, DeviceId, DeviceUuid};
+use crate::authz::{Change, Device, DeviceUuid};
 use crate::config::{AddressSource, Config, Queries};
 use claims::{PresenceClaims, RowAge, Whereabouts};
-use file::AddressFile;
+use file::WatchedFile;
+use known_devices::KnownDevices;
 use openvpn::OpenVpn;
 use table::PresenceTable;
 use wireguard::WireGuard;
@@ -55,20 +57,13 @@ trait PresenceSource: Send {
     fn table(&self) -> &PresenceTable;
 }
 
-/// Good rows of devices, as the store gave them last.
-#[derive(Default)]
-struct KnownDevices {
-    rows: HashMap<DeviceId, Device>,
-    by_uuid: HashMap<DeviceUuid, DeviceId>,
-}
-
 impl LocatedSource {
     pub(super) fn new(store: Box<dyn Source>, config: &Config, reports: &ReportQueue) -> Self {
         let vpn = &config.vpn;
         let presence = |source: &AddressSource| -> Option<Box<dyn PresenceSource>> {
             match source {
                 AddressSource::Store => None,
-                AddressSource::File(path) => Some(Box::new(AddressFile::new(path.clone()))),
+                AddressSource::File(path) => Some(Box::new(WatchedFile::new(path.clone()))),
                 AddressSource::OpenVpn(path) => Some(Box::new(OpenVpn::new(path.clone()))),
                 AddressSource::WireGuard(interface) => Some(Box::new(WireGuard::new(interface, vpn))),
             }
@@ -88,7 +83,7 @@ impl LocatedSource {
             let was_filled = source.table().is_filled();
             let moved = source.poll();
             if let (Some(claims), true) = (&mut self.claims, was_filled) {
-                let devices = moved.iter().filter(|uuid| self.devices.by_uuid.contains_key(uuid));
+                let devices = moved.iter().filter(|uuid| self.devices.contains(uuid));
                 let here = devices.filter(|uuid| source.table().address(uuid).is_some());
                 here.for_each(|uuid| claims.record_arrival(*uuid));
             }
@@ -99,7 +94,7 @@ impl LocatedSource {
         self.moved.extend(claims.apply_answers());
         if are_filled_now {
             // A device that no table has now has left meanwhile.
-            self.moved.extend(self.devices.by_uuid.keys());
+            self.moved.extend(self.devices.uuids());
         }
         claims.repeat(|uuid| whereabouts(&self.origins, uuid));
     }
@@ -122,7 +117,7 @@ impl LocatedSource {
         }
         let devices = &self.devices;
         if let Some(claims) = &mut self.claims {
-            claims.retain(|uuid| devices.by_uuid.contains_key(uuid));
+            claims.retain(|uuid| devices.contains(uuid));
         }
         rows
     }
@@ -143,7 +138,7 @@ impl LocatedSource {
                     self.locate(device, RowAge::JustRead);
                 }
                 Change::DeviceGone(id) => {
-                    if let (Some(claims), Some(device)) = (&mut self.claims, self.devices.rows.get(id)) {
+                    if let (Some(claims), Some(device)) = (&mut self.claims, self.devices.get(*id)) {
                         claims.forget(&device.uuid);
                     }
                     self.devices.remove(*id);
@@ -256,25 +251,5 @@ impl Source for LocatedSource {
 
     fn describe(&self) -> String {
         self.store.describe()
-    }
-}
-
-impl KnownDevices {
-    fn insert(&mut self, device: Device) {
-        self.remove(device.id);
-        self.by_uuid.insert(device.uuid, device.id);
-        self.rows.insert(device.id, device);
-    }
-
-    fn remove(&mut self, id: DeviceId) {
-        let Some(device) = self.rows.remove(&id) else { return };
-        // Another device may have taken its uuid.
-        if self.by_uuid.get(&device.uuid) == Some(&id) {
-            self.by_uuid.remove(&device.uuid);
-        }
-    }
-
-    fn named(&self, uuid: &DeviceUuid) -> Option<&Device> {
-        self.rows.get(self.by_uuid.get(uuid)?)
     }
 }

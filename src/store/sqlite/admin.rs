@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{SqlitePath, schema, transaction};
 use crate::store::admin::Admin;
-use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlDatabase, SqlTransaction, TransactionEnd, TransactionKind};
 use crate::store::{Initialised, StoreError};
 
 /// Makes the store at `path`, its folder included, or brings it to this program's schema.
@@ -73,7 +73,7 @@ impl SqlDatabase for SqliteAdmin {
     fn transact(
         &mut self,
         kind: TransactionKind,
-        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<(), StoreError> {
         transaction::run(&mut self.connection, &self.path, kind, work)
     }

@@ -7,10 +7,11 @@ use super::OUTBOX_ROWS_MAX;
 use super::relations::for_each;
 use crate::authz::{Change, PrincipalId};
 use crate::store::Changes;
-use crate::store::decode::{self, BadRow, StoreRow};
+use crate::store::decode::{self, BadRow};
 use crate::store::dialect::SQLITE;
 use crate::store::outbox::{ChangedKey, ReadChanges};
 use crate::store::relations::{LIVE_PRINCIPALS, PerRelation};
+use crate::store::value::StoreRow;
 
 /// Reads what was committed after outbox row `since`. Also returns the newest row.
 pub(super) fn changes(

@@ -6,9 +6,9 @@ use rusqlite::{Connection, Params, Row, Transaction};
 use super::SqlitePath;
 use crate::config::Queries;
 use crate::store::contract::{self, GivenColumn};
-use crate::store::decode::{StoreRow, Value};
 use crate::store::dialect::SQLITE;
 use crate::store::relations::PerRelation;
+use crate::store::value::{StoreRow, Value};
 use crate::store::{Relation, Rows, StoreError};
 
 /// The queries that a source reads by.

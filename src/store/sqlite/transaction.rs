@@ -5,16 +5,16 @@ use rusqlite::{Connection, ToSql, TransactionBehavior, params_from_iter};
 
 use super::{OUTBOX_ROWS_MAX, SqlitePath};
 use crate::store::StoreError;
-use crate::store::decode::StoreRow;
 use crate::store::dialect::{self, Dialect};
-use crate::store::sql::{Outcome, SqlParam, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlParam, SqlTransaction, TransactionEnd, TransactionKind};
+use crate::store::value::StoreRow;
 
 /// Runs `work` in a transaction on `connection`. One that writes also keeps the outbox short.
 pub(super) fn run(
     connection: &mut Connection,
     path: &SqlitePath,
     kind: TransactionKind,
-    work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+    work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
 ) -> Result<(), StoreError> {
     let behavior = match kind {
         // One statement takes the locks that it needs, when it begins.
@@ -23,7 +23,7 @@ pub(super) fn run(
     };
     let mut run = || {
         let transaction = connection.transaction_with_behavior(behavior)?;
-        if work(&SqliteTransaction { connection: &transaction, path }) == Outcome::RollBack {
+        if work(&SqliteTransaction { connection: &transaction, path }) == TransactionEnd::RollBack {
             return Ok(());
         }
         if kind == TransactionKind::Write {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{SqlitePath, transaction};
 use crate::store::StoreError;
-use crate::store::sql::{Outcome, SqlDatabase, SqlTransaction, TransactionKind};
+use crate::store::sql::{SqlDatabase, SqlTransaction, TransactionEnd, TransactionKind};
 
 /// Opens the file at its first use, and again after an error.
 pub(in crate::store) struct SqliteWriter {
@@ -46,16 +46,16 @@ impl SqlDatabase for SqliteWriter {
     fn transact(
         &mut self,
         kind: TransactionKind,
-        work: &mut dyn FnMut(&dyn SqlTransaction) -> Outcome,
+        work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<(), StoreError> {
-        let mut outcome = Outcome::RollBack;
+        let mut end = TransactionEnd::RollBack;
         self.with(|connection, path| {
             transaction::run(connection, path, kind, &mut |transaction| {
-                outcome = work(transaction);
-                outcome
+                end = work(transaction);
+                end
             })
         })?;
-        if outcome == Outcome::RollBack {
+        if end == TransactionEnd::RollBack {
             // The connection may be what failed.
             self.connection = None;
         }
