@@ -1,9 +1,9 @@
 //! A relay node for device tunnels.
 //!
-//! A client opens an authenticated HTTP CONNECT to `<device uuid>.balena:<port>`; the node decides in
-//! memory whether it may, dials the device's VPN-side address, and moves bytes both ways.
+//! A client opens an authenticated HTTP CONNECT to `<device uuid>.balena:<port>`. The node decides in memory whether
+//! the client may reach that device and port, dials the device's VPN-side address, and moves bytes both ways.
 //!
-//! A module imports only from those below it in this list.
+//! Each module imports only from those below it in this list. `ARCHITECTURE.md` shows the ways through them.
 #![deny(clippy::unwrap_used)]
 
 pub mod cli;

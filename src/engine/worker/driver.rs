@@ -29,10 +29,10 @@ type UringCx<'a> = TurnCx<'a, UringKernel>;
 
 /// The sessions of one thread, its listeners, and everything that is due for them.
 pub(super) struct SessionDriver {
-    pub(super) number: usize,
+    number: usize,
     listeners: Vec<Listener>,
     scheduler: Scheduler<OwnedFd>,
-    pub(super) sessions: Sessions<UringKernel>,
+    sessions: Sessions<UringKernel>,
     timers: TimerWheel,
     /// Timers that are due; empty between two turns.
     fired: Vec<Timer>,
@@ -42,7 +42,7 @@ pub(super) struct SessionDriver {
     sessions_begun: u64,
     /// Sessions over the node's limit, which only get the reply that says so.
     over_limit: usize,
-    pub(super) requests: RequestsInProgress,
+    requests: RequestsInProgress,
     /// The sessions that a drain ends at once have ended.
     has_drained: bool,
 }
@@ -116,7 +116,11 @@ impl SessionDriver {
             self.begin_session(accepted, cx);
         }
         self.recheck_some(cx);
-        self.serve_requests(signals, cx);
+        let queue = &cx.shared.threads[self.number].requests;
+        if let Some(found) = self.requests.serve(queue, &mut self.sessions, signals, cx.now) {
+            self.with_session(found.slot, cx, Session::end_by_admin);
+            found.confirm();
+        }
         self.fire_timers(cx);
     }
 
@@ -220,7 +224,7 @@ impl SessionDriver {
     }
 
     /// Runs `act` on the session in `slot`, if there is one, and does what follows from it.
-    pub(super) fn with_session(
+    fn with_session(
         &mut self,
         slot: Slot,
         cx: &mut UringCx<'_>,

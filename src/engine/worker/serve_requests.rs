@@ -1,15 +1,15 @@
 //! Serves the requests of other threads, a few sessions in each turn.
 
-use super::driver::SessionDriver;
+use crossbeam::channel::Sender;
+
 use super::signals::SignalReader;
-use crate::engine::kernel::uring::UringKernel;
-use crate::engine::requests::{EndResult, WorkerRequest};
-use crate::engine::session::Session;
-use crate::engine::shared::ThreadShared;
-use crate::engine::turn::TurnCx;
+use super::slab::Sessions;
+use crate::engine::kernel::Kernel;
+use crate::engine::requests::{EndResult, RequestQueue, WorkerRequest};
+use crate::engine::timers::Instant;
 use crate::engine::user_data::Slot;
 
-/// The requests that this thread serves.
+/// The request that this thread serves, and its progress.
 #[derive(Default)]
 pub(super) struct RequestsInProgress {
     current: Option<CurrentRequest>,
@@ -21,65 +21,74 @@ struct CurrentRequest {
     next: usize,
 }
 
+/// A session that a request wants ended. The caller ends it and then confirms that.
+pub(super) struct SessionToEnd {
+    pub slot: Slot,
+    answer: Sender<EndResult>,
+}
+
 impl RequestsInProgress {
     pub fn is_idle(&self) -> bool {
         self.current.is_none()
     }
-}
 
-impl SessionDriver {
-    /// Continues the oldest request.
-    pub(super) fn serve_requests(&mut self, signals: &mut SignalReader, cx: &mut TurnCx<'_, UringKernel>) {
-        if self.requests.is_idle() && !signals.has_requests() {
-            return;
+    /// Continues the oldest request with the next sessions. Returns the session that it wants ended, once it is found.
+    pub fn serve<K: Kernel>(
+        &mut self,
+        queue: &RequestQueue,
+        sessions: &mut Sessions<K>,
+        signals: &mut SignalReader,
+        now: Instant,
+    ) -> Option<SessionToEnd> {
+        if self.is_idle() && !signals.has_requests() {
+            return None;
         }
-        let Some(CurrentRequest { mut request, next }) =
-            self.requests.current.take().or_else(|| next_request(&cx.shared.threads[self.number]))
-        else {
+        let next_request = || Some(CurrentRequest { request: queue.pop()?, next: 0 });
+        let Some(CurrentRequest { mut request, next }) = self.current.take().or_else(next_request) else {
             signals.found_no_request();
-            return;
+            return None;
         };
-        let end = (next + SESSIONS_PER_TURN).min(self.sessions.places());
+        let end = (next + SESSIONS_PER_TURN).min(sessions.places());
+        let mut slots = (next..end).map(|place| Slot(place as u32));
         match &mut request {
             WorkerRequest::List { list, .. } => {
-                for place in next..end {
-                    let Some(session) = self.sessions.get_mut(Slot(place as u32)) else { continue };
+                for slot in slots {
+                    let Some(session) = sessions.get_mut(slot) else { continue };
                     // The list never grows: an allocation would take this thread's time.
                     if list.rows.len() < list.rows.capacity() {
-                        list.rows.push(session.row(cx.now));
+                        list.rows.push(session.row(now));
                     } else {
                         list.left_out += 1;
                     }
                 }
             }
-            WorkerRequest::End { session, answer } => {
-                let wanted = *session;
+            WorkerRequest::End { session: wanted, answer } => {
                 let is_wanted = |slot: &Slot| {
-                    self.sessions
-                        .get_mut(*slot)
-                        .is_some_and(|session| session.id == wanted && session.is_live())
+                    sessions.get_mut(*slot).is_some_and(|session| session.id == *wanted && session.is_live())
                 };
-                if let Some(slot) = (next..end).map(|place| Slot(place as u32)).find(is_wanted) {
-                    self.with_session(slot, cx, Session::end_by_admin);
-                    let _nobody_waits = answer.try_send(EndResult::Ended);
-                    return;
+                if let Some(slot) = slots.find(is_wanted) {
+                    return Some(SessionToEnd { slot, answer: answer.clone() });
                 }
             }
         }
-        if end < self.sessions.places() {
-            self.requests.current = Some(CurrentRequest { request, next: end });
-            return;
+        if end < sessions.places() {
+            self.current = Some(CurrentRequest { request, next: end });
+            return None;
         }
         // The requester may have given up.
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
         }
+        None
     }
 }
 
-fn next_request(thread: &ThreadShared) -> Option<CurrentRequest> {
-    Some(CurrentRequest { request: thread.requests.pop()?, next: 0 })
+impl SessionToEnd {
+    /// Answers that the session has ended. The requester may have given up.
+    pub fn confirm(self) {
+        let _has_given_up = self.answer.try_send(EndResult::Ended);
+    }
 }
 
 /// Sessions that one turn visits for requests, of some 0.2 µs each.
