@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// The section `[authz.guard]`. An ordinary installation stays within every default on an ordinary day.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Guard {
+pub struct GuardConfig {
     /// `false` publishes every answer that decodes. Meant for tests that show which answers the guard catches.
     pub enabled: bool,
     /// Rows that may fail to decode. The last good version of such a row stays in force in any case.
@@ -125,7 +125,7 @@ impl Allowance {
     }
 }
 
-impl Default for Guard {
+impl Default for GuardConfig {
     fn default() -> Self {
         Self {
             enabled: true,

@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use addresses::AddressSource;
 pub use forward::{Forward, ForwardTls};
 pub use guard::{
-    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, Guard, OnRegression, Regressions,
+    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Regressions,
 };
 pub use load::{ConfigError, FilePosition, state_folder};
 pub use overrides::environment;
@@ -42,14 +42,14 @@ pub use validate::{KeyProblem, is_node_name};
 pub struct Config {
     pub store: Store,
     pub listen: Vec<Listen>,
-    pub engine: Engine,
+    pub engine: EngineConfig,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub vpn: Vpn,
     pub forward: Forward,
     pub authz: Authz,
     pub admin: Admin,
-    pub probe: Probe,
+    pub probe: SelfProbeConfig,
     pub audit: Audit,
     pub log: Log,
 }
@@ -120,7 +120,7 @@ pub enum ListenerKind {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
+pub struct EngineConfig {
     /// Engine threads; 0 means one per CPU that this process may use.
     pub threads: usize,
     pub forwarding: Forwarding,
@@ -247,7 +247,7 @@ pub struct Authz {
     /// state folder where it is absent; `None` keeps nothing.
     pub state: Option<PathBuf>,
     /// The checks that a read of the store must pass before it is published.
-    pub guard: Guard,
+    pub guard: GuardConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -267,7 +267,7 @@ pub struct Admin {
 /// The self probe: the node as a client of its own listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Probe {
+pub struct SelfProbeConfig {
     /// Time between two probes; 0 turns them off.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
@@ -366,14 +366,14 @@ impl Default for Config {
         Self {
             store: Store::default(),
             listen: vec![Listen::default()],
-            engine: Engine::default(),
+            engine: EngineConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             vpn: Vpn::default(),
             forward: Forward::default(),
             authz: Authz::default(),
             admin: Admin::default(),
-            probe: Probe::default(),
+            probe: SelfProbeConfig::default(),
             audit: Audit::default(),
             log: Log::default(),
         }
@@ -392,7 +392,7 @@ impl Default for Listen {
     }
 }
 
-impl Default for Probe {
+impl Default for SelfProbeConfig {
     fn default() -> Self {
         Self { interval: Duration::from_secs(30), device: None, port: DEVICE_PORT, token_file: None }
     }
@@ -413,7 +413,7 @@ impl Default for Store {
     }
 }
 
-impl Default for Engine {
+impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             threads: 0,
@@ -488,7 +488,7 @@ impl Default for Authz {
             tokens: Vec::new(),
             queries: Queries::default(),
             state: None,
-            guard: Guard::default(),
+            guard: GuardConfig::default(),
         }
     }
 }

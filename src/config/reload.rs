@@ -1,13 +1,13 @@
 //! The keys that a running node applies when its configuration is reloaded.
 
-use super::{Authz, Config, Guard, Log, Profile};
+use super::{Authz, Config, GuardConfig, Log, Profile};
 
 impl Config {
     /// The sections and keys in which `next` differs and that need a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let taken = self.with_reloaded(next);
         let Authz { max_stale, max_replica_lag, reread, state, guard, .. } = &taken.authz;
-        let Guard { probation, replay, max_regressions, enabled, .. } = guard;
+        let GuardConfig { probation, replay, max_regressions, enabled, .. } = guard;
         let other = &next.authz;
         let differs = [
             ("store", taken.store != next.store),
@@ -42,7 +42,7 @@ impl Config {
     /// This configuration with the keys of `next` that a running node applies: `authz.tokens`, `authz.queries`,
     /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
     fn with_reloaded(&self, next: &Self) -> Self {
-        let guard = Guard {
+        let guard = GuardConfig {
             enabled: self.authz.guard.enabled,
             probation: self.authz.guard.probation,
             replay: self.authz.guard.replay,

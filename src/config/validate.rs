@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::Group;
 
-use super::{AddressSource, Config, Guard, Profile, StoreUrl};
+use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl};
 
 /// A value that cannot work.
 #[derive(Debug)]
@@ -228,7 +228,7 @@ fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
     Ok(())
 }
 
-fn check_guard(guard: &Guard) -> Result<(), KeyProblem> {
+fn check_guard(guard: &GuardConfig) -> Result<(), KeyProblem> {
     let shares = [
         ("max_bad_rows.share", guard.max_bad_rows.share),
         ("max_loss.share", guard.max_loss.share),

@@ -96,12 +96,12 @@ const RESERVED: u64 = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Engine, Limits};
+    use crate::config::{EngineConfig, Limits};
 
     fn config(sessions: u32, pipes: usize) -> Config {
         Config {
             limits: Limits { sessions, ..Limits::default() },
-            engine: Engine { pipes, ..Engine::default() },
+            engine: EngineConfig { pipes, ..EngineConfig::default() },
             ..Config::default()
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sluicegate::authz::{DeviceUuid, PortRange};
-use sluicegate::config::{Audit, Config, Engine, Listen, Store, StoreUrl, Vpn};
+use sluicegate::config::{Audit, Config, EngineConfig, Listen, Store, StoreUrl, Vpn};
 use sluicegate::node::{Drained, Node};
 use sluicegate::store::admin::{GrantTarget, NewDevice};
 use sluicegate::store::sqlite;
@@ -44,7 +44,7 @@ impl Setting {
                 suffixes: vec!["balena".to_owned()],
                 ..Listen::default()
             }],
-            engine: Engine { threads: 2, ..Engine::default() },
+            engine: EngineConfig { threads: 2, ..EngineConfig::default() },
             vpn: Vpn::loopback(),
             admin: sluicegate::config::Admin { address: anywhere, ..Default::default() },
             ..Config::default()

@@ -425,7 +425,7 @@ fn a_node_without_a_store_does_not_start() {
 fn replaced_views_are_freed() {
     let mut store = Store::new();
     // A probation would keep what it compares with.
-    let guard = config::Guard { probation: Duration::ZERO, ..config::Guard::default() };
+    let guard = config::GuardConfig { probation: Duration::ZERO, ..config::GuardConfig::default() };
     let config = Authz { refresh: Duration::from_millis(5), guard, ..Authz::default() };
     let node = store.node_with(&config, || {});
     let first = Arc::downgrade(&node.authority.pin().get().unwrap().snapshot);

@@ -17,7 +17,7 @@ use crate::sys::service_thread::StopSignal;
 use crate::wire::Reply;
 
 pub(super) struct SelfProber {
-    config: config::Probe,
+    config: config::SelfProbeConfig,
     address: SocketAddr,
     /// The listener expects load balancers.
     is_proxied: bool,
@@ -28,7 +28,12 @@ pub(super) struct SelfProber {
 }
 
 impl SelfProber {
-    pub fn new(config: &config::Probe, listen: &Listen, address: SocketAddr, engine: &EngineHandle) -> Self {
+    pub fn new(
+        config: &config::SelfProbeConfig,
+        listen: &Listen,
+        address: SocketAddr,
+        engine: &EngineHandle,
+    ) -> Self {
         let made_up = format!("sg_probe_{:016x}{:016x}", random(), random());
         engine.expect_own_client(KeyHash::of_token(made_up.as_bytes()));
         Self {

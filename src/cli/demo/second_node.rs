@@ -13,7 +13,7 @@ use super::echo::{exchange, open_echo};
 use super::rights::{PERSON, device, user_ports};
 use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::{DemoWorld, config};
-use crate::config::{Authz, Config, Engine};
+use crate::config::{Authz, Config, EngineConfig};
 use crate::node::Node;
 use crate::store::admin::GrantTarget;
 use crate::store::sqlite;
@@ -113,7 +113,7 @@ fn still_echoes(tunnel: &mut TcpStream) -> Result<String, DemoFailure> {
 
 fn small(store: &Path) -> Config {
     Config {
-        engine: Engine { threads: 1, ..Engine::default() },
+        engine: EngineConfig { threads: 1, ..EngineConfig::default() },
         authz: Authz { max_stale: MAX_STALE, ..Authz::default() },
         ..config(store.to_owned())
     }

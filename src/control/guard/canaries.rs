@@ -28,7 +28,7 @@ enum Who {
 }
 
 impl Canaries {
-    pub(super) fn new(config: &config::Guard, node: Option<&str>) -> Self {
+    pub(super) fn new(config: &config::GuardConfig, node: Option<&str>) -> Self {
         let questions = |canaries: &[config::Canary]| canaries.iter().filter_map(Question::new).collect();
         Self {
             must_allow: questions(&config.must_allow),

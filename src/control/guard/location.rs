@@ -27,7 +27,7 @@ impl Unlocated {
     pub(in crate::control) fn among(
         difference: &Difference,
         in_force: &Snapshot,
-        config: &config::Guard,
+        config: &config::GuardConfig,
         node: Option<&str>,
     ) -> Option<Self> {
         let Allowance { rows, .. } = config.max_unlocated;

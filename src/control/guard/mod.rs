@@ -127,7 +127,7 @@ pub(super) enum Read {
 pub(super) struct Guard {
     /// What a person has accepted, for as long as it gets no worse and is not mended.
     waiver: Option<Waiver>,
-    config: config::Guard,
+    config: config::GuardConfig,
     vpn: config::Vpn,
     canaries: Canaries,
 }

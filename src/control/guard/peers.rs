@@ -44,7 +44,7 @@ impl Displaced {
         difference: &Difference,
         in_force: &Snapshot,
         candidate: &Snapshot,
-        config: &config::Guard,
+        config: &config::GuardConfig,
         vpn: &Vpn,
     ) -> Vec<Self> {
         let Allowance { rows, .. } = config.max_unlocated;

@@ -56,7 +56,7 @@ struct Outcome {
 
 impl Prober {
     pub(in crate::control) fn new(config: &Config) -> Self {
-        let config::Guard { probe_port, probe_time, .. } = config.authz.guard;
+        let config::GuardConfig { probe_port, probe_time, .. } = config.authz.guard;
         let settings = Settings { port: probe_port, time: probe_time, vpn: config.vpn.clone() };
         Self { settings, running: None, last: None }
     }

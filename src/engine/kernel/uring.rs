@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::{Conveyor, Kernel, SocketOperation};
-use crate::config::{Config, Engine as EngineConfig, KernelTls};
+use crate::config::{Config, EngineConfig, KernelTls};
 use crate::engine::user_data::UserData;
 use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::kernel_tls::{self, Keys, Record};
