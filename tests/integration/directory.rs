@@ -200,7 +200,7 @@ fn a_directory_that_could_not_be_kept_is_told_before_a_start() {
     let mut neighbourhood = Neighbourhood::new();
     neighbourhood.site.configure("forward.directory_password_file = '/dev/null'");
     let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(!done && told.contains("forward.directory_password_file: it is for the role"), "{told}");
+    assert!(!done && told.contains("forward.directory_password_file: it belongs to the role"), "{told}");
     neighbourhood.site.unconfigure("forward", "directory_password_file");
     neighbourhood
         .site

@@ -83,10 +83,10 @@ fn a_probe_that_cannot_work_is_told_before_the_relay_starts() {
     for (fragment, told) in [
         (
             format!("probe.device = '{}'", crate::support::DEVICE),
-            "probe.device: a tunnel to it takes a token",
+            "probe.device: a tunnel to the device needs a token",
         ),
         ("probe.token_file = '/nowhere'".to_owned(), "probe.token_file: the token has no device to reach"),
-        ("probe.interval = '20ms'".to_owned(), "probe.interval: shorter than 1 s"),
+        ("probe.interval = '20ms'".to_owned(), "probe.interval: must be at least 1s"),
         ("probe.device = 'no-uuid'".to_owned(), "probe.device: "),
     ] {
         let mut site = Site::new("");
