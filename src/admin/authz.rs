@@ -1,4 +1,4 @@
-//! What the guard holds, and what to do about it.
+//! `/authz/…`: the state of the guard, and the commands on what it holds.
 
 use std::time::Duration;
 
@@ -6,50 +6,43 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use super::api::{CandidateQueries, DiffReport};
 use super::caller::{Caller, Operator, Viewer, audit};
 use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
-use super::{AdminState, status as shown};
+use super::status::source_status;
+use super::{AdminState, response};
 use crate::config::{Queries, RelationQuery};
-use crate::control::{CommandError, DiffReport, QueriesError};
+use crate::control::{CommandError, QueriesError};
 
-pub(super) async fn status(_viewer: Viewer, State(desk): State<AdminState>) -> Json<Value> {
-    Json(shown::source(&desk.sources.control.get()))
+pub(super) async fn status(_viewer: Viewer, State(state): State<AdminState>) -> Response {
+    response::json(&source_status(&state.sources.control.get()))
 }
 
 pub(super) async fn diff(
     _viewer: Viewer,
     Extension(caller): Extension<Caller>,
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
 ) -> Response {
-    answered(asked(caller, desk.sources.commands.diff()).await)
+    reply(ask_control(caller, state.sources.commands.diff()).await)
 }
 
-/// Queries to be compared with those that run, each the text of a SELECT.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CandidateQueries {
-    pub credentials: Option<String>,
-    pub grants: Option<String>,
-    pub devices: Option<String>,
-}
-
-/// Has the store run whatever somebody asks it to, with the relay's rights: for operators.
+/// Compares the candidate with the queries in force. Only operators may: the store runs the given SQL with the
+/// relay's rights.
 pub(super) async fn compare(
     Operator(caller): Operator,
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     Json(candidate): Json<CandidateQueries>,
 ) -> Response {
-    let outcome = asked(caller, desk.sources.commands.compare(candidate.into())).await;
+    let outcome = ask_control(caller, state.sources.commands.compare(candidate.into())).await;
     let detail = match &outcome {
         Ok(DiffReport { hold: Some(refused), .. }) => Ok(format!("refused by {}", refused.hold)),
-        Ok(_) => Ok("the guard would let them".to_owned()),
+        Ok(_) => Ok("the guard would let them pass".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    audit(&desk, "authz-compare", caller, detail);
-    answered(outcome)
+    audit(&state, "authz-compare", caller, detail);
+    reply(outcome)
 }
 
 impl From<CandidateQueries> for Queries {
@@ -63,57 +56,59 @@ impl From<CandidateQueries> for Queries {
     }
 }
 
-pub(super) async fn accept(Operator(caller): Operator, State(desk): State<AdminState>) -> Response {
-    let outcome = asked(caller, desk.sources.commands.accept()).await;
+pub(super) async fn accept(Operator(caller): Operator, State(state): State<AdminState>) -> Response {
+    let outcome = ask_control(caller, state.sources.commands.accept()).await;
     let detail = outcome.as_ref().map(|accepted| format!("rule {}: {}", accepted.rule, accepted.figures));
-    audit(&desk, "authz-accept", caller, detail.map_err(ToString::to_string));
-    answered(outcome)
+    audit(&state, "authz-accept", caller, detail.map_err(ToString::to_string));
+    reply(outcome)
 }
 
-pub(super) async fn roll_back(Operator(caller): Operator, State(desk): State<AdminState>) -> Response {
-    let outcome = asked(caller, desk.sources.commands.roll_back()).await;
+pub(super) async fn roll_back(Operator(caller): Operator, State(state): State<AdminState>) -> Response {
+    let outcome = ask_control(caller, state.sources.commands.roll_back()).await;
     let detail = outcome.as_ref().map(|done| format!("from generation {} to {}", done.from.0, done.to.0));
-    audit(&desk, "authz-rollback", caller, detail.map_err(ToString::to_string));
-    answered(outcome)
+    audit(&state, "authz-rollback", caller, detail.map_err(ToString::to_string));
+    reply(outcome)
 }
 
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+enum ControlReplyError {
     #[error(transparent)]
     Command(#[from] CommandError),
     #[error(transparent)]
     Queries(#[from] QueriesError),
     #[error(
-        "the control thread has not answered in time; it may still do what it was told: `sluicegate authz status` \
-         says what came of it"
+        "the control thread has not answered in time; it may still carry out the command: check with `sluicegate \
+         authz status`"
     )]
     Silent,
 }
 
-/// The control thread may have to finish a read, which `store.statement_timeout` bounds.
-async fn asked<T, E: Into<AskError>>(
+/// Waits for the control thread, which may first have to finish a read; `store.statement_timeout` bounds that.
+async fn ask_control<T, E: Into<ControlReplyError>>(
     caller: Caller,
     answer: impl Future<Output = Result<T, E>>,
-) -> Result<T, AskError> {
-    let connection_time = match caller {
+) -> Result<T, ControlReplyError> {
+    let time_max = match caller {
         Caller::Local { .. } => LOCAL_TIME_MAX,
         Caller::Remote(_) => REMOTE_TIME_MAX,
     };
-    match tokio::time::timeout(connection_time - TIME_TO_TELL, answer).await {
+    match tokio::time::timeout(time_max - REPLY_TIME, answer).await {
         Ok(outcome) => outcome.map_err(Into::into),
-        Err(_) => Err(AskError::Silent),
+        Err(_) => Err(ControlReplyError::Silent),
     }
 }
 
-fn answered<T: Serialize>(outcome: Result<T, AskError>) -> Response {
-    let status = match outcome {
+fn reply<T: Serialize>(outcome: Result<T, ControlReplyError>) -> Response {
+    let error = match outcome {
         Ok(done) => return Json(done).into_response(),
-        Err(AskError::Command(_) | AskError::Queries(_)) => StatusCode::CONFLICT,
-        Err(AskError::Silent) => StatusCode::GATEWAY_TIMEOUT,
+        Err(error) => error,
     };
-    let error = outcome.err().map(|error| error.to_string());
-    (status, Json(json!({ "error": error }))).into_response()
+    let status = match error {
+        ControlReplyError::Command(_) | ControlReplyError::Queries(_) => StatusCode::CONFLICT,
+        ControlReplyError::Silent => StatusCode::GATEWAY_TIMEOUT,
+    };
+    response::failure(status, error.to_string())
 }
 
-/// What is left of a connection's time to say that it is over.
-const TIME_TO_TELL: Duration = Duration::from_secs(1);
+/// Part of a connection's time that is kept to reply that the control thread was silent.
+const REPLY_TIME: Duration = Duration::from_secs(1);

@@ -7,15 +7,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
-use super::AdminState;
 use super::token::{TokenVerdict, WRONG_WINDOW};
+use super::{AdminState, response};
 use crate::telemetry::{AuditEvent, OperatorCommand, Proof};
 
 /// Who is at the other end of a connection; put beside each request of it.
@@ -51,10 +49,10 @@ pub(super) enum Denied {
 }
 
 impl Viewer {
-    fn admit(caller: Caller, headers: &HeaderMap, desk: &AdminState) -> Result<Self, Denied> {
+    fn admit(caller: Caller, headers: &HeaderMap, state: &AdminState) -> Result<Self, Denied> {
         match caller {
             Caller::Local { .. } => Ok(Self),
-            Caller::Remote(_) if desk.gate.has_token() => check_token(caller, headers, desk).map(|()| Self),
+            Caller::Remote(_) if state.gate.has_token() => check_token(caller, headers, state).map(|()| Self),
             // A page from elsewhere could give its own name this machine's address, and ask as if from here.
             Caller::Remote(peer) if peer.ip().to_canonical().is_loopback() && names_loopback(headers) => {
                 Ok(Self)
@@ -67,20 +65,20 @@ impl Viewer {
 impl FromRequestParts<AdminState> for Viewer {
     type Rejection = Denied;
 
-    async fn from_request_parts(parts: &mut Parts, desk: &AdminState) -> Result<Self, Denied> {
-        Self::admit(caller_of(parts)?, &parts.headers, desk)
+    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, Denied> {
+        Self::admit(caller_of(parts)?, &parts.headers, state)
     }
 }
 
 impl FromRequestParts<AdminState> for Operator {
     type Rejection = Denied;
 
-    async fn from_request_parts(parts: &mut Parts, desk: &AdminState) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, Denied> {
         let caller = caller_of(parts)?;
         match caller {
             Caller::Local { .. } => {}
-            Caller::Remote(_) if !desk.gate.has_token() => return Err(Denied::ReadOnly),
-            Caller::Remote(_) => check_token(caller, &parts.headers, desk)?,
+            Caller::Remote(_) if !state.gate.has_token() => return Err(Denied::ReadOnly),
+            Caller::Remote(_) => check_token(caller, &parts.headers, state)?,
         }
         Ok(Self(caller))
     }
@@ -93,7 +91,7 @@ impl IntoResponse for Denied {
             Self::TooManyWrong => StatusCode::TOO_MANY_REQUESTS,
             Self::ReadOnly | Self::NotFromHere => StatusCode::FORBIDDEN,
         };
-        let mut response = (status, Json(json!({ "error": self.to_string() }))).into_response();
+        let mut response = response::failure(status, self.to_string());
         let hint = match self {
             Self::NoToken | Self::WrongToken => Some((header::WWW_AUTHENTICATE, "Bearer".to_owned())),
             Self::TooManyWrong => Some((header::RETRY_AFTER, WRONG_WINDOW.as_secs().to_string())),
@@ -109,7 +107,7 @@ impl IntoResponse for Denied {
 
 /// Tells the audit log and the log what an operator had the node do, and what came of it.
 pub(super) fn audit(
-    desk: &AdminState,
+    state: &AdminState,
     command: &'static str,
     caller: Caller,
     outcome: Result<String, String>,
@@ -118,12 +116,12 @@ pub(super) fn audit(
         Caller::Local { .. } => Proof::LocalSocket,
         Caller::Remote(_) => Proof::AdminToken,
     };
-    audit_by(by, desk, command, caller, outcome);
+    audit_by(by, state, command, caller, outcome);
 }
 
 fn audit_by(
     by: Proof,
-    desk: &AdminState,
+    state: &AdminState,
     command: &'static str,
     caller: Caller,
     outcome: Result<String, String>,
@@ -138,7 +136,7 @@ fn audit_by(
         Caller::Remote(client) => (None, None, Some(client)),
     };
     let event = OperatorCommand { command, by, uid, pid, client, outcome, detail };
-    desk.sources.audit.tell(AuditEvent::OperatorCommand(event));
+    state.sources.audit.tell(AuditEvent::OperatorCommand(event));
 }
 
 /// A connection that says nothing of itself may do nothing.
@@ -146,13 +144,13 @@ fn caller_of(parts: &Parts) -> Result<Caller, Denied> {
     parts.extensions.get::<Caller>().copied().ok_or(Denied::ReadOnly)
 }
 
-fn check_token(caller: Caller, headers: &HeaderMap, desk: &AdminState) -> Result<(), Denied> {
+fn check_token(caller: Caller, headers: &HeaderMap, state: &AdminState) -> Result<(), Denied> {
     let Some(token) = bearer(headers) else { return Err(Denied::NoToken) };
-    match desk.gate.judge(token) {
+    match state.gate.judge(token) {
         TokenVerdict::Right => Ok(()),
         TokenVerdict::Wrong => {
             let outcome = Err("a wrong token was shown".to_owned());
-            audit_by(Proof::WrongToken, desk, "admin-token", caller, outcome);
+            audit_by(Proof::WrongToken, state, "admin-token", caller, outcome);
             Err(Denied::WrongToken)
         }
         TokenVerdict::WrongAgain => Err(Denied::TooManyWrong),

@@ -16,10 +16,10 @@ use super::{AdminState, routes};
 pub(super) async fn serve(
     listener: TcpListener,
     local: Option<LocalSocket>,
-    desk: AdminState,
+    state: AdminState,
     stopped: oneshot::Receiver<()>,
 ) {
-    let routes = routes::all(desk);
+    let routes = routes::all(state);
     let locally = async {
         match &local {
             Some(local) => local.serve(&routes).await,

@@ -4,6 +4,7 @@
 //!
 //! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
 
+pub mod api;
 mod authz;
 mod caller;
 mod connection;
@@ -18,6 +19,7 @@ mod nodes;
 mod openmetrics;
 mod page;
 mod process;
+mod response;
 pub mod routes;
 mod self_probe;
 mod sessions;
@@ -46,8 +48,7 @@ use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
 
-pub use authz::CandidateQueries;
-pub use self_probe::{ProbeHandle, ProbePathStatus, ProbeResult, ProbeStatus, SelfProbe};
+pub use self_probe::{ProbeHandle, SelfProbe};
 pub use token::TokenError;
 
 /// The running admin thread; dropping it stops the thread and waits for it.
@@ -79,12 +80,12 @@ pub struct Sources {
 struct AdminState {
     sources: Sources,
     gate: Arc<TokenGate>,
-    roster: Arc<SessionListCache>,
+    sessions: Arc<SessionListCache>,
 }
 
 impl FromRef<AdminState> for Sources {
-    fn from_ref(desk: &AdminState) -> Self {
-        desk.sources.clone()
+    fn from_ref(state: &AdminState) -> Self {
+        state.sources.clone()
     }
 }
 
@@ -151,14 +152,14 @@ impl AdminServer {
                 path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
                 source,
             })?;
-        let desk = AdminState { sources, gate: Arc::new(gate), roster: Arc::default() };
+        let state = AdminState { sources, gate: Arc::new(gate), sessions: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move |_| runtime.block_on(http::serve(listener, local, desk, stopped));
+        let serve = move |_| runtime.block_on(http::serve(listener, local, state, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
         Ok(Self { address, _stop: stop, _thread: thread })
     }

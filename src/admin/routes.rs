@@ -18,7 +18,7 @@ pub fn session_end(id: &str) -> String {
     format!("{SESSIONS}/{id}/end")
 }
 
-pub(super) fn all(desk: AdminState) -> Router {
+pub(super) fn all(state: AdminState) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/livez", get(health::livez))
@@ -32,5 +32,5 @@ pub(super) fn all(desk: AdminState) -> Router {
         .route(AUTHZ_COMPARE, post(authz::compare))
         .route(AUTHZ_ACCEPT, post(authz::accept))
         .route(AUTHZ_ROLLBACK, post(authz::roll_back))
-        .with_state(desk)
+        .with_state(state)
 }

@@ -1,72 +1,40 @@
-//! `/sessions`: who is connected to what, how fast it goes, and the end of one of them.
+//! `/sessions`: lists the sessions of the node with their rates, and ends one of them.
 //!
-//! A list serves everybody who asks in the next moment, so that no number of pages and terminals has the
-//! engines list more often than [`LIST_EVERY`].
+//! Requests share a list for [`LIST_AGE_MAX`], so that many pages and terminals together make the engine list its
+//! sessions no more often than that.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::AdminState;
+use super::api::{EndedSession, SessionId, SessionInfo, SessionListing};
 use super::caller::{Operator, Viewer, audit};
-use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId, UnixMillis};
+use super::{AdminState, response};
 use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, SessionState};
 
-/// The newest list, and what it takes to tell how fast each session goes.
+/// The newest list of sessions, which requests share.
 #[derive(Default)]
 pub(super) struct SessionListCache {
-    newest: Mutex<Option<Arc<SessionListing>>>,
+    newest: Mutex<Option<Arc<TakenListing>>>,
 }
 
-/// All sessions of one moment.
-pub(super) struct SessionListing {
+/// A list of sessions, and the moment when it was made.
+pub(super) struct TakenListing {
     taken: Instant,
-    pub sessions: Vec<SessionView>,
-    /// Sessions that came while the list was made, beyond the room for them.
-    pub left_out: usize,
-}
-
-/// A session as others are told of it.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct SessionView {
-    /// As text: it can be above what a number holds in JavaScript.
-    #[serde(serialize_with = "as_text")]
-    id: u64,
-    client: Option<SocketAddr>,
-    principal: Option<PrincipalId>,
-    credential: Option<CredentialId>,
-    grant: Option<GrantId>,
-    device: Option<DeviceId>,
-    uuid: Option<DeviceUuid>,
-    port: Option<u16>,
-    generation: Option<Generation>,
-    state: SessionState,
-    since: UnixMillis,
-    handshake_us: Option<u64>,
-    /// Up is from client to device.
-    bytes_up: u64,
-    bytes_down: u64,
-    path_up: Option<PathKind>,
-    path_down: Option<PathKind>,
-    /// Bytes per second since the list before; absent where that is long ago, or the session was not on it.
-    rate_up: Option<u64>,
-    rate_down: Option<u64>,
+    listing: SessionListing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum SessionsError {
     #[error(transparent)]
     Busy(#[from] EngineBusy),
-    #[error("an engine thread has not answered in {} s; its log may say why", ANSWER_TIME.as_secs())]
+    #[error("an engine thread has not answered in {} s; its log may say why", ANSWER_TIME_MAX.as_secs())]
     Silent,
     #[error("there is no such session; `sluicegate sessions` lists them")]
     NotFound,
@@ -75,64 +43,66 @@ pub(super) enum SessionsError {
 }
 
 impl SessionListCache {
-    /// A list that is not older than [`LIST_EVERY`].
-    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<SessionListing>, SessionsError> {
+    /// Returns a list that is at most [`LIST_AGE_MAX`] old.
+    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<TakenListing>, SessionsError> {
         let mut newest = self.newest.lock().await;
         if let Some(listing) = &*newest
-            && listing.taken.elapsed() < LIST_EVERY
+            && listing.taken.elapsed() < LIST_AGE_MAX
         {
             return Ok(Arc::clone(listing));
         }
-        let mut under_way = engine.list_sessions()?;
-        let list = answer_of(|| under_way.poll()).await?;
-        let listing = SessionListing::new(list.rows, list.left_out, newest.as_deref());
+        let mut pending = engine.list_sessions()?;
+        let list = poll_answer(|| pending.poll()).await?;
+        let listing = TakenListing::new(list.rows, list.left_out, newest.as_deref());
         Ok(Arc::clone(newest.insert(Arc::new(listing))))
     }
 
     async fn end(&self, id: u64, engine: &EngineHandle) -> Result<(), SessionsError> {
-        let mut under_way = engine.end_session(id)?;
-        match answer_of(|| under_way.poll()).await? {
+        let mut pending = engine.end_session(id)?;
+        match poll_answer(|| pending.poll()).await? {
             EndResult::Ended => Ok(()),
             EndResult::NotFound => Err(SessionsError::NotFound),
         }
     }
 }
 
-impl SessionListing {
+impl TakenListing {
+    /// Makes a list of `rows`, with rates where `before` is recent.
     fn new(rows: Vec<SessionRow>, left_out: usize, before: Option<&Self>) -> Self {
         let taken = Instant::now();
-        let mut sessions: Vec<_> = rows.into_iter().map(SessionView::new).collect();
-        if let Some(before) = before.filter(|before| taken.duration_since(before.taken) < RATE_OVER) {
+        let mut sessions: Vec<_> = rows.into_iter().map(SessionInfo::from).collect();
+        if let Some(before) = before.filter(|before| taken.duration_since(before.taken) < RATE_PERIOD_MAX) {
             let seconds = taken.duration_since(before.taken).as_secs_f64();
-            let known: HashMap<u64, &SessionView> =
-                before.sessions.iter().map(|view| (view.id, view)).collect();
-            for view in &mut sessions {
-                let Some(then) = known.get(&view.id) else { continue };
+            let known: HashMap<SessionId, &SessionInfo> =
+                before.listing.sessions.iter().map(|session| (session.id, session)).collect();
+            for session in &mut sessions {
+                let Some(then) = known.get(&session.id) else { continue };
                 let rate = |now: u64, then: u64| Some((now.saturating_sub(then) as f64 / seconds) as u64);
-                view.rate_up = rate(view.bytes_up, then.bytes_up);
-                view.rate_down = rate(view.bytes_down, then.bytes_down);
+                session.rate_up = rate(session.bytes_up, then.bytes_up);
+                session.rate_down = rate(session.bytes_down, then.bytes_down);
             }
         }
-        Self { taken, sessions, left_out }
+        Self { taken, listing: SessionListing { sessions, left_out } }
     }
 
-    /// The `count` fastest, both directions together, the fastest first.
-    pub fn fastest(&self, count: usize) -> Vec<&SessionView> {
-        let mut sessions: Vec<_> = self.sessions.iter().collect();
-        sessions.sort_by_key(|view| {
-            let rate = view.rate_up.unwrap_or(0) + view.rate_down.unwrap_or(0);
-            std::cmp::Reverse((rate, view.bytes_up + view.bytes_down, view.id))
+    /// Returns the `count` fastest sessions, both directions together, the fastest first.
+    pub fn fastest(&self, count: usize) -> Vec<&SessionInfo> {
+        let mut sessions: Vec<_> = self.listing.sessions.iter().collect();
+        sessions.sort_by_key(|session| {
+            let rate = session.rate_up.unwrap_or(0) + session.rate_down.unwrap_or(0);
+            std::cmp::Reverse((rate, session.bytes_up + session.bytes_down, session.id))
         });
         sessions.truncate(count);
         sessions
     }
 }
 
-impl SessionView {
-    fn new(row: SessionRow) -> Self {
+impl From<SessionRow> for SessionInfo {
+    fn from(row: SessionRow) -> Self {
         let SessionRow { facts, state, since, tunnel } = row;
+        let path = |path: PathKind| Cow::Borrowed(path_word(path));
         Self {
-            id: facts.session,
+            id: SessionId(facts.session),
             client: facts.client,
             principal: facts.principal,
             credential: facts.credential,
@@ -141,16 +111,36 @@ impl SessionView {
             uuid: facts.uuid,
             port: facts.port,
             generation: facts.generation,
-            state,
+            state: Cow::Borrowed(state_word(state)),
             since,
             handshake_us: tunnel.map(|tunnel| tunnel.handshake_us),
             bytes_up: tunnel.map_or(0, |tunnel| tunnel.up.bytes),
             bytes_down: tunnel.map_or(0, |tunnel| tunnel.down.bytes),
-            path_up: tunnel.map(|tunnel| tunnel.up.path),
-            path_down: tunnel.map(|tunnel| tunnel.down.path),
+            path_up: tunnel.map(|tunnel| path(tunnel.up.path)),
+            path_down: tunnel.map(|tunnel| path(tunnel.down.path)),
             rate_up: None,
             rate_down: None,
         }
+    }
+}
+
+const fn state_word(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Securing => "securing",
+        SessionState::Head => "head",
+        SessionState::Dialling => "dialling",
+        SessionState::Open => "open",
+        SessionState::HalfClosed => "half-closed",
+        SessionState::Refused => "refused",
+        SessionState::Closing => "closing",
+    }
+}
+
+const fn path_word(path: PathKind) -> &'static str {
+    match path {
+        PathKind::Copy => "copy",
+        PathKind::Splice => "splice",
+        PathKind::Tls => "tls",
     }
 }
 
@@ -161,33 +151,35 @@ impl IntoResponse for SessionsError {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::NoId => StatusCode::BAD_REQUEST,
         };
-        (status, Json(json!({ "error": self.to_string() }))).into_response()
+        response::failure(status, self.to_string())
     }
 }
 
-pub(super) async fn list(_viewer: Viewer, State(desk): State<AdminState>) -> Result<Response, SessionsError> {
-    let listing = desk.roster.list(&desk.sources.engine).await?;
-    Ok(Json(json!({ "sessions": listing.sessions, "left_out": listing.left_out })).into_response())
+pub(super) async fn list(
+    _viewer: Viewer,
+    State(state): State<AdminState>,
+) -> Result<Response, SessionsError> {
+    let list = state.sessions.list(&state.sources.engine).await?;
+    Ok(response::json(&list.listing))
 }
 
 pub(super) async fn end(
     Operator(caller): Operator,
-    State(desk): State<AdminState>,
+    State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<Response, SessionsError> {
     let number = id.parse().map_err(|_| SessionsError::NoId)?;
-    let ended = desk.roster.end(number, &desk.sources.engine).await;
+    let result = state.sessions.end(number, &state.sources.engine).await;
     let outcome =
-        ended.map(|()| format!("session {number}")).map_err(|error| format!("session {number}: {error}"));
-    audit(&desk, "session-end", caller, outcome);
-    ended?;
-    Ok(Json(json!({ "ended": id })).into_response())
+        result.map(|()| format!("session {number}")).map_err(|error| format!("session {number}: {error}"));
+    audit(&state, "session-end", caller, outcome);
+    result?;
+    Ok(response::json(&EndedSession { ended: id }))
 }
 
-/// What an engine thread is found to have answered. It cannot wake this thread without waiting for it, so it
-/// is looked at.
-async fn answer_of<T>(mut poll: impl FnMut() -> Option<T>) -> Result<T, SessionsError> {
-    let give_up_at = Instant::now() + ANSWER_TIME;
+/// Polls until an engine thread has answered. The thread cannot wake us without waiting for us, so we poll.
+async fn poll_answer<T>(mut poll: impl FnMut() -> Option<T>) -> Result<T, SessionsError> {
+    let give_up_at = Instant::now() + ANSWER_TIME_MAX;
     loop {
         if let Some(answer) = poll() {
             return Ok(answer);
@@ -195,21 +187,17 @@ async fn answer_of<T>(mut poll: impl FnMut() -> Option<T>) -> Result<T, Sessions
         if Instant::now() >= give_up_at {
             return Err(SessionsError::Silent);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn as_text<S: serde::Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(id)
-}
+/// Age up to which a list is served again.
+const LIST_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// The age up to which a list is as good as a new one.
-const LIST_EVERY: Duration = Duration::from_millis(250);
+/// Longest period over which a rate still describes the present.
+const RATE_PERIOD_MAX: Duration = Duration::from_secs(10);
 
-/// The longest time over which a rate says something of now.
-const RATE_OVER: Duration = Duration::from_secs(10);
+/// Time in which an engine thread must answer. A thread with the most sessions possible needs far less.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Far more than a thread with every session there may be needs.
-const ANSWER_TIME: Duration = Duration::from_secs(2);
-
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -1,174 +1,189 @@
-//! `/status.json`: how the node is doing, in figures that only ever grow and in a few that are of now.
-//!
-//! Whoever asks twice and subtracts has rates; so the node keeps none for anybody.
+//! Builds `/status.json` and `/authz/status` from the state of the node.
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::{Json, http};
-use serde_json::{Map, Value, json};
 
+use super::api::{
+    ByteCounts, NodeCounts, NodeFigures, Null, Permissions, PublicHandshake, PublicHold, PublicSource,
+    PublicStatus, ReadinessState, RelationRows, STORE_ERROR, SessionCounts, SessionId, SlowHandshake,
+    SourceFigures, SourceStatus, StatusReport,
+};
 use super::caller::{Denied, Viewer};
-use super::{AdminState, ProbeStatus, Readiness, Sources, threads};
+use super::{AdminState, Readiness, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::{Rule, Status};
 use crate::engine::Neighbours;
-use crate::telemetry::{Cause, Counter, EngineCounters, Handshake, SLOWEST_KEPT};
+use crate::telemetry::{Counter, EngineCounters, Handshake, SLOWEST_KEPT};
 
-pub(super) async fn status(viewer: Result<Viewer, Denied>, State(desk): State<AdminState>) -> Response {
-    let is_viewer = match viewer {
-        Ok(Viewer) => true,
-        Err(Denied::NoToken | Denied::NotFromHere | Denied::ReadOnly) => false,
-        // Somebody means to be let in, and should know that they are not.
+pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
+    let body = match viewer {
+        Ok(Viewer) => response::json(&report(&state).await),
+        Err(Denied::NoToken | Denied::NotFromHere | Denied::ReadOnly) => {
+            response::json(&public_status(&state))
+        }
+        // The requester expects to be let in, and has to know that it was not.
         Err(denied @ (Denied::WrongToken | Denied::TooManyWrong)) => return denied.into_response(),
     };
-    let mut body = of_everybody(&desk, is_viewer);
-    if is_viewer {
-        // An engine that lists no sessions is no reason to show nothing.
-        body["top"] = match desk.roster.list(&desk.sources.engine).await {
-            Ok(listing) => json!(listing.fastest(TOP_SESSIONS)),
-            Err(_) => Value::Null,
-        };
+    ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// The store and the guard, for an operator.
+pub(super) fn source_status(status: &Status) -> SourceStatus {
+    SourceStatus {
+        store: status.store.clone(),
+        last_error: status.last_error.clone(),
+        hold: status.hold.clone(),
+        figures: source_figures(status),
     }
-    ([(http::header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
-/// What there is to know of the control thread.
-pub(super) fn source(status: &Status) -> Value {
-    let holds: Map<_, _> = Rule::ALL
-        .iter()
-        .zip(status.holds)
-        .map(|(rule, holds)| (rule.name().to_owned(), holds.into()))
-        .collect();
-    json!({
-        "store": status.store,
-        "generation": status.generation,
-        "rows": {
-            "credentials": status.rows.credentials,
-            "grants": status.rows.grants,
-            "devices": status.rows.devices,
+async fn report(state: &AdminState) -> StatusReport {
+    let sources = &state.sources;
+    // The report is worth having without sessions, so an engine that is busy does not fail it.
+    let listing = state.sessions.list(&sources.engine).await.ok();
+    StatusReport {
+        figures: node_figures(
+            state,
+            Permissions { see_sessions: true, end_with_token: state.gate.has_token() },
+        ),
+        probe: sources.probe.get(),
+        source: source_status(&sources.control.get()),
+        slowest: slowest(sources).map(SlowHandshake::from).collect(),
+        top: listing.map(|listing| listing.fastest(TOP_SESSIONS).into_iter().cloned().collect()),
+    }
+}
+
+fn public_status(state: &AdminState) -> PublicStatus {
+    let sources = &state.sources;
+    PublicStatus {
+        figures: node_figures(
+            state,
+            Permissions { see_sessions: false, end_with_token: state.gate.has_token() },
+        ),
+        probe: sources.probe.get().into(),
+        source: public_source(&sources.control.get()),
+        slowest: slowest(sources).map(PublicHandshake::from).collect(),
+        top: Null,
+    }
+}
+
+fn public_source(status: &Status) -> PublicSource {
+    PublicSource {
+        store: Null,
+        last_error: status.last_error.as_ref().map(|_| STORE_ERROR),
+        hold: status.hold.as_ref().map(|held| PublicHold {
+            rule: held.hold.rule,
+            figures: held.hold.figures.clone(),
+            examples: [],
+            since: held.since,
+        }),
+        figures: source_figures(status),
+    }
+}
+
+fn source_figures(status: &Status) -> SourceFigures {
+    let holds = Rule::ALL.iter().zip(status.holds).map(|(rule, holds)| (rule.name().to_owned(), holds));
+    SourceFigures {
+        generation: status.generation,
+        rows: RelationRows {
+            credentials: status.rows.credentials,
+            grants: status.rows.grants,
+            devices: status.rows.devices,
         },
-        "confirmed_at": status.confirmed_at,
-        "last_error": status.last_error,
-        "hold": status.hold,
-        "holds": holds,
-        "quarantined": status.quarantined,
-        "absences_waiting": status.absences_waiting,
-        "absences_honoured": status.absences_honoured,
-        "on_probation": status.on_probation,
-        "regressions": status.regressions,
-        "rollbacks": status.rollbacks,
-        "rights_not_understood": status.warnings.not_understood.count,
-        "warnings": status.warnings.lines(),
-    })
+        confirmed_at: status.confirmed_at,
+        holds: holds.collect(),
+        quarantined: status.quarantined,
+        absences_waiting: status.absences_waiting,
+        absences_honoured: status.absences_honoured,
+        on_probation: status.on_probation,
+        regressions: status.regressions,
+        rollbacks: status.rollbacks,
+        rights_not_understood: status.warnings.not_understood.count,
+        warnings: status.warnings.lines(),
+    }
 }
 
-fn of_everybody(desk: &AdminState, is_viewer: bool) -> Value {
-    let sources = &desk.sources;
+fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
+    let sources = &state.sources;
     let sum = |of: fn(&EngineCounters) -> &Counter| -> u64 {
         sources.engine.counters().map(|engine| of(engine).get()).sum()
     };
-    let (state, why) = readiness(sources.readiness());
-    let mut source = source(&sources.control.get());
-    if !is_viewer {
-        // They name hosts and rows.
-        source["store"] = Value::Null;
-        if !source["last_error"].is_null() {
-            source["last_error"] = "the store cannot be read".into();
-        }
-        if !source["hold"].is_null() {
-            source["hold"]["examples"] = json!([]);
-        }
-    }
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "at": UnixMillis::now(),
-        "readiness": state,
-        "why": why,
-        "sessions": {
-            "active": sum(|engine| &engine.sessions.active),
-            "max": sources.engine.sessions_max(),
-            "accepted": sum(|engine| &engine.sessions.accepted),
-            "refused": sum(|engine| &engine.sessions.refused),
-            "undecided": sum(|engine| &engine.sessions.undecided),
-            "opened": sum(|engine| &engine.sessions.tunnels_opened),
-            "closed": sum(|engine| &engine.sessions.tunnels_closed),
-        },
-        "bytes": {
-            "up_copied": sum(|engine| &engine.hot.bytes_up_copied),
-            "up_spliced": sum(|engine| &engine.hot.bytes_up_spliced),
-            "up_tls": sum(|engine| &engine.hot.bytes_up_tls),
-            "down_copied": sum(|engine| &engine.hot.bytes_down_copied),
-            "down_spliced": sum(|engine| &engine.hot.bytes_down_spliced),
-            "down_tls": sum(|engine| &engine.hot.bytes_down_tls),
-        },
-        "refusals": refusals(sources),
-        "probe": probe(sources, is_viewer),
-        "source": source,
-        "nodes": nodes(sources),
-        "threads": threads::all(&sources.engine),
-        "slowest": slowest(sources, is_viewer),
-        "top": null,
-        "may": { "see_sessions": is_viewer, "end_with_token": desk.gate.has_token() },
-    })
-}
-
-fn readiness(readiness: Readiness) -> (&'static str, Option<String>) {
-    match readiness {
-        Readiness::Ready => ("ready", None),
-        Readiness::Holding(rule) => ("holding", Some(format!("rule {rule}"))),
-        Readiness::Draining => ("draining", None),
-        Readiness::Undecided(cause) => ("undecided", Some(cause.to_string())),
-    }
-}
-
-/// How many there are, and not which.
-fn nodes(sources: &Sources) -> Value {
+    let (readiness, why) = readiness(sources.readiness());
     let Neighbours { fresh, stale } = sources.engine.neighbours();
-    json!({ "fresh": fresh, "stale": stale })
+    NodeFigures {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        at: UnixMillis::now(),
+        readiness,
+        why,
+        sessions: SessionCounts {
+            active: sum(|engine| &engine.sessions.active),
+            max: sources.engine.sessions_max().into(),
+            accepted: sum(|engine| &engine.sessions.accepted),
+            refused: sum(|engine| &engine.sessions.refused),
+            undecided: sum(|engine| &engine.sessions.undecided),
+            opened: sum(|engine| &engine.sessions.tunnels_opened),
+            closed: sum(|engine| &engine.sessions.tunnels_closed),
+        },
+        bytes: ByteCounts {
+            up_copied: sum(|engine| &engine.hot.bytes_up_copied),
+            up_spliced: sum(|engine| &engine.hot.bytes_up_spliced),
+            up_tls: sum(|engine| &engine.hot.bytes_up_tls),
+            down_copied: sum(|engine| &engine.hot.bytes_down_copied),
+            down_spliced: sum(|engine| &engine.hot.bytes_down_spliced),
+            down_tls: sum(|engine| &engine.hot.bytes_down_tls),
+        },
+        refusals: refusals(sources),
+        nodes: NodeCounts { fresh, stale },
+        threads: threads::all(&sources.engine),
+        may,
+    }
 }
 
-/// Why it fails names hosts and files, which are not everybody's business.
-fn probe(sources: &Sources, is_viewer: bool) -> ProbeStatus {
-    let mut probe = sources.probe.get();
-    for path in [&mut probe.local, &mut probe.forwarded] {
-        if let Some(failure) = path.last.as_mut().and_then(|last| last.failure.as_mut())
-            && !is_viewer
-        {
-            *failure = "the node's own client is not served".to_owned();
-        }
+fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
+    match readiness {
+        Readiness::Ready => (ReadinessState::Ready, None),
+        Readiness::Holding(rule) => (ReadinessState::Holding, Some(format!("rule {rule}"))),
+        Readiness::Draining => (ReadinessState::Draining, None),
+        Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
     }
-    probe
 }
 
 /// Refusals so far, by their true cause.
-fn refusals(sources: &Sources) -> BTreeMap<Cause, u64> {
-    let mut causes = BTreeMap::<Cause, u64>::new();
+fn refusals(sources: &Sources) -> BTreeMap<String, u64> {
+    let mut causes = BTreeMap::new();
     for (label, count) in sources.engine.counters().flat_map(|engine| engine.refusals.nonzero()) {
-        *causes.entry(label.cause).or_default() += count;
+        *causes.entry(label.cause.slug().to_owned()).or_default() += count;
     }
     causes
 }
 
-fn slowest(sources: &Sources, is_viewer: bool) -> Vec<Value> {
+/// The slowest of all threads, the slowest first.
+fn slowest(sources: &Sources) -> impl Iterator<Item = Handshake> {
     let now = UnixMillis::now();
     let mut all: Vec<Handshake> =
         sources.engine.counters().flat_map(|engine| engine.slowest_handshakes.get(now)).collect();
     all.sort_by_key(|handshake| std::cmp::Reverse(handshake.us));
     all.truncate(SLOWEST_KEPT);
-    let shown = |handshake: Handshake| {
-        json!({
-            "at": handshake.at,
-            "us": handshake.us,
-            "outcome": handshake.outcome(),
-            "session": is_viewer.then(|| handshake.session.to_string()),
-            "uuid": handshake.uuid.filter(|_| is_viewer),
-            "port": handshake.port.filter(|_| is_viewer),
-        })
-    };
-    all.into_iter().map(shown).collect()
+    all.into_iter()
 }
 
-/// As many as a screen shows.
+impl From<Handshake> for SlowHandshake {
+    fn from(handshake: Handshake) -> Self {
+        let outcome = handshake.outcome().into();
+        let Handshake { at, us, session, uuid, port, .. } = handshake;
+        Self { at, us, outcome, session: SessionId(session), uuid, port }
+    }
+}
+
+impl From<Handshake> for PublicHandshake {
+    fn from(handshake: Handshake) -> Self {
+        let Handshake { at, us, .. } = handshake;
+        Self { at, us, outcome: handshake.outcome(), session: Null, uuid: Null, port: Null }
+    }
+}
+
+/// Number of sessions in [`StatusReport::top`]; a screen shows no more.
 const TOP_SESSIONS: usize = 20;

@@ -1,25 +1,22 @@
-//! What each engine thread has done, and the time that it took.
+//! Figures of the engine threads.
 
-use serde_json::{Value, json};
-
+use super::api::EngineThread;
 use crate::engine::EngineHandle;
+use crate::telemetry::EngineCounters;
 
-pub(super) fn all(engine: &EngineHandle) -> Vec<Value> {
-    let shown = |(number, (counters, system_id)): (usize, (_, Option<i32>))| {
-        let counters: &crate::telemetry::EngineCounters = counters;
-        json!({
-            "number": number,
-            "cpu_ns": system_id.and_then(cpu_ns),
-            "turns": counters.hot.turns.get(),
-            "spins_hit": counters.hot.spins_hit.get(),
-            "spins_missed": counters.hot.spins_missed.get(),
-            "sessions": counters.sessions.active.get(),
-        })
+pub(super) fn all(engine: &EngineHandle) -> Vec<EngineThread> {
+    let thread = |(number, (counters, system_id)): (usize, (&EngineCounters, Option<i32>))| EngineThread {
+        number,
+        cpu_ns: system_id.and_then(cpu_ns),
+        turns: counters.hot.turns.get(),
+        spins_hit: counters.hot.spins_hit.get(),
+        spins_missed: counters.hot.spins_missed.get(),
+        sessions: counters.sessions.active.get(),
     };
-    engine.counters().zip(engine.system_ids()).enumerate().map(shown).collect()
+    engine.counters().zip(engine.system_ids()).enumerate().map(thread).collect()
 }
 
-/// Time on a CPU so far, spinning included; `None` where the kernel keeps no count.
+/// CPU time of a thread so far in nanoseconds, spinning included. `None` where the kernel keeps no count.
 fn cpu_ns(system_id: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{system_id}/schedstat")).ok()?;
     text.split_ascii_whitespace().next()?.parse().ok()

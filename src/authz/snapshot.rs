@@ -6,7 +6,7 @@ use super::table::KeyHasher;
 use super::{Credential, Device, DeviceId, Grant, GrantId, KeyHash, PrincipalId};
 
 /// Numbers snapshots in the order of their publication, from 1.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 

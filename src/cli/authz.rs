@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::Loaded;
-use super::admin_client::AdminClient;
+use super::admin_client::{AdminClient, AdminDocument};
 use super::output::{CommandAnswer, CommandError, OutputFormat, rfc3339};
-use crate::admin::{CandidateQueries, routes};
-use crate::authz::UnixMillis;
+use crate::admin::api::{
+    Accepted, CandidateQueries, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack, SourceStatus,
+};
+use crate::admin::routes;
 use crate::config::RelationQuery;
 use crate::store::Relation;
 
@@ -37,28 +38,34 @@ pub enum AuthzCommand {
 
 pub fn run(command: AuthzCommand, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let relay = AdminClient::of(&loaded.config.admin)?;
-    let facts = match &command {
-        AuthzCommand::Status => relay.get(routes::AUTHZ_STATUS),
-        AuthzCommand::Diff { candidate } if candidate.is_empty() => relay.get(routes::AUTHZ_DIFF),
-        AuthzCommand::Diff { candidate } => relay.post_json(routes::AUTHZ_COMPARE, &queries(candidate)?),
-        AuthzCommand::Accept => relay.post(routes::AUTHZ_ACCEPT),
-        AuthzCommand::Rollback => relay.post(routes::AUTHZ_ROLLBACK),
-    }?;
-    let text = match command {
-        AuthzCommand::Status => status_text(&facts),
-        AuthzCommand::Diff { ref candidate } if candidate.is_empty() => diff_text(&facts),
-        AuthzCommand::Diff { .. } => return print_comparison(facts, output),
-        AuthzCommand::Accept => format!(
-            "published {} changed rows as generation {}, which rule {} had held",
-            facts["rows"],
-            facts["generation"],
-            word(&facts["rule"])
-        ),
+    let (text, document) = match command {
+        AuthzCommand::Status => {
+            let document = relay.get(routes::AUTHZ_STATUS)?;
+            (status_text(&document.read()?), document)
+        }
+        AuthzCommand::Diff { candidate } if candidate.is_empty() => {
+            let document = relay.get(routes::AUTHZ_DIFF)?;
+            (diff_text(&document.read()?), document)
+        }
+        AuthzCommand::Diff { candidate } => {
+            return print_comparison(relay.post_json(routes::AUTHZ_COMPARE, &queries(candidate)?)?, output);
+        }
+        AuthzCommand::Accept => {
+            let document = relay.post(routes::AUTHZ_ACCEPT)?;
+            let Accepted { rule, rows, generation, .. } = document.read()?;
+            let generation = generation.0;
+            let text = format!(
+                "published {rows} changed rows as generation {generation}, which rule {rule} had held"
+            );
+            (text, document)
+        }
         AuthzCommand::Rollback => {
-            format!("went back from generation {} to {}", facts["from"], facts["to"])
+            let document = relay.post(routes::AUTHZ_ROLLBACK)?;
+            let RolledBack { from, to } = document.read()?;
+            (format!("went back from generation {} to {}", from.0, to.0), document)
         }
     };
-    CommandAnswer::done(text, facts).print(output)
+    CommandAnswer::done(text, document.json).print(output)
 }
 
 /// A file that holds a query, and which.
@@ -92,7 +99,7 @@ impl FromStr for CandidateFile {
     }
 }
 
-fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError> {
+fn queries(candidate: Vec<CandidateFile>) -> Result<CandidateQueries, CommandError> {
     let mut queries = CandidateQueries::default();
     for CandidateFile { relation, file } in candidate {
         let place = match relation {
@@ -100,7 +107,7 @@ fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError
             Relation::Grants => &mut queries.grants,
             Relation::Devices => &mut queries.devices,
         };
-        let query = RelationQuery::try_from(file.clone()).map_err(CommandError::failed)?;
+        let query = Query::try_from(file).map_err(CommandError::failed)?;
         if place.replace(query.sql).is_some() {
             return Err(CommandError::failed(format!(
                 "there are two queries for {}; name one",
@@ -111,100 +118,88 @@ fn queries(candidate: &[CandidateFile]) -> Result<CandidateQueries, CommandError
     Ok(queries)
 }
 
-/// Fails where the guard would.
-fn print_comparison(facts: Value, output: OutputFormat) -> Result<(), CommandError> {
-    let hold = &facts["hold"];
-    let refused = (!hold.is_null()).then(|| {
-        let examples = hold["examples"].as_array().into_iter().flatten();
-        let examples: String = examples.map(|example| format!("\n  such as {}", word(example))).collect();
-        format!("{}{examples}", word(&hold["figures"]))
-    });
-    let rule = word(&hold["rule"]).to_owned();
-    let verdict = match &refused {
-        Some(figures) => format!("guard: would REFUSE them by rule {rule}\n  {figures}"),
-        None => "guard: would take them over".to_owned(),
+/// Prints what the candidate queries would change. Fails where the guard would refuse them.
+fn print_comparison(document: AdminDocument, output: OutputFormat) -> Result<(), CommandError> {
+    let report: DiffReport = document.read()?;
+    let verdict = match &report.hold {
+        Some(HoldStatus { hold, .. }) => {
+            let examples: String =
+                hold.examples.iter().map(|example| format!("\n  such as {example}")).collect();
+            format!("guard: would REFUSE them by rule {}\n  {}{examples}", hold.rule, hold.figures)
+        }
+        None => "guard: would let them pass".to_owned(),
     };
-    CommandAnswer::done(format!("{}\n{verdict}", diff_text(&facts)), facts).print(output)?;
-    match refused {
-        Some(_) => Err(CommandError::failed(format!("the guard would refuse these queries by rule {rule}"))),
+    CommandAnswer::done(format!("{}\n{verdict}", diff_text(&report)), document.json).print(output)?;
+    match report.hold {
+        Some(HoldStatus { hold, .. }) => {
+            Err(CommandError::failed(format!("the guard would refuse these queries by rule {}", hold.rule)))
+        }
         None => Ok(()),
     }
 }
 
-fn status_text(facts: &Value) -> String {
-    let rows = &facts["rows"];
-    let time = |at: &Value| rfc3339(UnixMillis(at.as_i64().unwrap_or_default()));
+fn status_text(status: &SourceStatus) -> String {
+    let SourceStatus { store, last_error, hold, figures } = status;
+    let rows = figures.rows;
     let mut lines = vec![
-        match facts["generation"].as_u64() {
-            Some(generation) => format!("in force: generation {generation}"),
-            None => "in force: nothing, so that nothing is decided".to_owned(),
+        match figures.generation {
+            Some(generation) => format!("in force: generation {}", generation.0),
+            None => "in force: no snapshot, so nothing can be decided".to_owned(),
         },
-        format!(
-            "rows: {} credentials, {} grants, {} devices",
-            rows["credentials"], rows["grants"], rows["devices"]
-        ),
-        format!("store: {}, last heard {}", word(&facts["store"]), time(&facts["confirmed_at"])),
+        format!("rows: {} credentials, {} grants, {} devices", rows.credentials, rows.grants, rows.devices),
+        format!("store: {store}, last heard {}", rfc3339(figures.confirmed_at)),
     ];
-    if let Some(error) = facts["last_error"].as_str() {
+    if let Some(error) = last_error {
         lines.push(format!("store cannot be read: {error}"));
     }
-    match &facts["hold"] {
-        Value::Null => lines.push("guard: holds nothing".to_owned()),
-        hold => {
-            lines.push(format!(
-                "guard: HOLDS by rule {} since {}",
-                word(&hold["rule"]),
-                time(&hold["since"])
-            ));
-            lines.push(format!("  {}", word(&hold["figures"])));
-            let examples = hold["examples"].as_array().into_iter().flatten();
-            lines.extend(examples.map(|example| format!("  such as {}", word(example))));
+    match hold {
+        None => lines.push("guard: holds nothing".to_owned()),
+        Some(HoldStatus { hold, since }) => {
+            lines.push(format!("guard: HOLDS by rule {} since {}", hold.rule, rfc3339(*since)));
+            lines.push(format!("  {}", hold.figures));
+            lines.extend(hold.examples.iter().map(|example| format!("  such as {example}")));
             lines.push("  `sluicegate authz diff` lists what is held, `accept` publishes it".to_owned());
         }
     }
-    for (name, text) in [
-        ("quarantined", "rows do not decode; their last good versions are in force"),
-        ("absences_waiting", "rows were absent from one read, and stay until a second confirms it"),
-        ("regressions", "refusals so far that the generation before would not have given"),
-        ("rollbacks", "rollbacks so far"),
+    for (count, text) in [
+        (figures.quarantined as u64, "rows do not decode; their last good versions are in force"),
+        (
+            figures.absences_waiting as u64,
+            "rows were absent from one read, and stay until a second confirms it",
+        ),
+        (figures.regressions, "refusals so far that the generation before would not have given"),
+        (figures.rollbacks, "rollbacks so far"),
     ] {
-        match facts[name].as_u64() {
-            Some(0) | None => {}
-            Some(count) => lines.push(format!("{count} {text}")),
+        if count > 0 {
+            lines.push(format!("{count} {text}"));
         }
     }
-    let warnings = facts["warnings"].as_array().into_iter().flatten();
-    lines.extend(warnings.map(|remark| word(remark).to_owned()));
+    lines.extend(figures.warnings.iter().cloned());
     lines.join("\n")
 }
 
-fn diff_text(facts: &Value) -> String {
+fn diff_text(report: &DiffReport) -> String {
     let mut lines = Vec::new();
     let mut total = 0;
-    for relation in ["credentials", "grants", "devices"] {
-        let counts = &facts[relation];
-        let count = |name: &str| counts[name].as_u64().unwrap_or_default();
-        let (gone, new, changed) = (count("gone"), count("new"), count("changed"));
+    for (relation, counts) in
+        [("credentials", report.credentials), ("grants", report.grants), ("devices", report.devices)]
+    {
+        let DiffCounts { gone, new, changed } = counts;
         total += gone + new + changed;
         lines.push(format!("{relation}: {gone} gone, {new} new, {changed} changed"));
     }
-    lines.push(format!("devices that could no longer be dialled: {}", facts["devices_unlocated"]));
-    let rows = facts["rows"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for row in rows {
-        let name = format!("{} {}", word(&row["relation"]), word(&row["row"]));
-        lines.push(match (row["before"].as_str(), row["after"].as_str()) {
+    lines.push(format!("devices that could no longer be dialled: {}", report.devices_unlocated));
+    for DiffRow { relation, row, before, after } in &report.rows {
+        let name = format!("{relation} {row}");
+        lines.push(match (before, after) {
             (Some(before), Some(after)) => format!("~ {name}: {before} -> {after}"),
             (Some(before), None) => format!("- {name}: {before}"),
-            (None, after) => format!("+ {name}: {}", after.unwrap_or_default()),
+            (None, after) => format!("+ {name}: {}", after.as_deref().unwrap_or_default()),
         });
     }
-    let unlisted = total.saturating_sub(rows.len() as u64);
+    let unlisted = total.saturating_sub(report.rows.len());
     if unlisted > 0 {
         lines.push(format!("and {unlisted} more"));
     }
     lines.join("\n")
-}
-
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
 }

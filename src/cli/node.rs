@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Loaded;
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
 use super::watch::ago;
+use crate::authz::UnixMillis;
 use crate::store::{self, NodeList, NodeRow};
 
 #[derive(Debug, Subcommand)]
@@ -46,7 +47,7 @@ fn table(nodes: &[NodeRow], max_age: Duration) -> AnswerTable {
         vec![
             Cell::from(node.name.to_string()),
             Cell::from(node.forward.to_string()),
-            Cell::from(ago(node.age_ms, 0)),
+            Cell::from(ago(UnixMillis(node.age_ms), UnixMillis(0))),
             Cell::from(node.devices.map_or_else(|| "-".to_owned(), |devices| devices.to_string())),
             Cell::from(state(node, max_age).to_owned()),
         ]

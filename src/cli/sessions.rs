@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
-use super::watch::{Filter, Session, SessionList, SortKey, ago, bytes, rate, sort};
+use super::watch::{self, SessionFilter, SortKey, ago, bytes, rate, sort};
+use crate::admin::api::{SessionInfo, SessionListing};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
 
@@ -17,7 +18,7 @@ pub struct SessionsArgs {
     #[command(subcommand)]
     command: Option<SessionsCommand>,
     #[command(flatten)]
-    filter: Filter,
+    filter: SessionFilter,
     /// What goes first.
     #[arg(long, value_name = "KEY", default_value = "age")]
     sort: SortKey,
@@ -36,8 +37,8 @@ pub fn run(args: &SessionsArgs, loaded: &Loaded, output: OutputFormat) -> Result
     let relay = AdminClient::of(&loaded.config.admin)?;
     match args.command {
         Some(SessionsCommand::Kill { id }) => {
-            let facts = relay.post(&routes::session_end(&id.to_string()))?;
-            CommandAnswer::done(format!("ended session {id}"), facts).print(output)
+            let ended = relay.post(&routes::session_end(&id.to_string()))?;
+            CommandAnswer::done(format!("ended session {id}"), ended.json).print(output)
         }
         None => list(args, &relay, output),
     }
@@ -45,11 +46,11 @@ pub fn run(args: &SessionsArgs, loaded: &Loaded, output: OutputFormat) -> Result
 
 fn list(args: &SessionsArgs, relay: &AdminClient, output: OutputFormat) -> Result<(), CommandError> {
     if args.sort == SortKey::Rate {
-        // A rate is what lies between two lists.
-        SessionList::read(relay)?;
-        std::thread::sleep(BETWEEN);
+        // The relay computes rates from two lists.
+        relay.sessions()?;
+        std::thread::sleep(RATE_PERIOD);
     }
-    let SessionList { mut sessions, left_out } = SessionList::read(relay)?;
+    let SessionListing { mut sessions, left_out } = relay.sessions()?;
     sessions.retain(|session| args.filter.fits(session));
     sort(&mut sessions, args.sort);
     if left_out > 0 {
@@ -64,22 +65,22 @@ fn list(args: &SessionsArgs, relay: &AdminClient, output: OutputFormat) -> Resul
     }
 }
 
-fn table(sessions: &[Session]) -> AnswerTable {
-    let now = UnixMillis::now().0;
+fn table(sessions: &[SessionInfo]) -> AnswerTable {
+    let now = UnixMillis::now();
     let rows = sessions.iter().map(|session| {
         vec![
-            Cell::from(session.id.clone()),
-            Cell::from(session.client.clone()),
-            session.principal.map_or(Cell::Empty, Cell::Number),
-            Cell::from(session.credential.clone()),
-            Cell::from(session.target()),
-            Cell::from(session.state.clone()),
+            Cell::from(session.id.to_string()),
+            Cell::from(watch::client(session)),
+            watch::principal(session).map_or(Cell::Empty, Cell::Number),
+            Cell::from(session.credential.map(|credential| credential.to_string())),
+            Cell::from(watch::target(session)),
+            Cell::from(session.state.to_string()),
             Cell::from(ago(now, session.since)),
             Cell::from(bytes(session.bytes_up)),
             Cell::from(bytes(session.bytes_down)),
             Cell::from(rate(session.rate_up)),
             Cell::from(rate(session.rate_down)),
-            Cell::from(session.paths()),
+            Cell::from(watch::paths(session)),
         ]
     });
     let columns = &[
@@ -99,5 +100,5 @@ fn table(sessions: &[Session]) -> AnswerTable {
     AnswerTable { columns, rows: rows.collect() }
 }
 
-/// Longer than the relay keeps a list for others.
-const BETWEEN: Duration = Duration::from_millis(500);
+/// Time between the two lists that rates are computed from. Longer than the relay serves one list again.
+const RATE_PERIOD: Duration = Duration::from_millis(500);

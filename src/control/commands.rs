@@ -2,8 +2,10 @@
 //!
 //! Asked through a bounded queue and answered between two reads, so that nothing here needs a lock.
 
+use std::borrow::Cow;
+
 use crossbeam::channel::Sender;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::guard::{Changed, Difference, Hold, Rule};
@@ -59,7 +61,7 @@ pub enum QueriesError {
 }
 
 /// What `authz accept` has published.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Accepted {
     /// That held it.
     pub rule: Rule,
@@ -70,14 +72,14 @@ pub struct Accepted {
 }
 
 /// What `authz rollback` has done.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RolledBack {
     pub from: Generation,
     pub to: Generation,
 }
 
 /// What publishing what the store says would change.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffReport {
     pub hold: Option<HoldStatus>,
     pub credentials: DiffCounts,
@@ -89,16 +91,16 @@ pub struct DiffReport {
     pub rows: Vec<DiffRow>,
 }
 
-#[derive(Clone, Copy, Default, Debug, Serialize)]
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub struct DiffCounts {
     pub gone: usize,
     pub new: usize,
     pub changed: usize,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffRow {
-    pub relation: &'static str,
+    pub relation: Cow<'static, str>,
     /// By what listings call it.
     pub row: String,
     pub before: Option<String>,
@@ -208,7 +210,7 @@ fn diff_rows<'a, R>(
         let (relation, shown) = (key.relation().name(), key.to_string());
         let row_name = shown.strip_prefix(relation).unwrap_or(&shown).trim().to_owned();
         Some(DiffRow {
-            relation,
+            relation: relation.into(),
             row: row_name,
             before: row.before.as_ref().map(show),
             after: row.after.as_ref().map(show),

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::guard::{Hold, Rule};
 use super::report::GuardReport;
@@ -12,7 +12,7 @@ use crate::authz::{Generation, UnixMillis};
 use crate::telemetry::By;
 
 /// A hold, for whoever asks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HoldStatus {
     #[serde(flatten)]
     pub hold: Hold,

@@ -7,7 +7,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{ProbePathStatus, ProbeResult, ProbeStatus};
+use crate::admin::api::{ProbePathStatus, ProbeResult, ProbeStatus};
 use crate::admin::nodes::PathLabel;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

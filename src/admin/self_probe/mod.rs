@@ -20,9 +20,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 
-use crate::authz::UnixMillis;
+use crate::admin::api::ProbeStatus;
 use crate::config::{Config, Listen, ListenTls};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
@@ -39,30 +38,6 @@ pub struct SelfProbe {
 /// A way to what came of the probes, from any thread. Cheap to clone.
 #[derive(Clone, Default, Debug)]
 pub struct ProbeHandle(Arc<Mutex<ProbeStatus>>);
-
-/// What came of the probes so far, by which way they went.
-#[derive(Clone, Default, Debug, Serialize)]
-pub struct ProbeStatus {
-    pub local: ProbePathStatus,
-    pub forwarded: ProbePathStatus,
-}
-
-#[derive(Clone, Default, Debug, Serialize)]
-pub struct ProbePathStatus {
-    /// Of the last one; `None` before the first, and while there is no other node.
-    pub last: Option<ProbeResult>,
-    pub succeeded: u64,
-    pub failed: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ProbeResult {
-    pub at: UnixMillis,
-    /// From the connect to the reply; of several nodes, the longest.
-    pub took_us: u64,
-    /// Why it failed; `None` where it did not.
-    pub failure: Option<String>,
-}
 
 impl SelfProbe {
     /// Begins to probe, where `config` wants it, the first listener that lets clients in without a certificate.
@@ -93,11 +68,5 @@ impl SelfProbe {
 impl ProbeHandle {
     pub fn get(&self) -> ProbeStatus {
         self.0.lock().clone()
-    }
-}
-
-impl ProbeStatus {
-    pub fn paths(&self) -> [(&'static str, &ProbePathStatus); 2] {
-        [("local", &self.local), ("forwarded", &self.forwarded)]
     }
 }

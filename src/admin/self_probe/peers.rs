@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outcome::ProbeOutcome;
-use super::{ProbePathStatus, ProbeResult};
+use crate::admin::api::{ProbePathStatus, ProbeResult};
 use crate::authz::UnixMillis;
 use crate::sys::service_thread::StopSignal;
 

@@ -1,63 +1,63 @@
-//! Asks the relay once a second, in a thread of its own: a relay that is slow to answer keeps no key waiting.
+//! Polls the relay once a second. It runs in a thread of its own, so that keys work while the relay is slow.
 
 use std::io;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::admin::api::{SessionId, SessionListing, StatusReport};
 use crate::admin::routes;
 use crate::cli::admin_client::AdminClient;
 use crate::cli::output::CommandError;
-use crate::cli::watch::{Report, SessionList};
 
 pub struct Feed {
-    news: Receiver<FeedEvent>,
-    to_end: Sender<String>,
+    events: Receiver<FeedEvent>,
+    end_requests: Sender<SessionId>,
 }
 
 pub enum FeedEvent {
-    Picture(Box<Report>, SessionList),
-    /// Why there is no new picture.
+    Picture(Box<StatusReport>, SessionListing),
+    /// Reason why there is no new picture.
     Trouble(String),
-    /// What came of ending a session.
+    /// Outcome of a request to end a session.
     Ended(String),
 }
 
 impl Feed {
     pub fn start(relay: AdminClient) -> io::Result<Self> {
-        let (tell, news) = bounded(NEWS_MAX);
-        let (to_end, wanted) = bounded(ENDS_MAX);
-        std::thread::Builder::new().name("feed".to_owned()).spawn(move || serve(&relay, &tell, &wanted))?;
-        Ok(Self { news, to_end })
+        let (send, events) = bounded(EVENTS_MAX);
+        let (end_requests, to_end) = bounded(END_REQUESTS_MAX);
+        std::thread::Builder::new().name("feed".to_owned()).spawn(move || serve(&relay, &send, &to_end))?;
+        Ok(Self { events, end_requests })
     }
 
     pub fn next(&self) -> Option<FeedEvent> {
-        self.news.try_recv().ok()
+        self.events.try_recv().ok()
     }
 
-    /// Whether there was room for the wish.
-    pub fn end(&self, session: String) -> bool {
-        self.to_end.try_send(session).is_ok()
+    /// Requests the end of a session. Returns false where too many requests wait.
+    pub fn end(&self, session: SessionId) -> bool {
+        self.end_requests.try_send(session).is_ok()
     }
 }
 
-/// Until nobody listens any more.
-fn serve(relay: &AdminClient, tell: &Sender<FeedEvent>, wanted: &Receiver<String>) {
+/// Serves until the view is gone.
+fn serve(relay: &AdminClient, send: &Sender<FeedEvent>, to_end: &Receiver<SessionId>) {
     loop {
-        let news = match picture(relay) {
+        let event = match picture(relay) {
             Ok((report, sessions)) => FeedEvent::Picture(Box::new(report), sessions),
             Err(error) => FeedEvent::Trouble(error.to_string()),
         };
-        if tell.send(news).is_err() {
+        if send.send(event).is_err() {
             return;
         }
-        match wanted.recv_timeout(EVERY) {
+        match to_end.recv_timeout(POLL_INTERVAL) {
             Ok(session) => {
-                let told = match relay.post(&routes::session_end(&session)) {
+                let message = match relay.post(&routes::session_end(&session.to_string())) {
                     Ok(_) => format!("ended session {session}"),
                     Err(error) => error.to_string(),
                 };
-                if tell.send(FeedEvent::Ended(told)).is_err() {
+                if send.send(FeedEvent::Ended(message)).is_err() {
                     return;
                 }
             }
@@ -67,14 +67,14 @@ fn serve(relay: &AdminClient, tell: &Sender<FeedEvent>, wanted: &Receiver<String
     }
 }
 
-fn picture(relay: &AdminClient) -> Result<(Report, SessionList), CommandError> {
-    Ok((Report::read(relay)?, SessionList::read(relay)?))
+fn picture(relay: &AdminClient) -> Result<(StatusReport, SessionListing), CommandError> {
+    Ok((relay.status()?, relay.sessions()?))
 }
 
-const EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Pictures that wait to be drawn; the thread waits for room.
-const NEWS_MAX: usize = 2;
+/// Events that wait to be drawn. The thread waits for room.
+const EVENTS_MAX: usize = 2;
 
 /// Sessions that wait to be ended.
-const ENDS_MAX: usize = 4;
+const END_REQUESTS_MAX: usize = 4;

@@ -52,8 +52,8 @@ fn take_terminal() -> std::io::Result<DefaultTerminal> {
 fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std::io::Result<()> {
     let mut view = TopView::new();
     while !ended.load(Ordering::Relaxed) {
-        while let Some(news) = feed.next() {
-            view.take(news);
+        while let Some(event) = feed.next() {
+            view.apply(event);
         }
         terminal.draw(|frame| picture::draw(&view, frame))?;
         if !event::poll(LOOK_EVERY)? {
@@ -67,7 +67,7 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
             KeyAction::Nothing => {}
             KeyAction::End(session) => {
                 if !feed.end(session) {
-                    view.note("still busy with the one before; try again".to_owned());
+                    view.show_message("still busy with the one before; try again".to_owned());
                 }
             }
             KeyAction::Quit => break,

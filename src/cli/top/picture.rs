@@ -7,7 +7,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState};
 
 use super::view::{TopMode, TopView};
-use crate::cli::watch::{Report, Session, ago, bytes, rate};
+use crate::admin::api::{NodeFigures, ReadinessState, SessionInfo};
+use crate::authz::UnixMillis;
+use crate::cli::watch::{self, GuardLine, ago, bytes, rate};
 
 pub fn draw(view: &TopView, frame: &mut Frame<'_>) {
     let [head, plots, sessions, foot] = Layout::vertical([
@@ -25,18 +27,19 @@ pub fn draw(view: &TopView, frame: &mut Frame<'_>) {
 
 fn head_lines(view: &TopView) -> Vec<Line<'static>> {
     let Some(report) = &view.report else { return vec![Line::from("asking the relay")] };
-    let Report { version, readiness, why, sessions, source, at, .. } = report;
+    let NodeFigures { version, readiness, why, sessions, at, threads, .. } = &report.figures;
+    let source = &report.source.figures;
     let state = match why {
         Some(why) => format!("{readiness}, {why}"),
-        None => readiness.clone(),
+        None => readiness.to_string(),
     };
-    let state = if readiness == "ready" { state.green() } else { state.yellow() };
+    let state = if *readiness == ReadinessState::Ready { state.green() } else { state.yellow() };
     let rates = view.rates.clone().unwrap_or_default();
-    let generation = source.generation.map_or_else(|| "none".to_owned(), |generation| generation.to_string());
-    let (guard, is_bad) = report.guard_words();
-    let guard = if is_bad { guard.red() } else { Span::from(guard) };
-    let loads: Vec<String> = report
-        .threads
+    let generation =
+        source.generation.map_or_else(|| "none".to_owned(), |generation| generation.0.to_string());
+    let GuardLine { text: guard, is_alarm } = GuardLine::of(report);
+    let guard = if is_alarm { guard.red() } else { Span::from(guard) };
+    let loads: Vec<String> = threads
         .iter()
         .zip(rates.loads.iter().copied().chain(std::iter::repeat(None)))
         .map(|(thread, load)| match load {
@@ -90,7 +93,7 @@ fn draw_sessions(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
     let filter = if view.filter.is_empty() { String::new() } else { format!(", with `{}`", view.filter) };
     let left_out = if view.left_out > 0 { format!(", {} more", view.left_out) } else { String::new() };
     let title = format!(" {} sessions{left_out}, by {}{filter} ", view.sessions.len(), view.sort.name());
-    let now = view.report.as_ref().map_or(0, |report| report.at);
+    let now = view.report.as_ref().map_or(UnixMillis(0), |report| report.figures.at);
     let columns = columns_for(area.width.saturating_sub(2));
     let names = columns.iter().map(|column| column.name);
     // A table of ten thousand rows is more than a screen shows: only those around the cursor are made.
@@ -148,31 +151,31 @@ struct SessionColumn {
     width: u16,
     /// Which ones stay where there is not room for all: the lowest.
     rank: u8,
-    show: fn(&Session, i64) -> String,
+    show: fn(&SessionInfo, UnixMillis) -> String,
 }
 
 const COLUMNS: [SessionColumn; 11] = [
-    SessionColumn { name: "id", width: 15, rank: 0, show: |session, _| session.id.clone() },
+    SessionColumn { name: "id", width: 15, rank: 0, show: |session, _| session.id.to_string() },
     SessionColumn {
         name: "client",
         width: 21,
         rank: 4,
-        show: |session, _| session.client.clone().unwrap_or_else(|| "-".to_owned()),
+        show: |session, _| watch::client(session).unwrap_or_else(|| "-".to_owned()),
     },
     SessionColumn {
         name: "principal",
         width: 9,
         rank: 5,
-        show: |session, _| session.principal.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        show: |session, _| watch::principal(session).map_or_else(|| "-".to_owned(), |id| id.to_string()),
     },
-    SessionColumn { name: "device", width: 38, rank: 1, show: |session, _| session.target() },
-    SessionColumn { name: "state", width: 11, rank: 7, show: |session, _| session.state.clone() },
+    SessionColumn { name: "device", width: 38, rank: 1, show: |session, _| watch::target(session) },
+    SessionColumn { name: "state", width: 11, rank: 7, show: |session, _| session.state.to_string() },
     SessionColumn { name: "age", width: 9, rank: 6, show: |session, now| ago(now, session.since) },
     SessionColumn { name: "up/s", width: 11, rank: 2, show: |session, _| rate(session.rate_up) },
     SessionColumn { name: "down/s", width: 11, rank: 3, show: |session, _| rate(session.rate_down) },
     SessionColumn { name: "up", width: 10, rank: 8, show: |session, _| bytes(session.bytes_up) },
     SessionColumn { name: "down", width: 10, rank: 9, show: |session, _| bytes(session.bytes_down) },
-    SessionColumn { name: "path", width: 11, rank: 10, show: |session, _| session.paths() },
+    SessionColumn { name: "path", width: 11, rank: 10, show: |session, _| watch::paths(session) },
 ];
 
 const PLOT_LINES: u16 = 6;
@@ -236,7 +239,7 @@ mod tests {
             "{picture}"
         );
         view.press(KeyEvent::from(KeyCode::Enter));
-        view.take(FeedEvent::Trouble("no relay can be asked".to_owned()));
+        view.apply(FeedEvent::Trouble("no relay can be asked".to_owned()));
         assert!(drawn(&view, 100, 24).contains("no relay can be asked"));
     }
 

@@ -5,22 +5,23 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::feed::FeedEvent;
-use crate::cli::watch::{Rates, Report, Session, SessionList, SortKey, sort};
+use crate::admin::api::{SessionId, SessionInfo, SessionListing, StatusReport};
+use crate::cli::watch::{Rates, SortKey, mentions, sort};
 
 pub struct TopView {
     /// The newest, and what lies between it and the one before.
-    pub report: Option<Report>,
+    pub report: Option<StatusReport>,
     pub rates: Option<Rates>,
     /// Bytes per second up and down, the oldest first.
     pub history: VecDeque<(u64, u64)>,
     /// Those that fit the filter, in order.
-    pub sessions: Vec<Session>,
-    all: Vec<Session>,
+    pub sessions: Vec<SessionInfo>,
+    all: Vec<SessionInfo>,
     pub left_out: usize,
     pub sort: SortKey,
     pub filter: String,
     /// The id of the session that the cursor is on; it stays on it when the order changes.
-    selected: Option<String>,
+    selected: Option<SessionId>,
     pub mode: TopMode,
     /// The last thing that was done, or went wrong.
     pub message: Option<String>,
@@ -33,14 +34,14 @@ pub enum TopMode {
     /// The filter is being typed.
     Filtering,
     /// Whether to end the session with this id.
-    Asking(String),
+    Asking(SessionId),
 }
 
 /// What a key asks of others.
 #[derive(PartialEq, Eq, Debug)]
 pub enum KeyAction {
     Nothing,
-    End(String),
+    End(SessionId),
     Quit,
 }
 
@@ -62,9 +63,9 @@ impl TopView {
         }
     }
 
-    pub fn take(&mut self, news: FeedEvent) {
-        match news {
-            FeedEvent::Picture(report, SessionList { sessions, left_out }) => {
+    pub fn apply(&mut self, event: FeedEvent) {
+        match event {
+            FeedEvent::Picture(report, SessionListing { sessions, left_out }) => {
                 if let Some(before) = &self.report {
                     let rates = Rates::between(before, &report);
                     if self.history.len() == HISTORY_MAX {
@@ -80,11 +81,11 @@ impl TopView {
                 self.arrange();
             }
             FeedEvent::Trouble(why) => self.trouble = Some(why),
-            FeedEvent::Ended(told) => self.note(told),
+            FeedEvent::Ended(message) => self.show_message(message),
         }
     }
 
-    pub fn note(&mut self, message: String) {
+    pub fn show_message(&mut self, message: String) {
         self.message = Some(message);
     }
 
@@ -101,7 +102,7 @@ impl TopView {
             TopMode::Asking(session) => match key.code {
                 KeyCode::Char('y' | 'Y') => KeyAction::End(session),
                 _ => {
-                    self.note("ended nothing".to_owned());
+                    self.show_message("ended nothing".to_owned());
                     KeyAction::Nothing
                 }
             },
@@ -110,8 +111,8 @@ impl TopView {
 
     /// The place of the cursor among the sessions that are shown.
     pub fn cursor(&self) -> Option<usize> {
-        let selected = self.selected.as_ref()?;
-        self.sessions.iter().position(|session| session.id == *selected)
+        let selected = self.selected?;
+        self.sessions.iter().position(|session| session.id == selected)
     }
 
     fn press_watching(&mut self, key: KeyCode) -> KeyAction {
@@ -123,7 +124,7 @@ impl TopView {
             }
             KeyCode::Char('/') => self.mode = TopMode::Filtering,
             KeyCode::Char('x') | KeyCode::Delete => {
-                if let Some(session) = self.selected.clone() {
+                if let Some(session) = self.selected {
                     self.mode = TopMode::Asking(session);
                 }
             }
@@ -159,17 +160,17 @@ impl TopView {
             Some(place) => place.saturating_add_signed(by).min(last),
             None => 0,
         };
-        self.selected = self.sessions.get(place).map(|session| session.id.clone());
+        self.selected = self.sessions.get(place).map(|session| session.id);
     }
 
     fn arrange(&mut self) {
         let cursor = self.cursor();
-        self.sessions = self.all.iter().filter(|session| session.mentions(&self.filter)).cloned().collect();
+        self.sessions = self.all.iter().filter(|session| mentions(session, &self.filter)).cloned().collect();
         sort(&mut self.sessions, self.sort);
         if self.cursor().is_none() {
             // The session that it was on is gone: the next one is where it was.
             let place = cursor.unwrap_or(0).min(self.sessions.len().saturating_sub(1));
-            self.selected = self.sessions.get(place).map(|session| session.id.clone());
+            self.selected = self.sessions.get(place).map(|session| session.id);
         }
     }
 }
@@ -188,9 +189,9 @@ pub mod tests {
 
     pub fn watching(sessions: i64) -> TopView {
         let mut view = TopView::new();
-        let list = || SessionList { sessions: (1..=sessions).map(session).collect(), left_out: 0 };
-        view.take(FeedEvent::Picture(Box::new(report(1_000, 0)), list()));
-        view.take(FeedEvent::Picture(Box::new(report(2_000, 4096)), list()));
+        let list = || SessionListing { sessions: (1..=sessions).map(session).collect(), left_out: 0 };
+        view.apply(FeedEvent::Picture(Box::new(report(1_000, 0)), list()));
+        view.apply(FeedEvent::Picture(Box::new(report(2_000, 4096)), list()));
         view
     }
 
@@ -198,26 +199,23 @@ pub mod tests {
         keys.iter().fold(KeyAction::Nothing, |_, key| view.press(KeyEvent::from(*key)))
     }
 
-    fn shown(view: &TopView) -> Vec<&str> {
-        view.sessions.iter().map(|session| session.id.as_str()).collect()
+    fn shown(view: &TopView) -> Vec<u64> {
+        view.sessions.iter().map(|session| session.id.0).collect()
     }
 
     #[test]
     fn keys_sort_filter_and_move() {
         let mut view = watching(4);
-        assert_eq!((shown(&view), view.cursor()), (vec!["2", "4", "1", "3"], Some(0)));
+        assert_eq!((shown(&view), view.cursor()), (vec![2, 4, 1, 3], Some(0)));
         press(&mut view, &[KeyCode::Down, KeyCode::Char('s')]);
-        assert_eq!(
-            (view.sort, shown(&view), view.cursor()),
-            (SortKey::Bytes, vec!["4", "3", "2", "1"], Some(0))
-        );
+        assert_eq!((view.sort, shown(&view), view.cursor()), (SortKey::Bytes, vec![4, 3, 2, 1], Some(0)));
         press(&mut view, &[KeyCode::End, KeyCode::Down]);
         assert_eq!(view.cursor(), Some(3));
         press(&mut view, &[KeyCode::Char('/'), KeyCode::Char('q'), KeyCode::Backspace]);
         for letter in "principal 0".chars() {
             press(&mut view, &[KeyCode::Char(letter)]);
         }
-        assert_eq!((shown(&view), view.cursor()), (vec!["4", "2"], Some(0)));
+        assert_eq!((shown(&view), view.cursor()), (vec![4, 2], Some(0)));
         press(&mut view, &[KeyCode::Esc]);
         assert_eq!(shown(&view).len(), 4);
     }
@@ -231,10 +229,7 @@ pub mod tests {
             KeyAction::Nothing,
             "nothing is being asked any more"
         );
-        assert_eq!(
-            press(&mut view, &[KeyCode::Char('x'), KeyCode::Char('y')]),
-            KeyAction::End("2".to_owned())
-        );
+        assert_eq!(press(&mut view, &[KeyCode::Char('x'), KeyCode::Char('y')]), KeyAction::End(SessionId(2)));
         assert_eq!(press(&mut TopView::new(), &[KeyCode::Char('x'), KeyCode::Char('y')]), KeyAction::Nothing);
     }
 
@@ -250,10 +245,10 @@ pub mod tests {
     #[test]
     fn what_went_wrong_is_forgotten_once_there_is_a_picture_again() {
         let mut view = watching(1);
-        view.take(FeedEvent::Trouble("no relay".to_owned()));
+        view.apply(FeedEvent::Trouble("no relay".to_owned()));
         assert_eq!((view.trouble.as_deref(), view.sessions.len()), (Some("no relay"), 1));
-        let list = SessionList { sessions: Vec::new(), left_out: 0 };
-        view.take(FeedEvent::Picture(Box::new(report(3_000, 0)), list));
+        let list = SessionListing { sessions: Vec::new(), left_out: 0 };
+        view.apply(FeedEvent::Picture(Box::new(report(3_000, 0)), list));
         assert_eq!((view.trouble, view.sessions.len()), (None, 0));
     }
 }

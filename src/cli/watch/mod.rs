@@ -1,15 +1,15 @@
-//! What a running relay tells of itself, in types: for `status`, `sessions` and `top`.
+//! Views of a running relay that `status`, `sessions` and `top` share.
 
 mod figures;
-mod report;
+mod rates;
 mod session;
 
 pub(super) use figures::{ago, bytes, micros, rate};
-pub(super) use report::{ProbeResult, Rates, Report};
-pub(super) use session::{Filter, Session, SessionList, SortKey, sort};
+pub(super) use rates::{GuardLine, Rates};
+pub(super) use session::{SessionFilter, SortKey, client, mentions, paths, principal, sort, target};
 
 #[cfg(test)]
 pub(super) mod tests {
-    pub use super::report::tests::report;
+    pub use super::rates::tests::report;
     pub use super::session::tests::session;
 }

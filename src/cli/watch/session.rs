@@ -1,59 +1,26 @@
-//! The sessions of a relay: which of them, and in which order.
+//! Selects and sorts the sessions of a relay, and formats their parts.
 
 use std::cmp::Reverse;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::admin::routes;
-use crate::cli::admin_client::AdminClient;
-use crate::cli::output::CommandError;
+use crate::admin::api::SessionInfo;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Session {
-    pub id: String,
-    pub client: Option<String>,
-    pub principal: Option<i64>,
-    pub credential: Option<String>,
-    pub grant: Option<i64>,
-    pub device: Option<i64>,
-    pub uuid: Option<String>,
-    pub port: Option<u16>,
-    pub generation: Option<u64>,
-    pub state: String,
-    pub since: i64,
-    pub handshake_us: Option<u64>,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
-    pub path_up: Option<String>,
-    pub path_down: Option<String>,
-    pub rate_up: Option<u64>,
-    pub rate_down: Option<u64>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct SessionList {
-    pub sessions: Vec<Session>,
-    /// Sessions that came while the list was made, beyond the room for them.
-    pub left_out: usize,
-}
-
-/// Which sessions; all that is given has to fit.
+/// Conditions on a session; a session must meet every one that is given.
 #[derive(Clone, Default, Debug, Args)]
-pub struct Filter {
-    /// Sessions to a device, by the first digits of its uuid.
+pub struct SessionFilter {
+    /// Only sessions to this device; the first digits of its uuid are enough.
     #[arg(long, value_name = "UUID")]
     pub device: Option<String>,
-    /// Sessions of a principal, by its id in `principal list`.
+    /// Only sessions of this principal; `principal list` shows its id.
     #[arg(long, value_name = "ID")]
     pub principal: Option<i64>,
-    /// Sessions from a client address, or from those that begin so.
+    /// Only sessions from client addresses that begin like this.
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<String>,
 }
 
-/// What goes first: the most of it, or the first in the alphabet.
+/// Order of sessions: the largest value first, or alphabetical.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum SortKey {
     /// Bytes per second, both directions.
@@ -66,79 +33,21 @@ pub enum SortKey {
     Client,
 }
 
-impl SessionList {
-    pub fn read(relay: &AdminClient) -> Result<Self, CommandError> {
-        Self::from_json(relay.get(routes::SESSIONS)?)
-    }
-
-    fn from_json(json: Value) -> Result<Self, CommandError> {
-        serde_json::from_value(json).map_err(|error| {
-            CommandError::failed(format!(
-                "the relay's sessions are not understood ({error}); is it of the same version?"
-            ))
-        })
-    }
-}
-
-impl Session {
-    /// Bytes per second, both directions; 0 where it is not known.
-    pub fn rate(&self) -> u64 {
-        self.rate_up.unwrap_or(0) + self.rate_down.unwrap_or(0)
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.bytes_up + self.bytes_down
-    }
-
-    /// `UUID:PORT`, as far as it is known.
-    pub fn target(&self) -> String {
-        match (&self.uuid, self.port) {
-            (Some(uuid), Some(port)) => format!("{uuid}:{port}"),
-            _ => "-".to_owned(),
-        }
-    }
-
-    /// How both directions move their bytes.
-    pub fn paths(&self) -> String {
-        match (&self.path_up, &self.path_down) {
-            (Some(up), Some(down)) if up == down => up.clone(),
-            (Some(up), Some(down)) => format!("{up}/{down}"),
-            _ => "-".to_owned(),
-        }
-    }
-
-    /// Whether `text` is in anything that it is known by.
-    pub fn mentions(&self, text: &str) -> bool {
-        let principal = self.principal.map(|id| format!("principal {id}"));
-        [
-            Some(&self.id),
-            self.client.as_ref(),
-            self.credential.as_ref(),
-            self.uuid.as_ref(),
-            principal.as_ref(),
-        ]
-        .into_iter()
-        .flatten()
-        .chain([&self.state])
-        .any(|word| word.contains(text))
-    }
-}
-
-impl Filter {
-    pub fn fits(&self, session: &Session) -> bool {
-        let begins = |wanted: &Option<String>, found: &Option<String>| {
+impl SessionFilter {
+    pub fn fits(&self, session: &SessionInfo) -> bool {
+        let begins = |wanted: &Option<String>, found: Option<String>| {
             wanted.as_ref().is_none_or(|wanted| {
-                found.as_ref().is_some_and(|found| found.starts_with(&wanted.to_ascii_lowercase()))
+                found.is_some_and(|found| found.starts_with(&wanted.to_ascii_lowercase()))
             })
         };
-        begins(&self.device, &session.uuid)
-            && begins(&self.client, &session.client)
-            && self.principal.is_none_or(|wanted| session.principal == Some(wanted))
+        begins(&self.device, session.uuid.map(|uuid| uuid.to_string()))
+            && begins(&self.client, client(session))
+            && self.principal.is_none_or(|wanted| principal(session) == Some(wanted))
     }
 }
 
 impl SortKey {
-    /// The next one, round and round.
+    /// Returns the next key; the first one after the last.
     pub fn next(self) -> Self {
         let all = Self::value_variants();
         let place = all.iter().position(|key| *key == self).unwrap_or(0);
@@ -150,41 +59,91 @@ impl SortKey {
     }
 }
 
-/// Sessions that are equal by `by` stay in the order of their age, so that a live list does not flicker.
-pub fn sort(sessions: &mut [Session], by: SortKey) {
-    sessions.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+/// Sorts by `by`, and equal sessions by age, so that a live list does not flicker.
+pub fn sort(sessions: &mut [SessionInfo], by: SortKey) {
+    sessions.sort_by_key(|session| (session.since, session.id));
     match by {
-        SortKey::Rate => sessions.sort_by_key(|session| Reverse((session.rate(), session.bytes()))),
-        SortKey::Bytes => sessions.sort_by_key(|session| Reverse(session.bytes())),
+        SortKey::Rate => sessions.sort_by_key(|session| Reverse((rate_sum(session), bytes_sum(session)))),
+        SortKey::Bytes => sessions.sort_by_key(|session| Reverse(bytes_sum(session))),
         SortKey::Age => {}
-        SortKey::Device => sessions.sort_by_key(Session::target),
-        SortKey::Principal => sessions.sort_by_key(|session| session.principal),
-        SortKey::Client => sessions.sort_by(|a, b| a.client.cmp(&b.client)),
+        SortKey::Device => sessions.sort_by_cached_key(target),
+        SortKey::Principal => sessions.sort_by_key(principal),
+        SortKey::Client => sessions.sort_by_cached_key(client),
     }
+}
+
+/// Bytes per second, both directions; 0 where it is not known.
+fn rate_sum(session: &SessionInfo) -> u64 {
+    session.rate_up.unwrap_or(0) + session.rate_down.unwrap_or(0)
+}
+
+/// `UUID:PORT`, or `-` as long as it is not known.
+pub fn target(session: &SessionInfo) -> String {
+    match (&session.uuid, session.port) {
+        (Some(uuid), Some(port)) => format!("{uuid}:{port}"),
+        _ => "-".to_owned(),
+    }
+}
+
+/// The client's address, as long as it is known.
+pub fn client(session: &SessionInfo) -> Option<String> {
+    session.client.map(|client| client.to_string())
+}
+
+pub fn principal(session: &SessionInfo) -> Option<i64> {
+    session.principal.map(|principal| principal.0)
+}
+
+/// The path of both directions, or of each where they differ.
+pub fn paths(session: &SessionInfo) -> String {
+    match (&session.path_up, &session.path_down) {
+        (Some(up), Some(down)) if up == down => up.to_string(),
+        (Some(up), Some(down)) => format!("{up}/{down}"),
+        _ => "-".to_owned(),
+    }
+}
+
+/// Tests for `text` in the session's id, client, credential, device, principal and state.
+pub fn mentions(session: &SessionInfo, text: &str) -> bool {
+    let words = [
+        Some(session.id.to_string()),
+        client(session),
+        session.credential.map(|credential| credential.to_string()),
+        session.uuid.map(|uuid| uuid.to_string()),
+        principal(session).map(|id| format!("principal {id}")),
+        Some(session.state.to_string()),
+    ];
+    words.into_iter().flatten().any(|word| word.contains(text))
+}
+
+fn bytes_sum(session: &SessionInfo) -> u64 {
+    session.bytes_up + session.bytes_down
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::admin::api::SessionId;
+    use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId, UnixMillis};
 
-    pub fn session(number: i64) -> Session {
-        Session {
-            id: number.to_string(),
-            client: Some(format!("192.0.2.{number}:5000")),
-            principal: Some(number % 2),
-            credential: Some("00ff".to_owned()),
-            grant: Some(1),
-            device: Some(number),
-            uuid: Some(format!("{:032x}", 10 - number)),
+    pub fn session(number: i64) -> SessionInfo {
+        SessionInfo {
+            id: SessionId(number as u64),
+            client: format!("192.0.2.{number}:5000").parse().ok(),
+            principal: Some(PrincipalId(number % 2)),
+            credential: CredentialId::parse("00ff00ff00ff00ff"),
+            grant: Some(GrantId(1)),
+            device: Some(DeviceId(number)),
+            uuid: DeviceUuid::parse(&format!("{:032x}", 10 - number)),
             port: Some(80),
-            generation: Some(1),
-            state: "open".to_owned(),
-            since: 1000 - number,
+            generation: Some(Generation(1)),
+            state: "open".into(),
+            since: UnixMillis(1000 - number),
             handshake_us: Some(100),
             bytes_up: 10 * number as u64,
             bytes_down: 0,
-            path_up: Some("copy".to_owned()),
-            path_down: Some("splice".to_owned()),
+            path_up: Some("copy".into()),
+            path_down: Some("splice".into()),
             rate_up: Some(number as u64 % 3),
             rate_down: None,
         }
@@ -193,7 +152,7 @@ pub mod tests {
     fn sorted(by: SortKey) -> Vec<String> {
         let mut sessions: Vec<_> = (1..=4).map(session).collect();
         sort(&mut sessions, by);
-        sessions.into_iter().map(|session| session.id).collect()
+        sessions.into_iter().map(|session| session.id.to_string()).collect()
     }
 
     #[test]
@@ -212,7 +171,7 @@ pub mod tests {
     fn a_filter_wants_all_that_it_names() {
         let fits = |device: Option<&str>, principal, client: Option<&str>| {
             let [device, client] = [device, client].map(|text| text.map(str::to_owned));
-            Filter { device, principal, client }.fits(&session(1))
+            SessionFilter { device, principal, client }.fits(&session(1))
         };
         assert!(fits(None, None, None));
         assert!(fits(Some("0000000"), Some(1), Some("192.0.2.1")));
@@ -225,8 +184,8 @@ pub mod tests {
     fn a_session_is_found_by_what_it_is_known_by() {
         let session = session(1);
         for text in ["192.0.2.1", "00ff", "principal 1", "open"] {
-            assert!(session.mentions(text), "{text}");
+            assert!(mentions(&session, text), "{text}");
         }
-        assert!(!session.mentions("192.0.2.2"));
+        assert!(!mentions(&session, "192.0.2.2"));
     }
 }

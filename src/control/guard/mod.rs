@@ -21,7 +21,7 @@ mod unique;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::authz::{Revocations, RowCounts, Snapshot, UnixMillis};
 use crate::config::{self, Allowance, Config};
@@ -38,7 +38,7 @@ pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
 
 /// What a candidate can fail by, in the order in which it is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// The store answers as the contract says.
@@ -79,7 +79,7 @@ pub(super) enum Verdict {
 }
 
 /// Why the last good snapshot stays in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     pub rule: Rule,
     /// What was counted, and what may be.

@@ -1,0 +1,117 @@
+//! Rates between two status reports, and the line about the guard.
+
+use super::ago;
+use crate::admin::api::{EngineThread, HoldStatus, StatusReport};
+
+/// Rates per second between two reports.
+#[derive(Clone, Debug, Default)]
+pub struct Rates {
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub opened: f64,
+    pub refused: f64,
+    /// Share of a CPU that each thread used, in the order of the report. `None` where the kernel keeps no count.
+    pub loads: Vec<Option<f64>>,
+}
+
+impl Rates {
+    /// Computes the rates. Where the relay restarted in between, its counts began again at 0, and the rate is 0.
+    pub fn between(before: &StatusReport, after: &StatusReport) -> Self {
+        let (before, after) = (&before.figures, &after.figures);
+        let seconds = (after.at.0.saturating_sub(before.at.0).max(1)) as f64 / 1000.0;
+        let per_second = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
+        let load = |(before, after): (&EngineThread, &EngineThread)| {
+            Some(per_second(before.cpu_ns?, after.cpu_ns?) / 1e9)
+        };
+        Self {
+            bytes_up: per_second(before.bytes.up(), after.bytes.up()) as u64,
+            bytes_down: per_second(before.bytes.down(), after.bytes.down()) as u64,
+            opened: per_second(before.sessions.opened, after.sessions.opened),
+            refused: per_second(before.sessions.refused, after.sessions.refused),
+            loads: before.threads.iter().zip(&after.threads).map(load).collect(),
+        }
+    }
+}
+
+/// The state of decisions in one line for people.
+pub struct GuardLine {
+    pub text: String,
+    /// An operator should act.
+    pub is_alarm: bool,
+}
+
+impl GuardLine {
+    pub fn of(report: &StatusReport) -> Self {
+        let (at, source) = (report.figures.at, &report.source);
+        match (&source.hold, &source.last_error) {
+            (Some(HoldStatus { hold, since }), _) => {
+                let text = format!("HOLDS by rule {} for {}: {}", hold.rule, ago(at, *since), hold.figures);
+                Self { text, is_alarm: true }
+            }
+            (None, Some(error)) => {
+                Self { text: format!("the store cannot be read: {error}"), is_alarm: true }
+            }
+            (None, None) => Self { text: "holds nothing back".to_owned(), is_alarm: false },
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::Rule;
+
+    /// A report at `at` with `bytes` moved up, of a relay with one thread.
+    pub fn report(at: i64, bytes: u64) -> StatusReport {
+        let holds: serde_json::Map<_, _> =
+            Rule::ALL.iter().map(|rule| (rule.name().to_owned(), 0.into())).collect();
+        let probe_path = json!({ "last": null, "succeeded": 0, "failed": 0 });
+        let document = json!({
+            "version": "0.1.0", "at": at, "readiness": "ready", "why": null,
+            "sessions": { "active": 2, "max": 8000, "accepted": 3, "refused": at / 1000, "undecided": 0,
+                          "opened": at / 500, "closed": 0 },
+            "bytes": { "up_copied": bytes, "up_spliced": 0, "up_tls": 0, "down_copied": 1, "down_spliced": 2, "down_tls": 0 },
+            "probe": { "local": probe_path, "forwarded": probe_path },
+            "refusals": { "no-grant": 1 },
+            "source": { "store": "sqlite:store.db", "generation": 7,
+                        "rows": { "credentials": 1, "grants": 2, "devices": 3 },
+                        "confirmed_at": at, "last_error": null, "hold": null, "holds": holds, "quarantined": 0,
+                        "absences_waiting": 0, "absences_honoured": 0, "on_probation": false, "regressions": 0,
+                        "rollbacks": 0, "rights_not_understood": 0, "warnings": [] },
+            "nodes": { "fresh": 0, "stale": 0 },
+            "threads": [{ "number": 0, "cpu_ns": at * 250_000, "turns": 0, "spins_hit": 0, "spins_missed": 0,
+                          "sessions": 2 }],
+            "slowest": [{ "at": at, "us": 1500, "outcome": "open", "session": "7", "uuid": null, "port": null }],
+            "top": null,
+            "may": { "see_sessions": true, "end_with_token": false },
+        });
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn two_reports_make_rates() {
+        let rates = Rates::between(&report(10_000, 0), &report(12_000, 3000));
+        assert_eq!((rates.bytes_up, rates.bytes_down), (1500, 0));
+        assert_eq!((rates.opened, rates.refused, rates.loads), (2.0, 1.0, vec![Some(0.25)]));
+    }
+
+    #[test]
+    fn a_relay_that_was_started_anew_has_no_negative_rates() {
+        let rates = Rates::between(&report(10_000, 5000), &report(11_000, 3));
+        assert_eq!(rates.bytes_up, 0);
+    }
+
+    #[test]
+    fn a_hold_is_shown_before_all_else() {
+        let mut report = report(0, 0);
+        report.source.last_error = Some("no such file".to_owned());
+        let line = GuardLine::of(&report);
+        assert_eq!((line.text.as_str(), line.is_alarm), ("the store cannot be read: no such file", true));
+        let hold = json!({ "rule": "loss", "figures": "2 of 3 rows", "examples": [], "since": 0 });
+        report.source.hold = serde_json::from_value(hold).unwrap();
+        let line = GuardLine::of(&report);
+        assert_eq!((line.text.as_str(), line.is_alarm), ("HOLDS by rule loss for 0s: 2 of 3 rows", true));
+    }
+}
