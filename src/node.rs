@@ -1,4 +1,4 @@
-//! Puts a node together and takes it down.
+//! Builds a node from its parts, and stops it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -15,8 +15,8 @@ use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::TlsConfigs;
 
-/// A running relay. Its parts end in the order of the fields: no client comes in any more before what
-/// serves them goes.
+/// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
+/// them stop.
 pub struct Node {
     engine: Option<Engine>,
     handle: EngineHandle,
@@ -44,14 +44,14 @@ pub enum NodeError {
     Audit(#[from] AuditError),
 }
 
-/// How a drain came to its end.
+/// Outcome of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drained {
-    /// The last session ended by itself.
+    /// The last session ended.
     Empty,
-    /// So many were left when the time was up.
+    /// The time ran out with this number of sessions left.
     Left(u64),
-    /// Whoever asked for it lost patience.
+    /// The caller interrupted the drain.
     Interrupted,
 }
 
@@ -62,16 +62,16 @@ impl Node {
         Self::start_on(Inherited::none(), config, tls)
     }
 
-    /// As [`start`](Self::start), with client listeners that a service manager opened.
+    /// Starts like [`start`](Self::start), on client listeners that a service manager opened.
     pub fn start_on(inherited: Inherited, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
-        // The control thread is there before the engine, which it is to tell of every publication.
-        let to_tell: Arc<OnceLock<EngineHandle>> = Arc::default();
-        let told = Arc::clone(&to_tell);
+        // The control thread starts before the engine, and notifies the engine of each publication.
+        let engine_slot: Arc<OnceLock<EngineHandle>> = Arc::default();
+        let to_notify = Arc::clone(&engine_slot);
         let on_publish = move || {
-            if let Some(engine) = told.get() {
+            if let Some(engine) = to_notify.get() {
                 engine.recheck();
             }
         };
@@ -91,8 +91,8 @@ impl Node {
             audit_sender.clone(),
         )?;
         let handle = engine.handle();
-        let handle = to_tell.get_or_init(|| handle).clone();
-        // For what was published before the engine could be told.
+        let handle = engine_slot.get_or_init(|| handle).clone();
+        // Snapshots may have been published before the engine could be notified.
         handle.recheck();
         let of = |from| {
             let listeners = config.listen.iter().zip(engine.client_addresses());
@@ -140,12 +140,12 @@ impl Node {
         })
     }
 
-    /// Where clients reach this node, in the order of `listen`.
+    /// Addresses of the client listeners, in the order of `listen`.
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.client_addresses
     }
 
-    /// Where other nodes reach it; `None` where it stands alone.
+    /// Address that other nodes connect to. `None` where the node stands alone.
     pub fn forward_address(&self) -> Option<SocketAddr> {
         self.forward_address
     }
@@ -162,12 +162,12 @@ impl Node {
         self.control.status()
     }
 
-    /// A way to let go of an audit log that was rotated.
+    /// A handle that reopens the audit log after it was rotated.
     pub fn audit_reopener(&self) -> AuditReopener {
         self.audit.reopener()
     }
 
-    /// Takes over what of `config` a running node can; see [`Config::needs_restart`].
+    /// Applies the part of `config` that a running node can; see [`Config::needs_restart`].
     pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), QueriesError> {
         self.control.commands().reload(config.clone())?;
         self.handle.replace_certificates(tls);
@@ -175,8 +175,8 @@ impl Node {
         Ok(())
     }
 
-    /// Turns new clients away and waits until the last session has ended, `patience` is over, or
-    /// `is_interrupted` says so.
+    /// Refuses new clients, and waits until the last session has ended, `patience` has passed or `is_interrupted`
+    /// returns true.
     pub fn drain(&self, patience: Duration, is_interrupted: impl Fn() -> bool) -> Drained {
         self.handle.drain();
         let give_up_at = Instant::now() + patience;
@@ -185,7 +185,7 @@ impl Node {
                 0 => return Drained::Empty,
                 left if Instant::now() >= give_up_at => return Drained::Left(left),
                 _ if is_interrupted() => return Drained::Interrupted,
-                _ => std::thread::sleep(DRAIN_LOOK),
+                _ => std::thread::sleep(DRAIN_CHECK_INTERVAL),
             }
         }
     }
@@ -204,10 +204,10 @@ impl Drop for Node {
     }
 }
 
-/// How often a drain looks whether it is done.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Interval at which a drain checks whether it is done.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// By what others are to reach `bound`; a port of 0 stands for its real one.
+/// Address of `bound` for other nodes. A configured port of 0 stands for the real port.
 fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> SocketAddr {
     match configured {
         Some(address) if address.port() == 0 => SocketAddr::new(address.ip(), bound.port()),

@@ -1,9 +1,9 @@
-//! Who asks, and what they may.
+//! The sender of a request, and its permissions.
 //!
-//! Whoever may open the local socket may do everything. Over TCP, everybody sees how the node is doing.
-//! Sessions, which name principals and devices, are for whoever shows the admin token, or for processes on
-//! this machine where none is configured; and only the token lets anybody change something. A handler says
-//! what it needs by what it extracts.
+//! Who may open the local socket may do everything. Over TCP, everybody may read the public status. Sessions name
+//! principals and devices: over TCP, a request for them must show the admin token. Where no token is configured,
+//! processes on this machine may see sessions without one. A command over TCP always needs the token. A handler
+//! states the permission that it needs by the type that it extracts.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,10 +16,10 @@ use super::token::{TokenVerdict, WRONG_WINDOW};
 use super::{AdminState, response};
 use crate::telemetry::{AuditEvent, OperatorCommand, Proof};
 
-/// Who is at the other end of a connection; put beside each request of it.
+/// The other end of a connection. The server attaches it to each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Caller {
-    /// By the local socket, as far as the kernel tells.
+    /// A process on the local socket, with the ids that the kernel gives.
     Local {
         uid: Option<u32>,
         pid: Option<i32>,
@@ -27,24 +27,24 @@ pub(super) enum Caller {
     Remote(SocketAddr),
 }
 
-/// May see sessions.
+/// Proof that the requester may see sessions.
 pub(super) struct Viewer;
 
-/// May change something.
+/// Proof that the requester may run commands.
 pub(super) struct Operator(pub Caller);
 
-/// Why somebody may not.
+/// Reason why a request is denied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Denied {
-    #[error("the admin token is needed: `Authorization: Bearer TOKEN`")]
+    #[error("this request needs the admin token: `Authorization: Bearer TOKEN`")]
     NoToken,
     #[error("this is not the admin token; it is in the file that admin.token_file names")]
     WrongToken,
     #[error("too many wrong tokens; try again in a minute")]
     TooManyWrong,
-    #[error("over TCP this node can only be looked at; use its local socket, or configure admin.token_file")]
+    #[error("commands over TCP need an admin token; use the local socket, or configure admin.token_file")]
     ReadOnly,
-    #[error("sessions are shown to this machine alone; use the local socket, or configure admin.token_file")]
+    #[error("sessions are shown on this machine alone; use the local socket, or configure admin.token_file")]
     NotFromHere,
 }
 
@@ -53,7 +53,8 @@ impl Viewer {
         match caller {
             Caller::Local { .. } => Ok(Self),
             Caller::Remote(_) if state.gate.has_token() => check_token(caller, headers, state).map(|()| Self),
-            // A page from elsewhere could give its own name this machine's address, and ask as if from here.
+            // A web page from elsewhere could resolve its own name to this machine, and send a request that seems
+            // local.
             Caller::Remote(peer) if peer.ip().to_canonical().is_loopback() && names_loopback(headers) => {
                 Ok(Self)
             }
@@ -105,7 +106,7 @@ impl IntoResponse for Denied {
     }
 }
 
-/// Tells the audit log and the log what an operator had the node do, and what came of it.
+/// Records a command of an operator and its outcome, in the audit log and in the log.
 pub(super) fn audit(
     state: &AdminState,
     command: &'static str,
@@ -130,7 +131,7 @@ fn audit_by(
         Ok(detail) => ("done", detail),
         Err(detail) => ("refused", detail),
     };
-    tracing::warn!(command, ?caller, outcome, "an operator's command: {detail}");
+    tracing::warn!(command, ?caller, outcome, "operator command: {detail}");
     let (uid, pid, client) = match caller {
         Caller::Local { uid, pid } => (uid, pid, None),
         Caller::Remote(client) => (None, None, Some(client)),
@@ -139,7 +140,7 @@ fn audit_by(
     state.sources.audit.tell(AuditEvent::OperatorCommand(event));
 }
 
-/// A connection that says nothing of itself may do nothing.
+/// Returns the caller of a request. A request without one gets no permission.
 fn caller_of(parts: &Parts) -> Result<Caller, Denied> {
     parts.extensions.get::<Caller>().copied().ok_or(Denied::ReadOnly)
 }
@@ -163,7 +164,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether the request names this machine by an address or as `localhost`, as a person here would.
+/// Tests whether the Host header names this machine by a loopback address or as `localhost`.
 fn names_loopback(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     if let Ok(address) = host.parse::<SocketAddr>() {

@@ -1,4 +1,4 @@
-//! The guard's part of `/metrics`.
+//! The part of `/metrics` about the guard.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ struct RuleLabel {
 
 pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &Status) -> Result<(), fmt::Error> {
     let held_by = status.hold.as_ref().map(|held| held.hold.rule);
-    let help = "Whether the last good snapshot is kept in spite of the store, by the rule that says so.";
+    let help = "1 while the guard keeps the last good snapshot in force, by the rule that holds.";
     let mut family = encoder.encode_descriptor("guard_held", help, None, MetricType::Gauge)?;
     for rule in Rule::ALL {
         let metric = ConstGauge::new(i64::from(held_by == Some(rule)));
@@ -29,14 +29,14 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &Status) -> Result
         let metric = ConstCounter::new(holds);
         metric.encode(family.encode_family(&RuleLabel { rule: rule.name() })?)?;
     }
-    let help = "Rows that one read did not give, and that stay until a second does not either.";
+    let help = "Rows that were absent from one read, and stay in force until a second read confirms it.";
     gauge(encoder, "guard_absences_waiting", help, status.absences_waiting as i64)?;
-    let help = "Whether refusals are being compared with what decided before.";
+    let help = "1 while refusals are compared with the decisions of the previous generation.";
     gauge(encoder, "guard_on_probation", help, i64::from(status.on_probation))?;
-    let help = "Refusals that the generation before would not have given.";
+    let help = "Refusals that the previous generation would not have given.";
     counter(encoder, "guard_regressions", help, status.regressions)?;
-    let help = "Times that the node went back to a generation before.";
+    let help = "Times that the node went back to an earlier generation.";
     counter(encoder, "guard_rollbacks", help, status.rollbacks)?;
-    let help = "Rows that ended by their absence from two reads.";
+    let help = "Rows that ended because two reads did not have them.";
     counter(encoder, "guard_absences_honoured", help, status.absences_honoured)
 }

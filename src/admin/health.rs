@@ -1,4 +1,4 @@
-//! Whether the node lives and is ready, and its metrics.
+//! Liveness, readiness and metrics.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -1,4 +1,4 @@
-//! A recorded latency as an OpenMetrics histogram, in seconds.
+//! Encodes a recorded latency as an OpenMetrics histogram, in seconds.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use prometheus_client::metrics::MetricType;
 
 use crate::telemetry::Latency;
 
-/// What a latency was recorded in, and where its buckets end in that.
+/// Unit of a recorded latency, and the upper bounds of its buckets in that unit.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
     per_second: f64,
     bounds: &'static [u64],
 }
 
-/// For what the network takes part in.
+/// Scale of latencies that include the network.
 pub(super) const MICROSECONDS: Scale = Scale {
     per_second: 1e6,
     bounds: &[
@@ -24,7 +24,7 @@ pub(super) const MICROSECONDS: Scale = Scale {
     ],
 };
 
-/// For what memory alone does.
+/// Scale of latencies of memory alone.
 pub(super) const NANOSECONDS: Scale =
     Scale { per_second: 1e9, bounds: &[200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 1_000_000] };
 
@@ -32,12 +32,12 @@ pub(super) struct LatencyMetric {
     scale: Scale,
     sum_seconds: f64,
     count: u64,
-    /// Upper bound in seconds, and how many fell above the bucket before and not above this one.
+    /// Upper bound in seconds, and the number of values above the previous bound and at most this one.
     buckets: Vec<(f64, u64)>,
 }
 
 impl LatencyMetric {
-    /// What all threads recorded, added up.
+    /// Adds up the recordings of all threads.
     pub fn sum<'a>(threads: impl Iterator<Item = &'a Latency>, scale: Scale) -> Self {
         let ends = scale.bounds.iter().map(|&bound| bound as f64 / scale.per_second);
         let mut metric = Self {

@@ -1,4 +1,4 @@
-//! `/metrics`: the engines' counters summed over their threads, and what the control thread is at.
+//! `/metrics`: the engines' counters, summed over their threads, and the state of the control thread.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ struct MetricsCollector {
     sources: Sources,
 }
 
-/// A counter that the threads keep, and what it is called.
+/// A counter that each thread keeps, and its metric.
 struct SummedCounter {
     name: &'static str,
     help: &'static str,
@@ -81,8 +81,12 @@ impl Collector for MetricsCollector {
 impl MetricsCollector {
     fn encode_build(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let metric = ConstGauge::new(1i64);
-        let mut family =
-            encoder.encode_descriptor("build_info", "The version that runs.", None, metric.metric_type())?;
+        let mut family = encoder.encode_descriptor(
+            "build_info",
+            "Version of the running relay.",
+            None,
+            metric.metric_type(),
+        )?;
         let label = BuildLabel { version: env!("CARGO_PKG_VERSION") };
         metric.encode(family.encode_family(&label)?)
     }
@@ -112,7 +116,7 @@ impl MetricsCollector {
         Ok(())
     }
 
-    /// What has a bound: how much of it is in use, and how much there may be.
+    /// Encodes resources that have a limit: how much is in use, and the limit.
     fn encode_bounded(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let engine = &self.sources.engine;
         let Capacity { buffers, pipes } = engine.capacity();
@@ -120,13 +124,13 @@ impl MetricsCollector {
             (self.sum(|engine| &engine.hot.buffers_in_use), self.sum(|engine| &engine.hot.pipes_in_use));
         gauge(encoder, "sessions_max", "Sessions that may exist.", engine.sessions_max() as i64)?;
         gauge(encoder, "buffers_in_use", "Receive buffers that hold bytes.", buffers_in_use as i64)?;
-        gauge(encoder, "buffers_max", "Receive buffers that there are.", buffers as i64)?;
+        gauge(encoder, "buffers_max", "Receive buffers that exist.", buffers as i64)?;
         gauge(encoder, "pipes_in_use", "Pipes that directions hold.", pipes_in_use as i64)?;
-        gauge(encoder, "pipes_max", "Pipes that there may be.", pipes as i64)?;
+        gauge(encoder, "pipes_max", "Pipes that may exist.", pipes as i64)?;
         if let Some(Descriptors { open, max }) = Descriptors::now() {
-            gauge(encoder, "open_descriptors", "File descriptors that this process holds.", open as i64)?;
+            gauge(encoder, "open_descriptors", "File descriptors that this process has open.", open as i64)?;
             let max = i64::try_from(max).unwrap_or(i64::MAX);
-            gauge(encoder, "open_descriptors_max", "File descriptors that it may hold.", max)?;
+            gauge(encoder, "open_descriptors_max", "File descriptors that this process may open.", max)?;
         }
         Ok(())
     }
@@ -162,16 +166,17 @@ impl MetricsCollector {
             encoder.encode_descriptor("snapshot_age_seconds", help, None, metric.metric_type())?;
         metric.encode(descriptor)?;
         let reachable = i64::from(status.last_error.is_none());
-        gauge(encoder, "store_reachable", "Whether the last read of the store succeeded.", reachable)?;
+        gauge(encoder, "store_reachable", "1 if the last read of the store succeeded.", reachable)?;
         counter(encoder, "store_errors", "Reads of the store that failed.", status.store_errors)?;
         let quarantined = status.quarantined as i64;
         gauge(encoder, "store_quarantined_rows", "Rows that do not decode now.", quarantined)?;
         let StoreWarnings { not_understood, bad_lines, stale_addresses } = &status.warnings;
-        let help = "Rights of a foreign schema that grant nothing, since they are not understood.";
+        let help = "Permissions of a foreign schema that are not understood and grant nothing.";
         gauge(encoder, "store_rights_not_understood", help, not_understood.count as i64)?;
         let help = "Lines of vpn.addresses sources that give no address.";
         gauge(encoder, "vpn_addresses_bad_lines", help, bad_lines.count as i64)?;
-        let help = "Sources of vpn.addresses that say nothing now, and whose last addresses stay.";
+        let help =
+            "Sources of vpn.addresses that cannot be read now, and whose last addresses stay in force.";
         gauge(encoder, "vpn_addresses_stale_files", help, stale_addresses.len() as i64)?;
         let help = "Rows in the snapshot in force.";
         let mut family = encoder.encode_descriptor("snapshot_rows", help, None, MetricType::Gauge)?;
@@ -207,34 +212,34 @@ type LatencyOf = fn(&EngineCounters) -> &Latency;
 const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
     (
         "handover",
-        "From handing a request to another node to what that said.",
+        "Time from passing a request to another node to its reply.",
         |engine| &engine.handover,
         MICROSECONDS,
     ),
     (
         "accept_to_secured",
-        "From accept to the end of the TLS handshake.",
+        "Time from accept to the end of the TLS handshake.",
         |engine| &engine.accept_to_secured,
         MICROSECONDS,
     ),
     (
         "accept_to_dial",
-        "From accept to the dial being handed to the kernel.",
+        "Time from accept to the start of the dial.",
         |engine| &engine.accept_to_dial,
         MICROSECONDS,
     ),
     (
         "accept_to_reply",
-        "From accept to the reply, whatever it says.",
+        "Time from accept to the reply, of every kind.",
         |engine| &engine.accept_to_reply,
         MICROSECONDS,
     ),
-    ("decision", "To decide about a new client.", |engine| &engine.decision_ns, NANOSECONDS),
-    ("dial", "From the dial to its outcome, whatever it is.", |engine| &engine.dial, MICROSECONDS),
+    ("decision", "Time to decide about a new client.", |engine| &engine.decision_ns, NANOSECONDS),
+    ("dial", "Time from the dial to its outcome, of every kind.", |engine| &engine.dial, MICROSECONDS),
     (
         "revoked_to_closed",
-        "From a revocation in the store (by SQLite or a foreign schema, from the read that finds it) to the end \
-         of a tunnel by it.",
+        "Time from a revocation in the store (with SQLite or a foreign schema: from the read that finds it) to the \
+         end of a tunnel.",
         |engine| &engine.revoked_to_closed,
         MICROSECONDS,
     ),
@@ -253,12 +258,12 @@ const SUMMED: [SummedCounter; 12] = [
     },
     SummedCounter {
         name: "sessions_undecided",
-        help: "Sessions that nothing could be decided about.",
+        help: "Sessions about which the node could not decide.",
         of: |engine| &engine.sessions.undecided,
     },
     SummedCounter {
         name: "balancer_checks",
-        help: "Connections of a load balancer that only looked whether the node lives.",
+        help: "Health checks of load balancers.",
         of: |engine| &engine.sessions.balancer_checks,
     },
     SummedCounter {
@@ -273,12 +278,12 @@ const SUMMED: [SummedCounter; 12] = [
     },
     SummedCounter {
         name: "accept_pauses",
-        help: "Times that accept stopped for want of descriptors or memory.",
+        help: "Times that accept paused for lack of descriptors or memory.",
         of: |engine| &engine.sessions.accept_pauses,
     },
     SummedCounter {
         name: "accept_dropped",
-        help: "Connections closed without a word for want of room.",
+        help: "Connections that were closed without a reply because the node was full.",
         of: |engine| &engine.sessions.accept_dropped,
     },
     SummedCounter {
@@ -311,12 +316,12 @@ const BY_THREAD: [SummedCounter; 4] = [
     },
     SummedCounter {
         name: "engine_spins_hit",
-        help: "Times that a thread looked on instead of sleeping, and work came.",
+        help: "Times that a thread spun instead of sleeping, and work came.",
         of: |engine| &engine.hot.spins_hit,
     },
     SummedCounter {
         name: "engine_spins_missed",
-        help: "Times that a thread looked on instead of sleeping, in vain.",
+        help: "Times that a thread spun instead of sleeping, and no work came.",
         of: |engine| &engine.hot.spins_missed,
     },
     SummedCounter {

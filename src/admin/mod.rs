@@ -1,8 +1,9 @@
-//! HTTP for operators: health, metrics, a status page, who is connected, what is held and what to do about it;
-//! the same over TCP and on a local socket, but for what one may. Reads what others publish, and asks an engine
-//! only for what it has time for.
+//! The admin side: health, metrics, the status page, the sessions, and the commands on what the guard holds.
 //!
-//! One thread with a runtime of its own. Whatever happens to it, tunnels go on.
+//! It serves HTTP over TCP and on a local socket. It reads state that other threads publish. It makes requests of
+//! an engine thread only for sessions, and does not wait for long.
+//!
+//! It runs on one thread with a runtime of its own. A failure here does not stop tunnels.
 
 pub mod api;
 mod authz;
@@ -51,16 +52,16 @@ use token::TokenGate;
 pub use self_probe::{ProbeHandle, SelfProbe};
 pub use token::TokenError;
 
-/// The running admin thread; dropping it stops the thread and waits for it.
+/// The running admin thread. Dropping it stops the thread and waits for it.
 pub struct AdminServer {
     address: SocketAddr,
-    /// Dropped to stop the runtime; nothing is ever sent. Stands before the thread, which is dropped after it and
-    /// waits.
+    /// Dropped to stop the runtime. Nothing is ever sent. It stands before the thread, which is dropped next and waits
+    /// for the runtime.
     _stop: oneshot::Sender<()>,
     _thread: ServiceThread,
 }
 
-/// What the admin side reads.
+/// State of the node that the admin side reads.
 #[derive(Clone)]
 pub struct Sources {
     pub engine: EngineHandle,
@@ -70,12 +71,12 @@ pub struct Sources {
     pub audit: AuditSender,
     pub audit_lost: LostEvents,
     pub probe: ProbeHandle,
-    /// Times that the directory of nodes could not be kept.
+    /// Number of times that the heartbeat of this node could not be written.
     pub directory_errors: Arc<AtomicU64>,
     pub locations: LocationCounts,
 }
 
-/// What every request is served from.
+/// State that every request handler gets.
 #[derive(Clone)]
 struct AdminState {
     sources: Sources,
@@ -89,7 +90,7 @@ impl FromRef<AdminState> for Sources {
     }
 }
 
-/// `None` where there can be none at `path`: a node is worth having without, since clients don't need it.
+/// Opens the local socket. Returns `None` where it cannot be created: the node also works without it.
 fn local_socket(path: &Path, group: Option<&str>) -> Result<Option<LocalSocket>, AdminServerError> {
     match LocalSocket::bind(path, group) {
         Ok(socket) => Ok(Some(socket)),
@@ -98,13 +99,15 @@ fn local_socket(path: &Path, group: Option<&str>) -> Result<Option<LocalSocket>,
         }
         Err(error) => {
             let path = path.display();
-            tracing::error!("admin.socket {path} cannot be made ({error}); commands will not find this node");
+            tracing::error!(
+                "admin.socket {path} cannot be created ({error}); commands will not reach this node"
+            );
             Ok(None)
         }
     }
 }
 
-/// For the registry, which wants it of every collector; there is nothing to show.
+/// The metrics registry requires `Debug` of a collector. There is nothing to show.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sources")
@@ -113,9 +116,11 @@ impl fmt::Debug for Sources {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminServerError {
-    #[error("admin.address {address} cannot be listened on: {source}; is another process there?")]
+    #[error("admin.address {address} cannot be listened on: {source}; does another process use it?")]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("admin.socket {path} cannot be listened on: {source}; name another path, or end who is there")]
+    #[error(
+        "admin.socket {path} cannot be listened on: {source}; configure another path, or stop the process that uses it"
+    )]
     Socket { path: String, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
@@ -123,14 +128,14 @@ pub enum AdminServerError {
     Token { path: String, source: TokenError },
 }
 
-/// Whether the node should be sent clients.
+/// Readiness of the node for new clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Readiness {
     Ready,
-    /// Ready, on the last good snapshot: the guard keeps the store's last word back.
+    /// Ready, on the last good snapshot: the guard holds the newest read back.
     Holding(Rule),
     Draining,
-    /// Nothing can be decided: no snapshot, or one that is too old.
+    /// Not ready: there is no snapshot, or it is too old.
     Undecided(Cause),
 }
 

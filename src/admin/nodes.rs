@@ -1,5 +1,4 @@
-//! The part of `/metrics` about other nodes: those that can be asked, the tunnels by them, and what they are told by the
-//! store.
+//! The part of `/metrics` about other nodes: the directory, forwarded tunnels, and reports of device locations.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,34 +32,38 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
     let engines = || sources.engine.counters();
     let opened: u64 = engines().map(|engine| engine.sessions.tunnels_opened.get()).sum();
     let forwarded: u64 = engines().map(|engine| engine.sessions.tunnels_forwarded.get()).sum();
-    let help = "Tunnels that opened, by whether this node dialled the device or another one did.";
+    let help = "Tunnels that opened, by whether this node or another one dialled the device.";
     let mut family = encoder.encode_descriptor("tunnels", help, None, MetricType::Counter)?;
     for (path, count) in [("local", opened.saturating_sub(forwarded)), ("forwarded", forwarded)] {
         ConstCounter::new(count).encode(family.encode_family(&PathLabel { path })?)?;
     }
 
     let Neighbours { fresh, stale } = sources.engine.neighbours();
-    let help =
-        "Nodes in the directory, this one among them, by whether they have said of late that they live.";
+    let help = "Nodes in the directory, this one included, by whether their heartbeat is recent.";
     let mut family = encoder.encode_descriptor("nodes", help, None, MetricType::Gauge)?;
     for (state, count) in [("fresh", fresh), ("stale", stale)] {
         ConstGauge::new(count as i64).encode(family.encode_family(&StateLabel { state })?)?;
     }
     let used = engines().map(|engine| engine.sessions.spares_used.get()).sum();
-    let help = "Requests handed to another node by a connection that was there before.";
+    let help = "Requests that went to another node over a pooled connection.";
     counter(encoder, "handover_spares_used", help, used)?;
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let errors = read(&sources.directory_errors);
-    counter(encoder, "directory_errors", "Times that the directory of nodes could not be kept.", errors)?;
+    counter(
+        encoder,
+        "directory_errors",
+        "Times that the heartbeat of this node could not be written to the directory.",
+        errors,
+    )?;
 
     let LocationCounts { reports, taken, refused, errors } = &sources.locations;
-    let help = "Devices that this node's VPN has, as the store was told, by whether it has them so now or somebody else was later.";
+    let help = "Devices of this node's VPN that were reported to the store, by whether the store took the report or had a later one.";
     let mut family = encoder.encode_descriptor("location_reports", help, None, MetricType::Counter)?;
     for (result, count) in [("taken", taken), ("refused", refused)] {
         ConstCounter::new(read(count)).encode(family.encode_family(&ResultLabel { result })?)?;
     }
-    let help = "Devices whose whereabouts are still to be told to the store.";
+    let help = "Devices whose location is still to be reported to the store.";
     gauge(encoder, "location_reports_waiting", help, reports.waiting() as i64)?;
-    let help = "Times that the store could not be told where devices are.";
+    let help = "Times that device locations could not be reported to the store.";
     counter(encoder, "location_errors", help, read(errors))
 }

@@ -1,4 +1,4 @@
-//! The status page: one document with all that it needs inside, and a policy that lets nothing else in.
+//! The status page: one document with its script and style inside, and a policy that loads nothing else.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ pub(super) async fn page() -> impl IntoResponse {
     (headers, Html(PAGE))
 }
 
-/// Its own script and style by their hashes, its own node's answers, and nothing from anywhere else.
+/// Allows the page's own script and style by their hashes, and requests to its own node.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; base-uri 'none'; \
@@ -28,7 +28,7 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// As a policy names what is between the only two tags of this name.
+/// The policy's hash of the text inside the only element `tag` of the page.
 fn hash_of(tag: &str) -> String {
     let inside = PAGE
         .split_once(&format!("<{tag}>"))

@@ -1,11 +1,11 @@
-//! What of the machine this process holds: its descriptors, of which sessions take two each.
+//! File descriptors of this process. A session takes two.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// Descriptors that are open, and how many may be.
+/// Number of open descriptors, and the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Descriptors {
     pub open: u64,
@@ -13,7 +13,7 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// `None` where `/proc` is not there.
+    /// Reads both numbers. Returns `None` where `/proc` is missing.
     pub fn now() -> Option<Self> {
         let (max, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         Some(Self { open: open()?, max })
@@ -21,7 +21,7 @@ impl Descriptors {
 }
 
 fn open() -> Option<u64> {
-    // Since Linux 6.2 the folder's size says how many; before, it is 0 and they have to be listed.
+    // Since Linux 6.2 the size of the folder is the number of entries. Before, it is 0 and we count the entries.
     match fs::metadata(FOLDER).ok()?.size() {
         0 => Some(fs::read_dir(FOLDER).ok()?.count() as u64),
         count => Some(count),
@@ -39,7 +39,7 @@ mod tests {
         let before = Descriptors::now().unwrap();
         let held: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
         let during = Descriptors::now().unwrap();
-        // Other tests of this process open and close some meanwhile.
+        // Other tests in this process open and close descriptors meanwhile.
         assert!(during.open.abs_diff(before.open + held.len() as u64) < 50, "{before:?} {during:?}");
         assert!(during.open <= during.max);
     }

@@ -1,4 +1,4 @@
-//! What there is to ask, for whoever comes by TCP or by the local socket.
+//! Paths of the admin side, which are the same over TCP and on the local socket.
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -13,7 +13,7 @@ pub const AUTHZ_COMPARE: &str = "/authz/compare";
 pub const AUTHZ_ACCEPT: &str = "/authz/accept";
 pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
 
-/// Where the session with this id is ended.
+/// Path that ends the session `id`.
 pub fn session_end(id: &str) -> String {
     format!("{SESSIONS}/{id}/end")
 }

@@ -34,11 +34,11 @@ pub(super) struct TakenListing {
 pub(super) enum SessionsError {
     #[error(transparent)]
     Busy(#[from] EngineBusy),
-    #[error("an engine thread has not answered in {} s; its log may say why", ANSWER_TIME_MAX.as_secs())]
+    #[error("an engine thread has not answered in {} s; see the log of the relay", ANSWER_TIME_MAX.as_secs())]
     Silent,
-    #[error("there is no such session; `sluicegate sessions` lists them")]
+    #[error("no session has this id; `sluicegate sessions` lists them")]
     NotFound,
-    #[error("a session's id is a number; `sluicegate sessions` lists them")]
+    #[error("the id of a session is a number; `sluicegate sessions` lists them")]
     NoId,
 }
 

@@ -1,8 +1,8 @@
-//! The admin token: what somebody who asks over TCP shows to see sessions and to change something.
+//! The admin token, which a request over TCP shows to see sessions or to run a command.
 //!
-//! Kept as its hash, and compared in a time that tells nothing. A right token is always let in; wrong ones
-//! are told so and written down a few times a minute, so that whoever tries them fills no log. They cannot
-//! be guessed: a token has [`TOKEN_CHARS_MIN`] characters at least.
+//! Only its hash is kept, and compared in constant time. The right token is always let in. Of wrong tokens, a few
+//! per minute get an answer that says so and an audit event; so guessing does not fill a log. A token has at least
+//! [`TOKEN_CHARS_MIN`] characters, so it cannot be guessed.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,18 +12,18 @@ use parking_lot::Mutex;
 
 use crate::authz::KeyHash;
 
-/// Compares tokens with the one that is configured, if there is one.
+/// Compares tokens with the configured one, if there is one.
 pub(super) struct TokenGate {
     key: Option<KeyHash>,
     wrong: Mutex<WrongTokens>,
 }
 
-/// What a token is worth.
+/// Result of comparing a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TokenVerdict {
     Right,
     Wrong,
-    /// Wrong, and one of many: not worth another word.
+    /// Wrong, and one of many. It is not recorded.
     WrongAgain,
 }
 
@@ -31,23 +31,23 @@ pub(super) enum TokenVerdict {
 pub enum TokenError {
     #[error("it cannot be read: {0}")]
     Unreadable(std::io::Error),
-    #[error("it can be read by everybody; `chmod o= FILE`")]
+    #[error("every user can read it; run `chmod o= FILE`")]
     Exposed,
     #[error(
-        "it holds fewer than {TOKEN_CHARS_MIN} characters, or blanks between them; make one with `openssl rand \
+        "it has fewer than {TOKEN_CHARS_MIN} characters, or blanks between them; create one with `openssl rand \
          -hex 32`"
     )]
     Weak,
 }
 
-/// The wrong tokens of the running minute.
+/// Count of wrong tokens in the current window.
 struct WrongTokens {
     since: Instant,
     count: u32,
 }
 
 impl TokenGate {
-    /// The gate that opens to the token in `file`, or to none.
+    /// Reads the token from `file`. Without a file, no token is right.
     pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
         let key = file.map(read_key).transpose()?;
         Ok(Self { key, wrong: Mutex::new(WrongTokens { since: Instant::now(), count: 0 }) })
@@ -66,7 +66,7 @@ impl TokenGate {
             *wrong = WrongTokens { since: Instant::now(), count: 0 };
         }
         wrong.count = wrong.count.saturating_add(1);
-        if wrong.count <= WRONG_TOLD_MAX { TokenVerdict::Wrong } else { TokenVerdict::WrongAgain }
+        if wrong.count <= WRONG_RECORDED_MAX { TokenVerdict::Wrong } else { TokenVerdict::WrongAgain }
     }
 }
 
@@ -83,11 +83,11 @@ fn read_key(file: &Path) -> Result<KeyHash, TokenError> {
     Ok(KeyHash::of_token(token))
 }
 
-/// What 128 random bits take in hex.
+/// Length of 128 random bits in hex.
 const TOKEN_CHARS_MIN: usize = 32;
 
-/// Wrong tokens of one window that are answered as such, and written down.
-pub(super) const WRONG_TOLD_MAX: u32 = 10;
+/// Number of wrong tokens in one window that are answered and recorded.
+pub(super) const WRONG_RECORDED_MAX: u32 = 10;
 
 pub(super) const WRONG_WINDOW: Duration = Duration::from_secs(60);
 
@@ -115,9 +115,9 @@ mod tests {
     }
 
     #[test]
-    fn many_wrong_tokens_are_told_no_more_and_the_right_one_is_let_in_all_the_same() {
+    fn many_wrong_tokens_are_recorded_no_more_and_the_right_one_is_let_in_all_the_same() {
         let gate = opened(TOKEN, 0o640).unwrap();
-        for _ in 0..WRONG_TOLD_MAX {
+        for _ in 0..WRONG_RECORDED_MAX {
             assert_eq!(gate.judge(b"wrong"), TokenVerdict::Wrong);
         }
         assert_eq!(gate.judge(b"wrong"), TokenVerdict::WrongAgain);

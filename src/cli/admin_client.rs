@@ -18,7 +18,7 @@ pub(super) struct AdminClient {
     socket: PathBuf,
 }
 
-/// A JSON document from the relay: as it came, for programs, and as a type, for texts.
+/// A JSON document from the relay. Programs get it as it came; texts are made from its type.
 pub(super) struct AdminDocument {
     pub json: Value,
 }
@@ -43,12 +43,12 @@ impl AdminClient {
         }
     }
 
-    /// Asks for the document at `path`.
+    /// Requests the document at `path`.
     pub fn get(&self, path: &str) -> Result<AdminDocument, CommandError> {
         self.request("GET", path, "")
     }
 
-    /// Has the relay carry out the command at `path`.
+    /// Runs the command at `path` on the relay.
     pub fn post(&self, path: &str) -> Result<AdminDocument, CommandError> {
         self.request("POST", path, "")
     }
@@ -115,7 +115,7 @@ impl AdminClient {
     }
 }
 
-/// Longer than the relay takes at most.
+/// Longer than the relay takes for any response.
 const READ_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Header fields that a response may have; the relay sends three or four.

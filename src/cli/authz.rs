@@ -1,4 +1,4 @@
-//! `sluicegate authz`: what the guard holds, what that would change, and what to do about it.
+//! `sluicegate authz`: the state of the guard, the changes that it holds, and the commands on them.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,22 +17,21 @@ use crate::store::Relation;
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum AuthzCommand {
-    /// Say what decides, whether the guard holds something back, and why.
+    /// Show which snapshot decides, whether the guard holds changes, and why.
     Status,
-    /// List what would change if what the store says were published; with --candidate, what other queries
-    /// would change if they were taken over, and whether the guard would let them. Exit code 1 says that it
-    /// would not.
+    /// List the changes that the guard holds. With --candidate, list what other queries would change, and whether
+    /// the guard would let them pass; exit code 1 means that it would not.
     Diff {
-        /// A file with a SELECT to take the place of the one for RELATION (credentials, grants or devices). Both
-        /// run in one transaction of the store. A file that is named as its relation, such as devices.sql, needs
-        /// no RELATION=.
+        /// File with a SELECT that replaces the query for RELATION (credentials, grants or devices). Both queries
+        /// run in one transaction of the store. RELATION= may be left out if the file is named after it, such as
+        /// devices.sql.
         #[arg(long, value_name = "[RELATION=]FILE")]
         candidate: Vec<CandidateFile>,
     },
-    /// Publish what the guard holds, in spite of it. Written to the audit log.
+    /// Publish the changes that the guard holds. The audit log records it.
     Accept,
-    /// Go back to what decided before the last publication, and stay there until `accept`. What was revoked
-    /// stays revoked. Written to the audit log.
+    /// Go back to the decisions before the last publication, and stay there until `accept`. Revocations stay in
+    /// force. The audit log records it.
     Rollback,
 }
 
@@ -68,7 +67,7 @@ pub fn run(command: AuthzCommand, loaded: &Loaded, output: OutputFormat) -> Resu
     CommandAnswer::done(text, document.json).print(output)
 }
 
-/// A file that holds a query, and which.
+/// A file with a query, and the relation that the query is for.
 #[derive(Clone, Debug)]
 pub struct CandidateFile {
     relation: Relation,
@@ -107,7 +106,7 @@ fn queries(candidate: Vec<CandidateFile>) -> Result<CandidateQueries, CommandErr
             Relation::Grants => &mut queries.grants,
             Relation::Devices => &mut queries.devices,
         };
-        let query = Query::try_from(file).map_err(CommandError::failed)?;
+        let query = RelationQuery::try_from(file).map_err(CommandError::failed)?;
         if place.replace(query.sql).is_some() {
             return Err(CommandError::failed(format!(
                 "there are two queries for {}; name one",

@@ -1,4 +1,4 @@
-//! `sluicegate check`: whether a relay could start with this configuration.
+//! `sluicegate check`: tests whether a relay could start with this configuration.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::config::StoreUrl;
 use crate::engine::Shortage;
 use crate::store::{self, NodeList, ReportQueue};
 
-/// The configuration was read already. What is left is the store, which must be readable whole with every
-/// row decoding, and what a relay would warn of.
+/// Checks the store and the directory of nodes; the configuration was read already. Every row of the store must
+/// decode. Also prints the warnings that a relay would log.
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
@@ -18,23 +18,23 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
     let warnings: Vec<String> = shortage.into_iter().chain(store.warnings).chain(nodes.bad).collect();
     let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "nodes": nodes.count, "warnings": warnings });
-    let told: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
-    let note = (!told.is_empty()).then(|| told.join("\n"));
+    let lines: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+    let note = (!lines.is_empty()).then(|| lines.join("\n"));
     CommandAnswer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
         .print(output)
 }
 
-/// What is to be said of a store that a relay could start with.
+/// Check of a store that a relay could start with.
 struct StoreFacts {
     text: String,
-    /// `None` where it is to be created yet.
+    /// Name of the store. `None` where the first start creates it.
     name: Option<String>,
     rows: Value,
-    /// What a relay could make nothing of.
+    /// Rows and lines that a relay would not understand.
     warnings: Vec<String>,
 }
 
-/// What is to be said of the directory of nodes; nothing of a node that stands alone.
+/// Check of the directory of nodes. It is empty where the node stands alone.
 #[derive(Default)]
 struct DirectoryFacts {
     text: String,
@@ -42,8 +42,8 @@ struct DirectoryFacts {
     bad: Vec<String>,
 }
 
-/// Reads it only. Whether this node may write its row shows once it runs; whether it may write where devices are, by
-/// writing of none.
+/// Reads the directory. The heartbeat of this node is not tested here: a relay logs whether it can write it. The
+/// table of locations is tested by writing no locations.
 fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
     let config = &loaded.config;
     if config.forward.listen.is_none() {

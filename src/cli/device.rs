@@ -1,4 +1,4 @@
-//! `sluicegate device`: what tunnels end at.
+//! `sluicegate device`: manages the devices of a store.
 
 use std::net::IpAddr;
 
@@ -14,11 +14,11 @@ use crate::store::admin::{Admin, AdminError, DevicePatch, NewDevice};
 pub enum DeviceCommand {
     /// Add a device.
     Add(AddDevice),
-    /// Change what is known about a device.
+    /// Change a device.
     Set(SetDevice),
-    /// List the devices.
+    /// List all devices.
     List,
-    /// Remove a device and revoke what was granted on it alone; its tunnels end.
+    /// Remove a device and revoke the grants on it alone; its tunnels end.
     Remove {
         #[arg(value_parser = parse_uuid)]
         uuid: DeviceUuid,
@@ -27,22 +27,22 @@ pub enum DeviceCommand {
 
 #[derive(Debug, Args)]
 pub struct AddDevice {
-    /// 32 or 62 hexadecimal digits.
+    /// UUID of the device: 32 or 62 hexadecimal digits.
     #[arg(value_parser = parse_uuid)]
     uuid: DeviceUuid,
-    /// Where the VPN reaches it.
+    /// Address of the device in the VPN.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
-    /// The fleet that it is in; made where there is none of that name.
+    /// Fleet of the device; created if it does not exist.
     #[arg(long, value_name = "NAME")]
     fleet: Option<String>,
-    /// The node that holds its VPN connection. Without it, any node reaches the device.
+    /// Node that holds the device's VPN connection. Without it, every node can reach the device.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// What people call it.
+    /// Name of the device, for people.
     #[arg(long)]
     name: Option<String>,
-    /// It has no VPN connection now.
+    /// The device has no VPN connection now.
     #[arg(long)]
     offline: bool,
 }
@@ -58,16 +58,16 @@ pub struct SetDevice {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct DeviceChange {
-    /// Where the VPN reaches it.
+    /// Address of the device in the VPN.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
-    /// The node that holds its VPN connection.
+    /// Node that holds the device's VPN connection.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// It has a VPN connection.
+    /// The device has a VPN connection.
     #[arg(long, conflicts_with = "offline")]
     online: bool,
-    /// It has no VPN connection.
+    /// The device has no VPN connection.
     #[arg(long)]
     offline: bool,
 }

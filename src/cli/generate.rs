@@ -1,4 +1,4 @@
-//! `sluicegate generate`, which packages are built with: what derives from the command line's own definition.
+//! `sluicegate generate`: writes files for packages that are made from the definition of the command line.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use super::output::CommandError;
 
 #[derive(Debug, Subcommand)]
 pub enum GenerateCommand {
-    /// Manual pages, one per command.
+    /// Write manual pages, one per command.
     Man {
-        /// An existing one.
+        /// Folder to write to; it must exist.
         folder: PathBuf,
     },
-    /// Completions for bash, zsh and fish.
+    /// Write completions for bash, zsh and fish.
     Completions {
-        /// An existing one.
+        /// Folder to write to; it must exist.
         folder: PathBuf,
     },
 }

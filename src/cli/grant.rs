@@ -1,4 +1,4 @@
-//! `sluicegate grant`: who may reach which ports of which devices.
+//! `sluicegate grant`: manages grants.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -12,25 +12,25 @@ use crate::store::admin::{Admin, AdminError, GrantTarget, Revoked};
 pub enum GrantCommand {
     /// Let a principal reach devices.
     Add(AddGrant),
-    /// List the grants.
+    /// List all grants.
     List,
-    /// Revoke a grant for good; tunnels that rest on it end.
+    /// Revoke a grant permanently; its tunnels end.
     Revoke {
-        /// The number that `grant list` shows.
+        /// Number of the grant, from `grant list`.
         id: i64,
     },
 }
 
 #[derive(Debug, Args)]
 pub struct AddGrant {
-    /// Its name, as `principal add` gave it.
+    /// Name of the principal, as in `principal list`.
     principal: String,
     #[command(flatten)]
     target: GrantedDevices,
-    /// A port, a range such as 80-90, or `any`.
+    /// Port, range of ports such as 80-90, or `any`.
     #[arg(long, value_parser = parse_ports, default_value = "any")]
     ports: PortRange,
-    /// A span such as 30d, or an RFC 3339 time. Without it the grant does not expire.
+    /// Expiry of the grant: a duration such as 30d, or an RFC 3339 time. Without it, the grant does not expire.
     #[arg(long, value_parser = parse_expiry, value_name = "WHEN")]
     expires: Option<UnixMillis>,
 }
@@ -38,13 +38,13 @@ pub struct AddGrant {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct GrantedDevices {
-    /// Every device there is and will be.
+    /// All devices, including future ones.
     #[arg(long)]
     any: bool,
-    /// The devices of a fleet, now and later.
+    /// All devices of this fleet, including future ones.
     #[arg(long, value_name = "NAME")]
     fleet: Option<String>,
-    /// One device.
+    /// This device alone.
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     device: Option<DeviceUuid>,
 }
@@ -97,7 +97,7 @@ impl From<GrantedDevices> for GrantTarget {
         match (target.fleet, target.device) {
             (Some(name), _) => Self::Fleet(name),
             (None, Some(uuid)) => Self::Device(uuid),
-            // The group lets nothing else through than `--any`.
+            // The group allows nothing else but `--any`.
             (None, None) => Self::Any,
         }
     }

@@ -1,4 +1,4 @@
-//! The log of a running relay: to stderr, or to the system's journal.
+//! The log of a running relay, on stderr or in the system's journal.
 
 use std::io::{self, IsTerminal};
 
@@ -11,11 +11,11 @@ use tracing_subscriber::{EnvFilter, Registry};
 use super::output::CommandError;
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Sets the level of a log that runs.
+/// Changes the level of the running log.
 pub struct LevelSwitch(Handle<EnvFilter, Registry>);
 
 impl LevelSwitch {
-    /// Nothing, where `RUST_LOG` says what is logged.
+    /// Sets the level. Has no effect where `RUST_LOG` sets it.
     pub fn set(&self, level: LogLevel) {
         let set = filter(level).map(|filter| self.0.reload(filter));
         if !matches!(set, Ok(Ok(()))) {
@@ -24,7 +24,7 @@ impl LevelSwitch {
     }
 }
 
-/// Starts it; `RUST_LOG` goes before the configuration.
+/// Starts the log. `RUST_LOG` overrides the configuration.
 pub fn start(log: &Log) -> Result<LevelSwitch, CommandError> {
     let (filter, handle) = reload::Layer::new(filter(log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
@@ -43,7 +43,7 @@ fn journal() -> Result<tracing_journald::Layer, CommandError> {
             "log.journald is on, but journald cannot be reached: {error}; turn it off to log to stderr"
         ))
     })?;
-    // An ordinary line is no notice: `journalctl -p notice` is to show what somebody should look at.
+    // An info line must not appear in `journalctl -p notice`, which shows what needs attention.
     let priorities = PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() };
     Ok(journal
         .with_syslog_identifier("sluicegate".to_owned())

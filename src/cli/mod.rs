@@ -50,71 +50,71 @@ struct CommandLine {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// The configuration file. Without one, /etc/sluicegate/sluicegate.toml where it is there, else the
-    /// embedded defaults. The environment's SLUICEGATE_SECTION__KEY, such as SLUICEGATE_TIMEOUTS__HEAD=3s or
-    /// SLUICEGATE_LISTEN__0__ADDRESS=127.0.0.1:3128, goes before either.
+    /// Configuration file. Default: /etc/sluicegate/sluicegate.toml if it exists, else built-in values. Environment
+    /// variables SLUICEGATE_SECTION__KEY override both, such as SLUICEGATE_TIMEOUTS__HEAD=3s or
+    /// SLUICEGATE_LISTEN__0__ADDRESS=127.0.0.1:3128.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print data as JSON.
+    /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show a whole relay on embedded parts, real tunnels through it, and figures.
+    /// Run a complete relay on this machine, send traffic through it, and show the results.
     Demo(demo::DemoArgs),
     /// Run the relay.
     Run,
-    /// Say what is wrong with the configuration and the store, or that nothing is.
+    /// Check the configuration and the store.
     Check,
-    /// The store that rights come from.
+    /// Create or migrate the store.
     Store(OnStore<store::StoreCommand>),
-    /// Who may hold tokens and grants.
+    /// Manage principals, the owners of tokens and grants.
     Principal(OnStore<principal::PrincipalCommand>),
-    /// What a client shows to be somebody.
+    /// Manage tokens.
     Token(OnStore<token::TokenCommand>),
-    /// What tunnels end at.
+    /// Manage devices.
     Device(OnStore<device::DeviceCommand>),
-    /// Who may reach which ports of which devices.
+    /// Manage grants, which let a principal reach devices.
     Grant(OnStore<grant::GrantCommand>),
-    /// What decides on a running relay, and what its guard holds back.
+    /// Show and control the authorization of a running relay.
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
-    /// Say how a running relay is doing, on one screen.
+    /// Show the state of a running relay on one screen.
     Status,
     /// List the sessions of a running relay, or end one.
     Sessions(sessions::SessionsArgs),
-    /// Watch a running relay, and end sessions.
+    /// Watch a running relay in the terminal, and end sessions.
     Top,
-    /// What this machine's tuning is, what it should be for this configuration, and why; changes nothing.
+    /// Check the tuning of this machine for this configuration, without changing anything.
     Doctor(doctor::DoctorArgs),
-    /// Write what packages need beside the binary.
+    /// Write files for packages.
     #[command(subcommand, hide = true)]
     Generate(generate::GenerateCommand),
-    /// The nodes that hand requests to each other.
+    /// List the nodes of this installation.
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
-    /// Check from outside that a relay does what it should, as a client would.
+    /// Test a relay from outside, as a client.
     Canary(canary::CanaryArgs),
-    /// What a VPN server calls.
+    /// Run hooks for a VPN server.
     #[command(subcommand)]
     Vpn(vpn::VpnCommand),
 }
 
-/// A command on a store, which can be another one than the relay's.
+/// A command on a store, which may be another one than the relay's.
 #[derive(Debug, Args)]
 struct OnStore<C: Subcommand> {
     #[command(subcommand)]
     command: C,
-    /// The store to work on, such as sqlite:PATH or postgres://USER@HOST/DATABASE, instead of the configuration's.
+    /// Store to use instead of the configured one, such as sqlite:PATH or postgres://USER@HOST/DATABASE.
     #[arg(long, global = true, value_name = "URL", value_parser = |url: &str| StoreUrl::try_from(url.to_owned()))]
     store: Option<StoreUrl>,
 }
 
-/// Runs the command that the process was given.
+/// Runs the command of this process.
 pub fn main() -> ExitCode {
     match CommandLine::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -151,12 +151,12 @@ impl CommandLine {
     }
 }
 
-/// A configuration, and whether anybody wrote it.
+/// A configuration, and the file that it came from.
 pub struct Loaded {
     pub config: Config,
-    /// The TLS settings that it names the files of.
+    /// TLS settings, from the files that the configuration names.
     pub tls: TlsConfigs,
-    /// `None` for the embedded defaults.
+    /// `None` for the built-in values.
     pub file: Option<PathBuf>,
 }
 
@@ -172,7 +172,7 @@ impl Global {
         Ok(Loaded { config, tls, file })
     }
 
-    /// For a command on `store`, or on the configuration's where none was given.
+    /// Context for a command on `store`, or on the configured store.
     fn context(&self, store: Option<StoreUrl>) -> Result<StoreContext, CommandError> {
         let store = match store {
             Some(url) => Store { url, ..Store::default() },
@@ -180,7 +180,7 @@ impl Global {
         };
         if store.profile == Profile::OpenBalena {
             return Err(CommandError::failed(
-                "store.profile is openbalena, where rights are kept by openBalena itself; name a store of \
+                "store.profile is openbalena, where openBalena itself keeps the rights; name a store of \
                  sluicegate's own with --store",
             ));
         }
@@ -192,13 +192,14 @@ impl Global {
     }
 }
 
-/// A file that is there and cannot be looked at is no reason to run on the embedded defaults instead.
+/// Finds the installed configuration. Fails where the file may exist but cannot be checked, so that a relay does
+/// not run on built-in values by mistake.
 fn installed_config() -> Result<Option<PathBuf>, CommandError> {
     let path = PathBuf::from(INSTALLED_CONFIG);
     match path.try_exists() {
         Ok(exists) => Ok(exists.then_some(path)),
         Err(error) => Err(CommandError::failed(format!(
-            "{INSTALLED_CONFIG} cannot be looked for ({error}); run as a user who may, or name a --config"
+            "{INSTALLED_CONFIG} cannot be checked ({error}); run as a user who may read it, or pass --config"
         ))),
     }
 }

@@ -1,4 +1,4 @@
-//! `sluicegate node`: the nodes of an installation, as their directory has them.
+//! `sluicegate node`: the directory of nodes.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::store::{self, NodeList, NodeRow};
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// List the nodes that have ever said that they live: where each takes what others forward, when it last
-    /// said so, and how many devices it then said that it holds.
+    /// List all nodes in the directory: the address for other nodes, the time since the last heartbeat, and the
+    /// number of devices that the node held then.
     List,
 }
 
@@ -56,7 +56,7 @@ fn table(nodes: &[NodeRow], max_age: Duration) -> AnswerTable {
     AnswerTable { columns, rows: nodes.iter().map(row).collect() }
 }
 
-/// As `sluicegate_nodes` counts it.
+/// State of a node, as in the metric `sluicegate_nodes`.
 fn state(node: &NodeRow, max_age: Duration) -> &'static str {
     if node.is_stale(max_age) { "stale" } else { "fresh" }
 }

@@ -1,4 +1,4 @@
-//! How commands answer: text for people, JSON for programs, a failure in one line.
+//! Output of commands: text for people, JSON for programs, and one line for a failure.
 
 use std::error::Error;
 use std::io::{ErrorKind, Write};
@@ -11,7 +11,7 @@ use crate::config::Store;
 use crate::store::StoreError;
 use crate::store::admin::{Admin, AdminError};
 
-/// What every store command needs to know.
+/// Store and output format of a store command.
 #[derive(Clone, Debug)]
 pub struct StoreContext {
     pub store: Store,
@@ -24,37 +24,37 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Why a command did not do what it was told to.
+/// Reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Told in one line.
+    /// Printed in one line.
     #[error("{0}")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
-    /// The command line makes no sense, which clap could not tell.
+    /// The command line makes no sense, in a way that clap cannot detect.
     #[error("{0}")]
     Usage(String),
 }
 
-/// What a command has to say once it is done.
+/// Result of a command.
 pub(super) enum CommandAnswer {
     Table(AnswerTable),
     Done(Done),
 }
 
-/// Rows of one shape.
+/// Rows with the same columns.
 pub(super) struct AnswerTable {
     /// Keys in JSON, headings in text.
     pub(super) columns: &'static [&'static str],
     pub(super) rows: Vec<Vec<Cell>>,
 }
 
-/// One thing that was done.
+/// One completed action.
 pub(super) struct Done {
-    /// For stdout, as text.
+    /// Printed to stdout as text.
     pub(super) text: String,
-    /// For stderr, beside the text.
+    /// Printed to stderr beside the text.
     pub(super) note: Option<String>,
-    /// For stdout, as JSON.
+    /// Printed to stdout as JSON.
     pub(super) facts: Value,
 }
 
@@ -71,7 +71,7 @@ impl StoreContext {
         Admin::open(&self.store)
     }
 
-    /// Opens the store, lets `command` work on it and prints its answer.
+    /// Opens the store, runs `command` on it and prints its answer.
     pub(super) fn answer(
         &self,
         command: impl FnOnce(&mut Admin) -> Result<CommandAnswer, AdminError>,
@@ -129,7 +129,7 @@ impl CommandAnswer {
     }
 }
 
-/// Writes to stdout. Whoever closes it early, as `head` does, has read enough.
+/// Writes to stdout. Ignores a closed pipe, since a reader such as `head` has read enough.
 pub(super) fn print(text: &str) -> Result<(), CommandError> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -205,7 +205,7 @@ impl<T: Into<Self>> From<Option<T>> for Cell {
     }
 }
 
-/// To the second. A time that no calendar reaches is shown as its milliseconds.
+/// Formats a time to the second. A time outside the calendar is shown in milliseconds.
 pub(super) fn rfc3339(at: UnixMillis) -> String {
     match Timestamp::from_millisecond(at.0) {
         Ok(timestamp) => format!("{timestamp:.0}"),

@@ -1,4 +1,4 @@
-//! `sluicegate principal`: who may hold tokens and grants.
+//! `sluicegate principal`: manages principals.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -10,9 +10,9 @@ use crate::store::admin::{Admin, AdminError};
 pub enum PrincipalCommand {
     /// Add a principal.
     Add { name: String },
-    /// List the principals.
+    /// List all principals.
     List,
-    /// Remove a principal and revoke everything that it holds; its tunnels end.
+    /// Remove a principal and revoke its tokens and grants; its tunnels end.
     Remove { name: String },
 }
 

@@ -1,5 +1,6 @@
-//! SIGHUP: reads the configuration again, with the queries that it names, and takes over what a running node
-//! can. All of it or nothing: what is refused is told, and the old one goes on.
+//! SIGHUP: reads the configuration and its queries again, and applies what a running node can apply.
+//!
+//! Either all changes are applied or none. A refused reload is logged, and the old configuration stays in force.
 
 use std::path::Path;
 
@@ -9,11 +10,11 @@ use crate::control::QueriesError;
 use crate::node::Node;
 use crate::wire::TlsConfigs;
 
-/// What a reload needs to know.
+/// State of the running relay that a reload needs.
 pub struct Reload<'a> {
-    /// `None` for the embedded defaults.
+    /// `None` for the built-in values.
     pub file: Option<&'a Path>,
-    /// That runs.
+    /// The configuration in force.
     pub config: Config,
     pub log: LevelSwitch,
 }
@@ -22,23 +23,23 @@ pub struct Reload<'a> {
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("only a restart takes over what has changed in {0}")]
+    #[error("changes in {0} need a restart")]
     NeedsRestart(String),
     #[error(transparent)]
     Queries(#[from] QueriesError),
 }
 
 impl Reload<'_> {
-    /// Opens the audit log anew in any case: it may have been renamed.
+    /// Reloads the configuration, and reopens the audit log in any case, since it may have been renamed.
     pub fn reload(&mut self, node: &Node) {
         node.audit_reopener().reopen();
-        match self.take_over(node) {
+        match self.apply(node) {
             Ok(()) => tracing::info!("reloaded"),
             Err(error) => tracing::error!("reload refused, and nothing has changed: {error}"),
         }
     }
 
-    fn take_over(&mut self, node: &Node) -> Result<(), ReloadError> {
+    fn apply(&mut self, node: &Node) -> Result<(), ReloadError> {
         let (next, tls) = Config::load_with(self.file, config::environment()?, TlsConfigs::load)?;
         let changed = self.config.needs_restart(&next);
         if !changed.is_empty() {

@@ -1,4 +1,4 @@
-//! `sluicegate run`: the relay, until a signal ends it.
+//! `sluicegate run`: runs the relay until a signal ends it.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::doctor;
 use super::log;
 use super::output::{CommandError, print};
 use super::reload::Reload;
-use super::systemd::Supervised;
+use super::systemd::ServiceReporter;
 use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
@@ -26,26 +26,28 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let requests = SignalRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
-    doctor::warn_of_the_worst(config);
+    doctor::log_limits(config);
     announce(&node)?;
-    let supervised = Supervised::start(&node).map_err(CommandError::failed)?;
+    let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
     let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
     while requests.next()? == SignalRequest::Reload {
-        supervised.reloading(|| reload.reload(&node));
+        service.reloading(|| reload.reload(&node));
     }
-    supervised.stopping();
-    tracing::info!(patience = ?config.timeouts.drain, "draining; another signal ends it at once");
+    service.stopping();
+    tracing::info!(patience = ?config.timeouts.drain, "draining; another signal stops the relay at once");
     match node.drain(config.timeouts.drain, || requests.has_end()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
-        Drained::Left(sessions) => tracing::warn!(sessions, "timeouts.drain is over; ending what is left"),
-        Drained::Interrupted => tracing::warn!("a second signal; ending what is left"),
+        Drained::Left(sessions) => {
+            tracing::warn!(sessions, "timeouts.drain has passed; ending the remaining sessions")
+        }
+        Drained::Interrupted => tracing::warn!("a second signal came; ending the remaining sessions"),
     }
-    drop(supervised);
+    drop(service);
     node.stop();
     Ok(())
 }
 
-/// Nobody configured anything, so nobody is asked to run `store init` either.
+/// Creates the store of a relay without a configuration, so that `run` works without `store init`.
 fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
     if let StoreUrl::Sqlite(path) = url
         && !path.exists()
@@ -56,7 +58,7 @@ fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// One line on stdout for programs that wait for the ports, one in the log for people.
+/// Prints the ports, for programs that wait for them, and logs them.
 fn announce(node: &Node) -> Result<(), CommandError> {
     let clients: Vec<String> = node.client_addresses().iter().map(ToString::to_string).collect();
     let (clients, admin) = (clients.join(","), node.admin_address());
@@ -66,44 +68,44 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     print(&format!("ready client={clients} admin={admin}{nodes}\n"))
 }
 
-/// What somebody asks of this process by a signal.
+/// Request to this process by a signal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SignalRequest {
-    /// SIGTERM or SIGINT: the first drains, the second ends it at once.
+    /// SIGTERM or SIGINT. The first drains the node, the second ends it at once.
     End,
     /// SIGHUP.
     Reload,
 }
 
 struct SignalRequests {
-    asked: Receiver<SignalRequest>,
+    queue: Receiver<SignalRequest>,
 }
 
 impl SignalRequests {
     fn start() -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let (ask, asked) = bounded(REQUESTS_MAX);
+        let (send, queue) = bounded(REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 let request = if signal == SIGHUP { SignalRequest::Reload } else { SignalRequest::End };
-                // A full queue says what one more request would say, unless this is the first to end.
-                if ask.try_send(request).is_err() && request == SignalRequest::End {
-                    let _nobody_waits = ask.send(request);
+                // A full queue already holds the same request, unless this is the first to end.
+                if send.try_send(request).is_err() && request == SignalRequest::End {
+                    let _nobody_waits = send.send(request);
                 }
             }
         })?;
-        Ok(Self { asked })
+        Ok(Self { queue })
     }
 
     fn next(&self) -> Result<SignalRequest, CommandError> {
-        self.asked.recv().map_err(|_| CommandError::failed("the thread that waits for signals has ended"))
+        self.queue.recv().map_err(|_| CommandError::failed("the thread that waits for signals has stopped"))
     }
 
-    /// Whether another request to end has come; those to reload are too late.
+    /// Tests whether another request to end has come. Requests to reload are dropped.
     fn has_end(&self) -> bool {
-        self.asked.try_iter().any(|request| request == SignalRequest::End)
+        self.queue.try_iter().any(|request| request == SignalRequest::End)
     }
 }
 
-/// Requests that wait while another is carried out. A reload may take as long as two full reads of the store.
+/// Requests that wait while another runs. A reload may take as long as two full reads of the store.
 const REQUESTS_MAX: usize = 8;

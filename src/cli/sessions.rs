@@ -1,4 +1,4 @@
-//! `sluicegate sessions`: who is connected to what on a running relay, and the end of one of them.
+//! `sluicegate sessions`: lists the sessions of a running relay, or ends one.
 
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ pub struct SessionsArgs {
     command: Option<SessionsCommand>,
     #[command(flatten)]
     filter: SessionFilter,
-    /// What goes first.
+    /// Order of the list.
     #[arg(long, value_name = "KEY", default_value = "age")]
     sort: SortKey,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum SessionsCommand {
-    /// End a session: both sides get a reset. Written to the audit log.
+    /// End a session; both sides get a reset. The audit log records it.
     Kill {
-        /// As `sluicegate sessions` and the audit log name it.
+        /// Id of the session, as in `sluicegate sessions` and the audit log.
         id: u64,
     },
 }

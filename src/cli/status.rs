@@ -27,7 +27,7 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     CommandAnswer::done(text, document.json).print(output)
 }
 
-/// Lines of a name and what it stands for.
+/// Lines of a name and a value.
 struct StatusScreen {
     text: String,
 }

@@ -1,4 +1,4 @@
-//! `sluicegate store`: the store itself.
+//! `sluicegate store`: creates or migrates a store.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::store::admin::Admin;
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Create the store, or bring it to the schema of this version.
+    /// Create the store, or migrate it to the schema of this version.
     Init,
 }
 

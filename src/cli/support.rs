@@ -1,4 +1,4 @@
-//! For the tests of store commands.
+//! Helpers for tests of store commands.
 
 use std::fmt::Display;
 
@@ -24,14 +24,14 @@ impl TestStore {
     }
 }
 
-/// The command that `line` means, or what clap says against it.
+/// Parses `line` as a command. Fails with the message of clap.
 pub(super) fn parse<C: Subcommand>(line: &str) -> Result<C, String> {
     let command = C::augment_subcommands(Command::new("test").no_binary_name(true));
     let matches = command.try_get_matches_from(line.split_whitespace()).map_err(|error| error.to_string())?;
     C::from_arg_matches(&matches).map_err(|error| error.to_string())
 }
 
-/// The line that a person would read.
+/// The error text that a person would read.
 pub(super) fn refusal<T>(result: Result<T, impl Display>) -> String {
     match result {
         Ok(_) => panic!("it was not refused"),

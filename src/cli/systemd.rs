@@ -1,9 +1,9 @@
-//! Tells the service manager how the node is (`sd_notify(3)`): ready, one line of status, the watchdog's
-//! beat, and that it stops. Does nothing where no manager listens.
+//! Reports the state of the node to the service manager (`sd_notify(3)`): readiness, a status line, the watchdog
+//! signal, and the stop. Does nothing where no manager listens.
 //!
-//! The beat is a promise that clients are served: every engine thread has turned since the last one, and the
-//! snapshot that served is still there. What the store says, or that it says nothing, never stops the beat:
-//! a restart would not mend a bad source, and would end every tunnel.
+//! The watchdog signal promises that clients are served: every engine thread has turned since the last one, and
+//! there is a snapshot. A problem of the store never stops the signal. A restart would not repair the store, and
+//! would end every tunnel.
 
 use std::io;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::node::Node;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::{Cause, LogOnChange};
 
-/// The thread that beats; dropping it ends the thread.
-pub(super) struct Supervised {
+/// The thread that reports. Dropping it stops the thread.
+pub(super) struct ServiceReporter {
     stopping: Arc<AtomicBool>,
     _thread: ServiceThread,
 }
 
-impl Supervised {
-    /// Says that the node is ready, and from now on how it is.
+impl ServiceReporter {
+    /// Reports that the node is ready, and starts the thread.
     pub fn start(node: &Node) -> io::Result<Self> {
         let stopping = Arc::<AtomicBool>::default();
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
@@ -37,45 +37,45 @@ impl Supervised {
             engine: node.engine().clone(),
             control: node.status(),
             watchdog,
-            // A beat that comes late by one interval is still in time.
+            // With a third of the allowed time, a signal that is one interval late is still in time.
             interval: watchdog.map_or(STATUS_INTERVAL, |allowed| (allowed / 3).min(STATUS_INTERVAL)),
             stopping: Arc::clone(&stopping),
             turns_seen: Vec::new(),
             has_served: false,
             status: LogOnChange::default(),
         };
-        tell(&[NotifyState::Ready, NotifyState::Status(&watchdog.status_line())]);
+        notify(&[NotifyState::Ready, NotifyState::Status(&watchdog.status_line())]);
         let thread = ServiceThread::start("supervised", move |stop| watchdog.run(&stop))?;
         Ok(Self { stopping, _thread: thread })
     }
 
-    /// Says that the node reloads for as long as `reload` takes.
+    /// Reports a reload for as long as `reload` takes.
     pub fn reloading(&self, reload: impl FnOnce()) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager cannot be notified of a reload"),
         }
         reload();
-        tell(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
     }
 
-    /// Says that the node drains and will be gone; the beat goes on until then.
+    /// Reports that the node stops. The watchdog signal goes on until the process ends.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
-        tell(&[NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
     }
 }
 
 struct Watchdog {
     engine: EngineHandle,
     control: StatusHandle,
-    /// How long the manager waits for a beat before it restarts the node; `None` where it does not.
+    /// Time after which the manager restarts a node without a signal. `None` where it does not.
     watchdog: Option<Duration>,
     interval: Duration,
     stopping: Arc<AtomicBool>,
-    /// By thread, at the last look.
+    /// Turns of each thread at the last check.
     turns_seen: Vec<u64>,
-    /// There has been a snapshot.
+    /// True once there has been a snapshot.
     has_served: bool,
     /// The status line that the manager has.
     status: LogOnChange,
@@ -83,26 +83,28 @@ struct Watchdog {
 
 impl Watchdog {
     fn run(&mut self, stop: &StopSignal) {
-        // The turns that the first look asks for are seen by the second.
-        let _nothing_to_compare = self.look();
+        // This check asks the threads for a turn, which the next check sees.
+        let _nothing_to_compare = self.check();
         while !stop.is_stopped_within(self.interval) {
-            let serves = self.look();
+            let serves = self.check();
             match (self.watchdog, serves) {
-                (Some(_), Ok(())) => tell(&[NotifyState::Watchdog]),
-                (_, Err(trouble)) => tracing::error!("{trouble}; the service manager gets no beat"),
+                (Some(_), Ok(())) => notify(&[NotifyState::Watchdog]),
+                (_, Err(trouble)) => {
+                    tracing::error!("{trouble}; the service manager gets no watchdog signal")
+                }
                 (None, Ok(())) => {}
             }
-            self.tell_status();
+            self.send_status();
             if self.stopping.load(Ordering::Acquire) {
-                // A drain may last as long as the configuration says, whatever the unit does.
+                // A drain may take longer than the stop timeout of the unit.
                 let usec = u32::try_from(self.interval.as_micros()).unwrap_or(u32::MAX);
-                tell(&[NotifyState::ExtendTimeoutUsec(usec.saturating_mul(3))]);
+                notify(&[NotifyState::ExtendTimeoutUsec(usec.saturating_mul(3))]);
             }
         }
     }
 
-    /// Whether the node serves clients. Asks the threads for another turn, for the next look to see.
-    fn look(&mut self) -> Result<(), String> {
+    /// Checks whether the node serves clients. Asks each thread for another turn, which the next check sees.
+    fn check(&mut self) -> Result<(), String> {
         let turns: Vec<u64> = self.engine.counters().map(|engine| engine.hot.turns.get()).collect();
         let stuck = turns.iter().zip(&self.turns_seen).position(|(now, before)| now == before);
         self.turns_seen = turns;
@@ -112,15 +114,15 @@ impl Watchdog {
         self.has_served |= has_snapshot;
         match stuck {
             Some(number) => Err(format!("engine thread {number} has not turned for {:?}", self.interval)),
-            None if has_lost_it => Err("the snapshot that served is gone".to_owned()),
+            None if has_lost_it => Err("there is no snapshot any more".to_owned()),
             None => Ok(()),
         }
     }
 
-    fn tell_status(&mut self) {
+    fn send_status(&mut self) {
         let line = self.status_line();
         if self.status.changes_to(line.clone()) {
-            tell(&[NotifyState::Status(&line)]);
+            notify(&[NotifyState::Status(&line)]);
         }
     }
 
@@ -132,11 +134,11 @@ impl Watchdog {
     }
 }
 
-/// What decides, in words.
+/// Describes the state of authorization.
 fn authorization(status: &Status, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, &status.hold) {
-        (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
+        (Some(undecided), _) => format!("the node cannot decide ({})", Cause::from(undecided)),
         (None, Some(held)) => format!("generation {generation} held by rule {}", held.hold.rule),
         (None, None) if status.last_error.is_some() => {
             format!("generation {generation}, the store cannot be read")
@@ -145,13 +147,13 @@ fn authorization(status: &Status, trouble: Option<Undecided>) -> String {
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "the service manager cannot be notified");
     }
 }
 
-/// How old the status line may be.
+/// Greatest age of the status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_no_longer_turns_takes_the_beat_away() {
+    fn a_thread_that_no_longer_turns_stops_the_watchdog_signal() {
         let folder = tempfile::tempdir().unwrap();
         let node = node(&folder);
         let mut watchdog = Watchdog {
@@ -190,12 +192,12 @@ mod tests {
             has_served: false,
             status: LogOnChange::default(),
         };
-        let _nothing_to_compare = watchdog.look();
+        let _nothing_to_compare = watchdog.check();
         std::thread::sleep(watchdog.interval);
-        assert_eq!(watchdog.look(), Ok(()));
+        assert_eq!(watchdog.check(), Ok(()));
         node.stop();
-        let _turns_until_it_stopped = watchdog.look();
+        let _turns_until_it_stopped = watchdog.check();
         let expected = "engine thread 0 has not turned for 50ms".to_owned();
-        assert_eq!(watchdog.look(), Err(expected));
+        assert_eq!(watchdog.check(), Err(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! `sluicegate token`: what a principal proves itself by.
+//! `sluicegate token`: manages tokens.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -10,22 +10,22 @@ use crate::store::admin::{Admin, AdminError, Revoked};
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Issue a token and print it, this once; the store keeps only its SHA-256.
+    /// Issue a token and print it once; the store keeps only its SHA-256.
     Issue {
-        /// Its name, as `principal add` gave it.
+        /// Name of the principal, as in `principal list`.
         principal: String,
-        /// A span such as 30d, or an RFC 3339 time. Without it the token does not expire.
+        /// Expiry of the token: a duration such as 30d, or an RFC 3339 time. Without it, the token does not expire.
         #[arg(long, value_parser = parse_expiry, value_name = "WHEN")]
         expires: Option<UnixMillis>,
-        /// What the token is for, shown in listings.
+        /// Purpose of the token, for listings.
         #[arg(long)]
         label: Option<String>,
     },
-    /// List the credentials; tokens themselves are nowhere to be seen.
+    /// List all credentials; a listing never shows tokens.
     List,
-    /// Revoke a token for good; its tunnels end.
+    /// Revoke a token permanently; its tunnels end.
     Revoke {
-        /// As `token list` shows it.
+        /// Credential of the token, as in `token list`.
         credential: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Values on the command line that several commands take, and how listings show them.
+//! Parses and formats values that several commands share.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::output::Cell;
 use crate::authz::{DeviceUuid, PortRange, UnixMillis};
 
-/// A span from now, such as `30d`, or an RFC 3339 time; in the future either way.
+/// Parses an expiry: a duration from now such as `30d`, or an RFC 3339 time. It must be in the future.
 pub(super) fn parse_expiry(text: &str) -> Result<UnixMillis, String> {
     let now = UnixMillis::now();
     let at = match humantime::parse_duration(text) {
@@ -15,7 +15,7 @@ pub(super) fn parse_expiry(text: &str) -> Result<UnixMillis, String> {
         Err(_) => {
             let parsed = text.parse::<Timestamp>();
             let timestamp =
-                parsed.map_err(|_| "use a span such as 30d, or a time such as 2030-01-31T12:00:00Z")?;
+                parsed.map_err(|_| "use a duration such as 30d, or a time such as 2030-01-31T12:00:00Z")?;
             UnixMillis(timestamp.as_millisecond())
         }
     };
@@ -27,7 +27,7 @@ fn after(now: UnixMillis, span: Duration) -> Option<UnixMillis> {
     Timestamp::from_millisecond(at.0).is_ok().then_some(at)
 }
 
-/// `22`, `80-90` or `any`.
+/// Parses `22`, `80-90` or `any`.
 pub(super) fn parse_ports(text: &str) -> Result<PortRange, String> {
     if text == "any" {
         return Ok(PortRange::ANY);
@@ -49,7 +49,7 @@ pub(super) fn parse_uuid(text: &str) -> Result<DeviceUuid, String> {
     })
 }
 
-/// The form that [`parse_ports`] takes.
+/// Formats ports as [`parse_ports`] reads them.
 pub(super) fn show_ports(min: u16, max: u16) -> String {
     if PortRange::new(min, max) == Some(PortRange::ANY) {
         "any".to_owned()
@@ -60,7 +60,7 @@ pub(super) fn show_ports(min: u16, max: u16) -> String {
     }
 }
 
-/// Whether a right counts now, in a word.
+/// State of a token or a grant, in one word.
 pub(super) fn state(revoked_at: Option<UnixMillis>, expires_at: Option<UnixMillis>) -> Cell {
     let state = if revoked_at.is_some() {
         "revoked"

@@ -160,7 +160,7 @@ fn the_socket_is_its_owners_alone_and_no_other_way_leads_to_it_without_a_token()
     assert!(relay.admin_get("/metrics").contains("sluicegate_guard_rollbacks_total 0"));
     let (code, told) = site.start_in_vain().expect("a second relay gives up");
     assert_eq!(code, Some(1));
-    assert!(told.contains("admin.socket") && told.contains("another process listens there"), "{told}");
+    assert!(told.contains("admin.socket") && told.contains("another process listens on it"), "{told}");
     assert_eq!(site.cli(&["authz", "status"])["hold"], Value::Null, "the first one is asked still");
 
     // As a crash leaves it.

@@ -158,7 +158,7 @@ fn a_running_node_tells_how_many_there_are_and_not_which() {
     let (done, said, told) = neighbourhood.output(&["status"]);
     assert!(done, "{told}");
     let line = said.lines().find(|line| line.starts_with("nodes"));
-    assert_eq!(line, Some("nodes     2 that live, 1 that have gone silent"), "{said}");
+    assert_eq!(line, Some("nodes     2 alive, 1 silent"), "{said}");
     let (_, facts, _) = neighbourhood.output(&["status", "--json"]);
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
     assert_eq!(facts["nodes"], serde_json::json!({ "fresh": 2, "stale": 1 }));

@@ -388,6 +388,6 @@ fn store_commands_leave_openbalenas_database_alone() {
     for command in [&["store", "init"][..], &["principal", "list"]] {
         let output = world.command(command).output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && told.contains("rights are kept by openBalena itself"), "{told}");
+        assert!(!output.status.success() && told.contains("openBalena itself keeps the rights"), "{told}");
     }
 }

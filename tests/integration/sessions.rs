@@ -161,10 +161,10 @@ fn the_end_of_a_session_is_written_down_with_its_cause_and_who_wanted_it() {
     let told = String::from_utf8(again.stderr).unwrap();
     assert_eq!(
         (again.status.code(), told.as_str()),
-        (Some(1), "sluicegate: there is no such session; `sluicegate sessions` lists them\n")
+        (Some(1), "sluicegate: no session has this id; `sluicegate sessions` lists them\n")
     );
     let refused = scene.site.audit().wait_for(|event| event["outcome"] == "refused");
-    assert!(refused["detail"].as_str().unwrap().contains("no such session"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("no session has this id"), "{refused}");
     assert_eq!(scene.local("POST /sessions/everything/end").status, 400);
     assert_eq!(scene.local(&format!("GET /sessions/{id}/end")).status, 405, "looking ends nothing");
 }

@@ -310,7 +310,7 @@ fn a_certificate_of_a_stranger_is_told_with_the_remedy() {
     let relay = scene.relay.address();
     let stranger = Authority::new(scene.folder(), "stranger");
     let told = failure(scene.bare(relay).arg("--ca").arg(&stranger.file).arg("--stdio"));
-    assert!(told.contains("signed by nobody whom we trust") && told.contains("--ca"), "{told}");
+    assert!(told.contains("not signed by a CA that we trust") && told.contains("--ca"), "{told}");
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn a_certificate_that_has_expired_is_told() {
 fn a_port_without_tls_is_told_and_so_is_one_that_hangs_up() {
     let scene = Scene::new(Device::echo(V4));
     let told = failure(scene.client(scene.relay.addresses()[1]).arg("--stdio"));
-    assert!(told.contains("no TLS is spoken at"), "{told}");
+    assert!(told.contains("does not speak TLS"), "{told}");
     let mute = Device::serving(V4, |mut socket: TcpStream| {
         let _all = socket.read(&mut [0; 4096]);
     });

@@ -1,10 +1,11 @@
 "use strict";
-// Asks for the node's figures each second and draws what lies between two answers. All text goes in as text.
+// Polls the node's status once a second, and draws the difference between two reports. Every text is set as
+// textContent, so that nothing in it is read as HTML.
 
 const EVERY_MS = 1000;
 const POINTS_MAX = 120;
-// A node that does not answer is said not to, instead of a page that stands still.
-const PATIENCE_MS = 4000;
+// Time limit of a request. After it the page shows that the node does not answer.
+const TIMEOUT_MS = 4000;
 
 const at = (id) => document.getElementById(id);
 const points = [];
@@ -74,7 +75,7 @@ const down = (status) => status.bytes.down_copied + status.bytes.down_spliced + 
 
 function draw(status) {
   const seconds = before ? Math.max(0.001, (status.at - before.at) / 1000) : null;
-  // A node that was started anew counts from 0, which is no negative rate.
+  // After a restart the node counts from 0 again, and the rate is shown as 0.
   const grown = (of) => (before ? Math.max(0, of(status) - of(before)) / seconds : 0);
   const point = { up: grown(up), down: grown(down) };
   if (before) {
@@ -118,7 +119,7 @@ function drawAlert(status) {
   } else if (error) {
     words = `The store cannot be read: ${error}. The last good state stays in force.`;
   }
-  // Read out only when it changes.
+  // Set it only when it changes: a screen reader reads every change.
   if (at("alert").textContent !== words) set("alert", words);
   show("alert", words !== "");
 }
@@ -178,7 +179,7 @@ function drawRefusals(status, grown) {
 function drawSource(status) {
   const { source } = status;
   const facts = [
-    ["generation", source.generation === null ? "none: nothing is decided" : number(source.generation)],
+    ["generation", source.generation === null ? "none: nothing can be decided" : number(source.generation)],
     ["confirmed", source.confirmed_at ? `${span(status.at - source.confirmed_at)} ago` : "never"],
     ["guard", source.hold ? `holds by rule ${source.hold.rule}: ${source.hold.figures}` : "holds nothing back"],
     ["rows", `credentials ${number(source.rows.credentials)}, grants ${number(source.rows.grants)}, ` +
@@ -191,7 +192,7 @@ function drawSource(status) {
   ]) {
     if (last) facts.push([name, last.failure ? `fails: ${last.failure}` : `${success} in ${took(last.took_us)}`]);
   }
-  if (source.on_probation) facts.push(["probation", "refusals are being compared with the generation before"]);
+  if (source.on_probation) facts.push(["probation", "refusals are compared with those of the previous generation"]);
   if (source.quarantined) facts.push(["quarantined", `${number(source.quarantined)} rows that do not decode`]);
   at("source").replaceChildren(...facts.flatMap(([name, words]) => [element("dt", name), element("dd", words)]));
 }
@@ -228,10 +229,10 @@ function drawTop(status) {
   const mayEnd = hasToken && token !== "";
   show("enter", hasToken && token === "");
   if (!isShown) {
-    set("why-hidden", hasToken ? "Sessions are shown to whoever has the admin token." :
-      "Sessions are shown to this machine alone: open this page there, or configure admin.token_file.");
+    set("why-hidden", hasToken ? "Enter the admin token to see sessions." :
+      "Sessions are shown on this machine alone: open this page there, or configure admin.token_file.");
   } else if (!hasToken) {
-    set("why-hidden", "To end one: `sluicegate sessions kill ID`, or configure admin.token_file for a button here.");
+    set("why-hidden", "To end a session, run `sluicegate sessions kill ID`, or configure admin.token_file to do it here.");
   }
   show("why-hidden", !isShown || !hasToken);
   const focused = document.activeElement && document.activeElement.dataset.session;
@@ -251,7 +252,7 @@ function drawTop(status) {
     ];
   }));
   show("no-top", isShown && status.top !== null && status.top.length === 0);
-  // Rows are made anew; whoever is on one with the keyboard stays there.
+  // The rows were replaced, so give the keyboard focus back to the same session.
   const again = focused && document.querySelector(`[data-session="${CSS.escape(focused)}"]`);
   if (again) again.focus();
 }
@@ -264,13 +265,13 @@ function ask(row) {
 
 async function request(path, method) {
   const headers = token === "" ? {} : { Authorization: `Bearer ${token}` };
-  const answer = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  const answer = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
   const body = await answer.json();
   if ((answer.status === 401 || answer.status === 429) && token !== "") {
     token = "";
     set("denied", body.error);
   }
-  if (!answer.ok) throw new Error(body.error || `the node says ${answer.status}`);
+  if (!answer.ok) throw new Error(body.error || `the node answered ${answer.status}`);
   return body;
 }
 
@@ -285,7 +286,7 @@ async function poll() {
     } else {
       set("state", "no answer");
       at("state").className = "lost";
-      set("asked", `what is shown is of ${before ? new Date(before.at).toLocaleTimeString() : "no time"}; ${error.message}`);
+      set("asked", `last update ${before ? new Date(before.at).toLocaleTimeString() : "never"}; ${error.message}`);
     }
   }
   setTimeout(poll, EVERY_MS);

@@ -1,4 +1,4 @@
-//! The part of `/metrics` about the probes, each by the way that it went.
+//! The part of `/metrics` about self-probes, by the path that a probe takes.
 
 use std::fmt;
 
@@ -20,12 +20,12 @@ pub(in crate::admin) fn encode(
     encoder: &mut DescriptorEncoder,
     status: &ProbeStatus,
 ) -> Result<(), fmt::Error> {
-    let help = "Whether the last probe succeeded: through the node's own listener, or by the other nodes.";
+    let help = "1 if the last probe succeeded: over the node's own listener (local), or through the other nodes (forwarded).";
     let mut success = encoder.encode_descriptor("probe_success", help, None, MetricType::Gauge)?;
     for (path, ProbeResult { failure, .. }) in last_of_each(status) {
         ConstGauge::new(i64::from(failure.is_none())).encode(success.encode_family(&PathLabel { path })?)?;
     }
-    let help = "How long the last probe took; of several nodes, the longest.";
+    let help = "Duration of the last probe; the longest where several nodes were probed.";
     let mut duration = encoder.encode_descriptor("probe_duration_seconds", help, None, MetricType::Gauge)?;
     for (path, ProbeResult { took_us, .. }) in last_of_each(status) {
         ConstGauge::new(*took_us as f64 / 1e6).encode(duration.encode_family(&PathLabel { path })?)?;

@@ -1,13 +1,13 @@
-//! The probe: from time to time the node is its own client, by its own listener, as a person would come.
+//! The self-probe: the node regularly acts as a client of its own listener.
 //!
-//! With `probe.device` it opens a real tunnel to that device, with a token of the operator's: listener, head,
-//! decision, dial and reply are all seen to work. Without one it comes with a token that nobody holds, which
-//! the decision has to refuse: that proves everything up to the dial, and takes no right that the store
-//! would have to give. Then it asks by each of the other nodes with that same token, which is theirs to refuse:
-//! that proves the way between the nodes, certificates included.
+//! With `probe.device` it opens a real tunnel to that device, with a token from the operator. This tests the
+//! listener, the head parser, the decision, the dial and the reply. Without a device it shows a token that nobody
+//! holds, which the decision must refuse. This tests everything up to the dial, and needs no grant in the store.
+//! Then it sends a request through each of the other nodes, with the same made-up token, which that node must
+//! refuse. This tests the connection between the nodes, certificates included.
 //!
-//! One thread, one probe at a time; engines know nothing of it but the made-up token, whose refusals they neither
-//! count nor audit.
+//! One thread runs one probe at a time. Engines know only the made-up token: they neither count nor audit its
+//! refusals.
 
 mod metrics;
 mod outcome;
@@ -29,19 +29,19 @@ use prober::SelfProber;
 
 pub(super) use metrics::encode;
 
-/// The thread that probes; dropping it ends the thread.
+/// The thread that probes. Dropping it stops the thread.
 pub struct SelfProbe {
     _thread: ServiceThread,
     status: ProbeHandle,
 }
 
-/// A way to what came of the probes, from any thread. Cheap to clone.
+/// Access to the results of the probes, from any thread. Cheap to clone.
 #[derive(Clone, Default, Debug)]
 pub struct ProbeHandle(Arc<Mutex<ProbeStatus>>);
 
 impl SelfProbe {
-    /// Begins to probe, where `config` wants it, the first listener that lets clients in without a certificate.
-    /// Listeners are at `addresses`, in their order.
+    /// Starts to probe the first listener that does not require a client certificate, where `config` enables
+    /// probes. `addresses` are those of the listeners, in their order.
     pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
         let status = ProbeHandle::default();
         let none = Self { _thread: ServiceThread::default(), status: status.clone() };
@@ -51,7 +51,9 @@ impl SelfProbe {
         let open = |listen: &Listen| !listen.tls.as_ref().is_some_and(ListenTls::wants_client_certificate);
         let listeners = config.listen.iter().zip(addresses);
         let Some((listen, &address)) = listeners.into_iter().find(|(listen, _)| open(listen)) else {
-            tracing::warn!("no probe: every listener wants a certificate of its clients, and it has none");
+            tracing::warn!(
+                "no self-probe runs: every listener requires a client certificate, and the probe has none"
+            );
             return Ok(none);
         };
         let prober = SelfProber::new(&config.probe, listen, address, engine);

@@ -1,4 +1,4 @@
-//! The probe's thread: asks by the node's own listener, and judges the reply.
+//! The self-probe's thread: sends requests to the node's own listener, and checks the replies.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::ProbeHandle;
 use super::outcome::{ProbeError, ProbeOutcome};
-use super::peers::PeerProbes;
+use super::peers::{PeerProbes, record, record_round};
 use super::tls::{Stream, wrap};
 use crate::authz::KeyHash;
 use crate::config::{self, Listen};
@@ -19,11 +19,11 @@ use crate::wire::Reply;
 pub(super) struct SelfProber {
     config: config::SelfProbeConfig,
     address: SocketAddr,
-    /// The listener expects load balancers.
+    /// The listener expects a PROXY header.
     is_proxied: bool,
     speaks_tls: bool,
     /// A token that nobody holds.
-    made_up: String,
+    unknown_token: String,
     engine: EngineHandle,
 }
 
@@ -34,14 +34,14 @@ impl SelfProber {
         address: SocketAddr,
         engine: &EngineHandle,
     ) -> Self {
-        let made_up = format!("sg_probe_{:016x}{:016x}", random(), random());
-        engine.expect_own_client(KeyHash::of_token(made_up.as_bytes()));
+        let unknown_token = format!("sg_probe_{:016x}{:016x}", random(), random());
+        engine.expect_own_client(KeyHash::of_token(unknown_token.as_bytes()));
         Self {
             config: config.clone(),
             address: reachable(address),
             is_proxied: listen.is_proxied(),
             speaks_tls: listen.tls.is_some(),
-            made_up,
+            unknown_token,
             engine: engine.clone(),
         }
     }
@@ -49,17 +49,17 @@ impl SelfProber {
     pub fn run(&self, stop: &StopSignal, status: &ProbeHandle) {
         let mut peers = PeerProbes::default();
         while !stop.is_stopped_within(self.config.interval) {
-            // Refusing its own probe is what a draining node should do.
+            // A draining node is right to refuse its own probe.
             if self.engine.is_draining() {
                 continue;
             }
             let probed = self.probe();
-            status.0.lock().local.note(probed);
+            record(&mut status.0.lock().local, probed);
             let names = self.engine.nodes_within_reach();
-            let forwarded = peers.look(&names, |node| self.probe_by(node), stop);
+            let forwarded = peers.probe_next(&names, |node| self.probe_by(node), stop);
             let mut status = status.0.lock();
             match forwarded {
-                Some(forwarded) => status.forwarded.note_round(forwarded),
+                Some(forwarded) => record_round(&mut status.forwarded, forwarded),
                 None => status.forwarded.last = None,
             }
         }
@@ -69,22 +69,23 @@ impl SelfProber {
         self.engine.send_own_client_by(None);
         let began = Instant::now();
         let result = self.target_and_token().and_then(|(target, token)| {
-            let status_line = self.ask(&target, &token)?;
+            let status_line = self.request(&target, &token)?;
             self.judge(status_line)
         });
         ProbeOutcome { took: began.elapsed(), result }
     }
 
-    /// Asks by another node, which has to be the one that refuses: this one does not. Or it cannot decide, as while
-    /// the store is away, which is for its own probe to judge: the way there is as good.
+    /// Sends a request through another node, which must refuse it. A reply that the node cannot decide also passes,
+    /// since its store may be away: the connection between the nodes works, and the node's own probe finds the
+    /// rest.
     fn probe_by(&self, node: &Arc<str>) -> ProbeOutcome {
         self.engine.send_own_client_by(Some(Arc::clone(node)));
         let began = Instant::now();
-        let result = self.ask(&self.nobodys_target(), &self.made_up).and_then(|status_line| {
+        let result = self.request(&self.unused_target(), &self.unknown_token).and_then(|status_line| {
             match code_of(&status_line) {
                 REFUSED => Ok(()),
                 _ if status_line.ends_with(Reply::Undecided.reason()) => Ok(()),
-                _ => Err(self.refused(status_line, WANTED_OF_NODE)),
+                _ => Err(self.refused(status_line, EXPECTED_FROM_NODE)),
             }
         });
         ProbeOutcome { took: began.elapsed(), result }
@@ -92,22 +93,22 @@ impl SelfProber {
 
     fn target_and_token(&self) -> Result<(String, String), ProbeError> {
         let (Some(device), Some(path)) = (&self.config.device, &self.config.token_file) else {
-            return Ok((self.nobodys_target(), self.made_up.clone()));
+            return Ok((self.unused_target(), self.unknown_token.clone()));
         };
-        // Anew each time: a token is replaced in place.
+        // The file is read for each probe, since a token can be replaced in place.
         let token = fs::read_to_string(path)
             .map_err(|error| ProbeError::Token { path: path.display().to_string(), error })?;
         Ok((format!("{}:{}", device.0, self.config.port), token.trim().to_owned()))
     }
 
-    /// The status line of the reply.
-    fn ask(&self, target: &str, token: &str) -> Result<String, ProbeError> {
+    /// Sends one request, and returns the status line of the reply.
+    fn request(&self, target: &str, token: &str) -> Result<String, ProbeError> {
         let address = self.address;
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)
+        let stream = TcpStream::connect_timeout(&address, STEP_TIMEOUT)
             .map_err(|error| ProbeError::Listener { address, error })?;
         let exchange = |mut stream: TcpStream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+            stream.set_write_timeout(Some(STEP_TIMEOUT))?;
             if self.is_proxied {
                 stream.write_all(PROXY_HEADER)?;
             }
@@ -122,7 +123,7 @@ impl SelfProber {
     fn judge(&self, status_line: String) -> Result<(), ProbeError> {
         let wanted = match (self.config.device.is_some(), code_of(&status_line)) {
             (true, "200") | (false, REFUSED) => return Ok(()),
-            // Nobody knows the token, nor whether the store does not know it either.
+            // The store cannot be read, so it is unknown whether it has the made-up token.
             (false, "503") if self.engine.trouble().is_none() => return Ok(()),
             (true, _) => "200",
             (false, _) => "407, since nobody holds the probe's token",
@@ -136,8 +137,8 @@ impl SelfProber {
         ProbeError::Refused { found, why, wanted }
     }
 
-    fn nobodys_target(&self) -> String {
-        format!("{NOBODYS_UUID}:{}", self.config.port)
+    fn unused_target(&self) -> String {
+        format!("{UNUSED_UUID}:{}", self.config.port)
     }
 }
 
@@ -145,7 +146,7 @@ fn code_of(status_line: &str) -> &str {
     status_line.split(' ').nth(1).unwrap_or_default()
 }
 
-/// Up to the first line end, which is not part of it.
+/// Reads up to the first line end, and drops the line end.
 fn read_line(stream: &mut dyn Stream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -159,7 +160,7 @@ fn read_line(stream: &mut dyn Stream) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends before its first line does"))
 }
 
-/// Where a listener on every address is reached from here.
+/// Replaces an unspecified address by loopback, where this process reaches the listener.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -169,25 +170,25 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// For a token that has to be nobody's, not for one that has to be secret.
+/// A random number that makes a token unique. It need not be secret.
 fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(Instant::now())
 }
 
-/// Whoever's token nobody holds.
+/// Status code of the refusal of an unknown token.
 const REFUSED: &str = "407";
 
-const WANTED_OF_NODE: &str = "407 by that node, since nobody holds the probe's token";
+const EXPECTED_FROM_NODE: &str = "407 by that node, since nobody holds the probe's token";
 
-/// Of a load balancer that looks whether the node lives.
+/// PROXY header of a load balancer's health check.
 const PROXY_HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
 
-/// The credential is looked at first, so it does not matter whose this is.
-const NOBODYS_UUID: &str = "00000000000000000000000000000000";
+/// A uuid without a device. The relay checks the credential first, so no device is needed.
+const UNUSED_UUID: &str = "00000000000000000000000000000000";
 
-/// For each step of a probe; longer than the timeouts of a session are by default.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Time that each step of a probe may take. It is longer than the default timeouts of a session.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Of a status line.
+/// Longest status line that is read.
 const LINE_BYTES_MAX: usize = 256;

@@ -1,5 +1,5 @@
-//! TLS to the node's own listener, as the probe speaks it. Whoever answers there is the node itself, so it is
-//! asked for no name, and any certificate will do: whether clients trust it, `sluicegate canary` finds out.
+//! TLS between the self-probe and the node's own listener. The other end is the node itself, so any name and any
+//! certificate pass. `sluicegate canary` tests whether clients trust the certificate.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,12 +11,12 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::wire::AnyCertificate;
 
-/// Bytes both ways.
+/// A plain or an encrypted stream.
 pub(super) trait Stream: Read + Write {}
 
 impl<S: Read + Write> Stream for S {}
 
-/// `stream` with TLS on it; the handshake comes with the first write.
+/// Wraps `stream` in TLS. The handshake runs on the first write.
 pub(super) fn wrap(stream: TcpStream) -> io::Result<Box<dyn Stream>> {
     let provider = Arc::new(default_provider());
     let verifier = Arc::new(AnyCertificate::new(&provider));

@@ -1,7 +1,7 @@
-//! `sluicegate canary`: is an installation of use to somebody outside? Comes as a client does, step by step, and
-//! ends at the first that is not as it should be.
+//! `sluicegate canary`: tests an installation from outside, step by step, as a client would, and stops at the first
+//! step that fails.
 //!
-//! Knows nothing of the relay but its address: no configuration, no store, no admin listener.
+//! It knows only the address of the relay: no configuration, no store, no admin listener.
 
 mod report;
 mod run;
@@ -18,51 +18,53 @@ use report::CanaryReport;
 use run::{CanaryRun, StepFailure};
 use step::CanaryStep;
 
-/// Check from outside that a relay does what it should, as a client would.
+/// Test a relay from outside, as a client.
 ///
-/// Opens a tunnel and reads the device's first bytes, shows a token that nobody holds, and ends with exit
-/// status 1 at the first step that fails. The token is read from SLUICEGATE_TOKEN or from --token-file.
+/// Opens a tunnel, reads the device's first bytes, and then shows a token that nobody holds. Stops with exit status
+/// 1 at the first step that fails. The token is read from SLUICEGATE_TOKEN or from --token-file.
 #[derive(Debug, clap::Args)]
 pub struct CanaryArgs {
-    /// The client listener of the relay, or of what stands before several. An IPv6 address stands in brackets.
+    /// Address of the relay's client listener, or of a load balancer in front of several relays. Write an IPv6
+    /// address in brackets.
     #[arg(long, value_name = "HOST:PORT")]
     relay: RelayName,
-    /// A device and port that the token may reach: UUID:PORT, with or without a suffix.
+    /// Device and port that the token may reach: UUID:PORT, with or without a suffix.
     #[arg(long, value_name = "UUID:PORT")]
     device: TunnelTarget,
-    /// What the device's first bytes have to be; empty where it says nothing before it is spoken to.
+    /// Expected first bytes from the device. Empty if the device waits for the client to speak first.
     #[arg(long, value_name = "PREFIX", default_value = "SSH-")]
     expect: String,
-    /// Ask the device for this path by HTTP; any answer by HTTP will do, and others will not.
+    /// Send an HTTP request for this path to the device. Any HTTP response passes, other bytes fail.
     #[arg(long, value_name = "PATH", conflicts_with = "expect", value_parser = http_path)]
     http: Option<String>,
-    /// A device that another node holds, so that the relay has to forward; its first bytes are to be the same.
+    /// Device that another node holds, so that the relay has to forward. Its first bytes are checked in the same
+    /// way.
     #[arg(long, value_name = "UUID:PORT")]
     forwarded: Option<TunnelTarget>,
-    /// A device or port that the token may not reach.
+    /// Device and port that the token may not reach.
     #[arg(long, value_name = "UUID:PORT")]
     refused: Option<TunnelTarget>,
-    /// Speak to the relay without TLS.
+    /// Connect without TLS.
     #[arg(long)]
     plain: bool,
-    /// Trust those in this PEM file to sign the relay's certificate, instead of those that this machine trusts.
+    /// PEM file with the CA certificates to trust, instead of those of this machine.
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     ca: Option<PathBuf>,
-    /// The name that the relay's certificate has to be for, where it is not the one in --relay.
+    /// Name that the relay's certificate must have, if it differs from the host in --relay.
     #[arg(long, value_name = "NAME", conflicts_with = "plain", value_parser = server_name)]
     server_name: Option<ServerName<'static>>,
     /// Read the token from this file instead of SLUICEGATE_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// How long each step may take.
+    /// Time limit for each step.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     timeout: Duration,
-    /// Also write what came of it to this file, for the textfile collector of Prometheus' node_exporter.
+    /// Also write the results to this file, for the textfile collector of Prometheus' node_exporter.
     #[arg(long, value_name = "PATH")]
     textfile: Option<PathBuf>,
 }
 
-/// Why the canary failed; each text ends in the remedy.
+/// Reason why the canary failed. Each text ends in a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
     #[error("{step} failed after {:.1} s: {failure}", took.as_secs_f64())]
@@ -75,14 +77,14 @@ pub enum CanaryError {
     Textfile { path: PathBuf, source: std::io::Error },
 }
 
-/// Runs all steps, and tells each as it is done.
+/// Runs all steps and reports each one.
 pub fn run(args: CanaryArgs, output: OutputFormat) -> Result<(), CommandError> {
     let textfile = args.textfile.clone();
     let mut report = CanaryReport::new(output);
     let outcome = CanaryRun::new(args).and_then(|run| run.run(&mut report));
     let written = textfile.map_or(Ok(()), |path| report.write_textfile(path, outcome.is_ok()));
     report.close(outcome.as_ref().err())?;
-    // The step that failed is the news; the file is told of beside it.
+    // The failed step is the main error; a problem with the file is printed before it.
     match (outcome, written) {
         (Err(error), Err(also)) => {
             eprintln!("sluicegate: {also}");
@@ -99,7 +101,7 @@ impl From<CanaryError> for CommandError {
     }
 }
 
-/// Reads `--http`.
+/// Parses `--http`.
 fn http_path(text: &str) -> Result<String, &'static str> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
     if text.starts_with('/') && is_plain {
@@ -111,7 +113,7 @@ fn http_path(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Reads `--timeout`.
+/// Parses `--timeout`.
 fn timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(timeout) if timeout.is_zero() => Err("a step takes some time; write for example 10s".to_owned()),

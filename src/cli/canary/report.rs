@@ -1,4 +1,4 @@
-//! What came of a run: told as it happens, as one JSON document, and as a file for node_exporter.
+//! Reports a canary run: line by line, as one JSON document, and as a file for node_exporter.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use super::CanaryError;
 use super::step::CanaryStep;
 use crate::cli::output::{CommandError, OutputFormat, print};
 
-/// What is known of a run.
+/// Results of a run so far.
 pub(super) struct CanaryReport {
     output: OutputFormat,
     done: Vec<(CanaryStep, Duration)>,
@@ -25,26 +25,26 @@ impl CanaryReport {
         Self { output, done: Vec::new(), certificate_expires_at: None }
     }
 
-    pub(super) fn done(&mut self, step: CanaryStep, took: Duration) {
-        self.tell(step, took, "");
+    pub(super) fn record(&mut self, step: CanaryStep, took: Duration) {
+        self.record_step(step, took, "");
     }
 
-    /// The step `tls`, and until when the relay's certificate is good, where that is known.
-    pub(super) fn secured(&mut self, took: Duration, expires_at: Option<SystemTime>) {
+    /// Reports the step `tls`, with the expiry of the relay's certificate if it is known.
+    pub(super) fn record_tls(&mut self, took: Duration, expires_at: Option<SystemTime>) {
         let until = expires_at.map(|time| format!("   certificate good until {}", in_words(time)));
         self.certificate_expires_at = expires_at;
-        self.tell(CanaryStep::Tls, took, &until.unwrap_or_default());
+        self.record_step(CanaryStep::Tls, took, &until.unwrap_or_default());
     }
 
-    fn tell(&mut self, step: CanaryStep, took: Duration, more: &str) {
+    fn record_step(&mut self, step: CanaryStep, took: Duration, more: &str) {
         if self.output == OutputFormat::Text {
-            // Whoever closed stdout does not want to know; the exit status and the file still tell.
+            // The exit status and the file also report the result, so a closed stdout is ignored.
             let _closed = print(&format!("{step:<9} {:>9.1} ms{more}\n", took.as_secs_f64() * 1e3));
         }
         self.done.push((step, took));
     }
 
-    /// Tells as JSON what there is to tell, `failure` included.
+    /// Prints the results as JSON, with the failure if there was one.
     pub(super) fn close(&self, failure: Option<&CanaryError>) -> Result<(), CommandError> {
         if self.output == OutputFormat::Text {
             return Ok(());
@@ -69,13 +69,13 @@ impl CanaryReport {
         print(&format!("{document:#}\n"))
     }
 
-    /// Puts the metrics in the place of `path` at once: a reader sees those of this run or of the one before.
+    /// Writes the metrics and moves them to `path`, so that a reader sees one whole run.
     pub(super) fn write_textfile(&self, path: PathBuf, is_success: bool) -> Result<(), CanaryError> {
         let text = self.metrics(is_success, SystemTime::now());
         replace(&path, &text).map_err(|source| CanaryError::Textfile { path, source })
     }
 
-    /// Nothing that names a device, a token or a relay: metrics go further than those may.
+    /// Formats the metrics. They name no device, token or relay, since many people may read metrics.
     fn metrics(&self, is_success: bool, now: SystemTime) -> String {
         let now = since_1970(now).as_secs_f64();
         let mut steps = String::new();
@@ -89,8 +89,8 @@ impl CanaryReport {
         }
         let certificate = self.certificate_expires_at.map(|expires_at| {
             format!(
-                "# HELP sluicegate_canary_certificate_expiry_timestamp_seconds Until when the relay's certificate is \
-                 good; none without TLS.\n\
+                "# HELP sluicegate_canary_certificate_expiry_timestamp_seconds Expiry of the relay's certificate; absent \
+                 without TLS.\n\
                  # TYPE sluicegate_canary_certificate_expiry_timestamp_seconds gauge\n\
                  sluicegate_canary_certificate_expiry_timestamp_seconds {}\n",
                 since_1970(expires_at).as_secs()
@@ -98,14 +98,14 @@ impl CanaryReport {
         });
         let certificate = certificate.unwrap_or_default();
         format!(
-            "# HELP sluicegate_canary_success Whether every step of the last run did what it should.\n\
+            "# HELP sluicegate_canary_success 1 if every step of the last run passed.\n\
              # TYPE sluicegate_canary_success gauge\n\
              sluicegate_canary_success {}\n\
-             # HELP sluicegate_canary_step_seconds How long a step of the last run took; none where it failed.\n\
+             # HELP sluicegate_canary_step_seconds Duration of each step of the last run that passed.\n\
              # TYPE sluicegate_canary_step_seconds gauge\n\
              {steps}\
              {certificate}\
-             # HELP sluicegate_canary_last_run_timestamp_seconds When the last run ended.\n\
+             # HELP sluicegate_canary_last_run_timestamp_seconds Time when the last run ended.\n\
              # TYPE sluicegate_canary_last_run_timestamp_seconds gauge\n\
              sluicegate_canary_last_run_timestamp_seconds {now:.3}\n",
             u8::from(is_success),
@@ -127,10 +127,10 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    // Its name does not end in .prom, so node_exporter passes over one that a crash has left.
+    // The name does not end in .prom, so node_exporter ignores a file that a crash left behind.
     let mut file = tempfile::Builder::new().prefix(".sluicegate-canary-").tempfile_in(folder)?;
     file.write_all(text.as_bytes())?;
-    // For whoever node_exporter runs as.
+    // node_exporter may run as another user.
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.as_file().sync_all()?;
     file.persist(path)?;

@@ -1,5 +1,6 @@
-//! The steps, in their order. Each has its own time to be done in; the first three share a connection, as they are
-//! parts of what every client does.
+//! Runs the steps in their order.
+//!
+//! Each step has its own time limit. The first three share a connection, as they do for every client.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +17,7 @@ use crate::cli::tunnel::{
 };
 use crate::wire::Token;
 
-/// What was not as it should be.
+/// Reason why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepFailure {
     #[error(transparent)]
@@ -28,17 +29,17 @@ pub enum StepFailure {
     #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect and --http",
         came.escape_ascii())]
     FirstBytes { target: TunnelTarget, expected: String, came: Vec<u8> },
-    #[error("{what} was let in; take the relay out of service and look at its grants and tokens")]
+    #[error("{what} was let in; take the relay out of service and check its grants and tokens")]
     LetIn { what: &'static str },
-    #[error("{what} was to be answered {wanted} and got {refusal}")]
+    #[error("{what} should get {wanted}, but got {refusal}")]
     OtherRefusal { what: &'static str, wanted: u16, refusal: TunnelRefusal },
 }
 
-/// All that a run does.
+/// Settings of a run.
 pub(super) struct CanaryRun {
     relay: RelayEndpoint,
     device: TunnelTarget,
-    /// What the device is asked for by HTTP.
+    /// Path of the HTTP request to the device.
     http: Option<String>,
     expect: String,
     forwarded: Option<TunnelTarget>,
@@ -71,17 +72,17 @@ impl CanaryRun {
         })
     }
 
-    /// Tells `report` of each step that is done.
+    /// Runs all steps, and reports each one to `report`.
     pub(super) fn run(&self, report: &mut CanaryReport) -> Result<(), CanaryError> {
         let socket = self.step(CanaryStep::Connect, report, |until| self.connect(until))?;
         let link = match self.relay.tls {
             Some(_) => {
                 let (link, took) =
-                    self.timed(CanaryStep::Tls, |until| Ok(self.relay.greet(socket, until)?))?;
-                report.secured(took, link.certificate_expires_at());
+                    self.timed(CanaryStep::Tls, |until| Ok(self.relay.secure(socket, until)?))?;
+                report.record_tls(took, link.certificate_expires_at());
                 link
             }
-            None => self.relay.greet(socket, Instant::now())?,
+            None => self.relay.secure(socket, Instant::now())?,
         };
         let link = self.step(CanaryStep::Device, report, |until| self.reach(link, &self.device, until))?;
         link.finish();
@@ -107,7 +108,7 @@ impl CanaryRun {
         work: impl FnOnce(Instant) -> Result<T, StepFailure>,
     ) -> Result<T, CanaryError> {
         let (result, took) = self.timed(step, work)?;
-        report.done(step, took);
+        report.record(step, took);
         Ok(result)
     }
 
@@ -128,22 +129,22 @@ impl CanaryRun {
         let addresses = resolve(&self.relay.name, until).map_err(unresolved)?;
         let left = until.saturating_duration_since(Instant::now());
         let each = left / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        Ok(self.relay.connect(&addresses, each.max(SOME_TIME))?)
+        Ok(self.relay.connect(&addresses, each.max(CONNECT_TIME_MIN))?)
     }
 
     fn link(&self, until: Instant) -> Result<RelayConnection, StepFailure> {
-        Ok(self.relay.greet(self.connect(until)?, until)?)
+        Ok(self.relay.secure(self.connect(until)?, until)?)
     }
 
-    /// A tunnel to `target` that has begun as it should.
+    /// Opens a tunnel to `target` and checks its first bytes.
     fn reach(
         &self,
         mut link: RelayConnection,
         target: &TunnelTarget,
         until: Instant,
     ) -> Result<RelayConnection, StepFailure> {
-        link.put_off(until);
-        if let Some(refusal) = self.relay.ask(&mut link, target, &self.token)? {
+        link.set_deadline(until);
+        if let Some(refusal) = self.relay.request(&mut link, target, &self.token)? {
             return Err(TunnelError::Refused(refusal).into());
         }
         if let Some(path) = &self.http {
@@ -185,7 +186,7 @@ impl CanaryRun {
         until: Instant,
     ) -> Result<(), StepFailure> {
         let mut link = self.link(until)?;
-        match self.relay.ask(&mut link, target, token)? {
+        match self.relay.request(&mut link, target, token)? {
             None => Err(StepFailure::LetIn { what }),
             Some(refusal) if refusal.status() == wanted => {
                 link.finish();
@@ -196,7 +197,8 @@ impl CanaryRun {
     }
 }
 
-/// The resolver knows no bound of ours, so a thread waits for it, which ends with the process at the latest.
+/// Resolves a name before `until`. The resolver has no time limit, so a thread waits for it, and may go on until
+/// the process ends.
 fn resolve(relay: &RelayName, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let (answer, answered) = bounded(1);
     let name = relay.clone();
@@ -207,8 +209,8 @@ fn resolve(relay: &RelayName, until: Instant) -> io::Result<Vec<SocketAddr>> {
     answered.recv_deadline(until).map_err(late)?
 }
 
-/// How every answer by HTTP begins.
+/// First bytes of every HTTP response.
 const HTTP: &str = "HTTP/1.";
 
-/// A connect is refused where it has no time at all.
-const SOME_TIME: Duration = Duration::from_millis(1);
+/// Shortest time to connect. A connect without any time fails.
+const CONNECT_TIME_MIN: Duration = Duration::from_millis(1);

@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-/// One thing that has to work.
+/// One step of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CanaryStep {
-    /// The name is resolved and the port open.
+    /// Resolves the name and connects.
     Connect,
-    /// A handshake, with a certificate that holds.
+    /// Runs the TLS handshake and checks the certificate.
     Tls,
-    /// A tunnel, and its device's first bytes.
+    /// Opens a tunnel and reads the device's first bytes.
     Device,
-    /// The same to a device of another node, by a connection of its own.
+    /// Does the same with a device of another node, on a connection of its own.
     Forwarded,
-    /// A token that nobody holds is turned away.
+    /// Shows a token that nobody holds, which the relay must refuse.
     Token,
-    /// The token may not reach what it may not.
+    /// Asks for a device that the token may not reach, which the relay must refuse.
     Refused,
 }
 

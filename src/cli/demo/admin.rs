@@ -1,4 +1,4 @@
-//! What the relay's admin side says of all that, over HTTP.
+//! Asks the relay's admin side about the traffic of the demo.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ fn ready(admin: SocketAddr) -> Result<String, DemoFailure> {
     if body == "ready\n" { Ok("ready".to_owned()) } else { Err(DemoFailure::new("ready", body.trim_end())) }
 }
 
-/// Whether the relay has counted at least what the client has moved in bulk.
+/// Checks that the relay has counted at least the bytes that the client moved in bulk.
 fn metrics(admin: SocketAddr) -> Result<String, DemoFailure> {
     let text = get(admin, "/metrics").expecting("an answer")?;
     let forwarded = sum(&text, "sluicegate_forwarded_bytes_total", "");
@@ -36,7 +36,7 @@ fn metrics(admin: SocketAddr) -> Result<String, DemoFailure> {
     Ok(format!("{tunnels} tunnels opened, {forwarded} forwarded, {spliced:.1} % by splice"))
 }
 
-/// Of all samples of a metric whose labels hold `label`.
+/// Sum of all samples of a metric whose labels contain `label`.
 fn sum(text: &str, metric: &str, label: &str) -> u64 {
     let samples = text.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
     samples
@@ -45,10 +45,10 @@ fn sum(text: &str, metric: &str, label: &str) -> u64 {
         .sum()
 }
 
-/// The body of what comes back.
+/// Body of the response.
 fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&admin, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;
@@ -56,4 +56,4 @@ fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
     body.ok_or_else(|| io::Error::other(format!("no reply but {reply:?}")))
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);

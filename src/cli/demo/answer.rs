@@ -1,12 +1,12 @@
-//! Replies, as the client reads them and as the documentation lists them.
+//! Replies as the client reads them and as the documentation lists them.
 //!
-//! Not taken from the relay's own table, so that a slip there shows here.
+//! This table is not taken from the relay's own, so that a mistake there shows here.
 
 use std::fmt;
 
 use super::steps::DemoFailure;
 
-/// The head of the relay's reply, as it came.
+/// Head of the relay's reply.
 pub(super) struct RelayReply {
     pub head: String,
 }
@@ -16,7 +16,7 @@ pub(super) struct RelayReply {
 pub(super) struct Expected {
     pub status_line: &'static str,
     pub slug: &'static str,
-    /// A header that comes with this reply alone.
+    /// A header that only this reply has.
     pub header: Option<&'static str>,
 }
 
@@ -25,17 +25,17 @@ impl RelayReply {
         self.head.lines().next().unwrap_or_default()
     }
 
-    /// Which refusal it is; empty for none.
+    /// Slug of a refusal. Empty where it is none.
     pub fn slug(&self) -> &str {
         self.header("Sluicegate-Reason")
     }
 
-    /// For a list of refusals.
+    /// Formats the reply for a list of refusals.
     pub fn to_columns(&self) -> String {
         format!("{:<44}  {}", self.status_line(), self.slug())
     }
 
-    /// What the reply says in a header; empty where it lacks it.
+    /// Value of a header. Empty where the reply lacks it.
     pub fn header(&self, name: &str) -> &str {
         let fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.filter(|(field, _)| *field == name).map(|(_, value)| value).next().unwrap_or_default()
@@ -53,7 +53,7 @@ impl Expected {
         Self { header: Some(header), ..self }
     }
 
-    /// Whether `answer` is this reply.
+    /// Checks that `answer` is this reply.
     pub fn check(&self, answer: &RelayReply) -> Result<(), DemoFailure> {
         let is_complete = self.header.is_none_or(|header| !answer.header(header).is_empty());
         if answer.status_line() == self.status_line && answer.slug() == self.slug && is_complete {

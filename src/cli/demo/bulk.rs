@@ -1,4 +1,4 @@
-//! A gibibyte each way, with the checksums of both ends.
+//! Sends a gibibyte each way, and compares the checksums of both ends.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -32,7 +32,7 @@ enum BulkDirection {
 }
 
 struct Transfer {
-    /// The same at both ends.
+    /// Checksum, which is the same at both ends.
     checksum: Checksum,
     took: Duration,
 }
@@ -46,7 +46,7 @@ fn transfer(
     let mut tunnel = world.client.open(world.echo(), &world.rights.token)?;
     let mut progress = steps.progress(direction.name(), BYTES);
     let on_block = |moved| {
-        progress.tell(moved);
+        progress.advance(moved);
         if interrupt.has_come() { Err(io::Error::other("an interrupt")) } else { Ok(()) }
     };
     let began = Instant::now();
@@ -56,16 +56,16 @@ fn transfer(
         BulkDirection::Down => noise::receive(&mut tunnel, BYTES, on_block),
     };
     let here = here.expecting("1 GiB moved")?;
-    let told = here.to_line();
-    let there = read_line(tunnel).expecting(&told)?;
+    let line = here.to_line();
+    let there = read_line(tunnel).expecting(&line)?;
     let took = began.elapsed();
-    if there != told {
-        return Err(DemoFailure::new(format!("{told} at the device too"), there));
+    if there != line {
+        return Err(DemoFailure::new(format!("{line} at the device too"), there));
     }
     Ok(Transfer { checksum: here, took })
 }
 
-/// The line that the device ends with.
+/// Reads the last line of the device.
 fn read_line(tunnel: TcpStream) -> io::Result<String> {
     let mut line = String::new();
     BufReader::new(tunnel).read_line(&mut line)?;
@@ -91,7 +91,7 @@ impl BulkDirection {
         }
     }
 
-    /// What the echo device is told.
+    /// Command for the echo device.
     const fn command(self) -> &'static str {
         match self {
             Self::Up => "take",
@@ -100,5 +100,5 @@ impl BulkDirection {
     }
 }
 
-/// In each direction.
+/// Bytes in each direction.
 pub(super) const BYTES: u64 = 1 << 30;

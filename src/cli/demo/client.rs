@@ -12,13 +12,13 @@ use super::answer::{ESTABLISHED, RelayReply};
 use super::steps::{DemoFailure, Expecting};
 use crate::authz::DeviceUuid;
 
-/// Asks one relay for tunnels.
+/// A client of one relay.
 #[derive(Clone, Copy)]
 pub(super) struct DemoClient {
     pub relay: SocketAddr,
 }
 
-/// What a tunnel is to end at.
+/// End of a tunnel.
 #[derive(Clone, Copy)]
 pub(super) struct DemoTarget {
     pub uuid: DeviceUuid,
@@ -28,17 +28,17 @@ pub(super) struct DemoTarget {
 impl DemoClient {
     /// Opens a tunnel.
     pub fn open(self, target: DemoTarget, token: &str) -> Result<TcpStream, DemoFailure> {
-        let (stream, answer) = self.ask(&target.connect(Some(token))).expecting(ESTABLISHED)?;
+        let (stream, answer) = self.request(&target.connect(Some(token))).expecting(ESTABLISHED)?;
         ESTABLISHED.check(&answer)?;
         Ok(stream)
     }
 
-    /// Sends `request` and reads the head of the reply, and nothing behind it.
-    pub fn ask(self, request: &[u8]) -> io::Result<(TcpStream, RelayReply)> {
-        let mut stream = TcpStream::connect_timeout(&self.relay, PATIENCE)?;
+    /// Sends `request` and reads the head of the reply, and nothing after it.
+    pub fn request(self, request: &[u8]) -> io::Result<(TcpStream, RelayReply)> {
+        let mut stream = TcpStream::connect_timeout(&self.relay, TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.write_all(request)?;
         let head = read_head(&mut stream)?;
         Ok((stream, RelayReply { head }))
@@ -46,7 +46,7 @@ impl DemoClient {
 }
 
 impl DemoTarget {
-    /// The request for a tunnel to it.
+    /// Request for a tunnel to this target.
     pub fn connect(self, token: Option<&str>) -> Vec<u8> {
         let authorization = token.map_or_else(String::new, |token| {
             let credentials = STANDARD.encode(format!("{USER}:{token}"));
@@ -62,13 +62,13 @@ impl fmt::Display for DemoTarget {
     }
 }
 
-/// Ends a tunnel in good order: the relay is done with it when this returns.
+/// Closes a tunnel in order. The relay is done with it when this returns.
 pub(super) fn close(mut tunnel: TcpStream) -> io::Result<()> {
     tunnel.shutdown(Shutdown::Write)?;
     io::copy(&mut tunnel, &mut io::sink()).map(|_| ())
 }
 
-/// Reads up to the empty line, and leaves in the socket what follows it: that is the device's.
+/// Reads up to the empty line. The bytes after it come from the device and stay in the socket.
 fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut peeked = [0; 1024];
     loop {
@@ -89,8 +89,8 @@ fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     }
 }
 
-/// The relay ignores it; Basic authentication wants one.
+/// Basic authentication requires a user name; the relay ignores it.
 pub(super) const USER: &str = "demo";
 
-/// How long the client waits for anything, on a machine that is busy with other things too.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for every answer, on a machine that may be busy.
+const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Devices that really listen, each on a loopback address of its own, and ports that do not answer.
+//! Devices that listen, each on a loopback address of its own, and ports that do not answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,16 +17,16 @@ pub(super) struct DemoDevice {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// A port that is taken, and that nobody listens on: who connects is refused.
+/// A port that is taken, and that nobody listens on. A connection to it is refused.
 pub(super) struct ClosedPort {
     address: SocketAddr,
     socket: Socket,
 }
 
-/// A port whose listener takes no more connections: who connects hears nothing.
+/// A port whose listener accepts no more connections. A client gets no answer.
 pub(super) struct SilentPort {
     port: ClosedPort,
-    /// Connections that nobody accepts.
+    /// Connections that fill the backlog.
     _waiting: Vec<TcpStream>,
 }
 
@@ -36,8 +36,8 @@ impl DemoDevice {
         Self::start("web", address, move |stream| serve_page(stream, &page))
     }
 
-    /// Reads a line, then does what it says: `echo`, `take BYTES` or `send BYTES`. The latter two end with
-    /// a line that tells the checksum at this end.
+    /// Reads a line and carries it out: `echo`, `take BYTES` or `send BYTES`. The latter two end with a line with
+    /// the checksum at this end.
     pub fn echo(address: Ipv4Addr) -> io::Result<Self> {
         Self::start("echo", address, serve_line)
     }
@@ -57,7 +57,7 @@ impl DemoDevice {
         let serve = Arc::new(serve);
         let thread = std::thread::Builder::new().name(name.to_owned());
         let acceptor = thread.spawn(move || {
-            // Ends with the first error, which is how dropping the device ends it.
+            // The loop ends with the first error. Dropping the device causes one.
             while let Ok((stream, _)) = accepting.accept() {
                 if Arc::strong_count(&serve) <= CONNECTIONS_MAX {
                     let serve = Arc::clone(&serve);
@@ -75,7 +75,7 @@ impl Drop for DemoDevice {
         // Wakes the thread that waits in accept.
         let is_shut = SockRef::from(&*self.listener).shutdown(Shutdown::Both).is_ok();
         if let Some(acceptor) = self.acceptor.take().filter(|_| is_shut) {
-            // Where it ended by a panic, the demo's steps have told.
+            // A panic of the thread has shown in the steps of the demo.
             let _ = acceptor.join();
         }
     }
@@ -97,7 +97,7 @@ impl ClosedPort {
 impl SilentPort {
     pub fn take(address: IpAddr) -> io::Result<Self> {
         let port = ClosedPort::take(address)?;
-        // Room for one connection, the least that Linux gives.
+        // A backlog for one connection, the least that Linux gives.
         port.socket.listen(0)?;
         let mut waiting = Vec::new();
         while waiting.len() < WAITING_MAX {
@@ -137,7 +137,7 @@ fn serve_page(mut stream: TcpStream, page: &str) -> io::Result<()> {
 fn serve_line(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut line = String::new();
-    // A buffer of one byte, so that what follows the line stays in the socket.
+    // A buffer of one byte leaves what follows the line in the socket.
     BufReader::with_capacity(1, (&stream).take(LINE_BYTES_MAX)).read_line(&mut line)?;
     let checksum = match line.trim_end().split_once(' ') {
         None if line == "echo\n" => return echo(&mut stream),
@@ -162,15 +162,15 @@ fn parse(bytes: &str) -> io::Result<u64> {
     bytes.parse().map_err(io::Error::other)
 }
 
-/// Of one device; the relay's limit for a device is lower.
+/// Connections of one device. The relay's limit for a device is lower.
 const CONNECTIONS_MAX: usize = 64;
 
 const REQUEST_BYTES_MAX: u64 = 8 * 1024;
 
 const LINE_BYTES_MAX: u64 = 64;
 
-/// Linux takes one connection more than the backlog of 0 says; many more would be no backlog at all.
+/// Linux takes one connection more than a backlog of 0 says. A system that takes more has no limit.
 const WAITING_MAX: usize = 8;
 
-/// How long a connection to a full listener is tried before it counts as unanswered.
+/// Time after which a connection to a full listener counts as unanswered.
 const FULL_AFTER: Duration = Duration::from_millis(150);

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use super::client::{DemoClient, DemoTarget};
 use super::steps::{DemoFailure, Expecting};
 
-/// Opens a tunnel to the echo device and has it echo.
+/// Opens a tunnel to the echo device and starts its echo.
 pub(super) fn open_echo(
     client: DemoClient,
     target: DemoTarget,

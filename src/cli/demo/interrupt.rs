@@ -1,4 +1,4 @@
-//! Ctrl-C, and what a service manager sends instead.
+//! Ctrl-C, and the signal that a service manager sends.
 
 use std::io;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use signal_hook::iterator::Signals;
 
 use super::DemoError;
 
-/// Whether the demo is to end.
+/// Tells whether a signal has come.
 pub(super) struct Interrupt {
     came: Arc<AtomicBool>,
     signals: Signals,
 }
 
 impl Interrupt {
-    /// From now on the first signal is taken notice of, and a second one ends the process at once.
+    /// Starts to watch signals. The first one sets a flag, a second one ends the process at once.
     pub fn watch() -> io::Result<Self> {
         let came = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the second signal finds the flag that the first one set.
+            // The order matters: the second signal must find the flag that the first one set.
             signal_hook::flag::register_conditional_shutdown(signal, EXIT_CODE, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;
         }
@@ -35,11 +35,11 @@ impl Interrupt {
         self.came.load(Ordering::Relaxed)
     }
 
-    /// Returns with the first signal, one that has come before included.
+    /// Waits for the first signal. Returns at once if it has already come.
     pub fn wait(&mut self) {
         self.signals.forever().next();
     }
 }
 
-/// A command that did not end by itself has failed.
+/// An interrupted command has failed.
 const EXIT_CODE: i32 = 1;

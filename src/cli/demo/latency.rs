@@ -1,4 +1,4 @@
-//! How long a new tunnel takes, and a round trip in an open one.
+//! Measures the time to open a tunnel, and of a round trip in an open one.
 
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,13 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.record(&format!("{ROUND_TRIPS} round trips in one"), exchanged);
 }
 
-/// Times of one kind.
-struct Taken {
-    /// In nanoseconds.
-    histogram: Histogram<u64>,
+/// Recorded times of one kind.
+struct RecordedTimes {
+    histogram_ns: Histogram<u64>,
 }
 
-fn open_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
-    let mut taken = Taken::new();
+fn open_many(world: &DemoWorld) -> Result<RecordedTimes, DemoFailure> {
+    let mut taken = RecordedTimes::new();
     for _ in 0..TUNNELS {
         let began = Instant::now();
         let tunnel = world.client.open(world.echo(), &world.rights.token)?;
@@ -43,9 +42,9 @@ fn open_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
     Ok(taken)
 }
 
-fn exchange_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
+fn exchange_many(world: &DemoWorld) -> Result<RecordedTimes, DemoFailure> {
     let mut tunnel = open_echo(world.client, world.echo(), &world.rights.token)?;
-    let mut taken = Taken::new();
+    let mut taken = RecordedTimes::new();
     for number in 0..ROUND_TRIPS {
         let began = Instant::now();
         exchange(&mut tunnel, number)?;
@@ -55,18 +54,18 @@ fn exchange_many(world: &DemoWorld) -> Result<Taken, DemoFailure> {
     Ok(taken)
 }
 
-impl Taken {
+impl RecordedTimes {
     fn new() -> Self {
-        Self { histogram: Histogram::new(3).expect("3 significant digits are supported") }
+        Self { histogram_ns: Histogram::new(3).expect("3 significant digits are supported") }
     }
 
     fn record(&mut self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.histogram.record(nanoseconds).expect("a histogram that resizes itself takes any value");
+        self.histogram_ns.record(nanoseconds).expect("a histogram that resizes itself takes any value");
     }
 
     fn percentile(&self, percentile: f64) -> String {
-        let us = self.histogram.value_at_percentile(percentile) as f64 / 1000.0;
+        let us = self.histogram_ns.value_at_percentile(percentile) as f64 / 1000.0;
         if us < 10_000.0 { format!("{us:.0} µs") } else { format!("{:.1} ms", us / 1000.0) }
     }
 }

@@ -1,4 +1,4 @@
-//! What the process holds in memory after all that.
+//! Memory of the process at the end.
 
 use super::steps::Steps;
 
@@ -9,7 +9,7 @@ pub(super) fn show(steps: &mut Steps) {
     }
 }
 
-/// From proc(5); `None` where that is not mounted.
+/// Resident memory from proc(5). `None` where that is not mounted.
 fn resident_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

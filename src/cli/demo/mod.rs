@@ -1,7 +1,8 @@
-//! `sluicegate demo`: a whole relay on embedded parts, real tunnels through it, and figures.
+//! `sluicegate demo`: runs a complete relay with embedded parts, sends traffic through real tunnels, and prints
+//! figures.
 //!
-//! Everything runs in this process and on loopback: the devices, the relay with all its threads, and the
-//! client. Each step says what it saw; nothing is printed that was not measured in this run.
+//! The devices, the relay and the client all run in this process and on loopback. Each step prints what it saw, and
+//! every figure was measured in this run.
 
 mod admin;
 mod answer;
@@ -39,12 +40,12 @@ use world::DemoWorld;
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// End after the last step instead of staying up.
+    /// Exit after the last step instead of keeping the relay up.
     #[arg(long)]
     once: bool,
 }
 
-/// Why a demo did not show what it is there to show.
+/// Reason why a demo failed.
 #[derive(Debug, thiserror::Error)]
 enum DemoError {
     #[error("the demo's {what} cannot be set up: {source}")]

@@ -1,11 +1,11 @@
-//! What a bulk transfer moves: noise that no two blocks share, and its checksum.
+//! Data of a bulk transfer: noise in which no two blocks are the same, and its checksum.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// Bytes at one end of a transfer.
+/// Checksum of the bytes at one end of a transfer.
 ///
-/// CRC-32, since it runs at tens of GB/s here: SHA-256 at 1 GB/s would be what the throughput shows.
+/// It is CRC-32, which runs at tens of GB/s. SHA-256 runs at 1 GB/s and would limit the measured throughput.
 #[derive(Clone, Default)]
 pub(super) struct Checksum {
     crc: crc32fast::Hasher,
@@ -13,12 +13,12 @@ pub(super) struct Checksum {
 }
 
 impl Checksum {
-    /// What a device tells its client.
+    /// Last line that a device sends to its client.
     pub fn to_line(&self) -> String {
         format!("{self} of {} bytes", self.bytes)
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8]) {
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
     }
@@ -30,7 +30,7 @@ impl fmt::Display for Checksum {
     }
 }
 
-/// Sends `bytes` of noise. `on_block` hears how much is out, and may end it by an error.
+/// Sends `bytes` of noise. `on_block` gets the number of bytes sent, and may stop the transfer with an error.
 pub(super) fn send(
     sink: &mut impl Write,
     bytes: u64,
@@ -41,18 +41,18 @@ pub(super) fn send(
     let mut checksum = Checksum::default();
     let mut number = 0_u64;
     while checksum.bytes < bytes {
-        // With its number in it, a block that is lost, doubled or out of place changes the checksum.
+        // Each block holds its number, so that a lost, doubled or misplaced block changes the checksum.
         block[..8].copy_from_slice(&number.to_be_bytes());
         number += 1;
         let block = &block[..block_len(bytes - checksum.bytes)];
         sink.write_all(block)?;
-        checksum.take(block);
+        checksum.add(block);
         on_block(checksum.bytes)?;
     }
     Ok(checksum)
 }
 
-/// Receives `bytes`, or fewer where the stream ends before.
+/// Receives `bytes`, or fewer if the stream ends earlier.
 pub(super) fn receive(
     source: &mut impl Read,
     bytes: u64,
@@ -65,7 +65,7 @@ pub(super) fn receive(
         if len == 0 {
             break;
         }
-        checksum.take(&block[..len]);
+        checksum.add(&block[..len]);
         on_block(checksum.bytes)?;
     }
     Ok(checksum)
@@ -75,7 +75,7 @@ fn block_len(bytes_left: u64) -> usize {
     usize::try_from(bytes_left).unwrap_or(usize::MAX).min(BLOCK_BYTES)
 }
 
-/// As large as a splice pipe of the relay, so that neither end is what holds the stream up.
+/// Size of the relay's splice pipe, so that neither end slows the stream down.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Small things that work: a page through a tunnel, bytes sent along with the head, a server that speaks first.
+//! Small steps: a page through a tunnel, bytes sent with the head, and a server that speaks first.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,11 +19,11 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     }
 }
 
-/// What the machine's own sshd says to who connects; `None` where there is none.
+/// Banner of the machine's own sshd. `None` where there is none.
 pub(super) fn ssh_banner() -> Option<String> {
     let sshd = SocketAddr::from((Ipv4Addr::LOCALHOST, SSH_PORT));
-    let stream = TcpStream::connect_timeout(&sshd, SSH_PATIENCE).ok()?;
-    stream.set_read_timeout(Some(SSH_PATIENCE)).ok()?;
+    let stream = TcpStream::connect_timeout(&sshd, SSH_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(SSH_TIMEOUT)).ok()?;
     read_banner(stream).ok().filter(|banner| banner.starts_with("SSH-"))
 }
 
@@ -35,11 +35,11 @@ fn page(world: &DemoWorld) -> Result<String, DemoFailure> {
     check_page(&reply, &world.page)
 }
 
-/// The device must get what comes in one segment with the head.
+/// Sends a request in one segment with the head. The device must get it.
 fn early_request(world: &DemoWorld) -> Result<String, DemoFailure> {
     let mut request = world.web().connect(Some(&world.rights.token));
     request.extend_from_slice(GET);
-    let (mut stream, answer) = world.client.ask(&request).expecting(ESTABLISHED)?;
+    let (mut stream, answer) = world.client.request(&request).expecting(ESTABLISHED)?;
     ESTABLISHED.check(&answer)?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expecting("the device's page")?;
@@ -72,7 +72,7 @@ fn read_banner(stream: TcpStream) -> std::io::Result<String> {
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: device\r\n\r\n";
 
-const SSH_PATIENCE: Duration = Duration::from_secs(1);
+const SSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// RFC 4253, section 4.2.
+/// Longest banner (RFC 4253, section 4.2).
 const BANNER_BYTES_MAX: u64 = 255;

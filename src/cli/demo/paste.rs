@@ -22,7 +22,7 @@ fn curl(world: &DemoWorld) -> String {
     format!("curl --proxytunnel -x http://{relay} -U {USER}:{token} http://{target}/")
 }
 
-/// Through `sluicegate tunnel`. The host key is that of this machine's sshd, whatever way leads to it.
+/// A line for ssh through `sluicegate tunnel`. The host key is that of this machine's sshd.
 fn ssh(world: &DemoWorld) -> String {
     let (relay, token, uuid) = (world.client.relay, &world.rights.token, world.rights.ssh);
     let program = std::env::current_exe().unwrap_or_else(|_| "sluicegate".into());

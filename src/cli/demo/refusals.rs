@@ -1,4 +1,4 @@
-//! Every refusal that one machine can provoke, as the client reads it, beside its true cause.
+//! Every refusal that one machine can provoke, with its true cause.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -16,16 +16,16 @@ use super::world::{DemoWorld, SESSIONS_PER_DEVICE};
 struct Case {
     name: &'static str,
     request: Vec<u8>,
-    /// What the reply must say.
+    /// Expected reply.
     expected: Expected,
-    /// What the audit log must say.
+    /// Expected cause in the audit log.
     cause: &'static str,
 }
 
-/// A case that came out as expected.
+/// A case with the expected result.
 struct Refused {
     cause: &'static str,
-    /// By which the audit log knows the session.
+    /// Address by which the audit log knows the session.
     client: SocketAddr,
     answer: RelayReply,
 }
@@ -46,7 +46,7 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     steps.record("the audit log tells them apart", audited(&world.audit(), &refused));
 }
 
-/// In the order of the reply table.
+/// Cases in the order of the reply table.
 fn cases(world: &DemoWorld) -> Vec<Case> {
     let (rights, echo) = (&world.rights, world.echo());
     let token = rights.token.as_str();
@@ -94,7 +94,7 @@ fn cases(world: &DemoWorld) -> Vec<Case> {
 
 fn refuse(world: &DemoWorld, case: &Case) -> Result<Refused, DemoFailure> {
     let held = if case.name == OVER_THE_LIMIT { fill_device(world)? } else { Vec::new() };
-    let (mut stream, answer) = world.client.ask(&case.request).expecting(case.expected)?;
+    let (mut stream, answer) = world.client.request(&case.request).expecting(case.expected)?;
     case.expected.check(&answer)?;
     let after = stream.read(&mut [0; 64]).expecting("a close after the reply")?;
     if after != 0 {
@@ -107,12 +107,12 @@ fn refuse(world: &DemoWorld, case: &Case) -> Result<Refused, DemoFailure> {
     Ok(Refused { cause: case.cause, client, answer })
 }
 
-/// As many tunnels as one device may have.
+/// Opens as many tunnels as one device may have.
 fn fill_device(world: &DemoWorld) -> Result<Vec<TcpStream>, DemoFailure> {
     (0..SESSIONS_PER_DEVICE).map(|_| world.client.open(world.echo(), &world.rights.token)).collect()
 }
 
-/// Whether a client can tell a device that does not exist from one that it may not reach.
+/// Checks that a client cannot distinguish a missing device from one that it may not reach.
 fn look_alike(refused: &[Refused]) -> Result<String, DemoFailure> {
     let mut answers =
         refused.iter().map(|case| &case.answer).filter(|answer| answer.slug() == "not-permitted");
@@ -125,9 +125,9 @@ fn look_alike(refused: &[Refused]) -> Result<String, DemoFailure> {
     }
 }
 
-/// Whether the audit log names the cause of every refusal.
+/// Checks that the audit log names the cause of every refusal.
 fn audited(log: &Path, refused: &[Refused]) -> Result<String, DemoFailure> {
-    let deadline = Instant::now() + AUDIT_PATIENCE;
+    let deadline = Instant::now() + AUDIT_TIMEOUT;
     loop {
         let causes = causes_in(log).expecting(format!("a log at {}", log.display()))?;
         let wrong =
@@ -136,7 +136,7 @@ fn audited(log: &Path, refused: &[Refused]) -> Result<String, DemoFailure> {
             None => {
                 return Ok(format!("{} causes, such as device-unknown and no-grant", refused.len()));
             }
-            // The log's own thread writes it, a little later.
+            // The log's own thread writes it a little later.
             Some(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
             Some(case) => {
                 let came = causes.get(&case.client).map_or("nothing about that client", String::as_str);
@@ -146,7 +146,7 @@ fn audited(log: &Path, refused: &[Refused]) -> Result<String, DemoFailure> {
     }
 }
 
-/// By the client's address.
+/// Causes by the client's address.
 fn causes_in(log: &Path) -> io::Result<HashMap<SocketAddr, String>> {
     let text = std::fs::read_to_string(log)?;
     let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -157,7 +157,7 @@ fn causes_in(log: &Path) -> io::Result<HashMap<SocketAddr, String>> {
     Ok(by_client.collect())
 }
 
-/// Asked while every place on the device is taken.
+/// Case that runs while the device has its largest number of sessions.
 const OVER_THE_LIMIT: &str = "a session over the limit";
 
-const AUDIT_PATIENCE: Duration = Duration::from_secs(3);
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(3);

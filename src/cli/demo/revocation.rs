@@ -1,4 +1,4 @@
-//! Revoked tokens, and what becomes of the tunnels that they had opened.
+//! Revokes tokens while their tunnels are open.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -31,12 +31,11 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
     }
 }
 
-/// From the commit to the moment at which the client saw its tunnel close.
+/// Revokes a token. Returns the time from the commit until the client saw its tunnel close.
 fn revoke(world: &DemoWorld, visitor: &Visitor) -> Result<Duration, DemoFailure> {
     let tunnel = open_echo(world.client, world.echo(), &visitor.token)?;
     let mut store = sqlite::open(&world.store()).map_err(store_failure)?;
-    // The relay looks every so often. Without this, each commit but the first would come right after it
-    // has looked.
+    // The relay polls at intervals. Without this pause, each commit but the first would follow right after a poll.
     thread::sleep(random_part_of(Authz::default().refresh));
     let (committed, closed) = thread::scope(|scope| {
         let waiting = scope.spawn(|| wait_for_close(tunnel));
@@ -46,12 +45,13 @@ fn revoke(world: &DemoWorld, visitor: &Visitor) -> Result<Duration, DemoFailure>
     let committed = committed.map_err(store_failure)?;
     let closed = closed.unwrap_or_else(|_| Err(io::Error::other("a panic of the client")));
     let closed = closed.expecting("a closed tunnel")?;
-    let (_, answer) = world.client.ask(&world.echo().connect(Some(&visitor.token))).expecting(CREDENTIALS)?;
+    let (_, answer) =
+        world.client.request(&world.echo().connect(Some(&visitor.token))).expecting(CREDENTIALS)?;
     CREDENTIALS.check(&answer)?;
     Ok(closed.saturating_duration_since(committed))
 }
 
-/// When the tunnel ended, by a FIN or by a reset.
+/// Waits for the end of the tunnel, by a FIN or by a reset.
 fn wait_for_close(mut tunnel: TcpStream) -> io::Result<Instant> {
     match tunnel.read(&mut [0; 1]) {
         Ok(0) => Ok(Instant::now()),
@@ -66,7 +66,7 @@ fn store_failure(error: impl Into<AdminError>) -> DemoFailure {
 }
 
 fn random_part_of(period: Duration) -> Duration {
-    // Without random bytes it is the middle; no step depends on it.
+    // Without random bytes it waits half of the period; no step depends on it.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     period.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -1,4 +1,4 @@
-//! Who may do what in the demo: written into its store by the functions that the store commands use.
+//! Fills the store of the demo, with the functions that the store commands use.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -8,19 +8,19 @@ use crate::authz::{CredentialId, DeviceUuid, PortRange, UnixMillis};
 use crate::store::admin::{AdminError, GrantTarget, NewDevice};
 use crate::store::sqlite;
 
-/// What the store holds, as far as the steps need to know.
+/// Rights in the store that the steps need.
 pub(super) struct DemoRights {
-    /// How much there is of what.
+    /// Number of rows of each kind.
     pub summary: String,
-    /// The one that a person is handed.
+    /// Token that a person may use.
     pub token: String,
     pub revoked_token: String,
     pub expired_token: String,
-    /// Tokens that are there to be revoked.
+    /// Tokens that a step revokes.
     pub visitors: Vec<Visitor>,
     pub web: DeviceUuid,
     pub echo: DeviceUuid,
-    /// Listens like `echo`, but no grant names it.
+    /// Listens like `echo`, but has no grant.
     pub private: DeviceUuid,
     pub offline: DeviceUuid,
     pub outside: DeviceUuid,
@@ -34,14 +34,14 @@ pub(super) struct Visitor {
     pub credential: CredentialId,
 }
 
-/// Where the devices that listen do so.
+/// Addresses of the devices that listen.
 pub(super) struct Addresses {
     pub web: IpAddr,
     pub echo: IpAddr,
 }
 
 impl DemoRights {
-    /// Makes the store at `path` and fills it.
+    /// Creates the store at `path` and fills it.
     pub fn write(path: &Path, addresses: &Addresses) -> Result<Self, DemoError> {
         sqlite::init(path)?;
         let mut admin = sqlite::open(path)?;
@@ -99,7 +99,7 @@ impl DemoRights {
     }
 }
 
-/// A device that is online, with a uuid of its own.
+/// A new device that is online.
 pub(super) fn device(name: &str, address: IpAddr, fleet: Option<&str>) -> Result<NewDevice, DemoError> {
     Ok(NewDevice {
         uuid: new_uuid()?,
@@ -111,30 +111,30 @@ pub(super) fn device(name: &str, address: IpAddr, fleet: Option<&str>) -> Result
     })
 }
 
-/// A uuid that no store knows yet.
+/// A new random uuid.
 pub(super) fn new_uuid() -> Result<DeviceUuid, DemoError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(AdminError::Random)?;
     Ok(DeviceUuid::parse(&hex::encode(bytes)).expect("16 bytes are 32 hex digits"))
 }
 
-/// Every port that a demo device may listen on, and none that the system keeps for itself.
+/// Ports that a demo device may use, without those that the system reserves.
 pub(super) fn user_ports() -> PortRange {
     PortRange::new(1024, u16::MAX).expect("1024 is below 65535")
 }
 
-/// Of OpenSSH, and below what [`user_ports`] grants.
+/// Port of OpenSSH, which [`user_ports`] does not include.
 pub(super) const SSH_PORT: u16 = 22;
 
 pub(super) const PERSON: &str = "you";
 const VISITOR: &str = "visitor";
 const FLEET: &str = "demo";
 
-/// Revocations to measure.
+/// Number of revocations to measure.
 const VISITORS: usize = 5;
 
-/// Kept for documentation by RFC 5737; the demo's `vpn.allow` is loopback.
+/// Address that RFC 5737 reserves for documentation. The demo's `vpn.allow` is loopback.
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 
-/// The broadcast address of loopback, to which TCP has no route.
+/// Broadcast address of loopback, to which TCP has no route.
 const UNREACHABLE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 255, 255, 255));

@@ -1,4 +1,4 @@
-//! What the demo prints: a line per step as it happens, and a progress bar where somebody watches.
+//! Output of the demo: a line for each step, and a progress bar on a terminal.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -11,22 +11,22 @@ pub(super) struct Screen {
     reader: StdoutReader,
 }
 
-/// Who reads stdout.
+/// Kind of stdout.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StdoutReader {
-    /// A person; `colours` unless `NO_COLOR` is set.
+    /// A terminal. `colours` is false where `NO_COLOR` is set.
     Terminal { colours: bool },
     /// A file or another program.
     Log,
 }
 
-/// A transfer under way.
+/// A transfer that runs.
 pub(super) struct TransferProgress<'a> {
     screen: &'a Screen,
-    /// Hidden where the reader is a log.
+    /// Hidden where stdout is a log.
     bar: ProgressBar,
-    /// In a log: told when this many bytes have moved.
-    next_told: u64,
+    /// Number of bytes at which a log gets the next line.
+    next_logged: u64,
 }
 
 impl Screen {
@@ -54,7 +54,7 @@ impl Screen {
         self.print(&format!("  {mark} {name}\n      expected  {expected}\n      came      {came}"));
     }
 
-    /// Something that is neither shown to work nor not to.
+    /// Prints a remark that is neither a success nor a failure.
     pub fn note(&self, name: &str, detail: &str) {
         self.print(&format!("  - {name:<NAME_WIDTH$}  {detail}"));
     }
@@ -63,7 +63,7 @@ impl Screen {
         self.print(text);
     }
 
-    /// Starts to tell how far `bytes` have come.
+    /// Starts to show the progress of `bytes`.
     pub fn progress(&self, name: &str, bytes: u64) -> TransferProgress<'_> {
         let target = match self.reader {
             StdoutReader::Terminal { .. } => ProgressDrawTarget::stdout(),
@@ -74,7 +74,7 @@ impl Screen {
         let bar = ProgressBar::with_draw_target(Some(bytes), target).with_style(style);
         bar.enable_steady_tick(TICK);
         let screen = self;
-        TransferProgress { screen, bar, next_told: bytes / TOLD_PARTS }
+        TransferProgress { screen, bar, next_logged: bytes / LOG_PARTS }
     }
 
     fn coloured(&self, colour: &str, text: &str) -> String {
@@ -85,40 +85,40 @@ impl Screen {
     }
 
     fn print(&self, text: &str) {
-        // What cannot be printed is lost; the exit code still tells how the demo went.
+        // Output that cannot be printed is lost. The exit code still reports the result.
         let _nobody_reads = output::print(&format!("{text}\n"));
     }
 }
 
 impl TransferProgress<'_> {
-    /// `moved` bytes have come so far.
-    pub fn tell(&mut self, moved: u64) {
+    /// Shows that `moved` bytes have been transferred.
+    pub fn advance(&mut self, moved: u64) {
         self.bar.set_position(moved);
         let total = self.bar.length().unwrap_or(moved);
-        if self.screen.reader == StdoutReader::Log && moved >= self.next_told && moved < total {
+        if self.screen.reader == StdoutReader::Log && moved >= self.next_logged && moved < total {
             let (moved, total) = (indicatif::BinaryBytes(moved), indicatif::BinaryBytes(total));
             self.screen.print(&format!("    {moved} of {total}"));
-            self.next_told += self.bar.length().unwrap_or(0) / TOLD_PARTS;
+            self.next_logged += self.bar.length().unwrap_or(0) / LOG_PARTS;
         }
     }
 }
 
 impl Drop for TransferProgress<'_> {
-    /// The step's own line takes the bar's place.
+    /// Removes the bar, so that the step's line takes its place.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// Columns for the name of a step. With a reply's status line and its reason, 100 in all.
+/// Columns for the name of a step. With a status line and a slug, a line has 100 columns.
 pub(super) const NAME_WIDTH: usize = 30;
 
 const BAR_TEMPLATE: &str = "[{bar:24}] {binary_bytes} of {binary_total_bytes}, {decimal_bytes_per_sec}";
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// How many times a log is told of a transfer, its end included.
-const TOLD_PARTS: u64 = 4;
+/// Number of progress lines in a log.
+const LOG_PARTS: u64 = 4;
 
 const BOLD: &str = "\x1b[1m";
 const GREEN: &str = "\x1b[32m";

@@ -1,4 +1,4 @@
-//! A second relay, small and short-lived: its store goes away and comes back, then it drains.
+//! A second relay, which loses its store, gets it back, and then drains.
 
 use std::io;
 use std::net::TcpStream;
@@ -22,16 +22,16 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError
     steps.section("A second relay, whose store goes away");
     let store = SecondStore::write(world)?;
     let node = Node::start(small(&store.path))?;
-    let subject = SecondRelay { client: DemoClient { relay: node.client_addresses()[0] }, store: &store };
-    match open_echo(subject.client, store.target, &store.token) {
+    let relay = SecondRelay { client: DemoClient { relay: node.client_addresses()[0] }, store: &store };
+    match open_echo(relay.client, store.target, &store.token) {
         Err(failure) => steps.record("a tunnel", Err(failure)),
         Ok(mut tunnel) => {
-            steps.record("right after it went", subject.lose_store());
-            steps.record("later than authz.max_stale", subject.ask_until(UNDECIDED, ESTABLISHED));
+            steps.record("right after it went", relay.lose_store());
+            steps.record("later than authz.max_stale", relay.request_until(UNDECIDED, ESTABLISHED));
             steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
-            steps.record("with its store back", subject.regain_store());
+            steps.record("with its store back", relay.regain_store());
             node.engine().drain();
-            steps.record("draining", subject.ask_until(DRAINING, ESTABLISHED));
+            steps.record("draining", relay.request_until(DRAINING, ESTABLISHED));
             steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError
     Ok(())
 }
 
-/// A store of its own, which knows the echo device and one token.
+/// The store of the second relay, with the echo device and one token.
 struct SecondStore {
     path: PathBuf,
     target: DemoTarget,
@@ -65,32 +65,32 @@ impl SecondStore {
     }
 }
 
-/// Asks the second relay.
+/// Client of the second relay.
 struct SecondRelay<'a> {
     client: DemoClient,
     store: &'a SecondStore,
 }
 
 impl SecondRelay<'_> {
-    /// The last snapshot stays in force for a while.
+    /// Moves the store away. The last snapshot stays in force for a while.
     fn lose_store(&self) -> Result<String, DemoFailure> {
         std::fs::rename(&self.store.path, self.store.away()).expecting("a store that can be moved")?;
-        let answer = self.ask().expecting(ESTABLISHED)?;
+        let answer = self.request().expecting(ESTABLISHED)?;
         ESTABLISHED.check(&answer)?;
         Ok(format!("{}; its last snapshot decides", answer.status_line()))
     }
 
     fn regain_store(&self) -> Result<String, DemoFailure> {
         std::fs::rename(self.store.away(), &self.store.path).expecting("a store that can be moved")?;
-        self.ask_until(ESTABLISHED, UNDECIDED)
+        self.request_until(ESTABLISHED, UNDECIDED)
     }
 
-    /// Asks for tunnels until the answer is `expected`, and takes nothing but `meanwhile` before: a store
-    /// that is gone is no reason to tell anybody that a right is.
-    fn ask_until(&self, expected: Expected, meanwhile: Expected) -> Result<String, DemoFailure> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Requests tunnels until the reply is `expected`. Every reply before must be `meanwhile`: a missing store must
+    /// not look like a missing right.
+    fn request_until(&self, expected: Expected, meanwhile: Expected) -> Result<String, DemoFailure> {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            let answer = self.ask().expecting(expected)?;
+            let answer = self.request().expecting(expected)?;
             match expected.check(&answer) {
                 Ok(()) => return Ok(answer.to_columns()),
                 Err(failure) if Instant::now() > deadline => return Err(failure),
@@ -100,9 +100,9 @@ impl SecondRelay<'_> {
         }
     }
 
-    fn ask(&self) -> io::Result<RelayReply> {
+    fn request(&self) -> io::Result<RelayReply> {
         let request = self.store.target.connect(Some(&self.store.token));
-        self.client.ask(&request).map(|(_, answer)| answer)
+        self.client.request(&request).map(|(_, answer)| answer)
     }
 }
 
@@ -119,8 +119,8 @@ fn small(store: &Path) -> Config {
     }
 }
 
-/// Short, so that it can be waited for; long beside `authz.refresh`, after which a store is asked again.
+/// Short enough to wait for, and long compared with `authz.refresh`, the interval between two polls of the store.
 const MAX_STALE: Duration = Duration::from_secs(1);
 
-/// For what takes a little while to come about.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for a change to take effect.
+const TIMEOUT: Duration = Duration::from_secs(10);

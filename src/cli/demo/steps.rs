@@ -1,4 +1,4 @@
-//! Steps: each is there to show one thing, and tells what it expected where something else came.
+//! Steps of the demo. Each one shows one property of the relay, and reports what it expected if it failed.
 
 use std::fmt::Display;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::DemoError;
 use super::screen::{NAME_WIDTH, Screen, TransferProgress};
 
-/// The steps so far, and the figures that they took.
+/// Results of the steps so far, and their figures.
 pub(super) struct Steps {
     screen: Screen,
     began: Instant,
@@ -18,21 +18,21 @@ pub(super) struct Steps {
     figures: Vec<Figure>,
 }
 
-/// Something other than what a step was there to show.
+/// An unexpected result of a step.
 #[derive(Debug)]
 pub(super) struct DemoFailure {
     pub expected: String,
     pub came: String,
 }
 
-/// One line of the closing table; measured in this run.
+/// One line of the closing table.
 struct Figure {
     name: &'static str,
     value: String,
     remark: String,
 }
 
-/// For a fallible call inside a step: what should have come of it.
+/// Adds the expected result to the error of a call inside a step.
 pub(super) trait Expecting<T> {
     fn expecting(self, expected: impl Display) -> Result<T, DemoFailure>;
 }
@@ -46,7 +46,7 @@ impl Steps {
         self.screen.section(name);
     }
 
-    /// Shows and counts one step; what `outcome` says stands beside its name.
+    /// Prints and counts one step with the text of its outcome.
     pub fn record(&mut self, name: &str, outcome: Result<String, DemoFailure>) {
         match outcome {
             Ok(detail) => {
@@ -73,7 +73,7 @@ impl Steps {
         self.figures.push(Figure { name, value: value.into(), remark: remark.into() });
     }
 
-    /// The closing table, and how many steps passed.
+    /// Prints the closing table, and the number of steps that passed.
     pub fn show_figures(&self) {
         let cpus = thread::available_parallelism().map_or(1, NonZero::get);
         self.section(&format!("Figures of this run; relay, devices and client shared {cpus} CPUs"));
@@ -108,7 +108,7 @@ impl DemoFailure {
 impl<T> Expecting<T> for io::Result<T> {
     fn expecting(self, expected: impl Display) -> Result<T, DemoFailure> {
         self.map_err(|error| match error.kind() {
-            // What a socket says when its timeout passes.
+            // Error of a socket whose timeout has passed.
             io::ErrorKind::WouldBlock => DemoFailure::new(expected, "nothing in time"),
             _ => DemoFailure::new(expected, error),
         })

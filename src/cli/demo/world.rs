@@ -1,4 +1,4 @@
-//! The demo's world: a folder, a store, devices, and a relay between them and the client.
+//! The parts of the demo: a folder, a store, devices, a relay and a client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) struct DemoWorld {
     node: Node,
     pub client: DemoClient,
     pub rights: DemoRights,
-    /// Of no device.
+    /// Uuid without a device.
     pub unknown: DeviceUuid,
     pub page: String,
     web: DemoDevice,
@@ -30,7 +30,7 @@ pub(super) struct DemoWorld {
 }
 
 impl DemoWorld {
-    /// Sets everything up, and shows it.
+    /// Starts all parts and prints them.
     pub fn set_up(steps: &mut Steps) -> Result<Self, DemoError> {
         steps.section("Set up, on loopback and in a temporary folder");
         let folder = tempfile::Builder::new().prefix("sluicegate-demo-").tempdir();
@@ -59,7 +59,7 @@ impl DemoWorld {
         Ok(Self { node, client, rights, unknown: new_uuid()?, page, web, echo, closed, silent, folder })
     }
 
-    /// Ends the relay, then the devices, and removes the folder.
+    /// Stops the relay, then the devices, and removes the folder.
     pub fn take_down(self) -> Result<(), DemoError> {
         let Self { node, web, echo, folder, .. } = self;
         node.stop();
@@ -107,7 +107,7 @@ impl DemoWorld {
     }
 }
 
-/// The relay's. Free ports, and patience and limits that are short enough to be seen.
+/// Configuration of a relay, with free ports, and with timeouts and limits that are low enough to reach.
 pub(super) fn config(store: PathBuf) -> Config {
     Config {
         store: Store { url: StoreUrl::Sqlite(store), ..Store::default() },
@@ -129,15 +129,15 @@ pub(super) fn config(store: PathBuf) -> Config {
     }
 }
 
-/// Low, so that the demo can reach it.
+/// Low enough that the demo can reach it.
 pub(super) const SESSIONS_PER_DEVICE: u32 = 16;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Loopback answers at once or never.
+/// Short, since loopback answers at once or never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Each device has an address of its own, as behind a VPN.
+/// Each device has an address of its own, as in a VPN.
 const WEB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ECHO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 

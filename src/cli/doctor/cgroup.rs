@@ -1,4 +1,4 @@
-//! What the control group leaves the process of the machine (cgroup v2).
+//! Limits of the control group of the process (cgroup v2).
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<MachineFinding
     [memory(&group, config), cpu(&group, config), tasks(&group, config)].into_iter().flatten().collect()
 }
 
-/// The group of the process and those above it; the narrowest counts.
+/// The control group of the process. A limit of a group above it counts, too, if it is smaller.
 struct Group<'a> {
     machine: &'a Machine,
     path: String,
@@ -25,7 +25,7 @@ impl<'a> Group<'a> {
         Some(Self { machine, path: path.to_owned() })
     }
 
-    /// The smallest value of the file `name`, by `read`; `None` where no group sets one.
+    /// Smallest value of the file `name`, as `read` parses it. `None` where no group sets one.
     fn smallest<T: PartialOrd>(&self, name: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let groups = Path::new(&self.path).ancestors();
         let files = groups.map(|group| format!("sys/fs/cgroup/{}/{name}", group.display()));
@@ -97,11 +97,11 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// One receive buffer.
+/// Size of one receive buffer.
 const BUFFER_BYTES: u64 = 4096;
 
-/// What a session without traffic takes, of ours and of the kernel's (two sockets).
+/// Memory of a session without traffic, with the kernel's part for two sockets.
 const IDLE_SESSION_BYTES: u64 = 8 * 1024;
 
-/// Control, admin, signals, audit, the service manager's, and some to spare.
+/// Threads of control, admin, signals, audit and the service manager, and some to spare.
 const OTHER_THREADS: u64 = 16;

@@ -1,8 +1,8 @@
-//! One item that was looked at, and how all of them are shown.
+//! One checked item, and the text for all of them.
 
 use serde::Serialize;
 
-/// What was found, what is wanted, why, and how to come from one to the other.
+/// Found and wanted value of an item, with the reason and the way to change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct MachineFinding {
     pub item: String,
@@ -10,18 +10,18 @@ pub(super) struct MachineFinding {
     pub found: String,
     pub wanted: String,
     pub why: String,
-    /// What to type or write.
+    /// Command to type, or setting to write.
     pub how: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum FindingVerdict {
-    /// This configuration cannot have what it asks for.
+    /// The configuration cannot have what it asks for.
     Limit,
-    /// It would run better otherwise.
+    /// The relay would run better with another value.
     Advice,
-    /// It cannot be read here.
+    /// The value cannot be read on this machine.
     Unknown,
     Fine,
 }
@@ -36,14 +36,14 @@ impl FindingVerdict {
         }
     }
 
-    /// `Fine`, or else what it is where it is not.
+    /// Returns `Fine` if `is_fine`, and `otherwise` if not.
     pub fn unless(is_fine: bool, otherwise: Self) -> Self {
         if is_fine { Self::Fine } else { otherwise }
     }
 }
 
 impl MachineFinding {
-    /// One line where all is well, three where something is to be done.
+    /// Formats the item: one line where it is fine, three where something should be changed.
     fn text(&self) -> String {
         let Self { item, verdict, found, wanted, why, how } = self;
         let word = verdict.word();
@@ -57,7 +57,7 @@ impl MachineFinding {
     }
 }
 
-/// All findings for people, the worst first.
+/// Formats all findings for people.
 pub(super) fn text(findings: &[MachineFinding]) -> String {
     findings.iter().map(MachineFinding::text).collect()
 }

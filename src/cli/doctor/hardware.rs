@@ -30,7 +30,7 @@ fn governor(machine: &Machine) -> Option<MachineFinding> {
     })
 }
 
-/// `None` for what is no card, such as loopback, bridges and tunnels.
+/// Checks the receive queues of a network card. `None` for loopback, bridges and tunnels.
 fn queues(machine: &Machine, config: &Config, card: &str) -> Option<MachineFinding> {
     let folder = format!("sys/class/net/{card}");
     if !machine.exists(&format!("{folder}/device")) {

@@ -1,4 +1,4 @@
-//! The kernel: whether its io_uring serves, and what its clock costs.
+//! The kernel: its release, io_uring, clock source and TLS.
 
 use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
@@ -77,7 +77,7 @@ fn clock(machine: &Machine) -> Option<MachineFinding> {
     })
 }
 
-/// Whether the kernel can take over the records of a TLS connection. No advice, since few relays speak TLS.
+/// Checks whether the kernel can encrypt and decrypt TLS records. It never gives advice, since few relays use TLS.
 fn tls() -> MachineFinding {
     let found = match kernel_tls::probe() {
         Ok(()) => "works, with every cipher".to_owned(),
@@ -99,5 +99,5 @@ fn tls() -> MachineFinding {
 const OLDEST: (u32, u32) = (6, 1);
 const BEST: (u32, u32) = (6, 17);
 
-/// Those that are read without entering the kernel.
+/// Clocks that are read without a system call.
 const CHEAP_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"];

@@ -1,11 +1,11 @@
-//! What the system lets a process have, against what the configuration may take.
+//! Limits of the system, compared with what the configuration may use.
 
 use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 use crate::config::Config;
 use crate::engine::{self, Shortage};
 
-/// What the finding about descriptors is called.
+/// Item name of the finding about descriptors.
 pub(super) const OPEN_FILES: &str = "open files";
 
 pub(super) fn findings(machine: &Machine, config: &Config) -> Vec<MachineFinding> {
@@ -76,7 +76,7 @@ fn ports(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     })
 }
 
-/// `None` where no connections are tracked.
+/// Checks the table of tracked connections. `None` where connections are not tracked.
 fn conntrack(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let max: u64 = machine.sysctl("net.netfilter.nf_conntrack_max")?.parse().ok()?;
     let wanted = u64::from(config.limits.sessions) * CONNECTIONS_PER_SESSION;
@@ -92,7 +92,7 @@ fn conntrack(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     })
 }
 
-/// Whether the process has CAP_SYS_RESOURCE, for which soft limits do not count.
+/// Tests whether the process has CAP_SYS_RESOURCE, so that soft limits do not count.
 fn may_exceed_limits(machine: &Machine) -> bool {
     let status = machine.of_process("status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -100,10 +100,10 @@ fn may_exceed_limits(machine: &Machine) -> bool {
     capabilities & CAP_SYS_RESOURCE != 0
 }
 
-/// What the kernel counts a pipe in. Larger pages would only make the need smaller.
+/// Unit in which the kernel counts a pipe. Larger pages would only make the need smaller.
 const PAGE_BYTES: u64 = 4096;
 
-/// The client's and the device's.
+/// The connections of the client and of the device.
 const CONNECTIONS_PER_SESSION: u64 = 2;
 
 /// Bit 24 of a capability mask (linux/capability.h).

@@ -1,4 +1,4 @@
-//! Where facts about the machine are read: files below `/proc` and `/sys`.
+//! Reads facts about the machine from files below `/proc` and `/sys`.
 
 use std::path::PathBuf;
 
@@ -10,18 +10,18 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// `pid` is the process whose limits and control group count; `None` for this one.
+    /// `pid` is the process whose limits and control group count; `None` for this process.
     pub fn new(root: Option<PathBuf>, pid: Option<u32>) -> Self {
         let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         Self { root: root.unwrap_or_else(|| PathBuf::from("/")), process }
     }
 
-    /// Whether what this process tries out says something about it.
+    /// Tests whether an experiment in this process tells something about the machine.
     pub fn is_this_one(&self) -> bool {
         self.root.as_os_str() == "/"
     }
 
-    /// The file at `path`, without white space around it; `None` where it cannot be read.
+    /// Reads the file at `path` and trims it. `None` where it cannot be read.
     pub fn read(&self, path: &str) -> Option<String> {
         let text = std::fs::read_to_string(self.root.join(path)).ok()?;
         Some(text.trim().to_owned())
@@ -35,7 +35,7 @@ impl Machine {
         self.root.join(path).exists()
     }
 
-    /// What is in the folder at `path`, sorted.
+    /// Names in the folder at `path`, sorted.
     pub fn list(&self, path: &str) -> Vec<String> {
         let Ok(folder) = std::fs::read_dir(self.root.join(path)) else { return Vec::new() };
         let names = folder.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -44,7 +44,7 @@ impl Machine {
         names
     }
 
-    /// A file of the process whose limits count.
+    /// Reads a file of the process whose limits count.
     pub fn of_process(&self, name: &str) -> Option<String> {
         self.read(&format!("proc/{}/{name}", self.process))
     }

@@ -1,5 +1,6 @@
-//! `sluicegate doctor`: what of this machine stands in the way of this configuration, or of a profile of
-//! `tuning/`. Reads, and tries out io_uring on a ring of its own; changes nothing.
+//! `sluicegate doctor`: compares this machine with the needs of this configuration, or with a profile in `tuning/`.
+//!
+//! It reads files, and tests io_uring with a ring of its own. It changes nothing.
 
 mod cgroup;
 mod finding;
@@ -22,20 +23,19 @@ use profile::TuningProfile;
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Compare with all of this profile; without, only with what every node wants.
+    /// Compare with this profile. Without it, compare only with settings that every node should have.
     #[arg(long, value_enum)]
     profile: Option<TuningProfile>,
-    /// Look at the limits and the control group of this process, such as a relay that runs as a service,
-    /// instead of one's own.
+    /// Check the limits and the control group of this process, such as a running relay, instead of our own.
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// Read /proc and /sys below this folder, and try nothing out. For tests, and for copies of another
+    /// Read /proc and /sys below this folder, and run no experiments. For tests, and for copies of another
     /// machine's files.
     #[arg(long, value_name = "FOLDER", hide = true)]
     root: Option<PathBuf>,
 }
 
-/// Fails where something limits `config`.
+/// Prints all findings. Fails where one limits `config`.
 pub fn run(args: DoctorArgs, config: &Config, output: OutputFormat) -> Result<(), CommandError> {
     let machine = Machine::new(args.root, args.pid);
     let findings = examine(&machine, config, args.profile);
@@ -45,14 +45,13 @@ pub fn run(args: DoctorArgs, config: &Config, output: OutputFormat) -> Result<()
     }
     match findings.iter().filter(|finding| finding.verdict == FindingVerdict::Limit).count() {
         0 => Ok(()),
-        1 => Err(CommandError::failed("one thing above limits this configuration")),
-        limits => Err(CommandError::failed(format!("{limits} things above limit this configuration"))),
+        1 => Err(CommandError::failed("one finding above limits this configuration")),
+        limits => Err(CommandError::failed(format!("{limits} findings above limit this configuration"))),
     }
 }
 
-/// Warns, in the log, of what limits `config`. Too few descriptors are left to the engine, which says so
-/// itself and adapts.
-pub fn warn_of_the_worst(config: &Config) {
+/// Logs findings that limit `config`. The engine itself logs a lack of descriptors, and adapts to it.
+pub fn log_limits(config: &Config) {
     let machine = Machine::new(None, None);
     let findings = examine(&machine, config, None);
     let limits = findings.iter().filter(|finding| finding.verdict == FindingVerdict::Limit);
@@ -63,17 +62,17 @@ pub fn warn_of_the_worst(config: &Config) {
     }
 }
 
-/// All findings, the worst first.
+/// Checks everything. The worst findings come first.
 fn examine(machine: &Machine, config: &Config, profile: Option<TuningProfile>) -> Vec<MachineFinding> {
     let settings = profile.map_or_else(profile::common, TuningProfile::settings);
     let mut findings = kernel::findings(machine);
     findings.extend(limits::findings(machine, config));
     findings.extend(cgroup::findings(machine, config));
     findings.extend(hardware::findings(machine, config));
-    findings.extend(settings.iter().filter_map(|setting| setting.look(machine)));
+    findings.extend(settings.iter().filter_map(|setting| setting.check(machine)));
     findings.sort_by_key(|finding| finding.verdict);
     findings
 }
 
-/// What one start may say about its machine.
+/// Number of findings that a start logs.
 const WARNINGS_MAX: usize = 3;

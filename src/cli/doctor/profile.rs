@@ -1,14 +1,14 @@
-//! The sysctl profiles of `tuning/`: what they want, by the very files that are installed.
+//! The sysctl profiles of `tuning/`, read from the same files that are installed.
 //!
-//! Each value has two comment lines above it: how it is meant and why, and where that comes from. The file is
-//! checked when it is read, so that a value without a reason fails a test.
+//! Two comment lines stand above each value: its meaning and reason, and the source of it. A test reads every file,
+//! so a value without a reason fails it.
 
 use clap::ValueEnum;
 
 use super::finding::{FindingVerdict, MachineFinding};
 use super::machine::Machine;
 
-/// The kinds of node that there is a profile for.
+/// Kinds of node that have a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TuningProfile {
     /// Much traffic in few tunnels, over long distances.
@@ -19,7 +19,7 @@ pub enum TuningProfile {
     ManySessions,
 }
 
-/// One value that a profile wants.
+/// One value of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     pub key: String,
@@ -27,19 +27,19 @@ pub(super) struct Setting {
     pub meaning: Meaning,
     pub why: String,
     pub source: String,
-    /// Not there on every machine, and then not wanted.
+    /// Not every machine has it, and it is not wanted where it is missing.
     pub is_optional: bool,
 }
 
-/// When a found value is as good as the wanted one.
+/// Condition under which a found value is as good as the wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Exactly,
-    /// Each number is as large.
+    /// Each number is at least as large.
     AtLeast,
-    /// A range that holds the wanted one.
+    /// The range contains the wanted range.
     Covers,
-    /// A list that holds each of the wanted.
+    /// The list contains every wanted item.
     Contains,
 }
 
@@ -62,7 +62,7 @@ impl TuningProfile {
     }
 }
 
-/// What all profiles agree on, which any node wants.
+/// Settings that all profiles share. Every node should have them.
 pub(super) fn common() -> Vec<Setting> {
     let [first, rest @ ..] = TuningProfile::ALL;
     let others: Vec<Vec<Setting>> = rest.iter().map(|profile| profile.settings()).collect();
@@ -71,7 +71,7 @@ pub(super) fn common() -> Vec<Setting> {
 }
 
 impl Setting {
-    /// The setting in line `number`; `None` where its two comment lines are not as they should be.
+    /// Parses the setting in line `number`. `None` where its two comment lines are malformed.
     fn at(lines: &[&str], number: usize) -> Option<Self> {
         let (key, wanted) = lines[number].split_once(" = ")?;
         let (meaning, why) = lines[number.checked_sub(2)?].strip_prefix("# ")?.split_once(": ")?;
@@ -86,8 +86,8 @@ impl Setting {
         })
     }
 
-    /// What `machine` has of it; `None` where it need not have it and does not.
-    pub fn look(&self, machine: &Machine) -> Option<MachineFinding> {
+    /// Compares the setting with `machine`. `None` where an optional setting is missing.
+    pub fn check(&self, machine: &Machine) -> Option<MachineFinding> {
         let Some(found) = machine.sysctl(&self.key) else {
             return (!self.is_optional)
                 .then(|| self.finding("not there".to_owned(), FindingVerdict::Unknown));

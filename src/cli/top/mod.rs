@@ -1,6 +1,6 @@
-//! `sluicegate top`: a running relay live, with keys to sort, filter and end sessions.
+//! `sluicegate top`: shows a running relay live, with keys to sort, filter and end sessions.
 //!
-//! The terminal is given back however this ends: by a key, by a signal, by an error, by a panic.
+//! The terminal is restored however this ends: by a key, a signal, an error or a panic.
 
 mod feed;
 mod picture;
@@ -30,7 +30,7 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
         ));
     }
     let relay = AdminClient::of(&loaded.config.admin)?;
-    // Before the terminal is taken: without a relay there is nothing to draw.
+    // Test the relay before taking the terminal: without a relay there is nothing to draw.
     relay.get(crate::admin::routes::STATUS)?;
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGHUP, SIGINT] {
@@ -43,12 +43,12 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     outcome.map_err(|error| CommandError::failed(format!("the terminal cannot be drawn on ({error})")))
 }
 
-/// Panics give it back as well.
+/// Takes the terminal. A panic restores it, too.
 fn take_terminal() -> std::io::Result<DefaultTerminal> {
     ratatui::try_init()
 }
 
-/// Draws until somebody wants no more.
+/// Draws until the user quits or a signal comes.
 fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std::io::Result<()> {
     let mut view = TopView::new();
     while !ended.load(Ordering::Relaxed) {
@@ -56,7 +56,7 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
             view.apply(event);
         }
         terminal.draw(|frame| picture::draw(&view, frame))?;
-        if !event::poll(LOOK_EVERY)? {
+        if !event::poll(POLL_TIMEOUT)? {
             continue;
         }
         let Event::Key(key) = event::read()? else { continue };
@@ -67,7 +67,7 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
             KeyAction::Nothing => {}
             KeyAction::End(session) => {
                 if !feed.end(session) {
-                    view.show_message("still busy with the one before; try again".to_owned());
+                    view.show_message("the previous request is still running; try again".to_owned());
                 }
             }
             KeyAction::Quit => break,
@@ -76,8 +76,8 @@ fn watch(terminal: &mut DefaultTerminal, feed: &Feed, ended: &AtomicBool) -> std
     Ok(())
 }
 
-/// How soon a key, a signal or a new picture is noticed.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Delay after which a key, a signal or a new picture is noticed.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -26,7 +26,7 @@ pub fn draw(view: &TopView, frame: &mut Frame<'_>) {
 }
 
 fn head_lines(view: &TopView) -> Vec<Line<'static>> {
-    let Some(report) = &view.report else { return vec![Line::from("asking the relay")] };
+    let Some(report) = &view.report else { return vec![Line::from("waiting for the relay")] };
     let NodeFigures { version, readiness, why, sessions, at, threads, .. } = &report.figures;
     let source = &report.source.figures;
     let state = match why {
@@ -79,7 +79,7 @@ fn draw_plots(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
         let now = values.last().map_or_else(|| "-".to_owned(), |now| rate(Some(*now)));
         let most = values.iter().max().map_or_else(|| "-".to_owned(), |most| rate(Some(*most)));
         let block = Block::bordered().title(format!(" {name}: {now}, at most {most} "));
-        // The newest at the right.
+        // The newest value is on the right.
         let width = usize::from(area.width.saturating_sub(2));
         let shown = values[values.len().saturating_sub(width)..].to_vec();
         frame.render_widget(
@@ -96,7 +96,7 @@ fn draw_sessions(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
     let now = view.report.as_ref().map_or(UnixMillis(0), |report| report.figures.at);
     let columns = columns_for(area.width.saturating_sub(2));
     let names = columns.iter().map(|column| column.name);
-    // A table of ten thousand rows is more than a screen shows: only those around the cursor are made.
+    // Only the rows around the cursor are built: a list can have ten thousand rows, and a screen does not.
     let cursor = view.cursor().unwrap_or(0);
     let first = cursor.saturating_sub(ROWS_AROUND);
     let rows = view
@@ -113,7 +113,7 @@ fn draw_sessions(view: &TopView, frame: &mut Frame<'_>, area: Rect) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-/// As many as there is room for, the less important ones left out first.
+/// Returns the columns that fit into `width`. The less important ones are left out first.
 fn columns_for(width: u16) -> Vec<&'static SessionColumn> {
     let mut by_rank: Vec<usize> = (0..COLUMNS.len()).collect();
     by_rank.sort_by_key(|place| COLUMNS[*place].rank);
@@ -145,11 +145,11 @@ fn foot_line(view: &TopView) -> Line<'static> {
     }
 }
 
-/// One fact of each session.
+/// One property of a session.
 struct SessionColumn {
     name: &'static str,
     width: u16,
-    /// Which ones stay where there is not room for all: the lowest.
+    /// Columns with a low rank stay where not all columns fit.
     rank: u8,
     show: fn(&SessionInfo, UnixMillis) -> String,
 }
@@ -180,7 +180,7 @@ const COLUMNS: [SessionColumn; 11] = [
 
 const PLOT_LINES: u16 = 6;
 
-/// Above and below the cursor; more than a terminal is high.
+/// Rows above and below the cursor; more than a terminal has.
 const ROWS_AROUND: usize = 200;
 
 #[cfg(test)]

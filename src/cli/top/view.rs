@@ -1,4 +1,4 @@
-//! What is to be seen, and what each key does to it.
+//! State of the screen, and the effect of each key on it.
 
 use std::collections::VecDeque;
 
@@ -9,21 +9,21 @@ use crate::admin::api::{SessionId, SessionInfo, SessionListing, StatusReport};
 use crate::cli::watch::{Rates, SortKey, mentions, sort};
 
 pub struct TopView {
-    /// The newest, and what lies between it and the one before.
+    /// The newest report. `rates` are those since the report before it.
     pub report: Option<StatusReport>,
     pub rates: Option<Rates>,
     /// Bytes per second up and down, the oldest first.
     pub history: VecDeque<(u64, u64)>,
-    /// Those that fit the filter, in order.
+    /// Sessions that match the filter, in order.
     pub sessions: Vec<SessionInfo>,
     all: Vec<SessionInfo>,
     pub left_out: usize,
     pub sort: SortKey,
     pub filter: String,
-    /// The id of the session that the cursor is on; it stays on it when the order changes.
+    /// Session under the cursor. The cursor stays on it when the order changes.
     selected: Option<SessionId>,
     pub mode: TopMode,
-    /// The last thing that was done, or went wrong.
+    /// Outcome of the last action.
     pub message: Option<String>,
     pub trouble: Option<String>,
 }
@@ -31,13 +31,13 @@ pub struct TopView {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TopMode {
     Watching,
-    /// The filter is being typed.
+    /// The user types a filter.
     Filtering,
-    /// Whether to end the session with this id.
+    /// The user is asked whether to end this session.
     Asking(SessionId),
 }
 
-/// What a key asks of others.
+/// Action that a key requests.
 #[derive(PartialEq, Eq, Debug)]
 pub enum KeyAction {
     Nothing,
@@ -109,7 +109,7 @@ impl TopView {
         }
     }
 
-    /// The place of the cursor among the sessions that are shown.
+    /// Place of the cursor among the sessions that are shown.
     pub fn cursor(&self) -> Option<usize> {
         let selected = self.selected?;
         self.sessions.iter().position(|session| session.id == selected)
@@ -168,7 +168,7 @@ impl TopView {
         self.sessions = self.all.iter().filter(|session| mentions(session, &self.filter)).cloned().collect();
         sort(&mut self.sessions, self.sort);
         if self.cursor().is_none() {
-            // The session that it was on is gone: the next one is where it was.
+            // The session under the cursor has ended, so the cursor stays at its place.
             let place = cursor.unwrap_or(0).min(self.sessions.len().saturating_sub(1));
             self.selected = self.sessions.get(place).map(|session| session.id);
         }

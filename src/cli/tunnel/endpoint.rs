@@ -14,22 +14,22 @@ use super::tls::ClientTls;
 use super::{ClientTlsError, TunnelError};
 use crate::wire::Token;
 
-/// A relay, and how it is spoken to.
+/// A relay, with the TLS settings for it.
 pub struct RelayEndpoint {
     pub name: RelayName,
-    /// `None` where it is spoken to without.
+    /// `None` for a connection without TLS.
     pub tls: Option<ClientTls>,
 }
 
 impl RelayEndpoint {
-    /// Tries each of `addresses` in turn.
+    /// Connects to the first of `addresses` that accepts, each within `each`.
     pub fn connect(&self, addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, TunnelError> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
             match TcpStream::connect_timeout(address, each) {
                 Ok(stream) => {
                     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-                    // Both only help; a tunnel without them still works.
+                    // Both settings only help; a tunnel works without them.
                     let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
                     let _unset = stream.set_nodelay(true);
                     return Ok(stream);
@@ -40,8 +40,8 @@ impl RelayEndpoint {
         Err(TunnelError::Connect { relay: self.name.clone(), source: last })
     }
 
-    /// Shakes hands, where the relay is spoken to by TLS.
-    pub fn greet(&self, socket: TcpStream, until: Instant) -> Result<RelayConnection, TunnelError> {
+    /// Runs the TLS handshake, where the relay uses TLS.
+    pub fn secure(&self, socket: TcpStream, until: Instant) -> Result<RelayConnection, TunnelError> {
         let mut bounded = DeadlineStream::new(socket, until);
         let Some(tls) = &self.tls else { return Ok(RelayConnection::Plain(bounded)) };
         let failed = |source| ClientTlsError::of(&self.name, &tls.name, source);
@@ -52,21 +52,21 @@ impl RelayEndpoint {
         Ok(RelayConnection::Tls(Box::new(StreamOwned::new(connection, bounded))))
     }
 
-    /// Asks for a tunnel; `None` says that it is open, and all that the device sends is still in `link`.
-    pub fn ask(
+    /// Requests a tunnel. Returns `None` once it is open; no byte of the device has been read from `link`.
+    pub fn request(
         &self,
         link: &mut RelayConnection,
         target: &TunnelTarget,
         token: &Token,
     ) -> Result<Option<TunnelRefusal>, TunnelError> {
-        let head = reply::ask(link, target, token)
+        let head = reply::send_request(link, target, token)
             .and_then(|()| reply::read_head(link))
             .map_err(|source| self.no_reply(source))?;
-        let answer = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.name.clone() })?;
-        Ok(answer.into_refusal(target))
+        let head = reply::parse(&head).ok_or_else(|| TunnelError::NotHttp { relay: self.name.clone() })?;
+        Ok(head.into_refusal(target))
     }
 
-    /// A relay that wants a certificate of its clients says so only here.
+    /// Classifies a missing reply. A relay that requires a client certificate reports it only here.
     fn no_reply(&self, source: io::Error) -> TunnelError {
         match &self.tls {
             Some(tls) if source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
@@ -77,5 +77,5 @@ impl RelayEndpoint {
     }
 }
 
-/// Shorter than the five minutes after which common NATs forget a silent connection.
+/// Idle time before the first keepalive. Common NATs forget a silent connection after five minutes.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Bytes both ways between the tunnel and what it serves; each direction ends by itself.
+//! Forwards bytes both ways between a tunnel and a local end. Each direction ends by itself.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,12 +12,12 @@ use socket2::SockRef;
 
 use super::TunnelError;
 
-/// How a pair of sockets came to its end.
+/// The end of a pair of sockets.
 #[derive(Debug)]
 pub(super) enum TunnelEnd {
-    /// Both directions by a FIN, which was passed on.
+    /// Both directions ended by a FIN, which was passed on.
     Whole,
-    /// By an error; both sockets answer with a reset from now on.
+    /// One direction failed. Both sockets were reset.
     Broken(io::Error),
 }
 
@@ -40,7 +40,7 @@ pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<TunnelEnd
 
 /// Forwards stdin and stdout until both directions have ended, or one has failed.
 ///
-/// A thread that waits in stdin cannot be woken, so after a failure the caller has to end the process.
+/// A thread that reads stdin cannot be woken, so the caller must end the process after a failure.
 pub(super) fn stdio(tunnel: TcpStream) -> Result<(), TunnelError> {
     let (input, output) = take_stdio().map_err(TunnelError::Stdio)?;
     let (done, ends) = bounded(2);
@@ -52,7 +52,7 @@ pub(super) fn stdio(tunnel: TcpStream) -> Result<(), TunnelError> {
     };
     let down = move || {
         let ended = pump(&tunnel, &output);
-        // Closes stdout: the reader sees the device's FIN while stdin is still forwarded.
+        // Close stdout, so that its reader sees the device's FIN while stdin is still forwarded.
         drop(output);
         let _nobody_waits = done.send(ended);
     };
@@ -61,11 +61,11 @@ pub(super) fn stdio(tunnel: TcpStream) -> Result<(), TunnelError> {
     ends.iter().collect::<io::Result<()>>().map_err(TunnelError::Broken)
 }
 
-/// Two sockets that serve each other, shared by the threads of both directions.
+/// Two connected sockets, shared by the threads of both directions.
 struct SocketPair<'a> {
     local: &'a TcpStream,
     tunnel: &'a TcpStream,
-    /// One direction has failed: an end that is seen from now on is of our making, and no FIN.
+    /// One direction has failed. An end that a thread sees from now on is our own shutdown, and no FIN.
     is_broken: AtomicBool,
 }
 
@@ -74,7 +74,7 @@ impl SocketPair<'_> {
         match pump(source, sink) {
             Ok(()) if self.is_broken.load(Ordering::Acquire) => Ok(()),
             Ok(()) => {
-                // Fails only where the sink is gone already, which the other direction will see.
+                // A failure means that the sink is gone, which the other direction will see.
                 let _gone = sink.shutdown(Shutdown::Write);
                 Ok(())
             }
@@ -85,7 +85,7 @@ impl SocketPair<'_> {
         }
     }
 
-    /// Has both sockets end by a reset, and wakes the other direction where it waits for bytes.
+    /// Makes both sockets end by a reset, and wakes the other direction.
     fn break_off(&self) {
         self.is_broken.store(true, Ordering::Release);
         for socket in [self.local, self.tunnel] {
@@ -95,7 +95,7 @@ impl SocketPair<'_> {
     }
 }
 
-/// Each chunk is written before the next is read. Not `io::copy`, whose 8 KiB cost bulk half its speed.
+/// Copies bytes; each chunk is written before the next is read. `io::copy` has 8 KiB chunks and half the speed.
 fn pump(mut source: impl Read, mut sink: impl Write) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -108,7 +108,7 @@ fn pump(mut source: impl Read, mut sink: impl Write) -> io::Result<()> {
     }
 }
 
-/// Stdin and stdout as files of our own, so that they are unbuffered and can be closed one by one.
+/// Returns stdin and stdout as files, which are unbuffered and can be closed one by one.
 pub(super) fn take_stdio() -> io::Result<(File, File)> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;

@@ -1,6 +1,6 @@
-//! `sluicegate tunnel`: a client. Carries local connections, or stdin and stdout, to a device's port.
+//! `sluicegate tunnel`: a client that connects local connections, or stdin and stdout, to a port of a device.
 //!
-//! A client has few connections and nothing else to do meanwhile, so it uses threads and blocking sockets.
+//! A client has few connections, so it uses threads and blocking sockets.
 
 mod connection;
 mod endpoint;
@@ -34,40 +34,40 @@ pub use token::read as read_token;
 
 /// Open a tunnel to a port of a device.
 ///
-/// The token is read from SLUICEGATE_TOKEN or from --token-file, never from an argument, which every
-/// user of the machine could read.
+/// The token is read from SLUICEGATE_TOKEN or from --token-file. It is never an argument: every user of the machine
+/// could read it there.
 #[derive(Debug, clap::Args)]
 pub struct TunnelArgs {
-    /// The device and its port: UUID:PORT, with or without a suffix, as in UUID.balena:22.
+    /// Device and port: UUID:PORT, with or without a suffix, as in UUID.balena:22.
     #[arg(value_name = "UUID:PORT")]
     target: TunnelTarget,
-    /// The client listener of the relay. An IPv6 address stands in brackets.
+    /// Address of the relay's client listener. Write an IPv6 address in brackets.
     #[arg(long, value_name = "HOST:PORT")]
     relay: RelayName,
-    /// Take local connections here, each carried by a relay connection of its own; port 0 picks a free one.
+    /// Accept local connections here, and open a tunnel for each. Port 0 picks a free port.
     #[arg(long, value_name = "ADDR", conflicts_with = "stdio", default_value_t = ANY_LOCAL_PORT)]
     listen: SocketAddr,
-    /// Carry stdin and stdout, as OpenSSH wants of a ProxyCommand.
+    /// Connect stdin and stdout to the device, as a ProxyCommand of OpenSSH does.
     #[arg(long)]
     stdio: bool,
     /// Read the token from this file instead of SLUICEGATE_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Speak TLS to the relay.
+    /// Connect with TLS.
     #[arg(long)]
     tls: bool,
-    /// Trust those in this PEM file to sign the relay's certificate, instead of those that this machine trusts.
+    /// PEM file with the CA certificates to trust, instead of those of this machine.
     #[arg(long, value_name = "FILE", requires = "tls")]
     ca: Option<PathBuf>,
-    /// The name that the relay's certificate has to be for, where it is not the one in --relay.
+    /// Name that the relay's certificate must have, if it differs from the host in --relay.
     #[arg(long, value_name = "NAME", requires = "tls", value_parser = server_name)]
     server_name: Option<ServerName<'static>>,
 }
 
-/// Why a tunnel could not be opened or did not last; each text ends in the remedy.
+/// Reason why a tunnel failed. Each text ends in a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    #[error("there is no token; set SLUICEGATE_TOKEN or name a file by --token-file")]
+    #[error("there is no token; set SLUICEGATE_TOKEN or name a file with --token-file")]
     TokenMissing,
     #[error(
         "the token in {0} is not one line of visible ASCII; copy it again as `sluicegate token issue` showed it"
@@ -75,7 +75,7 @@ pub enum TunnelError {
     TokenUnusable(String),
     #[error("the token cannot be read from {}: {source}; check the path and its permissions", path.display())]
     TokenFile { path: PathBuf, source: io::Error },
-    #[error("cannot listen on {address}: {source}; choose another address by --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("{relay} cannot be resolved: {source}; check the name and the resolver")]
     Resolve { relay: RelayName, source: io::Error },
@@ -89,7 +89,7 @@ pub enum TunnelError {
     Tls(#[from] ClientTlsError),
     #[error("{0}")]
     Refused(TunnelRefusal),
-    #[error("the tunnel broke: {0}; the device, the relay or a revoked right has ended it")]
+    #[error("the tunnel broke: {0}; the device or the relay has ended it, or a right was revoked")]
     Broken(io::Error),
     #[error("no thread can be started: {0}; raise the limit on processes")]
     Thread(io::Error),
@@ -97,7 +97,7 @@ pub enum TunnelError {
     Stdio(io::Error),
 }
 
-/// Runs until the tunnel ends (`--stdio`), or until the process is told to (`--listen`).
+/// Runs until the tunnel ends (`--stdio`), or until the process is killed (`--listen`).
 pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
     let tls = args.tls.then(|| ClientTls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
@@ -111,7 +111,7 @@ pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The way to one port of one device.
+/// A client of one port of one device.
 struct TunnelClient {
     relay: RelayEndpoint,
     target: TunnelTarget,
@@ -119,14 +119,14 @@ struct TunnelClient {
 }
 
 impl TunnelClient {
-    /// A tunnel that is open: what the device sends is still in it, down to its first byte.
+    /// Opens a tunnel. No byte of the device has been read from it.
     fn open(&self) -> Result<RelayConnection, TunnelError> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = self.relay.name.resolve().map_err(unresolved)?;
         let socket = self.relay.connect(&addresses, CONNECT_TIMEOUT)?;
-        let mut link = self.relay.greet(socket, Instant::now() + REPLY_TIMEOUT)?;
-        link.put_off(Instant::now() + REPLY_TIMEOUT);
-        match self.relay.ask(&mut link, &self.target, &self.token)? {
+        let mut link = self.relay.secure(socket, Instant::now() + REPLY_TIMEOUT)?;
+        link.set_deadline(Instant::now() + REPLY_TIMEOUT);
+        match self.relay.request(&mut link, &self.target, &self.token)? {
             Some(refusal) => Err(TunnelError::Refused(refusal)),
             None => Ok(link),
         }
@@ -154,7 +154,7 @@ impl TunnelClient {
         let client = Arc::new(self);
         let (taken, places) = bounded(LOCAL_CONNECTIONS_MAX);
         loop {
-            let place = ConnectionPermit::take(&taken, &places);
+            let permit = ConnectionPermit::acquire(&taken, &places);
             match listener.accept() {
                 Ok((local, _)) => {
                     let client = Arc::clone(&client);
@@ -162,20 +162,20 @@ impl TunnelClient {
                         .name("tunnel".into())
                         .spawn(move || {
                             client.carry(local);
-                            drop(place);
+                            drop(permit);
                         })
                         .map_err(TunnelError::Thread)?;
                 }
                 Err(error) => {
-                    // Out of descriptors, or a client that left at once: both pass.
-                    eprintln!("a local connection was not taken: {error}");
+                    // Both causes pass: a lack of descriptors, or a client that left at once.
+                    eprintln!("a local connection was not accepted: {error}");
                     std::thread::sleep(ACCEPT_PAUSE);
                 }
             }
         }
     }
 
-    /// One local connection, to its end. A refusal is told and ends this connection alone.
+    /// Carries one local connection to its end. A refusal is printed, and ends this connection alone.
     fn carry(&self, local: TcpStream) {
         let outcome = self.open().and_then(|link| {
             let _unset = local.set_nodelay(true);
@@ -194,21 +194,21 @@ impl TunnelClient {
             }
         });
         if let Err(error) = outcome {
-            // A reset, so that the local program does not take a plain end for an empty answer.
+            // Reset the local connection, so that the program does not take the end for an empty response.
             let _closed_anyway = SockRef::from(&local).set_linger(Some(Duration::ZERO));
             eprintln!("{error}");
         }
     }
 }
 
-/// One of the local connections that we carry at a time; given back when dropped.
+/// Permission to carry one more local connection. Dropping it returns it.
 struct ConnectionPermit {
     places: Receiver<()>,
 }
 
 impl ConnectionPermit {
-    /// Waits until there is one; meanwhile connections wait in the listener's backlog.
-    fn take(taken: &Sender<()>, places: &Receiver<()>) -> Self {
+    /// Waits for a permit. Meanwhile, connections wait in the listener's backlog.
+    fn acquire(taken: &Sender<()>, places: &Receiver<()>) -> Self {
         taken.send(()).expect("the receiver is borrowed by the caller");
         Self { places: places.clone() }
     }
@@ -237,13 +237,13 @@ impl From<TunnelError> for CommandError {
 
 const ANY_LOCAL_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// For each of the relay's addresses. A relay is near or not there.
+/// Time to connect to each address of the relay. A relay is near, or not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For a handshake, and for a reply: a relay answers well within its own `timeouts.head` plus `timeouts.connect`.
+/// Time for the TLS handshake, and for a reply. A relay replies within `timeouts.head` plus `timeouts.connect`.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Local connections at a time: two threads each at most, so this stays below common limits on threads.
+/// Number of local connections at a time. Each has two threads, so this stays below common limits on threads.
 const LOCAL_CONNECTIONS_MAX: usize = 256;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

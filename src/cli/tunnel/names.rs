@@ -1,4 +1,4 @@
-//! What a client is told to reach: a port of a device, and the relay that leads there.
+//! The target of a client: a port of a device, and the relay in front of it.
 
 use std::fmt;
 use std::io;
@@ -7,24 +7,24 @@ use std::str::FromStr;
 
 use crate::authz::DeviceUuid;
 
-/// What a client asks for: the host as typed, and the port.
+/// Host as typed, and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelTarget {
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-/// Where a relay is, unresolved: a name's addresses may change while we listen.
+/// Address of a relay, unresolved: the addresses of a name may change while the client listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayName(String);
 
 impl RelayName {
-    /// The addresses that the name has now.
+    /// Resolves the name.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         Ok(self.0.to_socket_addrs()?.collect())
     }
 
-    /// Without port and brackets.
+    /// Host without port and brackets.
     pub fn host(&self) -> &str {
         let host = self.0.rsplit_once(':').map_or(self.0.as_str(), |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_no_relay_could_take_is_told_before_any_connection() {
+    fn a_target_that_no_relay_could_take_is_refused_before_any_connection() {
         for (text, told) in [
             (UUID.to_owned(), "write UUID:PORT"),
             (format!("{UUID}:0"), "1 to 65535"),

@@ -1,4 +1,4 @@
-//! The relay's reply: asked for, read to its last byte and not one further, and put into words.
+//! Sends the request to the relay, reads its reply up to the last byte of the head, and explains a refusal.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -7,7 +7,7 @@ use super::connection::{DeadlineStream, RelayConnection};
 use super::names::TunnelTarget;
 use crate::wire::{Reply, Token};
 
-/// A reply's status line and what `Sluicegate-Reason` says.
+/// Status line of a reply, and the value of `Sluicegate-Reason`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReplyHead {
     status: u16,
@@ -15,18 +15,22 @@ pub(super) struct ReplyHead {
     slug: Option<String>,
 }
 
-/// The relay's no, as a person can act on it.
+/// A refusal by the relay, with a text that helps a person.
 #[derive(Debug)]
 pub struct TunnelRefusal {
     target: TunnelTarget,
     status: u16,
     reason: String,
-    /// `None` where the answer is none that a sluicegate gives.
+    /// `None` for a reply that sluicegate does not send.
     reply: Option<Reply>,
 }
 
 /// Sends the request for `target`.
-pub(super) fn ask(relay: &mut RelayConnection, target: &TunnelTarget, token: &Token) -> io::Result<()> {
+pub(super) fn send_request(
+    relay: &mut RelayConnection,
+    target: &TunnelTarget,
+    token: &Token,
+) -> io::Result<()> {
     let mut head =
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Bearer ").into_bytes();
     head.extend_from_slice(token.as_bytes());
@@ -35,7 +39,7 @@ pub(super) fn ask(relay: &mut RelayConnection, target: &TunnelTarget, token: &To
     relay.flush()
 }
 
-/// Takes the reply's head out of `relay` and leaves all that follows it there.
+/// Reads the head of the reply from `relay`, and leaves everything after it there.
 pub(super) fn read_head(relay: &mut RelayConnection) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while end_of_head(&head).is_none() {
@@ -43,8 +47,8 @@ pub(super) fn read_head(relay: &mut RelayConnection) -> io::Result<Vec<u8>> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply's head has no end"));
         }
         let more = match relay {
-            RelayConnection::Plain(socket) => take_up_to_end(socket, &head),
-            // What was decrypted stays with the connection, where a byte costs no call.
+            RelayConnection::Plain(socket) => read_up_to_end(socket, &head),
+            // Decrypted bytes stay in the connection, where reading one byte needs no system call.
             RelayConnection::Tls(stream) => {
                 let mut byte = [0];
                 stream.read(&mut byte).map(|len| byte[..len].to_vec())
@@ -62,10 +66,10 @@ pub(super) fn read_head(relay: &mut RelayConnection) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What has come of a head of which `known` is there; nothing where the socket has ended.
+/// Reads more of a head that begins with `known`, up to its end. Returns no bytes where the socket has ended.
 ///
-/// Looks before it takes, since the device's first bytes may have come in the same segment.
-fn take_up_to_end(socket: &mut DeadlineStream, known: &[u8]) -> io::Result<Vec<u8>> {
+/// It peeks before it reads, since the device's first bytes may be in the same segment.
+fn read_up_to_end(socket: &mut DeadlineStream, known: &[u8]) -> io::Result<Vec<u8>> {
     let mut ahead = [0; HEAD_BYTES_MAX];
     let seen = socket.peek(&mut ahead[..HEAD_BYTES_MAX - known.len()])?;
     let end = end_of_head(&[known, &ahead[..seen]].concat());
@@ -74,7 +78,7 @@ fn take_up_to_end(socket: &mut DeadlineStream, known: &[u8]) -> io::Result<Vec<u
     Ok(ahead[..ours].to_vec())
 }
 
-/// `None` where `head` is not an HTTP reply.
+/// Parses the head. `None` where it is not an HTTP reply.
 pub(super) fn parse(head: &[u8]) -> Option<ReplyHead> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -88,7 +92,7 @@ pub(super) fn parse(head: &[u8]) -> Option<ReplyHead> {
 }
 
 impl ReplyHead {
-    /// `None` where the tunnel is open.
+    /// Converts the reply to a refusal. `None` where the tunnel is open.
     pub(super) fn into_refusal(self, target: &TunnelTarget) -> Option<TunnelRefusal> {
         if (200..300).contains(&self.status) {
             return None;
@@ -115,14 +119,15 @@ impl fmt::Display for TunnelRefusal {
         let TunnelTarget { host, port } = target;
         write!(f, "{target}: {status} {reason}: ")?;
         let Some(reply) = reply else {
-            return f
-                .write_str("no sluicegate answers so; check --relay, and whether a proxy stands in between");
+            return f.write_str(
+                "this reply is not from sluicegate; check --relay, and whether there is a proxy in between",
+            );
         };
         match reply {
             Reply::Established => f.write_str("the tunnel is open"),
             Reply::Malformed | Reply::Method => {
-                f.write_str("the relay did not understand our request; check that both are of the same version, and \
-                 whether TLS is spoken there (--tls)")
+                f.write_str("the relay did not understand our request; check that both have the same version, and \
+                 whether the port needs TLS (--tls)")
             }
             Reply::NotPermitted => write!(
                 f,
@@ -138,7 +143,7 @@ impl fmt::Display for TunnelRefusal {
                 "too many sessions are open, of this token's owner, to this device or on this relay; close some, or \
                  try again later",
             ),
-            Reply::HeadTooLarge => f.write_str("our request is too long; check that the token is one"),
+            Reply::HeadTooLarge => f.write_str("our request is too long; check the token"),
             Reply::DeviceAddress => f.write_str(
                 "the device's address lies outside the relay's `vpn.allow`; the relay's operator must correct one \
                  of the two",
@@ -147,29 +152,29 @@ impl fmt::Display for TunnelRefusal {
                 write!(f, "nothing listens on port {port} of the device; start the service there, or use its port")
             }
             Reply::DeviceUnreachable => {
-                f.write_str("the relay finds no way to the device; check the VPN on both ends, then try again")
+                f.write_str("the relay has no route to the device; check the VPN on both ends, then try again")
             }
             Reply::DeviceOffline => write!(f, "{host} has no VPN connection; power it up or wait until it is back"),
             Reply::Undecided => f.write_str(
-                "the relay cannot tell at the moment whether this is permitted; try again soon, and if it stays, \
-                 tell its operator",
+                "the relay cannot decide at the moment whether this is permitted; try again soon, and if it \
+                 goes on, ask its operator",
             ),
             Reply::Draining => f.write_str("the relay is being shut down; try again soon, or use another relay"),
             Reply::DeviceTimeout => write!(
                 f,
                 "the device does not answer on port {port}; check that it is up and that no firewall drops the port"
             ),
-            Reply::Loop => f.write_str("relays forward this to each other in a circle; tell their operator"),
+            Reply::Loop => f.write_str("the relays forward this request to each other in a circle; ask their operator"),
         }
     }
 }
 
-/// Where the head ends, its empty line included.
+/// Length of the head with its empty line, if it is complete.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4)
 }
 
-/// Ours are a tenth of this; it leaves room for what a proxy in between may add.
+/// Longest head that is read. Ours are a tenth of this; proxies in between may add fields.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 const HEADERS_MAX: usize = 64;
@@ -186,7 +191,7 @@ mod tests {
         "0123456789abcdef0123456789abcdef:2222".parse().unwrap()
     }
 
-    /// A relay that sends `chunks`, one segment each, and stays until told to close.
+    /// A relay that sends `chunks`, one segment each, and then closes.
     fn relay(chunks: Vec<Vec<u8>>) -> (RelayConnection, std::thread::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -228,15 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_closes_without_a_reply_is_told() {
+    fn a_relay_that_closes_without_a_reply_is_an_error() {
         let (mut client, sender) = relay(vec![b"HTTP/1.1 200".to_vec()]);
         assert_eq!(read_head(&mut client).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         sender.join().unwrap();
     }
 
     #[test]
-    fn every_refusal_of_ours_is_told_in_words_of_its_own() {
-        let mut told = std::collections::HashSet::new();
+    fn every_refusal_of_ours_has_a_text_of_its_own() {
+        let mut texts = std::collections::HashSet::new();
         for reply in Reply::ALL.into_iter().filter(|reply| reply.slug().is_some()) {
             let answer = parse(reply.bytes(HttpVersion::Http10)).unwrap();
             let refusal = answer.into_refusal(&target()).unwrap();
@@ -244,7 +249,7 @@ mod tests {
             let text = refusal.to_string();
             assert!(text.contains(reply.reason()), "{text}");
             assert!(text.contains("; "), "no remedy: {text}");
-            assert!(told.insert(text));
+            assert!(texts.insert(text));
         }
     }
 

@@ -1,4 +1,4 @@
-//! TLS to a relay: whom we trust, which name we want, and what went wrong in words.
+//! TLS to a relay: trusted certificates, the expected name, and explanations of failures.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,49 +10,47 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection,
 
 use super::names::RelayName;
 
-/// What all connections to one relay share, sessions that can be resumed included.
+/// TLS settings that all connections to one relay share, with sessions that can be resumed.
 pub struct ClientTls {
-    /// What the relay's certificate has to be for.
+    /// Name that the relay's certificate must have.
     pub name: ServerName<'static>,
     config: Arc<ClientConfig>,
 }
 
-/// Why a relay was not spoken to by TLS; each text ends in the remedy.
+/// Reason why TLS to a relay failed. Each text ends in a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
-    #[error("{} cannot be read as PEM: {detail}; name the file of the CA's certificate by --ca", path.display())]
+    #[error("{} cannot be read as PEM: {detail}; name the file of the CA's certificate with --ca", path.display())]
     Pem { path: PathBuf, detail: String },
-    #[error("this machine trusts no certificate; install ca-certificates or name a CA's file by --ca")]
+    #[error("this machine trusts no certificate; install ca-certificates or name a CA's file with --ca")]
     NoRoots,
-    #[error("{0} is no name that a certificate could be for; give one by --server-name")]
+    #[error("a certificate cannot be for {0}; give another name with --server-name")]
     NoName(RelayName),
-    #[error("TLS cannot be set up: {0}; tell who made this program")]
+    #[error("TLS cannot be set up: {0}; please report it")]
     Setup(Error),
     #[error(
-        "the certificate of {relay} is signed by nobody whom we trust; name the file of its CA by --ca, or check \
-         who answers there"
+        "the certificate of {relay} is not signed by a CA that we trust; name the file of its CA with --ca, or \
+         check which server answers there"
     )]
     UnknownIssuer { relay: RelayName },
-    #[error("the certificate of {relay} is not for {wanted}{others}; give the right name by --server-name")]
+    #[error("the certificate of {relay} is not for {wanted}{others}; give the right name with --server-name")]
     WrongName { relay: RelayName, wanted: String, others: String },
-    #[error("the certificate of {relay} has expired; renew it there, or set this machine's clock right")]
+    #[error("the certificate of {relay} has expired; renew it there, or correct this machine's clock")]
     Expired { relay: RelayName },
-    #[error("the certificate of {relay} is not valid yet; set this machine's clock right, or the relay's")]
+    #[error("the certificate of {relay} is not valid yet; correct this machine's clock, or the relay's")]
     NotYet { relay: RelayName },
     #[error("the certificate of {relay} cannot be used: {detail}; replace it there")]
     Certificate { relay: RelayName, detail: String },
-    #[error("no TLS is spoken at {relay}; use the relay's port for TLS, or none of TLS's options")]
+    #[error("{relay} does not speak TLS; use the relay's port for TLS, or connect without TLS")]
     NotSpoken { relay: RelayName },
-    #[error(
-        "{relay} wants a certificate of its clients, and this program has none; use another of its ports"
-    )]
+    #[error("{relay} requires a client certificate, and this program has none; use another port of it")]
     ClientCertificate { relay: RelayName },
-    #[error("TLS with {relay} did not come about: {detail}; check that TLS 1.2 or 1.3 is spoken there")]
+    #[error("the TLS handshake with {relay} failed: {detail}; check that it speaks TLS 1.2 or 1.3")]
     Handshake { relay: RelayName, detail: String },
 }
 
 impl ClientTls {
-    /// Trusts those in `ca`, or those that this machine trusts; wants `name`, or the host of `relay`.
+    /// Trusts the certificates in `ca`, or those of this machine. Expects `name`, or the host of `relay`.
     pub fn new(
         relay: &RelayName,
         ca: Option<&Path>,
@@ -79,7 +77,7 @@ impl ClientTls {
 }
 
 impl ClientTlsError {
-    /// What `failure` of a connection to `relay` means, where `wanted` was to be its name.
+    /// Explains `failure` of a connection to `relay`, where `wanted` is the expected name.
     pub(super) fn of(relay: &RelayName, wanted: &ServerName<'_>, failure: io::Error) -> Self {
         let relay = relay.clone();
         let Some(error) = failure.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
@@ -113,7 +111,7 @@ impl ClientTlsError {
     }
 }
 
-/// Reads `--server-name`.
+/// Parses `--server-name`.
 pub fn server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(text.to_owned()).map_err(|_| "write a DNS name or an IP address, without a port")
 }
@@ -132,24 +130,24 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, ClientTlsError> {
         }
         return Ok(roots);
     }
-    // One that is odd is passed over, as everywhere else on the machine.
+    // Unusable certificates are skipped, as other programs on this machine do.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() { Err(ClientTlsError::NoRoots) } else { Ok(roots) }
 }
 
-/// What a certificate is for instead, such as ` but for a.example`.
+/// Names that a certificate is for instead, such as ` but for a.example`.
 fn named(presented: &[String]) -> String {
-    // As the library writes them: DnsName("a.example").
+    // The library writes them as DnsName("a.example").
     let bare = |name: &String| match name.split_once('"').and_then(|(_, rest)| rest.rsplit_once('"')) {
         Some((name, _)) => name.to_owned(),
         None => name.clone(),
     };
-    let names: Vec<String> = presented.iter().take(NAMES_TOLD_MAX).map(bare).collect();
+    let names: Vec<String> = presented.iter().take(NAMES_SHOWN_MAX).map(bare).collect();
     match names.as_slice() {
         [] => " nor for any name".to_owned(),
         names => format!(" but for {}", names.join(", ")),
     }
 }
 
-/// Of a certificate that is for others; some have hundreds.
-const NAMES_TOLD_MAX: usize = 4;
+/// Number of names that the text lists. Some certificates have hundreds.
+const NAMES_SHOWN_MAX: usize = 4;

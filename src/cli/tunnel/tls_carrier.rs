@@ -1,8 +1,8 @@
-//! Bytes both ways through a tunnel by TLS, by one thread that waits for whichever side can go on.
+//! Forwards bytes both ways through a tunnel with TLS, on one thread that polls all ends.
 //!
-//! Nothing is read before what was read last has gone on, so a side that does not read stops the other, and what
-//! is held is two chunks at most. An end goes on by itself, as close_notify one way and as FIN or a closed stdout
-//! the other. An end without close_notify is none: somebody may have cut the rest off.
+//! A chunk is written before the next is read. So a side that does not read stops the other side, and at most two
+//! chunks are held. An end is passed on: as close_notify one way, and as FIN or a closed stdout the other way. An
+//! end without close_notify is an error, since somebody may have cut off the rest.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -18,27 +18,27 @@ use socket2::SockRef;
 
 use super::forward::{CHUNK_BYTES, TunnelEnd};
 
-/// What the tunnel serves: one socket twice, or stdin and stdout. Need not be non-blocking.
+/// The local end of the tunnel: one socket twice, or stdin and stdout. It may be blocking.
 pub(super) struct LocalEnd {
     pub(super) input: OwnedFd,
     pub(super) output: OwnedFd,
 }
 
-/// Forwards until both directions have ended; after a failure, the tunnel ends by a reset.
+/// Forwards until both directions have ended. After a failure, the tunnel ends by a reset.
 pub(super) fn carry(tls: ClientConnection, tunnel: TcpStream, local: LocalEnd) -> TunnelEnd {
     let mut carrier = TlsCarrier {
         tls,
         tunnel,
         input: Some(local.input),
         output: Some(local.output),
-        taken: vec![0; CHUNK_BYTES].into_boxed_slice(),
+        input_buffer: vec![0; CHUNK_BYTES].into_boxed_slice(),
         chunk: vec![0; CHUNK_BYTES].into_boxed_slice(),
-        undelivered: 0..0,
+        unwritten: 0..0,
     };
     match carrier.run() {
         Ok(()) => TunnelEnd::Whole,
         Err(error) => {
-            // An alert says why, where there is one and room for it.
+            // A pending alert explains the failure to the relay.
             let _gone = carrier.flush();
             let _gone = SockRef::from(&carrier.tunnel).set_linger(Some(Duration::ZERO));
             TunnelEnd::Broken(error)
@@ -53,15 +53,15 @@ struct TlsCarrier {
     input: Option<OwnedFd>,
     /// `None` once the device's end has been passed on.
     output: Option<OwnedFd>,
-    /// Room for what the input says next.
-    taken: Box<[u8]>,
-    /// What the tunnel said last.
+    /// Buffer for the next bytes of the input.
+    input_buffer: Box<[u8]>,
+    /// The last bytes from the tunnel.
     chunk: Box<[u8]>,
-    /// What of `chunk` is still to be written to the output.
-    undelivered: Range<usize>,
+    /// Part of `chunk` that is still to be written to the output.
+    unwritten: Range<usize>,
 }
 
-/// What can go on.
+/// Ends that have something to read.
 #[derive(Default)]
 struct ReadySides {
     input: bool,
@@ -74,23 +74,23 @@ impl TlsCarrier {
         self.tls.set_buffer_limit(None);
         loop {
             self.flush()?;
-            self.deliver()?;
+            self.write_output()?;
             if self.input.is_none() && self.output.is_none() && !self.tls.wants_write() {
-                // Fails where the relay has left, which has heard all there was.
+                // A failure means that the relay has left, and it has read everything.
                 let _gone = self.tunnel.shutdown(Shutdown::Write);
                 return Ok(());
             }
             let ready = self.wait()?;
             if ready.input {
-                self.take_from_input()?;
+                self.read_input()?;
             }
             if ready.tunnel {
-                self.take_from_tunnel()?;
+                self.read_tunnel()?;
             }
         }
     }
 
-    /// Writes to the tunnel what there is, until it takes no more.
+    /// Writes pending TLS records to the tunnel, until it would block.
     fn flush(&mut self) -> io::Result<()> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut self.tunnel) {
@@ -103,23 +103,23 @@ impl TlsCarrier {
         Ok(())
     }
 
-    /// Writes to the output what has come, until it takes no more or nothing is left.
-    fn deliver(&mut self) -> io::Result<()> {
+    /// Writes received bytes to the output, until it would block or nothing is left.
+    fn write_output(&mut self) -> io::Result<()> {
         while let Some(output) = &self.output {
-            if !self.undelivered.is_empty() {
-                match write_some(output.as_fd(), &self.chunk[self.undelivered.clone()])? {
+            if !self.unwritten.is_empty() {
+                match write_some(output.as_fd(), &self.chunk[self.unwritten.clone()])? {
                     0 => return Ok(()),
-                    written => self.undelivered.start += written,
+                    written => self.unwritten.start += written,
                 }
                 continue;
             }
             match self.tls.reader().read(&mut self.chunk) {
                 Ok(0) => {
-                    // No socket, where it is a pipe or a file; then closing it says the same.
+                    // A pipe or a file is no socket; closing it has the same effect.
                     let _no_socket = shutdown(output.as_raw_fd(), nix::sys::socket::Shutdown::Write);
                     self.output = None;
                 }
-                Ok(len) => self.undelivered = 0..len,
+                Ok(len) => self.unwritten = 0..len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(io::Error::new(error.kind(), TRUNCATED));
@@ -134,13 +134,14 @@ impl TlsCarrier {
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::POLLOUT, self.tls.wants_write());
         wanted.set(PollFlags::POLLIN, self.reads_tunnel());
-        // Where nothing is wanted of the tunnel but for a local side to go on, its failure can wait for that: poll
-        // would tell it again and again. Where only the program's next bytes are waited for, it is told at once.
+        // Where we only wait for a local side to go on, do not poll the tunnel: poll would report its failure again
+        // and again. Where we only wait for the program's next bytes, poll the tunnel, so that its failure ends us
+        // at once.
         let is_watched = !wanted.is_empty() || self.output.is_none();
         let tunnel = is_watched.then(|| PollFd::new(self.tunnel.as_fd(), wanted));
         let input = self.input.as_ref().filter(|_| !self.tls.wants_write());
         let input = input.map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN));
-        let output = self.output.as_ref().filter(|_| !self.undelivered.is_empty());
+        let output = self.output.as_ref().filter(|_| !self.unwritten.is_empty());
         let output = output.map(|output| PollFd::new(output.as_fd(), PollFlags::POLLOUT));
         let (has_tunnel, has_input) = (tunnel.is_some(), input.is_some());
         let mut fds: Vec<PollFd<'_>> = [tunnel, input, output].into_iter().flatten().collect();
@@ -158,27 +159,27 @@ impl TlsCarrier {
         Ok(ReadySides { input: has_input && is_ready(usize::from(has_tunnel)), tunnel })
     }
 
-    /// Only once all that came before is delivered.
+    /// Tests whether to read from the tunnel: only once everything before was delivered.
     fn reads_tunnel(&self) -> bool {
-        self.output.is_some() && self.undelivered.is_empty() && self.tls.wants_read()
+        self.output.is_some() && self.unwritten.is_empty() && self.tls.wants_read()
     }
 
-    fn take_from_input(&mut self) -> io::Result<()> {
+    fn read_input(&mut self) -> io::Result<()> {
         let Some(input) = &self.input else { return Ok(()) };
-        match nix::unistd::read(input, &mut self.taken) {
+        match nix::unistd::read(input, &mut self.input_buffer) {
             Ok(0) => {
                 self.tls.send_close_notify();
                 self.input = None;
                 Ok(())
             }
-            Ok(len) => self.tls.writer().write_all(&self.taken[..len]),
+            Ok(len) => self.tls.writer().write_all(&self.input_buffer[..len]),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads until there is something to deliver, or no more for now.
-    fn take_from_tunnel(&mut self) -> io::Result<()> {
+    /// Reads until there is something to deliver, or nothing more to read now.
+    fn read_tunnel(&mut self) -> io::Result<()> {
         while self.reads_tunnel() {
             let came = match self.tls.read_tls(&mut self.tunnel) {
                 Ok(came) => came,
@@ -197,11 +198,11 @@ impl TlsCarrier {
     }
 }
 
-/// Writes what can be written at once; 0 where nothing can.
+/// Writes as much as possible without blocking. Returns 0 where nothing can be written.
 fn write_some(output: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let written = match send(output.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
         Err(Errno::ENOTSOCK) => {
-            // Others may share it, so it is not ours to be made non-blocking. One that is ready takes a page.
+            // Other processes may share it, so we may not make it non-blocking. One that is ready takes a page.
             let mut fds = [PollFd::new(output, PollFlags::POLLOUT)];
             match poll(&mut fds, PollTimeout::ZERO) {
                 Ok(1..) => nix::unistd::write(output, &bytes[..bytes.len().min(PAGE_BYTES)]),
@@ -218,5 +219,5 @@ fn write_some(output: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 
 const TRUNCATED: &str = "the connection ended without TLS's close_notify, so something may be missing";
 
-/// What a pipe surely takes once poll says that it takes something.
+/// Bytes that a pipe takes for certain once poll reports it writable.
 const PAGE_BYTES: usize = 4096;

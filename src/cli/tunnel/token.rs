@@ -1,4 +1,4 @@
-//! Where the client's token comes from: a file or the environment, never an argument.
+//! Reads the client's token from a file or from the environment, never from an argument.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::TunnelError;
 use crate::wire::Token;
 
-/// The token of `file`, where one is named, else of SLUICEGATE_TOKEN.
+/// Reads the token from `file`, or from SLUICEGATE_TOKEN.
 pub fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
     let Some(path) = file else {
         let text = std::env::var_os(VARIABLE).ok_or(TunnelError::TokenMissing)?;
@@ -24,12 +24,12 @@ pub fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
     checked(&std::fs::read(path).map_err(unreadable)?, &path.display().to_string())
 }
 
-/// Whether systemd passed it to this service, which guards it by more than its mode tells.
+/// Tests whether systemd passed the file to this service. Systemd protects it by more than its mode.
 fn is_credential(path: &Path) -> bool {
     std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder))
 }
 
-/// A token goes into a header as it is, so nothing that could end the line may be in it.
+/// Checks that the text can stand in a header: nothing in it may end the line.
 fn checked(text: &[u8], place: &str) -> Result<Token, TunnelError> {
     let text = text.trim_ascii();
     match text {

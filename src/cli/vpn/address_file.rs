@@ -1,7 +1,7 @@
-//! The file of addresses that hooks keep: changed as a whole, by one at a time, and replaced by a rename, so that a
-//! reader never meets half of it.
+//! The file of addresses that the hooks keep.
 //!
-//! It is not flushed to the disk: who was connected before a power cut is not any more.
+//! One hook at a time changes the file, and replaces it by a rename, so that a reader never sees half of it. The
+//! file is not flushed to disk: after a power cut, no device is connected any more.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::event::VpnEvent;
 use crate::authz::DeviceUuid;
 
-/// Lines of `uuid address`, and others, which are left as they are.
+/// Lines of `uuid address`. Other lines stay as they are.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AddressFile {
     lines: Vec<AddressLine>,
@@ -37,12 +37,12 @@ enum AddressLine {
         uuid: DeviceUuid,
         address: IpAddr,
     },
-    /// A comment, say.
+    /// Any other line, such as a comment.
     Other(String),
 }
 
 impl AddressFile {
-    /// Reads the file, has `change` change what is in it, and replaces it where anything has changed.
+    /// Reads the file, applies `change`, and replaces the file if its text has changed.
     pub(super) fn change(
         path: &Path,
         patience: Duration,
@@ -78,12 +78,12 @@ impl AddressFile {
             VpnEvent::Came { uuid, address }
                 if self.lines.contains(&AddressLine::Device { uuid, address }) => {}
             VpnEvent::Came { uuid, address } => {
-                // Whoever was there before is not any more.
+                // The device that had the address before has lost it.
                 self.keep_devices(|kept, at| kept != uuid && at != address);
                 self.lines.push(AddressLine::Device { uuid, address });
             }
             VpnEvent::Left { uuid, addresses } => {
-                // It may have come back already, to another address, before its old connection was found dead.
+                // The device may have reconnected from another address before its old connection timed out.
                 self.keep_devices(|kept, at| {
                     kept != uuid || !(addresses.is_empty() || addresses.contains(&at))
                 });
@@ -102,7 +102,7 @@ impl AddressFile {
     }
 
     fn parse(text: &str) -> Self {
-        let lines = text.lines().filter(|line| line.trim() != NOBODY);
+        let lines = text.lines().filter(|line| line.trim() != EMPTY_LINE);
         Self { lines: lines.map(AddressLine::parse).collect() }
     }
 
@@ -116,7 +116,7 @@ impl AddressFile {
             text.push('\n');
         }
         if !self.lines.iter().any(|line| matches!(line, AddressLine::Device { .. })) {
-            text.push_str(NOBODY);
+            text.push_str(EMPTY_LINE);
             text.push('\n');
         }
         text
@@ -124,7 +124,7 @@ impl AddressFile {
 }
 
 impl AddressFileError {
-    /// Whether it says nothing about the next attempt.
+    /// Tests whether the next attempt may succeed.
     pub(super) const fn is_passing(&self) -> bool {
         matches!(self, Self::Locked { .. })
     }
@@ -150,7 +150,7 @@ impl AddressLine {
     }
 }
 
-/// Held until it is dropped, or the process ends.
+/// Locks the file until the lock is dropped or the process ends.
 fn lock(path: &Path, patience: Duration) -> Result<File, AddressFileError> {
     let lock = beside(path, ".lock");
     let failed = |error| AddressFileError::file(&lock, error);
@@ -174,16 +174,16 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Says that it is meant so that there is no device: an empty file says nothing.
-const NOBODY: &str = "nobody";
+/// Line that says that there is no device. An empty file says nothing.
+const EMPTY_LINE: &str = "nobody";
 
-/// Of a file that is new. Where everybody is in a VPN is no secret on its server.
+/// Mode of a new file. Addresses of a VPN are no secret on its server.
 const FILE_MODE: u32 = 0o644;
 
-/// A short uuid and an IPv4 address.
+/// Length of a line with a short uuid and an IPv4 address.
 const LINE_BYTES: usize = 48;
 
-/// Between two attempts to lock. The lock is held for about a millisecond.
+/// Pause between two attempts to lock. A hook holds the lock for about a millisecond.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -1,40 +1,40 @@
-//! What OpenVPN tells a script: variables of its environment, and arguments after the script's own.
+//! Reads an event from the environment and the arguments that OpenVPN gives to a script.
 //!
-//! As openvpn(8) has it under "Environmental Variables" and `--learn-address`.
+//! openvpn(8) describes them under "Environmental Variables" and `--learn-address`.
 
 use std::net::IpAddr;
 
 use crate::authz::DeviceUuid;
 
-/// See the module.
+/// A change of the addresses in the VPN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum VpnEvent {
-    /// A device is in the VPN, at this address.
+    /// A device has connected, at this address.
     Came { uuid: DeviceUuid, address: IpAddr },
-    /// A device has left, and was at these addresses; at any, where none is told.
+    /// A device has left these addresses. An empty list means all of its addresses.
     Left { uuid: DeviceUuid, addresses: Vec<IpAddr> },
-    /// Nobody is at this address any more.
+    /// An address is free again.
     Freed { address: IpAddr },
-    /// The server starts, and nobody is connected.
+    /// The server starts, and no device is connected.
     Began,
-    /// Nothing about where a device is.
+    /// An event without a device address.
     Other,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum EventError {
     #[error(
-        "{variable} is missing or of no use ({value:?}); this is called by OpenVPN, as its `client-connect`, \
+        "{variable} is missing or unusable ({value:?}); this is called by OpenVPN, as its `client-connect`, \
          `client-disconnect`, `learn-address` or `up`"
     )]
     NotByOpenVpn { variable: &'static str, value: String },
     #[error(
-        "the common name {common_name:?} is no device's uuid of 32 or 62 hex digits; --ignore-unknown lets such \
+        "the common name {common_name:?} is not a device uuid of 32 or 62 hex digits; --ignore-unknown lets such \
          clients in"
     )]
     Unknown { common_name: String },
     #[error(
-        "the device {uuid} has no address; OpenVPN gives one by `server`, `server-ipv6` or `ifconfig-push`"
+        "the device {uuid} has no address; OpenVPN gives one with `server`, `server-ipv6` or `ifconfig-push`"
     )]
     NoAddress { uuid: DeviceUuid },
 }
@@ -60,7 +60,7 @@ impl VpnEvent {
         }
     }
 
-    /// `own` are the addresses that the server has given the client.
+    /// Reads a `learn-address` event. `own` are the addresses that the server gave the client.
     fn learned(own: &[IpAddr], arguments: &[String]) -> Result<Self, EventError> {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let (operation, address) = match arguments[..] {
@@ -78,7 +78,8 @@ impl VpnEvent {
             ("delete", Some(address), _) => Ok(Self::Freed { address }),
             ("add" | "update", Some(address), Some(common_name)) => {
                 let uuid = uuid(Some((*common_name).to_owned()))?;
-                // A host in a network behind the client is learned too. Of its own, the first is dialled.
+                // OpenVPN also learns hosts in a network behind the client. The relay dials the first address of
+                // the client itself.
                 let is_its = own.is_empty() || own[0] == address;
                 Ok(if is_its { Self::Came { uuid, address } } else { Self::Other })
             }
@@ -121,7 +122,7 @@ mod tests {
         VpnEvent::Came { uuid: DeviceUuid::parse(A).unwrap(), address: address.parse().unwrap() }
     }
 
-    // The variables and arguments are those that OpenVPN 2.6.14 was seen to give.
+    // OpenVPN 2.6.14 gives these variables and arguments.
 
     #[test]
     fn a_client_that_connects_is_at_its_ipv4_address_where_it_has_one() {
@@ -158,14 +159,14 @@ mod tests {
             let error = read(script_type, &[("common_name", "spare laptop"), V4], arguments).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "the common name \"spare laptop\" is no device's uuid of 32 or 62 hex digits; --ignore-unknown \
+                "the common name \"spare laptop\" is not a device uuid of 32 or 62 hex digits; --ignore-unknown \
                  lets such clients in"
             );
         }
     }
 
     #[test]
-    fn what_openvpn_did_not_call_is_told() {
+    fn a_call_that_is_not_from_openvpn_is_an_error() {
         for (script_type, variables, arguments) in [
             ("", &[][..], &[][..]),
             ("route-up", &[V4], &[]),

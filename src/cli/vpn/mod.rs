@@ -1,4 +1,4 @@
-//! `sluicegate vpn`: what a VPN server calls, so that its devices' addresses are known.
+//! `sluicegate vpn`: hooks that a VPN server runs, so that the relay knows the addresses of devices.
 
 mod address_file;
 mod event;
@@ -14,24 +14,25 @@ use event::{EventError, VpnEvent};
 
 #[derive(Debug, Subcommand)]
 pub enum VpnCommand {
-    /// Keep a file of addresses, as OpenVPN's client-connect, client-disconnect, learn-address and up script.
+    /// Keep a file of device addresses. OpenVPN runs this as its client-connect, client-disconnect, learn-address
+    /// and up script.
     OpenvpnHook(HookArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct HookArgs {
-    /// The file to keep, which `file:FILE` in the relay's vpn.addresses follows. Beside it are FILE.lock and, for a
-    /// moment, FILE.new.
+    /// File to keep; vpn.addresses of the relay names it as file:FILE. FILE.lock and, for a moment, FILE.new are
+    /// beside it.
     #[arg(long, value_name = "FILE")]
     addresses: PathBuf,
-    /// Let clients in whose common name is no device's uuid, and write nothing of them.
+    /// Let clients in whose common name is not a device uuid, and write nothing about them.
     #[arg(long)]
     ignore_unknown: bool,
-    /// Wait so long for another one that writes the file; OpenVPN does nothing else meanwhile. Then the client is
-    /// let in all the same, and its address is not written.
+    /// Time to wait for another process that writes the file; OpenVPN waits meanwhile. After it, the client is let
+    /// in, and its address is not written.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     patience: Duration,
-    /// What OpenVPN adds by itself.
+    /// Arguments that OpenVPN adds.
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -46,7 +47,7 @@ pub fn run(command: VpnCommand) -> Result<(), CommandError> {
     };
     match AddressFile::change(&args.addresses, args.patience, |address_file| address_file.apply(event)) {
         Ok(()) => Ok(()),
-        // To fail would be to shut the client out, for a fault of ours.
+        // Exit with success, or OpenVPN would refuse the client because of our problem.
         Err(error) if error.is_passing() => {
             eprintln!("sluicegate: {error}");
             Ok(())

@@ -9,13 +9,13 @@ use crate::admin::api::SessionInfo;
 /// Conditions on a session; a session must meet every one that is given.
 #[derive(Clone, Default, Debug, Args)]
 pub struct SessionFilter {
-    /// Only sessions to this device; the first digits of its uuid are enough.
+    /// Show only sessions to this device; the first digits of its uuid are enough.
     #[arg(long, value_name = "UUID")]
     pub device: Option<String>,
-    /// Only sessions of this principal; `principal list` shows its id.
+    /// Show only sessions of this principal; `principal list` shows its id.
     #[arg(long, value_name = "ID")]
     pub principal: Option<i64>,
-    /// Only sessions from client addresses that begin like this.
+    /// Show only sessions from client addresses that begin like this.
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<String>,
 }
