@@ -286,7 +286,7 @@ impl EngineHandle {
 
     /// From now on the node's own client is not refused here, but handed to this node, to be refused there.
     pub fn send_own_client_by(&self, node: Option<Arc<str>>) {
-        self.shared.self_probe.go_by(node);
+        self.shared.self_probe.forward_through(node);
     }
 
     /// Why the node's own client was refused last, with what only the node may know.

@@ -102,7 +102,7 @@ impl PendingList {
 }
 
 impl PendingEnd {
-    /// Requests the end of a session from its thread; `None` where there is no such thread.
+    /// Requests the end of a session from its thread; `thread` is `None` where no thread has that number.
     pub(super) fn start(thread: Option<&RequestQueue>, session: u64) -> Result<Self, EngineBusy> {
         let (answer, answered) = bounded(1);
         match thread {

@@ -28,7 +28,7 @@ impl SelfProbe {
 
     /// Sets the peer that forwards the probe's requests: from now on this node sends them to `node`, which refuses
     /// them. `None` refuses them here.
-    pub fn go_by(&self, node: Option<Arc<str>>) {
+    pub fn forward_through(&self, node: Option<Arc<str>>) {
         *self.by_node.lock() = node;
         *self.refusal.lock() = None;
     }

@@ -46,19 +46,19 @@ impl Pipe {
     /// socket has nothing or the pipe is full.
     pub fn fill_from(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let moved = splice(socket, None, &self.write_end, None, self.capacity_bytes(), FLAGS)?;
-        self.note_filled(moved);
+        self.record_filled(moved);
         Ok(moved)
     }
 
     /// Moves the pipe's bytes into the socket; `WouldBlock` where the socket has no room.
     pub fn drain_into(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let moved = splice(&self.read_end, None, socket, None, self.held_bytes(), FLAGS)?;
-        self.note_drained(moved);
+        self.record_drained(moved);
         Ok(moved)
     }
 
     /// The end that the ring's splice operation writes to. Report the bytes that it moved to
-    /// [`Pipe::note_filled`] and [`Pipe::note_drained`].
+    /// [`Pipe::record_filled`] and [`Pipe::record_drained`].
     pub fn write_end(&self) -> BorrowedFd<'_> {
         self.write_end.as_fd()
     }
@@ -67,11 +67,11 @@ impl Pipe {
         self.read_end.as_fd()
     }
 
-    pub fn note_filled(&mut self, bytes: usize) {
+    pub fn record_filled(&mut self, bytes: usize) {
         self.held_bytes += bytes as u32;
     }
 
-    pub fn note_drained(&mut self, bytes: usize) {
+    pub fn record_drained(&mut self, bytes: usize) {
         self.held_bytes -= bytes as u32;
     }
 }

@@ -335,7 +335,7 @@ impl Ring {
 /// Takes ownership of a descriptor that an accept of this ring has just made.
 fn adopt(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel opened this descriptor for the accept whose completion was just taken off the
-    // queue; a completion is taken once, so nobody else owns it.
+    // queue; a completion is taken once, so nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 

@@ -19,7 +19,7 @@ pub struct ServiceThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's side: says when to stop.
+/// The thread's side of the handle: the signal to stop.
 pub struct StopSignal(Receiver<Infallible>);
 
 impl ServiceThread {
@@ -29,8 +29,8 @@ impl ServiceThread {
         Self::spawn(name, serve).map(|(stop, thread)| Self { stop: Some(stop), thread: Some(thread) })
     }
 
-    /// As [`start`](Self::start), for a thread that may be waiting for somebody else when it is to stop: the drop
-    /// does not wait for its end.
+    /// Starts a thread as [`start`](Self::start) does, but dropping the handle does not wait for its end. Meant for a
+    /// thread that may be blocked outside of this process when it is to stop.
     pub fn start_detached(name: &str, serve: impl FnOnce(StopSignal) + Send + 'static) -> io::Result<Self> {
         Self::spawn(name, serve).map(|(stop, _thread)| Self { stop: Some(stop), thread: None })
     }
@@ -63,7 +63,7 @@ impl StopSignal {
         Self(crossbeam::channel::never())
     }
 
-    /// Whether the thread is to stop now.
+    /// True once the thread is to stop.
     pub fn is_stopped(&self) -> bool {
         self.0.try_recv() == Err(TryRecvError::Disconnected)
     }

@@ -25,7 +25,7 @@ pub(super) const SPILL_BYTES_MAX: usize = RECEIVE_BYTES_MAX + 4 * BUFFER_BYTES;
 pub(super) struct CopyPath {
     /// The bytes that wait for room at the sink; `None` while the sink keeps up.
     spill: Option<Box<Spill>>,
-    /// A measure of how much the traffic looks like a stream; see [`Self::note_received`].
+    /// A measure of how much the traffic looks like a stream; see [`Self::measure`].
     streaming: u8,
     /// The direction changes to splicing once the receive has ended and the spill is sent.
     promote: bool,
@@ -41,19 +41,20 @@ struct Spill {
 }
 
 impl CopyPath {
-    /// The path for bytes that are in our memory already, also where `forwarding` wants another path.
+    /// The path for bytes that are in our memory already, whichever path `forwarding` sets.
     pub fn for_early_bytes(forwarding: Forwarding) -> Self {
         Self { promote: streams(forwarding, 0), ..Self::default() }
     }
 
-    pub fn note_receiving(&mut self) {
+    /// A receive was submitted.
+    pub fn begin_receive(&mut self) {
         self.receive_cancelled = false;
     }
 
     /// Counts a full buffer as a sign of a stream and a partial one as a sign against it. A single partial buffer
     /// does not decide: segments of a stream need not be multiples of a buffer. Those of loopback are fifteen
     /// buffers and a part.
-    fn note_received(&mut self, len: usize) {
+    fn measure(&mut self, len: usize) {
         self.streaming = if len == BUFFER_BYTES {
             self.streaming.saturating_add(1)
         } else {
@@ -196,7 +197,7 @@ impl<P: Conveyor> Flow<P> {
         counters: &HotCounters,
     ) -> Result<(), FlowError> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
-        path.note_received(bytes.len());
+        path.measure(bytes.len());
         path.promote |= streams(self.forwarding, path.streaming);
         let spilled = path.is_spilled();
         let sent =

@@ -214,7 +214,7 @@ impl<P: Conveyor> Flow<P> {
     fn read<K: Kernel<Pipe = P>>(&mut self, first: First, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         match &mut self.path {
             Path::Copy(path) => {
-                path.note_receiving();
+                path.begin_receive();
                 io.submit(
                     self.direction.purpose(FlowOperation::Receive),
                     SocketOperation::ReceiveStream(ends.source, first),

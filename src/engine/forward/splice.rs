@@ -109,7 +109,7 @@ impl<P: Conveyor> Flow<P> {
         let step = match result {
             0 => self.end_source(ends).map(|()| SpliceProgress::SourceEnded),
             filled @ 1.. => {
-                pipe.note_filled(filled as usize);
+                pipe.record_filled(filled as usize);
                 self.pump_by_ring(pipe, ends, io);
                 return Ok(());
             }
@@ -130,7 +130,7 @@ impl<P: Conveyor> Flow<P> {
         let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
         let step = match result {
             drained @ 0.. => {
-                pipe.note_drained(drained as usize);
+                pipe.record_drained(drained as usize);
                 self.count(drained as usize, io.counters);
                 self.pump_by_ring(pipe, ends, io);
                 return Ok(());
@@ -223,7 +223,7 @@ impl<P: Conveyor> Flow<P> {
         }
     }
 
-    /// Every pipe is in use: copies until the traffic looks like a stream again.
+    /// Copies, since every pipe is in use, until the traffic looks like a stream again.
     fn copy_instead<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>, io: &mut Io<'_, K>) {
         self.switch_to_copying();
         self.read(First::Read, ends, io);

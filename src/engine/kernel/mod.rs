@@ -82,6 +82,6 @@ pub(super) enum SocketOperation<'a, K: Kernel + ?Sized> {
 /// A pipe, as far as the splice path needs to know it.
 pub(super) trait Conveyor {
     fn held_bytes(&self) -> usize;
-    fn note_filled(&mut self, bytes: usize);
-    fn note_drained(&mut self, bytes: usize);
+    fn record_filled(&mut self, bytes: usize);
+    fn record_drained(&mut self, bytes: usize);
 }

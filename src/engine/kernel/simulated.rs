@@ -430,11 +430,11 @@ impl Conveyor for SimulatedPipe {
         self.held_bytes
     }
 
-    fn note_filled(&mut self, bytes: usize) {
+    fn record_filled(&mut self, bytes: usize) {
         self.held_bytes += bytes;
     }
 
-    fn note_drained(&mut self, bytes: usize) {
+    fn record_drained(&mut self, bytes: usize) {
         self.held_bytes -= bytes;
     }
 }

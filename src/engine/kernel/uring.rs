@@ -203,12 +203,12 @@ impl Conveyor for Pipe {
         Pipe::held_bytes(self)
     }
 
-    fn note_filled(&mut self, bytes: usize) {
-        Pipe::note_filled(self, bytes);
+    fn record_filled(&mut self, bytes: usize) {
+        Pipe::record_filled(self, bytes);
     }
 
-    fn note_drained(&mut self, bytes: usize) {
-        Pipe::note_drained(self, bytes);
+    fn record_drained(&mut self, bytes: usize) {
+        Pipe::record_drained(self, bytes);
     }
 }
 

@@ -93,7 +93,7 @@ impl SessionDriver {
             self.dispatch(completion, idle, signals, cx);
         }
         for completion in completions.drain(..) {
-            if let Some(completion) = self.scheduler.take_up(completion) {
+            if let Some(completion) = self.scheduler.dispatch_or_queue(completion) {
                 self.dispatch(completion, idle, signals, cx);
             }
         }

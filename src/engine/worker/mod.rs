@@ -102,7 +102,7 @@ impl Worker {
         let recheck = self.signals.read(&shared.signals);
         // The pin lasts for this turn only, and the turn does not block.
         let view = shared.authority.pin();
-        if recheck == Recheck::Asked && !self.driver.is_sweeping() {
+        if recheck == Recheck::Requested && !self.driver.is_sweeping() {
             self.ended_at_us = shared.authority.ended_at_us();
         }
         let mut cx = TurnCx {
@@ -120,7 +120,7 @@ impl Worker {
         if begins_stop {
             self.driver.stop_accepting(&mut cx);
         }
-        if recheck == Recheck::Asked {
+        if recheck == Recheck::Requested {
             self.driver.start_sweep();
         }
         if shared.is_draining() {

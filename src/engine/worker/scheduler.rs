@@ -51,7 +51,7 @@ impl<S> Scheduler<S> {
     }
 
     /// Returns a completion that is to be dispatched at once; queues one that has to wait for its share.
-    pub fn take_up(&mut self, completion: Completion) -> Option<Completion> {
+    pub fn dispatch_or_queue(&mut self, completion: Completion) -> Option<Completion> {
         match UserData::from_bits(completion.user_data) {
             Some(UserData::Session { purpose: Purpose::Head | Purpose::Connect, .. }) => {
                 self.requests.push_back(completion);
@@ -147,8 +147,8 @@ mod tests {
         let mut scheduler = Scheduler::<()>::new();
         scheduler.begin_turn(&mut Vec::new());
         for _ in 0..REQUESTS_PER_TURN + 1 {
-            assert!(scheduler.take_up(completion(Purpose::Connect, 0)).is_none());
-            assert!(scheduler.take_up(completion(Purpose::UpReceive, 1)).is_some());
+            assert!(scheduler.dispatch_or_queue(completion(Purpose::Connect, 0)).is_none());
+            assert!(scheduler.dispatch_or_queue(completion(Purpose::UpReceive, 1)).is_some());
         }
         let done = |scheduler: &mut Scheduler<()>| std::iter::from_fn(|| scheduler.next_request()).count();
         assert_eq!((done(&mut scheduler), scheduler.is_empty()), (REQUESTS_PER_TURN, false));

@@ -32,8 +32,8 @@ pub(in crate::engine) struct SignalReader {
 /// A request to repeat every session's decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::engine) enum Recheck {
-    Asked,
-    NotAsked,
+    Requested,
+    NotRequested,
 }
 
 impl Signals {
@@ -81,9 +81,9 @@ impl SignalReader {
         self.signals_unread = false;
         let rechecks = signals.rechecks.load(Ordering::Acquire);
         if std::mem::replace(&mut self.rechecks_seen, rechecks) == rechecks {
-            Recheck::NotAsked
+            Recheck::NotRequested
         } else {
-            Recheck::Asked
+            Recheck::Requested
         }
     }
 

@@ -84,7 +84,7 @@ impl EngineThread {
     /// Does only the first part of a turn, and no pin. The fence of a pin would hide a missing ordering in
     /// the signals.
     pub fn sees_recheck(&mut self) -> bool {
-        self.signal_reader.read(&self.shared.signals) == Recheck::Asked
+        self.signal_reader.read(&self.shared.signals) == Recheck::Requested
     }
 
     /// Does the steps of `Worker::turn` in its order: sleep, read the signals, pin the view, clear the
@@ -103,7 +103,7 @@ impl EngineThread {
         if is_woken {
             self.signal_reader.clear(&shared.wake);
         }
-        let recheck = (recheck == Recheck::Asked).then(|| view.decide(tunnel, now));
+        let recheck = (recheck == Recheck::Requested).then(|| view.decide(tunnel, now));
         let mut request = None;
         if self.signal_reader.has_requests() {
             request = shared.requests.lock().unwrap().pop_front();
