@@ -16,6 +16,11 @@ pub(super) struct Instant {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tick(pub u64);
 
+impl Tick {
+    /// A time that does not come.
+    pub const NEVER: Self = Self(u64::MAX);
+}
+
 impl Instant {
     pub fn tick(self) -> Tick {
         Tick(self.monotonic_us / 1000)

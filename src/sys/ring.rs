@@ -246,6 +246,11 @@ impl Ring {
         self.ring.submission().taskrun() || !self.ring.completion().is_empty()
     }
 
+    /// True once the kernel has been handed all queued operations, which no longer need their descriptors' numbers.
+    pub fn has_submitted_all(&mut self) -> bool {
+        self.backlog.is_empty() && self.ring.submission().is_empty()
+    }
+
     /// Turns so far that found more completions than the queue holds.
     pub fn overflows(&self) -> u64 {
         self.overflows

@@ -15,8 +15,9 @@ use super::kernel::io::{Io, Outcome, errno, retrying};
 use super::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::config::Forwarding;
 use crate::engine::session_view::{DirectionRow, PathKind};
-use crate::engine::tls::ktls::{NoData, Speech, look_at_record};
+use crate::engine::tls::ktls::{NoData, look_at_record};
 use crate::engine::tls::scratch::ScratchMemory;
+use crate::engine::tls::transport::Transport;
 use crate::engine::user_data::Purpose;
 use crate::sys::ring::First;
 use crate::telemetry::HotCounters;
@@ -75,8 +76,8 @@ pub(super) struct FlowError {
 pub(super) struct FlowSockets<'a, K: Kernel> {
     pub source: &'a K::Socket,
     pub sink: &'a K::Socket,
-    pub source_speech: Speech<'a>,
-    pub sink_speech: Speech<'a>,
+    pub source_transport: &'a mut Transport,
+    pub sink_transport: &'a mut Transport,
     /// The thread's memory for records.
     pub scratch: &'a mut ScratchMemory,
     /// The other direction is finished, so both sockets are closed as soon as this one is.
@@ -246,7 +247,7 @@ impl<P: Conveyor> Flow<P> {
 
     /// Handles the end of the source's stream.
     fn end_source<K: Kernel<Pipe = P>>(&mut self, ends: &FlowSockets<'_, K>) -> Result<(), FlowError> {
-        if let Speech::KernelTls = ends.source_speech {
+        if let Transport::KernelTls = ends.source_transport {
             // Without a close_notify, the stream may have been cut off.
             return Err(FlowError::source(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -262,7 +263,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &FlowSockets<'_, K>,
         io: &Io<'_, K>,
     ) -> Result<(), FlowError> {
-        let Speech::KernelTls = ends.source_speech else { return Err(FlowError::source(error)) };
+        let Transport::KernelTls = ends.source_transport else { return Err(FlowError::source(error)) };
         match look_at_record(error, io.kernel, ends.source).map_err(FlowError::source)? {
             NoData::End => self.source_ended = true,
             NoData::Nothing => {}
@@ -276,7 +277,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
-        if let Speech::KernelTls = ends.sink_speech {
+        if let Transport::KernelTls = ends.sink_transport {
             let sent = retrying(|| io.kernel.send_close_notify(ends.sink).map(|()| 0));
             if sent.map_err(FlowError::sink)?.is_none() {
                 self.wait_for_room(ends, io);

@@ -41,7 +41,7 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         // The end may have arrived together with the head.
-        self.source_ended = ends.source_speech.records().is_some_and(|source| source.has_ended());
+        self.source_ended = ends.source_transport.stream().is_some_and(|source| source.has_ended());
         let mut scratch = ends.scratch.take();
         let sent = self.send_plain(early, &mut scratch, ends, io);
         ends.scratch.put(scratch);
@@ -122,7 +122,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, FlowError> {
-        let rest_bytes = match ends.source_speech.records() {
+        let rest_bytes = match ends.source_transport.stream() {
             Some(source) => source.copy_rest(incoming).map_err(|error| FlowError::source(error.into()))?,
             None => 0,
         };
@@ -133,7 +133,7 @@ impl<P: Conveyor> Flow<P> {
             Ok(None) => return Ok(false),
             Err(error) => return Err(FlowError::source(error)),
         };
-        let Some(source) = ends.source_speech.records() else {
+        let Some(source) = ends.source_transport.stream() else {
             self.source_ended = received == 0;
             self.send_plain(&incoming[..received], scratch, ends, io)?;
             return Ok(self.source_ended || received == room_bytes);
@@ -163,7 +163,7 @@ impl<P: Conveyor> Flow<P> {
         if plain.is_empty() {
             return Ok(());
         }
-        let sent = match ends.sink_speech.records() {
+        let sent = match ends.sink_transport.stream() {
             Some(sink) => {
                 scratch.sealed.clear();
                 sink.seal(plain, &mut scratch.sealed).map_err(sink_broken)?;
@@ -187,7 +187,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<bool, FlowError> {
-        if let Some(sink) = ends.sink_speech.records() {
+        if let Some(sink) = ends.sink_transport.stream() {
             // These bytes were counted when they were sealed.
             sink.outgoing().flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
             return Ok(sink.outgoing().is_empty());
@@ -205,7 +205,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<RecordsProgress, FlowError> {
-        if let Some(sink) = ends.sink_speech.records() {
+        if let Some(sink) = ends.sink_transport.stream() {
             scratch.sealed.clear();
             sink.end(&mut scratch.sealed).map_err(sink_broken)?;
             sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(FlowError::sink)?;
@@ -223,7 +223,7 @@ impl<P: Conveyor> Flow<P> {
         ends: &mut FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> FlowError {
-        if let Some(source) = ends.source_speech.records() {
+        if let Some(source) = ends.source_transport.stream() {
             // The connection ends in any case.
             let _no_room = source.outgoing().flush(io.kernel, ends.source);
         }

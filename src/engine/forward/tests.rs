@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
-use crate::engine::tls::ktls::Records;
 use crate::engine::user_data::{InFlight, Slot};
 use crate::sys::kernel_tls::Record;
 
@@ -43,12 +42,13 @@ impl FlowBench {
             &mut Io<'_, SimulatedKernel>,
         ) -> Result<(), FlowError>,
     ) -> Result<(), FlowError> {
-        let records = if self.by_kernel_tls { Records::Kernel } else { Records::Ours };
+        let transport = || if self.by_kernel_tls { Transport::KernelTls } else { Transport::Plain };
+        let (mut source_transport, mut sink_transport) = (transport(), transport());
         let mut ends = FlowSockets {
             source: &self.source,
             sink: &self.sink,
-            source_speech: Speech::of(None, records),
-            sink_speech: Speech::of(None, records),
+            source_transport: &mut source_transport,
+            sink_transport: &mut sink_transport,
             scratch: &mut self.scratch,
             is_last: false,
         };

@@ -81,6 +81,11 @@ pub(in crate::engine) fn send_until_full<K: Kernel>(
     Ok(sent)
 }
 
+/// True where a receive got no bytes and can be repeated: no buffer was free, or it was interrupted.
+pub(in crate::engine) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR | libc::EAGAIN))
+}
+
 /// The error of a completion whose result is negative.
 pub(in crate::engine) fn errno(result: i32) -> io::Error {
     io::Error::from_raw_os_error(-result)

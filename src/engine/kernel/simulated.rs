@@ -83,6 +83,15 @@ pub(in crate::engine) struct SimulatedKernel {
     cancels_to_tell: usize,
 }
 
+/// As the real kernel's sockets: one that a panic drops resets its connection.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.reset_on_close.set(true);
+        }
+    }
+}
+
 impl Socket {
     pub fn state(&self) -> &SocketState {
         &self.0

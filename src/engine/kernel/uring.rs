@@ -1,8 +1,9 @@
 //! The kernel of a running node: one thread's io_uring, with its buffers and pipes.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::{Conveyor, Kernel, SocketOperation};
@@ -14,6 +15,13 @@ use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, Gather, Operation, Ring, RingError, Wait};
 use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
 use crate::telemetry::HotCounters;
+
+/// A socket of a session or of a pooled connection.
+///
+/// A queued operation names its socket by number until it is submitted, so the number must not be free for another
+/// socket before that. Sessions keep their sockets until all of their operations have completed. Where a panic drops
+/// a socket, it resets its connection, and stays open until the thread's next turn has submitted what was queued.
+pub(in crate::engine) struct UringSocket(OwnedFd);
 
 /// One thread's ring, with its buffers and pipes.
 pub(in crate::engine) struct UringKernel {
@@ -57,6 +65,11 @@ impl UringKernel {
     ) -> io::Result<()> {
         let before = completions.len();
         self.ring.turn(wait, gather, completions)?;
+        DROPPED_BY_PANIC.with_borrow_mut(|sockets| {
+            if !sockets.is_empty() && self.ring.has_submitted_all() {
+                sockets.clear();
+            }
+        });
         self.buffers_out += completions[before..].iter().filter(|each| each.buffer.is_some()).count();
         Ok(())
     }
@@ -90,8 +103,37 @@ impl UringKernel {
     }
 }
 
+impl UringSocket {
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl AsFd for UringSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for UringSocket {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(copy) = self.0.try_clone()
+        {
+            socket::reset_on_close(&self.0);
+            let socket = std::mem::replace(&mut self.0, copy);
+            DROPPED_BY_PANIC.with_borrow_mut(|sockets| sockets.push(socket));
+        }
+    }
+}
+
+thread_local! {
+    /// Sockets that a panic has dropped, and that queued operations may still name.
+    static DROPPED_BY_PANIC: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Kernel for UringKernel {
-    type Socket = OwnedFd;
+    type Socket = UringSocket;
     type Pipe = Pipe;
 
     fn submit(&mut self, user_data: UserData, operation: SocketOperation<'_, Self>) {
@@ -124,50 +166,50 @@ impl Kernel for UringKernel {
         self.ring.push(user_data.into_bits(), Operation::Cancel { user_data: target.into_bits() });
     }
 
-    fn send(&self, socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&self, socket: &UringSocket, bytes: &[u8]) -> io::Result<usize> {
         socket::send_now(socket.as_fd(), bytes)
     }
 
-    fn receive(&self, socket: &OwnedFd, room: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, socket: &UringSocket, room: &mut [u8]) -> io::Result<usize> {
         socket::receive_now(socket.as_fd(), room)
     }
 
-    fn prepare_tls(&self, socket: &OwnedFd) -> io::Result<()> {
+    fn prepare_tls(&self, socket: &UringSocket) -> io::Result<()> {
         match self.kernel_tls {
             KernelTls::Auto => kernel_tls::prepare(socket),
             KernelTls::Off => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    fn give_tls(&self, socket: &OwnedFd, keys: &Keys) -> io::Result<()> {
+    fn give_tls(&self, socket: &UringSocket, keys: &Keys) -> io::Result<()> {
         kernel_tls::give_keys(socket, keys)
     }
 
-    fn receive_record(&self, socket: &OwnedFd) -> io::Result<Record> {
+    fn receive_record(&self, socket: &UringSocket) -> io::Result<Record> {
         kernel_tls::receive_record(socket.as_fd())
     }
 
-    fn send_close_notify(&self, socket: &OwnedFd) -> io::Result<()> {
+    fn send_close_notify(&self, socket: &UringSocket) -> io::Result<()> {
         kernel_tls::send_close_notify(socket.as_fd())
     }
 
-    fn shut_write(&self, socket: &OwnedFd) {
+    fn shut_write(&self, socket: &UringSocket) {
         socket::shut_write(socket);
     }
 
-    fn reset_on_close(&self, socket: &OwnedFd) {
+    fn reset_on_close(&self, socket: &UringSocket) {
         socket::reset_on_close(socket);
     }
 
-    fn open_device_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
-        socket::open(address, self.vpn_interface.as_deref())
+    fn open_device_socket(&self, address: SocketAddr) -> io::Result<UringSocket> {
+        socket::open(address, self.vpn_interface.as_deref()).map(UringSocket::new)
     }
 
-    fn open_peer_socket(&self, address: SocketAddr) -> io::Result<OwnedFd> {
-        socket::open(address, None)
+    fn open_peer_socket(&self, address: SocketAddr) -> io::Result<UringSocket> {
+        socket::open(address, None).map(UringSocket::new)
     }
 
-    fn watch_for_silence(&self, socket: &OwnedFd) {
+    fn watch_for_silence(&self, socket: &UringSocket) {
         // The connection may have failed already, which its next completion tells.
         let _failed_already = socket::watch_for_silence(socket, self.silence);
     }
@@ -189,11 +231,11 @@ impl Kernel for UringKernel {
         self.pipes.put(pipe);
     }
 
-    fn fill_pipe(&self, pipe: &mut Pipe, from: &OwnedFd) -> io::Result<usize> {
+    fn fill_pipe(&self, pipe: &mut Pipe, from: &UringSocket) -> io::Result<usize> {
         pipe.fill_from(from.as_fd())
     }
 
-    fn drain_pipe(&self, pipe: &mut Pipe, to: &OwnedFd) -> io::Result<usize> {
+    fn drain_pipe(&self, pipe: &mut Pipe, to: &UringSocket) -> io::Result<usize> {
         pipe.drain_into(to.as_fd())
     }
 }
@@ -256,9 +298,11 @@ const SPINS_PER_CLOCK: u32 = 32;
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::engine::user_data::{Purpose, Slot};
 
     fn pool(pipes: usize) -> PipePool {
         PipePool::new(&EngineConfig { pipes, ..EngineConfig::default() })
@@ -272,6 +316,33 @@ mod tests {
         assert!(pool.take().is_none());
         pool.put(first);
         assert!(pool.take().is_some());
+    }
+
+    #[test]
+    fn a_socket_that_a_panic_drops_keeps_its_number_until_the_next_turn_and_is_reset() {
+        let mut kernel = UringKernel::new(&Config::default(), KernelTls::Off).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let relay = UringSocket::new(listener.accept().unwrap().0.into());
+        let number = relay.as_fd().as_raw_fd();
+        let user_data = UserData::Session { slot: Slot(0), purpose: Purpose::Head };
+        kernel.submit(user_data, SocketOperation::Receive(&relay));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _relay = relay;
+            panic!("a defect");
+        }));
+        assert!(panicked.is_err());
+        let other = std::fs::File::open("/dev/null").unwrap();
+        assert_ne!(other.as_raw_fd(), number, "the queued receive would read from another file");
+
+        kernel.turn(Wait::No, None, &mut Vec::new()).unwrap();
+        kernel.cancel(UserData::CancelOwn, user_data);
+        let mut completions = Vec::new();
+        while !completions.iter().any(|each: &Completion| each.user_data == user_data.into_bits()) {
+            kernel.turn(Wait::Until(Duration::from_secs(1)), None, &mut completions).unwrap();
+        }
+        let error = std::io::Read::read(&mut client, &mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[test]

@@ -1,12 +1,21 @@
-//! One client connection, from accept to close: what it waits for, and what a completion means to it.
+//! One client connection, from accept to close, as a state machine.
 //!
-//! The stages live in files of their own: `handshake` reads the head and decides, `dial` reaches the
-//! device, `tunnel` forwards, `refusal` tells a client no. Nothing here waits, and nothing is closed
-//! while an operation on it is in flight.
+//! ```text
+//! accept -> TlsHandshake -> Request -> Connect --> Tunnel -> Closing
+//!       \________________/       \---> ViaPeer -/
+//! ```
+//!
+//! Each state has a file of its own, and owns the sockets, TLS streams, permits and buffers that it needs. An event
+//! takes the state by value and returns the next one, by one of the transitions of [`State`]. Any state before the
+//! tunnel may also go to `Reject`, which replies to the client, and every state to `Closing`. Nothing here waits, and
+//! nothing is closed while an operation on it is in flight.
 
+mod closing;
 mod connect;
+mod core;
 mod identity;
 mod reject;
+mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -15,382 +24,468 @@ mod tunnel;
 mod via_peer;
 mod view;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::forward::{Direction, Flow};
-use super::kernel::io::{Io, Outcome};
-use super::kernel::{Kernel, SocketOperation};
-use super::limits::{SessionPermit, TunnelPermit};
+use rustls::ServerConfig;
+
+use self::core::{ProxyHeader, SessionCore};
+use super::forward::Direction;
+use super::kernel::Kernel;
+use super::kernel::io::Outcome;
+use super::limits::SessionPermit;
 use super::timers::Tick;
-use crate::authz::{Decision, DeviceId, Generation, GrantId, PrincipalId, Query, Refusal, Route, UnixMillis};
-use crate::engine::tls::ktls::KeptBy;
-use crate::engine::tls::stream::TlsStream;
-use crate::engine::turn::TurnCx as Turn;
-use crate::engine::user_data::{InFlight, Purpose, Slot};
-use crate::telemetry::{Cause, SessionFacts};
-use crate::wire::{HttpVersion, Token};
-use tls_handshake::Securing;
-use via_peer::Handing;
+use super::tls::handshake_pool::HandshakeDone;
+use super::tls::transport::Endpoint;
+use super::turn::TurnCx;
+use super::user_data::{InFlight, Purpose, Slot};
+use crate::authz::{Decision, Query, Route};
+use crate::telemetry::Cause;
+use crate::wire::{HttpVersion, Reply, TlsError};
+use closing::Closing;
+use connect::Connecting;
+use reject::{Rejecting, Rejection};
+use request::{ClientRequest, ReadingRequest};
+use tls_handshake::TlsHandshake;
+use tunnel::{Tunnel, TunnelEnd, TunnelParts};
+use via_peer::AskingPeer;
 
 pub(super) struct Session<K: Kernel> {
-    /// Unique on this node as long as it runs.
-    pub id: u64,
-    slot: Slot,
-    /// Which of the node's listeners it came in by.
-    listener: usize,
-    client: K::Socket,
-    /// Present once the handshake of a client that speaks TLS is over.
-    client_tls: Option<Box<TlsStream>>,
-    /// Present from the dial on: of the device, or of the node that holds it.
-    device: Option<K::Socket>,
-    /// Present where that is a node.
-    device_tls: Option<Box<TlsStream>>,
-    stage: Stage<K::Pipe>,
-    in_flight: InFlight,
-    client_address: Option<SocketAddr>,
-    accepted_at_us: u64,
-    proxy_header: ProxyHeader,
-    /// What the client asked for; present once its head was read.
-    query: Option<Query>,
-    /// What allowed it; present from the decision on.
-    rights: Option<Rights>,
-    /// The snapshot that decided.
-    generation: Option<Generation>,
-    deadline: Option<Tick>,
-    /// The node's place for it; `None` for a client that is only told that the node is full.
-    place: Option<SessionPermit>,
-    permit: Option<TunnelPermit>,
+    core: SessionCore,
+    state: State<K>,
 }
 
-/// State of the PROXY header in front of a session's first bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ProxyHeader {
-    /// The client speaks: it needs no header, or its header was read.
-    NotExpected,
-    /// The session waits for the header.
-    Expected,
-    /// The header had the command LOCAL: a load balancer, or another node, speaks for itself.
-    LocalCommand,
-}
-
-/// The rows that a permission rests on.
-#[derive(Clone, Copy)]
-struct Rights {
-    principal: PrincipalId,
-    grant: GrantId,
-    device: DeviceId,
-}
-
-impl Rights {
-    fn of(route: &Route) -> Self {
-        Self { principal: route.principal, grant: route.grant, device: route.device }
-    }
+/// The state of a session. Each is boxed, so that an idle session is small.
+enum State<K: Kernel> {
+    /// The client's TLS handshake is under way.
+    TlsHandshake(Box<TlsHandshake<K>>),
+    /// The head of the request is being read.
+    Request(Box<ReadingRequest<K>>),
+    /// The device is being connected to.
+    Connect(Box<Connecting<K>>),
+    /// A peer, which holds the device, is asked for the tunnel.
+    ViaPeer(Box<AskingPeer<K>>),
+    /// Bytes are forwarded.
+    Tunnel(Box<Tunnel<K>>),
+    /// The client got a refusal, and has time to read it.
+    Reject(Box<Rejecting<K>>),
+    /// The session is over; operations of it are still in flight.
+    Closing(Closing<K>),
 }
 
 /// A connection as it comes from a listener.
 pub(super) struct Accepted<S> {
     pub client: S,
-    /// `None` where the client is gone already.
+    /// `None` where the client has gone already.
     pub address: Option<SocketAddr>,
-    /// The listener's place in the config.
+    /// Index of the listener in the config.
     pub listener: usize,
-    /// `None` where the node is full, and the client is only to be told so.
-    pub place: Option<SessionPermit>,
-    /// When, by the thread's clock.
+    /// `None` where the node is full, and the client only gets the reply that says so.
+    pub permit: Option<SessionPermit>,
+    /// Time of the accept, by the thread's clock.
     pub at_us: u64,
 }
 
-/// What the session is doing.
-enum Stage<P> {
-    /// Shaking hands for TLS.
-    Securing(Securing),
-    /// Collecting the request's head.
-    Head(Vec<u8>),
-    /// Connecting to the device.
-    Dial(Box<Dial>),
-    /// Handing the request to the node that holds the device.
-    Handing(Box<Handing>),
-    Tunnel(Box<Tunnel<P>>),
-    /// Told no; waiting for the client to read it, so that closing does not destroy the reply.
-    Refused {
-        discarded_bytes: usize,
-    },
-    /// Over; waiting for what is still in flight.
-    Ended(Option<Box<Tunnel<P>>>),
+/// The transitions. Each returns the state that it leads to, or the one that follows where that fails at once.
+impl<K: Kernel> State<K> {
+    /// Accept → Request, TlsHandshake or Reject.
+    fn begin(client: K::Socket, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        let tls = cx.shared.tls(core.listener as usize);
+        if core.is_over_limit() && tls.is_none() {
+            let client = Endpoint::plain(client);
+            return Self::reject(client, HttpVersion::default(), Rejection::full_node(), core, cx);
+        }
+        if !core.comes_past_proxy(cx) {
+            return ReadingRequest::start(client, tls, core, cx);
+        }
+        if core.client_address.is_none() {
+            core.record_lost_client(Cause::ClientClosed, None, cx);
+            return Self::close_sockets(client, None, core, cx);
+        }
+        let detail = Some("it comes from outside the listener's proxy_from".to_owned());
+        let rejection = Rejection { reply: Reply::Malformed, cause: Cause::ProxyUntrusted, detail };
+        Self::reject(Endpoint::plain(client), HttpVersion::default(), rejection, core, cx)
+    }
+
+    /// Accept or Request (behind a PROXY header) → TlsHandshake. `records` are the client's first bytes.
+    fn start_tls(
+        client: K::Socket,
+        tls: Arc<ServerConfig>,
+        records: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        TlsHandshake::start(client, tls, records, core, cx)
+    }
+
+    /// TlsHandshake → Request, with the bytes that came behind the handshake.
+    fn read_request(
+        client: Endpoint<K>,
+        bytes: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        ReadingRequest::go_on(client, bytes, core, cx)
+    }
+
+    /// Request, or ViaPeer where the device has moved → Connect, ViaPeer or Reject, by the view in force.
+    fn decide(request: ClientRequest<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        request.decide(core, cx)
+    }
+
+    /// Request → Connect.
+    fn connect(
+        request: ClientRequest<K>,
+        route: &Route,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        Connecting::start(request, route, core, cx)
+    }
+
+    /// Request, or ViaPeer where a pooled connection failed → ViaPeer.
+    fn ask_peer(request: ClientRequest<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        AskingPeer::start(request, core, cx)
+    }
+
+    /// Request → ViaPeer, for the node's own probe: the peer that it names is asked, without any right.
+    fn probe_peer(
+        request: ClientRequest<K>,
+        peer: &str,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        AskingPeer::ask(request, peer, None, core, cx)
+    }
+
+    /// Connect or ViaPeer → Tunnel.
+    fn open_tunnel(parts: TunnelParts<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        Tunnel::open(parts, core, cx)
+    }
+
+    /// TlsHandshake or Request → Reject.
+    fn reject(
+        client: Endpoint<K>,
+        version: HttpVersion,
+        rejection: Rejection,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        Rejecting::start(client, None, version, rejection, core, cx)
+    }
+
+    /// Connect or ViaPeer → Reject. `other` is the socket of the device or the peer.
+    fn reject_with(
+        request: ClientRequest<K>,
+        other: K::Socket,
+        rejection: Rejection,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        Rejecting::start(request.client, Some(other), request.version, rejection, core, cx)
+    }
+
+    /// TlsHandshake or Request → Reject, where TLS fails: the client gets an alert instead of a reply.
+    fn fail_tls(
+        client: Endpoint<K>,
+        error: &TlsError,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        tls_handshake::record_tls_failure(error, core, cx);
+        Rejecting::linger(client, None, core, cx)
+    }
+
+    /// Any state before Tunnel → Closing, because the client is gone.
+    fn lose_client(
+        self,
+        cause: Cause,
+        error: Option<io::Error>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        core.record_lost_client(cause, error, cx);
+        self.close(core, cx)
+    }
+
+    /// Any state but Tunnel, which [records](Tunnel::close) its end → Closing. Permits are given back at once.
+    fn close(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        match self {
+            Self::TlsHandshake(state) => Self::close_sockets(state.client, None, core, cx),
+            Self::Request(state) => Self::close_sockets(state.client.socket, None, core, cx),
+            Self::Connect(state) => {
+                Self::close_sockets(state.request.client.socket, Some(state.device), core, cx)
+            }
+            Self::ViaPeer(state) => {
+                let attempt = state.attempt;
+                Self::close_sockets(attempt.request.client.socket, Some(attempt.socket), core, cx)
+            }
+            Self::Reject(state) => Self::close_sockets(state.client.socket, state.leaving, core, cx),
+            Self::Tunnel(tunnel) => Self::Closing(Closing::keep_tunnel(tunnel, core, cx)),
+            Self::Closing(closing) => Self::Closing(closing.keep_on(core, cx)),
+        }
+    }
+
+    fn close_sockets(
+        client: K::Socket,
+        other: Option<K::Socket>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> Self {
+        Self::Closing(Closing::keep_sockets(client, other, core, cx))
+    }
 }
 
-/// A decided request, and what the client sent behind it.
-struct Dial {
-    version: HttpVersion,
-    early: Vec<u8>,
-    /// For a node that the request may be handed to.
-    token: Option<Token>,
-    /// The nodes that it has come by.
-    hops: Vec<Box<str>>,
-    /// The node that held the device by the first look does not.
-    is_second_look: bool,
-    /// A connection that was made before has failed.
-    is_past_spares: bool,
-    expires_at: Option<UnixMillis>,
-    /// By the thread's clock.
-    began_us: u64,
-}
-
-struct Tunnel<P> {
-    up: Flow<P>,
-    down: Flow<P>,
-    kept_by: KeptBy,
-    /// Of the last byte in either direction.
-    active_at: Tick,
-    /// When to do what only a tunnel that lasts is worth; absent once it is done.
-    settle_at: Option<Tick>,
-    expires_at: Option<UnixMillis>,
-    /// The right to it is gone, which may be a mistake of the snapshot in force: it ends at this time,
-    /// unless that is undone.
-    reprieved_until: Option<Tick>,
-    handshake_us: u64,
-}
-
+/// The events.
 impl<K: Kernel> Session<K> {
-    /// Begins with a client that was just accepted; its head is asked for.
-    pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, turn: &mut Turn<'_, K>) -> Self {
-        let Accepted { client, address, listener, place, at_us } = accepted;
-        let mut session = Self {
+    /// Begins with a client that was just accepted.
+    pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) -> Self {
+        let Accepted { client, address, listener, permit, at_us } = accepted;
+        let mut core = SessionCore {
             id,
             slot,
-            listener,
-            client,
-            client_tls: None,
-            device: None,
-            device_tls: None,
-            stage: Stage::Head(Vec::new()),
             in_flight: InFlight::default(),
-            client_address: address,
-            accepted_at_us: at_us,
-            proxy_header: match turn.shared.config.listen[listener].has_proxy_header() {
+            listener: listener as u32,
+            proxy_header: match cx.shared.config.listen[listener].has_proxy_header() {
                 true => ProxyHeader::Expected,
                 false => ProxyHeader::NotExpected,
             },
+            client_address: address,
+            accepted_at_us: at_us,
+            deadline: None,
+            permit,
             query: None,
             rights: None,
             generation: None,
-            deadline: None,
-            place,
-            permit: None,
         };
-        turn.counters.sessions.accepted.add(1);
-        turn.counters.sessions.active.add(1);
-        let tls = turn.shared.tls(listener);
-        if session.is_told_full() && tls.is_none() {
-            session.refuse_full_node(turn);
-        } else if session.comes_past_proxy(turn) {
-            session.refuse_stranger(turn);
-        } else {
-            session.expect_client(tls, turn);
-        }
-        session
+        cx.counters.sessions.accepted.add(1);
+        cx.counters.sessions.active.add(1);
+        let state = State::begin(client, &mut core, cx);
+        Self { core, state }
     }
 
     /// Runs `act` so that a defect in it ends this session alone, and not the thread with all its tunnels.
-    pub fn guarded(&mut self, turn: &mut Turn<'_, K>, act: impl FnOnce(&mut Self, &mut Turn<'_, K>)) {
-        let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self, turn)));
+    pub fn guarded(&mut self, cx: &mut TurnCx<'_, K>, act: impl FnOnce(&mut Self, &mut TurnCx<'_, K>)) {
+        let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self, cx)));
         if acted.is_err() {
-            tracing::error!(session = self.id, "a session ended by a panic; please report it");
-            self.break_tunnel(Cause::NodePanic, turn);
-            self.end(turn);
+            tracing::error!(session = self.core.id, "a session ended by a panic; please report it");
+            self.end_after_panic(cx);
         }
     }
 
     /// An operation of this session has completed.
-    pub fn complete(&mut self, purpose: Purpose, outcome: Outcome, turn: &mut Turn<'_, K>) {
+    pub fn complete(&mut self, purpose: Purpose, outcome: Outcome, cx: &mut TurnCx<'_, K>) {
         if !outcome.more {
-            self.in_flight.end(purpose);
+            self.core.in_flight.end(purpose);
         }
-        match (&self.stage, purpose) {
-            (Stage::Securing(_), Purpose::Head) => self.on_handshake_bytes(outcome, turn),
-            (Stage::Head(_), Purpose::Head) => self.on_head_bytes(outcome, turn),
-            (Stage::Dial(_), Purpose::Connect) => self.on_connected(outcome.result, turn),
-            (Stage::Handing(_), Purpose::Connect) => self.on_node_connected(outcome.result, turn),
-            (Stage::Handing(_), Purpose::DownReceive) => self.on_node_bytes(outcome, turn),
-            (Stage::Tunnel(_), purpose) if Direction::of(purpose).is_some() => {
-                self.on_forwarding(purpose, outcome, turn);
+        if let State::Tunnel(tunnel) = &mut self.state
+            && let Some((direction, operation)) = Direction::of(purpose)
+        {
+            let forwarded = tunnel.complete(direction, operation, outcome, &mut self.core, cx);
+            return self.close_tunnel(forwarded, cx);
+        }
+        self.transition(cx, |state, core, cx| match (state, purpose) {
+            (State::TlsHandshake(state), Purpose::Head) => state.on_received(outcome, core, cx),
+            (State::Request(state), Purpose::Head) => state.on_received(outcome, core, cx),
+            (State::Connect(state), Purpose::Connect) => state.on_connected(outcome.result, core, cx),
+            (State::ViaPeer(state), Purpose::Connect) => state.on_connected(outcome.result, core, cx),
+            (State::ViaPeer(state), Purpose::DownReceive) => state.on_received(outcome, core, cx),
+            (State::Reject(state), Purpose::Head) => state.on_received(outcome, core, cx),
+            // The end of an operation that the state does not wait for any more, or of a cancellation.
+            (state, _) => {
+                outcome.give_back(cx.kernel);
+                state.drop_unused(core)
             }
-            (Stage::Refused { .. }, Purpose::Head) => self.on_discarded(outcome, turn),
-            // A refused session has no use for the device that answered late.
-            (Stage::Refused { .. }, Purpose::Connect) => self.device = None,
-            // A cancellation's own result, or the end of something that no stage waits for any more.
-            _ => give_back(outcome, turn.kernel),
+        });
+    }
+
+    /// A handshake thread has taken a step for this session.
+    pub fn on_handshake(&mut self, done: HandshakeDone, cx: &mut TurnCx<'_, K>) {
+        self.core.in_flight.end(Purpose::TlsHandshake);
+        self.transition(cx, |state, core, cx| match state {
+            State::TlsHandshake(state) => state.on_step(done, core, cx),
+            State::ViaPeer(state) => state.on_handshake(done, core, cx),
+            // The session has come to another state meanwhile.
+            state => state,
+        });
+    }
+
+    /// The time of [`Session::deadline`] has come.
+    pub fn on_deadline(&mut self, cx: &mut TurnCx<'_, K>) {
+        self.core.deadline = None;
+        if let State::Tunnel(tunnel) = &mut self.state {
+            let lasted = tunnel.on_deadline(&mut self.core, cx);
+            return self.close_tunnel(lasted, cx);
+        }
+        self.transition(cx, |state, core, cx| match state {
+            // Without TLS there is no way to reply.
+            state @ State::TlsHandshake(_) => state.lose_client(Cause::TlsTimeout, None, core, cx),
+            State::Request(state) => state.on_deadline(core, cx),
+            State::Connect(state) => state.on_deadline(core, cx),
+            State::ViaPeer(state) => state.on_deadline(core, cx),
+            state @ State::Reject(_) => state.close(core, cx),
+            state @ (State::Tunnel(_) | State::Closing(_)) => state,
+        });
+    }
+
+    /// The query whose answer this session rests on.
+    pub fn standing_query(&self) -> Option<Query> {
+        match &self.state {
+            State::Connect(_) | State::ViaPeer(_) | State::Tunnel(_) => self.core.query,
+            State::TlsHandshake(_) | State::Request(_) | State::Reject(_) | State::Closing(_) => None,
         }
     }
 
-    /// The deadline that [`Session::deadline`] told has passed.
-    pub fn on_deadline(&mut self, turn: &mut Turn<'_, K>) {
-        self.deadline = None;
-        match &self.stage {
-            // There is nothing yet by which it could be told.
-            Stage::Securing(_) => self.note_lost_client(Cause::TlsTimeout, None, turn),
-            Stage::Head(_) if self.is_spare_of_node(turn) => self.end(turn),
-            Stage::Head(_) => self.refuse_late_head(turn),
-            Stage::Dial(_) => self.refuse_silent_device(turn),
-            Stage::Handing(_) => self.refuse_silent_node(turn),
-            Stage::Tunnel(_) => self.on_tunnel_deadline(turn),
-            Stage::Refused { .. } => self.end(turn),
-            Stage::Ended(_) => {}
+    /// By the view in force, `decision` is the answer to [`Session::standing_query`].
+    pub fn recheck(&mut self, decision: Decision, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(tunnel) = &mut self.state {
+            let stands = tunnel.recheck(decision, &mut self.core, cx);
+            return self.close_tunnel(stands, cx);
+        }
+        self.transition(cx, |state, core, cx| match state {
+            State::Connect(state) => state.recheck(decision, core, cx),
+            State::ViaPeer(state) => state.recheck(decision, core, cx),
+            state => state,
+        });
+    }
+
+    /// Goes on moving bytes, where the session [wants a turn](Session::wants_turn).
+    pub fn resume(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(tunnel) = &mut self.state {
+            let forwarded = tunnel.resume(&mut self.core, cx);
+            self.close_tunnel(forwarded, cx);
         }
     }
 
-    /// The question whose answer this session rests on.
-    pub fn standing_question(&self) -> Option<Query> {
-        match &self.stage {
-            Stage::Dial(_) | Stage::Handing(_) | Stage::Tunnel(_) => self.query,
-            Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => None,
-        }
+    /// The node drains: a connection that a peer keeps idle ends.
+    pub fn end_idle_peer(&mut self, cx: &mut TurnCx<'_, K>) {
+        self.transition(cx, |state, core, cx| match state {
+            State::Request(state) if state.is_idle_peer(core, cx) => State::Request(state).close(core, cx),
+            state => state,
+        });
     }
 
-    /// By the view in force, `decision` is the answer to [`Session::standing_question`].
-    pub fn recheck(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
-        match &self.stage {
-            Stage::Dial(_) => self.recheck_dial(decision, turn),
-            Stage::Handing(_) => self.recheck_handing(decision, turn),
-            Stage::Tunnel(_) => self.recheck_tunnel(decision, turn),
-            Stage::Securing(_) | Stage::Head(_) | Stage::Refused { .. } | Stage::Ended(_) => {}
+    /// The node stops: the session ends, whatever its state.
+    pub fn stop(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(_) = self.state {
+            return self.close_tunnel(Err(TunnelEnd::reset(Cause::NodeStopped)), cx);
         }
+        self.transition(cx, |state, core, cx| match state {
+            state @ State::TlsHandshake(_) => state.lose_client(Cause::NodeStopped, None, core, cx),
+            State::Request(state) => state.reject(Rejection::draining(), core, cx),
+            State::Connect(state) => state.reject(Rejection::draining(), core, cx),
+            State::ViaPeer(state) => state.attempt.reject(Rejection::draining(), core, cx),
+            state @ (State::Tunnel(_) | State::Reject(_) | State::Closing(_)) => state,
+        });
     }
 
-    /// Goes on with what [`Session::wants_turn`] told.
-    pub fn resume(&mut self, turn: &mut Turn<'_, K>) {
-        if let Stage::Tunnel(_) = self.stage {
-            self.resume_forwarding(turn);
+    /// An operator ends this session. There is no reply for that, so the client gets none.
+    pub fn end_by_admin(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(_) = self.state {
+            return self.close_tunnel(Err(TunnelEnd::reset(Cause::EndedByAdmin)), cx);
         }
-    }
-
-    /// The node drains: nobody is to wait for a connection that nobody uses.
-    pub fn end_spare(&mut self, turn: &mut Turn<'_, K>) {
-        if self.is_spare_of_node(turn) {
-            self.end(turn);
-        }
-    }
-
-    /// The node stops: ends whatever this session is doing.
-    pub fn stop(&mut self, turn: &mut Turn<'_, K>) {
-        match &self.stage {
-            Stage::Securing(_) => self.note_lost_client(Cause::NodeStopped, None, turn),
-            Stage::Head(_) => self.refuse_draining(HttpVersion::default(), turn),
-            Stage::Dial(dial) => {
-                let version = dial.version;
-                self.refuse_draining(version, turn);
-            }
-            Stage::Handing(handing) => {
-                let version = handing.dial().version;
-                self.refuse_draining(version, turn);
-            }
-            Stage::Tunnel(_) => self.break_tunnel(Cause::NodeStopped, turn),
-            Stage::Refused { .. } | Stage::Ended(_) => {}
-        }
+        self.transition(cx, |state, core, cx| match state {
+            state @ (State::Tunnel(_) | State::Closing(_)) => state,
+            state @ State::Reject(_) => state.close(core, cx),
+            state => state.lose_client(Cause::EndedByAdmin, None, core, cx),
+        });
     }
 
     /// Gives back what the session holds. Only once [`Session::is_over`].
-    pub fn release(mut self, turn: &mut Turn<'_, K>) {
+    pub fn release(self, cx: &mut TurnCx<'_, K>) {
         debug_assert!(self.is_over());
-        if let Stage::Ended(Some(tunnel)) = &mut self.stage {
-            tunnel.up.release(turn.kernel);
-            tunnel.down.release(turn.kernel);
+        if let State::Closing(closing) = self.state {
+            closing.release(cx);
         }
-        turn.counters.sessions.active.sub(1);
+        cx.counters.sessions.active.sub(1);
+    }
+
+    /// Replaces the state by the one that `act` makes of it. A panic in `act` loses the state.
+    fn transition(
+        &mut self,
+        cx: &mut TurnCx<'_, K>,
+        act: impl FnOnce(State<K>, &mut SessionCore, &mut TurnCx<'_, K>) -> State<K>,
+    ) {
+        let state = std::mem::replace(&mut self.state, State::Closing(Closing::Nothing));
+        self.state = act(state, &mut self.core, cx);
+    }
+
+    /// Closes the tunnel, where it has come to its end. Until then a tunnel acts in place.
+    fn close_tunnel(&mut self, result: Result<(), TunnelEnd>, cx: &mut TurnCx<'_, K>) {
+        if let Err(end) = result {
+            self.transition(cx, |state, core, cx| match state {
+                State::Tunnel(tunnel) => tunnel.close(end, core, cx),
+                state => state,
+            });
+        }
+    }
+
+    /// Ends the session with a reset of its connections. Where the panic lost the state, it has dropped the sockets:
+    /// they reset, and the kernel closes them once no operation names them.
+    fn end_after_panic(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(_) = self.state {
+            return self.close_tunnel(Err(TunnelEnd::reset(Cause::NodePanic)), cx);
+        }
+        self.transition(cx, |state, core, cx| {
+            for socket in state.sockets().into_iter().flatten() {
+                cx.kernel.reset_on_close(socket);
+            }
+            state.close(core, cx)
+        });
+    }
+}
+
+/// The questions of the worker.
+impl<K: Kernel> Session<K> {
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    /// The session has not ended yet.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, State::Closing(_))
     }
 
     /// Nothing is left to do, and nothing is in flight: the slot can be given to another session.
     pub fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Ended(_)) && self.in_flight.is_empty()
+        !self.is_live() && self.core.in_flight.is_empty()
     }
 
-    /// It has no place of its own and is only told that the node is full.
-    pub fn is_told_full(&self) -> bool {
-        self.place.is_none()
+    /// The session is over the node's limit and only gets the reply that says so.
+    pub fn is_over_limit(&self) -> bool {
+        self.core.is_over_limit()
     }
 
-    /// When to call [`Session::on_deadline`], unless something happens before.
+    /// Time to call [`Session::on_deadline`], unless something happens before.
     pub fn deadline(&self) -> Option<Tick> {
-        self.deadline
+        self.core.deadline
     }
 
+    /// There are bytes to move that no completion announces.
     pub fn wants_turn(&self) -> bool {
-        matches!(&self.stage, Stage::Tunnel(tunnel) if tunnel.up.wants_turn() || tunnel.down.wants_turn())
-    }
-
-    /// Nothing more is done for this session; its sockets close once nothing is in flight on them.
-    fn end(&mut self, turn: &mut Turn<'_, K>) {
-        let tunnel = match std::mem::replace(&mut self.stage, Stage::Ended(None)) {
-            Stage::Tunnel(tunnel) | Stage::Ended(Some(tunnel)) => Some(tunnel),
-            _ => None,
-        };
-        self.stage = Stage::Ended(tunnel);
-        self.deadline = None;
-        self.permit = None;
-        let mut io = io(&mut self.in_flight, self.slot, turn);
-        for purpose in io.in_flight.iter() {
-            io.cancel(purpose);
-        }
-    }
-
-    /// Puts the session's question to the view in force.
-    fn decide(&self, turn: &Turn<'_, K>) -> Decision {
-        let nothing_asked = Query { subject: None, device: None, port: 0 };
-        turn.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), turn.now.wall)
-    }
-
-    /// The node itself asks, or another node for itself, with a token that nobody holds.
-    fn is_probe(&self, turn: &Turn<'_, K>) -> bool {
-        let is_nodes_own = self.proxy_header == ProxyHeader::LocalCommand && self.comes_from_node(turn);
-        is_nodes_own || turn.shared.self_probe.asks(self.query.and_then(|query| query.subject))
-    }
-
-    /// Where the node as its own client wants to be handed to.
-    fn probed_node(&self, turn: &Turn<'_, K>) -> Option<Arc<str>> {
-        turn.shared.self_probe.node(self.query?.subject)
-    }
-
-    /// Whether what was in force before would allow what `refusal` refuses, with no revocation to explain it.
-    fn is_regression(&self, refusal: Refusal, turn: &Turn<'_, K>) -> bool {
-        let query = self.query.as_ref();
-        query.is_some_and(|query| turn.decision_log.note_regression(turn.view, query, refusal, turn.now.wall))
-    }
-
-    fn was_allowed_before(&self, turn: &Turn<'_, K>) -> bool {
-        self.query.as_ref().is_some_and(|query| turn.view.allowed_before(query, turn.now.wall).is_some())
-    }
-
-    /// What the audit log says of this session.
-    fn facts(&self) -> SessionFacts {
-        SessionFacts {
-            session: self.id,
-            client: self.client_address,
-            principal: self.rights.map(|rights| rights.principal),
-            credential: self
-                .query
-                .and_then(|query| query.subject)
-                .map(|subject| subject.key().credential_id()),
-            grant: self.rights.map(|rights| rights.grant),
-            device: self.rights.map(|rights| rights.device),
-            uuid: self.query.and_then(|query| query.device),
-            port: self.query.map(|query| query.port),
-            generation: self.generation,
-        }
-    }
-
-    fn submit_on_client(&mut self, purpose: Purpose, turn: &mut Turn<'_, K>) {
-        let mut io = io(&mut self.in_flight, self.slot, turn);
-        io.submit(purpose, SocketOperation::Receive(&self.client));
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.wants_turn())
     }
 }
 
-/// What the session in `slot` may queue in this turn.
-fn io<'a, K: Kernel>(in_flight: &'a mut InFlight, slot: Slot, turn: &'a mut Turn<'_, K>) -> Io<'a, K> {
-    turn.io(in_flight, slot)
-}
+impl<K: Kernel> State<K> {
+    /// Drops a socket of a rejected session that no operation uses any more.
+    fn drop_unused(self, core: &SessionCore) -> Self {
+        match self {
+            Self::Reject(state) => Self::Reject(state.drop_unused(core)),
+            state => state,
+        }
+    }
 
-/// Returns the buffer of a completion that nobody reads.
-fn give_back<K: Kernel>(outcome: Outcome, kernel: &mut K) {
-    outcome.give_back(kernel);
+    /// The sockets of a state that has no tunnel.
+    fn sockets(&self) -> [Option<&K::Socket>; 2] {
+        match self {
+            Self::TlsHandshake(state) => [Some(&state.client), None],
+            Self::Request(state) => [Some(&state.client.socket), None],
+            Self::Connect(state) => [Some(&state.request.client.socket), Some(&state.device)],
+            Self::ViaPeer(state) => [Some(&state.attempt.request.client.socket), Some(&state.attempt.socket)],
+            Self::Reject(state) => [Some(&state.client.socket), state.leaving.as_ref()],
+            Self::Tunnel(_) | Self::Closing(_) => [None, None],
+        }
+    }
 }

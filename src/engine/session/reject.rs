@@ -1,25 +1,37 @@
-//! Telling a client no: one write, then a close that leaves the client time to read it.
+//! Rejecting a client: one reply, then a close that leaves the client time to read it.
 //!
-//! Closing at once would answer whatever the client still sends with a reset, and a reset can destroy the
-//! reply before it is read. So the sending side is shut, and what arrives is discarded for a while.
+//! A close at once would answer the client's next bytes with a reset, and a reset can destroy the reply before the
+//! client reads it. So the sending side is shut, and arriving bytes are discarded for a while.
 
 use std::io;
 use std::time::Duration;
 
-use super::tls_handshake::Then;
-use super::{Outcome, ProxyHeader, Session, Stage, Turn, give_back};
+use super::State;
+use super::core::{ProxyHeader, SessionCore};
+use super::reply::{AfterReply, send_reply};
 use crate::authz::{PrincipalId, Refusal, Subject, Undecided};
 use crate::engine::kernel::Kernel;
+use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::tls::transport::Endpoint;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::{AuditEvent, Cause, RefusalLabel, SessionFacts, SessionRefusal};
 use crate::wire::{HttpVersion, Reply};
 
-/// What the client is told, and the true cause that the audit log keeps.
+/// The reply that the client gets, and the true cause that the audit log keeps.
 pub(super) struct Rejection {
     pub reply: Reply,
     pub cause: Cause,
-    /// The operating system's or the parser's word for it.
+    /// The error text of the operating system or of the parser.
     pub detail: Option<String>,
+}
+
+/// The client got its reply; the session waits for it to close.
+pub(super) struct Rejecting<K: Kernel> {
+    pub(super) client: Endpoint<K>,
+    /// The socket of a device or a peer, kept while its cancelled operation is in flight.
+    pub(super) leaving: Option<K::Socket>,
+    discarded_bytes: usize,
 }
 
 impl Rejection {
@@ -30,137 +42,154 @@ impl Rejection {
     pub fn undecided(undecided: Undecided) -> Self {
         Self { reply: Reply::Undecided, cause: undecided.into(), detail: None }
     }
+
+    pub fn draining() -> Self {
+        Self { reply: Reply::Draining, cause: Cause::Draining, detail: None }
+    }
+
+    /// The node is at its limit of sessions.
+    pub fn full_node() -> Self {
+        Self { reply: Reply::Limit, cause: Cause::LimitNode, detail: None }
+    }
 }
 
-impl<K: Kernel> Session<K> {
-    pub(super) fn refuse(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
-        // Before the reply, since the node asks for it once it has that.
-        let subject = self.query.and_then(|query| query.subject);
-        turn.shared.self_probe.note_refusal(subject, no.cause, no.detail.as_deref());
-        // As well before it, since a client that reads it may ask again at once.
-        self.permit = None;
-        let bytes = no.reply.bytes(version);
-        // A new connection has room for a reply; where it has not, the client is beyond being told.
-        let told = matches!(self.tell_client(bytes, Then::End, turn), Ok(true));
-        self.note_handshake(Some(no.cause), turn);
-        self.note_refusal(no, turn);
-        let mut io = super::io(&mut self.in_flight, self.slot, turn);
+impl<K: Kernel> Rejecting<K> {
+    /// Sends the reply. The caller has dropped the session's permit for a tunnel, since a client that reads the
+    /// reply may ask again at once.
+    pub fn start(
+        mut client: Endpoint<K>,
+        leaving: Option<K::Socket>,
+        version: HttpVersion,
+        rejection: Rejection,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let Rejection { reply, cause, .. } = rejection;
+        // Before the reply, since the node's own probe reads it once it has that.
+        let subject = core.query.and_then(|query| query.subject);
+        cx.shared.self_probe.note_refusal(subject, cause, rejection.detail.as_deref());
+        // A new connection has room for a reply. Where it has none, the client cannot get one.
+        let is_sent =
+            matches!(send_reply(&mut client, reply.bytes(version), AfterReply::End, cx.kernel), Ok(true));
+        core.record_reply(Some(cause), cx);
+        core.record_refusal(rejection, cx);
+        let mut io = core.io(cx);
         io.cancel(Purpose::Connect);
         io.cancel(Purpose::DownReceive);
-        if !told {
-            return self.end(turn);
-        }
-        self.linger(turn);
-    }
-
-    /// Nothing more is sent; the client is given the time to read what was.
-    pub(super) fn linger(&mut self, turn: &mut Turn<'_, K>) {
-        turn.kernel.shut_write(&self.client);
-        self.stage = Stage::Refused { discarded_bytes: 0 };
-        self.deadline = Some(turn.now.after(LINGER));
-        if !self.in_flight.has(Purpose::Head) {
-            self.submit_on_client(Purpose::Head, turn);
-        }
-    }
-
-    pub(super) fn refuse_draining(&mut self, version: HttpVersion, turn: &mut Turn<'_, K>) {
-        self.refuse(
-            version,
-            Rejection { reply: Reply::Draining, cause: Cause::Draining, detail: None },
-            turn,
-        );
-    }
-
-    pub(super) fn refuse_late_head(&mut self, turn: &mut Turn<'_, K>) {
-        let no = Rejection { reply: Reply::HeadTimeout, cause: Cause::HeadTimeout, detail: None };
-        self.refuse(HttpVersion::default(), no, turn);
-    }
-
-    /// The node has no place for this session.
-    pub(super) fn refuse_full_node(&mut self, turn: &mut Turn<'_, K>) {
-        let no = Rejection { reply: Reply::Limit, cause: Cause::LimitNode, detail: None };
-        self.refuse(HttpVersion::default(), no, turn);
-    }
-
-    /// The client went away before it could be told anything.
-    pub(super) fn note_lost_client(
-        &mut self,
-        cause: Cause,
-        error: Option<io::Error>,
-        turn: &mut Turn<'_, K>,
-    ) {
-        if self.is_balancers_check() {
-            turn.counters.sessions.balancer_checks.add(1);
+        if is_sent {
+            Self::linger(client, leaving, core, cx)
         } else {
-            self.note(None, cause, error.map(|error| error.to_string()), turn);
+            State::close_sockets(client.socket, leaving, core, cx)
         }
-        self.end(turn);
     }
 
-    /// A load balancer has looked whether the node lives, and asked for nothing: every second or so, from each
-    /// of them, which would fill the audit log with nothing.
+    /// Sends nothing more, and gives the client the time to read what was sent.
+    pub fn linger(
+        client: Endpoint<K>,
+        leaving: Option<K::Socket>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        cx.kernel.shut_write(&client.socket);
+        core.deadline = Some(cx.now.after(LINGER));
+        if !core.in_flight.has(Purpose::Head) {
+            core.receive_from_client(&client.socket, cx);
+        }
+        let rejecting = Box::new(Self { client, leaving, discarded_bytes: 0 });
+        State::Reject(rejecting.drop_unused(core))
+    }
+
+    /// The client has sent more bytes, or has closed.
+    pub fn on_received(
+        mut self: Box<Self>,
+        outcome: Outcome,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        outcome.give_back(cx.kernel);
+        let is_over = match outcome.result {
+            len @ 1.. => {
+                self.discarded_bytes += len as usize;
+                self.discarded_bytes > DISCARDED_BYTES_MAX
+            }
+            error => !is_transient(&errno(error)),
+        };
+        if is_over {
+            return State::Reject(self).close(core, cx);
+        }
+        core.receive_from_client(&self.client.socket, cx);
+        State::Reject(self)
+    }
+
+    /// Closes the device's or the peer's socket, once no operation uses it.
+    pub fn drop_unused(mut self: Box<Self>, core: &SessionCore) -> Box<Self> {
+        if !core.in_flight.has(Purpose::Connect) && !core.in_flight.has(Purpose::DownReceive) {
+            self.leaving = None;
+        }
+        self
+    }
+}
+
+impl SessionCore {
+    /// Records that the client went away before it could get a reply.
+    pub fn record_lost_client<K: Kernel>(&self, cause: Cause, error: Option<io::Error>, cx: &TurnCx<'_, K>) {
+        if self.is_balancers_check() {
+            cx.counters.sessions.balancer_checks.add(1);
+        } else {
+            self.audit_refusal(None, cause, error.map(|error| error.to_string()), cx);
+        }
+    }
+
+    /// A load balancer checked that the node answers, and asked for nothing. Each does so every second or so,
+    /// which would fill the audit log.
     fn is_balancers_check(&self) -> bool {
         self.proxy_header != ProxyHeader::NotExpected && self.query.is_none()
     }
 
-    /// What a refused client still sends.
-    pub(super) fn on_discarded(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
-        give_back(outcome, turn.kernel);
-        let Stage::Refused { discarded_bytes } = &mut self.stage else { return };
-        match outcome.result {
-            len @ 1.. => *discarded_bytes += len as usize,
-            error if matches!(-error, libc::ENOBUFS | libc::EINTR | libc::EAGAIN) => {}
-            _closed => return self.end(turn),
-        }
-        if *discarded_bytes > DISCARDED_BYTES_MAX {
-            self.end(turn);
-        } else {
-            self.submit_on_client(Purpose::Head, turn);
-        }
-    }
-
-    fn note_refusal(&mut self, no: Rejection, turn: &mut Turn<'_, K>) {
-        if self.is_probe(turn) {
+    fn record_refusal<K: Kernel>(&self, rejection: Rejection, cx: &TurnCx<'_, K>) {
+        if self.is_probe(cx) {
             return;
         }
-        turn.counters.sessions.refused.add(1);
-        turn.counters.refusals.add(RefusalLabel { reply: no.reply, cause: no.cause });
-        self.note(Some(no.reply), no.cause, no.detail, turn);
+        let Rejection { reply, cause, detail } = rejection;
+        cx.counters.sessions.refused.add(1);
+        cx.counters.refusals.add(RefusalLabel { reply, cause });
+        self.audit_refusal(Some(reply), cause, detail, cx);
     }
 
-    pub(super) fn note(
-        &mut self,
+    /// Writes the refusal to the audit log; `reply` is `None` where the client got none.
+    pub fn audit_refusal<K: Kernel>(
+        &self,
         reply: Option<Reply>,
         cause: Cause,
         detail: Option<String>,
-        turn: &mut Turn<'_, K>,
+        cx: &TurnCx<'_, K>,
     ) {
         let refusal = SessionRefusal {
-            facts: SessionFacts { principal: self.who_asks(turn), ..self.facts() },
+            facts: SessionFacts { principal: self.claimed_principal(cx), ..self.facts() },
             status: reply.map(Reply::status),
             slug: reply.and_then(Reply::slug),
             cause,
             detail,
-            duration_us: turn.now.us_since(self.accepted_at_us),
+            duration_us: cx.now.us_since(self.accepted_at_us),
         };
-        if !turn.shared.audit.send(AuditEvent::Refusal(refusal)) {
-            turn.counters.sessions.audit_dropped.add(1);
+        if !cx.shared.audit.send(AuditEvent::Refusal(refusal)) {
+            cx.counters.sessions.audit_dropped.add(1);
         }
     }
 
-    /// Whose credential it is, whatever it is worth by now.
-    fn who_asks(&self, turn: &Turn<'_, K>) -> Option<PrincipalId> {
+    /// The principal of the credential, whether it is valid or not.
+    fn claimed_principal<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> Option<PrincipalId> {
         match self.query.as_ref()?.subject? {
             Subject::Principal { id, .. } => Some(id),
             Subject::Key(key) | Subject::Secret { key, .. } => {
-                turn.view.get()?.snapshot.credential(&key).map(|row| row.principal)
+                cx.view.get()?.snapshot.credential(&key).map(|row| row.principal)
             }
         }
     }
 }
 
-/// How long a refused client may take to read its reply and close.
+/// Time that a rejected client has to read its reply and close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Bytes that a refused client may still send before it is cut off.
+/// Bytes that a rejected client may still send before it is cut off.
 const DISCARDED_BYTES_MAX: usize = 256 * 1024;

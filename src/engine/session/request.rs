@@ -1,269 +1,306 @@
-//! From accept to the decision: collects the head, parses it, asks the view.
+//! From accept to the decision: collects the request's head, parses it, and puts its query to the view.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use super::{Dial, Outcome, ProxyHeader, Rights, Session, Stage, Turn, give_back};
+use super::State;
+use super::core::{ProxyHeader, Rights, SessionCore};
+use super::identity::{Presented, Unusable};
+use super::reject::Rejection;
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
-use crate::config::ListenerKind;
 use crate::engine::kernel::Kernel;
-use crate::engine::session::identity::{Presented, Unusable};
-use crate::engine::session::reject::Rejection;
+use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::token_rate_limit::Budget;
-use crate::engine::user_data::Purpose;
-use crate::telemetry::{Cause, Handshake};
+use crate::engine::turn::TurnCx;
+use crate::telemetry::Cause;
 use crate::wire::{
-    HeadError, HttpVersion, ProxyHeaderError, Reply, parse_head, parse_hops, parse_proxy_header,
+    ConnectHead, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, parse_head, parse_hops,
+    parse_proxy_header,
 };
 
-impl<K: Kernel> Session<K> {
-    /// Waits for what the client says first. All of it, to the end of the head, has one deadline.
-    pub(super) fn expect_client(&mut self, tls: Option<Arc<ServerConfig>>, turn: &mut Turn<'_, K>) {
-        self.deadline = Some(turn.now.after(turn.shared.config.timeouts.head));
+/// The head is incomplete.
+pub(super) struct ReadingRequest<K: Kernel> {
+    pub client: Endpoint<K>,
+    head: Vec<u8>,
+}
+
+/// A request whose head was read, and its client.
+pub(super) struct ClientRequest<K: Kernel> {
+    pub client: Endpoint<K>,
+    pub version: HttpVersion,
+    /// Bytes that the client sent behind the head.
+    pub early: Vec<u8>,
+    /// The client's token, for a peer that the request may be handed to.
+    pub token: Option<Token>,
+    /// The nodes that the request has come by.
+    pub hops: Vec<Box<str>>,
+    /// A peer was asked, and does not hold the device any more.
+    pub has_asked_peer: bool,
+    /// A pooled connection has failed: the next one is new.
+    pub skips_pool: bool,
+}
+
+impl<K: Kernel> ReadingRequest<K> {
+    /// Waits for the client's first bytes. All of them, to the end of the head, have one deadline.
+    pub fn start(
+        client: K::Socket,
+        tls: Option<Arc<ServerConfig>>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.head));
         match tls {
-            Some(tls) if self.proxy_header != ProxyHeader::Expected || self.comes_from_node(turn) => {
-                self.secure(tls, Vec::new(), turn)
+            Some(tls) if core.proxy_header != ProxyHeader::Expected || core.comes_from_peer(cx) => {
+                State::start_tls(client, tls, Vec::new(), core, cx)
             }
-            _ => self.submit_on_client(Purpose::Head, turn),
+            _ => Self { client: Endpoint::plain(client), head: Vec::new() }.receive(core, cx),
         }
     }
 
-    pub(super) fn on_head_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
-        let Stage::Head(head) = &mut self.stage else { return };
+    pub fn on_received(
+        mut self: Box<Self>,
+        outcome: Outcome,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
         match (outcome.result, outcome.buffer) {
             (len @ 1.., Some(buffer)) => {
-                let received = turn.kernel.received(buffer, len as usize);
-                let opened = match &mut self.client_tls {
-                    Some(secured) => secured.receive(received, head),
-                    None => {
+                let Self { client, head } = &mut *self;
+                let received = cx.kernel.received(buffer, len as usize);
+                let opened = match &mut client.transport {
+                    Transport::UserTls(stream) => stream.receive(received, head),
+                    Transport::Plain | Transport::KernelTls => {
                         head.extend_from_slice(received);
                         Ok(())
                     }
                 };
-                turn.kernel.give_back(buffer);
-                let head = std::mem::take(head);
+                cx.kernel.give_back(buffer);
                 match opened {
-                    Ok(()) => self.on_head(head, turn),
-                    Err(error) => self.fail_handshake(&error, turn),
+                    Ok(()) => self.read(core, cx),
+                    Err(error) => State::fail_tls(self.client, &error, core, cx),
                 }
             }
-            (0.., _) => self.on_head_end(turn),
-            (error, _) => {
-                give_back(outcome, turn.kernel);
-                self.on_receive_error(error, turn);
-            }
-        }
-    }
-
-    /// A receive on the client's socket came to `error`, a negative errno.
-    pub(super) fn on_receive_error(&mut self, error: i32, turn: &mut Turn<'_, K>) {
-        match -error {
-            libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.submit_on_client(Purpose::Head, turn),
-            errno => {
-                let error = std::io::Error::from_raw_os_error(errno);
-                self.note_lost_client(Cause::ClientError, Some(error), turn);
+            (result, _) => {
+                outcome.give_back(cx.kernel);
+                match errno(result) {
+                    _ if result >= 0 => self.on_end(core, cx),
+                    error if is_transient(&error) => self.receive(core, cx),
+                    error => State::Request(self).lose_client(Cause::ClientError, Some(error), core, cx),
+                }
             }
         }
     }
 
     /// The client has ended before its head did.
-    fn on_head_end(&mut self, turn: &mut Turn<'_, K>) {
-        if self.is_spare_of_node(turn) {
-            return self.end(turn);
+    fn on_end(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if self.is_idle_peer(core, cx) {
+            return self.wait().close(core, cx);
         }
-        if matches!(&self.stage, Stage::Head(head) if head.is_empty()) {
-            return self.note_lost_client(Cause::ClientClosed, None, turn);
+        if self.head.is_empty() {
+            return self.wait().lose_client(Cause::ClientClosed, None, core, cx);
         }
-        let no = Rejection { reply: Reply::Malformed, cause: Cause::HeadTruncated, detail: None };
-        self.refuse(HttpVersion::default(), no, turn);
+        let rejection = Rejection { reply: Reply::Malformed, cause: Cause::HeadTruncated, detail: None };
+        self.reject(rejection, core, cx)
     }
 
-    /// All bytes so far: wait for more, or decide.
-    pub(super) fn on_head(&mut self, mut bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
-        if self.proxy_header == ProxyHeader::Expected {
-            match parse_proxy_header(&bytes) {
+    /// `timeouts.head` has passed, or a peer has kept its connection idle for too long.
+    pub fn on_deadline(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if self.is_idle_peer(core, cx) {
+            return self.wait().close(core, cx);
+        }
+        let rejection = Rejection { reply: Reply::HeadTimeout, cause: Cause::HeadTimeout, detail: None };
+        self.reject(rejection, core, cx)
+    }
+
+    pub fn reject(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        State::reject(self.client, HttpVersion::default(), rejection, core, cx)
+    }
+
+    /// Continues with `head`, which the client has sent so far.
+    pub fn go_on(
+        client: Endpoint<K>,
+        head: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        Self { client, head }.read(core, cx)
+    }
+
+    /// Reads the bytes so far: waits for more, or decides.
+    fn read(mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if core.proxy_header == ProxyHeader::Expected {
+            match parse_proxy_header(&self.head) {
                 Ok(Some(header)) => {
-                    self.proxy_header = if header.client.is_some() {
-                        ProxyHeader::NotExpected
-                    } else {
-                        ProxyHeader::LocalCommand
+                    core.proxy_header = match header.client {
+                        Some(_) => ProxyHeader::NotExpected,
+                        None => ProxyHeader::LocalCommand,
                     };
-                    self.client_address = header.client.or(self.client_address);
-                    bytes.drain(..header.len);
-                    if self.client_tls.is_none()
-                        && let Some(tls) = turn.shared.tls(self.listener)
+                    core.client_address = header.client.or(core.client_address);
+                    self.head.drain(..header.len);
+                    if let Transport::Plain = self.client.transport
+                        && let Some(tls) = cx.shared.tls(core.listener as usize)
                     {
-                        return self.secure(tls, bytes, turn);
+                        return State::start_tls(self.client.socket, tls, self.head, core, cx);
                     }
                 }
-                Ok(None) => return self.expect_more(bytes, turn),
-                Err(error) => return self.refuse_proxy_header(&error, turn),
+                Ok(None) => return self.wait_for_more(core, cx),
+                Err(error) => return self.reject_proxy_header(&error, core, cx),
             }
         }
-        let listen = &turn.shared.config.listen[self.listener];
-        let head = match parse_head(&bytes, &listen.suffixes) {
-            Ok(Some(head)) => head,
-            Ok(None) => return self.expect_more(bytes, turn),
-            Err(error) => return self.refuse_head(error, turn),
-        };
-        let shown = head.token.as_ref().map(|token| {
-            let verifier = turn.shared.verifier();
-            Presented::read(token.as_bytes(), &verifier, turn.now.wall)
-        });
-        let subject = shown.as_ref().map(|shown| shown.subject);
-        self.query = Some(Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port });
-        let (version, len) = (head.version, head.len);
-        let token = head.token.filter(|_| turn.shared.config.forward.tls.is_some());
-        let hops = if self.comes_from_node(turn) { parse_hops(&bytes[..len]) } else { Vec::new() };
-        match shown.and_then(|shown| shown.unusable) {
-            Some(unusable) if !turn.shared.is_draining() => self.refuse_token(version, unusable, turn),
-            _ => {
-                let early = bytes.split_off(len);
-                let dial = Dial {
-                    version,
-                    early,
-                    token,
-                    hops,
-                    is_second_look: false,
-                    is_past_spares: false,
-                    expires_at: None,
-                    began_us: 0,
+        let listen = &cx.shared.config.listen[core.listener as usize];
+        match parse_head(&self.head, &listen.suffixes) {
+            Ok(Some(head)) => {
+                let (query, unusable) = read_query(&head, cx);
+                core.query = Some(query);
+                let (version, len) = (head.version, head.len);
+                let token = head.token.filter(|_| cx.shared.config.forward.tls.is_some());
+                let hops = match core.comes_from_peer(cx) {
+                    true => parse_hops(&self.head[..len]),
+                    false => Vec::new(),
                 };
-                self.act_on_decision(dial, turn);
+                let Self { client, head: mut bytes } = self;
+                let early = bytes.split_off(len);
+                let (has_asked_peer, skips_pool) = (false, false);
+                let request =
+                    ClientRequest { client, version, early, token, hops, has_asked_peer, skips_pool };
+                match unusable {
+                    Some(unusable) if !cx.shared.is_draining() => request.reject_token(unusable, core, cx),
+                    _ => request.decide(core, cx),
+                }
             }
+            Ok(None) => self.wait_for_more(core, cx),
+            Err(error) => self.reject_head(error, core, cx),
         }
     }
 
-    /// What the client shows cannot be put to any snapshot.
-    fn refuse_token(&mut self, version: HttpVersion, unusable: Unusable, turn: &mut Turn<'_, K>) {
-        let (cause, detail) = (Cause::from(unusable), Some(unusable.detail()));
-        let no = Rejection { reply: Reply::Credentials, cause, detail };
-        if unusable.is_unproven() {
-            self.refuse_unknown(version, no, turn);
-        } else {
-            self.refuse(version, no, turn);
-        }
+    fn wait_for_more(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if self.client.transport.has_ended() { self.on_end(core, cx) } else { self.receive(core, cx) }
     }
 
-    /// Nobody holds the token. A network that has shown many such is told something else.
-    fn refuse_unknown(&mut self, version: HttpVersion, no: Rejection, turn: &mut Turn<'_, K>) {
-        let budget = match self.client_address {
-            Some(client) if !self.is_probe(turn) => {
-                turn.shared.token_rate_limit.record(client.ip(), turn.now.wall)
-            }
-            _ => Budget::Left,
-        };
-        let no = match budget {
-            Budget::Left => no,
-            Budget::Spent => Rejection {
-                reply: Reply::Limit,
-                cause: Cause::UnknownTokens,
-                detail: Some(format!("it is {}", no.cause)),
-            },
-        };
-        self.refuse(version, no, turn);
+    fn receive(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        core.receive_from_client(&self.client.socket, cx);
+        self.wait()
     }
 
-    fn expect_more(&mut self, bytes: Vec<u8>, turn: &mut Turn<'_, K>) {
-        self.stage = Stage::Head(bytes);
-        if self.client_tls.as_ref().is_some_and(|client| client.has_ended()) {
-            return self.on_head_end(turn);
-        }
-        self.submit_on_client(Purpose::Head, turn);
+    fn wait(self) -> State<K> {
+        State::Request(Box::new(self))
     }
 
-    pub(super) fn act_on_decision(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
-        let version = dial.version;
-        if turn.shared.is_draining() {
-            return self.refuse_draining(version, turn);
+    /// A peer has made the connection for later requests, and has sent none.
+    pub fn is_idle_peer(&self, core: &SessionCore, cx: &TurnCx<'_, K>) -> bool {
+        self.head.is_empty() && self.client.transport.is_user_tls() && core.comes_from_peer(cx)
+    }
+
+    fn reject_proxy_header(
+        self,
+        error: &ProxyHeaderError,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let (cause, detail) = (error.into(), Some(error.to_string()));
+        self.reject(Rejection { reply: Reply::Malformed, cause, detail }, core, cx)
+    }
+
+    fn reject_head(self, error: HeadError, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let (reply, cause, detail) = (error.reply(), error.into(), Some(error.to_string()));
+        let rejection = Rejection { reply, cause, detail };
+        State::reject(self.client, error.version(), rejection, core, cx)
+    }
+}
+
+impl<K: Kernel> ClientRequest<K> {
+    /// Puts the query to the view, and goes on by its answer.
+    pub fn decide(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if cx.shared.is_draining() {
+            return self.reject(Rejection::draining(), core, cx);
         }
-        self.generation = turn.view.get().map(|view| view.snapshot.generation());
+        core.generation = cx.view.get().map(|view| view.snapshot.generation());
         let began = std::time::Instant::now();
-        let decision = self.decide(turn);
-        turn.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
-        if let Some(query) = &self.query {
-            turn.decision_log.note(turn.view, query, &decision, turn.now.wall);
+        let decision = core.decide(cx);
+        cx.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
+        if let Some(query) = &core.query {
+            cx.decision_log.note(cx.view, query, &decision, cx.now.wall);
         }
         if !matches!(decision, Decision::Allow(_))
-            && let Some(node) = self.probed_node(turn)
+            && let Some(peer) = core.probed_peer(cx)
         {
-            return self.go_by_node(&node, Dial { is_past_spares: true, ..dial }, turn);
+            return State::probe_peer(Self { skips_pool: true, ..self }, &peer, core, cx);
         }
         match decision {
             Decision::Allow(route) => {
-                self.rights = Some(Rights::of(&route));
-                self.dial(&route, dial, turn);
+                core.rights = Some(Rights::of(&route));
+                State::connect(self, &route, core, cx)
             }
-            Decision::Refuse(Refusal::DeviceElsewhere) => self.hand_over(dial, turn),
+            Decision::Refuse(Refusal::DeviceElsewhere) => State::ask_peer(self, core, cx),
             Decision::Refuse(Refusal::CredentialUnknown) => {
-                self.refuse_unknown(version, Rejection::refused(Refusal::CredentialUnknown), turn);
+                self.reject_unknown(Rejection::refused(Refusal::CredentialUnknown), core, cx)
             }
-            Decision::Refuse(refusal) => {
-                self.refuse(version, Rejection::refused(refusal), turn);
-            }
+            Decision::Refuse(refusal) => self.reject(Rejection::refused(refusal), core, cx),
             Decision::Undecided(undecided) => {
-                turn.counters.sessions.undecided.add(u64::from(!self.is_probe(turn)));
-                self.refuse(version, Rejection::undecided(undecided), turn);
+                cx.counters.sessions.undecided.add(u64::from(!core.is_probe(cx)));
+                self.reject(Rejection::undecided(undecided), core, cx)
             }
         }
     }
 
-    /// The client has its reply.
-    pub(super) fn note_handshake(&self, refused: Option<Cause>, turn: &Turn<'_, K>) {
-        let us = turn.now.us_since(self.accepted_at_us);
-        turn.counters.accept_to_reply.record_us(us);
-        turn.counters.slowest_handshakes.record(Handshake {
-            at: turn.now.wall,
-            us,
-            session: self.id,
-            refused,
-            uuid: self.query.and_then(|query| query.device),
-            port: self.query.map(|query| query.port),
-        });
+    pub fn reject(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        State::reject(self.client, self.version, rejection, core, cx)
     }
 
-    /// A load balancer should have come, and did not.
-    pub(super) fn comes_past_proxy(&self, turn: &Turn<'_, K>) -> bool {
-        let listen = &turn.shared.config.listen[self.listener];
-        let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
-        let is_late = self.proxy_header == ProxyHeader::Expected && !self.comes_from_node(turn);
-        is_late && !self.client_address.is_some_and(is_trusted)
-    }
-
-    /// Another node has made it for requests to come, and there is none yet.
-    pub(super) fn is_spare_of_node(&self, turn: &Turn<'_, K>) -> bool {
-        let is_silent = matches!(&self.stage, Stage::Head(head) if head.is_empty());
-        is_silent && self.client_tls.is_some() && self.comes_from_node(turn)
-    }
-
-    /// Its certificate says so, and nobody without one comes in.
-    pub(super) fn comes_from_node(&self, turn: &Turn<'_, K>) -> bool {
-        turn.shared.config.listen[self.listener].from == ListenerKind::Peer
-    }
-
-    pub(super) fn refuse_stranger(&mut self, turn: &mut Turn<'_, K>) {
-        if self.client_address.is_none() {
-            // Gone already.
-            return self.note_lost_client(Cause::ClientClosed, None, turn);
+    /// The token can be valid in no snapshot.
+    fn reject_token(self, unusable: Unusable, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let (cause, detail) = (unusable.into(), Some(unusable.detail()));
+        let rejection = Rejection { reply: Reply::Credentials, cause, detail };
+        if unusable.is_unproven() {
+            self.reject_unknown(rejection, core, cx)
+        } else {
+            self.reject(rejection, core, cx)
         }
-        let detail = Some("it comes from outside the listener's proxy_from".to_owned());
-        self.refuse(
-            HttpVersion::default(),
-            Rejection { reply: Reply::Malformed, cause: Cause::ProxyUntrusted, detail },
-            turn,
-        );
     }
 
-    fn refuse_proxy_header(&mut self, error: &ProxyHeaderError, turn: &mut Turn<'_, K>) {
-        let (cause, detail) = (error.into(), Some(error.to_string()));
-        let no = Rejection { reply: Reply::Malformed, cause, detail };
-        self.refuse(HttpVersion::default(), no, turn);
+    /// The token belongs to nobody. A network that has sent many such gets another reply.
+    fn reject_unknown(
+        self,
+        rejection: Rejection,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let budget = match core.client_address {
+            Some(client) if !core.is_probe(cx) => cx.shared.token_rate_limit.record(client.ip(), cx.now.wall),
+            _ => Budget::Left,
+        };
+        let rejection = match budget {
+            Budget::Left => rejection,
+            Budget::Spent => Rejection {
+                reply: Reply::Limit,
+                cause: Cause::UnknownTokens,
+                detail: Some(format!("it is {}", rejection.cause)),
+            },
+        };
+        self.reject(rejection, core, cx)
     }
+}
 
-    fn refuse_head(&mut self, error: HeadError, turn: &mut Turn<'_, K>) {
-        let (reply, cause, detail) = (error.reply(), error.into(), Some(error.to_string()));
-        self.refuse(error.version(), Rejection { reply, cause, detail }, turn);
+impl SessionCore {
+    /// The listener expects a load balancer in front of its clients, and this client is not one.
+    pub fn comes_past_proxy<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
+        let listen = &cx.shared.config.listen[self.listener as usize];
+        let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
+        let expects_proxy = self.proxy_header == ProxyHeader::Expected && !self.comes_from_peer(cx);
+        expects_proxy && !self.client_address.is_some_and(is_trusted)
     }
+}
+
+/// The query of a head, and the reason why its token cannot be used, if there is one.
+fn read_query<K: Kernel>(head: &ConnectHead<'_>, cx: &TurnCx<'_, K>) -> (Query, Option<Unusable>) {
+    let presented = head.token.as_ref().map(|token| {
+        let verifier = cx.shared.verifier();
+        Presented::read(token.as_bytes(), &verifier, cx.now.wall)
+    });
+    let subject = presented.as_ref().map(|presented| presented.subject);
+    let query = Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port };
+    (query, presented.and_then(|presented| presented.unusable))
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::authz::*;
 use crate::config::{Config, Listen};
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
+use crate::engine::kernel::uring::UringKernel;
 use crate::engine::limits::SessionLimits;
 use crate::engine::peer_pool::PeerPool;
 use crate::engine::shared::Shared;
@@ -61,9 +62,9 @@ impl Bench {
         Self { kernel, shared, client, handshakes, handshake_jobs, peers, scratch, now }
     }
 
-    pub fn turn<T>(&mut self, act: impl FnOnce(&mut Turn<'_, SimulatedKernel>) -> T) -> T {
+    pub fn turn<T>(&mut self, act: impl FnOnce(&mut TurnCx<'_, SimulatedKernel>) -> T) -> T {
         let view = self.shared.authority.pin();
-        act(&mut Turn {
+        act(&mut TurnCx {
             kernel: &mut self.kernel,
             handshakes: &mut self.handshakes,
             peers: &mut self.peers,
@@ -78,9 +79,9 @@ impl Bench {
     }
 
     pub fn begin(&mut self) -> Session<SimulatedKernel> {
-        let place = self.shared.limits.enter();
+        let permit = self.shared.limits.enter();
         let client = self.client.clone();
-        let accepted = Accepted { client, address: None, listener: 0, place, at_us: self.now.monotonic_us };
+        let accepted = Accepted { client, address: None, listener: 0, permit, at_us: self.now.monotonic_us };
         self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
     }
 
@@ -97,8 +98,8 @@ impl Bench {
 
     fn recheck(&mut self, session: &mut Session<SimulatedKernel>) {
         self.turn(|turn| {
-            assert_eq!(session.standing_question(), session.query);
-            session.recheck(session.decide(turn), turn);
+            assert_eq!(session.standing_query(), session.core.query);
+            session.recheck(session.core.decide(turn), turn);
         });
     }
 
@@ -158,7 +159,7 @@ fn a_session_leaves_nothing_behind_whatever_the_kernel_does() {
         bench.client.state().peer_ended.set(true);
         bench.kernel.device.state().peer_ended.set(true);
         bench.run(&mut session, 10_000);
-        assert!(session.is_over(), "seed {seed}: {:?} in flight", session.in_flight);
+        assert!(session.is_over(), "seed {seed}: {:?} in flight", session.core.in_flight);
         let device_got = bench.kernel.device.state().sent.borrow().clone();
         assert_eq!(device_got.len(), 150_005, "seed {seed}: {:.60}", bench.told());
         assert!(device_got.starts_with(b"early\x07"));
@@ -206,7 +207,8 @@ fn a_device_that_stays_silent_is_told_to_the_client_and_its_connect_is_cancelled
     bench.run(&mut session, 50);
 
     assert!(bench.told().starts_with("HTTP/1.1 504 Device Timed Out\r\n"), "{}", bench.told());
-    assert!(session.device.is_none(), "the late device's socket is closed");
+    let State::Reject(rejecting) = &session.state else { panic!("it is not rejected") };
+    assert!(rejecting.leaving.is_none(), "the late device's socket is closed");
     bench.client.state().peer_ended.set(true);
     bench.run(&mut session, 50);
     assert!(session.is_over());
@@ -231,11 +233,18 @@ fn an_expired_right_ends_its_tunnel_even_where_nothing_can_be_decided() {
     let mut session = bench.begin();
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
-    let Stage::Tunnel(tunnel) = &mut session.stage else { panic!("{}", bench.told()) };
+    let State::Tunnel(tunnel) = &mut session.state else { panic!("{}", bench.told()) };
     tunnel.expires_at = Some(UnixMillis(30));
     // Far beyond `authz.max_stale`: every decision is `Undecided` now.
     bench.now = Instant { monotonic_us: 1, wall: UnixMillis(1_000_000_000) };
     bench.turn(|turn| session.on_deadline(turn));
     bench.run(&mut session, 50);
     assert!(session.is_over());
+}
+
+#[test]
+fn an_idle_tunnel_takes_less_than_half_a_kibibyte() {
+    let session = size_of::<Option<Session<UringKernel>>>();
+    let tunnel = size_of::<Tunnel<UringKernel>>();
+    assert!(session + tunnel <= 480, "{session} + {tunnel} bytes");
 }

@@ -1,4 +1,4 @@
-//! TLS with the client: its handshake, and what it is told before there is a tunnel.
+//! The TLS handshake with a client.
 
 #[cfg(test)]
 mod tests;
@@ -9,166 +9,169 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use super::State;
+use super::core::SessionCore;
 use super::reject::Rejection;
-use super::{Outcome, Session, Stage, Turn, give_back};
 use crate::engine::kernel::Kernel;
-use crate::engine::kernel::io::send_until_full;
+use crate::engine::kernel::io::{Outcome, errno, is_transient};
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
+use crate::engine::tls::transport::Endpoint;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::{Cause, TlsHandshakeOutcome};
-use crate::wire::{HttpVersion, Reply, Sealed, TlsConnection, TlsError};
-
-/// What follows what a client is told.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    Tunnel,
-    End,
-}
+use crate::wire::{HttpVersion, Reply, TlsConnection, TlsError};
 
 /// A handshake that is under way.
-pub(super) struct Securing {
-    /// `None` while its next step is being taken elsewhere.
-    secured: Option<Box<TlsStream>>,
+pub(super) struct TlsHandshake<K: Kernel> {
+    pub client: K::Socket,
+    /// `None` while a handshake thread has it.
+    stream: Option<Box<TlsStream>>,
     received_bytes: usize,
 }
 
-impl<K: Kernel> Session<K> {
-    /// The client is to begin a handshake, or has with `records`.
-    pub(super) fn secure(&mut self, tls: Arc<ServerConfig>, records: Vec<u8>, turn: &mut Turn<'_, K>) {
-        match TlsConnection::accept(tls) {
-            Ok(tls) => {
-                let secured = Some(Box::new(TlsStream::new(tls)));
-                self.stage = Stage::Securing(Securing { secured, received_bytes: 0 });
-            }
+impl<K: Kernel> TlsHandshake<K> {
+    /// Begins the handshake; `records` came behind a PROXY header.
+    pub fn start(
+        client: K::Socket,
+        tls: Arc<ServerConfig>,
+        records: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let stream = match TlsConnection::accept(tls) {
+            Ok(tls) => Box::new(TlsStream::new(tls)),
             Err(error) => {
-                return self.note_lost_client(Cause::TlsHandshake, Some(io::Error::other(error)), turn);
+                core.record_lost_client(Cause::TlsHandshake, Some(io::Error::other(error)), cx);
+                return State::close_sockets(client, None, core, cx);
             }
-        }
+        };
+        let handshake = Self { client, stream: None, received_bytes: 0 };
         if records.is_empty() {
-            self.submit_on_client(Purpose::Head, turn);
+            handshake.receive(stream, core, cx)
         } else {
-            self.on_handshake_records(records, turn);
+            handshake.go_on(stream, records, core, cx)
         }
     }
 
-    pub(super) fn on_handshake_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
-        match (outcome.result, outcome.buffer) {
-            (len @ 1.., Some(buffer)) => {
-                let records = turn.kernel.received(buffer, len as usize).to_vec();
-                turn.kernel.give_back(buffer);
-                self.on_handshake_records(records, turn);
+    pub fn on_received(
+        mut self: Box<Self>,
+        outcome: Outcome,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        match (self.stream.take(), outcome.result, outcome.buffer) {
+            (Some(stream), len @ 1.., Some(buffer)) => {
+                let records = cx.kernel.received(buffer, len as usize).to_vec();
+                cx.kernel.give_back(buffer);
+                self.go_on(stream, records, core, cx)
             }
-            (0.., _) => self.note_lost_client(Cause::ClientClosed, None, turn),
-            (error, _) => {
-                give_back(outcome, turn.kernel);
-                self.on_receive_error(error, turn);
+            (stream, result, _) => {
+                outcome.give_back(cx.kernel);
+                match (stream, errno(result)) {
+                    (Some(stream), error) if is_transient(&error) => self.receive(stream, core, cx),
+                    (_, error) if result < 0 => {
+                        self.wait().lose_client(Cause::ClientError, Some(error), core, cx)
+                    }
+                    _ => self.wait().lose_client(Cause::ClientClosed, None, core, cx),
+                }
             }
         }
     }
 
-    fn on_handshake_records(&mut self, records: Vec<u8>, turn: &mut Turn<'_, K>) {
-        let Stage::Securing(securing) = &mut self.stage else { return };
-        if securing.received_bytes == 0 && records.first() != Some(&HANDSHAKE_RECORD) {
-            return self.refuse_plain_client(turn);
+    /// Has a handshake thread take the next step.
+    fn go_on(
+        mut self,
+        stream: Box<TlsStream>,
+        records: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        if self.received_bytes == 0 && records.first() != Some(&HANDSHAKE_RECORD) {
+            return self.reject_plain_client(core, cx);
         }
-        securing.received_bytes += records.len();
-        if securing.received_bytes > HANDSHAKE_BYTES_MAX {
-            turn.counters.tls_handshakes.add(TlsHandshakeOutcome::TooLarge);
-            return self.note_lost_client(Cause::TlsHandshakeTooLarge, None, turn);
+        self.received_bytes += records.len();
+        if self.received_bytes > HANDSHAKE_BYTES_MAX {
+            cx.counters.tls_handshakes.add(TlsHandshakeOutcome::TooLarge);
+            return self.wait().lose_client(Cause::TlsHandshakeTooLarge, None, core, cx);
         }
-        let Some(secured) = securing.secured.take() else { return };
-        match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
-            Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
+        match cx.handshakes.start(HandshakeOwner::Session(core.slot), stream, records) {
+            Ok(()) => {
+                core.in_flight.begin(Purpose::TlsHandshake);
+                self.wait()
+            }
             Err(_full) => {
-                turn.counters.tls_handshakes.add(TlsHandshakeOutcome::TurnedAway);
-                self.note_lost_client(Cause::TlsHandshakesFull, None, turn);
+                cx.counters.tls_handshakes.add(TlsHandshakeOutcome::TurnedAway);
+                self.wait().lose_client(Cause::TlsHandshakesFull, None, core, cx)
             }
         }
     }
 
-    /// A step of the handshake was taken.
-    pub fn on_shaken(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
-        self.in_flight.end(Purpose::TlsHandshake);
-        if let Stage::Handing(_) = self.stage {
-            return self.on_shaken_with_node(shaken, turn);
-        }
-        let Stage::Securing(securing) = &mut self.stage else { return };
-        let HandshakeDone { stream: mut secured, plain, outcome, .. } = shaken;
-        // After a failure, it is the alert that tells the client.
-        let flushed = secured.outgoing().flush(turn.kernel, &self.client);
+    /// A handshake thread has taken a step.
+    pub fn on_step(self, done: HandshakeDone, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let HandshakeDone { mut stream, plain, outcome, .. } = done;
+        // After a failure, this sends the alert.
+        let flushed = stream.outgoing().flush(cx.kernel, &self.client);
         if let Err(error) = outcome {
-            return self.fail_handshake(&error, turn);
+            return State::fail_tls(Endpoint::plain(self.client), &error, core, cx);
         }
         match flushed {
-            Err(error) => return self.note_lost_client(Cause::ClientError, Some(error), turn),
-            Ok(_) if !secured.outgoing().is_empty() => {
-                return self.note_lost_client(Cause::ClientStalled, None, turn);
+            Err(error) => return self.wait().lose_client(Cause::ClientError, Some(error), core, cx),
+            Ok(_) if !stream.outgoing().is_empty() => {
+                return self.wait().lose_client(Cause::ClientStalled, None, core, cx);
             }
             Ok(_) => {}
         }
-        if !secured.is_open() {
-            securing.secured = Some(secured);
-            return self.submit_on_client(Purpose::Head, turn);
+        if !stream.is_open() {
+            return self.receive(stream, core, cx);
         }
-        let outcome =
-            if secured.is_resumed() { TlsHandshakeOutcome::Resumed } else { TlsHandshakeOutcome::Full };
-        turn.counters.tls_handshakes.add(outcome);
-        turn.counters.accept_to_secured.record_us(turn.now.us_since(self.accepted_at_us));
-        self.client_tls = Some(secured);
-        if self.is_told_full() {
-            return self.refuse_full_node(turn);
+        cx.counters.tls_handshakes.add(if stream.is_resumed() {
+            TlsHandshakeOutcome::Resumed
+        } else {
+            TlsHandshakeOutcome::Full
+        });
+        cx.counters.accept_to_secured.record_us(cx.now.us_since(core.accepted_at_us));
+        let client = Endpoint::tls(self.client, stream);
+        if core.is_over_limit() {
+            return State::reject(client, HttpVersion::default(), Rejection::full_node(), core, cx);
         }
-        if self.comes_from_node(turn) {
-            if turn.shared.is_draining() && plain.is_empty() {
-                return self.end(turn);
+        if core.comes_from_peer(cx) {
+            if cx.shared.is_draining() && plain.is_empty() {
+                return State::close_sockets(client.socket, None, core, cx);
             }
-            // It may be there before the request is.
-            self.deadline = Some(turn.now.after(NODE_PATIENCE));
+            // A peer may connect before it has a request.
+            core.deadline = Some(cx.now.after(PEER_IDLE_MAX));
         }
-        self.on_head(plain, turn);
+        State::read_request(client, plain, core, cx)
     }
 
-    /// What the client sent does not open, or no connection comes of it; it is told as far as that goes.
-    pub(super) fn fail_handshake(&mut self, error: &TlsError, turn: &mut Turn<'_, K>) {
-        turn.counters.tls_handshakes.add(TlsHandshakeOutcome::Failed);
-        self.note(None, Cause::TlsHandshake, Some(error.to_string()), turn);
-        self.linger(turn);
+    fn receive(mut self, stream: Box<TlsStream>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        core.receive_from_client(&self.client, cx);
+        self.stream = Some(stream);
+        self.wait()
     }
 
-    /// A client that speaks no TLS understands what others are told.
-    fn refuse_plain_client(&mut self, turn: &mut Turn<'_, K>) {
-        turn.counters.tls_handshakes.add(TlsHandshakeOutcome::NotTls);
+    fn wait(self) -> State<K> {
+        State::TlsHandshake(Box::new(self))
+    }
+
+    /// Replies in plain text to a client that does not use TLS.
+    fn reject_plain_client(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        cx.counters.tls_handshakes.add(TlsHandshakeOutcome::NotTls);
         let detail = Some("the listener speaks TLS only".to_owned());
-        self.refuse(
-            HttpVersion::default(),
-            Rejection { reply: Reply::Malformed, cause: Cause::NotTls, detail },
-            turn,
-        );
-    }
-
-    /// Sends `bytes` in one write; whether the client's socket took all of them.
-    pub(super) fn tell_client(
-        &mut self,
-        bytes: &[u8],
-        then: Then,
-        turn: &mut Turn<'_, K>,
-    ) -> io::Result<bool> {
-        let Some(secured) = &mut self.client_tls else {
-            return Ok(send_until_full(turn.kernel, &self.client, bytes)? == bytes.len());
-        };
-        let mut sealed = Sealed::default();
-        secured.seal(bytes, &mut sealed).map_err(io::Error::other)?;
-        if then == Then::End {
-            secured.end(&mut sealed).map_err(io::Error::other)?;
-        }
-        secured.outgoing().send(sealed.bytes(), turn.kernel, &self.client)?;
-        Ok(secured.outgoing().is_empty())
+        let rejection = Rejection { reply: Reply::Malformed, cause: Cause::NotTls, detail };
+        State::reject(Endpoint::plain(self.client), HttpVersion::default(), rejection, core, cx)
     }
 }
 
-/// How long another node may keep a connection ready that it has no request for yet.
-const NODE_PATIENCE: Duration = Duration::from_secs(60);
+/// Records that TLS with the client failed.
+pub(super) fn record_tls_failure<K: Kernel>(error: &TlsError, core: &SessionCore, cx: &TurnCx<'_, K>) {
+    cx.counters.tls_handshakes.add(TlsHandshakeOutcome::Failed);
+    core.audit_refusal(None, Cause::TlsHandshake, Some(error.to_string()), cx);
+}
+
+/// Time that a peer may keep a connection ready before it sends a request.
+const PEER_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// The first byte of every handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;

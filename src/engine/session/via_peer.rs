@@ -1,306 +1,369 @@
-//! A device that another node holds: this node hands the request over, and forwards what comes of it.
+//! A device that a peer holds: this node hands the request over to the peer, and forwards the tunnel that it opens.
 //!
-//! The other node decides again by itself. What it says no with is what the client is told.
+//! The peer decides again by itself. The client gets the peer's refusal unchanged.
 
 use std::io;
 use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 
+use super::State;
+use super::core::{Rights, SessionCore};
 use super::reject::Rejection;
-use super::{Dial, Outcome, Rights, Session, Stage, Turn, give_back};
-use crate::authz::{Decision, PeerRoute, Query, Refusal};
+use super::request::ClientRequest;
+use super::tunnel::TunnelParts;
+use crate::authz::{Decision, PeerRoute, Query, Refusal, UnixMillis};
+use crate::engine::kernel::io::{Outcome, errno, is_transient};
 use crate::engine::kernel::{Kernel, SocketOperation};
+use crate::engine::limits::TunnelPermit;
 use crate::engine::peer_pool::ReadyConnection;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
+use crate::engine::tls::transport::Endpoint;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
 use crate::telemetry::Cause;
-use crate::wire::{PeerRequest, Reply, Sealed, TlsConnection, TlsError, parse_peer_reply};
+use crate::wire::{PeerRequest, Reply, Sealed, TlsConnection, parse_peer_reply};
 
-/// A request on its way to another node.
-pub(super) struct Handing {
-    dial: Dial,
-    node: Box<str>,
-    step: Step,
-    /// The connection was there before the request, and may have ended unnoticed.
-    is_spare: bool,
+/// A request on its way to a peer.
+pub(super) struct AskingPeer<K: Kernel> {
+    pub attempt: PeerAttempt<K>,
+    progress: PeerProgress,
 }
 
-enum Step {
-    Connecting,
-    Shaking,
-    /// The node has the request; what it has said so far.
-    Asked(Vec<u8>),
+/// The request, and the connection by which a peer is asked.
+pub(super) struct PeerAttempt<K: Kernel> {
+    pub request: ClientRequest<K>,
+    pub socket: K::Socket,
+    name: Box<str>,
+    /// The connection came from the pool, and may have ended unnoticed.
+    is_pooled: bool,
+    /// `None` for the node's own probe, which has no rights.
+    permit: Option<TunnelPermit>,
+    expires_at: Option<UnixMillis>,
+    /// Time at which the peer was chosen, by the thread's clock.
+    began_us: u64,
 }
 
-impl Handing {
-    pub fn dial(&self) -> &Dial {
-        &self.dial
-    }
+/// How far the peer is; each step has the connection's TLS stream where it needs it.
+enum PeerProgress {
+    Connecting(Box<TlsStream>),
+    /// A handshake thread has the stream.
+    Computing,
+    /// The next records of the handshake are to come from the peer.
+    Handshaking(Box<TlsStream>),
+    /// The peer has the request; `reply` is what it has sent so far.
+    Asked {
+        stream: Box<TlsStream>,
+        reply: Vec<u8>,
+    },
 }
 
-impl<K: Kernel> Session<K> {
-    /// The device may be reached, and is elsewhere.
-    pub(super) fn hand_over(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
-        let version = dial.version;
-        let (view, query) = (turn.view, self.query);
-        let elsewhere = query.as_ref().and_then(|query| view.elsewhere(query, turn.now.wall));
-        let Some(PeerRoute { node, principal, grant, device, expires_at }) = elsewhere else {
-            return self.refuse(version, Rejection::refused(Refusal::DeviceOffline), turn);
-        };
-        self.rights = Some(Rights { principal, grant, device });
-        self.go_by_node(node, Dial { expires_at, ..dial }, turn);
-    }
-
-    /// By the rights that there are, if any: the node as its own client has none.
-    pub(super) fn go_by_node(&mut self, node: &str, dial: Dial, turn: &mut Turn<'_, K>) {
-        let version = dial.version;
-        let Some(tls) = turn.shared.node_tls() else {
-            return self.refuse(version, Rejection::refused(Refusal::DeviceElsewhere), turn);
-        };
-        let hops_max = turn.shared.config.forward.hops_max;
-        if dial.hops.iter().any(|hop| **hop == *node) || dial.hops.len() >= hops_max {
-            let detail = format!("it came by {} and was to go to {node}", dial.hops.join(", "));
-            return self.refuse(
-                version,
-                Rejection { reply: Reply::Loop, cause: Cause::Loop, detail: Some(detail) },
-                turn,
-            );
+impl<K: Kernel> AskingPeer<K> {
+    /// The client may reach the device, which a peer holds: asks that peer.
+    pub fn start(request: ClientRequest<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let (view, query) = (cx.view, core.query);
+        let route = query.as_ref().and_then(|query| view.elsewhere(query, cx.now.wall));
+        match route {
+            Some(PeerRoute { node, principal, grant, device, expires_at }) => {
+                core.rights = Some(Rights { principal, grant, device });
+                Self::ask(request, node, expires_at, core, cx)
+            }
+            None => request.reject(Rejection::refused(Refusal::DeviceOffline), core, cx),
         }
-        let directory = turn.shared.authority.directory().get();
-        let entry = match directory.find(node, turn.shared.config.forward.max_age) {
+    }
+
+    /// Asks the peer `name`, by the rights in `core`, if there are any.
+    pub fn ask(
+        request: ClientRequest<K>,
+        name: &str,
+        expires_at: Option<UnixMillis>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let config = &cx.shared.config.forward;
+        let Some(tls) = cx.shared.node_tls() else {
+            return request.reject(Rejection::refused(Refusal::DeviceElsewhere), core, cx);
+        };
+        if request.hops.iter().any(|hop| **hop == *name) || request.hops.len() >= config.hops_max {
+            let detail = format!("it came by {} and was to go to {name}", request.hops.join(", "));
+            let rejection = Rejection { reply: Reply::Loop, cause: Cause::Loop, detail: Some(detail) };
+            return request.reject(rejection, core, cx);
+        }
+        let directory = cx.shared.authority.directory().get();
+        let entry = match directory.find(name, config.max_age) {
             Ok(entry) => entry,
-            Err(trouble) => return self.refuse(version, no_node(node, trouble.into(), None), turn),
+            Err(trouble) => return request.reject(no_way_to(name, trouble.into(), None), core, cx),
         };
-        if let Some(Rights { principal, device, .. }) = self.rights {
-            match turn.shared.limits.permit(principal, device) {
-                Ok(permit) => self.permit = Some(permit),
-                Err(hit) => {
-                    let no = Rejection { reply: Reply::Limit, cause: hit.into(), detail: None };
-                    return self.refuse(version, no, turn);
-                }
+        let permit = match core.rights.map(|rights| cx.shared.limits.permit(rights.principal, rights.device))
+        {
+            None => None,
+            Some(Ok(permit)) => Some(permit),
+            Some(Err(hit)) => {
+                let rejection = Rejection { reply: Reply::Limit, cause: hit.into(), detail: None };
+                return request.reject(rejection, core, cx);
             }
-        }
-        let deadline = Some(turn.now.after(turn.shared.config.timeouts.forward));
-        let dial = Dial { began_us: turn.now.monotonic_us, ..dial };
-        let spare = match dial.is_past_spares {
-            false => {
-                let (peers, mut cx) = turn.peer_pool();
-                peers.take(node, entry.forward, &tls, &mut cx)
-            }
+        };
+        let pooled = match request.skips_pool {
             true => None,
+            false => {
+                let (peers, mut pool) = cx.peer_pool();
+                peers.take(name, entry.forward, &tls, &mut pool)
+            }
         };
-        if let Some(ReadyConnection { socket, stream: secured }) = spare {
-            turn.counters.sessions.spares_used.add(1);
-            (self.device, self.device_tls, self.deadline) = (Some(socket), Some(secured), deadline);
-            let step = Step::Asked(Vec::new());
-            self.stage = Stage::Handing(Box::new(Handing { dial, node: node.into(), step, is_spare: true }));
-            return self.ask_node(turn);
+        let began_us = cx.now.monotonic_us;
+        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.forward));
+        if let Some(ReadyConnection { socket, stream }) = pooled {
+            cx.counters.sessions.spares_used.add(1);
+            let attempt = PeerAttempt {
+                request,
+                socket,
+                name: name.into(),
+                is_pooled: true,
+                permit,
+                expires_at,
+                began_us,
+            };
+            return attempt.send_request(stream, Vec::new(), core, cx);
         }
-        let name = ServerName::try_from(node.to_owned()).map_err(io::Error::other);
-        let tls = name.and_then(|name| TlsConnection::connect(tls, name).map_err(io::Error::other));
-        let opened = tls.and_then(|tls| Ok((tls, turn.kernel.open_peer_socket(entry.forward)?)));
+        let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other);
+        let tls = server.and_then(|server| TlsConnection::connect(tls, server).map_err(io::Error::other));
+        let opened = tls.and_then(|tls| Ok((tls, cx.kernel.open_peer_socket(entry.forward)?)));
         let (tls, socket) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(version, no_node(node, Cause::NodeSocket, Some(&error)), turn),
+            Err(error) => {
+                drop(permit);
+                return request.reject(no_way_to(name, Cause::NodeSocket, Some(&error)), core, cx);
+            }
         };
-        self.device_tls = Some(Box::new(TlsStream::new(tls)));
-        let socket = self.device.insert(socket);
-        let mut io = super::io(&mut self.in_flight, self.slot, turn);
-        io.submit(Purpose::Connect, SocketOperation::Connect(socket, entry.forward));
-        self.deadline = deadline;
-        let step = Step::Connecting;
-        self.stage = Stage::Handing(Box::new(Handing { dial, node: node.into(), step, is_spare: false }));
+        core.io(cx).submit(Purpose::Connect, SocketOperation::Connect(&socket, entry.forward));
+        let attempt = PeerAttempt {
+            request,
+            socket,
+            name: name.into(),
+            is_pooled: false,
+            permit,
+            expires_at,
+            began_us,
+        };
+        attempt.wait(PeerProgress::Connecting(Box::new(TlsStream::new(tls))))
     }
 
-    /// The connection to the node is there, or is not to be had.
-    pub(super) fn on_node_connected(&mut self, result: i32, turn: &mut Turn<'_, K>) {
-        let Stage::Handing(handing) = &mut self.stage else { return };
-        if result != 0 {
-            let error = io::Error::from_raw_os_error(-result);
-            return self.refuse_by_node(Cause::NodeUnreachable, Some(&error), turn);
-        }
-        handing.step = Step::Shaking;
-        self.shake_with_node(Vec::new(), turn);
-    }
-
-    fn shake_with_node(&mut self, records: Vec<u8>, turn: &mut Turn<'_, K>) {
-        let Some(secured) = self.device_tls.take() else { return };
-        match turn.handshakes.start(HandshakeOwner::Session(self.slot), secured, records) {
-            Ok(()) => self.in_flight.begin(Purpose::TlsHandshake),
-            Err(_full) => self.refuse_by_node(Cause::NodeHandshakesFull, None, turn),
+    /// Takes the result of the connect.
+    pub fn on_connected(self, result: i32, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let Self { attempt, progress } = self;
+        match progress {
+            PeerProgress::Connecting(_) if result != 0 => {
+                attempt.fail(Cause::NodeUnreachable, Some(&errno(result)), core, cx)
+            }
+            PeerProgress::Connecting(stream) => attempt.go_on(stream, Vec::new(), core, cx),
+            other => attempt.wait(other),
         }
     }
 
-    /// A step of the handshake with the node was taken.
-    pub(super) fn on_shaken_with_node(&mut self, shaken: HandshakeDone, turn: &mut Turn<'_, K>) {
-        let (Stage::Handing(handing), Some(socket)) = (&mut self.stage, &self.device) else { return };
-        let HandshakeDone { stream: mut secured, plain, outcome, .. } = shaken;
-        let flushed = secured.outgoing().flush(turn.kernel, socket);
-        let (is_open, is_all_sent) = (secured.is_open(), secured.outgoing().is_empty());
-        self.device_tls = Some(secured);
+    /// A handshake thread has taken a step.
+    pub fn on_handshake(
+        self,
+        done: HandshakeDone,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let attempt = self.attempt;
+        let HandshakeDone { mut stream, plain, outcome, .. } = done;
+        let flushed = stream.outgoing().flush(cx.kernel, &attempt.socket);
         match outcome.map_err(io::Error::other).and(flushed) {
-            Err(error) => return self.refuse_by_node(Cause::NodeTls, Some(&error), turn),
-            Ok(_) if !is_all_sent => return self.refuse_by_node(Cause::NodeStalled, None, turn),
+            Err(error) => return attempt.fail(Cause::NodeTls, Some(&error), core, cx),
+            Ok(_) if !stream.outgoing().is_empty() => {
+                return attempt.fail(Cause::NodeStalled, None, core, cx);
+            }
             Ok(_) => {}
         }
-        if !is_open {
-            return self.receive_from_node(turn);
-        }
-        handing.step = Step::Asked(plain);
-        self.ask_node(turn);
-    }
-
-    /// The connection is there: gives the node the request.
-    fn ask_node(&mut self, turn: &mut Turn<'_, K>) {
-        // For itself, a node names no client.
-        let client = self.client_address.filter(|_| !self.is_probe(turn));
-        let (Stage::Handing(handing), Some(socket), Some(secured)) =
-            (&self.stage, &self.device, &mut self.device_tls)
-        else {
-            return;
-        };
-        let request = handing.dial.request(self.query, client, turn);
-        let mut sealed = Sealed::default();
-        let sent = secured
-            .seal(&request, &mut sealed)
-            .map_err(io::Error::other)
-            .and_then(|()| secured.outgoing().send(sealed.bytes(), turn.kernel, socket));
-        let is_all_sent = secured.outgoing().is_empty();
-        match sent {
-            Err(error) => self.refuse_by_node(Cause::NodeLost, Some(&error), turn),
-            // It has room for a request, or is not worth waiting for.
-            Ok(_) if !is_all_sent => self.refuse_by_node(Cause::NodeStalled, None, turn),
-            Ok(_) => self.receive_from_node(turn),
+        if stream.is_open() {
+            attempt.send_request(stream, plain, core, cx)
+        } else {
+            attempt.receive(PeerProgress::Handshaking(stream), core, cx)
         }
     }
 
-    pub(super) fn on_node_bytes(&mut self, outcome: Outcome, turn: &mut Turn<'_, K>) {
-        let (len, buffer) = match (outcome.result, outcome.buffer) {
-            (len @ 1.., Some(buffer)) => (len as usize, buffer),
-            (result, _) => {
-                give_back(outcome, turn.kernel);
-                return match -result {
-                    libc::ENOBUFS | libc::EINTR | libc::EAGAIN => self.receive_from_node(turn),
-                    0.. => self.refuse_by_node(Cause::NodeClosed, None, turn),
-                    _ => {
-                        let error = io::Error::from_raw_os_error(-result);
-                        self.refuse_by_node(Cause::NodeLost, Some(&error), turn);
+    /// Takes bytes of the peer: a step of the handshake, or its reply.
+    pub fn on_received(self, outcome: Outcome, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let Self { attempt, progress } = self;
+        match (outcome.result, outcome.buffer) {
+            (len @ 1.., Some(buffer)) => {
+                let records = cx.kernel.received(buffer, len as usize).to_vec();
+                cx.kernel.give_back(buffer);
+                match progress {
+                    PeerProgress::Connecting(stream) | PeerProgress::Handshaking(stream) => {
+                        attempt.go_on(stream, records, core, cx)
                     }
-                };
+                    PeerProgress::Computing => attempt.wait(PeerProgress::Computing),
+                    PeerProgress::Asked { mut stream, mut reply } => {
+                        match stream.receive(&records, &mut reply) {
+                            Ok(()) => attempt.read_reply(stream, reply, core, cx),
+                            Err(error) => {
+                                attempt.fail(Cause::NodeTls, Some(&io::Error::other(error)), core, cx)
+                            }
+                        }
+                    }
+                }
             }
-        };
-        let records = turn.kernel.received(buffer, len).to_vec();
-        turn.kernel.give_back(buffer);
-        let Stage::Handing(handing) = &mut self.stage else { return };
-        match (&mut handing.step, &mut self.device_tls) {
-            (Step::Asked(said), Some(secured)) => {
-                let opened = secured.receive(&records, said);
-                self.on_node_reply(opened, turn);
-            }
-            _ => self.shake_with_node(records, turn),
-        }
-    }
-
-    /// The node may have said all by now.
-    fn on_node_reply(&mut self, opened: Result<(), TlsError>, turn: &mut Turn<'_, K>) {
-        if let Err(error) = opened {
-            return self.refuse_by_node(Cause::NodeTls, Some(&io::Error::other(error)), turn);
-        }
-        let Stage::Handing(handing) = &mut self.stage else { return };
-        let Step::Asked(said) = &mut handing.step else { return };
-        let reply = match parse_peer_reply(said) {
-            Ok(Some(reply)) => reply,
-            Ok(None) if self.device_tls.as_ref().is_some_and(|node| node.has_ended()) => {
-                return self.refuse_by_node(Cause::NodeClosed, None, turn);
-            }
-            Ok(None) => return self.receive_from_node(turn),
-            Err(error) => return self.refuse_by_node(Cause::NodeReply, Some(&io::Error::other(error)), turn),
-        };
-        let early_down = said.split_off(reply.len);
-        let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else { return };
-        let Handing { dial, node, .. } = *handing;
-        if !self.is_probe(turn) {
-            turn.counters.handover.record_us(turn.now.us_since(dial.began_us));
-        }
-        match reply.reply {
-            Reply::Established => {
-                turn.counters.sessions.tunnels_forwarded.add(1);
-                self.open_tunnel(dial, &early_down, turn);
-            }
-            Reply::DeviceOffline if !dial.is_second_look => self.look_again(dial, turn),
-            reply => {
-                let detail = Some(format!("{node} says {}", reply.slug().unwrap_or_default()));
-                self.refuse(dial.version, Rejection { reply, cause: Cause::RefusedByNode, detail }, turn);
-            }
-        }
-    }
-
-    /// The node that should hold the device does not: it may have moved since.
-    fn look_again(&mut self, dial: Dial, turn: &mut Turn<'_, K>) {
-        (self.device, self.device_tls, self.permit) = (None, None, None);
-        self.act_on_decision(Dial { is_second_look: true, ..dial }, turn);
-    }
-
-    /// The view has changed while the request was on its way.
-    pub(super) fn recheck_handing(&mut self, decision: Decision, turn: &mut Turn<'_, K>) {
-        let Stage::Handing(handing) = &self.stage else { return };
-        let version = handing.dial.version;
-        match decision {
-            Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline)
-            | Decision::Allow(_)
-            | Decision::Undecided(_) => {}
-            // It is the next node that it wants to be refused by.
-            Decision::Refuse(_) if self.is_probe(turn) => {}
-            Decision::Refuse(refusal) => {
-                self.is_regression(refusal, turn);
-                self.refuse(version, Rejection::refused(refusal), turn);
+            (result, _) => {
+                outcome.give_back(cx.kernel);
+                match errno(result) {
+                    _ if result >= 0 => attempt.fail(Cause::NodeClosed, None, core, cx),
+                    error if is_transient(&error) => attempt.receive(progress, core, cx),
+                    error => attempt.fail(Cause::NodeLost, Some(&error), core, cx),
+                }
             }
         }
     }
 
     /// `timeouts.forward` has passed.
-    pub(super) fn refuse_silent_node(&mut self, turn: &mut Turn<'_, K>) {
-        let Stage::Handing(handing) = &self.stage else { return };
-        let (version, detail) = (handing.dial.version, Some(handing.node.to_string()));
-        self.refuse(
-            version,
-            Rejection { reply: Reply::DeviceTimeout, cause: Cause::NodeTimeout, detail },
-            turn,
-        );
+    pub fn on_deadline(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let detail = Some(self.attempt.name.to_string());
+        let rejection = Rejection { reply: Reply::DeviceTimeout, cause: Cause::NodeTimeout, detail };
+        self.attempt.reject(rejection, core, cx)
     }
 
-    /// No reply comes of this connection: by one that was made before, that says nothing of the node.
-    fn refuse_by_node(&mut self, cause: Cause, error: Option<&io::Error>, turn: &mut Turn<'_, K>) {
-        let Stage::Handing(handing) = &self.stage else { return };
-        if handing.is_spare {
-            let Stage::Handing(handing) = std::mem::replace(&mut self.stage, Stage::Ended(None)) else {
-                return;
-            };
-            (self.device, self.device_tls, self.permit) = (None, None, None);
-            return self.hand_over(Dial { is_past_spares: true, ..handing.dial }, turn);
+    /// The view has changed meanwhile.
+    pub fn recheck(
+        self: Box<Self>,
+        decision: Decision,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        match decision {
+            Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline)
+            | Decision::Allow(_)
+            | Decision::Undecided(_) => State::ViaPeer(self),
+            // The probe is to be refused by the peer.
+            Decision::Refuse(_) if core.is_probe(cx) => State::ViaPeer(self),
+            Decision::Refuse(refusal) => {
+                core.note_regression(refusal, cx);
+                self.attempt.reject(Rejection::refused(refusal), core, cx)
+            }
         }
-        let (version, no) = (handing.dial.version, no_node(&handing.node, cause, error));
-        self.refuse(version, no, turn);
-    }
-
-    fn receive_from_node(&mut self, turn: &mut Turn<'_, K>) {
-        let Some(socket) = &self.device else { return };
-        let mut io = super::io(&mut self.in_flight, self.slot, turn);
-        io.submit(Purpose::DownReceive, SocketOperation::Receive(socket));
     }
 }
 
-impl Dial {
-    /// What the next node is to know: all that this one decided from, and where it has been.
-    fn request<K: Kernel>(
-        &self,
-        query: Option<Query>,
-        client: Option<SocketAddr>,
-        turn: &Turn<'_, K>,
-    ) -> Vec<u8> {
-        let own = turn.shared.config.vpn.node.as_deref().unwrap_or_default();
+impl<K: Kernel> PeerAttempt<K> {
+    /// Has a handshake thread take the next step.
+    fn go_on(
+        self,
+        stream: Box<TlsStream>,
+        records: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        match cx.handshakes.start(HandshakeOwner::Session(core.slot), stream, records) {
+            Ok(()) => {
+                core.in_flight.begin(Purpose::TlsHandshake);
+                self.wait(PeerProgress::Computing)
+            }
+            Err(_full) => self.fail(Cause::NodeHandshakesFull, None, core, cx),
+        }
+    }
+
+    /// The connection is ready: sends the request. `reply` is what came behind the handshake.
+    fn send_request(
+        self,
+        mut stream: Box<TlsStream>,
+        reply: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        // A node's own probe names no client.
+        let client = core.client_address.filter(|_| !core.is_probe(cx));
+        let request = self.request.handover(core.query, client, cx);
+        let mut sealed = Sealed::default();
+        let sent = stream
+            .seal(&request, &mut sealed)
+            .map_err(io::Error::other)
+            .and_then(|()| stream.outgoing().send(sealed.bytes(), cx.kernel, &self.socket));
+        match sent {
+            Err(error) => self.fail(Cause::NodeLost, Some(&error), core, cx),
+            // A peer without room for a request is not worth waiting for.
+            Ok(_) if !stream.outgoing().is_empty() => self.fail(Cause::NodeStalled, None, core, cx),
+            Ok(_) => self.receive(PeerProgress::Asked { stream, reply }, core, cx),
+        }
+    }
+
+    /// Reads the reply so far: waits for more, opens the tunnel, or passes the refusal on.
+    fn read_reply(
+        self,
+        stream: Box<TlsStream>,
+        mut reply: Vec<u8>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        let head = match parse_peer_reply(&reply) {
+            Ok(Some(head)) => head,
+            Ok(None) if stream.has_ended() => return self.fail(Cause::NodeClosed, None, core, cx),
+            Ok(None) => return self.receive(PeerProgress::Asked { stream, reply }, core, cx),
+            Err(error) => return self.fail(Cause::NodeReply, Some(&io::Error::other(error)), core, cx),
+        };
+        if !core.is_probe(cx) {
+            cx.counters.handover.record_us(cx.now.us_since(self.began_us));
+        }
+        match head.reply {
+            Reply::Established => {
+                cx.counters.sessions.tunnels_forwarded.add(1);
+                let early_down = reply.split_off(head.len);
+                let Self { request, socket, permit, expires_at, .. } = self;
+                let device = Endpoint::tls(socket, stream);
+                State::open_tunnel(TunnelParts { request, device, permit, expires_at, early_down }, core, cx)
+            }
+            // The device may have moved since.
+            Reply::DeviceOffline if !self.request.has_asked_peer => {
+                let Self { request, socket, permit, .. } = self;
+                drop((socket, permit));
+                State::decide(ClientRequest { has_asked_peer: true, ..request }, core, cx)
+            }
+            refused => {
+                let detail = Some(format!("{} says {}", self.name, refused.slug().unwrap_or_default()));
+                self.reject(Rejection { reply: refused, cause: Cause::RefusedByNode, detail }, core, cx)
+            }
+        }
+    }
+
+    /// No reply comes by this connection. A pooled one says nothing of the peer: asks again by a new one.
+    fn fail(
+        self,
+        cause: Cause,
+        error: Option<&io::Error>,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        if self.is_pooled {
+            let Self { request, socket, permit, .. } = self;
+            drop((socket, permit));
+            return State::ask_peer(ClientRequest { skips_pool: true, ..request }, core, cx);
+        }
+        let rejection = no_way_to(&self.name, cause, error);
+        self.reject(rejection, core, cx)
+    }
+
+    pub fn reject(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let Self { request, socket, permit, .. } = self;
+        // Before the reply, since a client that reads it may ask again at once.
+        drop(permit);
+        State::reject_with(request, socket, rejection, core, cx)
+    }
+
+    fn receive(self, progress: PeerProgress, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        core.io(cx).submit(Purpose::DownReceive, SocketOperation::Receive(&self.socket));
+        self.wait(progress)
+    }
+
+    fn wait(self, progress: PeerProgress) -> State<K> {
+        State::ViaPeer(Box::new(AskingPeer { attempt: self, progress }))
+    }
+}
+
+impl<K: Kernel> ClientRequest<K> {
+    /// The request to the peer: everything that this node decided from, and the nodes that it has come by.
+    fn handover(&self, query: Option<Query>, client: Option<SocketAddr>, cx: &TurnCx<'_, K>) -> Vec<u8> {
+        let own = cx.shared.config.vpn.node.as_deref().unwrap_or_default();
         let hops: Vec<Box<str>> = self.hops.iter().cloned().chain([own.into()]).collect();
         let (device, port) = query.map_or((None, 0), |query| (query.device, query.port));
         let uuid = device.map(|device| device.to_string()).unwrap_or_default();
@@ -308,11 +371,11 @@ impl Dial {
     }
 }
 
-/// No way to the node that holds the device.
-fn no_node(node: &str, cause: Cause, error: Option<&io::Error>) -> Rejection {
+/// The rejection where the peer that holds the device cannot be asked.
+fn no_way_to(name: &str, cause: Cause, error: Option<&io::Error>) -> Rejection {
     let detail = match error {
-        Some(error) => format!("{node}: {error}"),
-        None => node.to_owned(),
+        Some(error) => format!("{name}: {error}"),
+        None => name.to_owned(),
     };
     Rejection { reply: Reply::DeviceOffline, cause, detail: Some(detail) }
 }

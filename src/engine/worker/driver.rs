@@ -12,7 +12,7 @@ use super::slab::Sessions;
 use super::streams::Streams;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::engine::kernel::io::Outcome;
-use crate::engine::kernel::uring::UringKernel;
+use crate::engine::kernel::uring::{UringKernel, UringSocket};
 use crate::engine::listener::Listener;
 use crate::engine::requests::SESSION_NUMBER_BITS;
 use crate::engine::session::{Accepted, Session};
@@ -31,7 +31,7 @@ type UringCx<'a> = TurnCx<'a, UringKernel>;
 pub(super) struct SessionDriver {
     number: usize,
     listeners: Vec<Listener>,
-    scheduler: Scheduler<OwnedFd>,
+    scheduler: Scheduler<UringSocket>,
     sessions: Sessions<UringKernel>,
     timers: TimerWheel,
     /// Timers that are due; empty between two turns.
@@ -104,7 +104,7 @@ impl SessionDriver {
         while let Some(done) = cx.handshakes.next() {
             match done.owner {
                 HandshakeOwner::Session(slot) => {
-                    self.with_session(slot, cx, |session, cx| session.on_shaken(done, cx));
+                    self.with_session(slot, cx, |session, cx| session.on_handshake(done, cx));
                 }
                 HandshakeOwner::PeerConnection(place) => {
                     let (peers, mut pool) = cx.peer_pool();
@@ -203,18 +203,18 @@ impl SessionDriver {
     /// Gives a client a place among the node's sessions, or among those that get the reply that the node is
     /// full.
     fn admit(&mut self, listener: usize, client: OwnedFd, cx: &mut UringCx<'_>) {
-        let place = cx.shared.limits.enter();
-        if place.is_none() && self.over_limit >= OVER_LIMIT_MAX {
+        let permit = cx.shared.limits.enter();
+        if permit.is_none() && self.over_limit >= OVER_LIMIT_MAX {
             // There is no room even for a reply: this client gets no more than the close.
             cx.counters.sessions.accept_dropped.add(1);
             return;
         }
-        self.over_limit += usize::from(place.is_none());
-        let address = socket::peer_address(&client);
-        self.scheduler.admit(Accepted { client, address, listener, place, at_us: cx.now.monotonic_us });
+        self.over_limit += usize::from(permit.is_none());
+        let (address, client) = (socket::peer_address(&client), UringSocket::new(client));
+        self.scheduler.admit(Accepted { client, address, listener, permit, at_us: cx.now.monotonic_us });
     }
 
-    fn begin_session(&mut self, accepted: Accepted<OwnedFd>, cx: &mut UringCx<'_>) {
+    fn begin_session(&mut self, accepted: Accepted<UringSocket>, cx: &mut UringCx<'_>) {
         self.sessions_begun += 1;
         let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
         let slot = self.sessions.reserve();
@@ -239,7 +239,7 @@ impl SessionDriver {
     fn after(&mut self, slot: Slot, cx: &mut UringCx<'_>) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if session.is_over() {
-            self.over_limit -= usize::from(session.is_told_full());
+            self.over_limit -= usize::from(session.is_over_limit());
             if let Some(session) = self.sessions.take(slot) {
                 session.release(cx);
             }
@@ -305,7 +305,7 @@ impl SessionDriver {
     pub fn drain(&mut self, cx: &mut UringCx<'_>) {
         if !std::mem::replace(&mut self.has_drained, true) {
             for slot in self.sessions.occupied() {
-                self.with_session(slot, cx, Session::end_spare);
+                self.with_session(slot, cx, Session::end_idle_peer);
             }
         }
     }

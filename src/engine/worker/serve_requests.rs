@@ -64,7 +64,9 @@ impl RequestsInProgress {
             }
             WorkerRequest::End { session: wanted, answer } => {
                 let is_wanted = |slot: &Slot| {
-                    sessions.get_mut(*slot).is_some_and(|session| session.id == *wanted && session.is_live())
+                    sessions
+                        .get_mut(*slot)
+                        .is_some_and(|session| session.id() == *wanted && session.is_live())
                 };
                 if let Some(slot) = slots.find(is_wanted) {
                     return Some(SessionToEnd { slot, answer: answer.clone() });

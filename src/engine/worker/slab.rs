@@ -77,7 +77,7 @@ impl<K: Kernel> Sessions<K> {
         let Some(from) = self.sweep_from else { return Default::default() };
         let to = (from + count).min(self.slots.len());
         self.sweep_from = (to < self.slots.len()).then_some(to);
-        let question = |place: usize| self.slots[place].as_ref()?.standing_question();
+        let question = |place: usize| self.slots[place].as_ref()?.standing_query();
         (from..to).filter_map(|place| Some((Slot(place as u32), question(place)?))).unzip()
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::super::Session;
 use super::super::tests::{Bench, HEAD};
 use super::*;
 use crate::config::Listen;
 use crate::engine::kernel::simulated::SimulatedKernel;
 use crate::engine::tls::handshake_pool::HandshakePool;
 use crate::sys::wake::Wake;
+use crate::wire::Sealed;
 
 const NAME: &str = "relay.example";
 
@@ -95,7 +97,7 @@ fn every_byte_arrives_once_and_in_order_whatever_the_kernel_does() {
         client.end(&bench);
         bench.kernel.device.state().peer_ended.set(true);
         run_until(&mut bench, &mut session, &mut client, |_, steps| steps > 3_000);
-        assert!(session.is_over(), "seed {seed}: {:?} in flight", session.in_flight);
+        assert!(session.is_over(), "seed {seed}: {:?} in flight", session.core.in_flight);
         let device_got = bench.kernel.device.state().sent.borrow().clone();
         assert!(device_got == [b"early".as_slice(), &sent].concat(), "seed {seed}: {}", device_got.len());
         let reply = b"HTTP/1.1 200 Connection Established\r\n\r\n".as_slice();
@@ -119,7 +121,7 @@ fn run_until(
         }
         bench.run(session, 1);
         if let Some(shaken) = bench.next_handshake() {
-            bench.turn(|turn| session.on_shaken(shaken, turn));
+            bench.turn(|turn| session.on_handshake(shaken, turn));
         }
         client.exchange(bench);
     }
@@ -149,7 +151,7 @@ fn a_session_that_ends_while_its_handshake_is_elsewhere_waits_for_it() {
     bench.turn(|turn| session.stop(turn));
     assert!(!session.is_over(), "its slot is not for another yet");
     let shaken = bench.next_handshake().unwrap();
-    bench.turn(|turn| session.on_shaken(shaken, turn));
+    bench.turn(|turn| session.on_handshake(shaken, turn));
     bench.run(&mut session, 50);
     assert!(session.is_over());
 }
