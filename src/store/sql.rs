@@ -12,12 +12,12 @@ use crate::authz::UnixMillis;
 
 /// A store that runs transactions, one at a time.
 pub(super) trait SqlDatabase: Send {
-    /// Runs `work` in one transaction. It is committed if `work` returns [`TransactionEnd::Commit`].
+    /// Runs `work` in one transaction and ends it as `work` returns. Returns how it ended.
     fn transact(
         &mut self,
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-    ) -> Result<(), StoreError>;
+    ) -> Result<TransactionEnd, StoreError>;
 }
 
 /// An open transaction.
@@ -78,10 +78,10 @@ impl dyn SqlDatabase + '_ {
         let mut result = None;
         self.transact(kind, &mut |transaction| {
             let done = work.take().map(|work| work(transaction));
-            let outcome =
+            let end =
                 if matches!(done, Some(Ok(_))) { TransactionEnd::Commit } else { TransactionEnd::RollBack };
             result = done;
-            outcome
+            end
         })?;
         result.expect("a transaction runs its work once")
     }

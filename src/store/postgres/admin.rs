@@ -43,7 +43,7 @@ impl SqlDatabase for PostgresAdmin {
         &mut self,
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-    ) -> Result<(), StoreError> {
+    ) -> Result<TransactionEnd, StoreError> {
         transaction::run(&self.session, &self.name, kind, work)
     }
 }

@@ -207,10 +207,10 @@ impl Connector {
 /// Name of this node in the server's own lists, unless the URL has another.
 const APPLICATION_NAME: &str = "sluicegate";
 
-/// Wait for a table whose form somebody is changing. Reading waits for nothing else.
+/// Longest wait for a table whose form somebody is changing. A read waits for no other lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Life of a transaction whose node has stopped in the middle of a read. Its snapshot must not keep the server from
+/// Longest life of a transaction whose node has stopped in the middle of a read. Its snapshot must not keep the server from
 /// vacuuming.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 

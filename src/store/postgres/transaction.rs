@@ -15,15 +15,12 @@ pub(super) fn run(
     name: &PostgresName,
     kind: TransactionKind,
     work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-) -> Result<(), StoreError> {
+) -> Result<TransactionEnd, StoreError> {
     let transaction = PostgresTransaction { session, name };
     let begin = match kind {
         TransactionKind::Read => BEGIN_READ,
         TransactionKind::Write => "BEGIN",
-        TransactionKind::OneStatement => {
-            work(&transaction);
-            return Ok(());
-        }
+        TransactionKind::OneStatement => return Ok(work(&transaction)),
     };
     let done = session.batch(begin).and_then(|()| match work(&transaction) {
         TransactionEnd::Commit => session.batch("COMMIT").map(|()| TransactionEnd::Commit),
@@ -33,7 +30,7 @@ pub(super) fn run(
         // If this fails too, the session has ended, and the transaction with it.
         drop(session.batch("ROLLBACK"));
     }
-    done.map(drop).map_err(|error| name.error(error))
+    done.map_err(|error| name.error(error))
 }
 
 struct PostgresTransaction<'a> {

@@ -48,18 +48,12 @@ impl SqlDatabase for PostgresWriter {
         &mut self,
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-    ) -> Result<(), StoreError> {
-        let mut end = TransactionEnd::RollBack;
-        self.with_name(|session, name| {
-            transaction::run(session, name, kind, &mut |transaction| {
-                end = work(transaction);
-                end
-            })
-        })?;
+    ) -> Result<TransactionEnd, StoreError> {
+        let end = self.with_name(|session, name| transaction::run(session, name, kind, work))?;
         if end == TransactionEnd::RollBack {
             // The connection may be what failed.
             self.session = None;
         }
-        Ok(())
+        Ok(end)
     }
 }

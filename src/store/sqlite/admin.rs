@@ -74,7 +74,7 @@ impl SqlDatabase for SqliteAdmin {
         &mut self,
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-    ) -> Result<(), StoreError> {
+    ) -> Result<TransactionEnd, StoreError> {
         transaction::run(&mut self.connection, &self.path, kind, work)
     }
 }

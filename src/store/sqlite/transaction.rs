@@ -15,7 +15,7 @@ pub(super) fn run(
     path: &SqlitePath,
     kind: TransactionKind,
     work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-) -> Result<(), StoreError> {
+) -> Result<TransactionEnd, StoreError> {
     let behavior = match kind {
         // One statement takes the locks that it needs, when it begins.
         TransactionKind::Read | TransactionKind::OneStatement => TransactionBehavior::Deferred,
@@ -23,13 +23,14 @@ pub(super) fn run(
     };
     let mut run = || {
         let transaction = connection.transaction_with_behavior(behavior)?;
-        if work(&SqliteTransaction { connection: &transaction, path }) == TransactionEnd::RollBack {
-            return Ok(());
+        let end = work(&SqliteTransaction { connection: &transaction, path });
+        if end == TransactionEnd::Commit {
+            if kind == TransactionKind::Write {
+                transaction.execute(PRUNE, [OUTBOX_ROWS_MAX])?;
+            }
+            transaction.commit()?;
         }
-        if kind == TransactionKind::Write {
-            transaction.execute(PRUNE, [OUTBOX_ROWS_MAX])?;
-        }
-        transaction.commit()
+        Ok(end)
     };
     run().map_err(|error| path.error(error))
 }

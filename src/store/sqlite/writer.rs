@@ -47,19 +47,13 @@ impl SqlDatabase for SqliteWriter {
         &mut self,
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
-    ) -> Result<(), StoreError> {
-        let mut end = TransactionEnd::RollBack;
-        self.with(|connection, path| {
-            transaction::run(connection, path, kind, &mut |transaction| {
-                end = work(transaction);
-                end
-            })
-        })?;
+    ) -> Result<TransactionEnd, StoreError> {
+        let end = self.with(|connection, path| transaction::run(connection, path, kind, work))?;
         if end == TransactionEnd::RollBack {
             // The connection may be what failed.
             self.connection = None;
         }
-        Ok(())
+        Ok(end)
     }
 }
 

@@ -14,9 +14,9 @@ pub(super) struct OpenVpnStatus {
     name: String,
     lines_read: usize,
     format: Option<StatusFormat>,
-    /// TableColumns of the list of clients. `None` before its header.
+    /// Columns of the list of clients. `None` before its header.
     clients: Option<TableColumns>,
-    /// TableColumns of the routing table. `None` before its header.
+    /// Columns of the routing table. `None` before its header.
     columns: Option<TableColumns>,
     /// Good routes, each with the number of its line.
     routes: Vec<(usize, DeviceUuid, IpAddr)>,
