@@ -38,7 +38,7 @@ pub struct LocationCounts {
 impl PresenceWriterThread {
     /// Writes what waits in `reports`, if the configuration wants that.
     pub fn start(
-        table: Box<dyn ClaimTable>,
+        table: ClaimTable,
         authority: Arc<Authority>,
         reports: ReportQueue,
         config: &Config,
@@ -66,7 +66,7 @@ impl PresenceWriterThread {
 }
 
 struct PresenceWriter {
-    table: Box<dyn ClaimTable>,
+    table: ClaimTable,
     authority: Arc<Authority>,
     node: String,
     max_age: Duration,

@@ -9,6 +9,9 @@
 //! | `{now}` | the store's current time |
 //! | `{by_bytes}` | sorts a text by its bytes |
 //! | `{heartbeat_age_ms}` | milliseconds since `heartbeat_at` |
+//! | `{millisecond}` | the factor that turns a number of milliseconds into a span of time |
+//! | `{address}` | the type of an IP address |
+//! | `{json_array_2}` | rows with a column `value`, one for each element of the JSON array `$2` |
 
 /// The spelling of one kind of store.
 pub(super) struct Dialect {
@@ -17,6 +20,9 @@ pub(super) struct Dialect {
     now: &'static str,
     by_bytes: &'static str,
     heartbeat_age_ms: &'static str,
+    millisecond: &'static str,
+    address: &'static str,
+    json_array_2: &'static str,
 }
 
 impl Dialect {
@@ -28,6 +34,9 @@ impl Dialect {
             .replace("{now}", self.now)
             .replace("{by_bytes}", self.by_bytes)
             .replace("{heartbeat_age_ms}", self.heartbeat_age_ms)
+            .replace("{millisecond}", self.millisecond)
+            .replace("{address}", self.address)
+            .replace("{json_array_2}", self.json_array_2)
     }
 }
 
@@ -37,6 +46,9 @@ pub(super) const POSTGRES: Dialect = Dialect {
     now: "now()",
     by_bytes: "COLLATE \"C\"",
     heartbeat_age_ms: "CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint)",
+    millisecond: "interval '1 millisecond'",
+    address: "inet",
+    json_array_2: "jsonb_array_elements(CAST(CAST($2 AS text) AS jsonb)) AS element (value)",
 };
 
 /// Times are milliseconds since 1970 here; SQLite has no type for them.
@@ -46,6 +58,9 @@ pub(super) const SQLITE: Dialect = Dialect {
     now: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
     by_bytes: "COLLATE BINARY",
     heartbeat_age_ms: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - heartbeat_at",
+    millisecond: "1",
+    address: "text",
+    json_array_2: "json_each(?2) AS element",
 };
 
 #[cfg(test)]

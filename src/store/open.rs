@@ -56,11 +56,11 @@ pub fn node_table(config: &Config) -> NodeTable {
 }
 
 /// The table of claims that the configuration names. The role that writes the nodes' table writes it too.
-pub fn claim_table(config: &Config) -> Box<dyn ClaimTable> {
+pub fn claim_table(config: &Config) -> ClaimTable {
     let store = writing_store(config);
     match &store.url {
-        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteClaims::new(path)),
-        StoreUrl::Postgres(url) => Box::new(postgres::PostgresClaims::new(url, &store)),
+        StoreUrl::Sqlite(path) => ClaimTable::new(sqlite::SqliteWriter::new(path)),
+        StoreUrl::Postgres(url) => ClaimTable::new(postgres::PostgresWriter::new(url, &store)),
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod admin;
 mod changes;
-mod claims;
 mod connect;
 mod listen;
 mod open_session;
@@ -23,7 +22,6 @@ mod writer;
 use tokio_postgres::error::SqlState;
 
 pub(super) use admin::{init, open};
-pub(super) use claims::PostgresClaims;
 pub(super) use relations::SourceSchema;
 pub use source::PostgresSource;
 pub(super) use writer::PostgresWriter;

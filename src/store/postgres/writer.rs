@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::connect::{Access, Connector};
-use super::session::{PostgresSession, SessionError};
+use super::session::PostgresSession;
 use super::{PostgresName, transaction};
 use crate::config::postgres::TargetSession;
 use crate::config::{PostgresUrl, Store};
@@ -22,14 +22,7 @@ impl PostgresWriter {
     }
 
     /// Runs `act` on the session, which is kept if that succeeds.
-    pub(super) fn with<T>(
-        &mut self,
-        act: impl FnOnce(&PostgresSession) -> Result<T, SessionError>,
-    ) -> Result<T, StoreError> {
-        self.with_name(|session, name| act(session).map_err(|error| name.error(error)))
-    }
-
-    fn with_name<T>(
+    fn with<T>(
         &mut self,
         act: impl FnOnce(&PostgresSession, &PostgresName) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -49,7 +42,7 @@ impl SqlDatabase for PostgresWriter {
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<TransactionEnd, StoreError> {
-        let end = self.with_name(|session, name| transaction::run(session, name, kind, work))?;
+        let end = self.with(|session, name| transaction::run(session, name, kind, work))?;
         if end == TransactionEnd::RollBack {
             // The connection may be what failed.
             self.session = None;

@@ -4,6 +4,7 @@
 //! With `vpn.report`, this also reports to the store which devices are in this node's VPN.
 
 mod address_list;
+mod claim_table;
 mod claims;
 mod file;
 mod known_devices;
@@ -29,8 +30,8 @@ use openvpn::OpenVpn;
 use table::PresenceTable;
 use wireguard::WireGuard;
 
-pub(super) use report_queue::CLAIM_MARGIN;
-pub use report_queue::{ClaimTable, PresenceReport, ReportAnswer, ReportQueue};
+pub use claim_table::ClaimTable;
+pub use report_queue::{PresenceReport, ReportAnswer, ReportQueue};
 
 /// A source of rows whose devices have the addresses that `vpn.addresses` gives.
 pub(super) struct LocatedSource {

@@ -3,29 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::authz::{DeviceUuid, UnixMillis};
-use crate::store::StoreError;
-
-/// The columns of the reference schema's devices that say where each device is. Calls block; after an error the next
-/// call connects again.
-pub trait ClaimTable: Send {
-    /// Writes `reports` of `node`, and returns the devices that the store has there now.
-    ///
-    /// A device of another node that has lived within `max_age` changes hands only by a later claim. A node takes
-    /// offline its own devices alone. A device that the store does not know is left out. If the call fails, a part may
-    /// be written; the same reports can be written again.
-    fn write(
-        &mut self,
-        node: &str,
-        max_age: Duration,
-        reports: &[(DeviceUuid, PresenceReport)],
-    ) -> Result<Vec<DeviceUuid>, StoreError>;
-}
 
 /// Place of a device by its node's VPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +114,6 @@ impl ReportQueue {
         &self.0.wake.1
     }
 }
-
-/// Time by which another node's claim has to be later before it gets a device from a node that lives. VPNs give whole
-/// seconds, and two nodes that hold the same device must not take it from each other for ever.
-pub const CLAIM_MARGIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 //! it at the same time.
 
 mod admin;
-mod claims;
 mod outbox;
 mod relations;
 mod schema;
@@ -15,7 +14,6 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 pub use admin::{init, open};
-pub(super) use claims::SqliteClaims;
 pub use source::SqliteSource;
 pub(super) use writer::SqliteWriter;
 

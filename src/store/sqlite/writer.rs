@@ -21,7 +21,7 @@ impl SqliteWriter {
     }
 
     /// Runs `act` on the connection, which is kept if that succeeds.
-    pub(super) fn with<T>(
+    fn with<T>(
         &mut self,
         act: impl FnOnce(&mut Connection, &SqlitePath) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
