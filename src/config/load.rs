@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::overrides::Overrides;
 use super::validate::{self, KeyProblem};
-use super::{Config, Listen, PostgresUrl, StoreUrl, Vpn};
+use super::{Config, Listen, Vpn};
 
 /// An error in a configuration, its position, and the remedy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,20 +118,6 @@ impl fmt::Display for FilePosition {
             f.write_str(" ")?;
         }
         self.key.as_ref().map_or(Ok(()), |key| write!(f, "{key}: "))
-    }
-}
-
-impl TryFrom<String> for StoreUrl {
-    type Error = ConfigError;
-
-    fn try_from(url: String) -> Result<Self, ConfigError> {
-        match url.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Box::new(PostgresUrl::parse(&url)?))),
-            // The rest is not repeated: a URL can hold a password.
-            Some((scheme, _)) => Err(ConfigError::StoreUrl { scheme: format!("{scheme}:") }),
-            None => Err(ConfigError::StoreUrl { scheme: url }),
-        }
     }
 }
 
