@@ -59,7 +59,7 @@ impl Holding {
     /// The candidate passed, or was published all the same, and is `in_force`.
     pub(super) fn heal(&mut self, by: By, in_force: Option<Generation>) {
         if let Some(held) = self.current.take() {
-            self.record.hold_ends(&held.status, held.began.elapsed(), by, in_force);
+            self.record.hold_ends(&held.status.hold, held.began.elapsed(), by, in_force);
         }
     }
 
@@ -92,7 +92,7 @@ impl Holding {
                 }
                 let (since, began) = match current {
                     Some(Held { status, began, .. }) => {
-                        self.record.hold_changes(status, began.elapsed(), &hold, in_force);
+                        self.record.hold_changes(&status.hold, began.elapsed(), &hold, in_force);
                         (status.since, *began)
                     }
                     None => {

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::guard::{Hold, Network, Prober, Rule, Unlocated};
+use super::guard::{Hold, NetworkAnswer, Prober, Rule, Unlocated};
 use super::report::GuardReport;
 use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
 use crate::config::{Config, Regressions};
@@ -155,12 +155,12 @@ impl Probation {
         }
         let unlocated = self.locations.unlocated(in_force);
         match self.prober.ask(&unlocated) {
-            Network::Asked => None,
-            Network::Silent => {
+            NetworkAnswer::Asked => None,
+            NetworkAnswer::Silent => {
                 self.locations = Pairs::default();
                 None
             }
-            Network::Answers { answered, sampled } => {
+            NetworkAnswer::Answers { answered, sampled } => {
                 let figures = format!(
                     "{} pairs of principal and device, of {} principals, are refused for want of a location, \
                      but {answered} of {sampled} devices that were asked answer",

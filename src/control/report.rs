@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::guard::Hold;
-use super::hold::HoldStatus;
 use crate::authz::{Generation, Regression};
 use crate::store::Quarantined;
 use crate::telemetry::{
@@ -30,25 +29,19 @@ impl GuardReport {
     /// `before` was held by, for as long as `held`, and now it is `hold`.
     pub(super) fn hold_changes(
         &self,
-        before: &HoldStatus,
+        before: &Hold,
         held: Duration,
         hold: &Hold,
         in_force: Option<Generation>,
     ) {
         tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
-        let rule_before = before.hold.rule.name();
+        let rule_before = before.rule.name();
         let now = alarm(hold, in_force);
         self.audit.tell(AuditEvent::HoldChange(HoldChange { now, rule_before, held_s: held.as_secs() }));
     }
 
-    pub(super) fn hold_ends(
-        &self,
-        status: &HoldStatus,
-        held: Duration,
-        by: By,
-        in_force: Option<Generation>,
-    ) {
-        let (rule, held_s) = (status.hold.rule.name(), held.as_secs());
+    pub(super) fn hold_ends(&self, hold: &Hold, held: Duration, by: By, in_force: Option<Generation>) {
+        let (rule, held_s) = (hold.rule.name(), held.as_secs());
         tracing::info!("the guard holds no more; rule {rule} held for {held_s} s");
         self.audit.tell(AuditEvent::HoldEnd(HoldEnd { rule, held_s, by, generation: in_force }));
     }

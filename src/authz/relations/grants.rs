@@ -1,13 +1,11 @@
 //! Grants, found by principal and scope, and by id where they change.
 
-use std::cmp::Reverse;
-use std::hash::{Hash, Hasher};
-
+use super::grant_key::GrantKey;
 use super::index::{Entry, Index};
 use super::packed_grants::{EndingGrant, LastingGrant, PackedKey};
 use super::{Edit, Identified, LastWords, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
-use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope, UnixMillis};
+use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope};
 
 #[derive(Clone)]
 pub(in crate::authz) struct Grants {
@@ -16,21 +14,6 @@ pub(in crate::authz) struct Grants {
     ending: Table<EndingGrant>,
     whole: Table<Grant>,
     index: Index<GrantId>,
-}
-
-/// What grants are looked up by.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::authz) struct GrantKey {
-    pub(in crate::authz) principal: PrincipalId,
-    pub(in crate::authz) scope: Scope,
-}
-
-/// Orders grants that lead to the same devices: the one that lasts longest first, and of those the oldest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::authz) struct GrantRank {
-    ends: bool,
-    ends_at: Reverse<Option<UnixMillis>>,
-    id: GrantId,
 }
 
 /// Grants on their way from memory.
@@ -165,38 +148,6 @@ impl Grants {
 
     pub(in crate::authz) fn len(&self) -> usize {
         self.index.len()
-    }
-}
-
-impl Grant {
-    pub(in crate::authz) fn rank(&self) -> GrantRank {
-        GrantRank { ends: self.expires_at.is_some(), ends_at: Reverse(self.expires_at), id: self.id }
-    }
-}
-
-impl Hash for GrantKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // Two words make one round of the hasher, the derived way takes three.
-        let target = match self.scope {
-            Scope::Any => 0,
-            Scope::Fleet(fleet) => fleet.0 ^ 1 << 62,
-            Scope::Device(device) => device.0 ^ 2 << 62,
-        };
-        state.write_i64(self.principal.0);
-        state.write_i64(target);
-    }
-}
-
-impl Row for Grant {
-    type Key = GrantKey;
-    type Rank = GrantRank;
-
-    fn key(&self) -> GrantKey {
-        GrantKey { principal: self.principal, scope: self.scope }
-    }
-
-    fn rank(&self) -> GrantRank {
-        self.rank()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod credentials;
 mod devices;
+mod grant_key;
 mod grants;
 mod index;
 mod node_names;

@@ -1,6 +1,6 @@
 //! Grants in 16 bytes, or 24 where they end: what nearly every grant fits in.
 
-use super::grants::{GrantKey, GrantRank};
+use super::grant_key::{GrantKey, GrantRank};
 use super::packed_end::PackedEnd;
 use crate::authz::table::Row;
 use crate::authz::{DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope};

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::probe::Network;
+use super::network_answer::NetworkAnswer;
 use super::{Difference, Hold, Rule, Verdict};
 use crate::authz::{Device, DeviceId, Snapshot};
 use crate::config::{self, Allowance};
@@ -62,11 +62,11 @@ impl Unlocated {
     }
 
     /// What follows from what the network says of them.
-    pub(super) fn verdict(&self, network: Network) -> Verdict {
+    pub(super) fn verdict(&self, network: NetworkAnswer) -> Verdict {
         match network {
-            Network::Silent => Verdict::Publish,
-            Network::Asked => Verdict::Wait,
-            Network::Answers { answered, sampled } => Verdict::Hold(self.hold(format!(
+            NetworkAnswer::Silent => Verdict::Publish,
+            NetworkAnswer::Asked => Verdict::Wait,
+            NetworkAnswer::Answers { answered, sampled } => Verdict::Hold(self.hold(format!(
                 "{} of {} devices have lost their location, but {answered} of {sampled} that were asked still answer",
                 self.devices.len(),
                 self.total

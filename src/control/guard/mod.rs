@@ -11,6 +11,7 @@ mod decode;
 mod difference;
 mod location;
 mod loss;
+mod network_answer;
 mod peers;
 mod probe;
 mod references;
@@ -32,8 +33,9 @@ pub(super) use contract::broken_contract;
 pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is_live_grant};
 pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
+pub(super) use network_answer::NetworkAnswer;
 pub(super) use peers::{Displaced, Holders, Word};
-pub(super) use probe::{Network, Prober};
+pub(super) use probe::Prober;
 pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
 
@@ -108,7 +110,7 @@ pub(super) struct Candidate<'a> {
     /// Whether rows were read one by one because the store told of them, and by how many.
     pub read: Read,
     /// What the network says of devices that the store has lost sight of, where those are too many.
-    pub unlocated: Option<(&'a Unlocated, Network)>,
+    pub unlocated: Option<(&'a Unlocated, NetworkAnswer)>,
     /// What other nodes say of devices that they hold no more, where those are too many.
     pub displaced: Word,
     pub now: UnixMillis,

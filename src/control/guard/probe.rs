@@ -11,20 +11,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::location::Unlocated;
+use super::network_answer::NetworkAnswer;
 use crate::authz::DeviceId;
 use crate::config::{self, Config, Vpn};
-
-/// What the network says of devices that the store has lost sight of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::control) enum Network {
-    /// The answer is not in yet.
-    Asked,
-    Silent,
-    Answers {
-        answered: usize,
-        sampled: usize,
-    },
-}
 
 /// Probes, one after the other.
 pub(in crate::control) struct Prober {
@@ -50,7 +39,7 @@ struct Probe {
 
 struct Outcome {
     of: HashSet<DeviceId>,
-    network: Network,
+    network: NetworkAnswer,
     at: Instant,
 }
 
@@ -62,7 +51,7 @@ impl Prober {
     }
 
     /// What is known of `unlocated`; asks where nothing is.
-    pub(in crate::control) fn ask(&mut self, unlocated: &Unlocated) -> Network {
+    pub(in crate::control) fn ask(&mut self, unlocated: &Unlocated) -> NetworkAnswer {
         self.look();
         if !self.last.as_ref().is_some_and(|last| last.counts_for(unlocated)) && self.running.is_none() {
             self.running = Some(Probe::begin(unlocated, &self.settings));
@@ -70,7 +59,7 @@ impl Prober {
         }
         match &self.last {
             Some(last) if last.counts_for(unlocated) => self.use_up(last.network),
-            _ => Network::Asked,
+            _ => NetworkAnswer::Asked,
         }
     }
 
@@ -81,8 +70,8 @@ impl Prober {
     }
 
     /// Silence counts once: devices that are published as gone and lost again have been back in between.
-    fn use_up(&mut self, network: Network) -> Network {
-        if network == Network::Silent {
+    fn use_up(&mut self, network: NetworkAnswer) -> NetworkAnswer {
+        if network == NetworkAnswer::Silent {
             self.last = None;
         }
         network
@@ -140,7 +129,7 @@ impl Probe {
     }
 
     /// `None` while it is open.
-    fn outcome(&mut self) -> Option<Network> {
+    fn outcome(&mut self) -> Option<NetworkAnswer> {
         let answered = &mut self.answered;
         self.waiting.retain(|socket| match state(socket) {
             State::Waiting => true,
@@ -153,7 +142,11 @@ impl Probe {
         let most = *answered * 2 > self.sampled;
         let is_over = most || self.waiting.is_empty() || Instant::now() >= self.until;
         let (answered, sampled) = (*answered, self.sampled);
-        is_over.then_some(if most { Network::Answers { answered, sampled } } else { Network::Silent })
+        is_over.then_some(if most {
+            NetworkAnswer::Answers { answered, sampled }
+        } else {
+            NetworkAnswer::Silent
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::LostEvents;
-use super::writer::{Line, State};
+use super::destination::{AuditLine, DestinationState};
 
 /// See the module.
 pub(super) struct LogFile<F> {
@@ -19,7 +19,7 @@ pub(super) struct LogFile<F> {
     pending: Vec<u8>,
     /// Bytes of the first of them that are in the file.
     begun: usize,
-    state: State,
+    state: DestinationState,
     lost: LostEvents,
 }
 
@@ -63,10 +63,10 @@ impl LogFile<File> {
 impl<F: Write> LogFile<F> {
     pub(super) fn on(file: F, path: &Path, lost: LostEvents) -> Self {
         let pending = Vec::with_capacity(PENDING_BYTES_MAX);
-        Self { path: path.to_owned(), file, pending, begun: 0, state: State::Writing, lost }
+        Self { path: path.to_owned(), file, pending, begun: 0, state: DestinationState::Writing, lost }
     }
 
-    pub fn append(&mut self, line: &Line<'_>) {
+    pub fn append(&mut self, line: &AuditLine<'_>) {
         let mut line = serde_json::to_vec(line).expect("an event's maps have keys of text");
         line.push(b'\n');
         if self.pending.len() + line.len() > PENDING_BYTES_MAX {
@@ -96,7 +96,7 @@ impl<F: Write> LogFile<F> {
             self.pending[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         self.pending.drain(..whole_lines);
         self.begun = written - whole_lines;
-        self.state.note("the audit log's file", outcome, &self.lost);
+        self.state.record("the audit log's file", outcome, &self.lost);
     }
 
     /// Whether something waits for the disk.
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn append<F: Write>(file: &mut LogFile<F>, session: u64) {
-        file.append(&Line { time: "now".to_owned(), node: None, event: &refusal(session) });
+        file.append(&AuditLine { time: "now".to_owned(), node: None, event: &refusal(session) });
         file.flush();
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::LostEvents;
-use super::writer::State;
+use super::destination::DestinationState;
 use crate::telemetry::AuditEvent;
 
 /// See the module.
@@ -23,7 +23,7 @@ pub(super) struct Journal {
     pending: VecDeque<Vec<u8>>,
     /// Until journald is asked again whether it has room.
     pause: Duration,
-    state: State,
+    state: DestinationState,
     lost: LostEvents,
 }
 
@@ -38,7 +38,7 @@ impl Journal {
             _ => {}
         }
         let (path, pending) = (path.to_owned(), VecDeque::new());
-        Ok(Self { socket, path, pending, pause: PAUSE_MIN, state: State::Writing, lost })
+        Ok(Self { socket, path, pending, pause: PAUSE_MIN, state: DestinationState::Writing, lost })
     }
 
     pub fn append(&mut self, event: &AuditEvent, node: Option<&str>) {
@@ -67,7 +67,7 @@ impl Journal {
             self.pending.pop_front();
         }
         self.pause = PAUSE_MIN;
-        self.state.note(NAME, Ok(()), &self.lost);
+        self.state.record(NAME, Ok(()), &self.lost);
     }
 
     /// When to flush again, where something is left.
@@ -83,7 +83,7 @@ impl Journal {
         self.pause = if self.pending.len() < before { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
         // A burst that finds journald's queue full is no trouble yet.
         if error.kind() != io::ErrorKind::WouldBlock || self.pending.len() == PENDING_EVENTS_MAX {
-            self.state.note(NAME, Err(error), &self.lost);
+            self.state.record(NAME, Err(error), &self.lost);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What neither takes is kept up to a bound and then lost, event by event and counted. Engines never wait for
 //! it.
 
+mod destination;
 mod file;
 mod journal;
 mod throttle;
@@ -21,7 +22,7 @@ use crate::sys::service_thread::ServiceThread;
 use file::LogFile;
 use journal::Journal;
 use throttle::Throttle;
-use writer::Writer;
+use writer::AuditWriter;
 
 /// The writing end: owns the thread, the file and the journal's socket. Dropping it writes what is queued and
 /// closes them; senders that are left find nobody.
@@ -68,7 +69,7 @@ impl AuditLog {
         let journal = config
             .journald
             .then(|| Journal::connect(Path::new(JOURNALD), lost.clone()).map_err(AuditError::Journal));
-        let writer = Writer {
+        let writer = AuditWriter {
             node: node.map(str::to_owned),
             throttle: Throttle::new(config.refusals_per_source),
             file: file.transpose()?,
@@ -106,7 +107,7 @@ impl LostEvents {
     }
 }
 
-fn start(writer: Writer, lost: LostEvents) -> io::Result<(AuditLog, AuditSender)> {
+fn start(writer: AuditWriter, lost: LostEvents) -> io::Result<(AuditLog, AuditSender)> {
     if writer.file.is_none() && writer.journal.is_none() {
         let reopener = AuditReopener { ask: None };
         return Ok((AuditLog { _writer: ServiceThread::default(), reopener, lost }, AuditSender::disabled()));

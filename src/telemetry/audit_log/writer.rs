@@ -2,13 +2,12 @@
 //! not be written.
 
 use std::fs::File;
-use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
-use serde::Serialize;
 
 use super::LostEvents;
+use super::destination::AuditLine;
 use super::file::LogFile;
 use super::journal::Journal;
 use super::throttle::{Admitted, Throttle};
@@ -16,34 +15,14 @@ use crate::sys::service_thread::StopSignal;
 use crate::telemetry::AuditEvent;
 
 /// What the thread owns.
-pub(super) struct Writer {
+pub(super) struct AuditWriter {
     pub node: Option<String>,
     pub throttle: Throttle,
     pub file: Option<LogFile<File>>,
     pub journal: Option<Journal>,
 }
 
-/// How a place that takes events is doing. Told once per change.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    Writing,
-    /// With the count of lost events from before.
-    Failing {
-        lost_before: u64,
-    },
-}
-
-/// An event as a line: its time first.
-#[derive(Serialize)]
-pub(super) struct Line<'a> {
-    pub time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<&'a str>,
-    #[serde(flatten)]
-    pub event: &'a AuditEvent,
-}
-
-impl Writer {
+impl AuditWriter {
     /// Writes until `stop`.
     pub fn run(
         mut self,
@@ -90,7 +69,7 @@ impl Writer {
     fn write(&mut self, event: &AuditEvent) {
         let node = self.node.as_deref();
         if let Some(file) = &mut self.file {
-            file.append(&Line { time: jiff::Timestamp::now().to_string(), node, event });
+            file.append(&AuditLine { time: jiff::Timestamp::now().to_string(), node, event });
         }
         if let Some(journal) = &mut self.journal {
             journal.append(event, node);
@@ -132,22 +111,6 @@ impl Writer {
             lost.add(left);
             tracing::error!(lost = lost.get(), "the audit log is closed with events unwritten");
         }
-    }
-}
-
-impl State {
-    pub fn note(&mut self, place: &'static str, outcome: io::Result<()>, lost: &LostEvents) {
-        *self = match (outcome, *self) {
-            (Err(error), Self::Writing) => {
-                tracing::error!(%error, "{place} takes no audit events; see to it, or events get lost");
-                Self::Failing { lost_before: lost.get() }
-            }
-            (Ok(()), Self::Failing { lost_before }) => {
-                tracing::warn!(lost = lost.get() - lost_before, "{place} takes audit events again");
-                Self::Writing
-            }
-            (_, state) => state,
-        };
     }
 }
 
