@@ -14,7 +14,7 @@ use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
 use super::status::source_status;
 use super::{AdminState, response};
 use crate::config::{Queries, RelationQuery};
-use crate::control::{CommandError, QueriesError};
+use crate::control::{GuardCommandError, QueriesError};
 
 pub(super) async fn status(_viewer: Viewer, State(state): State<AdminState>) -> Response {
     response::json(&source_status(&state.sources.control.get()))
@@ -73,7 +73,7 @@ pub(super) async fn roll_back(Operator(caller): Operator, State(state): State<Ad
 #[derive(Debug, thiserror::Error)]
 enum ControlReplyError {
     #[error(transparent)]
-    Command(#[from] CommandError),
+    Command(#[from] GuardCommandError),
     #[error(transparent)]
     Queries(#[from] QueriesError),
     #[error(

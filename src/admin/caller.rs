@@ -137,7 +137,7 @@ fn audit_by(
         Caller::Remote(client) => (None, None, Some(client)),
     };
     let event = OperatorCommand { command, by, uid, pid, client, outcome, detail };
-    state.sources.audit.tell(AuditEvent::OperatorCommand(event));
+    state.sources.audit.emit(AuditEvent::OperatorCommand(event));
 }
 
 /// Returns the caller of a request. A request without one gets no permission.

@@ -8,14 +8,14 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::openmetrics::{counter, gauge};
-use crate::control::{Rule, Status};
+use crate::control::{ControlStatus, Rule};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RuleLabel {
     rule: &'static str,
 }
 
-pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &Status) -> Result<(), fmt::Error> {
+pub(super) fn encode(encoder: &mut DescriptorEncoder, status: &ControlStatus) -> Result<(), fmt::Error> {
     let held_by = status.hold.as_ref().map(|held| held.hold.rule);
     let help = "1 while the guard keeps the last good snapshot in force, by the rule that holds.";
     let mut family = encoder.encode_descriptor("guard_held", help, None, MetricType::Gauge)?;

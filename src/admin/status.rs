@@ -14,9 +14,9 @@ use super::api::{
 use super::caller::{Denied, Viewer};
 use super::{AdminState, Readiness, Sources, response, threads};
 use crate::authz::UnixMillis;
-use crate::control::{Rule, Status};
+use crate::control::{ControlStatus, Rule};
 use crate::engine::Neighbours;
-use crate::telemetry::{Counter, EngineCounters, Handshake, SLOWEST_KEPT};
+use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
     let body = match viewer {
@@ -31,7 +31,7 @@ pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<A
 }
 
 /// The store and the guard, for an operator.
-pub(super) fn source_status(status: &Status) -> SourceStatus {
+pub(super) fn source_status(status: &ControlStatus) -> SourceStatus {
     SourceStatus {
         store: status.store.clone(),
         last_error: status.last_error.clone(),
@@ -70,7 +70,7 @@ fn public_status(state: &AdminState) -> PublicStatus {
     }
 }
 
-fn public_source(status: &Status) -> PublicSource {
+fn public_source(status: &ControlStatus) -> PublicSource {
     PublicSource {
         store: Null,
         last_error: status.last_error.as_ref().map(|_| STORE_ERROR),
@@ -84,7 +84,7 @@ fn public_source(status: &Status) -> PublicSource {
     }
 }
 
-fn source_figures(status: &Status) -> SourceFigures {
+fn source_figures(status: &ControlStatus) -> SourceFigures {
     let holds = Rule::ALL.iter().zip(status.holds).map(|(rule, holds)| (rule.name().to_owned(), holds));
     SourceFigures {
         generation: status.generation,
@@ -161,26 +161,26 @@ fn refusals(sources: &Sources) -> BTreeMap<String, u64> {
 }
 
 /// The slowest of all threads, the slowest first.
-fn slowest(sources: &Sources) -> impl Iterator<Item = Handshake> {
+fn slowest(sources: &Sources) -> impl Iterator<Item = RequestTiming> {
     let now = UnixMillis::now();
-    let mut all: Vec<Handshake> =
-        sources.engine.counters().flat_map(|engine| engine.slowest_handshakes.get(now)).collect();
+    let mut all: Vec<RequestTiming> =
+        sources.engine.counters().flat_map(|engine| engine.slowest_requests.get(now)).collect();
     all.sort_by_key(|handshake| std::cmp::Reverse(handshake.us));
     all.truncate(SLOWEST_KEPT);
     all.into_iter()
 }
 
-impl From<Handshake> for SlowHandshake {
-    fn from(handshake: Handshake) -> Self {
+impl From<RequestTiming> for SlowHandshake {
+    fn from(handshake: RequestTiming) -> Self {
         let outcome = handshake.outcome().into();
-        let Handshake { at, us, session, uuid, port, .. } = handshake;
+        let RequestTiming { at, us, session, uuid, port, .. } = handshake;
         Self { at, us, outcome, session: SessionId(session), uuid, port }
     }
 }
 
-impl From<Handshake> for PublicHandshake {
-    fn from(handshake: Handshake) -> Self {
-        let Handshake { at, us, .. } = handshake;
+impl From<RequestTiming> for PublicHandshake {
+    fn from(handshake: RequestTiming) -> Self {
+        let RequestTiming { at, us, .. } = handshake;
         Self { at, us, outcome: handshake.outcome(), session: Null, uuid: Null, port: Null }
     }
 }

@@ -81,7 +81,7 @@ impl Authority {
     }
 
     /// The next view has what ended at `at`. Control thread only, and before it publishes.
-    pub fn note_ends(&self, at: Instant) {
+    pub fn record_ends(&self, at: Instant) {
         let since_began = at.saturating_duration_since(self.began);
         self.ended_at_us.store(since_began.as_micros() as u64, Ordering::Relaxed);
     }

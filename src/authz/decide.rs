@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::relations::{Between, Held, Located, SoughtCredential, SoughtDevice, SoughtGrants};
+use super::relations::{
+    Between, HeldCredential, LocatedDevice, SoughtCredential, SoughtDevice, SoughtGrants,
+};
 use super::{Decision, Grant, PeerRoute, Query, Refusal, Revocations, Route, Snapshot, Subject, UnixMillis};
 
 /// What a decision rests on beside the snapshot and the question.
@@ -21,7 +23,7 @@ impl Snapshot {
     /// Asks in this order, and the first thing that is wrong is the reason: the credential, the device,
     /// a grant that leads from one to the other, and whether the node reaches the device now.
     pub fn decide(&self, query: &Query, context: DecisionContext<'_>) -> Decision {
-        let route = self.ask(query).and_then(|asked| {
+        let route = self.seek(query).and_then(|asked| {
             let found = self.find(&asked, context)?;
             self.route(query, &found, context)
         });
@@ -43,7 +45,7 @@ impl Snapshot {
         for together in queries.chunks(DECISIONS_AT_ONCE) {
             let mut asked = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
             for (asked, query) in asked.iter_mut().zip(together) {
-                *asked = self.ask(query);
+                *asked = self.seek(query);
             }
             let mut found = [const { Err(Refusal::CredentialMissing) }; DECISIONS_AT_ONCE];
             for (found, asked) in found.iter_mut().zip(&asked).take(together.len()) {
@@ -71,7 +73,7 @@ impl Snapshot {
         query: &'a Query,
         context: DecisionContext<'_>,
     ) -> Result<PeerRoute<'a>, Refusal> {
-        let asked = self.ask(query)?;
+        let asked = self.seek(query)?;
         let found = self.find(&asked, context)?;
         let grant = found.best_grant(query.port, context)?;
         let Found { expires_at, device, .. } = &found;
@@ -89,20 +91,24 @@ impl Snapshot {
 
     /// Has fetched what the question names.
     #[inline]
-    fn ask<'a>(&'a self, query: &'a Query) -> Result<Asked<'a>, Refusal> {
+    fn seek<'a>(&'a self, query: &'a Query) -> Result<SoughtQuery<'a>, Refusal> {
         let subject = query.subject.as_ref().ok_or(Refusal::CredentialMissing)?;
         let credential = subject.credential().map(|key| self.credentials.seek(key));
         let device = query.device.as_ref().map(|uuid| self.devices.seek(uuid));
-        Ok(Asked { subject, credential, device })
+        Ok(SoughtQuery { subject, credential, device })
     }
 
     /// Has the grants fetched that lead from the credential to the device.
     #[inline]
-    fn find<'a>(&'a self, asked: &Asked<'a>, context: DecisionContext<'_>) -> Result<Found<'a>, Refusal> {
-        let Asked { subject, credential, device } = asked;
+    fn find<'a>(
+        &'a self,
+        asked: &SoughtQuery<'a>,
+        context: DecisionContext<'_>,
+    ) -> Result<Found<'a>, Refusal> {
+        let SoughtQuery { subject, credential, device } = asked;
         let held = match subject {
             Subject::Principal { id, until, .. } => {
-                Some(Held { principal: *id, expires_at: Some(*until), revoked: false })
+                Some(HeldCredential { principal: *id, expires_at: Some(*until), revoked: false })
             }
             Subject::Key(_) | Subject::Secret { .. } => credential.as_ref().and_then(SoughtCredential::get),
         };
@@ -139,7 +145,7 @@ impl Snapshot {
 const DECISIONS_AT_ONCE: usize = 16;
 
 /// The credential and the device are on their way from memory.
-struct Asked<'a> {
+struct SoughtQuery<'a> {
     subject: &'a Subject,
     /// `None` where nothing rests on one.
     credential: Option<SoughtCredential<'a>>,
@@ -151,12 +157,12 @@ struct Found<'a> {
     subject: &'a Subject,
     /// The credential or the session token does.
     expires_at: Option<UnixMillis>,
-    device: Located<'a>,
+    device: LocatedDevice<'a>,
     grants: SoughtGrants<'a>,
 }
 
 impl Found<'_> {
-    /// The one that opens the port, or the most telling reason why none does.
+    /// The one that opens the port, or the most reason_rank reason why none does.
     #[inline]
     fn best_grant(&self, port: u16, context: DecisionContext<'_>) -> Result<Grant, Refusal> {
         let mut search = GrantSearch { port, context, best: None, refusal: Refusal::NoGrant };
@@ -171,7 +177,7 @@ struct GrantSearch<'a> {
     context: DecisionContext<'a>,
     /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
     best: Option<Grant>,
-    /// The most telling reason against a grant. One that ended says more than one for other ports.
+    /// The most reason_rank reason against a grant. One that ended says more than one for other ports.
     refusal: Refusal,
 }
 
@@ -190,7 +196,7 @@ impl GrantSearch<'_> {
             }
             return;
         };
-        if telling(problem) > telling(self.refusal) {
+        if reason_rank(problem) > reason_rank(self.refusal) {
             self.refusal = problem;
         }
     }
@@ -198,10 +204,10 @@ impl GrantSearch<'_> {
 
 #[inline]
 fn live_credential(
-    held: Option<Held>,
+    held: Option<HeldCredential>,
     subject: &Subject,
     context: DecisionContext<'_>,
-) -> Result<Held, Refusal> {
+) -> Result<HeldCredential, Refusal> {
     let DecisionContext { revocations, now, .. } = context;
     // A principal's removal revokes its credentials too; the removal is the true cause.
     if held.as_ref().is_some_and(|held| revocations.principal(held.principal)) {
@@ -223,12 +229,12 @@ fn live_credential(
     if has_expired(expires_at, now) {
         Err(Refusal::CredentialExpired)
     } else {
-        Ok(Held { expires_at, ..held })
+        Ok(HeldCredential { expires_at, ..held })
     }
 }
 
 /// Where the device can be dialled, if this node may and can.
-fn reachable_address(device: &Located<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
+fn reachable_address(device: &LocatedDevice<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
     match (device.node, node) {
         (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
         _ if !device.online => Err(Refusal::DeviceOffline),
@@ -241,7 +247,7 @@ fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
 }
 
 /// How much a reason for having no grant says about what to do.
-const fn telling(refusal: Refusal) -> u8 {
+const fn reason_rank(refusal: Refusal) -> u8 {
     match refusal {
         Refusal::GrantRevoked => 3,
         Refusal::GrantExpired => 2,

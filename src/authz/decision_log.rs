@@ -33,7 +33,7 @@ pub struct Regression {
 impl DecisionLog {
     /// Takes note of a decision that was made in `view` at `now`. Costs a refusal a second decision while
     /// there is a generation to be compared with.
-    pub fn note(&self, view: &PinnedView<'_>, query: &Query, decision: &Decision, now: UnixMillis) {
+    pub fn record(&self, view: &PinnedView<'_>, query: &Query, decision: &Decision, now: UnixMillis) {
         self.decided.fetch_add(1, Ordering::Relaxed);
         match decision {
             // Who may reach a device on another node holds the same rights as who may reach one here.
@@ -43,13 +43,13 @@ impl DecisionLog {
             Decision::Refuse(_) | Decision::Undecided(_) => {}
         }
         if let Decision::Refuse(refusal) = decision {
-            self.note_regression(view, query, *refusal, now);
+            self.record_regression(view, query, *refusal, now);
         }
     }
 
     /// Takes note of a refusal that the generation before would not have given and that no expiry explains.
     /// Says whether it is one.
-    pub fn note_regression(
+    pub fn record_regression(
         &self,
         view: &PinnedView<'_>,
         query: &Query,

@@ -1,7 +1,7 @@
 //! One immutable, complete state of all rights. A delta makes a new one that shares what it did not touch.
 //! What follows from it for a client is in `decide`.
 
-use super::relations::{Credentials, Devices, Edit, Grants, Held};
+use super::relations::{Credentials, Devices, Edit, Grants, HeldCredential};
 use super::table::KeyHasher;
 use super::{Credential, Device, DeviceId, Grant, GrantId, KeyHash, PrincipalId};
 
@@ -104,7 +104,7 @@ impl Snapshot {
     }
 
     pub fn credential(&self, key: &KeyHash) -> Option<Credential> {
-        let Held { principal, expires_at, revoked } = self.credentials.seek(key).get()?;
+        let HeldCredential { principal, expires_at, revoked } = self.credentials.seek(key).get()?;
         Some(Credential { key: *key, principal, expires_at, revoked })
     }
 

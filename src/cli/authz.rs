@@ -9,7 +9,7 @@ use super::Loaded;
 use super::admin_client::{AdminClient, AdminDocument};
 use super::output::{CommandAnswer, CommandError, OutputFormat, rfc3339};
 use crate::admin::api::{
-    Accepted, CandidateQueries, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack, SourceStatus,
+    AcceptedHold, CandidateQueries, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack, SourceStatus,
 };
 use crate::admin::routes;
 use crate::config::RelationQuery;
@@ -51,7 +51,7 @@ pub fn run(command: AuthzCommand, loaded: &Loaded, output: OutputFormat) -> Resu
         }
         AuthzCommand::Accept => {
             let document = relay.post(routes::AUTHZ_ACCEPT)?;
-            let Accepted { rule, rows, generation, .. } = document.read()?;
+            let AcceptedHold { rule, rows, generation, .. } = document.read()?;
             let generation = generation.0;
             let text = format!(
                 "published {rows} changed rows as generation {generation}, which rule {rule} had held"

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::authz::Undecided;
-use crate::control::{Status, StatusHandle};
+use crate::control::{ControlStatus, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::node::Node;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
@@ -135,7 +135,7 @@ impl Watchdog {
 }
 
 /// Describes the state of authorization.
-fn authorization(status: &Status, trouble: Option<Undecided>) -> String {
+fn authorization(status: &ControlStatus, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, &status.hold) {
         (Some(undecided), _) => format!("the node cannot decide ({})", Cause::from(undecided)),

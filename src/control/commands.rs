@@ -22,9 +22,9 @@ pub struct Commands {
 
 /// A question, and where its answer goes.
 pub(super) enum Request {
-    Diff(oneshot::Sender<Result<DiffReport, CommandError>>),
-    Accept(oneshot::Sender<Result<Accepted, CommandError>>),
-    RollBack(oneshot::Sender<Result<RolledBack, CommandError>>),
+    Diff(oneshot::Sender<Result<DiffReport, GuardCommandError>>),
+    Accept(oneshot::Sender<Result<AcceptedHold, GuardCommandError>>),
+    RollBack(oneshot::Sender<Result<RolledBack, GuardCommandError>>),
     /// What these queries would change, in the place of those that they name.
     Compare(Queries, oneshot::Sender<Result<DiffReport, QueriesError>>),
     Reload(Box<Config>, oneshot::Sender<Result<(), QueriesError>>),
@@ -32,7 +32,7 @@ pub(super) enum Request {
 
 /// Why a command was not carried out; each text ends in what to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CommandError {
+pub enum GuardCommandError {
     #[error("nothing is held: what the store says is in force")]
     NothingHeld,
     #[error("there is nothing to accept: the store breaks the contract; mend the query or the schema")]
@@ -51,7 +51,7 @@ pub enum CommandError {
 #[derive(Debug, thiserror::Error)]
 pub enum QueriesError {
     #[error(transparent)]
-    Command(#[from] CommandError),
+    Command(#[from] GuardCommandError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
@@ -62,7 +62,7 @@ pub enum QueriesError {
 
 /// What `authz accept` has published.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Accepted {
+pub struct AcceptedHold {
     /// That held it.
     pub rule: Rule,
     pub figures: String,
@@ -108,22 +108,22 @@ pub struct DiffRow {
 }
 
 impl Commands {
-    pub async fn diff(&self) -> Result<DiffReport, CommandError> {
-        self.ask(Request::Diff).await
+    pub async fn diff(&self) -> Result<DiffReport, GuardCommandError> {
+        self.request(Request::Diff).await
     }
 
-    pub async fn accept(&self) -> Result<Accepted, CommandError> {
-        self.ask(Request::Accept).await
+    pub async fn accept(&self) -> Result<AcceptedHold, GuardCommandError> {
+        self.request(Request::Accept).await
     }
 
-    pub async fn roll_back(&self) -> Result<RolledBack, CommandError> {
-        self.ask(Request::RollBack).await
+    pub async fn roll_back(&self) -> Result<RolledBack, GuardCommandError> {
+        self.request(Request::RollBack).await
     }
 
     /// What `candidate` would change, and what the guard says of it; relations that it does not name are read
     /// as they are.
     pub async fn compare(&self, candidate: Queries) -> Result<DiffReport, QueriesError> {
-        self.ask(|answer| Request::Compare(candidate, answer)).await
+        self.request(|answer| Request::Compare(candidate, answer)).await
     }
 
     /// Takes over what of `config` concerns the control thread, all of it or nothing. Waits for the answer, and
@@ -131,24 +131,24 @@ impl Commands {
     pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
         self.send(|answer| Request::Reload(Box::new(config), answer))?
             .blocking_recv()
-            .unwrap_or_else(|_| Err(CommandError::Gone.into()))
+            .unwrap_or_else(|_| Err(GuardCommandError::Gone.into()))
     }
 
-    async fn ask<T, E: From<CommandError>>(
+    async fn request<T, E: From<GuardCommandError>>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
     ) -> Result<T, E> {
-        self.send(request)?.await.unwrap_or(Err(CommandError::Gone.into()))
+        self.send(request)?.await.unwrap_or(Err(GuardCommandError::Gone.into()))
     }
 
     fn send<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
-    ) -> Result<oneshot::Receiver<T>, CommandError> {
+    ) -> Result<oneshot::Receiver<T>, GuardCommandError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(request(answer))
-            .map_err(|error| if error.is_full() { CommandError::Busy } else { CommandError::Gone })?;
+        self.queue.try_send(request(answer)).map_err(|error| {
+            if error.is_full() { GuardCommandError::Busy } else { GuardCommandError::Gone }
+        })?;
         Ok(answered)
     }
 }

@@ -14,12 +14,12 @@ use crate::store::RowKey;
 /// See the module.
 pub(super) struct History {
     /// The oldest first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<HistoryEntry>,
     probation: Duration,
 }
 
 /// What was in force before one or a few publications.
-struct Entry {
+struct HistoryEntry {
     before: Arc<Snapshot>,
     /// Rows in which it differs from the next one.
     touched: Touched,
@@ -50,7 +50,7 @@ impl History {
             _ => {
                 let mut touched = Touched::nothing();
                 touched.add(rows);
-                self.entries.push_back(Entry { before, touched, first_at: now, last_at: now });
+                self.entries.push_back(HistoryEntry { before, touched, first_at: now, last_at: now });
             }
         }
     }

@@ -25,11 +25,11 @@ pub type HoldCounts = [u64; Rule::ALL.len()];
 /// See the module.
 pub(super) struct Holding {
     record: GuardReport,
-    current: Option<Held>,
+    current: Option<CurrentHold>,
     counts: HoldCounts,
 }
 
-struct Held {
+struct CurrentHold {
     status: HoldStatus,
     began: Instant,
     candidate: HeldCandidate,
@@ -91,7 +91,7 @@ impl Holding {
                     self.counts[index] += 1;
                 }
                 let (since, began) = match current {
-                    Some(Held { status, began, .. }) => {
+                    Some(CurrentHold { status, began, .. }) => {
                         self.record.hold_changes(&status.hold, began.elapsed(), &hold, in_force);
                         (status.since, *began)
                     }
@@ -100,7 +100,7 @@ impl Holding {
                         (UnixMillis::now(), Instant::now())
                     }
                 };
-                *current = Some(Held { status: HoldStatus { hold, since }, began, candidate });
+                *current = Some(CurrentHold { status: HoldStatus { hold, since }, began, candidate });
             }
         }
     }

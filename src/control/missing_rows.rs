@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::guard::{Difference, Read};
+use super::guard::{Difference, ReadScope};
 use crate::authz::{Change, Revocations, UnixMillis};
 use crate::store::RowKey;
 
@@ -13,7 +13,7 @@ use crate::store::RowKey;
 #[derive(Default)]
 pub(super) struct MissingRows {
     /// With what told of each first.
-    waiting: HashMap<RowKey, Seen>,
+    waiting: HashMap<RowKey, FirstMissed>,
     /// Reads so far.
     reads: Reads,
     honoured: u64,
@@ -35,16 +35,16 @@ struct Reads {
 }
 
 #[derive(Clone, Copy)]
-struct Seen {
-    by: Read,
+struct FirstMissed {
+    by: ReadScope,
     at: Reads,
 }
 
 impl MissingRows {
     /// To be called once for each successful read, before its absences are looked at.
-    pub(super) fn count_read(&mut self, read: Read) {
+    pub(super) fn count_read(&mut self, read: ReadScope) {
         self.reads.any += 1;
-        self.reads.everything += u64::from(read == Read::Everything);
+        self.reads.everything += u64::from(read == ReadScope::Everything);
     }
 
     /// Sorts what `difference` has lost into what has ended and what is waited for.
@@ -52,13 +52,13 @@ impl MissingRows {
         &mut self,
         difference: &Difference,
         revocations: &Revocations,
-        read: Read,
+        read: ReadScope,
         now: UnixMillis,
     ) -> Settled {
         let mut still_waiting = HashMap::new();
         let mut settled = Settled { ended: Vec::new(), kept: HashSet::new() };
         for (key, gone) in lost(difference, revocations, now) {
-            let seen = self.waiting.get(&key).copied().unwrap_or(Seen { by: read, at: self.reads });
+            let seen = self.waiting.get(&key).copied().unwrap_or(FirstMissed { by: read, at: self.reads });
             if self.is_confirmed(seen) {
                 settled.ended.push(gone);
             } else {
@@ -91,7 +91,7 @@ impl MissingRows {
 
     /// Whether some wait for a second answer of the whole queries: no outbox told of them.
     pub(super) fn want_everything_read(&self) -> bool {
-        self.waiting.values().any(|seen| seen.by == Read::Everything)
+        self.waiting.values().any(|seen| seen.by == ReadScope::Everything)
     }
 
     /// Rows whose absence has become a revocation, since the node runs.
@@ -100,10 +100,10 @@ impl MissingRows {
     }
 
     /// The second read must be of the same kind: one that only asks what has changed puts no query again.
-    fn is_confirmed(&self, seen: Seen) -> bool {
+    fn is_confirmed(&self, seen: FirstMissed) -> bool {
         match seen.by {
-            Read::Everything => self.reads.everything > seen.at.everything,
-            Read::Changes => self.reads.any > seen.at.any,
+            ReadScope::Everything => self.reads.everything > seen.at.everything,
+            ReadScope::Changes => self.reads.any > seen.at.any,
         }
     }
 }

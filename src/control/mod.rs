@@ -28,14 +28,14 @@ use std::sync::Arc;
 use crossbeam::channel;
 
 pub use commands::{
-    Accepted, CommandError, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, QueriesError,
+    AcceptedHold, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, GuardCommandError, QueriesError,
     RolledBack,
 };
 pub use guard::{Hold, Rule};
 pub use heartbeat::HeartbeatThread;
 pub use hold::{HoldCounts, HoldStatus};
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
-pub use status::{Status, StatusHandle};
+pub use status::{ControlStatus, StatusHandle};
 
 use crate::authz::Authority;
 use crate::config::Config;

@@ -34,12 +34,12 @@ pub(super) struct Evidence {
     pub hold: Hold,
     /// What was refused.
     pub queries: Vec<Query>,
-    pub lost: Lost,
+    pub lost: LostRight,
 }
 
 /// What those who are refused no longer have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lost {
+pub(super) enum LostRight {
     Rights,
     /// Of devices that this node itself could dial.
     Locations,
@@ -53,7 +53,7 @@ struct Pairs {
 
 /// Whether a pair was among those that are remembered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Noted {
+enum PairRecord {
     New,
     Known,
     NoRoom,
@@ -83,12 +83,12 @@ impl Probation {
     }
 
     /// Fetches what the engines report, and says whether it is too much.
-    pub(super) fn look(&mut self, authority: &Authority, in_force: &Snapshot) -> Option<Evidence> {
+    pub(super) fn poll(&mut self, authority: &Authority, in_force: &Snapshot) -> Option<Evidence> {
         let now = Instant::now();
         let mut decided = 0;
         for decision_log in authority.decision_logs() {
             decided += decision_log.decided();
-            decision_log.drain_regressions(|regression| self.note(regression, now));
+            decision_log.drain_regressions(|regression| self.record(regression, now));
         }
         self.window.turn(now, decided);
         self.rights.forget_older_than(now, self.time);
@@ -107,15 +107,15 @@ impl Probation {
         self.total
     }
 
-    fn note(&mut self, regression: Regression, now: Instant) {
+    fn record(&mut self, regression: Regression, now: Instant) {
         self.total += 1;
-        let noted = if regression.refusal.is_of_location() {
-            self.locations.note(regression, now)
+        let recorded = if regression.refusal.is_of_location() {
+            self.locations.record(regression, now)
         } else {
-            self.window.note(regression.principal, now);
-            self.rights.note(regression, now)
+            self.window.record(regression.principal, now);
+            self.rights.record(regression, now)
         };
-        if noted == Noted::New {
+        if recorded == PairRecord::New {
             self.record.regressed(&regression);
         }
     }
@@ -131,7 +131,7 @@ impl Probation {
                 limits.pairs,
                 limits.principals
             );
-            return Some(self.rights.evidence(figures, Lost::Rights));
+            return Some(self.rights.evidence(figures, LostRight::Rights));
         }
         let (regressions, decided) = (self.window.regressions.len(), self.window.decisions());
         let is_too_large_a_share = regressions >= limits.decisions
@@ -144,7 +144,7 @@ impl Probation {
                 WINDOW.as_secs(),
                 limits.share * 100.0
             );
-            self.rights.evidence(figures, Lost::Rights)
+            self.rights.evidence(figures, LostRight::Rights)
         })
     }
 
@@ -154,7 +154,7 @@ impl Probation {
             return None;
         }
         let unlocated = self.locations.unlocated(in_force);
-        match self.prober.ask(&unlocated) {
+        match self.prober.poll(&unlocated) {
             NetworkAnswer::Asked => None,
             NetworkAnswer::Silent => {
                 self.locations = Pairs::default();
@@ -167,21 +167,21 @@ impl Probation {
                     self.locations.pairs.len(),
                     self.locations.principals()
                 );
-                Some(self.locations.evidence(figures, Lost::Locations))
+                Some(self.locations.evidence(figures, LostRight::Locations))
             }
         }
     }
 }
 
 impl Pairs {
-    fn note(&mut self, regression: Regression, now: Instant) -> Noted {
+    fn record(&mut self, regression: Regression, now: Instant) -> PairRecord {
         let pair = (regression.principal, regression.device);
         if self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&pair) {
-            return Noted::NoRoom;
+            return PairRecord::NoRoom;
         }
         match self.pairs.insert(pair, (regression, now)) {
-            Some(_) => Noted::Known,
-            None => Noted::New,
+            Some(_) => PairRecord::Known,
+            None => PairRecord::New,
         }
     }
 
@@ -197,7 +197,7 @@ impl Pairs {
         self.pairs.len() >= limits.pairs && self.principals() >= limits.principals
     }
 
-    fn evidence(&self, figures: String, lost: Lost) -> Evidence {
+    fn evidence(&self, figures: String, lost: LostRight) -> Evidence {
         let regressions = || self.pairs.values().map(|(regression, _)| regression);
         let examples = regressions().map(|regression| {
             let Regression { principal, device, refusal, .. } = regression;
@@ -236,7 +236,7 @@ impl Window {
         }
     }
 
-    fn note(&mut self, principal: PrincipalId, now: Instant) {
+    fn record(&mut self, principal: PrincipalId, now: Instant) {
         if self.regressions.len() < WINDOW_REGRESSIONS_MAX {
             self.regressions.push_back((now, principal));
         }

@@ -83,7 +83,7 @@ impl Publisher {
     pub(super) fn end(&mut self, changes: &[Change]) {
         let Some(revocations) = self.revocations.with(changes) else { return };
         if let Some(persistence) = &mut self.persistence {
-            persistence.note_ends(&self.revocations.news(changes));
+            persistence.record_ends(&self.revocations.news(changes));
         }
         self.revocations = Arc::new(revocations);
         self.is_settled = false;
@@ -91,7 +91,7 @@ impl Publisher {
     }
 
     /// What is read next is there to be read since `readable_since`.
-    pub(super) fn note_told(&mut self, readable_since: Instant) {
+    pub(super) fn record_readable(&mut self, readable_since: Instant) {
         self.readable_since = readable_since;
     }
 
@@ -162,7 +162,7 @@ impl Publisher {
             persistence.keep(&view);
         }
         if let Some(ended_at) = self.ended_at.take() {
-            self.authority.note_ends(ended_at);
+            self.authority.record_ends(ended_at);
         }
         self.authority.publish(Arc::clone(&view));
         self.is_settled = true;

@@ -13,7 +13,7 @@ use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
 use super::report::GuardReport;
-use super::status::{Status, StatusHandle};
+use super::status::{ControlStatus, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, Queries};
 use crate::store::{Changes, Rows, Source, StoreError, queries_digest};
@@ -56,7 +56,7 @@ impl Refresher {
             admission: Admission::new(config, publisher, record),
             source,
             authority,
-            status: StatusHandle::new(Status { store, ..Status::default() }),
+            status: StatusHandle::new(ControlStatus { store, ..ControlStatus::default() }),
             queries: config.authz.queries.clone(),
             refresh_every: config.authz.refresh,
             reconcile_every: config.authz.reconcile,
@@ -123,7 +123,7 @@ impl Refresher {
         if let Err(panic) = answered {
             tracing::error!("a fault of sluicegate itself ({}); please report it", message(&*panic));
         }
-        self.status.update(|status| self.admission.tell(status));
+        self.status.update(|status| self.admission.report(status));
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<DiffReport, QueriesError> {
@@ -180,7 +180,7 @@ impl Refresher {
     }
 
     fn refresh(&mut self) -> Result<(), StoreError> {
-        self.admission.look_after_engines();
+        self.admission.drain_decision_logs();
         let now = UnixMillis::now();
         self.read()?;
         let lag_ms = i64::try_from(self.source.lag().as_millis()).unwrap_or(i64::MAX);
@@ -194,11 +194,11 @@ impl Refresher {
         }
         let began = Instant::now();
         let changes = self.source.read_changes()?;
-        self.admission.note_told(self.source.readable_since().unwrap_or(began));
+        self.admission.record_readable(self.source.readable_since().unwrap_or(began));
         match changes {
-            Changes::Nothing => self.admission.take_nothing(),
-            Changes::Some { changes, quarantined } => self.admission.take_changes(&changes, quarantined),
-            Changes::All(rows) => self.take_everything(rows),
+            Changes::Nothing => self.admission.apply_nothing(),
+            Changes::Some { changes, quarantined } => self.admission.apply_changes(&changes, quarantined),
+            Changes::All(rows) => self.apply_everything(rows),
             Changes::Behind => {
                 tracing::info!("the outbox of {} does not reach back; reading all", self.source.describe());
                 self.read_everything()?;
@@ -211,8 +211,8 @@ impl Refresher {
     fn read_everything(&mut self) -> Result<(), StoreError> {
         let began = Instant::now();
         let rows = self.source.read_all()?;
-        self.admission.note_told(began);
-        self.take_everything(rows);
+        self.admission.record_readable(began);
+        self.apply_everything(rows);
         self.reconcile_at = Instant::now() + jittered(self.reconcile_every);
         self.reread_pause = REREAD_PAUSE_MIN.max(began.elapsed() * REREAD_PAUSE_FACTOR);
         self.hasten_reconcile();
@@ -223,16 +223,16 @@ impl Refresher {
     fn follow_elsewhere(&mut self) {
         let moves = self.source.changes_elsewhere();
         if !moves.is_empty() {
-            self.admission.take_changes(&moves, Vec::new());
+            self.admission.apply_changes(&moves, Vec::new());
         }
         self.status.update(|status| {
-            self.admission.tell(status);
+            self.admission.report(status);
             status.warnings = self.source.warnings();
         });
     }
 
-    fn take_everything(&mut self, rows: Rows) {
-        self.admission.take_rows(rows);
+    fn apply_everything(&mut self, rows: Rows) {
+        self.admission.apply_rows(rows);
     }
 
     /// Puts the next full read forward where it could heal a hold or confirm an absence.
@@ -250,7 +250,7 @@ impl Refresher {
             tracing::info!("{} can be read again", self.source.describe());
         }
         self.status.update(|status| {
-            self.admission.tell(status);
+            self.admission.report(status);
             status.confirmed_at = now;
             status.last_error = None;
             status.warnings = self.source.warnings();
@@ -272,7 +272,7 @@ impl Refresher {
             tracing::warn!("{error}; until then the last good snapshot decides");
         }
         self.status.update(|status| {
-            self.admission.tell(status);
+            self.admission.report(status);
             status.last_error = Some(error);
             status.store_errors += 1;
         });

@@ -21,7 +21,7 @@ impl ReplayLog {
     /// Fetches what the engines have allowed since the last time.
     pub(super) fn fetch(&mut self, authority: &Authority) {
         for decision_log in authority.decision_logs() {
-            decision_log.drain_allowed(|query| self.note(query));
+            decision_log.drain_allowed(|query| self.record(query));
         }
     }
 
@@ -30,7 +30,7 @@ impl ReplayLog {
         &self.order
     }
 
-    fn note(&mut self, query: Query) {
+    fn record(&mut self, query: Query) {
         if self.max == 0 || !self.known.insert(query) {
             return;
         }
@@ -56,10 +56,10 @@ mod tests {
     fn each_decision_is_remembered_once_and_the_oldest_is_forgotten() {
         let mut recent = ReplayLog::new(3);
         for port in [1, 2, 1, 1, 3, 4] {
-            recent.note(query(port));
+            recent.record(query(port));
         }
         assert_eq!(recent.queries().iter().map(|query| query.port).collect::<Vec<_>>(), [2, 3, 4]);
-        recent.note(query(1));
+        recent.record(query(1));
         assert_eq!(recent.queries().iter().map(|query| query.port).collect::<Vec<_>>(), [3, 4, 1]);
     }
 }

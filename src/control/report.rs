@@ -23,7 +23,7 @@ impl GuardReport {
 
     pub(super) fn hold_begins(&self, hold: &Hold, in_force: Option<Generation>) {
         tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
-        self.audit.tell(AuditEvent::HoldBegin(alarm(hold, in_force)));
+        self.audit.emit(AuditEvent::HoldBegin(alarm(hold, in_force)));
     }
 
     /// `before` was held by, for as long as `held`, and now it is `hold`.
@@ -37,13 +37,13 @@ impl GuardReport {
         tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
         let rule_before = before.rule.name();
         let now = alarm(hold, in_force);
-        self.audit.tell(AuditEvent::HoldChange(HoldChange { now, rule_before, held_s: held.as_secs() }));
+        self.audit.emit(AuditEvent::HoldChange(HoldChange { now, rule_before, held_s: held.as_secs() }));
     }
 
     pub(super) fn hold_ends(&self, hold: &Hold, held: Duration, by: By, in_force: Option<Generation>) {
         let (rule, held_s) = (hold.rule.name(), held.as_secs());
         tracing::info!("the guard holds no more; rule {rule} held for {held_s} s");
-        self.audit.tell(AuditEvent::HoldEnd(HoldEnd { rule, held_s, by, generation: in_force }));
+        self.audit.emit(AuditEvent::HoldEnd(HoldEnd { rule, held_s, by, generation: in_force }));
     }
 
     pub(super) fn rolls_back(&self, hold: &Hold, to: Generation) {
@@ -53,18 +53,18 @@ impl GuardReport {
     pub(super) fn rolled_back(&self, by: By, hold: &Hold, change: Return) {
         let Return { from, to, in_force } = change;
         let Alarm { rule, figures, examples, generation } = alarm(hold, in_force);
-        self.audit.tell(AuditEvent::Rollback(Rollback { by, rule, figures, examples, from, to, generation }));
+        self.audit.emit(AuditEvent::Rollback(Rollback { by, rule, figures, examples, from, to, generation }));
     }
 
     pub(super) fn may_be_wrong(&self, hold: &Hold, in_force: Option<Generation>) {
         tracing::error!("what is in force may be wrong, by {hold}");
-        self.audit.tell(AuditEvent::RegressionAlarm(alarm(hold, in_force)));
+        self.audit.emit(AuditEvent::RegressionAlarm(alarm(hold, in_force)));
     }
 
     pub(super) fn regressed(&self, regression: &Regression) {
         let Regression { principal, device, refusal, .. } = *regression;
         let cause = refusal.into();
-        self.audit.tell(AuditEvent::Regression(RegressionSeen { principal, device, cause }));
+        self.audit.emit(AuditEvent::Regression(RegressionSeen { principal, device, cause }));
     }
 
     /// These rows have turned bad.
@@ -72,12 +72,12 @@ impl GuardReport {
         for Quarantined { key, reason } in rows.by_ref().take(TOLD_MAX) {
             tracing::warn!("quarantined {key}: {reason}; its last good version, if any, stays in force");
             let row = QuarantinedRow { row: key.to_string(), reason: reason.clone() };
-            self.audit.tell(AuditEvent::Quarantine(row));
+            self.audit.emit(AuditEvent::Quarantine(row));
         }
         let rows = rows.count();
         if rows > 0 {
             tracing::warn!("quarantined {rows} more rows");
-            self.audit.tell(AuditEvent::MoreQuarantined(QuarantinedRows { rows }));
+            self.audit.emit(AuditEvent::MoreQuarantined(QuarantinedRows { rows }));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::authz::{Generation, RowCounts, UnixMillis};
 use crate::store::StoreWarnings;
 
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub struct ControlStatus {
     /// The kind and place of the store, without secrets.
     pub store: String,
     /// Of the snapshot in force; `None` while there is none.
@@ -47,19 +47,19 @@ pub struct Status {
 /// A way to the newest status, from any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct StatusHandle {
-    status: Arc<Mutex<Status>>,
+    status: Arc<Mutex<ControlStatus>>,
 }
 
 impl StatusHandle {
-    pub(super) fn new(status: Status) -> Self {
+    pub(super) fn new(status: ControlStatus) -> Self {
         Self { status: Arc::new(Mutex::new(status)) }
     }
 
-    pub(super) fn update(&self, update: impl FnOnce(&mut Status)) {
+    pub(super) fn update(&self, update: impl FnOnce(&mut ControlStatus)) {
         update(&mut self.status.lock());
     }
 
-    pub fn get(&self) -> Status {
+    pub fn get(&self) -> ControlStatus {
         self.status.lock().clone()
     }
 }

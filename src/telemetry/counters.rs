@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use super::{
-    Cause, LabelCounts, Latency, RefusalLabel, SlowestHandshakes, TlsHandshakeOutcome, TlsRecordsBy,
-};
+use super::{Cause, LabelCounts, Latency, RefusalLabel, SlowestRequests, TlsHandshakeOutcome, TlsRecordsBy};
 
 /// A count that one thread alone writes, so that adding needs no locked instruction.
 #[derive(Debug, Default)]
@@ -57,7 +55,7 @@ pub struct EngineCounters {
     pub refusals: LabelCounts<RefusalLabel>,
     /// Tunnels that ended, by the cause that the audit log names.
     pub ends: LabelCounts<Cause>,
-    pub slowest_handshakes: SlowestHandshakes,
+    pub slowest_requests: SlowestRequests,
     /// From a revocation's being there to be read in the store to the end of a tunnel by it.
     pub revoked_to_closed: Latency,
 }

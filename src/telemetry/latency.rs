@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 pub struct Latency {
     recent: Mutex<Box<Histogram<u32>>>,
     /// Everything that was read before, and an empty histogram to swap in.
-    read: Mutex<Read>,
+    read: Mutex<ReadTotals>,
 }
 
-struct Read {
+struct ReadTotals {
     total: Histogram<u64>,
     spare: Box<Histogram<u32>>,
 }
@@ -34,7 +34,7 @@ impl Latency {
     /// All that was ever recorded.
     pub fn total(&self) -> Histogram<u64> {
         let mut read = self.read.lock();
-        let Read { total, spare } = &mut *read;
+        let ReadTotals { total, spare } = &mut *read;
         mem::swap(&mut *self.recent.lock(), spare);
         for value in spare.iter_recorded() {
             total.saturating_record_n(value.value_iterated_to(), u64::from(value.count_at_value()));
@@ -48,7 +48,7 @@ impl Default for Latency {
     fn default() -> Self {
         Self {
             recent: Mutex::new(Box::new(histogram())),
-            read: Mutex::new(Read { total: histogram(), spare: Box::new(histogram()) }),
+            read: Mutex::new(ReadTotals { total: histogram(), spare: Box::new(histogram()) }),
         }
     }
 }

@@ -19,4 +19,4 @@ pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use label_counts::{CountLabel, LabelCounts, RefusalLabel, TlsHandshakeOutcome, TlsRecordsBy};
 pub use latency::Latency;
 pub use log_on_change::LogOnChange;
-pub use slowest::{Handshake, SLOWEST_KEPT, SlowestHandshakes};
+pub use slowest::{RequestTiming, SLOWEST_KEPT, SlowestRequests};

@@ -10,7 +10,7 @@ use crate::authz::{DeviceUuid, UnixMillis};
 
 /// From accept to the reply, whatever it said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Handshake {
+pub struct RequestTiming {
     pub at: UnixMillis,
     pub us: u64,
     pub session: u64,
@@ -20,7 +20,7 @@ pub struct Handshake {
     pub port: Option<u16>,
 }
 
-impl Handshake {
+impl RequestTiming {
     /// `open`, or the cause of the refusal.
     pub fn outcome(&self) -> &'static str {
         self.refused.map_or("open", Cause::slug)
@@ -28,13 +28,13 @@ impl Handshake {
 }
 
 #[derive(Default)]
-pub struct SlowestHandshakes {
+pub struct SlowestRequests {
     /// The slowest first.
-    slowest: Mutex<ArrayVec<Handshake, SLOWEST_KEPT>>,
+    slowest: Mutex<ArrayVec<RequestTiming, SLOWEST_KEPT>>,
 }
 
-impl SlowestHandshakes {
-    pub fn record(&self, handshake: Handshake) {
+impl SlowestRequests {
+    pub fn record(&self, handshake: RequestTiming) {
         let Some(mut slowest) = self.slowest.try_lock() else { return };
         slowest.retain(|kept| is_recent(kept, handshake.at));
         let place = slowest.partition_point(|kept| kept.us >= handshake.us);
@@ -46,14 +46,14 @@ impl SlowestHandshakes {
         }
     }
 
-    pub fn get(&self, now: UnixMillis) -> ArrayVec<Handshake, SLOWEST_KEPT> {
+    pub fn get(&self, now: UnixMillis) -> ArrayVec<RequestTiming, SLOWEST_KEPT> {
         let mut slowest = self.slowest.lock().clone();
         slowest.retain(|kept| is_recent(kept, now));
         slowest
     }
 }
 
-fn is_recent(handshake: &Handshake, now: UnixMillis) -> bool {
+fn is_recent(handshake: &RequestTiming, now: UnixMillis) -> bool {
     now.0.saturating_sub(handshake.at.0) <= RECENT_MS
 }
 
@@ -66,17 +66,17 @@ const RECENT_MS: i64 = 60_000;
 mod tests {
     use super::*;
 
-    fn handshake(at: i64, us: u64) -> Handshake {
-        Handshake { at: UnixMillis(at), us, session: 1, refused: None, uuid: None, port: None }
+    fn handshake(at: i64, us: u64) -> RequestTiming {
+        RequestTiming { at: UnixMillis(at), us, session: 1, refused: None, uuid: None, port: None }
     }
 
-    fn kept(slowest: &SlowestHandshakes, now: i64) -> Vec<u64> {
+    fn kept(slowest: &SlowestRequests, now: i64) -> Vec<u64> {
         slowest.get(UnixMillis(now)).iter().map(|kept| kept.us).collect()
     }
 
     #[test]
     fn the_slowest_are_kept_in_order_and_the_faster_make_room() {
-        let slowest = SlowestHandshakes::default();
+        let slowest = SlowestRequests::default();
         for us in [3, 9, 1, 7, 5, 10, 2, 8, 4, 6] {
             slowest.record(handshake(0, us));
         }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_a_minute_old_makes_room_for_anything() {
-        let slowest = SlowestHandshakes::default();
+        let slowest = SlowestRequests::default();
         for _ in 0..SLOWEST_KEPT {
             slowest.record(handshake(0, 1_000_000));
         }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn whoever_records_does_not_wait_for_a_reader() {
-        let slowest = SlowestHandshakes::default();
+        let slowest = SlowestRequests::default();
         let reading = slowest.slowest.lock();
         slowest.record(handshake(0, 1));
         drop(reading);

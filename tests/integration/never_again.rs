@@ -8,7 +8,7 @@ use crate::support::{Installation, Judged};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use sluicegate::authz::{Decision, Refusal};
-use sluicegate::control::{CommandError, Commands};
+use sluicegate::control::{Commands, GuardCommandError};
 
 const DEVICES: usize = 12;
 
@@ -155,7 +155,7 @@ impl Scene {
     }
 
     /// Most are refused for want of something to act on.
-    fn command(&self, command: impl FnOnce(Commands) -> Result<(), CommandError>) {
+    fn command(&self, command: impl FnOnce(Commands) -> Result<(), GuardCommandError>) {
         let _outcome = command(self.judged().control.commands());
     }
 

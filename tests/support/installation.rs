@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Query, UnixMillis};
 use sluicegate::config::{self, Authz, Config, StoreUrl, Vpn};
-use sluicegate::control::{Control, ControlError, Rule, Status};
+use sluicegate::control::{Control, ControlError, ControlStatus, Rule};
 use sluicegate::store;
 use sluicegate::store::sqlite;
 use sluicegate::telemetry::AuditSender;
@@ -133,7 +133,7 @@ impl Installation {
 }
 
 impl Judged {
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> ControlStatus {
         self.control.status().get()
     }
 
@@ -146,7 +146,7 @@ impl Judged {
     pub fn ask(&self, device: usize) -> Decision {
         let (view, query, now) = (self.authority.pin(), self.query(device), UnixMillis::now());
         let decision = view.decide(&query, now);
-        self.decision_log.note(&view, &query, &decision, now);
+        self.decision_log.record(&view, &query, &decision, now);
         decision
     }
 

@@ -9,7 +9,7 @@ mod status;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::control::{Accepted, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack};
+pub use crate::control::{AcceptedHold, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack};
 pub(super) use public::{Null, PublicHandshake, PublicHold, PublicSource, PublicStatus, STORE_ERROR};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{

@@ -35,9 +35,13 @@ impl Credentials {
     }
 
     #[cold]
-    fn whole(&self, key: &KeyHash) -> Option<Held> {
+    fn whole(&self, key: &KeyHash) -> Option<HeldCredential> {
         let whole = self.whole.rows(key.credential_id()).find(|row| row.key.matches(key))?;
-        Some(Held { principal: whole.principal, expires_at: whole.expires_at, revoked: whole.revoked })
+        Some(HeldCredential {
+            principal: whole.principal,
+            expires_at: whole.expires_at,
+            revoked: whole.revoked,
+        })
     }
 
     pub(in crate::authz) fn called(&self, id: CredentialId) -> Option<Credential> {
@@ -62,7 +66,7 @@ pub(in crate::authz) struct SoughtCredential<'a> {
 }
 
 /// What a credential is, beside its key.
-pub(in crate::authz) struct Held {
+pub(in crate::authz) struct HeldCredential {
     pub(in crate::authz) principal: PrincipalId,
     pub(in crate::authz) expires_at: Option<UnixMillis>,
     pub(in crate::authz) revoked: bool,
@@ -70,7 +74,7 @@ pub(in crate::authz) struct Held {
 
 impl SoughtCredential<'_> {
     #[inline]
-    pub(in crate::authz) fn get(&self) -> Option<Held> {
+    pub(in crate::authz) fn get(&self) -> Option<HeldCredential> {
         let Self { credentials, key, packed } = self;
         match packed.rows().find(|row| row.key.matches(key)) {
             Some(credential) => Some(credential.held()),
@@ -99,13 +103,13 @@ impl PackedCredential {
     }
 
     fn unpack(&self) -> Credential {
-        let Held { principal, expires_at, revoked } = self.held();
+        let HeldCredential { principal, expires_at, revoked } = self.held();
         Credential { key: self.key, principal, expires_at, revoked }
     }
 
     #[inline]
-    fn held(&self) -> Held {
-        Held {
+    fn held(&self) -> HeldCredential {
+        HeldCredential {
             principal: PrincipalId(self.principal.into()),
             expires_at: self.expires_at.unpack(),
             revoked: self.revoked,

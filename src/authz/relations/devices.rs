@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 
-use super::index::{Entry, Index};
+use super::index::{Index, IndexEntry};
 use super::node_names::{NodeNames, NodeNumber};
 use super::{Edit, Identified, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
@@ -21,7 +21,7 @@ pub(in crate::authz) struct Devices {
 }
 
 /// What a decision needs to know of a device.
-pub(in crate::authz) struct Located<'a> {
+pub(in crate::authz) struct LocatedDevice<'a> {
     pub(in crate::authz) id: DeviceId,
     pub(in crate::authz) fleet: Option<FleetId>,
     pub(in crate::authz) address: Option<IpAddr>,
@@ -38,7 +38,7 @@ pub(in crate::authz) struct SoughtDevice<'a> {
 
 impl<'a> SoughtDevice<'a> {
     #[inline]
-    pub(in crate::authz) fn get(&self) -> Option<Located<'a>> {
+    pub(in crate::authz) fn get(&self) -> Option<LocatedDevice<'a>> {
         let Self { devices, uuid, packed } = *self;
         match packed.and_then(|packed| packed.rows().next()) {
             Some(device) => Some(device.located(&devices.nodes)),
@@ -59,7 +59,7 @@ impl Devices {
     }
 
     pub(in crate::authz) fn edit(&mut self, edits: Vec<Edit<Device>>) {
-        let Claims { put, removed, ids, uuids } = Claims::of(edits);
+        let DeviceEdits { put, removed, ids, uuids } = DeviceEdits::of(edits);
         for name in put.iter().filter_map(|device| device.node.as_deref()) {
             if self.nodes.number(name).is_none() {
                 Arc::make_mut(&mut self.nodes).add(name);
@@ -68,8 +68,8 @@ impl Devices {
         let (packed, whole) = pack_all(put, |device| PackedDevice::pack(device, &self.nodes));
 
         let mut entries = Vec::with_capacity(packed.len() + whole.len());
-        entries.extend(packed.iter().map(|row| Entry::new(row.id(), self.packed.digest(row.key()))));
-        entries.extend(whole.iter().map(|row| Entry::new(row.id, self.whole.digest(row.uuid))));
+        entries.extend(packed.iter().map(|row| IndexEntry::new(row.id(), self.packed.digest(row.key()))));
+        entries.extend(whole.iter().map(|row| IndexEntry::new(row.id, self.whole.digest(row.uuid))));
         let displaced = self.index.replace(entries, &removed);
 
         let mut suspects = displaced.digests;
@@ -92,7 +92,7 @@ impl Devices {
     }
 
     #[cold]
-    fn whole(&self, uuid: &DeviceUuid) -> Option<Located<'_>> {
+    fn whole(&self, uuid: &DeviceUuid) -> Option<LocatedDevice<'_>> {
         self.whole.rows(*uuid).next().map(Device::located)
     }
 
@@ -115,7 +115,7 @@ impl Devices {
     }
 
     /// As [`iter`](Self::iter), without a copy of each.
-    pub(in crate::authz) fn count(&self, is_counted: impl Fn(&Located<'_>) -> bool) -> usize {
+    pub(in crate::authz) fn count(&self, is_counted: impl Fn(&LocatedDevice<'_>) -> bool) -> usize {
         let packed = self.packed.iter().map(|row| row.located(&self.nodes));
         packed.chain(self.whole.iter().map(Device::located)).filter(is_counted).count()
     }
@@ -127,7 +127,7 @@ impl Devices {
 
 /// What a list of edits comes to. A device ends where a later one claims its id or its uuid, whatever
 /// becomes of the later one.
-struct Claims {
+struct DeviceEdits {
     put: Vec<Device>,
     /// Ids that no device has in the end.
     removed: HashSet<DeviceId>,
@@ -135,7 +135,7 @@ struct Claims {
     uuids: HashSet<DeviceUuid>,
 }
 
-impl Claims {
+impl DeviceEdits {
     fn of(edits: Vec<Edit<Device>>) -> Self {
         let mut claims = Self {
             put: Vec::with_capacity(edits.len()),
@@ -201,8 +201,8 @@ impl PackedDevice {
     }
 
     #[inline]
-    fn located<'a>(&self, nodes: &'a NodeNames) -> Located<'a> {
-        Located {
+    fn located<'a>(&self, nodes: &'a NodeNames) -> LocatedDevice<'a> {
+        LocatedDevice {
             id: self.id(),
             fleet: self.fleet.map(|fleet| FleetId(i64::from(fleet.get()) - 1)),
             address: self.address.map(|address| Ipv4Addr::from_bits(address.get()).into()),
@@ -212,7 +212,7 @@ impl PackedDevice {
     }
 
     fn unpack(&self, nodes: &NodeNames) -> Device {
-        let Located { id, fleet, address, node, online } = self.located(nodes);
+        let LocatedDevice { id, fleet, address, node, online } = self.located(nodes);
         Device { id, uuid: self.uuid(), fleet, address, node: node.map(Into::into), online }
     }
 
@@ -234,9 +234,9 @@ fn packed<T, P>(value: Option<T>, pack: impl FnOnce(T) -> Option<P>) -> Option<O
 }
 
 impl Device {
-    fn located(&self) -> Located<'_> {
+    fn located(&self) -> LocatedDevice<'_> {
         let Self { id, fleet, address, online, .. } = *self;
-        Located { id, fleet, address, node: self.node.as_deref(), online }
+        LocatedDevice { id, fleet, address, node: self.node.as_deref(), online }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Grants, found by principal and scope, and by id where they change.
 
 use super::grant_key::GrantKey;
-use super::index::{Entry, Index};
+use super::index::{Index, IndexEntry};
 use super::packed_grants::{EndingGrant, LastingGrant, PackedKey};
 use super::{Edit, Identified, LastWords, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
@@ -96,9 +96,9 @@ impl Grants {
         let (lasting, others) = pack_all(put, LastingGrant::pack);
         let (ending, whole) = pack_all(others, EndingGrant::pack);
         let mut entries = Vec::with_capacity(lasting.len() + ending.len() + whole.len());
-        entries.extend(lasting.iter().map(|row| Entry::new(row.id(), self.lasting.digest(row.key()))));
-        entries.extend(ending.iter().map(|row| Entry::new(row.id(), self.ending.digest(row.key()))));
-        entries.extend(whole.iter().map(|row| Entry::new(row.id, self.whole.digest(row.key()))));
+        entries.extend(lasting.iter().map(|row| IndexEntry::new(row.id(), self.lasting.digest(row.key()))));
+        entries.extend(ending.iter().map(|row| IndexEntry::new(row.id(), self.ending.digest(row.key()))));
+        entries.extend(whole.iter().map(|row| IndexEntry::new(row.id, self.whole.digest(row.key()))));
 
         // A new version may have another principal or scope than the old one.
         let displaced = self.index.replace(entries, &removed);

@@ -10,12 +10,12 @@ use crate::authz::{DeviceId, GrantId};
 
 #[derive(Clone)]
 pub(super) struct Index<I> {
-    entries: Table<Entry<I>>,
+    entries: Table<IndexEntry<I>>,
 }
 
 /// For one id the digest of the key that its row is found by.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<I> {
+pub(super) struct IndexEntry<I> {
     /// As bytes: an `i64` would be followed by four bytes of nothing.
     id: [u8; 8],
     digest: KeyDigest,
@@ -23,7 +23,7 @@ pub(super) struct Entry<I> {
 }
 
 /// Where rows were that a change replaces or removes.
-pub(super) struct Displaced<I> {
+pub(super) struct DisplacedEntries<I> {
     pub(super) ids: HashSet<I>,
     pub(super) digests: Vec<KeyDigest>,
 }
@@ -41,11 +41,15 @@ impl<I: StoreId> Index<I> {
     }
 
     /// Takes in `entries`, each in the place of the one with its id, and lets go of those for `removed`.
-    pub(super) fn replace(&mut self, entries: Vec<Entry<I>>, removed: &HashSet<I>) -> Displaced<I> {
+    pub(super) fn replace(
+        &mut self,
+        entries: Vec<IndexEntry<I>>,
+        removed: &HashSet<I>,
+    ) -> DisplacedEntries<I> {
         let suspects = removed.iter().map(|id| self.entries.digest(*id)).collect();
         let displaced = self.entries.replace(entries, suspects, |entry| removed.contains(&entry.id()));
-        Displaced {
-            ids: displaced.iter().map(Entry::id).collect(),
+        DisplacedEntries {
+            ids: displaced.iter().map(IndexEntry::id).collect(),
             digests: displaced.iter().map(|entry| entry.digest).collect(),
         }
     }
@@ -59,7 +63,7 @@ impl<I: StoreId> Index<I> {
     }
 }
 
-impl<I: StoreId> Entry<I> {
+impl<I: StoreId> IndexEntry<I> {
     pub(super) fn new(id: I, digest: KeyDigest) -> Self {
         Self { id: id.number().to_ne_bytes(), digest, of: PhantomData }
     }
@@ -69,7 +73,7 @@ impl<I: StoreId> Entry<I> {
     }
 }
 
-impl<I: StoreId> Row for Entry<I> {
+impl<I: StoreId> Row for IndexEntry<I> {
     type Key = I;
     type Rank = ();
 
@@ -100,4 +104,4 @@ impl StoreId for DeviceId {
     }
 }
 
-const _: () = assert!(size_of::<Entry<GrantId>>() == 12);
+const _: () = assert!(size_of::<IndexEntry<GrantId>>() == 12);

@@ -14,8 +14,8 @@ mod packed_grants;
 
 use std::hash::Hash;
 
-pub(super) use credentials::{Credentials, Held, SoughtCredential};
-pub(super) use devices::{Devices, Located, SoughtDevice};
+pub(super) use credentials::{Credentials, HeldCredential, SoughtCredential};
+pub(super) use devices::{Devices, LocatedDevice, SoughtDevice};
 pub(super) use grants::{Between, Grants, SoughtGrants};
 use hashbrown::HashSet;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::shard::{Digested, Shard};
-use super::{BRANCH_SHARDS, KeyDigest, Place, Row, SHARD_ROWS_MAX, SHARDS_MAX, Table};
+use super::{BRANCH_SHARDS, BucketPlace, KeyDigest, Row, SHARD_ROWS_MAX, SHARDS_MAX, Table};
 
 impl<R: Row> Table<R> {
     /// Puts `new` in, each in the place of the version of it that is there, and takes out what `goes`.
@@ -25,7 +25,8 @@ impl<R: Row> Table<R> {
         let rows_put = new.len();
 
         let digests = new.iter().map(|new| new.digest).chain(suspects.iter().copied());
-        let mut touched: Vec<_> = digests.map(|digest| Place::of(digest, self.shards).number()).collect();
+        let mut touched: Vec<_> =
+            digests.map(|digest| BucketPlace::of(digest, self.shards).number()).collect();
         touched.sort_unstable();
         touched.dedup();
 
@@ -46,7 +47,8 @@ impl<R: Row> Table<R> {
                 }
             }
             let shards = self.shards;
-            while let Some(after) = new.next_if(|new| Place::of(new.digest, shards).number() == number) {
+            while let Some(after) = new.next_if(|new| BucketPlace::of(new.digest, shards).number() == number)
+            {
                 merged.push(after);
             }
             *self.shard_mut(number) = Shard::new(&mut merged, shards);

@@ -100,7 +100,7 @@ impl<R: Row> Table<R> {
     /// Every row whose key has `digest`, by key and rank, and a few others.
     #[inline]
     pub(super) fn bucket(&self, digest: KeyDigest) -> &[R] {
-        let place = Place::of(digest, self.shards);
+        let place = BucketPlace::of(digest, self.shards);
         self.branches[place.branch][place.shard].bucket(place.bucket)
     }
 
@@ -209,13 +209,13 @@ const AT_ONCE: usize = 8;
 
 /// Where a digest leads in a table of so many shards. Keeps the order of the digests.
 #[derive(Clone, Copy)]
-struct Place {
+struct BucketPlace {
     branch: usize,
     shard: usize,
     bucket: usize,
 }
 
-impl Place {
+impl BucketPlace {
     #[inline]
     fn of(digest: KeyDigest, shards: u32) -> Self {
         let scaled = u64::from(digest.0) * u64::from(shards);

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{KeyDigest, Place, Row};
+use super::{BucketPlace, KeyDigest, Row};
 
 /// Immutable, and cheap to clone.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ impl<R> Shard<R> {
         let mut bounds = [0; BUCKETS + 1];
         let mut row = 0;
         for (bucket, bound) in bounds.iter_mut().enumerate() {
-            while row < rows.len() && Place::of(rows[row].digest, shards).bucket < bucket {
+            while row < rows.len() && BucketPlace::of(rows[row].digest, shards).bucket < bucket {
                 row += 1;
             }
             *bound = (row >> step_bits) as u8;

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use super::candidate::CandidateBuilder;
 use super::guard::{
-    Candidate, Difference, Guard, Hold, Holders, Prober, Read, Replay, Since, Verdict, revokes_everything,
+    Candidate, Difference, Guard, Hold, Holders, Prober, ReadScope, Replay, Since, Verdict,
+    revokes_everything,
 };
 use super::history::History;
 use super::hold::Holding;
@@ -25,7 +26,7 @@ use super::quarantine::{Quarantine, row_key};
 use super::replay_log::ReplayLog;
 use super::report::GuardReport;
 use super::reused_addresses::ReusedAddresses;
-use super::status::Status;
+use super::status::ControlStatus;
 use crate::authz::{Change, Device, Generation, RowCounts, Snapshot, UnixMillis};
 use crate::config::{Config, OnRegression};
 use crate::store::{Quarantined, Relation, RowKey, Rows, queries_digest};
@@ -121,14 +122,14 @@ impl Admission {
     }
 
     /// What comes next was there to be read since `readable_since`.
-    pub(super) fn note_told(&mut self, readable_since: Instant) {
-        self.publisher.note_told(readable_since);
+    pub(super) fn record_readable(&mut self, readable_since: Instant) {
+        self.publisher.record_readable(readable_since);
     }
 
     /// A full read.
-    pub(super) fn take_rows(&mut self, mut rows: Rows) {
+    pub(super) fn apply_rows(&mut self, mut rows: Rows) {
         let quarantined = std::mem::take(&mut rows.quarantined);
-        self.absences.count_read(Read::Everything);
+        self.absences.count_read(ReadScope::Everything);
         let ends = self.believed_ends(&rows);
         self.publisher.end(&ends);
         // What follows takes its time.
@@ -136,13 +137,13 @@ impl Admission {
         self.mirror.replace(rows, &quarantined, self.last_good.as_deref());
         self.quarantine.replace(quarantined);
         self.reads_of_everything += 1;
-        self.judge(Read::Everything);
+        self.judge(ReadScope::Everything);
         self.publisher.settle();
     }
 
     /// A read of changes. Deleted rows are no ends: their absence waits for the next read.
-    pub(super) fn take_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
-        self.absences.count_read(Read::Changes);
+    pub(super) fn apply_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
+        self.absences.count_read(ReadScope::Changes);
         let bad: HashSet<&RowKey> = quarantined.iter().map(|row| &row.key).collect();
         // What is told as gone and does not decode either is there, and says that it is revoked.
         let is_end =
@@ -154,17 +155,17 @@ impl Admission {
         }
         self.mirror.apply(changes, &bad);
         self.quarantine.update(changes, quarantined);
-        self.judge(Read::Changes);
+        self.judge(ReadScope::Changes);
         self.publisher.settle();
     }
 
     /// A read of changes that found none. It confirms what the one before told.
-    pub(super) fn take_nothing(&mut self) {
-        self.absences.count_read(Read::Changes);
+    pub(super) fn apply_nothing(&mut self) {
+        self.absences.count_read(ReadScope::Changes);
         let is_asking = self.prober.is_asking() || self.holders.is_asking();
         let is_awaited = self.absences.waiting() > 0 || is_asking;
         if is_awaited || self.holding.is_without_candidate() {
-            self.judge(Read::Changes);
+            self.judge(ReadScope::Changes);
             self.publisher.settle();
         }
     }
@@ -182,13 +183,13 @@ impl Admission {
     }
 
     /// Frees what no engine looks at any more, and fetches what they have seen. To be called before each read.
-    pub(super) fn look_after_engines(&mut self) {
+    pub(super) fn drain_decision_logs(&mut self) {
         self.publisher.tidy();
         self.recent.fetch(self.publisher.authority());
-        self.look_for_regressions();
+        self.check_for_regressions();
     }
 
-    pub(super) fn tell(&self, status: &mut Status) {
+    pub(super) fn report(&self, status: &mut ControlStatus) {
         status.generation = self.generation();
         status.rows = self.last_good.as_deref().map(Snapshot::row_counts).unwrap_or_default();
         status.quarantined = self.quarantine.len();
@@ -219,7 +220,7 @@ impl Admission {
         ends(rows).filter(|change| doubted.is_none() || relation_of(change) != doubted).collect()
     }
 
-    fn judge(&mut self, read: Read) {
+    fn judge(&mut self, read: ReadScope) {
         let now = UnixMillis::now();
         let difference = match &self.last_good {
             Some(last_good) => self.mirror.difference(last_good),
@@ -235,7 +236,7 @@ impl Admission {
         }
     }
 
-    fn verdict(&mut self, difference: &Difference, read: Read, now: UnixMillis) -> Verdict {
+    fn verdict(&mut self, difference: &Difference, read: ReadScope, now: UnixMillis) -> Verdict {
         if !self.guard.is_enabled() {
             return Verdict::Publish;
         }
@@ -250,11 +251,11 @@ impl Admission {
         if unlocated.is_none() {
             self.prober.forget();
         }
-        let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.ask(unlocated)));
+        let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.poll(unlocated)));
         let store = self.mirror.snapshot();
         let displaced = last_good.map(|last_good| self.guard.displaced(difference, last_good, store));
         let directory = self.publisher.authority().directory().get();
-        let displaced = self.holders.ask(&displaced.unwrap_or_default(), &directory);
+        let displaced = self.holders.poll(&displaced.unwrap_or_default(), &directory);
         let candidate = Candidate {
             store,
             difference,
@@ -285,7 +286,7 @@ impl Admission {
     }
 
     /// Puts what the store says in force, but for absences that no second read has confirmed.
-    fn publish(&mut self, difference: Difference, read: Read, now: UnixMillis) {
+    fn publish(&mut self, difference: Difference, read: ReadScope, now: UnixMillis) {
         let revocations = self.publisher.revocations();
         let settled = if self.guard.is_enabled() {
             self.absences.settle(&difference, revocations, read, now)

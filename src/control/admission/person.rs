@@ -3,15 +3,15 @@
 use super::Admission;
 use super::rollback::{Rejection, rejected_by_person};
 use crate::authz::{Change, UnixMillis};
-use crate::control::commands::{Accepted, CommandError, DiffReport, RolledBack};
+use crate::control::commands::{AcceptedHold, DiffReport, GuardCommandError, RolledBack};
 use crate::control::guard::Difference;
 use crate::control::hold::HoldStatus;
 use crate::telemetry::By;
 
 impl Admission {
     /// What publishing what the store says would change.
-    pub(in crate::control) fn diff(&mut self) -> Result<DiffReport, CommandError> {
-        let last_good = self.last_good.clone().ok_or(CommandError::NothingInForce)?;
+    pub(in crate::control) fn diff(&mut self) -> Result<DiffReport, GuardCommandError> {
+        let last_good = self.last_good.clone().ok_or(GuardCommandError::NothingInForce)?;
         let difference = self.mirror.difference(&last_good);
         let node = self.node.as_deref();
         Ok(DiffReport::of(&difference, self.holding.current().cloned(), node))
@@ -19,10 +19,10 @@ impl Admission {
 
     /// Publishes what the store says in spite of the hold, absences included, and without probation: a
     /// person has looked at it.
-    pub(in crate::control) fn accept(&mut self) -> Result<Accepted, CommandError> {
-        let held: HoldStatus = self.holding.current().cloned().ok_or(CommandError::NothingHeld)?;
+    pub(in crate::control) fn accept(&mut self) -> Result<AcceptedHold, GuardCommandError> {
+        let held: HoldStatus = self.holding.current().cloned().ok_or(GuardCommandError::NothingHeld)?;
         if self.holding.is_without_candidate() {
-            return Err(CommandError::NoCandidate);
+            return Err(GuardCommandError::NoCandidate);
         }
         let now = UnixMillis::now();
         let difference = match &self.last_good {
@@ -44,15 +44,15 @@ impl Admission {
         self.probation.begin_anew();
         self.holding.heal(By::Operator, self.generation());
         self.publisher.settle();
-        let generation = self.generation().ok_or(CommandError::NothingInForce)?;
-        Ok(Accepted { rule: held.hold.rule, figures: held.hold.figures, rows, generation })
+        let generation = self.generation().ok_or(GuardCommandError::NothingInForce)?;
+        Ok(AcceptedHold { rule: held.hold.rule, figures: held.hold.figures, rows, generation })
     }
 
     /// Goes back to what was in force before the last publication that is on probation, and stays there
     /// until a person accepts what the store says.
-    pub(in crate::control) fn roll_back(&mut self) -> Result<RolledBack, CommandError> {
-        let before = self.history.newest_first().next().cloned().ok_or(CommandError::NoHistory)?;
-        let from = self.generation().ok_or(CommandError::NothingInForce)?;
+    pub(in crate::control) fn roll_back(&mut self) -> Result<RolledBack, GuardCommandError> {
+        let before = self.history.newest_first().next().cloned().ok_or(GuardCommandError::NoHistory)?;
+        let from = self.generation().ok_or(GuardCommandError::NothingInForce)?;
         let to = before.generation();
         let hold = rejected_by_person(to.0);
         self.return_to(&before, By::Operator, &hold);

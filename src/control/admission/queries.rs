@@ -11,8 +11,8 @@ use crate::authz::{Change, Revocations, Snapshot, UnixMillis};
 use crate::control::candidate::{CandidateBuilder, NEVER_PUBLISHED};
 use crate::control::commands::DiffReport;
 use crate::control::guard::{
-    Candidate, Changed, Difference, Displaced, Hold, Read, Replay, Rule, Touched, Unlocated, Word,
-    is_live_credential, is_live_grant,
+    Candidate, Changed, Difference, DisplacedDevice, Hold, PeerAnswer, ReadScope, Replay, Rule, Touched,
+    Unlocated, is_live_credential, is_live_grant,
 };
 use crate::control::hold::HoldStatus;
 use crate::store::{Comparison, RowKey};
@@ -40,9 +40,9 @@ impl Admission {
             duplicates: mirror.duplicates(),
             bad_rows: bad_rows.len(),
             bad_examples: &bad_rows,
-            read: Read::Everything,
+            read: ReadScope::Everything,
             unlocated: None,
-            displaced: Word::Agrees,
+            displaced: PeerAnswer::Agrees,
             now,
         };
         let node = self.node.as_deref();
@@ -52,7 +52,7 @@ impl Admission {
         let hold = revived
             .or_else(|| self.guard.judge_once(&candidate, replay).err())
             .or_else(|| unlocated.as_ref().map(Unlocated::by_query))
-            .or_else(|| displaced.first().map(Displaced::by_query))
+            .or_else(|| displaced.first().map(DisplacedDevice::by_query))
             .filter(|_| self.guard.is_enabled());
         DiffReport::of(&shown, hold.map(|hold| HoldStatus { hold, since: now }), node)
     }

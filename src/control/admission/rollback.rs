@@ -6,7 +6,7 @@ use super::{Admission, count_live};
 use crate::authz::{Change, DecisionContext, Query, Snapshot, UnixMillis};
 use crate::config::OnRegression;
 use crate::control::guard::{Changed, Difference, Hold, Rule};
-use crate::control::probation::{Evidence, Lost};
+use crate::control::probation::{Evidence, LostRight};
 use crate::control::report::Return;
 use crate::control::reused_addresses::ReusedAddresses;
 use crate::telemetry::By;
@@ -21,14 +21,14 @@ pub(super) enum Rejection {
 
 impl Admission {
     /// Acts on what clients were refused.
-    pub(super) fn look_for_regressions(&mut self) {
+    pub(super) fn check_for_regressions(&mut self) {
         self.history.forget_old();
         if self.history.oldest().is_none() {
             self.publisher.compare_with(None);
             self.publisher.settle();
         }
         let Some(in_force) = &self.last_good else { return };
-        let Some(evidence) = self.probation.look(self.publisher.authority(), in_force) else { return };
+        let Some(evidence) = self.probation.poll(self.publisher.authority(), in_force) else { return };
         match (self.on_regression, self.restorable(&evidence)) {
             (OnRegression::Rollback, Some(before)) => {
                 self.record.rolls_back(&evidence.hold, before.generation());
@@ -97,13 +97,13 @@ impl Admission {
         self.history.newest_first().find(allows_most).cloned()
     }
 
-    fn has(&self, snapshot: &Snapshot, lost: Lost, query: &Query, now: UnixMillis) -> bool {
+    fn has(&self, snapshot: &Snapshot, lost: LostRight, query: &Query, now: UnixMillis) -> bool {
         let context =
             DecisionContext { revocations: self.publisher.revocations(), node: self.node.as_deref(), now };
         let permitted = snapshot.permitted(query, context);
         match lost {
-            Lost::Rights => permitted.is_some(),
-            Lost::Locations => permitted.is_some_and(|permitted| permitted.address.is_some()),
+            LostRight::Rights => permitted.is_some(),
+            LostRight::Locations => permitted.is_some_and(|permitted| permitted.address.is_some()),
         }
     }
 }

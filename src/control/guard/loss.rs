@@ -3,7 +3,7 @@
 //! An absence is not a revocation. A few are honoured once a second read confirms them, which `absences`
 //! sees to; more than that is no deletion, but an answer that is wrong.
 
-use super::{Candidate, Hold, Read, Rule, exceeds, is_live_credential, is_live_grant};
+use super::{Candidate, Hold, ReadScope, Rule, exceeds, is_live_credential, is_live_grant};
 use crate::authz::{Revocations, Snapshot, UnixMillis};
 use crate::config::Allowance;
 use crate::store::{Relation, RowKey, Rows};
@@ -11,22 +11,22 @@ use crate::store::{Relation, RowKey, Rows};
 pub(super) fn check(candidate: &Candidate<'_>, allowed: Allowance) -> Result<(), Hold> {
     let Candidate { difference, revocations, live, now, .. } = candidate;
     let credentials = difference.lost_credentials(revocations, *now).map(|row| RowKey::Credential(row.key));
-    Lost::new(Relation::Credentials, live.credentials, credentials).check(candidate, allowed)?;
+    RowLoss::new(Relation::Credentials, live.credentials, credentials).check(candidate, allowed)?;
     let grants = difference.lost_grants(revocations, *now).map(|row| RowKey::Grant(row.id));
-    Lost::new(Relation::Grants, live.grants, grants).check(candidate, allowed)?;
+    RowLoss::new(Relation::Grants, live.grants, grants).check(candidate, allowed)?;
     let devices = difference.lost_devices().map(|row| RowKey::Device(row.id));
-    Lost::new(Relation::Devices, live.devices, devices).check(candidate, allowed)
+    RowLoss::new(Relation::Devices, live.devices, devices).check(candidate, allowed)
 }
 
 /// What one relation has lost.
-struct Lost {
+struct RowLoss {
     relation: Relation,
     rows: Vec<RowKey>,
     /// Rows that were there.
     total: usize,
 }
 
-impl Lost {
+impl RowLoss {
     fn new(relation: Relation, total: usize, rows: impl Iterator<Item = RowKey>) -> Self {
         Self { relation, rows: rows.collect(), total }
     }
@@ -50,8 +50,8 @@ impl Lost {
 
     /// `device remove` deletes one row, which the outbox tells of: the only one that any command deletes,
     /// and it may be the last. A query that goes wrong is not told by the outbox.
-    fn is_one_removal(&self, read: Read) -> bool {
-        read == Read::Changes && self.relation == Relation::Devices && self.rows.len() == 1
+    fn is_one_removal(&self, read: ReadScope) -> bool {
+        read == ReadScope::Changes && self.relation == Relation::Devices && self.rows.len() == 1
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is
 pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
 pub(super) use network_answer::NetworkAnswer;
-pub(super) use peers::{Displaced, Holders, Word};
+pub(super) use peers::{DisplacedDevice, Holders, PeerAnswer};
 pub(super) use probe::Prober;
 pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
@@ -108,17 +108,17 @@ pub(super) struct Candidate<'a> {
     pub bad_rows: usize,
     pub bad_examples: &'a [Quarantined],
     /// Whether rows were read one by one because the store told of them, and by how many.
-    pub read: Read,
+    pub read: ReadScope,
     /// What the network says of devices that the store has lost sight of, where those are too many.
     pub unlocated: Option<(&'a Unlocated, NetworkAnswer)>,
     /// What other nodes say of devices that they hold no more, where those are too many.
-    pub displaced: Word,
+    pub displaced: PeerAnswer,
     pub now: UnixMillis,
 }
 
 /// What a read was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Read {
+pub(super) enum ReadScope {
     /// Every row. What a query does not give is taken for absent.
     Everything,
     /// What the outbox named. An absence is told.
@@ -168,8 +168,8 @@ impl Guard {
         difference: &Difference,
         in_force: &Snapshot,
         candidate: &Snapshot,
-    ) -> Vec<Displaced> {
-        Displaced::among(difference, in_force, candidate, &self.config, &self.vpn)
+    ) -> Vec<DisplacedDevice> {
+        DisplacedDevice::among(difference, in_force, candidate, &self.config, &self.vpn)
     }
 
     /// A person accepts what `hold` is about, and what will be held for the same.
@@ -189,9 +189,9 @@ impl Guard {
             return verdict;
         }
         match &candidate.displaced {
-            Word::Agrees => {}
-            Word::Awaited => return Verdict::Wait,
-            Word::Contradicts(hold) => return Verdict::Hold(hold.clone()),
+            PeerAnswer::Agrees => {}
+            PeerAnswer::Awaited => return Verdict::Wait,
+            PeerAnswer::Contradicts(hold) => return Verdict::Hold(hold.clone()),
         }
         match replay.map(|replay| replay::check(candidate, replay, self.config.max_replay_failures)) {
             Some(Err(hold)) => Verdict::Hold(hold),

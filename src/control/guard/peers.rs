@@ -13,7 +13,7 @@ use crate::config::{self, Allowance, Config, Vpn};
 use crate::store::RowKey;
 
 /// Devices that one other node holds by what is in force and would not any more, too many for one read.
-pub(in crate::control) struct Displaced {
+pub(in crate::control) struct DisplacedDevice {
     node: Box<str>,
     devices: Vec<DeviceId>,
     /// What it would hold.
@@ -22,7 +22,7 @@ pub(in crate::control) struct Displaced {
 
 /// What the nodes say of that.
 #[derive(Debug)]
-pub(in crate::control) enum Word {
+pub(in crate::control) enum PeerAnswer {
     Agrees,
     /// They have not said anything yet that they could have said knowing of it.
     Awaited,
@@ -39,7 +39,7 @@ pub(in crate::control) struct Holders {
     is_waiting: bool,
 }
 
-impl Displaced {
+impl DisplacedDevice {
     pub(in crate::control) fn among(
         difference: &Difference,
         in_force: &Snapshot,
@@ -96,25 +96,29 @@ impl Holders {
 
     /// What the nodes say that are there by `directory`. Those that are asked for the first time are given the time to
     /// find out themselves.
-    pub(in crate::control) fn ask(&mut self, displaced: &[Displaced], directory: &Directory) -> Word {
+    pub(in crate::control) fn poll(
+        &mut self,
+        displaced: &[DisplacedDevice],
+        directory: &Directory,
+    ) -> PeerAnswer {
         self.asked.retain(|node, _| displaced.iter().any(|displaced| displaced.node == *node));
         let word = self.word(displaced, directory);
-        self.is_waiting = matches!(word, Word::Awaited);
+        self.is_waiting = matches!(word, PeerAnswer::Awaited);
         word
     }
 
-    fn word(&mut self, displaced: &[Displaced], directory: &Directory) -> Word {
+    fn word(&mut self, displaced: &[DisplacedDevice], directory: &Directory) -> PeerAnswer {
         let now = Instant::now();
-        let mut word = Word::Agrees;
+        let mut word = PeerAnswer::Agrees;
         for lost in displaced {
             let asked_at = *self.asked.entry(lost.node.clone()).or_insert(now);
             if self.has_neighbours && !directory.was_read() {
                 if now < asked_at + self.max_age {
-                    word = Word::Awaited;
+                    word = PeerAnswer::Awaited;
                     continue;
                 }
                 let (node, count) = (&lost.node, lost.devices.len());
-                return Word::Contradicts(lost.hold(format!(
+                return PeerAnswer::Contradicts(lost.hold(format!(
                     "{node} held {count} devices that it would not hold any more, and the directory, where it says \
                      what it holds, cannot be read"
                 )));
@@ -130,12 +134,12 @@ impl Holders {
             if readable_since < asked_at + NODE_PATIENCE {
                 // Else it is as silent as a dead one, though nobody can read that.
                 if now < asked_at + NODE_PATIENCE + self.max_age {
-                    word = Word::Awaited;
+                    word = PeerAnswer::Awaited;
                 }
                 continue;
             }
             let (node, left) = (&lost.node, lost.left);
-            return Word::Contradicts(lost.hold(format!(
+            return PeerAnswer::Contradicts(lost.hold(format!(
                 "{node} says that it holds {devices} devices, of which it would hold {left}"
             )));
         }
@@ -175,16 +179,20 @@ mod tests {
         Snapshot::build(Generation(1), Vec::new(), Vec::new(), devices.into_iter().collect())
     }
 
-    fn displaced(before: &Snapshot, after: &[Device]) -> Vec<Displaced> {
+    fn displaced(before: &Snapshot, after: &[Device]) -> Vec<DisplacedDevice> {
         displaced_beside(&[AddressSource::Store], before, after)
     }
 
-    fn displaced_beside(sources: &[AddressSource], before: &Snapshot, after: &[Device]) -> Vec<Displaced> {
+    fn displaced_beside(
+        sources: &[AddressSource],
+        before: &Snapshot,
+        after: &[Device],
+    ) -> Vec<DisplacedDevice> {
         let vpn = Vpn { node: Some("here".to_owned()), addresses: sources.to_vec(), ..Vpn::loopback() };
         let changes: Vec<Change> = after.iter().cloned().map(Change::Device).collect();
         let after = before.apply(Generation(2), &changes);
         let difference = Difference::between(before, &after, &Touched::Everything);
-        Displaced::among(&difference, before, &after, &Config::default().authz.guard, &vpn)
+        DisplacedDevice::among(&difference, before, &after, &Config::default().authz.guard, &vpn)
     }
 
     /// As after a start, with what was kept on disk in force.
@@ -194,12 +202,12 @@ mod tests {
         let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
         let displaced = displaced(&before, &lost);
         let mut config = Config::default();
-        let ask = |config: &Config| Holders::new(config).ask(&displaced, &Directory::default());
-        assert!(matches!(ask(&config), Word::Agrees), "a node that stands alone has none");
+        let ask = |config: &Config| Holders::new(config).poll(&displaced, &Directory::default());
+        assert!(matches!(ask(&config), PeerAnswer::Agrees), "a node that stands alone has none");
         config.forward.listen = Some("192.0.2.2:3130".parse().unwrap());
-        assert!(matches!(ask(&config), Word::Awaited));
+        assert!(matches!(ask(&config), PeerAnswer::Awaited));
         config.forward.max_age = Duration::ZERO;
-        let Word::Contradicts(hold) = ask(&config) else { panic!("nobody says that they are gone") };
+        let PeerAnswer::Contradicts(hold) = ask(&config) else { panic!("nobody says that they are gone") };
         assert!(
             hold.figures.contains("the directory, where it says what it holds, cannot be read"),
             "{hold}"
@@ -258,16 +266,16 @@ mod tests {
         let mut holders = Holders::new(&Config::default());
         let now = Instant::now();
         let (fresh, long) = (Duration::ZERO, Duration::from_secs(60));
-        let mut ask = |directory: Directory| holders.ask(&displaced, &directory);
-        assert!(matches!(ask(directory(Some(20), fresh, now)), Word::Awaited));
-        assert!(matches!(ask(directory(Some(20), fresh, now + NODE_PATIENCE / 2)), Word::Awaited));
+        let mut ask = |directory: Directory| holders.poll(&displaced, &directory);
+        assert!(matches!(ask(directory(Some(20), fresh, now)), PeerAnswer::Awaited));
+        assert!(matches!(ask(directory(Some(20), fresh, now + NODE_PATIENCE / 2)), PeerAnswer::Awaited));
         let mut impatient = Holders::new(&Config::default());
         impatient.asked.insert("there".into(), now - NODE_PATIENCE - impatient.max_age);
         let silent = directory(Some(20), fresh, now - NODE_PATIENCE - impatient.max_age);
-        assert!(matches!(impatient.ask(&displaced, &silent), Word::Agrees), "as a dead one");
+        assert!(matches!(impatient.poll(&displaced, &silent), PeerAnswer::Agrees), "as a dead one");
 
         let later = Instant::now() + NODE_PATIENCE;
-        let Word::Contradicts(hold) = ask(directory(Some(20), fresh, later)) else {
+        let PeerAnswer::Contradicts(hold) = ask(directory(Some(20), fresh, later)) else {
             panic!("it still has them")
         };
         assert_eq!(hold.figures, "there says that it holds 20 devices, of which it would hold 0");
@@ -278,11 +286,11 @@ mod tests {
             directory(Some(20), long, later),
             Directory::default(),
         ] {
-            assert!(matches!(ask(agrees.clone()), Word::Agrees), "{agrees:?}");
+            assert!(matches!(ask(agrees.clone()), PeerAnswer::Agrees), "{agrees:?}");
         }
         assert!(!holders.is_asking());
-        holders.ask(&[], &Directory::default());
-        let anew = holders.ask(&displaced, &directory(Some(20), fresh, Instant::now()));
-        assert!(matches!(anew, Word::Awaited) && holders.is_asking(), "they were back in between");
+        holders.poll(&[], &Directory::default());
+        let anew = holders.poll(&displaced, &directory(Some(20), fresh, Instant::now()));
+        assert!(matches!(anew, PeerAnswer::Awaited) && holders.is_asking(), "they were back in between");
     }
 }

@@ -18,8 +18,8 @@ use crate::config::{self, Config, Vpn};
 /// Probes, one after the other.
 pub(in crate::control) struct Prober {
     settings: Settings,
-    running: Option<Probe>,
-    last: Option<Outcome>,
+    running: Option<NetworkProbe>,
+    last: Option<NetworkOutcome>,
 }
 
 struct Settings {
@@ -29,7 +29,7 @@ struct Settings {
 }
 
 /// Connects that were begun together.
-struct Probe {
+struct NetworkProbe {
     of: HashSet<DeviceId>,
     waiting: Vec<Socket>,
     answered: usize,
@@ -37,7 +37,7 @@ struct Probe {
     until: Instant,
 }
 
-struct Outcome {
+struct NetworkOutcome {
     of: HashSet<DeviceId>,
     network: NetworkAnswer,
     at: Instant,
@@ -51,11 +51,11 @@ impl Prober {
     }
 
     /// What is known of `unlocated`; asks where nothing is.
-    pub(in crate::control) fn ask(&mut self, unlocated: &Unlocated) -> NetworkAnswer {
-        self.look();
+    pub(in crate::control) fn poll(&mut self, unlocated: &Unlocated) -> NetworkAnswer {
+        self.poll_running();
         if !self.last.as_ref().is_some_and(|last| last.counts_for(unlocated)) && self.running.is_none() {
-            self.running = Some(Probe::begin(unlocated, &self.settings));
-            self.look();
+            self.running = Some(NetworkProbe::begin(unlocated, &self.settings));
+            self.poll_running();
         }
         match &self.last {
             Some(last) if last.counts_for(unlocated) => self.use_up(last.network),
@@ -82,26 +82,26 @@ impl Prober {
         self.running.is_some()
     }
 
-    fn look(&mut self) {
+    fn poll_running(&mut self) {
         if let Some(probe) = &mut self.running
             && let Some(network) = probe.outcome()
         {
             let of = std::mem::take(&mut probe.of);
             // Nobody may have looked for long.
             let at = Instant::now().min(probe.until);
-            self.last = Some(Outcome { of, network, at });
+            self.last = Some(NetworkOutcome { of, network, at });
             self.running = None;
         }
     }
 }
 
-impl Outcome {
+impl NetworkOutcome {
     fn counts_for(&self, unlocated: &Unlocated) -> bool {
         self.at.elapsed() < OUTCOME_COUNTS && unlocated.devices.is_subset(&self.of)
     }
 }
 
-impl Probe {
+impl NetworkProbe {
     fn begin(unlocated: &Unlocated, settings: &Settings) -> Self {
         let mut probe = Self {
             of: unlocated.devices.clone(),

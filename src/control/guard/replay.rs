@@ -31,7 +31,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         let (Some(before), Some(subject)) = (before, query.subject) else { continue };
         total += 1;
         let Decision::Refuse(refusal) = store.decide(query, context) else { continue };
-        let failure = Failure { before, subject, refusal };
+        let failure = ReplayFailure { before, subject, refusal };
         // Another rule looks after locations.
         if !refusal.is_of_location() && !failure.rests_on(&lost) {
             failures.push(failure);
@@ -47,7 +47,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
         max_failures * 100.0
     );
     let examples = failures.iter().map(|failure| {
-        let Failure { before, subject, refusal } = failure;
+        let ReplayFailure { before, subject, refusal } = failure;
         let credential = subject.key().credential_id();
         format!("credential {credential} on device {} ({})", before.device.0, Cause::from(*refusal))
     });
@@ -55,14 +55,14 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
 }
 
 /// A decision that the candidate takes back.
-struct Failure {
+struct ReplayFailure {
     /// By which it was allowed.
     before: Permitted,
     subject: Subject,
     refusal: Refusal,
 }
 
-impl Failure {
+impl ReplayFailure {
     fn rests_on(&self, rows: &HashSet<RowKey>) -> bool {
         self.rows().iter().any(|row| rows.contains(row))
     }
@@ -75,7 +75,7 @@ impl Failure {
 
 /// Whether there is one row that all of them rest on: to narrow one grant or to move one device to another
 /// fleet is a person's work, and refuses whatever rested on it.
-fn rest_on_one_row(failures: &[Failure]) -> bool {
+fn rest_on_one_row(failures: &[ReplayFailure]) -> bool {
     let Some((first, others)) = failures.split_first() else { return true };
     first.rows().iter().any(|row| others.iter().all(|failure| failure.rows().contains(row)))
 }

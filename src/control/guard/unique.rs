@@ -22,10 +22,10 @@ impl Duplicates {
     /// Of a full read.
     pub(in crate::control) fn among_rows(rows: &Rows) -> Self {
         let mut duplicates = Self::default();
-        duplicates.look_among(&rows.credentials, |row| row.key, |key| RowKey::Credential(key).to_string());
-        duplicates.look_among(&rows.grants, |row| row.id, |id| RowKey::Grant(id).to_string());
-        duplicates.look_among(&rows.devices, |row| row.id, |id| RowKey::Device(id).to_string());
-        duplicates.look_among(&rows.devices, |row| row.uuid, |uuid| format!("devices {uuid}"));
+        duplicates.search(&rows.credentials, |row| row.key, |key| RowKey::Credential(key).to_string());
+        duplicates.search(&rows.grants, |row| row.id, |id| RowKey::Grant(id).to_string());
+        duplicates.search(&rows.devices, |row| row.id, |id| RowKey::Device(id).to_string());
+        duplicates.search(&rows.devices, |row| row.uuid, |uuid| format!("devices {uuid}"));
         duplicates
     }
 
@@ -39,7 +39,7 @@ impl Duplicates {
         };
         let keys: Vec<RowKey> = changes.iter().filter_map(key).collect();
         let mut duplicates = Self::default();
-        duplicates.look_among(&keys, RowKey::clone, |key| key.to_string());
+        duplicates.search(&keys, RowKey::clone, |key| key.to_string());
         duplicates
     }
 
@@ -52,7 +52,7 @@ impl Duplicates {
 
     /// Looks at hashes first: keeping every key of ten million rows, to find none, would double what a
     /// full read takes.
-    fn look_among<R, K: Hash + Eq>(&mut self, rows: &[R], key: impl Fn(&R) -> K, name: impl Fn(K) -> String) {
+    fn search<R, K: Hash + Eq>(&mut self, rows: &[R], key: impl Fn(&R) -> K, name: impl Fn(K) -> String) {
         let hasher = RandomState::new();
         let mut hashes: Vec<u64> = rows.iter().map(|row| hasher.hash_one(key(row))).collect();
         hashes.sort_unstable();

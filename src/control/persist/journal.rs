@@ -12,7 +12,7 @@ use super::{FILE_MODE, Folder, KeptError};
 use crate::authz::{Change, GrantId, KeyHash, PrincipalId, UnixMillis};
 
 /// The journal that is being written.
-pub(super) struct Journal {
+pub(super) struct EndsJournal {
     file: File,
     is_synced: bool,
 }
@@ -25,7 +25,7 @@ pub(super) struct Records {
     pub confirmed_at: UnixMillis,
 }
 
-impl Journal {
+impl EndsJournal {
     /// Begins a new journal. What the present one holds is kept beside it, until a snapshot holds it too.
     pub(super) fn rotate(folder: &Folder) -> io::Result<Self> {
         let (present, old) = (folder.journal(), folder.old_journal());
@@ -70,7 +70,7 @@ pub(super) fn read(path: &Path) -> Result<Records, KeptError> {
     let mut records = Records::default();
     let (whole, _torn) = bytes.as_chunks::<RECORD_BYTES>();
     for record in whole {
-        if !records.take(record) {
+        if !records.apply(record) {
             return Err(KeptError::Damaged {
                 path: name(),
                 detail: "a record is not what its checksum says",
@@ -82,7 +82,7 @@ pub(super) fn read(path: &Path) -> Result<Records, KeptError> {
 
 impl Records {
     /// Whether the record is whole and known.
-    fn take(&mut self, record: &[u8; RECORD_BYTES]) -> bool {
+    fn apply(&mut self, record: &[u8; RECORD_BYTES]) -> bool {
         let (body, checksum) = record.split_at(RECORD_BYTES - 4);
         if crc32fast::hash(body).to_le_bytes() != checksum {
             return false;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis, View};
 use crate::store::QueriesDigest;
 use crate::telemetry::LogOnChange;
-use journal::Journal;
+use journal::EndsJournal;
 
 /// What a node can begin with.
 pub(super) struct Kept {
@@ -62,7 +62,7 @@ pub(super) struct Persistence {
     folder: Folder,
     origin: Origin,
     /// `None` while another process has the folder, or it cannot be written.
-    open: Option<Open>,
+    open: Option<OpenFolder>,
     saving: Option<Saving>,
     /// Not written yet.
     unsaved: Option<Arc<View>>,
@@ -72,8 +72,8 @@ pub(super) struct Persistence {
 }
 
 /// What is held while this process is the one that writes.
-struct Open {
-    journal: Journal,
+struct OpenFolder {
+    journal: EndsJournal,
     confirmed_at: UnixMillis,
     _lock: File,
 }
@@ -119,7 +119,7 @@ impl Persistence {
     }
 
     /// Notes what is about to end. On its return no crash of this process brings it back.
-    pub(super) fn note_ends(&mut self, ends: &[Change]) {
+    pub(super) fn record_ends(&mut self, ends: &[Change]) {
         let Some(open) = &mut self.open else { return };
         if let Err(error) = open.journal.append_ends(ends) {
             // Better no snapshot at all than one that gives back what has ended.
@@ -173,11 +173,11 @@ impl Persistence {
 
     fn begin_saving(&mut self) -> io::Result<()> {
         if self.open.is_none() {
-            self.open = Some(Open::take(&self.folder)?);
+            self.open = Some(OpenFolder::lock(&self.folder)?);
         }
         let (Some(open), Some(view)) = (&mut self.open, self.unsaved.take()) else { return Ok(()) };
         // What ends from here on is in the new journal; what has ended before, in the view.
-        open.journal = Journal::rotate(&self.folder)?;
+        open.journal = EndsJournal::rotate(&self.folder)?;
         let (folder, origin, confirmed_at) = (self.folder.clone(), self.origin.clone(), self.confirmed_at);
         let thread = std::thread::Builder::new().name("persist".to_owned()).spawn(move || {
             file::write(&folder, &origin, &view, confirmed_at)?;
@@ -233,12 +233,12 @@ impl Drop for Persistence {
     }
 }
 
-impl Open {
-    fn take(folder: &Folder) -> io::Result<Self> {
+impl OpenFolder {
+    fn lock(folder: &Folder) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder.path)?;
         let lock = File::options().create(true).append(true).mode(FILE_MODE).open(folder.lock())?;
         lock.try_lock().map_err(|_| io::Error::other("another process writes there"))?;
-        let journal = Journal::rotate(folder)?;
+        let journal = EndsJournal::rotate(folder)?;
         Ok(Self { journal, confirmed_at: UnixMillis::default(), _lock: lock })
     }
 }

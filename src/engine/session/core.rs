@@ -102,7 +102,7 @@ impl SessionCore {
     /// Records it where it would.
     pub fn note_regression<K: Kernel>(&self, refusal: Refusal, cx: &TurnCx<'_, K>) -> bool {
         let query = self.query.as_ref();
-        query.is_some_and(|query| cx.decision_log.note_regression(cx.view, query, refusal, cx.now.wall))
+        query.is_some_and(|query| cx.decision_log.record_regression(cx.view, query, refusal, cx.now.wall))
     }
 
     pub fn was_allowed_before<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {

@@ -7,7 +7,7 @@ use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::send_until_full;
 use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::turn::TurnCx;
-use crate::telemetry::{Cause, Handshake};
+use crate::telemetry::{Cause, RequestTiming};
 use crate::wire::Sealed;
 
 /// What happens after the reply.
@@ -41,7 +41,7 @@ impl SessionCore {
     pub fn record_reply<K: Kernel>(&self, refused: Option<Cause>, cx: &TurnCx<'_, K>) {
         let us = cx.now.us_since(self.accepted_at_us);
         cx.counters.accept_to_reply.record_us(us);
-        cx.counters.slowest_handshakes.record(Handshake {
+        cx.counters.slowest_requests.record(RequestTiming {
             at: cx.now.wall,
             us,
             session: self.id,

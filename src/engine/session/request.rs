@@ -222,7 +222,7 @@ impl<K: Kernel> ClientRequest<K> {
         let decision = core.decide(cx);
         cx.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
         if let Some(query) = &core.query {
-            cx.decision_log.note(cx.view, query, &decision, cx.now.wall);
+            cx.decision_log.record(cx.view, query, &decision, cx.now.wall);
         }
         if !matches!(decision, Decision::Allow(_))
             && let Some(peer) = core.probed_peer(cx)

@@ -91,7 +91,7 @@ impl AuditSender {
 
     /// As [`send`](Self::send), for threads that tell little and keep no counters: what finds the queue full is
     /// counted as lost, and told in the log.
-    pub fn tell(&self, event: AuditEvent) {
+    pub fn emit(&self, event: AuditEvent) {
         let Some(queue) = &self.queue else { return };
         if let Err(refused) = queue.try_send(event) {
             self.lost.add(1);

@@ -17,7 +17,7 @@ use super::destination::DestinationState;
 use crate::telemetry::AuditEvent;
 
 /// See the module.
-pub(super) struct Journal {
+pub(super) struct SystemJournal {
     socket: UnixDatagram,
     path: PathBuf,
     pending: VecDeque<Vec<u8>>,
@@ -27,7 +27,7 @@ pub(super) struct Journal {
     lost: LostEvents,
 }
 
-impl Journal {
+impl SystemJournal {
     /// Fails where nobody listens at `path`.
     pub fn connect(path: &Path, lost: LostEvents) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
@@ -193,7 +193,7 @@ mod tests {
     fn every_field_of_an_event_is_a_field_of_the_journal() {
         let folder = tempfile::tempdir().unwrap();
         let (socket, path) = listening(&folder);
-        let mut journal = Journal::connect(&path, LostEvents::default()).unwrap();
+        let mut journal = SystemJournal::connect(&path, LostEvents::default()).unwrap();
         journal.append(&refusal(7), Some("relay-1"));
         journal.flush();
         let expected = [
@@ -216,7 +216,7 @@ mod tests {
     fn a_value_with_line_breaks_cannot_make_fields_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (socket, path) = listening(&folder);
-        let mut journal = Journal::connect(&path, LostEvents::default()).unwrap();
+        let mut journal = SystemJournal::connect(&path, LostEvents::default()).unwrap();
         let figures = "1 row\nPRIORITY=0".to_owned();
         let examples = vec!["grants 1".to_owned()];
         journal.append(
@@ -243,7 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (socket, path) = listening(&folder);
         let lost = LostEvents::default();
-        let mut journal = Journal::connect(&path, lost.clone()).unwrap();
+        let mut journal = SystemJournal::connect(&path, lost.clone()).unwrap();
         let told = 2 * PENDING_EVENTS_MAX as u64;
         for session in 0..told {
             journal.append(&refusal(session), None);
@@ -274,7 +274,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_socket, path) = listening(&folder);
         let lost = LostEvents::default();
-        let mut journal = Journal::connect(&path, lost.clone()).unwrap();
+        let mut journal = SystemJournal::connect(&path, lost.clone()).unwrap();
         for session in 0..=PENDING_EVENTS_MAX as u64 {
             journal.append(&refusal(session), None);
         }
@@ -287,7 +287,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (socket, path) = listening(&folder);
         let lost = LostEvents::default();
-        let mut journal = Journal::connect(&path, lost.clone()).unwrap();
+        let mut journal = SystemJournal::connect(&path, lost.clone()).unwrap();
         drop(socket);
         std::fs::remove_file(&path).unwrap();
         journal.append(&refusal(1), None);
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_machine_without_a_journal_is_told_of_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Journal::connect(&folder.path().join("none"), LostEvents::default()).err().unwrap();
+        let error = SystemJournal::connect(&folder.path().join("none"), LostEvents::default()).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -20,7 +20,7 @@ use super::AuditSender;
 use crate::config;
 use crate::sys::service_thread::ServiceThread;
 use file::LogFile;
-use journal::Journal;
+use journal::SystemJournal;
 use throttle::Throttle;
 use writer::AuditWriter;
 
@@ -50,7 +50,7 @@ pub enum AuditError {
     #[error(
         "audit.journald is on, but nobody listens at {JOURNALD}: {0}; turn it off where there is no journald"
     )]
-    Journal(io::Error),
+    SystemJournal(io::Error),
     #[error(
         "the thread that writes the audit log cannot be started ({0}); raise the limit on threads or memory"
     )]
@@ -66,9 +66,9 @@ impl AuditLog {
             LogFile::open(path, lost.clone())
                 .map_err(|source| AuditError::File { path: path.display().to_string(), source })
         });
-        let journal = config
-            .journald
-            .then(|| Journal::connect(Path::new(JOURNALD), lost.clone()).map_err(AuditError::Journal));
+        let journal = config.journald.then(|| {
+            SystemJournal::connect(Path::new(JOURNALD), lost.clone()).map_err(AuditError::SystemJournal)
+        });
         let writer = AuditWriter {
             node: node.map(str::to_owned),
             throttle: Throttle::new(config.refusals_per_source),
@@ -195,7 +195,7 @@ mod tests {
         let sender = AuditSender::into_queue(queue, lost.clone());
         let taken = (0..5).filter(|&session| sender.send(refusal(session))).count();
         assert_eq!((taken, lost.get()), (2, 0), "engines count themselves");
-        sender.tell(refusal(5));
+        sender.emit(refusal(5));
         assert_eq!(lost.get(), 1);
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Throttle {
     /// Refusals of one source that are written within its time.
     written_max: u32,
     /// `None` is the source of all that came when [`SOURCES_MAX`] others were known, or from nowhere.
-    sources: HashMap<Option<IpNet>, Seen>,
+    sources: HashMap<Option<IpNet>, SourceRefusals>,
     /// When the time of each ends: all last as long, so in the order in which they began.
     ends: VecDeque<(Instant, Option<IpNet>)>,
 }
@@ -30,7 +30,7 @@ pub(super) enum Admitted {
 
 /// One source's refusals in its time.
 #[derive(Default)]
-struct Seen {
+struct SourceRefusals {
     written: u32,
     summed: BTreeMap<Cause, u64>,
 }
@@ -47,7 +47,7 @@ impl Throttle {
         }
         let seen = self.sources.entry(source).or_insert_with(|| {
             self.ends.push_back((now + WINDOW, source));
-            Seen::default()
+            SourceRefusals::default()
         });
         if seen.written < self.written_max {
             seen.written += 1;

@@ -9,7 +9,7 @@ use crossbeam::channel::Receiver;
 use super::LostEvents;
 use super::destination::AuditLine;
 use super::file::LogFile;
-use super::journal::Journal;
+use super::journal::SystemJournal;
 use super::throttle::{Admitted, Throttle};
 use crate::sys::service_thread::StopSignal;
 use crate::telemetry::AuditEvent;
@@ -19,7 +19,7 @@ pub(super) struct AuditWriter {
     pub node: Option<String>,
     pub throttle: Throttle,
     pub file: Option<LogFile<File>>,
-    pub journal: Option<Journal>,
+    pub journal: Option<SystemJournal>,
 }
 
 impl AuditWriter {
@@ -40,7 +40,7 @@ impl AuditWriter {
                     _ => reopens = crossbeam::channel::never(),
                 },
                 recv(events) -> event => match event {
-                    Ok(event) => self.take(event),
+                    Ok(event) => self.apply(event),
                     Err(_) => break,
                 },
                 recv(stop.channel()) -> _ => break,
@@ -57,7 +57,7 @@ impl AuditWriter {
         self.close(lost);
     }
 
-    fn take(&mut self, event: AuditEvent) {
+    fn apply(&mut self, event: AuditEvent) {
         if let AuditEvent::Refusal(refusal) = &event
             && self.throttle.admit(refusal.facts.client, refusal.cause, Instant::now()) == Admitted::Summed
         {
@@ -89,7 +89,7 @@ impl AuditWriter {
     fn patience(&self) -> Duration {
         let sum = self.throttle.next_end().map(|end| end.saturating_duration_since(Instant::now()));
         let file = self.file.as_ref().filter(|file| file.is_behind()).map(|_| FILE_RETRY);
-        let journal = self.journal.as_ref().and_then(Journal::pause);
+        let journal = self.journal.as_ref().and_then(SystemJournal::pause);
         [sum, file, journal].into_iter().flatten().min().unwrap_or(NOTHING_TO_DO)
     }
 
@@ -99,14 +99,14 @@ impl AuditWriter {
         }
         let give_up_at = Instant::now() + CLOSE_TIME;
         self.flush();
-        while let Some(pause) = self.journal.as_ref().and_then(Journal::pause)
+        while let Some(pause) = self.journal.as_ref().and_then(SystemJournal::pause)
             && Instant::now() < give_up_at
         {
             std::thread::sleep(pause.min(CLOSE_TIME));
             self.flush();
         }
         let left = self.file.as_ref().map_or(0, LogFile::lines_left)
-            + self.journal.as_ref().map_or(0, Journal::events_left);
+            + self.journal.as_ref().map_or(0, SystemJournal::events_left);
         if left > 0 {
             lost.add(left);
             tracing::error!(lost = lost.get(), "the audit log is closed with events unwritten");
