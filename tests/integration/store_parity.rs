@@ -1,9 +1,9 @@
 //! The store commands do the same on SQLite and on PostgreSQL: the same results, the same listings, the same errors, and
-//! the same rows for a relay to read.
+//! the same changes and rows for a relay to read.
 
-use sluicegate::authz::{DeviceUuid, GrantId, PortRange, UnixMillis};
+use sluicegate::authz::{Change, DeviceUuid, GrantId, PortRange, UnixMillis};
 use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice, Revoked};
-use sluicegate::store::{Rows, source};
+use sluicegate::store::{Changes, Rows, Source, source};
 
 use crate::support::{Cluster, store_at};
 
@@ -13,6 +13,8 @@ const OTHER: &str = "ffeeddccbbaa99887766554433221100";
 /// The outcome of each command, in words that are the same for both stores.
 struct Story {
     admin: Admin,
+    /// Has read everything that was there before the last command.
+    source: Box<dyn Source>,
     lines: Vec<String>,
     /// Ids of the credentials in the order of their issue.
     credentials: Vec<String>,
@@ -21,7 +23,10 @@ struct Story {
 impl Story {
     fn new(url: &str) -> Self {
         Admin::init(&store_at(url)).unwrap();
-        Self { admin: Admin::open(&store_at(url)).unwrap(), lines: Vec::new(), credentials: Vec::new() }
+        let mut source = source(&store_at(url), &sluicegate::config::Authz::default());
+        source.read_all().unwrap();
+        let admin = Admin::open(&store_at(url)).unwrap();
+        Self { admin, source, lines: Vec::new(), credentials: Vec::new() }
     }
 
     fn add<T: std::fmt::Debug, E: std::fmt::Display>(&mut self, result: Result<T, E>) {
@@ -29,6 +34,7 @@ impl Story {
             Ok(value) => format!("{value:?}"),
             Err(error) => format!("error: {error}"),
         });
+        self.lines.push(changes(&self.source.read_changes().unwrap()));
     }
 
     fn issue(&mut self, principal: &str, label: Option<&str>, expires_at: Option<UnixMillis>) {
@@ -73,6 +79,23 @@ impl Story {
         });
         let lines: Vec<String> = principals.chain(credentials).chain(devices).chain(grants).collect();
         self.lines.extend(lines);
+    }
+}
+
+/// What a relay reads after a command, without the keys of tokens, which differ each time.
+fn changes(changes: &Changes) -> String {
+    let line = |change: &Change| match change {
+        Change::Credential(row) => format!("{:?} {:?} {}", row.principal, row.expires_at, row.revoked),
+        Change::CredentialGone(_) => "credential gone".to_owned(),
+        other => format!("{other:?}"),
+    };
+    match changes {
+        Changes::Some { changes, quarantined } => {
+            assert_eq!(quarantined, &[]);
+            changes.iter().map(line).collect::<Vec<_>>().join("; ")
+        }
+        Changes::Nothing => "nothing".to_owned(),
+        other => panic!("{other:?}"),
     }
 }
 
