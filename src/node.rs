@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::admin::{AdminServer, AdminServerError, SelfProbe, Sources};
+use crate::admin::{AdminServer, AdminServerError, SelfProbeThread, Sources};
 use crate::authz::Authority;
 use crate::config::{Config, ListenerKind};
 use crate::control::{
@@ -22,9 +22,9 @@ pub struct Node {
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
-    _directory: HeartbeatThread,
-    _locations: PresenceWriterThread,
-    _probe: SelfProbe,
+    _heartbeat: HeartbeatThread,
+    _presence: PresenceWriterThread,
+    _probe: SelfProbeThread,
     control: Control,
     admin: AdminServer,
     audit: AuditLog,
@@ -94,27 +94,27 @@ impl Node {
         let handle = engine_slot.get_or_init(|| handle).clone();
         // Snapshots may have been published before the engine could be notified.
         handle.recheck();
-        let of = |from| {
+        let bound = |from| {
             let listeners = config.listen.iter().zip(engine.client_addresses());
             listeners.filter(move |(listen, _)| listen.from == from).map(|(_, address)| *address)
         };
-        let client_addresses: Vec<_> = of(ListenerKind::Client).collect();
-        let forward_address = of(ListenerKind::Peer).next();
+        let client_addresses: Vec<_> = bound(ListenerKind::Client).collect();
+        let forward_address = bound(ListenerKind::Peer).next();
         let advertised = forward_address.map(|bound| advertised(config.forward.advertise, bound));
-        let directory =
+        let heartbeat =
             HeartbeatThread::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
                 .map_err(NodeError::Thread)?;
         let table = store::claim_table(&config);
-        let locations = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
+        let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
-        let probe = SelfProbe::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
             engine: handle.clone(),
             probe: probe.status(),
             control: control.status(),
             authority,
-            directory_errors: directory.errors(),
-            locations: locations.counts(),
+            directory_errors: heartbeat.errors(),
+            locations: presence.counts(),
             commands: control.commands(),
             audit: audit_sender,
             audit_lost: audit.lost(),
@@ -131,8 +131,8 @@ impl Node {
             handle,
             client_addresses,
             forward_address,
-            _directory: directory,
-            _locations: locations,
+            _heartbeat: heartbeat,
+            _presence: presence,
             _probe: probe,
             control,
             admin,

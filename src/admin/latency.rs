@@ -54,11 +54,11 @@ impl LatencyMetric {
 
     fn add(&mut self, recorded: &Histogram<u64>) {
         for value in recorded.iter_recorded() {
-            let (taken, count) = (value.value_iterated_to(), value.count_at_value());
-            let bucket = self.scale.bounds.partition_point(|&bound| bound < taken);
+            let (duration, count) = (value.value_iterated_to(), value.count_at_value());
+            let bucket = self.scale.bounds.partition_point(|&bound| bound < duration);
             self.buckets[bucket].1 += count;
             self.count += count;
-            self.sum_seconds += taken as f64 / self.scale.per_second * count as f64;
+            self.sum_seconds += duration as f64 / self.scale.per_second * count as f64;
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod api;
 mod authz;
 mod caller;
 mod connection;
+mod engine_metrics;
 mod guard;
 mod health;
 mod http;
@@ -49,7 +50,7 @@ use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
 
-pub use self_probe::{ProbeHandle, SelfProbe};
+pub use self_probe::{ProbeHandle, SelfProbeThread};
 pub use token::TokenError;
 
 /// The running admin thread. Dropping it stops the thread and waits for it.

@@ -21,12 +21,12 @@ use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, S
 /// The newest list of sessions, which requests share.
 #[derive(Default)]
 pub(super) struct SessionListCache {
-    newest: Mutex<Option<Arc<TakenListing>>>,
+    newest: Mutex<Option<Arc<TimedListing>>>,
 }
 
 /// A list of sessions, and the moment when it was made.
-pub(super) struct TakenListing {
-    taken: Instant,
+pub(super) struct TimedListing {
+    made_at: Instant,
     listing: SessionListing,
 }
 
@@ -44,16 +44,16 @@ pub(super) enum SessionsError {
 
 impl SessionListCache {
     /// Returns a list that is at most [`LIST_AGE_MAX`] old.
-    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<TakenListing>, SessionsError> {
+    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<TimedListing>, SessionsError> {
         let mut newest = self.newest.lock().await;
         if let Some(listing) = &*newest
-            && listing.taken.elapsed() < LIST_AGE_MAX
+            && listing.made_at.elapsed() < LIST_AGE_MAX
         {
             return Ok(Arc::clone(listing));
         }
         let mut pending = engine.list_sessions()?;
         let list = poll_answer(|| pending.poll()).await?;
-        let listing = TakenListing::new(list.rows, list.left_out, newest.as_deref());
+        let listing = TimedListing::new(list.rows, list.left_out, newest.as_deref());
         Ok(Arc::clone(newest.insert(Arc::new(listing))))
     }
 
@@ -66,13 +66,14 @@ impl SessionListCache {
     }
 }
 
-impl TakenListing {
+impl TimedListing {
     /// Makes a list of `rows`, with rates where `before` is recent.
     fn new(rows: Vec<SessionRow>, left_out: usize, before: Option<&Self>) -> Self {
-        let taken = Instant::now();
+        let made_at = Instant::now();
         let mut sessions: Vec<_> = rows.into_iter().map(SessionInfo::from).collect();
-        if let Some(before) = before.filter(|before| taken.duration_since(before.taken) < RATE_PERIOD_MAX) {
-            let seconds = taken.duration_since(before.taken).as_secs_f64();
+        if let Some(before) = before.filter(|before| made_at.duration_since(before.made_at) < RATE_PERIOD_MAX)
+        {
+            let seconds = made_at.duration_since(before.made_at).as_secs_f64();
             let known: HashMap<SessionId, &SessionInfo> =
                 before.listing.sessions.iter().map(|session| (session.id, session)).collect();
             for session in &mut sessions {
@@ -82,7 +83,7 @@ impl TakenListing {
                 session.rate_down = rate(session.bytes_down, then.bytes_down);
             }
         }
-        Self { taken, listing: SessionListing { sessions, left_out } }
+        Self { made_at, listing: SessionListing { sessions, left_out } }
     }
 
     /// Returns the `count` fastest sessions, both directions together, the fastest first.

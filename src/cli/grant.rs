@@ -154,21 +154,21 @@ mod tests {
         assert_eq!(run(&mut store, "revoke 1").unwrap(), "revoked grant 1\n");
         assert!(run(&mut store, "revoke 1").unwrap().starts_with("grant 1 was revoked at 20"));
         assert!(run(&mut store, "list").unwrap().contains(" revoked "));
-        let told = run(&mut store, "revoke 2").unwrap_err();
-        assert_eq!(told, "no grant has the number 2; `sluicegate grant list` shows them all");
+        let error = run(&mut store, "revoke 2").unwrap_err();
+        assert_eq!(error, "no grant has the number 2; `sluicegate grant list` shows them all");
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_the_reason() {
         let mut store = store();
-        let mut told = |line: &str| run(&mut store, line).unwrap_err();
-        assert_eq!(told("add alice --fleet rad"), "no fleet is named `rad`; did you mean `red`?");
-        assert!(told("add bob --any").contains("no principal is named `bob`"));
-        assert!(told(&format!("add alice --device {UUID:0<62}")).contains("no device has the uuid"));
-        assert!(told("add alice").contains("required"));
-        assert!(told("add alice --any --fleet red").contains("cannot be used with"));
-        assert!(told("add alice --any --ports 90-80").contains("a range such as 80-90"));
-        assert!(told("add alice --any --expires yesterday").contains("such as 30d"));
+        let mut error_of = |line: &str| run(&mut store, line).unwrap_err();
+        assert_eq!(error_of("add alice --fleet rad"), "no fleet is named `rad`; did you mean `red`?");
+        assert!(error_of("add bob --any").contains("no principal is named `bob`"));
+        assert!(error_of(&format!("add alice --device {UUID:0<62}")).contains("no device has the uuid"));
+        assert!(error_of("add alice").contains("required"));
+        assert!(error_of("add alice --any --fleet red").contains("cannot be used with"));
+        assert!(error_of("add alice --any --ports 90-80").contains("a range such as 80-90"));
+        assert!(error_of("add alice --any --expires yesterday").contains("such as 30d"));
         assert_eq!(store.admin.grants().unwrap(), []);
     }
 }

@@ -96,26 +96,26 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_name_is_told_with_what_was_meant() {
+    fn an_error_about_a_wrong_name_suggests_the_right_one() {
         let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
-        let mut told = |name: &str| {
+        let mut error_of = |name: &str| {
             refusal(answer(PrincipalCommand::Remove { name: name.to_owned() }, &mut store.admin))
         };
-        assert_eq!(told("alcie"), "no principal is named `alcie`; did you mean `alice`?");
-        assert_eq!(told("zed"), "no principal is named `zed`; `sluicegate principal add` makes one");
+        assert_eq!(error_of("alcie"), "no principal is named `alcie`; did you mean `alice`?");
+        assert_eq!(error_of("zed"), "no principal is named `zed`; `sluicegate principal add` makes one");
     }
 
     #[test]
     fn names_are_unique_and_printable() {
         let mut store = TestStore::new();
         store.admin.add_principal("alice").unwrap();
-        let mut told =
+        let mut error_of =
             |name: &str| refusal(answer(PrincipalCommand::Add { name: name.to_owned() }, &mut store.admin));
-        assert_eq!(told("alice"), "a principal named `alice` exists; choose another name");
+        assert_eq!(error_of("alice"), "a principal named `alice` exists; choose another name");
         let long = "x".repeat(129);
         for name in ["", " ", "a\nb", " a", long.as_str()] {
-            assert!(told(name).ends_with("use 1 to 128 printable characters"), "{name:?}");
+            assert!(error_of(name).ends_with("use 1 to 128 printable characters"), "{name:?}");
         }
     }
 }

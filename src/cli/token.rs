@@ -136,19 +136,19 @@ mod tests {
         let mut revoke = |credential: &str| {
             answer(TokenCommand::Revoke { credential: credential.to_owned() }, &mut store.admin)
         };
-        let told = revoke(&credential).unwrap().rendered(OutputFormat::Text);
-        assert_eq!(told, format!("revoked credential {credential}\n"));
-        let told = revoke(&credential).unwrap().rendered(OutputFormat::Text);
-        assert!(told.starts_with(&format!("credential {credential} was revoked at 20")), "{told}");
+        let text = revoke(&credential).unwrap().rendered(OutputFormat::Text);
+        assert_eq!(text, format!("revoked credential {credential}\n"));
+        let text = revoke(&credential).unwrap().rendered(OutputFormat::Text);
+        assert!(text.starts_with(&format!("credential {credential} was revoked at 20")), "{text}");
         let unknown = ["0011223344556677", "xyz", ""].map(|id| refusal(revoke(id)));
-        assert!(unknown.iter().all(|told| told.ends_with("`sluicegate token list` shows them all")));
+        assert!(unknown.iter().all(|text| text.ends_with("`sluicegate token list` shows them all")));
     }
 
     #[test]
     fn a_token_for_nobody_is_refused() {
         let mut store = store_with_alice();
         let issue = TokenCommand::Issue { principal: "alise".to_owned(), expires: None, label: None };
-        let told = refusal(answer(issue, &mut store.admin));
-        assert_eq!(told, "no principal is named `alise`; did you mean `alice`?");
+        let text = refusal(answer(issue, &mut store.admin));
+        assert_eq!(text, "no principal is named `alise`; did you mean `alice`?");
     }
 }

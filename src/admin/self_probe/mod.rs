@@ -30,7 +30,7 @@ use prober::SelfProber;
 pub(super) use metrics::encode;
 
 /// The thread that probes. Dropping it stops the thread.
-pub struct SelfProbe {
+pub struct SelfProbeThread {
     _thread: ServiceThread,
     status: ProbeHandle,
 }
@@ -39,7 +39,7 @@ pub struct SelfProbe {
 #[derive(Clone, Default, Debug)]
 pub struct ProbeHandle(Arc<Mutex<ProbeStatus>>);
 
-impl SelfProbe {
+impl SelfProbeThread {
     /// Starts to probe the first listener that does not require a client certificate, where `config` enables
     /// probes. `addresses` are those of the listeners, in their order.
     pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {

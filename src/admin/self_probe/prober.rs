@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::ProbeHandle;
 use super::outcome::{ProbeError, ProbeOutcome};
 use super::peers::{PeerProbes, record, record_round};
-use super::tls::{Stream, wrap};
+use super::tls::{ProbeStream, wrap};
 use crate::authz::KeyHash;
 use crate::config::{self, Listen};
 use crate::engine::EngineHandle;
@@ -112,7 +112,8 @@ impl SelfProber {
             if self.is_proxied {
                 stream.write_all(PROXY_HEADER)?;
             }
-            let mut stream: Box<dyn Stream> = if self.speaks_tls { wrap(stream)? } else { Box::new(stream) };
+            let mut stream: Box<dyn ProbeStream> =
+                if self.speaks_tls { wrap(stream)? } else { Box::new(stream) };
             let head = format!("CONNECT {target} HTTP/1.1\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
             stream.write_all(head.as_bytes())?;
             read_line(&mut *stream)
@@ -147,7 +148,7 @@ fn code_of(status_line: &str) -> &str {
 }
 
 /// Reads up to the first line end, and drops the line end.
-fn read_line(stream: &mut dyn Stream) -> io::Result<String> {
+fn read_line(stream: &mut dyn ProbeStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
     while stream.read(&mut byte)? == 1 {

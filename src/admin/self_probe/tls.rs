@@ -12,12 +12,12 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use crate::wire::AnyCertificate;
 
 /// A plain or an encrypted stream.
-pub(super) trait Stream: Read + Write {}
+pub(super) trait ProbeStream: Read + Write {}
 
-impl<S: Read + Write> Stream for S {}
+impl<S: Read + Write> ProbeStream for S {}
 
 /// Wraps `stream` in TLS. The handshake runs on the first write.
-pub(super) fn wrap(stream: TcpStream) -> io::Result<Box<dyn Stream>> {
+pub(super) fn wrap(stream: TcpStream) -> io::Result<Box<dyn ProbeStream>> {
     let provider = Arc::new(default_provider());
     let verifier = Arc::new(AnyCertificate::new(&provider));
     let config = ClientConfig::builder_with_provider(provider)

@@ -11,7 +11,7 @@ use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::DemoWorld;
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
-    steps.section("What the admin side says");
+    steps.section("The admin side");
     steps.record("GET /readyz", ready(world.admin_address()));
     steps.record("GET /metrics", metrics(world.admin_address()));
 }

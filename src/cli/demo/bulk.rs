@@ -50,7 +50,7 @@ fn transfer(
         if interrupt.has_come() { Err(io::Error::other("an interrupt")) } else { Ok(()) }
     };
     let began = Instant::now();
-    writeln!(tunnel, "{} {BYTES}", direction.command()).expecting("a command taken")?;
+    writeln!(tunnel, "{} {BYTES}", direction.command()).expecting("an accepted command")?;
     let here = match direction {
         BulkDirection::Up => noise::send(&mut tunnel, BYTES, on_block),
         BulkDirection::Down => noise::receive(&mut tunnel, BYTES, on_block),

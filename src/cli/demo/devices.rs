@@ -82,7 +82,7 @@ impl Drop for DemoDevice {
 }
 
 impl ClosedPort {
-    pub fn take(address: IpAddr) -> io::Result<Self> {
+    pub fn bind(address: IpAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address((address, 0).into()), Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((address, 0)).into())?;
         let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
@@ -95,8 +95,8 @@ impl ClosedPort {
 }
 
 impl SilentPort {
-    pub fn take(address: IpAddr) -> io::Result<Self> {
-        let port = ClosedPort::take(address)?;
+    pub fn bind(address: IpAddr) -> io::Result<Self> {
+        let port = ClosedPort::bind(address)?;
         // A backlog for one connection, the least that Linux gives.
         port.socket.listen(0)?;
         let mut waiting = Vec::new();

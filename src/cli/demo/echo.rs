@@ -13,7 +13,7 @@ pub(super) fn open_echo(
     token: &str,
 ) -> Result<TcpStream, DemoFailure> {
     let mut tunnel = client.open(target, token)?;
-    tunnel.write_all(b"echo\n").expecting("a command taken")?;
+    tunnel.write_all(b"echo\n").expecting("an accepted command")?;
     exchange(&mut tunnel, 0)?;
     Ok(tunnel)
 }
@@ -23,7 +23,7 @@ pub(super) fn exchange(tunnel: &mut TcpStream, number: u32) -> Result<(), DemoFa
     let mut message = [b'm'; MESSAGE_BYTES];
     message[..4].copy_from_slice(&number.to_be_bytes());
     let mut back = [0; MESSAGE_BYTES];
-    tunnel.write_all(&message).expecting("a message taken")?;
+    tunnel.write_all(&message).expecting("an accepted message")?;
     tunnel.read_exact(&mut back).expecting("the message back")?;
     if back == message { Ok(()) } else { Err(DemoFailure::new("the message back", "other bytes")) }
 }

@@ -10,18 +10,18 @@ use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::DemoWorld;
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
-    steps.section("One after the other");
-    let opened = open_many(world).map(|taken| {
-        let remark = format!("p99 {}, {TUNNELS} tunnels, connect to 200", taken.percentile(99.0));
-        steps.figure("new tunnel, p50", taken.percentile(50.0), &remark);
-        format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
+    steps.section("Latency, one tunnel after the other");
+    let opened = open_many(world).map(|times| {
+        let remark = format!("p99 {}, {TUNNELS} tunnels, connect to 200", times.percentile(99.0));
+        steps.figure("new tunnel, p50", times.percentile(50.0), &remark);
+        format!("p50 {}, p99 {}", times.percentile(50.0), times.percentile(99.0))
     });
     steps.record(&format!("{TUNNELS} new tunnels"), opened);
-    let exchanged = exchange_many(world).map(|taken| {
+    let exchanged = exchange_many(world).map(|times| {
         let remark =
-            format!("p99 {}, {ROUND_TRIPS} round trips of {MESSAGE_BYTES} B", taken.percentile(99.0));
-        steps.figure("request and response, p50", taken.percentile(50.0), &remark);
-        format!("p50 {}, p99 {}", taken.percentile(50.0), taken.percentile(99.0))
+            format!("p99 {}, {ROUND_TRIPS} round trips of {MESSAGE_BYTES} B", times.percentile(99.0));
+        steps.figure("request and response, p50", times.percentile(50.0), &remark);
+        format!("p50 {}, p99 {}", times.percentile(50.0), times.percentile(99.0))
     });
     steps.record(&format!("{ROUND_TRIPS} round trips in one"), exchanged);
 }
@@ -32,26 +32,26 @@ struct RecordedTimes {
 }
 
 fn open_many(world: &DemoWorld) -> Result<RecordedTimes, DemoFailure> {
-    let mut taken = RecordedTimes::new();
+    let mut times = RecordedTimes::new();
     for _ in 0..TUNNELS {
         let began = Instant::now();
         let tunnel = world.client.open(world.echo(), &world.rights.token)?;
-        taken.record(began.elapsed());
+        times.record(began.elapsed());
         close(tunnel).expecting("a tunnel that closes")?;
     }
-    Ok(taken)
+    Ok(times)
 }
 
 fn exchange_many(world: &DemoWorld) -> Result<RecordedTimes, DemoFailure> {
     let mut tunnel = open_echo(world.client, world.echo(), &world.rights.token)?;
-    let mut taken = RecordedTimes::new();
+    let mut times = RecordedTimes::new();
     for number in 0..ROUND_TRIPS {
         let began = Instant::now();
         exchange(&mut tunnel, number)?;
-        taken.record(began.elapsed());
+        times.record(began.elapsed());
     }
     close(tunnel).expecting("a tunnel that closes")?;
-    Ok(taken)
+    Ok(times)
 }
 
 impl RecordedTimes {

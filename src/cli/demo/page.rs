@@ -29,7 +29,7 @@ pub(super) fn ssh_banner() -> Option<String> {
 
 fn page(world: &DemoWorld) -> Result<String, DemoFailure> {
     let mut stream = world.client.open(world.web(), &world.rights.token)?;
-    stream.write_all(GET).expecting("a request taken")?;
+    stream.write_all(GET).expecting("an accepted request")?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expecting("the device's page")?;
     check_page(&reply, &world.page)

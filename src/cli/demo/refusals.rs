@@ -31,7 +31,7 @@ struct Refused {
 }
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
-    steps.section("Refused, as the client reads it");
+    steps.section("Refusals, as the client reads them");
     let mut refused = Vec::new();
     for case in cases(world) {
         let outcome = refuse(world, &case).map(|case| {
@@ -41,9 +41,9 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) {
         });
         steps.record(case.name, outcome);
     }
-    steps.note("a loop", "needs nodes that forward to each other; this one has no other");
-    steps.record("the answers with 403 are alike", look_alike(&refused));
-    steps.record("the audit log tells them apart", audited(&world.audit(), &refused));
+    steps.note("a loop", "needs two nodes that forward to each other");
+    steps.record("all 403 replies are the same", look_alike(&refused));
+    steps.record("the audit log has the true causes", audited(&world.audit(), &refused));
 }
 
 /// Cases in the order of the reply table.
@@ -120,7 +120,7 @@ fn look_alike(refused: &[Refused]) -> Result<String, DemoFailure> {
         return Err(DemoFailure::new("answers with 403", "none"));
     };
     match answers.find(|answer| answer.head != first.head) {
-        None => Ok(format!("{} bytes that tell nobody which devices exist", first.head.len())),
+        None => Ok(format!("{} bytes that do not show which devices exist", first.head.len())),
         Some(other) => Err(DemoFailure::new(format!("{:?}", first.head), format!("{:?}", other.head))),
     }
 }

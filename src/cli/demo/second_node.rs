@@ -19,17 +19,17 @@ use crate::store::admin::GrantTarget;
 use crate::store::sqlite;
 
 pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError> {
-    steps.section("A second relay, whose store goes away");
+    steps.section("A second relay that loses its store");
     let store = SecondStore::write(world)?;
     let node = Node::start(small(&store.path))?;
     let relay = SecondRelay { client: DemoClient { relay: node.client_addresses()[0] }, store: &store };
     match open_echo(relay.client, store.target, &store.token) {
         Err(failure) => steps.record("a tunnel", Err(failure)),
         Ok(mut tunnel) => {
-            steps.record("right after it went", relay.lose_store());
-            steps.record("later than authz.max_stale", relay.request_until(UNDECIDED, ESTABLISHED));
+            steps.record("right after the store is gone", relay.lose_store());
+            steps.record("after authz.max_stale", relay.request_until(UNDECIDED, ESTABLISHED));
             steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
-            steps.record("with its store back", relay.regain_store());
+            steps.record("with the store back", relay.regain_store());
             node.engine().drain();
             steps.record("draining", relay.request_until(DRAINING, ESTABLISHED));
             steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));

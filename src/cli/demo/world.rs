@@ -32,7 +32,7 @@ pub(super) struct DemoWorld {
 impl DemoWorld {
     /// Starts all parts and prints them.
     pub fn set_up(steps: &mut Steps) -> Result<Self, DemoError> {
-        steps.section("Set up, on loopback and in a temporary folder");
+        steps.section("Setup, on loopback and in a temporary folder");
         let folder = tempfile::Builder::new().prefix("sluicegate-demo-").tempdir();
         let folder = folder.map_err(|source| DemoError::SetUp { what: "temporary folder", source })?;
         let device = |source| DemoError::SetUp { what: "device", source };
@@ -40,16 +40,19 @@ impl DemoWorld {
         let page = format!("Hello from a device behind sluicegate {}.\n", env!("CARGO_PKG_VERSION"));
         let web = DemoDevice::web(WEB, page.clone()).map_err(device)?;
         let echo = DemoDevice::echo(ECHO).map_err(device)?;
-        let closed = ClosedPort::take(web.address().ip()).map_err(device)?;
-        let silent = SilentPort::take(echo.address().ip()).map_err(device)?;
+        let closed = ClosedPort::bind(web.address().ip()).map_err(device)?;
+        let silent = SilentPort::bind(echo.address().ip()).map_err(device)?;
 
         let store = folder.path().join(STORE);
         let addresses = Addresses { web: web.address().ip(), echo: echo.address().ip() };
         let rights = DemoRights::write(&store, &addresses)?;
         steps.record("a store", Ok(format!("SQLite, {}", store.display())));
-        steps.record("who may do what", Ok(rights.summary.clone()));
+        steps.record("principals and their rights", Ok(rights.summary.clone()));
         steps.record("a device that serves a page", Ok(format!("HTTP on {}", web.address())));
-        steps.record("a device that echoes", Ok(format!("and sends and takes bulk, on {}", echo.address())));
+        steps.record(
+            "a device that echoes",
+            Ok(format!("also sends and receives bulk data, on {}", echo.address())),
+        );
 
         let audit = Audit { path: Some(folder.path().join(AUDIT)), ..Audit::default() };
         let node = Node::start(Config { audit, ..config(store) })?;

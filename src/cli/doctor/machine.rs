@@ -16,7 +16,7 @@ impl Machine {
         Self { root: root.unwrap_or_else(|| PathBuf::from("/")), process }
     }
 
-    /// Tests whether an experiment in this process tells something about the machine.
+    /// Tests whether an experiment in this process says something about this machine.
     pub fn is_this_one(&self) -> bool {
         self.root.as_os_str() == "/"
     }

@@ -102,7 +102,7 @@ mod tests {
         let output = script.stdin(std::process::Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let (entered, left) = (text.find("\u{1b}[?1049h"), text.rfind("\u{1b}[?1049l"));
-        let told = text.find("a defect");
-        assert!(entered.is_some() && entered < left && left < told, "{text:?}");
+        let message = text.find("a defect");
+        assert!(entered.is_some() && entered < left && left < message, "{text:?}");
     }
 }

@@ -121,9 +121,9 @@ fn columns_for(width: u16) -> Vec<&'static SessionColumn> {
     let mut places: Vec<usize> = by_rank
         .into_iter()
         .take_while(|place| {
-            let taken = COLUMNS[*place].width + 1;
-            let has_room = left + 1 >= taken;
-            left = left.saturating_sub(taken);
+            let needed = COLUMNS[*place].width + 1;
+            let has_room = left + 1 >= needed;
+            left = left.saturating_sub(needed);
             has_room
         })
         .collect();

@@ -152,9 +152,9 @@ impl TunnelClient {
         let bound = listener.local_addr().map_err(cannot_listen)?;
         writeln!(io::stdout(), "listening on {bound}").map_err(TunnelError::Stdio)?;
         let client = Arc::new(self);
-        let (taken, places) = bounded(LOCAL_CONNECTIONS_MAX);
+        let (acquired, permits) = bounded(LOCAL_CONNECTIONS_MAX);
         loop {
-            let permit = ConnectionPermit::acquire(&taken, &places);
+            let permit = ConnectionPermit::acquire(&acquired, &permits);
             match listener.accept() {
                 Ok((local, _)) => {
                     let client = Arc::clone(&client);
@@ -203,20 +203,20 @@ impl TunnelClient {
 
 /// Permission to carry one more local connection. Dropping it returns it.
 struct ConnectionPermit {
-    places: Receiver<()>,
+    permits: Receiver<()>,
 }
 
 impl ConnectionPermit {
     /// Waits for a permit. Meanwhile, connections wait in the listener's backlog.
-    fn acquire(taken: &Sender<()>, places: &Receiver<()>) -> Self {
-        taken.send(()).expect("the receiver is borrowed by the caller");
-        Self { places: places.clone() }
+    fn acquire(acquired: &Sender<()>, permits: &Receiver<()>) -> Self {
+        acquired.send(()).expect("the receiver is borrowed by the caller");
+        Self { permits: permits.clone() }
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let _was_taken = self.places.try_recv();
+        let _was_acquired = self.permits.try_recv();
     }
 }
 

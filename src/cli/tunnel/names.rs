@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_target_that_no_relay_could_take_is_refused_before_any_connection() {
-        for (text, told) in [
+        for (text, expected) in [
             (UUID.to_owned(), "write UUID:PORT"),
             (format!("{UUID}:0"), "1 to 65535"),
             (format!("{UUID}:70000"), "1 to 65535"),
@@ -106,7 +106,7 @@ mod tests {
             (format!("{UUID}.a\r\nX: y:22"), "suffix"),
         ] {
             let error = text.parse::<TunnelTarget>().unwrap_err();
-            assert!(error.contains(told), "{text:?}: {error}");
+            assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A chunk is written before the next is read. So a side that does not read stops the other side, and at most two
 //! chunks are held. An end is passed on: as close_notify one way, and as FIN or a closed stdout the other way. An
-//! end without close_notify is an error, since somebody may have cut off the rest.
+//! end without close_notify is an error, since an attacker may have cut off the rest.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

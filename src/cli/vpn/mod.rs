@@ -1,6 +1,6 @@
 //! `sluicegate vpn`: hooks that a VPN server runs, so that the relay knows the addresses of devices.
 
-mod address_file;
+mod address_table;
 mod event;
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::output::CommandError;
-use address_file::AddressFile;
+use address_table::AddressTable;
 use event::{EventError, VpnEvent};
 
 #[derive(Debug, Subcommand)]
@@ -45,7 +45,7 @@ pub fn run(command: VpnCommand) -> Result<(), CommandError> {
         Err(EventError::Unknown { .. }) if args.ignore_unknown => return Ok(()),
         Err(error) => return Err(CommandError::failed(error)),
     };
-    match AddressFile::change(&args.addresses, args.patience, |address_file| address_file.apply(event)) {
+    match AddressTable::change(&args.addresses, args.patience, |address_table| address_table.apply(event)) {
         Ok(()) => Ok(()),
         // Exit with success, or OpenVPN would refuse the client because of our problem.
         Err(error) if error.is_passing() => {

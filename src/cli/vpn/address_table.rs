@@ -15,12 +15,12 @@ use crate::authz::DeviceUuid;
 
 /// Lines of `uuid address`. Other lines stay as they are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct AddressFile {
+pub(super) struct AddressTable {
     lines: Vec<AddressLine>,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AddressFileError {
+pub(super) enum AddressTableError {
     #[error("{} cannot be changed ({error}){remedy}", path.display())]
     File { path: PathBuf, error: io::Error, remedy: &'static str },
     #[error(
@@ -41,14 +41,14 @@ enum AddressLine {
     Other(String),
 }
 
-impl AddressFile {
+impl AddressTable {
     /// Reads the file, applies `change`, and replaces the file if its text has changed.
     pub(super) fn change(
         path: &Path,
         patience: Duration,
         change: impl FnOnce(&mut Self),
-    ) -> Result<(), AddressFileError> {
-        let failed = |error| AddressFileError::file(path, error);
+    ) -> Result<(), AddressTableError> {
+        let failed = |error| AddressTableError::file(path, error);
         let _locked = lock(path, patience)?;
         let (before, permissions) = match std::fs::read(path) {
             Ok(bytes) => (bytes, std::fs::metadata(path).map_err(failed)?.permissions()),
@@ -57,9 +57,9 @@ impl AddressFile {
             }
             Err(error) => return Err(failed(error)),
         };
-        let mut address_file = Self::parse(&String::from_utf8_lossy(&before));
-        change(&mut address_file);
-        let after = address_file.to_text();
+        let mut address_table = Self::parse(&String::from_utf8_lossy(&before));
+        change(&mut address_table);
+        let after = address_table.to_text();
         if after.as_bytes() == before {
             return Ok(());
         }
@@ -123,7 +123,7 @@ impl AddressFile {
     }
 }
 
-impl AddressFileError {
+impl AddressTableError {
     /// Tests whether the next attempt may succeed.
     pub(super) const fn is_passing(&self) -> bool {
         matches!(self, Self::Locked { .. })
@@ -151,9 +151,9 @@ impl AddressLine {
 }
 
 /// Locks the file until the lock is dropped or the process ends.
-fn lock(path: &Path, patience: Duration) -> Result<File, AddressFileError> {
+fn lock(path: &Path, patience: Duration) -> Result<File, AddressTableError> {
     let lock = beside(path, ".lock");
-    let failed = |error| AddressFileError::file(&lock, error);
+    let failed = |error| AddressTableError::file(&lock, error);
     let file = File::options().write(true).create(true).truncate(false).open(&lock).map_err(failed)?;
     let give_up_at = Instant::now() + patience;
     loop {
@@ -161,7 +161,7 @@ fn lock(path: &Path, patience: Duration) -> Result<File, AddressFileError> {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => std::thread::sleep(LOCK_PAUSE),
             Err(TryLockError::WouldBlock) => {
-                return Err(AddressFileError::Locked { path: path.to_owned(), patience });
+                return Err(AddressTableError::Locked { path: path.to_owned(), patience });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
@@ -206,9 +206,9 @@ mod tests {
     }
 
     fn after(text: &str, events: Vec<VpnEvent>) -> String {
-        let mut address_file = AddressFile::parse(text);
-        events.into_iter().for_each(|event| address_file.apply(event));
-        address_file.to_text()
+        let mut address_table = AddressTable::parse(text);
+        events.into_iter().for_each(|event| address_table.apply(event));
+        address_table.to_text()
     }
 
     #[test]
@@ -247,10 +247,10 @@ mod tests {
         let path = folder.path().join("addresses");
         let held = lock(&path, Duration::ZERO).unwrap();
         let change = |patience| {
-            AddressFile::change(&path, patience, |address_file| address_file.apply(came(A, "10.8.0.2")))
+            AddressTable::change(&path, patience, |address_table| address_table.apply(came(A, "10.8.0.2")))
         };
-        let told = change(Duration::from_millis(20)).unwrap_err();
-        assert!(told.is_passing() && told.to_string().contains("was locked by another process for 20ms"));
+        let error = change(Duration::from_millis(20)).unwrap_err();
+        assert!(error.is_passing() && error.to_string().contains("was locked by another process for 20ms"));
         assert!(!path.exists());
         drop(held);
         change(Duration::ZERO).unwrap();
@@ -263,7 +263,7 @@ mod tests {
         let path = folder.path().join("addresses");
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        AddressFile::change(&path, Duration::ZERO, |address_file| address_file.apply(came(A, "10.8.0.2")))
+        AddressTable::change(&path, Duration::ZERO, |address_table| address_table.apply(came(A, "10.8.0.2")))
             .unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
