@@ -170,7 +170,7 @@ const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
 const SUMMED: [SummedCounter; 12] = [
     SummedCounter {
         name: "sessions_accepted",
-        help: "Connections taken from the listeners.",
+        help: "Connections that the listeners accepted.",
         of: |engine| &engine.sessions.accepted,
     },
     SummedCounter {
@@ -215,7 +215,7 @@ const SUMMED: [SummedCounter; 12] = [
     },
     SummedCounter {
         name: "promotions",
-        help: "Directions that went from copying to splicing.",
+        help: "Directions of tunnels that changed from copying to splicing.",
         of: |engine| &engine.hot.promotions,
     },
     SummedCounter {
@@ -225,7 +225,7 @@ const SUMMED: [SummedCounter; 12] = [
     },
     SummedCounter {
         name: "pipes_exhausted",
-        help: "Directions that wanted a pipe and found none.",
+        help: "Directions of tunnels that needed a pipe and found none.",
         of: |engine| &engine.hot.pipes_exhausted,
     },
 ];

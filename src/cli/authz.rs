@@ -92,7 +92,7 @@ impl FromStr for CandidateFile {
         match relation(name) {
             Some(relation) => Ok(Self { relation, file }),
             None => {
-                Err(format!("`{name}` is no relation; write credentials=FILE, grants=FILE or devices=FILE"))
+                Err(format!("`{name}` is not a relation; write credentials=FILE, grants=FILE or devices=FILE"))
             }
         }
     }
@@ -109,7 +109,7 @@ fn queries(candidate: Vec<CandidateFile>) -> Result<CandidateQueries, CommandErr
         let query = RelationQuery::try_from(file).map_err(CommandError::failed)?;
         if place.replace(query.sql).is_some() {
             return Err(CommandError::failed(format!(
-                "there are two queries for {}; name one",
+                "there are two queries for {}; pass one",
                 relation.name()
             )));
         }
@@ -166,7 +166,7 @@ fn status_text(status: &SourceStatus) -> String {
             figures.absences_waiting as u64,
             "rows were absent from one read, and stay until a second confirms it",
         ),
-        (figures.regressions, "refusals so far that the generation before would not have given"),
+        (figures.regressions, "refusals so far that the previous generation would not have given"),
         (figures.rollbacks, "rollbacks so far"),
     ] {
         if count > 0 {

@@ -90,7 +90,7 @@ fn answer(command: DeviceCommand, admin: &mut Admin) -> Result<CommandAnswer, Ad
         DeviceCommand::Remove { uuid } => {
             let id = admin.remove_device(uuid)?;
             Ok(CommandAnswer::done(
-                format!("removed device {uuid} and revoked what was granted on it alone"),
+                format!("removed device {uuid} and revoked the grants on it alone"),
                 json!({ "uuid": uuid, "id": id, "outcome": "removed" }),
             ))
         }

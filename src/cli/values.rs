@@ -11,7 +11,7 @@ use crate::authz::{DeviceUuid, PortRange, UnixMillis};
 pub(super) fn parse_expiry(text: &str) -> Result<UnixMillis, String> {
     let now = UnixMillis::now();
     let at = match humantime::parse_duration(text) {
-        Ok(span) => after(now, span).ok_or("that is further off than any clock reaches")?,
+        Ok(span) => after(now, span).ok_or("that is further in the future than any clock reaches")?,
         Err(_) => {
             let parsed = text.parse::<Timestamp>();
             let timestamp =
@@ -85,7 +85,7 @@ mod tests {
         assert!(parse_expiry("2020-01-01T00:00:00Z").unwrap_err().contains("in the past"));
         assert!(parse_expiry("0s").unwrap_err().contains("in the past"));
         assert!(parse_expiry("next week").unwrap_err().contains("such as 30d"));
-        assert!(parse_expiry("99999999y").unwrap_err().contains("further off"));
+        assert!(parse_expiry("99999999y").unwrap_err().contains("further in the future"));
     }
 
     #[test]

@@ -200,7 +200,7 @@ fn a_device_that_says_something_else_or_nothing_is_told() {
     let scene = Scene::new();
     let output = output_of(scene.plain().args(["--expect", "SSH-1"]), b"");
     let told = failure(&output);
-    assert!(told.contains(r#"began with "SSH-2" and not with "SSH-1""#), "{told}");
+    assert!(told.contains(r#"began with "SSH-2" instead of "SSH-1""#), "{told}");
 
     let mute = Scene::with(Device::echo(V4));
     let begin = Instant::now();
@@ -228,7 +228,7 @@ fn a_device_that_speaks_http_is_asked_for_a_page() {
     assert_done(&output_of(web.canary().args(["--http", "/ping?all"]), b""));
     assert_done(&output_of(web.plain().args(["--http", "/ping?all"]), b""));
     let told = failure(&output_of(web.canary().args(["--http", "/other"]), b""));
-    assert!(told.contains(r#"began with "NOT-HTT" and not with "HTTP/1.""#), "{told}");
+    assert!(told.contains(r#"began with "NOT-HTT" instead of "HTTP/1.""#), "{told}");
 
     for (arguments, told) in [
         (&["--http", "ping"][..], "a path begins with /"),

@@ -195,7 +195,7 @@ fn small_pipes_limit_only_who_may_not_exceed_them() {
     let finding = fake.doctor_for(&site, &[]).finding("pages in pipes").clone();
     assert_eq!(
         (&finding["verdict"], &finding["wanted"]),
-        (&"limit".into(), &"0 (no bound) or at least 65536".into())
+        (&"limit".into(), &"0 (no limit) or at least 65536".into())
     );
     assert!(finding["why"].as_str().unwrap().starts_with("enough for 256 of the 1024 pipes"));
     // All capabilities but CAP_SYS_RESOURCE, and then that one alone.

@@ -108,7 +108,7 @@ fn http_path(text: &str) -> Result<String, &'static str> {
         Ok(text.to_owned())
     } else {
         Err(
-            "a path begins with / and has neither blanks nor other letters than ASCII's; write for example /ping",
+            "a path begins with / and has only visible ASCII characters; write for example /ping",
         )
     }
 }
@@ -116,7 +116,7 @@ fn http_path(text: &str) -> Result<String, &'static str> {
 /// Parses `--timeout`.
 fn timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(timeout) if timeout.is_zero() => Err("a step takes some time; write for example 10s".to_owned()),
+        Ok(timeout) if timeout.is_zero() => Err("the time limit must not be zero; write for example 10s".to_owned()),
         Ok(timeout) => Ok(timeout),
         Err(error) => Err(format!("{error}; write for example 10s")),
     }

@@ -22,11 +22,11 @@ use crate::wire::Token;
 pub enum StepFailure {
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
-    #[error("{target} opened, but its first bytes did not come: {source}; check the service on the device")]
+    #[error("{target} opened, but its first bytes did not arrive: {source}; check the service on the device")]
     Silent { target: TunnelTarget, source: io::Error },
-    #[error("{target} opened, but took no request: {source}; check the service on the device")]
+    #[error("{target} opened, but did not accept a request: {source}; check the service on the device")]
     Deaf { target: TunnelTarget, source: io::Error },
-    #[error("{target} began with \"{}\" and not with \"{expected}\"; check the service there, or --expect and --http",
+    #[error("{target} began with \"{}\" instead of \"{expected}\"; check the service there, or --expect and --http",
         came.escape_ascii())]
     FirstBytes { target: TunnelTarget, expected: String, came: Vec<u8> },
     #[error("{what} was let in; take the relay out of service and check its grants and tokens")]

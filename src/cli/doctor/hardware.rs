@@ -25,7 +25,7 @@ fn governor(machine: &Machine) -> Option<MachineFinding> {
         verdict: FindingVerdict::unless(is_fast, FindingVerdict::Advice),
         found,
         wanted: "performance".to_owned(),
-        why: "a core that has to speed up first answers late, and a relay's load comes in bursts".to_owned(),
+        why: "the load of a relay comes in bursts, and a core that first has to speed up answers late".to_owned(),
         how: "tuned-adm profile of tuning/tuned, or cpupower frequency-set -g performance".to_owned(),
     })
 }
@@ -45,13 +45,13 @@ fn queues(machine: &Machine, config: &Config, card: &str) -> Option<MachineFindi
     let spread = receiving.iter().filter(is_spread).count();
     let threads = engine::threads(config);
     let is_enough = receiving.len() >= threads || spread == receiving.len();
-    let software = if spread > 0 { format!(", {spread} spread by software") } else { String::new() };
+    let software = if spread > 0 { format!(", {spread} of them spread by software") } else { String::new() };
     Some(MachineFinding {
         item: format!("receive queues of {card}"),
         verdict: FindingVerdict::unless(is_enough, FindingVerdict::Advice),
         found: format!("{}{software}", receiving.len()),
         wanted: format!("{threads}, one per engine thread"),
-        why: "the CPU of a queue does all of its packets' work in the kernel, and one can be too few"
+        why: "one CPU handles all packets of a queue in the kernel, and can be overloaded"
             .to_owned(),
         how: format!("ethtool -L {card} combined {threads}; tuning/irq-affinity {card} where it has fewer"),
     })

@@ -54,7 +54,7 @@ fn io_uring() -> MachineFinding {
         verdict,
         found,
         wanted: "a ring with counted receives (6.17) and gathering waits (6.12)".to_owned(),
-        why: "tried out by making a ring as an engine thread does; the rest is used where it is there"
+        why: "tested with a ring like that of an engine thread; newer features are used where the kernel has them"
             .to_owned(),
         how: "kernel.io_uring_disabled=0, a seccomp profile that allows io_uring, a newer kernel".to_owned(),
     }
@@ -71,7 +71,7 @@ fn clock(machine: &Machine) -> Option<MachineFinding> {
         verdict: FindingVerdict::unless(is_cheap || best.is_none(), FindingVerdict::Advice),
         found,
         wanted: CHEAP_CLOCKS.join(", "),
-        why: "an engine thread reads the clock in every turn; others than these cost a system call and more"
+        why: "an engine thread reads the clock in every turn, and another source costs a system call each time"
             .to_owned(),
         how: format!("echo {} > /{folder}/current_clocksource", best.unwrap_or(&CHEAP_CLOCKS[0])),
     })
@@ -88,10 +88,10 @@ fn tls() -> MachineFinding {
         verdict: FindingVerdict::Fine,
         found,
         wanted: "works, where listeners or other nodes speak TLS".to_owned(),
-        why: "tried out on a connection over loopback; without it the engine threads open and seal records, and \
-              such tunnels are not spliced"
+        why: "tested on a connection over loopback; without it the engine threads encrypt and decrypt records, and \
+              cannot splice such tunnels"
             .to_owned(),
-        how: "a kernel with CONFIG_TLS; modprobe tls, which sluicegate.service sees to"
+        how: "a kernel with CONFIG_TLS; modprobe tls, which sluicegate.service runs"
             .to_owned(),
     }
 }

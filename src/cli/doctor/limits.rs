@@ -48,10 +48,10 @@ fn pipes(machine: &Machine, config: &Config) -> Option<MachineFinding> {
         item: "pages in pipes".to_owned(),
         verdict: FindingVerdict::unless(is_enough, FindingVerdict::Limit),
         found: format!("{pages_max} for a user{exempt}"),
-        wanted: format!("0 (no bound) or at least {wanted}"),
+        wanted: format!("0 (no limit) or at least {wanted}"),
         why: format!(
-            "enough for {} of the {pipes} pipes that engine.pipes allows; more would be too small to be worth \
-             splicing through",
+            "enough for {} of the {pipes} pipes that engine.pipes allows; further pipes would be too small for \
+             splicing",
             (pages_max / pages_each).min(pipes)
         ),
         how: "sysctl -w fs.pipe-user-pages-soft=0, or a smaller engine.pipes".to_owned(),
@@ -69,7 +69,7 @@ fn ports(machine: &Machine, config: &Config) -> Option<MachineFinding> {
         verdict: FindingVerdict::unless(ports >= wanted, FindingVerdict::Limit),
         found: format!("{ports} ({low} to {high})"),
         wanted: format!("at least {wanted}"),
-        why: "each tunnel takes a local port towards its device's address and port, so this bounds \
+        why: "each tunnel takes a local port towards its device's address and port, so this limits \
               limits.sessions_per_device"
             .to_owned(),
         how: "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"".to_owned(),

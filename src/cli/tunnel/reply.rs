@@ -140,7 +140,7 @@ impl fmt::Display for TunnelRefusal {
             ),
             Reply::HeadTimeout => f.write_str("our request did not arrive in time; check the network and try again"),
             Reply::Limit => f.write_str(
-                "too many sessions are open, of this token's owner, to this device or on this relay; close some, or \
+                "too many sessions are open: of the owner of this token, to this device or on this relay; close some, or \
                  try again later",
             ),
             Reply::HeadTooLarge => f.write_str("our request is too long; check the token"),
