@@ -91,9 +91,9 @@ impl FromStr for CandidateFile {
         };
         match relation(name) {
             Some(relation) => Ok(Self { relation, file }),
-            None => {
-                Err(format!("`{name}` is not a relation; write credentials=FILE, grants=FILE or devices=FILE"))
-            }
+            None => Err(format!(
+                "`{name}` is not a relation; write credentials=FILE, grants=FILE or devices=FILE"
+            )),
         }
     }
 }

@@ -138,7 +138,7 @@ impl Watchdog {
 fn authorization(status: &ControlStatus, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, &status.hold) {
-        (Some(undecided), _) => format!("the node cannot decide ({})", Cause::from(undecided)),
+        (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
         (None, Some(held)) => format!("generation {generation} held by rule {}", held.hold.rule),
         (None, None) if status.last_error.is_some() => {
             format!("generation {generation}, the store cannot be read")

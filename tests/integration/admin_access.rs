@@ -167,7 +167,7 @@ fn a_token_file_that_cannot_serve_stops_the_start_with_the_reason() {
     for (text, mode, reason) in [
         (None, 0o600, "it cannot be read"),
         (Some("short"), 0o600, "fewer than 32 characters"),
-        (Some(TOKEN), 0o604, "can be read by everybody"),
+        (Some(TOKEN), 0o604, "every user can read it"),
     ] {
         if let Some(text) = text {
             std::fs::write(&path, text).unwrap();

@@ -285,7 +285,7 @@ fn who_is_let_in_and_should_not_be_is_a_failure() {
     let closed = format!("{DEVICE}:{}", Device::closed_port());
     let output = output_of(scene.plain().args(["--refused", &closed]), b"");
     let told = failure(&output);
-    assert!(told.contains("was to be answered 403 and got ") && told.contains("502 "), "{told}");
+    assert!(told.contains("should get 403, but got ") && told.contains("502 "), "{told}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn the_curl_line_that_it_prints_fetches_the_page() {
 #[test]
 fn an_interrupt_before_the_last_step_ends_it_cleanly_and_is_a_failure() {
     let mut demo = Demo::start(&["--once"]);
-    demo.line("Refused");
+    demo.line("Refusals");
     demo.interrupt();
     let (code, stderr) = demo.end();
     assert_eq!(code, Some(1));

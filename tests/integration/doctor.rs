@@ -168,7 +168,7 @@ fn too_few_descriptors_for_the_sessions_fail() {
     let site = Site::new("limits.sessions = 10000\nengine = { threads = 2, pipes = 100 }");
     let diagnosis = fake.doctor_for(&site, &[]);
     assert_eq!(diagnosis.exit_code(), Some(1));
-    assert_eq!(diagnosis.complaint(), "sluicegate: one thing above limits this configuration\n");
+    assert_eq!(diagnosis.complaint(), "sluicegate: one finding above limits this configuration\n");
     let finding = diagnosis.finding("open files");
     assert_eq!((&finding["verdict"], &finding["found"]), (&"limit".into(), &"4096".into()));
     // 2 × 10,000 sockets, 2 × 2 × 100 ends of pipes, 128 for the rest.
@@ -222,7 +222,7 @@ fn the_narrowest_control_group_above_counts() {
         ["memory of the control group", "CPU quota of the control group", "tasks of the control group"];
     assert_eq!(diagnosis.troubles(), groups.map(|item| (item, "limit")));
     assert_eq!(diagnosis.finding(groups[1])["found"], "1.5 CPUs");
-    assert_eq!(diagnosis.complaint(), "sluicegate: 3 things above limit this configuration\n");
+    assert_eq!(diagnosis.complaint(), "sluicegate: 3 findings above limit this configuration\n");
 }
 
 #[test]

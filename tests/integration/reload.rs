@@ -218,7 +218,7 @@ fn a_configuration_with_a_mistake_is_refused_with_its_place() {
     scene.site.unconfigure("authz", "refesh");
     scene.site.configure("engine.threads = 1\ntimeouts.head = '3s'\nauthz.guard.probation = '1s'");
     let outcome = scene.reload();
-    let told = "only a restart takes over what has changed in engine, timeouts, authz.guard.probation";
+    let told = "changes in engine, timeouts, authz.guard.probation need a restart";
     assert!(outcome.contains(told), "{outcome}");
 
     scene.site.configure("authz.queries.devices = '/nowhere/devices.sql'");

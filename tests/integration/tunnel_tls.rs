@@ -356,7 +356,7 @@ fn a_port_without_tls_is_told_and_so_is_one_that_hangs_up() {
         let _all = socket.read(&mut [0; 4096]);
     });
     let told = failure(scene.client(mute.address()).arg("--stdio"));
-    assert!(told.contains("did not come about: the connection was closed"), "{told}");
+    assert!(told.contains("failed: the connection was closed"), "{told}");
     let mut without = scene.bare(scene.relay.address());
     let arguments: Vec<_> = without.get_args().filter(|one| *one != "--tls").map(ToOwned::to_owned).collect();
     without = Command::new(BINARY);

@@ -107,16 +107,16 @@ fn http_path(text: &str) -> Result<String, &'static str> {
     if text.starts_with('/') && is_plain {
         Ok(text.to_owned())
     } else {
-        Err(
-            "a path begins with / and has only visible ASCII characters; write for example /ping",
-        )
+        Err("a path begins with / and has only visible ASCII characters; write for example /ping")
     }
 }
 
 /// Parses `--timeout`.
 fn timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(timeout) if timeout.is_zero() => Err("the time limit must not be zero; write for example 10s".to_owned()),
+        Ok(timeout) if timeout.is_zero() => {
+            Err("the time limit must not be zero; write for example 10s".to_owned())
+        }
         Ok(timeout) => Ok(timeout),
         Err(error) => Err(format!("{error}; write for example 10s")),
     }

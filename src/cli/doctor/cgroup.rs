@@ -76,7 +76,8 @@ fn cpu(group: &Group<'_>, config: &Config) -> Option<MachineFinding> {
         wanted: format!("none, or at least {threads}"),
         why: "an engine thread that is out of quota stops for up to 100 ms, and its tunnels with it"
             .to_owned(),
-        how: "no CPUQuota=; set AllowedCPUs= instead, from which the relay takes its number of threads".to_owned(),
+        how: "no CPUQuota=; set AllowedCPUs= instead, from which the relay takes its number of threads"
+            .to_owned(),
     })
 }
 

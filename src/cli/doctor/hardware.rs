@@ -25,7 +25,8 @@ fn governor(machine: &Machine) -> Option<MachineFinding> {
         verdict: FindingVerdict::unless(is_fast, FindingVerdict::Advice),
         found,
         wanted: "performance".to_owned(),
-        why: "the load of a relay comes in bursts, and a core that first has to speed up answers late".to_owned(),
+        why: "the load of a relay comes in bursts, and a core that first has to speed up answers late"
+            .to_owned(),
         how: "tuned-adm profile of tuning/tuned, or cpupower frequency-set -g performance".to_owned(),
     })
 }
@@ -51,8 +52,7 @@ fn queues(machine: &Machine, config: &Config, card: &str) -> Option<MachineFindi
         verdict: FindingVerdict::unless(is_enough, FindingVerdict::Advice),
         found: format!("{}{software}", receiving.len()),
         wanted: format!("{threads}, one per engine thread"),
-        why: "one CPU handles all packets of a queue in the kernel, and can be overloaded"
-            .to_owned(),
+        why: "one CPU handles all packets of a queue in the kernel, and can be overloaded".to_owned(),
         how: format!("ethtool -L {card} combined {threads}; tuning/irq-affinity {card} where it has fewer"),
     })
 }

@@ -71,8 +71,9 @@ fn clock(machine: &Machine) -> Option<MachineFinding> {
         verdict: FindingVerdict::unless(is_cheap || best.is_none(), FindingVerdict::Advice),
         found,
         wanted: CHEAP_CLOCKS.join(", "),
-        why: "an engine thread reads the clock in every turn, and another source costs a system call each time"
-            .to_owned(),
+        why:
+            "an engine thread reads the clock in every turn, and another source costs a system call each time"
+                .to_owned(),
         how: format!("echo {} > /{folder}/current_clocksource", best.unwrap_or(&CHEAP_CLOCKS[0])),
     })
 }
