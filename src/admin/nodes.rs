@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::Sources;
 use super::openmetrics::{counter, gauge};
 use crate::control::LocationCounts;
-use crate::engine::Neighbours;
+use crate::engine::DirectoryCounts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
@@ -38,7 +38,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
         ConstCounter::new(count).encode(family.encode_family(&PathLabel { path })?)?;
     }
 
-    let Neighbours { fresh, stale } = sources.engine.neighbours();
+    let DirectoryCounts { fresh, stale } = sources.engine.directory_counts();
     let help = "Nodes in the directory, this one included, by whether their heartbeat is recent.";
     let mut family = encoder.encode_descriptor("nodes", help, None, MetricType::Gauge)?;
     for (state, count) in [("fresh", fresh), ("stale", stale)] {

@@ -15,7 +15,7 @@ use super::caller::{Denied, Viewer};
 use super::{AdminState, Readiness, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::{ControlStatus, Rule};
-use crate::engine::Neighbours;
+use crate::engine::DirectoryCounts;
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -112,7 +112,7 @@ fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
         sources.engine.counters().map(|engine| of(engine).get()).sum()
     };
     let (readiness, why) = readiness(sources.readiness());
-    let Neighbours { fresh, stale } = sources.engine.neighbours();
+    let DirectoryCounts { fresh, stale } = sources.engine.directory_counts();
     NodeFigures {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         at: UnixMillis::now(),

@@ -1,23 +1,22 @@
 //! The data plane: one pinned thread per CPU, each with its own ring, listeners, sessions and timers.
 //!
-//! Decides from the shared [`Authority`] and never asks a store.
+//! The engine decides from the shared [`Authority`] and never reads a store.
 //!
 //! # Memory
-//! An idle tunnel holds no buffer and no pipe. One whose reader has stalled holds, per direction, either
-//! what it copied and could not send, at most half of [`SESSION_BYTES_MAX`], or one pipe of
-//! `engine.pipe_bytes`, never both; so at most 288 KiB of the node's memory, or 512 KiB of the kernel's by
-//! default. For a whole node that is
+//! An idle tunnel holds no buffer and no pipe. A stalled tunnel holds in each direction either the bytes that it
+//! copied and could not send, at most half of [`SESSION_BYTES_MAX`], or one pipe of `engine.pipe_bytes`, never both.
+//! So it takes at most 288 KiB of the node's memory, or 512 KiB of the kernel's by default. A whole node takes
 //!
 //! - `limits.sessions` × 288 KiB for stalled tunnels (2.2 GiB for the default of 8,000, all stalled at once),
-//! - per engine thread `engine.buffers` × 4 KiB (4 MiB), taken at start,
-//! - per engine thread `engine.pipes` × `engine.pipe_bytes` (128 MiB), the kernel's, kept once made.
+//! - per engine thread `engine.buffers` × 4 KiB (4 MiB), from the start,
+//! - per engine thread `engine.pipes` × `engine.pipe_bytes` (128 MiB) of the kernel's memory; pipes are kept.
 //!
-//! A tunnel of which either end speaks TLS holds less where it stalls, the records of one receive per direction
-//! (84 KiB), and its connection's state of some KiB as long as it lives. Per engine thread there are 250 KiB in
-//! which records are opened and sealed.
+//! A stalled tunnel with TLS on either end holds less, the records of one receive per direction (84 KiB), and the
+//! state of its TLS connections, some KiB, as long as it lives. Each engine thread has 250 KiB in which it opens and
+//! seals records.
 //!
-//! Socket buffers are the kernel's too: up to the largest values of `net.ipv4.tcp_rmem` and
-//! `net.ipv4.tcp_wmem` for either socket of a tunnel.
+//! Socket buffers are the kernel's memory too: each socket of a tunnel may take up to the largest values of
+//! `net.ipv4.tcp_rmem` and `net.ipv4.tcp_wmem`.
 
 mod clock;
 mod fd_budget;
@@ -91,22 +90,22 @@ pub struct Engine {
     handshakes: HandshakeThreads,
 }
 
-/// A way to command the engines from any thread. Cheap to clone.
+/// A handle to command the engine from any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct EngineHandle {
     shared: Arc<Shared>,
 }
 
-/// What sessions share, as much as there can be of it.
+/// The most buffers and pipes that all threads can have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capacity {
     pub buffers: usize,
     pub pipes: usize,
 }
 
-/// The nodes that there are, by whether they have said of late that they live.
+/// Numbers of nodes in the directory, with a recent heartbeat (`fresh`) and without one (`stale`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Neighbours {
+pub struct DirectoryCounts {
     pub fresh: usize,
     pub stale: usize,
 }
@@ -122,7 +121,7 @@ impl Engine {
         Self::start_on(Inherited::none(), config, tls, authority, audit)
     }
 
-    /// As [`start`](Self::start), with listeners that exist already.
+    /// Starts the threads with listeners and TLS settings that exist already.
     pub fn start_on(
         inherited: Inherited,
         config: Arc<Config>,
@@ -166,7 +165,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Where clients reach this node, in the order of `listen`; real ports where the config said 0.
+    /// The addresses of the client listeners, in the order of `listen`; real ports where the config has 0.
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.client_addresses
     }
@@ -186,7 +185,7 @@ impl Engine {
         self.handshakes.join();
     }
 
-    /// Starts one thread. The ring is made there, since it serves its maker alone.
+    /// Starts one thread. The thread makes the ring, which serves its maker alone.
     fn spawn(
         &self,
         number: usize,
@@ -197,14 +196,14 @@ impl Engine {
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name(format!("engine-{number}")).spawn(move || {
-            shared.threads[number].note_running();
+            shared.threads[number].record_running();
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
             let worker = match UringKernel::new(&shared.config, shared.kernel_tls) {
                 Ok(kernel) => Worker::new(number, kernel, handshakes, listeners, shared),
                 Err(error) => {
-                    // Whoever waits for this has gone only where another thread has failed already.
+                    // The receiver is gone only where another thread has failed already.
                     let _nobody_waits = started.send(Err(error));
                     return;
                 }
@@ -219,12 +218,12 @@ impl Engine {
 }
 
 impl EngineHandle {
-    /// Puts every session's decision again to the view in force; tunnels that it no longer allows end.
+    /// Decides again for every session, by the view in force; tunnels that it no longer allows end.
     pub fn recheck(&self) {
         self.shared.recheck();
     }
 
-    /// From now on new clients are told that the relay drains; running tunnels go on.
+    /// Starts a drain: new clients get the reply that the relay drains, and running tunnels go on.
     pub fn drain(&self) {
         self.shared.drain();
     }
@@ -233,41 +232,41 @@ impl EngineHandle {
         self.shared.is_draining()
     }
 
-    /// Sessions that exist now, on all threads.
+    /// The number of sessions on all threads.
     pub fn sessions_active(&self) -> u64 {
         self.counters().map(|counters| counters.sessions.active.get()).sum()
     }
 
-    /// Has every thread list its sessions.
+    /// Requests a list of the sessions from every thread.
     pub fn list_sessions(&self) -> Result<PendingList, EngineBusy> {
         self.shared.list_sessions()
     }
 
-    /// Has the session with this number ended, whatever it is doing.
+    /// Requests the end of the session with this number.
     pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
         self.shared.end_session(session)
     }
 
-    /// `limits.sessions`, or what the descriptors are enough for.
+    /// The limit on sessions: `limits.sessions`, or fewer where the descriptors do not suffice.
     pub fn sessions_max(&self) -> u32 {
         self.shared.limits.sessions_max()
     }
 
-    /// Shows new clients the certificates of `tls`, whose listeners are those that the engine runs with.
+    /// Uses the certificates of `tls` for new connections. Its listeners must be those of the engine.
     pub fn replace_certificates(&self, tls: TlsConfigs) {
         self.shared.replace_certificates(tls);
     }
 
-    /// The nodes in the directory.
-    pub fn neighbours(&self) -> Neighbours {
+    /// Counts the nodes in the directory.
+    pub fn directory_counts(&self) -> DirectoryCounts {
         let max_age = self.shared.config.forward.max_age;
         let directory = self.shared.authority.directory().get();
         let stale = directory.nodes().filter(|(_, node)| node.age > max_age).count();
-        Neighbours { stale, fresh: directory.nodes().count() - stale }
+        DirectoryCounts { stale, fresh: directory.nodes().count() - stale }
     }
 
-    /// The other nodes that a request can be handed to, sorted; empty where this one stands alone.
-    pub fn nodes_within_reach(&self) -> Vec<Arc<str>> {
+    /// The names of the peers that a request can be handed to, sorted; empty where this node stands alone.
+    pub fn reachable_peers(&self) -> Vec<Arc<str>> {
         let (config, directory) = (&self.shared.config, self.shared.authority.directory().get());
         if config.forward.tls.is_none() {
             return Vec::new();
@@ -279,48 +278,48 @@ impl EngineHandle {
         names
     }
 
-    /// Nobody holds this token, and the node itself shows it: its refusals are neither counted nor audited.
-    pub fn expect_own_client(&self, key: KeyHash) {
+    /// Sets the token of the node's own probe, which belongs to nobody. Its refusals are neither counted nor audited.
+    pub fn expect_self_probe(&self, key: KeyHash) {
         self.shared.self_probe.expect(key);
     }
 
-    /// From now on the node's own client is not refused here, but handed to this node, to be refused there.
-    pub fn send_own_client_by(&self, node: Option<Arc<str>>) {
+    /// Hands the node's own probe to this peer from now on, which refuses it; `None` refuses it here.
+    pub fn forward_self_probe_through(&self, node: Option<Arc<str>>) {
         self.shared.self_probe.forward_through(node);
     }
 
-    /// Why the node's own client was refused last, with what only the node may know.
-    pub fn refusal_of_own_client(&self) -> Option<String> {
+    /// Takes the true cause of the last refusal of the node's own probe, with its detail.
+    pub fn take_self_probe_refusal(&self) -> Option<String> {
         self.shared.self_probe.take_refusal()
     }
 
-    /// From now on these signers' session tokens are taken. What others' have opened stays open.
+    /// Accepts session tokens of these signers only, from now on. Tunnels of other signers' tokens stay open.
     pub fn replace_signers(&self, signers: Vec<TokenSigner>) {
         self.shared.replace_verifier(Verifier::new(signers));
     }
 
-    /// What all threads have together.
+    /// The buffers and pipes of all threads together.
     pub fn capacity(&self) -> Capacity {
         let (config, threads) = (&self.shared.config.engine, self.shared.threads.len());
         Capacity { buffers: usize::from(config.buffers) * threads, pipes: config.pipes * threads }
     }
 
-    /// By what the system knows each thread, in the order of their numbers.
+    /// The system's id of each thread, in the order of their numbers.
     pub fn system_ids(&self) -> impl Iterator<Item = Option<i32>> {
         self.shared.threads.iter().map(ThreadShared::system_id)
     }
 
-    /// Has every thread turn once, whether it has work or not.
+    /// Wakes every thread for one turn, whether it has work or not.
     pub fn nudge(&self) {
         self.shared.wake_all();
     }
 
-    /// Why nothing can be decided now; `None` where something can.
+    /// The reason why nothing can be decided now; `None` where decisions are possible.
     pub fn trouble(&self) -> Option<Undecided> {
         self.shared.authority.trouble(UnixMillis::now())
     }
 
-    /// One per thread.
+    /// The counters of each thread.
     pub fn counters(&self) -> impl Iterator<Item = &EngineCounters> {
         self.shared.threads.iter().map(|thread| &*thread.counters)
     }

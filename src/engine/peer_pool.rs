@@ -110,6 +110,25 @@ impl<K: Kernel> PeerPool<K> {
         Some(ReadyConnection { socket, stream: stream? })
     }
 
+    /// Adds a ready connection, as if the pool had made it.
+    #[cfg(test)]
+    pub fn add_ready(
+        &mut self,
+        name: &str,
+        address: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        ready: ReadyConnection<K>,
+    ) {
+        let place = self.places.len() as u32;
+        let ReadyConnection { socket, stream } = ready;
+        let (stream, made_at) = (Some(stream), Tick(0));
+        let connection = Some(IdleConnection { peer: name.into(), socket, stream, made_at });
+        self.places.push(PoolPlace { connection, in_flight: 0 });
+        let (tls, connections) = (Arc::clone(tls), VecDeque::from([place]));
+        let peer = PooledPeer { address, tls, asked_at: Tick(0), not_before: Tick(0), connections };
+        self.peers.insert(name.into(), peer);
+    }
+
     /// Makes missing connections and drops old ones. Returns the time of the next call, where nothing happens
     /// before.
     pub fn tend(&mut self, cx: &mut PoolCx<'_, K>) -> Option<Tick> {

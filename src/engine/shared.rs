@@ -1,4 +1,4 @@
-//! What all engine threads and their handles share.
+//! The state that all engine threads and their handles share.
 
 use std::io;
 use std::sync::Arc;
@@ -28,23 +28,23 @@ pub(super) struct Shared {
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub signals: Signals,
-    /// Whether this kernel is left the records of tunnels by TLS.
+    /// `Auto` where TLS records of tunnels are left to the kernel.
     pub kernel_tls: KernelTls,
     pub token_rate_limit: TokenRateLimit,
-    /// Looked at once for each head that brings a token.
+    /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
     pub self_probe: SelfProbe,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
 
-/// One thread's part: how to wake it, what it counts, and what it saw of its decisions.
+/// The part of one thread: its wake-up, counters, decision log and requests.
 pub(super) struct ThreadShared {
     pub wake: Arc<Wake>,
     pub counters: Arc<EngineCounters>,
     pub decision_log: Arc<DecisionLog>,
     pub requests: RequestQueue,
-    /// By which the system knows the thread; 0 until it runs.
+    /// The system's id of the thread; 0 until it runs.
     system_id: AtomicI32,
 }
 
@@ -60,8 +60,8 @@ impl ThreadShared {
         })
     }
 
-    /// Called by the thread itself.
-    pub fn note_running(&self) {
+    /// Records the id of the thread; the thread itself calls it.
+    pub fn record_running(&self) {
         self.system_id.store(gettid().as_raw(), Ordering::Relaxed);
     }
 
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     /// The TLS settings for connections to other nodes; `None` where this node stands alone.
-    pub fn node_tls(&self) -> Option<Arc<ClientConfig>> {
+    pub fn peer_tls(&self) -> Option<Arc<ClientConfig>> {
         self.tls.read().peer_client()
     }
 

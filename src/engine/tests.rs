@@ -110,7 +110,7 @@ fn bytes_come_back_through_every_path() {
 }
 
 #[test]
-fn a_closed_port_is_told_in_the_reply() {
+fn the_reply_says_that_the_port_is_closed() {
     let engine = engine(Forwarding::Auto);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut client = connect(engine.client_addresses()[0], port);

@@ -35,7 +35,7 @@ impl SelfProber {
         engine: &EngineHandle,
     ) -> Self {
         let unknown_token = format!("sg_probe_{:016x}{:016x}", random(), random());
-        engine.expect_own_client(KeyHash::of_token(unknown_token.as_bytes()));
+        engine.expect_self_probe(KeyHash::of_token(unknown_token.as_bytes()));
         Self {
             config: config.clone(),
             address: reachable(address),
@@ -55,7 +55,7 @@ impl SelfProber {
             }
             let probed = self.probe();
             record(&mut status.0.lock().local, probed);
-            let names = self.engine.nodes_within_reach();
+            let names = self.engine.reachable_peers();
             let forwarded = peers.probe_next(&names, |node| self.probe_by(node), stop);
             let mut status = status.0.lock();
             match forwarded {
@@ -66,7 +66,7 @@ impl SelfProber {
     }
 
     fn probe(&self) -> ProbeOutcome {
-        self.engine.send_own_client_by(None);
+        self.engine.forward_self_probe_through(None);
         let began = Instant::now();
         let result = self.target_and_token().and_then(|(target, token)| {
             let status_line = self.request(&target, &token)?;
@@ -79,7 +79,7 @@ impl SelfProber {
     /// since its store may be away: the connection between the nodes works, and the node's own probe finds the
     /// rest.
     fn probe_by(&self, node: &Arc<str>) -> ProbeOutcome {
-        self.engine.send_own_client_by(Some(Arc::clone(node)));
+        self.engine.forward_self_probe_through(Some(Arc::clone(node)));
         let began = Instant::now();
         let result = self.request(&self.unused_target(), &self.unknown_token).and_then(|status_line| {
             match code_of(&status_line) {
@@ -133,7 +133,7 @@ impl SelfProber {
     }
 
     fn refused(&self, found: String, wanted: &'static str) -> ProbeError {
-        let why = self.engine.refusal_of_own_client();
+        let why = self.engine.take_self_probe_refusal();
         let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
         ProbeError::Refused { found, why, wanted }
     }

@@ -141,7 +141,7 @@ proptest! {
         prop_assert!(*bench.sink.state().sent.borrow() == expected, "the bytes changed on their way");
         prop_assert_eq!(bench.flow.bytes, expected.len() as u64);
         prop_assert!(bench.sink.state().shut.get());
-        prop_assert_eq!(bench.sink.state().end_told.get(), by_kernel_tls);
+        prop_assert_eq!(bench.sink.state().close_notify_sent.get(), by_kernel_tls);
         prop_assert_eq!(bench.kernel.buffers_out(), 0);
         bench.flow.release(&mut bench.kernel);
         prop_assert_eq!(bench.kernel.pipes_left, 2, "every pipe is back");
@@ -159,7 +159,7 @@ fn a_tls_source_that_ends_without_close_notify_is_cut_off() {
         let broken = (0..100).find_map(|_| bench.step().err()).unwrap();
         assert_eq!((broken.end, broken.error.kind()), (FlowEnd::Source, io::ErrorKind::UnexpectedEof));
         assert_eq!(bench.sink.state().sent.borrow().len(), 10, "the sink got the bytes that had arrived");
-        assert!(!bench.sink.state().end_told.get() && !bench.sink.state().shut.get());
+        assert!(!bench.sink.state().close_notify_sent.get() && !bench.sink.state().shut.get());
     }
 }
 

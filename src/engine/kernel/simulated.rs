@@ -1,4 +1,4 @@
-//! A kernel for tests: it does what a test's dice tell it, within what a real one may do.
+//! A simulated kernel for tests: its dice decide within the limits of a real kernel.
 //!
 //! Calls come short, would block or are interrupted; operations complete late, in any order, in pieces;
 //! multishot receives stop of themselves, find no buffer, or deliver more after their cancel was queued.
@@ -21,21 +21,21 @@ pub(in crate::engine) struct Socket(Rc<SocketState>);
 
 #[derive(Default)]
 pub(in crate::engine) struct SocketState {
-    /// What the peer has sent and the relay has not read.
+    /// Bytes that the other side has sent and the relay has not read.
     pub incoming: RefCell<VecDeque<u8>>,
-    /// The peer has sent a FIN behind it.
+    /// The other side has sent a FIN behind them.
     pub peer_ended: Cell<bool>,
-    /// What the relay has sent.
+    /// Bytes that the relay has sent.
     pub sent: RefCell<Vec<u8>>,
     /// Bytes that the relay may send before it would block.
     pub room: Cell<usize>,
     /// The relay has sent its FIN.
     pub shut: Cell<bool>,
     pub reset_on_close: Cell<bool>,
-    /// Behind the bytes, one that is no data: the kernel opens and seals this connection's records.
+    /// A record that is no data, behind the bytes: the kernel opens and seals the records of this connection.
     pub record: Cell<Option<Record>>,
-    /// The peer was told by such a record that nothing follows.
-    pub end_told: Cell<bool>,
+    /// The relay has sent the alert `close_notify`.
+    pub close_notify_sent: Cell<bool>,
     /// The errno of every call from now on.
     pub broken: Cell<Option<i32>>,
 }
@@ -72,18 +72,18 @@ pub(in crate::engine) struct SimulatedKernel {
     pub pipes_left: usize,
     /// Bytes that a pipe takes.
     pub pipe_bytes: usize,
-    /// What every opened device socket is.
+    /// The socket that every open of a device or peer socket returns.
     pub device: Socket,
-    /// Whether connects come to an end.
+    /// True where connects complete.
     pub connects: bool,
-    /// Whether TLS can be left to it.
+    /// True where TLS can be left to the kernel.
     pub has_tls: bool,
     buffers: HashMap<u16, Vec<u8>>,
     next_buffer: u16,
-    cancels_to_tell: usize,
+    cancels_to_complete: usize,
 }
 
-/// As the real kernel's sockets: one that a panic drops resets its connection.
+/// A socket that a panic drops resets its connection, as the real kernel's sockets do.
 impl Drop for Socket {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -95,6 +95,11 @@ impl Drop for Socket {
 impl Socket {
     pub fn state(&self) -> &SocketState {
         &self.0
+    }
+
+    /// Clones of the socket, the test's included.
+    pub fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
     }
 
     fn check(&self) -> io::Result<()> {
@@ -123,7 +128,7 @@ impl Socket {
         }
     }
 
-    /// What reading comes to where no data is next; `None` where it would block.
+    /// The result of a read where no data is next; `None` where it would block.
     fn end(&self) -> Option<i32> {
         match self.0.record.get() {
             Some(_) => Some(-libc::EIO),
@@ -154,7 +159,7 @@ impl SimulatedKernel {
             has_tls: false,
             buffers: HashMap::new(),
             next_buffer: 0,
-            cancels_to_tell: 0,
+            cancels_to_complete: 0,
         }
     }
 
@@ -169,13 +174,13 @@ impl SimulatedKernel {
 
     /// Lets something happen that a real kernel could let happen now; `None` where nothing can.
     pub fn step(&mut self) -> Option<(Purpose, Outcome)> {
-        if self.cancels_to_tell > 0 && self.roll(3) == 0 {
-            self.cancels_to_tell -= 1;
+        if self.cancels_to_complete > 0 && self.roll(3) == 0 {
+            self.cancels_to_complete -= 1;
             return Some((Purpose::Cancel, Outcome { result: 0, more: false, buffer: None }));
         }
         let count = self.pending.len();
-        if count == 0 && self.cancels_to_tell > 0 {
-            self.cancels_to_tell -= 1;
+        if count == 0 && self.cancels_to_complete > 0 {
+            self.cancels_to_complete -= 1;
             return Some((Purpose::Cancel, Outcome { result: -libc::ENOENT, more: false, buffer: None }));
         }
         let first = self.roll(count.max(1));
@@ -199,7 +204,7 @@ impl SimulatedKernel {
         Some((purpose, outcome))
     }
 
-    /// What the pending operation at `place` comes to by itself, if it can by now.
+    /// The result of the pending operation at `place`, if it can complete by now.
     fn happen(&mut self, place: usize, luck: usize) -> Option<Outcome> {
         let end = |result| Outcome { result, more: false, buffer: None };
         Some(match &self.pending[place].what {
@@ -275,7 +280,7 @@ impl SimulatedKernel {
 }
 
 thread_local! {
-    /// What the ring's own splices have on the way. A test drives one flow by them at a time.
+    /// Bytes in the pipe of the ring's own splices. A test drives one flow by them at a time.
     static RING_PIPE: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
 }
 
@@ -308,7 +313,7 @@ impl Kernel for SimulatedKernel {
 
     fn cancel(&mut self, _user_data: UserData, target: UserData) {
         let UserData::Session { purpose, .. } = target else { return };
-        self.cancels_to_tell += 1;
+        self.cancels_to_complete += 1;
         for pending in &mut self.pending {
             pending.cancelled |= pending.purpose == purpose;
         }
@@ -363,7 +368,7 @@ impl Kernel for SimulatedKernel {
         if socket.0.room.get() == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        assert!(!socket.0.end_told.replace(true), "the end is told once");
+        assert!(!socket.0.close_notify_sent.replace(true), "close_notify is sent once");
         Ok(())
     }
 

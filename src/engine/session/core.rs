@@ -98,8 +98,8 @@ impl SessionCore {
         cx.shared.self_probe.node(self.query?.subject)
     }
 
-    /// Whether the view before this one would allow what `refusal` refuses, with no revocation to explain it.
-    /// Records it where it would.
+    /// Records a regression: the view before this one would allow what `refusal` refuses, and no revocation
+    /// explains it. Returns whether it is one.
     pub fn note_regression<K: Kernel>(&self, refusal: Refusal, cx: &TurnCx<'_, K>) -> bool {
         let query = self.query.as_ref();
         query.is_some_and(|query| cx.decision_log.record_regression(cx.view, query, refusal, cx.now.wall))

@@ -1,20 +1,20 @@
-//! Who asks, by the token in a head: an opaque one, or a session token.
+//! The subject of a request, read from the token in its head: an opaque token, or a session token.
 
 use crate::authz::{KeyHash, PrincipalId, Subject, UnixMillis};
 use crate::telemetry::Cause;
 use crate::wire::{Claims, SessionTokenError, TokenSubject, Verifier};
 
-/// A token, as far as it can be read without asking what the store knows.
+/// The token that a client presented, read without the snapshot.
 pub(super) struct Presented {
-    /// Where it is unusable, whoever holds the token itself: that is what it goes by in logs.
+    /// The subject to decide for. For an unusable token it is the hash of the token, by which logs name it.
     pub subject: Subject,
     pub unusable: Option<Unusable>,
 }
 
-/// Why nothing needs to be decided.
+/// The reason why a token cannot be used, whatever the snapshot.
 #[derive(Clone, Copy)]
 pub(super) enum Unusable {
-    /// What only a session token may bring.
+    /// The token has the prefix of login secrets, which only a session token may name.
     Reserved,
     Session(SessionTokenError),
 }
@@ -44,7 +44,7 @@ impl From<Unusable> for Cause {
 }
 
 impl Unusable {
-    /// Whether anybody at all could have made the token.
+    /// True where anybody could have made the token.
     pub const fn is_unproven(self) -> bool {
         match self {
             Self::Reserved => true,

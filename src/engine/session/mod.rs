@@ -48,7 +48,7 @@ use connect::Connecting;
 use reject::{Rejecting, Rejection};
 use request::{ClientRequest, ReadingRequest};
 use tls_handshake::TlsHandshake;
-use tunnel::{Tunnel, TunnelEnd, TunnelParts};
+use tunnel::{Tunnel, TunnelExit, TunnelParts};
 use via_peer::AskingPeer;
 
 pub(super) struct Session<K: Kernel> {
@@ -209,7 +209,7 @@ impl<K: Kernel> State<K> {
         self.close(core, cx)
     }
 
-    /// Any state but Tunnel, which [records](Tunnel::close) its end → Closing. Permits are given back at once.
+    /// Any state → Closing. Permits are given back at once. A tunnel comes by [`Tunnel::close`], which records its end.
     fn close(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
         match self {
             Self::TlsHandshake(state) => Self::close_sockets(state.client, None, core, cx),
@@ -337,7 +337,7 @@ impl<K: Kernel> Session<K> {
         }
     }
 
-    /// By the view in force, `decision` is the answer to [`Session::standing_query`].
+    /// Takes the view's present answer to [`Session::standing_query`].
     pub fn recheck(&mut self, decision: Decision, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(tunnel) = &mut self.state {
             let stands = tunnel.recheck(decision, &mut self.core, cx);
@@ -369,7 +369,7 @@ impl<K: Kernel> Session<K> {
     /// The node stops: the session ends, whatever its state.
     pub fn stop(&mut self, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(_) = self.state {
-            return self.close_tunnel(Err(TunnelEnd::reset(Cause::NodeStopped)), cx);
+            return self.close_tunnel(Err(TunnelExit::reset(Cause::NodeStopped)), cx);
         }
         self.transition(cx, |state, core, cx| match state {
             state @ State::TlsHandshake(_) => state.lose_client(Cause::NodeStopped, None, core, cx),
@@ -383,7 +383,7 @@ impl<K: Kernel> Session<K> {
     /// An operator ends this session. There is no reply for that, so the client gets none.
     pub fn end_by_admin(&mut self, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(_) = self.state {
-            return self.close_tunnel(Err(TunnelEnd::reset(Cause::EndedByAdmin)), cx);
+            return self.close_tunnel(Err(TunnelExit::reset(Cause::EndedByAdmin)), cx);
         }
         self.transition(cx, |state, core, cx| match state {
             state @ (State::Tunnel(_) | State::Closing(_)) => state,
@@ -412,7 +412,7 @@ impl<K: Kernel> Session<K> {
     }
 
     /// Closes the tunnel, where it has come to its end. Until then a tunnel acts in place.
-    fn close_tunnel(&mut self, result: Result<(), TunnelEnd>, cx: &mut TurnCx<'_, K>) {
+    fn close_tunnel(&mut self, result: Result<(), TunnelExit>, cx: &mut TurnCx<'_, K>) {
         if let Err(end) = result {
             self.transition(cx, |state, core, cx| match state {
                 State::Tunnel(tunnel) => tunnel.close(end, core, cx),
@@ -425,7 +425,7 @@ impl<K: Kernel> Session<K> {
     /// they reset, and the kernel closes them once no operation names them.
     fn end_after_panic(&mut self, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(_) = self.state {
-            return self.close_tunnel(Err(TunnelEnd::reset(Cause::NodePanic)), cx);
+            return self.close_tunnel(Err(TunnelExit::reset(Cause::NodePanic)), cx);
         }
         self.transition(cx, |state, core, cx| {
             for socket in state.sockets().into_iter().flatten() {
@@ -462,7 +462,7 @@ impl<K: Kernel> Session<K> {
         self.core.deadline
     }
 
-    /// There are bytes to move that no completion announces.
+    /// True where there are bytes to move that no completion announces.
     pub fn wants_turn(&self) -> bool {
         matches!(&self.state, State::Tunnel(tunnel) if tunnel.wants_turn())
     }

@@ -10,7 +10,7 @@ use crate::engine::turn::TurnCx;
 use crate::telemetry::{Cause, RequestTiming};
 use crate::wire::Sealed;
 
-/// What happens after the reply.
+/// The thing that follows the reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AfterReply {
     Tunnel,

@@ -1,4 +1,4 @@
-//! Whole sessions against a scripted kernel: what a client is told, and what is left afterwards.
+//! Whole sessions against a simulated kernel: the replies of clients, and the things that are left afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +44,16 @@ impl Bench {
     pub fn listening(seed: u64, listen: Listen) -> Self {
         let vpn = crate::config::Vpn::loopback();
         let config = Config { vpn, listen: vec![listen], ..Config::default() };
-        let authority = Authority::new(Duration::from_secs(60), None);
-        authority.publish(view(true));
+        let tls = TlsConfigs::load(&config).unwrap();
+        Self::with(seed, config, tls, view(true))
+    }
+
+    pub fn with(seed: u64, config: Config, tls: TlsConfigs, view: Arc<View>) -> Self {
+        let authority = Authority::new(Duration::from_secs(60), config.vpn.node.as_deref());
+        authority.publish(view);
         authority.confirm(UnixMillis(0));
         let limits = Arc::new(SessionLimits::new(&config.limits, 10));
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
-        let tls = TlsConfigs::load(&config).unwrap();
         let (config, audit) = (Arc::new(config), AuditSender::disabled());
         let shared = Shared::new(config, tls, Arc::new(authority), audit, limits, vec![thread]);
         let client = Socket::default();
@@ -113,12 +117,28 @@ impl Bench {
         self.client.state().incoming.borrow_mut().extend(bytes);
     }
 
-    fn told(&self) -> String {
+    pub fn client_got(&self) -> String {
         String::from_utf8_lossy(&self.client.state().sent.borrow()).into_owned()
     }
 }
 
 fn view(is_granted: bool) -> Arc<View> {
+    view_of(is_granted, device())
+}
+
+/// The device that clients ask for.
+pub(super) fn device() -> Device {
+    Device {
+        id: DeviceId(1),
+        uuid: DeviceUuid::parse(UUID).unwrap(),
+        fleet: None,
+        address: Some([127, 0, 0, 1].into()),
+        node: None,
+        online: true,
+    }
+}
+
+pub(super) fn view_of(is_granted: bool, device: Device) -> Arc<View> {
     let principal = PrincipalId(1);
     let credential = Credential { key: KeyHash::of_token(b"t"), principal, expires_at: None, revoked: false };
     let grant = Grant {
@@ -128,14 +148,6 @@ fn view(is_granted: bool) -> Arc<View> {
         ports: PortRange::ANY,
         expires_at: None,
         revoked: false,
-    };
-    let device = Device {
-        id: DeviceId(1),
-        uuid: DeviceUuid::parse(UUID).unwrap(),
-        fleet: None,
-        address: Some([127, 0, 0, 1].into()),
-        node: None,
-        online: true,
     };
     let grants = if is_granted { vec![grant] } else { Vec::new() };
     Arc::new(View {
@@ -161,9 +173,9 @@ fn a_session_leaves_nothing_behind_whatever_the_kernel_does() {
         bench.run(&mut session, 10_000);
         assert!(session.is_over(), "seed {seed}: {:?} in flight", session.core.in_flight);
         let device_got = bench.kernel.device.state().sent.borrow().clone();
-        assert_eq!(device_got.len(), 150_005, "seed {seed}: {:.60}", bench.told());
+        assert_eq!(device_got.len(), 150_005, "seed {seed}: {:.60}", bench.client_got());
         assert!(device_got.starts_with(b"early\x07"));
-        assert!(bench.told().starts_with("HTTP/1.1 200 Connection Established\r\n\r\n\t"));
+        assert!(bench.client_got().starts_with("HTTP/1.1 200 Connection Established\r\n\r\n\t"));
         bench.turn(|turn| session.release(turn));
         let counters = &bench.shared.threads[0].counters.sessions;
         assert_eq!((counters.active.get(), counters.tunnels_closed.get()), (0, 1));
@@ -178,7 +190,7 @@ fn a_right_that_ends_resets_both_sides_of_its_tunnel() {
     let mut session = bench.begin();
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
-    assert!(bench.told().starts_with("HTTP/1.1 200"), "{}", bench.told());
+    assert!(bench.client_got().starts_with("HTTP/1.1 200"), "{}", bench.client_got());
     bench.recheck(&mut session);
     assert!(!session.is_over(), "nothing has changed");
 
@@ -192,13 +204,13 @@ fn a_right_that_ends_resets_both_sides_of_its_tunnel() {
 }
 
 #[test]
-fn a_device_that_stays_silent_is_told_to_the_client_and_its_connect_is_cancelled() {
+fn the_client_of_a_silent_device_gets_a_reply_and_the_connect_is_cancelled() {
     let mut bench = Bench::new(5);
     bench.kernel.connects = false;
     let mut session = bench.begin();
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
-    assert_eq!(bench.told(), "");
+    assert_eq!(bench.client_got(), "");
     let deadline = session.deadline().unwrap();
     assert_eq!(deadline, Tick(5_001));
 
@@ -206,7 +218,7 @@ fn a_device_that_stays_silent_is_told_to_the_client_and_its_connect_is_cancelled
     bench.turn(|turn| session.on_deadline(turn));
     bench.run(&mut session, 50);
 
-    assert!(bench.told().starts_with("HTTP/1.1 504 Device Timed Out\r\n"), "{}", bench.told());
+    assert!(bench.client_got().starts_with("HTTP/1.1 504 Device Timed Out\r\n"), "{}", bench.client_got());
     let State::Reject(rejecting) = &session.state else { panic!("it is not rejected") };
     assert!(rejecting.leaving.is_none(), "the late device's socket is closed");
     bench.client.state().peer_ended.set(true);
@@ -228,12 +240,76 @@ fn a_panic_ends_its_own_session_alone() {
 }
 
 #[test]
+fn a_connect_that_completes_after_its_session_was_rejected_opens_nothing() {
+    for seed in 0..40 {
+        let mut bench = Bench::new(seed);
+        bench.kernel.connects = false;
+        let mut session = bench.begin();
+        bench.client_sends(HEAD.as_bytes());
+        bench.run(&mut session, 50);
+        assert!(matches!(session.state, State::Connect(_)));
+
+        bench.shared.authority.publish(view(false));
+        bench.recheck(&mut session);
+        let reply = bench.client_got();
+        assert!(reply.starts_with("HTTP/1.1 403"), "{reply}");
+        // The cancel comes too late, or it does not: the kernel's dice decide.
+        bench.kernel.connects = true;
+        bench.run(&mut session, 50);
+
+        assert!(matches!(session.state, State::Reject(_)), "seed {seed}");
+        assert_eq!(bench.client_got(), reply, "seed {seed}");
+        assert_eq!(bench.kernel.device.holders(), 1, "the relay has closed the device's socket");
+        assert!(bench.kernel.device.state().sent.borrow().is_empty());
+        assert_eq!(bench.shared.threads[0].counters.sessions.tunnels_opened.get(), 0);
+    }
+}
+
+#[test]
+fn a_session_that_ends_during_its_connect_keeps_the_device_socket_until_the_connect_has_ended() {
+    let mut bench = Bench::new(5);
+    bench.kernel.connects = false;
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    bench.turn(|cx| session.end_by_admin(cx));
+    assert!(!session.is_live() && !session.is_over());
+    assert_eq!(bench.kernel.device.holders(), 2);
+
+    bench.run(&mut session, 50);
+    assert!(session.is_over());
+    bench.turn(|cx| session.release(cx));
+    assert_eq!(bench.kernel.device.holders(), 1);
+}
+
+#[test]
+fn a_panic_between_two_states_resets_both_sides_and_ends_the_session_once_nothing_is_in_flight() {
+    let mut bench = Bench::new(5);
+    bench.kernel.connects = false;
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert!(matches!(session.state, State::Connect(_)));
+    bench.turn(|cx| {
+        session.guarded(cx, |session, cx| session.transition(cx, |_lost, _, _| panic!("a defect")))
+    });
+    assert!(bench.client.state().reset_on_close.get());
+    assert!(bench.kernel.device.state().reset_on_close.get());
+    assert!(!session.is_live() && !session.is_over(), "the connect is in flight");
+
+    bench.run(&mut session, 50);
+    assert!(session.is_over());
+    bench.turn(|cx| session.release(cx));
+    assert_eq!(bench.shared.threads[0].counters.sessions.active.get(), 0);
+}
+
+#[test]
 fn an_expired_right_ends_its_tunnel_even_where_nothing_can_be_decided() {
     let mut bench = Bench::new(5);
     let mut session = bench.begin();
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
-    let State::Tunnel(tunnel) = &mut session.state else { panic!("{}", bench.told()) };
+    let State::Tunnel(tunnel) = &mut session.state else { panic!("{}", bench.client_got()) };
     tunnel.expires_at = Some(UnixMillis(30));
     // Far beyond `authz.max_stale`: every decision is `Undecided` now.
     bench.now = Instant { monotonic_us: 1, wall: UnixMillis(1_000_000_000) };

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use super::State;
-use super::closing::Closing;
 use super::core::{Rights, SessionCore};
 use super::reply::{AfterReply, send_reply};
 use super::request::ClientRequest;
@@ -53,7 +52,7 @@ pub(super) struct Tunnel<K: Kernel> {
 }
 
 /// The end of a tunnel: its cause, and the sides whose close is to be a reset.
-pub(super) struct TunnelEnd {
+pub(super) struct TunnelExit {
     cause: Cause,
     resets_client: bool,
     resets_device: bool,
@@ -118,7 +117,7 @@ impl<K: Kernel> Tunnel<K> {
         outcome: Outcome,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
-    ) -> Result<(), TunnelEnd> {
+    ) -> Result<(), TunnelExit> {
         self.drive(core, cx, |up, down, sockets, io| match direction {
             Direction::Up => {
                 let mut sockets = sockets.up(down.is_finished());
@@ -132,7 +131,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     /// Moves more bytes, where a direction [wants a turn](Self::wants_turn).
-    pub fn resume(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelEnd> {
+    pub fn resume(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelExit> {
         self.drive(core, cx, |up, down, sockets, io| {
             if up.wants_turn() {
                 up.resume(&mut sockets.up(down.is_finished()), io).map_err(in_up)?;
@@ -149,13 +148,13 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     /// A right expires, or nothing has moved for too long.
-    pub fn on_deadline(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelEnd> {
+    pub fn on_deadline(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelExit> {
         if self.has_expired(cx) || self.is_reprieve_over(cx) {
             self.recheck(core.decide(cx), core, cx)?;
         }
         if self.has_expired(cx) {
             // Nothing can be decided now, and the right that opened the tunnel is over.
-            return Err(TunnelEnd::reset(Cause::RightExpired));
+            return Err(TunnelExit::reset(Cause::RightExpired));
         }
         if self.settle_at <= cx.now.tick() {
             self.settle(core, cx)?;
@@ -165,7 +164,7 @@ impl<K: Kernel> Tunnel<K> {
             return Ok(());
         }
         let cause = if self.is_half_closed() { Cause::HalfClosedTimeout } else { Cause::IdleTimeout };
-        Err(TunnelEnd::reset(cause))
+        Err(TunnelExit::reset(cause))
     }
 
     /// The view has changed, or a right has expired.
@@ -174,7 +173,7 @@ impl<K: Kernel> Tunnel<K> {
         decision: Decision,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
-    ) -> Result<(), TunnelEnd> {
+    ) -> Result<(), TunnelExit> {
         match decision {
             Decision::Allow(route) => {
                 core.rights = Some(Rights::of(&route));
@@ -207,7 +206,7 @@ impl<K: Kernel> Tunnel<K> {
         refusal: Refusal,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
-    ) -> Result<(), TunnelEnd> {
+    ) -> Result<(), TunnelExit> {
         let is_reprieved = match self.reprieved_until {
             Some(until) => cx.now.tick() < until && core.was_allowed_before(cx),
             None => core.note_regression(refusal, cx),
@@ -217,7 +216,7 @@ impl<K: Kernel> Tunnel<K> {
                 let took_us = cx.shared.authority.us_since(cx.ended_at_us);
                 cx.counters.revoked_to_closed.record_us(took_us);
             }
-            return Err(TunnelEnd::reset(Cause::of_ended_right(refusal)));
+            return Err(TunnelExit::reset(Cause::of_ended_right(refusal)));
         }
         self.reprieved_until.get_or_insert(cx.now.after(REPRIEVE));
         core.deadline = Some(self.deadline(cx));
@@ -226,7 +225,7 @@ impl<K: Kernel> Tunnel<K> {
 
     /// The tunnel has lasted, open or half-closed, and gets what shorter ones are spared: a watch for a device that
     /// goes away silently, and one for a source that has ended and may still fail.
-    fn settle(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelEnd> {
+    fn settle(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelExit> {
         self.settle_at = Tick::NEVER;
         self.drive(core, cx, |up, down, sockets, io| {
             io.kernel.watch_for_silence(&sockets.device.socket);
@@ -250,7 +249,7 @@ impl<K: Kernel> Tunnel<K> {
             &mut TunnelSockets<'_, K>,
             &mut Io<'_, K>,
         ) -> Result<(), (Side, io::Error)>,
-    ) -> Result<(), TunnelEnd> {
+    ) -> Result<(), TunnelExit> {
         let bytes_before = self.bytes();
         let was_half_closed = self.is_half_closed();
         let SessionCore { in_flight, slot, .. } = core;
@@ -265,7 +264,7 @@ impl<K: Kernel> Tunnel<K> {
             return Err(side.broken(&error));
         }
         if self.up.is_finished() && self.down.is_finished() {
-            return Err(TunnelEnd { cause: Cause::Closed, resets_client: false, resets_device: false });
+            return Err(TunnelExit { cause: Cause::Closed, resets_client: false, resets_device: false });
         }
         // A half-closed tunnel has less time; all else only ever moves the deadline later.
         if core.deadline.is_none() || self.is_half_closed() != was_half_closed {
@@ -281,7 +280,7 @@ impl<K: Kernel> Tunnel<K> {
     /// Ends the tunnel: records its end, and gives its permit back.
     pub fn close(
         mut self: Box<Self>,
-        end: TunnelEnd,
+        end: TunnelExit,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
@@ -305,7 +304,7 @@ impl<K: Kernel> Tunnel<K> {
             cx.counters.sessions.audit_dropped.add(1);
         }
         self.permit = None;
-        State::Closing(Closing::keep_tunnel(self, core, cx))
+        State::Tunnel(self).close(core, cx)
     }
 
     /// Gives pipes back to the thread. Only once nothing is in flight.
@@ -352,7 +351,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 }
 
-impl TunnelEnd {
+impl TunnelExit {
     /// Ends a tunnel that has not come to its own end. Both sides get a reset, so that neither takes the bytes that
     /// it has for all of them.
     pub fn reset(cause: Cause) -> Self {
@@ -360,7 +359,7 @@ impl TunnelEnd {
     }
 }
 
-/// From here on only bytes cross, so the kernel can do all of it, where it can do TLS at all.
+/// Leaves TLS to the kernel, where it has TLS: from here on only bytes cross.
 fn leave_tls_to_kernel<K: Kernel>(
     client: &mut Endpoint<K>,
     device: &mut Endpoint<K>,
@@ -416,13 +415,13 @@ enum Side {
 
 impl Side {
     /// The end of a tunnel whose connection on this side failed. A side that was reset itself needs no reset.
-    fn broken(self, error: &io::Error) -> TunnelEnd {
+    fn broken(self, error: &io::Error) -> TunnelExit {
         let cause = self.broken_cause(error);
         if !is_reset(error) {
-            return TunnelEnd::reset(cause);
+            return TunnelExit::reset(cause);
         }
         let resets_client = matches!(self, Self::Device);
-        TunnelEnd { cause, resets_client, resets_device: !resets_client }
+        TunnelExit { cause, resets_client, resets_device: !resets_client }
     }
 
     fn broken_cause(self, error: &io::Error) -> Cause {
@@ -470,7 +469,7 @@ fn in_down(broken: FlowError) -> (Side, io::Error) {
 /// that the many short ones are over, and that the timer of the connect can be used again.
 const LASTS_AFTER: Duration = Duration::from_secs(5);
 
-/// The same for a half-closed tunnel; most are over at once.
+/// Age from which a half-closed tunnel counts as one that lasts; most are over at once.
 const HALF_CLOSED_LASTS_AFTER: Duration = Duration::from_millis(100);
 
 /// Time that a tunnel outlives its right where no revocation explains the end. A rollback takes less.

@@ -2,6 +2,9 @@
 //!
 //! The peer decides again by itself. The client gets the peer's refusal unchanged.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 
@@ -45,7 +48,7 @@ pub(super) struct PeerAttempt<K: Kernel> {
     began_us: u64,
 }
 
-/// How far the peer is; each step has the connection's TLS stream where it needs it.
+/// The progress with a peer. Each step has the connection's TLS stream, where this thread has it.
 enum PeerProgress {
     Connecting(Box<TlsStream>),
     /// A handshake thread has the stream.
@@ -82,7 +85,7 @@ impl<K: Kernel> AskingPeer<K> {
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
         let config = &cx.shared.config.forward;
-        let Some(tls) = cx.shared.node_tls() else {
+        let Some(tls) = cx.shared.peer_tls() else {
             return request.reject(Rejection::refused(Refusal::DeviceElsewhere), core, cx);
         };
         if request.hops.iter().any(|hop| **hop == *name) || request.hops.len() >= config.hops_max {

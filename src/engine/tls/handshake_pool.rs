@@ -52,7 +52,7 @@ pub(in crate::engine) struct HandshakeDone {
     pub outcome: Result<(), TlsError>,
 }
 
-/// As many handshakes are under way as may be.
+/// The pool already has as many handshakes under way as it may have.
 #[derive(Debug)]
 pub(in crate::engine) struct PoolFull;
 

@@ -1,4 +1,4 @@
-//! One end of a session that speaks TLS: its connection, and the records that are on their way either side.
+//! The TLS side of a connection: its keys and state, and the records that are still to be sent.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::wire::{Sealed, TlsConnection, TlsError};
 pub(in crate::engine) struct TlsStream {
     tls: TlsConnection,
     outgoing: SendBuffer,
-    /// The peer was told that nothing follows.
+    /// The alert `close_notify` was written: nothing follows.
     is_ended: bool,
 }
 
@@ -26,14 +26,14 @@ impl TlsStream {
         Self { tls, outgoing: SendBuffer::default(), is_ended: false }
     }
 
-    /// Takes what the socket has received, and appends to `plain` what whole records hold. After an error
-    /// there is something to send still, which tells the peer of it.
+    /// Takes bytes that the socket has received, and appends the data of whole records to `plain`. After an error
+    /// there may be an alert to send.
     pub fn receive(&mut self, records: &[u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
         self.answering(|tls, answer| tls.receive(records, plain, answer))
     }
 
-    /// Puts the part of a record that has come at the front of `records`; its length. What the socket
-    /// receives goes behind it, and all of that to [`open`](Self::open).
+    /// Copies the received part of the next record to the front of `records`, and returns its length. The caller
+    /// receives behind it, and gives both to [`open`](Self::open).
     pub fn copy_rest(&self, records: &mut [u8]) -> Result<usize, OversizedRecord> {
         let rest = self.tls.rest();
         if rest.len() > RECORD_BYTES_MAX {
@@ -43,7 +43,8 @@ impl TlsStream {
         Ok(rest.len())
     }
 
-    /// As [`receive`](Self::receive), for records that [`copy_rest`](Self::copy_rest) began.
+    /// Opens `records` in place; otherwise the same as [`receive`](Self::receive). [`copy_rest`](Self::copy_rest)
+    /// has filled their front.
     pub fn open(&mut self, records: &mut [u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
         self.answering(|tls, answer| tls.open(records, plain, answer))
     }
@@ -59,27 +60,27 @@ impl TlsStream {
         outcome
     }
 
-    /// Appends to `sealed` what carries `plain` to the peer.
+    /// Appends the records that carry `plain` to `sealed`.
     pub fn seal(&mut self, plain: &[u8], sealed: &mut Sealed) -> Result<(), TlsError> {
         self.tls.write(plain, sealed)
     }
 
-    /// Appends to `sealed` what tells the peer that nothing follows; once.
+    /// Appends the alert `close_notify` to `sealed`; once.
     pub fn end(&mut self, sealed: &mut Sealed) -> Result<(), TlsError> {
         if std::mem::replace(&mut self.is_ended, true) { Ok(()) } else { self.tls.end(sealed) }
     }
 
-    /// What is still to be sent.
+    /// The records that are still to be sent.
     pub fn outgoing(&mut self) -> &mut SendBuffer {
         &mut self.outgoing
     }
 
-    /// The kernel could go on in this one's place.
+    /// True between two records of either direction, when the kernel can take over.
     pub fn is_between_records(&self) -> bool {
         self.tls.is_between_records() && self.outgoing.is_empty() && !self.is_ended
     }
 
-    /// What the kernel needs for that.
+    /// The keys, with which the kernel takes over.
     pub fn into_keys(self) -> Result<Keys, TlsError> {
         self.tls.into_keys()
     }
@@ -94,14 +95,14 @@ impl TlsStream {
         self.tls.is_resumed()
     }
 
-    /// The peer has said that nothing follows.
+    /// The other side has sent the alert `close_notify`: nothing follows.
     pub fn has_ended(&self) -> bool {
         self.tls.has_ended()
     }
 }
 
 impl SendBuffer {
-    /// Sends `bytes` after what is there, and keeps what the socket has no room for; how much it took in all.
+    /// Sends the kept bytes and then `bytes`, and keeps the rest. Returns the number of bytes that the socket took.
     pub fn send<K: Kernel>(&mut self, bytes: &[u8], kernel: &K, socket: &K::Socket) -> io::Result<usize> {
         let mut sent = self.flush(kernel, socket)?;
         let mut taken = 0;
@@ -113,7 +114,7 @@ impl SendBuffer {
         Ok(sent)
     }
 
-    /// Sends what the socket has room for; how much that was.
+    /// Sends kept bytes until the socket has no room. Returns the number of bytes that it took.
     pub fn flush<K: Kernel>(&mut self, kernel: &K, socket: &K::Socket) -> io::Result<usize> {
         let sent = send_until_full(kernel, socket, &self.bytes[self.sent..])?;
         self.sent += sent;

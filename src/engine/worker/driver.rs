@@ -36,7 +36,7 @@ pub(super) struct SessionDriver {
     timers: TimerWheel,
     /// Timers that are due; empty between two turns.
     fired: Vec<Timer>,
-    /// For each slot, what is set for the session there.
+    /// The timer and the stream flag of the session in each slot.
     arrangements: Vec<Arrangement>,
     streams: Streams,
     sessions_begun: u64,
@@ -350,7 +350,7 @@ impl SessionDriver {
         self.sessions.is_empty() && !self.listeners.iter().any(|listener| listener.is_accepting)
     }
 
-    /// There is work that no completion will announce.
+    /// True where there is work that no completion announces.
     pub fn has_work(&self) -> bool {
         !self.scheduler.is_empty()
             || !self.streams.is_empty()
@@ -387,7 +387,7 @@ fn watch_wake(thread: &ThreadShared, kernel: &mut UringKernel) {
     kernel.push(UserData::Wake, Operation::PollReadableMultishot { fd: thread.wake.as_fd() });
 }
 
-/// Whether accept failed because the process or the system has no more to give.
+/// True where accept failed because the process or the system is out of descriptors or memory.
 fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
 }
