@@ -80,6 +80,9 @@ impl PostgresName {
             SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
                 StoreError::Interrupted { store, detail }
             }
+            SqlState::FEATURE_NOT_SUPPORTED if is_outdated_plan(&error) => {
+                StoreError::Interrupted { store, detail }
+            }
             SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => StoreError::Corrupt { store, detail },
             SqlState::INVALID_CATALOG_NAME => StoreError::Unreachable { store, detail },
             _ => match &code.code()[..2] {
@@ -89,6 +92,13 @@ impl PostgresName {
             },
         }
     }
+}
+
+/// True if a table or a view under a prepared query has changed the type of a column since. The query may still keep the
+/// contract: the next session prepares and checks it anew.
+fn is_outdated_plan(error: &tokio_postgres::Error) -> bool {
+    // The server translates its messages, but not the names of its functions.
+    error.as_db_error().and_then(|error| error.routine()) == Some("RevalidateCachedQuery")
 }
 
 /// The error in one line: the server's message, or else the driver's with its causes.
