@@ -1,5 +1,7 @@
-//! The guard and devices that other nodes hold: a store that loses sight of these is put to the nodes themselves, which
-//! know what their VPNs reach. It is where the incident of 30 September 2025 happened.
+//! The guard and devices that other nodes hold: when the store loses their locations, the guard asks the nodes, which
+//! know what their VPNs reach. The incident of 30 September 2025 happened here.
+//!
+//! These run on SQLite alone: the nodes' answers count here, and `guard_network` covers how either store reads locations.
 
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use tempfile::TempDir;
 
 const DEVICES: usize = 20;
 
-/// `node-a`, which clients come to, and `node-b`, which holds all devices.
+/// Two nodes: clients connect to `node-a`, and `node-b` holds all devices.
 struct Fleet {
     site: Site,
     near: Relay,
@@ -22,11 +24,11 @@ fn uuid(number: usize) -> String {
 }
 
 impl Fleet {
-    /// `far` is what `node-b` has in its configuration beside the rest.
+    /// Starts both nodes; `far` is added to the configuration of `node-b`.
     fn new(far: &str) -> Self {
         let certificates = tempfile::tempdir().unwrap();
         let authority = Authority::new(certificates.path(), "nodes");
-        // What asks devices of its own whether they are there is answered.
+        // The device answers when a node probes its own devices.
         let device = Device::echo("0.0.0.0".parse().unwrap());
         let mut site = Site::new(&format!("authz.guard.probe_port = {}", device.port()));
         site.configure(&node_section("node-a", &authority));
@@ -80,7 +82,7 @@ fn devices_that_another_node_still_holds_are_not_offline_because_the_store_says_
     let fleet = Fleet::new("");
     for (lose, mend) in [
         (LOST, "UPDATE devices SET online = 1 WHERE node = 'node-b'"),
-        // All of them here, where their addresses are nobody's, or other devices'.
+        // The store says that this node holds them; their addresses belong to no device here, or to others.
         (
             "UPDATE devices SET node = 'node-a' WHERE node = 'node-b'",
             "UPDATE devices SET node = 'node-b' WHERE node = 'node-a' AND uuid NOT IN ('0123456789abcdef0123456789abcdef')",
@@ -120,12 +122,12 @@ fn a_revocation_passes_while_a_node_is_asked_what_it_holds() {
 
 #[test]
 fn devices_that_another_node_has_lost_are_offline_once_it_says_so() {
-    // It believes the store, as a node does that has asked its devices in vain.
+    // `node-b` believes the store, like a node whose devices did not answer its probes.
     let fleet = Fleet::new("authz.guard.max_unlocated = { share = 1.0, rows = 1000 }");
     fleet.sql(LOST);
-    // Until then it hands requests on, and the other one refuses.
+    // Until then `node-a` hands requests to `node-b`, which refuses them.
     let is_refused_here = || {
-        // Each no is a line in the audit log, which has so much room for one client.
+        // Each refusal writes a line in the audit log, which limits the lines of one client.
         std::thread::sleep(Duration::from_millis(100));
         let is_offline = fleet.status(1) == 503;
         let causes = fleet.site.audit().events();

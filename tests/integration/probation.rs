@@ -1,14 +1,29 @@
-//! What has slipped through the guard is undone as soon as clients notice, and never at the price of a
-//! revocation.
+//! Probation undoes a publication that passed the guard as soon as clients notice it, and never undoes a revocation.
+//! Each scenario runs on SQLite and on PostgreSQL.
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Installation, Judged};
+use crate::support::{Installation, Judged, StoreUnderTest, on_both_stores};
 use sluicegate::authz::{Decision, Refusal};
 use sluicegate::config::{Config, OnRegression, Regressions};
 use sluicegate::control::Rule;
 
-/// Grants turn to another port. Nobody has asked for the old one of late, so that nothing can be replayed.
+on_both_stores! {
+    a_publication_that_refuses_what_was_allowed_is_rolled_back_within_seconds,
+    what_has_ended_since_does_not_come_back_with_a_rollback,
+    nobody_brings_a_right_back_by_knocking,
+    a_large_share_of_all_decisions_is_enough,
+    an_operator_can_choose_an_alarm_without_a_rollback,
+    after_probation_a_refusal_is_a_refusal,
+    what_changes_all_the_time_is_compared_with_what_was_there_before_it_began,
+    devices_that_are_lost_one_by_one_come_back_where_they_answer,
+    devices_that_went_offline_one_by_one_stay_so,
+    an_address_that_another_device_has_got_is_not_dialled_after_a_rollback,
+    a_publication_that_refuses_what_another_node_served_is_rolled_back_too,
+    a_device_that_stays_on_another_node_is_no_regression,
+}
+
+/// Moves every grant to another port. No client has asked lately, so the guard has nothing to replay and lets it pass.
 const NARROWED: &str = "UPDATE grants SET port_min = 443";
 
 fn narrowed(installation: &Installation, configure: impl FnOnce(&mut Config)) -> Judged {
@@ -18,7 +33,7 @@ fn narrowed(installation: &Installation, configure: impl FnOnce(&mut Config)) ->
     judged
 }
 
-/// Clients ask for these devices again and again, for as long as it takes a rollback to come, and longer.
+/// Asks for `devices` again and again, for longer than a rollback needs.
 fn ask_for(judged: &Judged, devices: impl Iterator<Item = usize> + Clone) {
     for _ in 0..30 {
         ask_once(judged, devices.clone());
@@ -28,27 +43,30 @@ fn ask_for(judged: &Judged, devices: impl Iterator<Item = usize> + Clone) {
 
 fn ask_once(judged: &Judged, devices: impl Iterator<Item = usize>) {
     for device in devices {
-        let _whatever_they_are_told = judged.ask(device);
+        let _any_decision = judged.ask(device);
     }
 }
 
-#[test]
-fn a_publication_that_refuses_what_was_allowed_is_rolled_back_within_seconds() {
-    let installation = Installation::new(9);
+fn a_publication_that_refuses_what_was_allowed_is_rolled_back_within_seconds(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = narrowed(&installation, |_| {});
     let noticed = Instant::now();
     (0..5).for_each(|device| assert_eq!(judged.ask(device), Decision::Refuse(Refusal::PortNotGranted)));
 
-    let (rule, told) = judged.hold();
+    let (rule, message) = judged.hold();
 
     assert!(noticed.elapsed() < Duration::from_secs(5), "took {:?}", noticed.elapsed());
-    assert_eq!((rule, judged.allowed()), (Rule::Probation, 9), "{told}");
-    assert!(told.contains("5 pairs") && told.contains("(port-not-granted)"), "{told}");
+    assert_eq!((rule, judged.allowed()), (Rule::Probation, 9), "{message}");
+    assert!(message.contains("5 pairs") && message.contains("(port-not-granted)"), "{message}");
     judged.read_whole(3);
-    assert_eq!((judged.held_by(), judged.allowed()), (Some(Rule::Probation), 9), "it is not published again");
+    assert_eq!(
+        (judged.held_by(), judged.allowed()),
+        (Some(Rule::Probation), 9),
+        "the same rows are not published again"
+    );
     assert_eq!(judged.status().rollbacks, 1);
 
-    // What has nothing to do with it does not end the hold either.
+    // An unrelated change does not end the hold either.
     installation.sql("UPDATE devices SET address = '127.9.9.9' WHERE id = 9");
     judged.read_whole(2);
     assert_eq!(judged.held_by(), Some(Rule::Probation));
@@ -58,9 +76,8 @@ fn a_publication_that_refuses_what_was_allowed_is_rolled_back_within_seconds() {
     assert_eq!(judged.allowed(), 9);
 }
 
-#[test]
-fn what_has_ended_since_does_not_come_back_with_a_rollback() {
-    let installation = Installation::new(30);
+fn what_has_ended_since_does_not_come_back_with_a_rollback(store: StoreUnderTest) {
+    let installation = Installation::on(store, 30);
     let judged = narrowed(&installation, |_| {});
     installation.sql(
         "BEGIN; UPDATE grants SET revoked_at = 1 WHERE id = 10; UPDATE grants SET expires_at = 1 WHERE id = 11;
@@ -70,29 +87,27 @@ fn what_has_ended_since_does_not_come_back_with_a_rollback() {
     ask_for(&judged, 0..5);
     assert_eq!(judged.hold().0, Rule::Probation);
     assert_eq!(judged.decide(9), Decision::Refuse(Refusal::GrantRevoked));
-    assert_eq!(judged.decide(10), Decision::Refuse(Refusal::GrantExpired), "an end that was told");
-    assert_eq!(judged.decide(11), Decision::Refuse(Refusal::NoGrant), "an absence that was honoured");
-    assert_eq!(judged.decide(12), Decision::Refuse(Refusal::DeviceUnknown), "and that of a device");
+    assert_eq!(judged.decide(10), Decision::Refuse(Refusal::GrantExpired), "the store named this end");
+    assert_eq!(judged.decide(11), Decision::Refuse(Refusal::NoGrant), "an absence that two reads confirmed");
+    assert_eq!(judged.decide(12), Decision::Refuse(Refusal::DeviceUnknown), "and the same for a device");
     assert_eq!(judged.allowed(), 26);
 
     installation.sql("UPDATE grants SET revoked_at = 1 WHERE id = 1");
     assert!(judged.comes_to(|judged| judged.decide(0) == Decision::Refuse(Refusal::GrantRevoked)));
 }
 
-#[test]
-fn nobody_brings_a_right_back_by_knocking() {
-    let installation = Installation::new(30);
+fn nobody_brings_a_right_back_by_knocking(store: StoreUnderTest) {
+    let installation = Installation::on(store, 30);
     let judged = narrowed(&installation, |_| {});
-    // Every pair of one principal, and two of a second.
+    // All pairs of one principal, and two pairs of a second one.
     ask_for(&judged, (0..30).filter(|device| device % 3 == 0).chain([1, 4]));
     judged.read_whole(2);
     assert_eq!((judged.held_by(), judged.allowed()), (None, 0));
     assert!(judged.status().regressions > 30);
 }
 
-#[test]
-fn a_large_share_of_all_decisions_is_enough() {
-    let installation = Installation::new(30);
+fn a_large_share_of_all_decisions_is_enough(store: StoreUnderTest) {
+    let installation = Installation::on(store, 30);
     let judged = narrowed(&installation, |config| {
         config.authz.guard.max_regressions =
             Regressions { pairs: 1_000, principals: 3, share: 0.05, decisions: 20 };
@@ -101,14 +116,13 @@ fn a_large_share_of_all_decisions_is_enough() {
     judged.read_whole(2);
     assert_eq!(judged.held_by(), None, "nineteen are too few");
     ask_for(&judged, 0..3);
-    let (rule, told) = judged.hold();
+    let (rule, message) = judged.hold();
     assert_eq!(rule, Rule::Probation);
-    assert!(told.contains("decisions within 10 s"), "{told}");
+    assert!(message.contains("decisions within 10 s"), "{message}");
 }
 
-#[test]
-fn an_operator_may_want_to_be_told_only() {
-    let installation = Installation::new(9);
+fn an_operator_can_choose_an_alarm_without_a_rollback(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = narrowed(&installation, |config| config.authz.guard.on_regression = OnRegression::Alarm);
     ask_for(&judged, 0..9);
     judged.read_whole(2);
@@ -117,18 +131,16 @@ fn an_operator_may_want_to_be_told_only() {
     assert!(status.regressions >= 9);
 }
 
-#[test]
-fn after_probation_a_refusal_is_a_refusal() {
-    let installation = Installation::new(9);
+fn after_probation_a_refusal_is_a_refusal(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = narrowed(&installation, |config| config.authz.guard.probation = Duration::from_millis(200));
     assert!(judged.comes_to(|judged| !judged.status().on_probation));
     ask_for(&judged, 0..9);
     assert_eq!((judged.held_by(), judged.allowed(), judged.status().regressions), (None, 0, 0));
 }
 
-#[test]
-fn what_changes_all_the_time_is_compared_with_what_was_there_before_it_began() {
-    let installation = Installation::new(9);
+fn what_changes_all_the_time_is_compared_with_what_was_there_before_it_began(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = installation.start();
     for id in 1..=9 {
         installation.sql(&format!("UPDATE grants SET port_min = 443 WHERE id = {id}"));
@@ -139,30 +151,28 @@ fn what_changes_all_the_time_is_compared_with_what_was_there_before_it_began() {
     assert_eq!(judged.allowed(), 9);
 }
 
-#[test]
-fn devices_that_are_lost_one_by_one_come_back_where_they_answer() {
-    let installation = Installation::new(9);
+fn devices_that_are_lost_one_by_one_come_back_where_they_answer(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = installation.start();
     for id in 1..=6 {
-        installation.sql(&format!("UPDATE devices SET online = 0 WHERE id = {id}"));
+        installation.sql(&format!("UPDATE devices SET online = false WHERE id = {id}"));
         assert!(judged.comes_to(|judged| judged.allowed() == 9 - id));
     }
     ask_for(&judged, 0..6);
-    let (rule, told) = judged.hold();
-    assert_eq!((rule, judged.allowed()), (Rule::Probation, 9), "{told}");
-    assert!(told.contains("6 of 6 devices that were asked answer"), "{told}");
-    installation.sql("UPDATE devices SET online = 1");
+    let (rule, message) = judged.hold();
+    assert_eq!((rule, judged.allowed()), (Rule::Probation, 9), "{message}");
+    assert!(message.contains("6 of 6 devices that were asked answer"), "{message}");
+    installation.sql("UPDATE devices SET online = true");
     assert!(judged.heals());
 }
 
-#[test]
-fn devices_that_went_offline_one_by_one_stay_so() {
-    let installation = Installation::new(9);
-    // No packet for a multicast address leaves a socket that asks for a connection.
+fn devices_that_went_offline_one_by_one_stay_so(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
+    // A connection to a multicast address cannot be opened, so no device answers.
     installation.sql("UPDATE devices SET address = '224.0.0.' || id");
     let judged = installation.start_with(|config| config.vpn.allow.push("224.0.0.0/8".parse().unwrap()));
     for id in 1..=6 {
-        installation.sql(&format!("UPDATE devices SET online = 0 WHERE id = {id}"));
+        installation.sql(&format!("UPDATE devices SET online = false WHERE id = {id}"));
         assert!(judged.comes_to(|judged| judged.allowed() == 9 - id));
     }
     ask_for(&judged, 0..6);
@@ -170,9 +180,8 @@ fn devices_that_went_offline_one_by_one_stay_so() {
     assert!(judged.status().regressions >= 6);
 }
 
-#[test]
-fn an_address_that_another_device_has_got_is_not_dialled_after_a_rollback() {
-    let installation = Installation::new(9);
+fn an_address_that_another_device_has_got_is_not_dialled_after_a_rollback(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     let judged = installation.start();
     installation.sql(&format!(
         "BEGIN; {NARROWED}; UPDATE devices SET address = NULL WHERE id = 9;
@@ -186,25 +195,23 @@ fn an_address_that_another_device_has_got_is_not_dialled_after_a_rollback() {
     assert_eq!(judged.allowed(), 8);
 }
 
-#[test]
-fn a_publication_that_refuses_what_another_node_served_is_rolled_back_too() {
-    let installation = Installation::new(9);
+fn a_publication_that_refuses_what_another_node_served_is_rolled_back_too(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     installation.sql("UPDATE devices SET node = 'there', address = NULL");
     let judged = installation.start_with(|config| config.vpn.node = Some("here".to_owned()));
     installation.sql(NARROWED);
     assert!(judged.comes_to(|judged| judged.decide(0) == Decision::Refuse(Refusal::PortNotGranted)));
     (0..5).for_each(|device| assert_eq!(judged.ask(device), Decision::Refuse(Refusal::PortNotGranted)));
-    let (rule, told) = judged.hold();
-    assert_eq!(rule, Rule::Probation, "{told}");
-    assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceElsewhere), "{told}");
+    let (rule, message) = judged.hold();
+    assert_eq!(rule, Rule::Probation, "{message}");
+    assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceElsewhere), "{message}");
 }
 
-#[test]
-fn a_device_that_stays_on_another_node_is_no_regression() {
-    let installation = Installation::new(9);
+fn a_device_that_stays_on_another_node_is_no_regression(store: StoreUnderTest) {
+    let installation = Installation::on(store, 9);
     installation.sql("UPDATE devices SET node = 'there', address = NULL");
     let judged = installation.start_with(|config| config.vpn.node = Some("here".to_owned()));
-    // Any change begins a probation.
+    // Any change starts a probation.
     installation.sql("UPDATE devices SET node = 'yonder' WHERE id < 6");
     judged.read_whole(2);
     ask_for(&judged, 0..9);

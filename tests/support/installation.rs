@@ -1,7 +1,8 @@
 //! An installation of any size in a real store, and a control thread on it with nothing in between.
 //!
-//! Tests break the store as a person, a job or a changed query would: a relation's table can be put behind
-//! a view, which then is what the relay's query reads.
+//! Tests break the store as a person, a job or a changed query would. A view can take the place of a relation's
+//! table, and the relay's query then reads the view. The statements of a test run on SQLite and on PostgreSQL
+//! alike; where the two would differ, [`LIKE_SQLITE`] changes the PostgreSQL database.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,23 +10,29 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Query, UnixMillis};
-use sluicegate::config::{self, Authz, Config, StoreUrl, Vpn};
+use sluicegate::config::{Authz, Config, Vpn};
 use sluicegate::control::{Control, ControlError, ControlStatus, Rule};
 use sluicegate::store;
-use sluicegate::store::sqlite;
 use sluicegate::telemetry::AuditSender;
 use tempfile::TempDir;
 
-use super::wait_for;
+use super::{Database, StoreUnderTest, init_store, store_at, wait_for};
 
 /// Device `n` at 127.1.x.y; one grant on it, held by principal `n % principals`; one credential for each.
 pub struct Installation {
     folder: TempDir,
+    store: InstallationStore,
     pub devices: usize,
     pub principals: usize,
 }
 
-/// A control thread on an installation, and what it publishes to. Stands where an engine thread does.
+enum InstallationStore {
+    /// The file `store.db` in the installation's folder.
+    Sqlite,
+    Postgres(Database<'static>),
+}
+
+/// A control thread on an installation, and the authority that it publishes to. It stands where an engine thread does.
 pub struct Judged {
     pub authority: Arc<Authority>,
     decision_log: Arc<DecisionLog>,
@@ -35,24 +42,37 @@ pub struct Judged {
 }
 
 impl Installation {
+    /// Creates an installation on SQLite.
     pub fn new(devices: usize) -> Self {
-        let installation =
-            Self { folder: tempfile::tempdir().unwrap(), devices, principals: (devices / 10).max(3) };
-        sqlite::init(&installation.store_path()).unwrap();
+        Self::on(StoreUnderTest::Sqlite, devices)
+    }
+
+    pub fn on(store: StoreUnderTest, devices: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = match store {
+            StoreUnderTest::Sqlite => InstallationStore::Sqlite,
+            StoreUnderTest::Postgres(cluster) => InstallationStore::Postgres(cluster.database()),
+        };
+        let installation = Self { folder, store, devices, principals: (devices / 10).max(3) };
+        match &installation.store {
+            InstallationStore::Sqlite => drop(init_store(&installation.store_url()).unwrap()),
+            InstallationStore::Postgres(_) => installation.sql(LIKE_SQLITE),
+        }
+        // A new table numbers its rows from 1.
         let mut sql = String::from("BEGIN;");
         for n in 0..installation.principals {
             let id = n + 1;
-            let key = hex::encode(Self::key(n).as_bytes());
+            let key = installation.blob(Self::key(n).as_bytes());
             sql += &format!(
-                "INSERT INTO principals (id, name, created_at) VALUES ({id}, 'p{n}', 0);
-                INSERT INTO credentials (key_sha256, principal, created_at) VALUES (x'{key}', {id}, 0);"
+                "INSERT INTO principals (name, created_at) VALUES ('p{n}', 0);
+                INSERT INTO credentials (key_sha256, principal, created_at) VALUES ({key}, {id}, 0);"
             );
         }
         for n in 0..devices {
             let (id, uuid, address) = (n + 1, Self::uuid(n), Self::address(n));
             let holder = n % installation.principals + 1;
             sql += &format!(
-                "INSERT INTO devices (id, uuid, address, created_at) VALUES ({id}, '{uuid}', '{address}', 0);
+                "INSERT INTO devices (uuid, address, created_at) VALUES ('{uuid}', '{address}', 0);
                 INSERT INTO grants (principal, scope, target, port_min, port_max, created_at)
                     VALUES ({holder}, 'device', {id}, 1, 65535, 0);"
             );
@@ -73,39 +93,72 @@ impl Installation {
         format!("127.1.{}.{}", device / 250, device % 250 + 1)
     }
 
+    /// The SQLite file; on PostgreSQL there is none.
     pub fn store_path(&self) -> PathBuf {
         self.folder.path().join("store.db")
+    }
+
+    /// The URL of the store as the relay reads it.
+    fn store_url(&self) -> String {
+        match &self.store {
+            InstallationStore::Sqlite => format!("sqlite:{}", self.store_path().display()),
+            InstallationStore::Postgres(database) => database.relay_url(),
+        }
     }
 
     pub fn state_folder(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
-    /// Runs statements with constraints off, like a person with the sqlite3 shell.
+    /// Runs statements with constraints off, like a person with the sqlite3 shell or with psql. Triggers run.
     pub fn sql(&self, statements: &str) {
-        let connection = Connection::open(self.store_path()).unwrap();
-        connection.busy_timeout(Duration::from_secs(20)).unwrap();
-        connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
-        connection.execute_batch(statements).unwrap();
+        match &self.store {
+            InstallationStore::Sqlite => {
+                let connection = Connection::open(self.store_path()).unwrap();
+                connection.busy_timeout(Duration::from_secs(20)).unwrap();
+                connection
+                    .execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON")
+                    .unwrap();
+                connection.execute_batch(statements).unwrap();
+            }
+            InstallationStore::Postgres(database) => {
+                let mut client = database.client();
+                client.batch_execute("SET search_path = sluicegate").unwrap();
+                client.batch_execute(statements).unwrap();
+            }
+        }
     }
 
-    /// Puts a view in the place of a table: the relay's query then reads what `select` gives from `relation_table`. The
-    /// outbox records nothing. No read sees the store between the two statements.
+    fn blob(&self, bytes: &[u8]) -> String {
+        match self.store {
+            InstallationStore::Sqlite => format!("x'{}'", hex::encode(bytes)),
+            InstallationStore::Postgres(_) => format!("'\\x{}'", hex::encode(bytes)),
+        }
+    }
+
+    /// Puts a view in the place of a table: the relay's query then reads what `select` gives from `relation_table`.
+    /// The outbox records nothing.
     pub fn replace_query(&self, relation: &str, select: &str) {
+        let grant = match &self.store {
+            InstallationStore::Sqlite => String::new(),
+            InstallationStore::Postgres(database) => {
+                format!("; GRANT SELECT ON {relation} TO {}", database.relay())
+            }
+        };
         self.sql(&format!(
-            "BEGIN; ALTER TABLE {relation} RENAME TO {relation}_table;
-            CREATE VIEW {relation} AS {select}; COMMIT"
+            "BEGIN; ALTER TABLE {relation} RENAME TO {relation}_table; CREATE VIEW {relation} AS {select}{grant}; COMMIT"
         ));
     }
 
-    /// The true query again.
+    /// Puts the table back in the place of the view.
     pub fn restore_query(&self, relation: &str) {
         self.sql(&format!(
             "BEGIN; DROP VIEW {relation}; ALTER TABLE {relation}_table RENAME TO {relation}; COMMIT"
         ));
     }
 
-    /// Reads often and whole, so that what no outbox tells is found at once.
+    /// Starts a control thread that reads the whole store often, so that it soon finds changes that the outbox does
+    /// not name.
     pub fn start(&self) -> Judged {
         self.start_with(|_| {})
     }
@@ -123,8 +176,7 @@ impl Installation {
         let mut config = Config { authz, vpn: Vpn::loopback(), ..Config::default() };
         configure(&mut config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
-        let url = StoreUrl::Sqlite(self.store_path());
-        let source = store::source(&config::Store { url, ..config::Store::default() }, &config.authz);
+        let source = store::source(&store_at(&self.store_url()), &config.authz);
         let control =
             Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), &config)?;
         let decision_log = authority.decision_log();
@@ -142,7 +194,7 @@ impl Judged {
         self.authority.pin().decide(&self.query(device), UnixMillis::now())
     }
 
-    /// The holder of the grant on `device` asks for it, as a client does.
+    /// Decides a request by the holder of the grant on `device` and records it, as an engine thread does.
     pub fn ask(&self, device: usize) -> Decision {
         let (view, query, now) = (self.authority.pin(), self.query(device), UnixMillis::now());
         let decision = view.decide(&query, now);
@@ -159,7 +211,7 @@ impl Judged {
         matches!(self.decide(device), Decision::Allow(_))
     }
 
-    /// Devices that can be reached by whoever holds the grant.
+    /// Number of devices that the holders of their grants can reach.
     pub fn allowed(&self) -> usize {
         (0..self.devices).filter(|device| self.allows(*device)).count()
     }
@@ -168,7 +220,7 @@ impl Judged {
         self.status().hold.map(|held| held.hold.rule)
     }
 
-    /// Waits for a hold, whichever; says what it says.
+    /// Waits for any hold; returns its rule and its message.
     pub fn hold(&self) -> (Rule, String) {
         let hold = wait_for(|| self.status().hold).expect("the guard never held").hold;
         (hold.rule, hold.to_string())
@@ -182,9 +234,29 @@ impl Judged {
         wait_for(|| condition(self).then_some(())).is_some()
     }
 
-    /// Waits until the store was read whole so many times more.
+    /// Waits until the whole store has been read `times` more.
     pub fn read_whole(&self, times: u64) {
         let seen = self.status().reads_of_everything;
         assert!(self.comes_to(|judged| judged.status().reads_of_everything >= seen + times));
     }
 }
+
+/// Lets a PostgreSQL database take the statements that a test writes for both stores: constraints are off, a row may
+/// bring its own number, and a column takes milliseconds since 1970 as a time and a text as an address.
+const LIKE_SQLITE: &str = "
+    DO $$ DECLARE each record; BEGIN
+        FOR each IN SELECT conname, conrelid::regclass AS of FROM pg_constraint
+            WHERE connamespace = 'sluicegate'::regnamespace AND contype IN ('c', 'f')
+        LOOP
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', each.of, each.conname);
+        END LOOP;
+        FOR each IN SELECT table_name FROM information_schema.columns
+            WHERE table_schema = 'sluicegate' AND column_name = 'id' AND is_identity = 'YES'
+        LOOP
+            EXECUTE format('ALTER TABLE sluicegate.%I ALTER COLUMN id SET GENERATED BY DEFAULT', each.table_name);
+        END LOOP;
+    END $$;
+    CREATE FUNCTION public.unix_millis(integer) RETURNS timestamptz LANGUAGE sql IMMUTABLE
+        RETURN to_timestamp($1 / 1000.0);
+    CREATE CAST (integer AS timestamptz) WITH FUNCTION public.unix_millis AS ASSIGNMENT;
+    CREATE CAST (text AS inet) WITH INOUT AS ASSIGNMENT";

@@ -2,9 +2,15 @@
 //! content whose every byte counts.
 //!
 //! Helpers bring things about and report what happened; what must be true is asserted in the tests.
-#![allow(dead_code, unused_imports, reason = "each test program and bench uses a part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test program and bench uses a part of this"
+)]
 
 mod audit;
+mod both_stores;
 mod browser;
 mod client;
 mod content;
@@ -30,6 +36,8 @@ pub mod sshd;
 use std::time::{Duration, Instant};
 
 pub use audit::Audit;
+pub use both_stores::StoreUnderTest;
+pub(crate) use both_stores::on_both_stores;
 pub use browser::Browser;
 pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
