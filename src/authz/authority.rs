@@ -12,21 +12,21 @@ use super::{
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sys::epoch_cell::{EpochCell, Pin};
 
-/// What decides: a snapshot with the revocations on top of it.
+/// The state that decides: a snapshot, and the revocations on top of it.
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pub revocations: Arc<Revocations>,
-    /// What decided before; there while the snapshot is on probation.
+    /// The view that decided before; present while the snapshot is on probation.
     pub previous: Option<Arc<Snapshot>>,
 }
 
 /// Shared by the control thread, which publishes, and the engines, which decide.
 pub struct Authority {
     root: EpochCell<View>,
-    /// When the store last confirmed that the view is current.
+    /// Time when the store last confirmed that the view is current.
     confirmed_at: AtomicI64,
     store_reachable: AtomicBool,
-    /// Since when the newest of what has ended was there to be read, in microseconds after `began`.
+    /// Time when the newest end could first be read in the store, in µs after `began`.
     ended_at_us: AtomicU64,
     began: Instant,
     max_stale_ms: i64,
@@ -59,43 +59,45 @@ impl Authority {
         }
     }
 
-    /// Control thread only. The caller keeps an `Arc` of its own until it is the last one, so that a
+    /// Puts `view` in force. Control thread only. The caller keeps an `Arc` of its own until it is the last one, so that a
     /// large snapshot is never freed on an engine thread.
     pub fn publish(&self, view: Arc<View>) {
         self.root.publish(view);
     }
 
-    /// The store answered at `now`, and the view in force is what it says.
+    /// Records that the store confirmed the view in force at `now`.
     pub fn confirm(&self, now: UnixMillis) {
         self.confirmed_at.store(now.0, Ordering::Relaxed);
         self.store_reachable.store(true, Ordering::Relaxed);
     }
 
-    /// The store could not be read.
+    /// Returns whether the last read of the store succeeded.
     pub fn is_store_reachable(&self) -> bool {
         self.store_reachable.load(Ordering::Relaxed)
     }
 
+    /// Records that the store could not be read.
     pub fn lost_store(&self) {
         self.store_reachable.store(false, Ordering::Relaxed);
     }
 
-    /// The next view has what ended at `at`. Control thread only, and before it publishes.
+    /// Records that the next view has what ended at `at`. Control thread only, before it publishes.
     pub fn record_ends(&self, at: Instant) {
         let since_began = at.saturating_duration_since(self.began);
         self.ended_at_us.store(since_began.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// When what ended last did, for [`Authority::us_since`].
+    /// Time of the newest end, for [`Authority::us_since`].
     pub fn ended_at_us(&self) -> u64 {
         self.ended_at_us.load(Ordering::Relaxed)
     }
 
+    /// Returns the time since `ended_at_us`, in µs.
     pub fn us_since(&self, ended_at_us: u64) -> u64 {
         (self.began.elapsed().as_micros() as u64).saturating_sub(ended_at_us)
     }
 
-    /// Why nothing can be decided at `now`; `None` where something can.
+    /// Returns why nothing can be decided at `now`; `None` where decisions can be made.
     pub fn trouble(&self, now: UnixMillis) -> Option<Undecided> {
         if self.root.pin().get().is_none() {
             Some(Undecided::NoSnapshot)
@@ -109,14 +111,14 @@ impl Authority {
         &self.directory
     }
 
-    /// For an engine thread that starts to decide.
+    /// Creates the decision log of an engine thread.
     pub fn decision_log(&self) -> Arc<DecisionLog> {
         let decision_log = Arc::new(DecisionLog::new());
         self.decision_logs.lock().push(Arc::clone(&decision_log));
         decision_log
     }
 
-    /// Of all threads.
+    /// The decision logs of all threads.
     pub fn decision_logs(&self) -> Vec<Arc<DecisionLog>> {
         self.decision_logs.lock().clone()
     }
@@ -140,7 +142,7 @@ impl PinnedView<'_> {
         }
     }
 
-    /// Which other node to hand `query` to, where the decision on it was that the device is elsewhere.
+    /// Returns the peer to hand `query` to, where the decision was that the device is elsewhere.
     pub fn elsewhere<'b>(&'b self, query: &'b Query, now: UnixMillis) -> Option<PeerRoute<'b>> {
         let view = self.usable(now).ok()?;
         view.snapshot.decide_elsewhere(query, self.context(view, now)).ok()
@@ -179,7 +181,7 @@ impl PinnedView<'_> {
         self.view.get()
     }
 
-    /// What the generation before would allow; `None` as well where there is none to compare with.
+    /// Returns what the generation before would allow; `None` also where there is none to compare with.
     /// Revocations and expiries count for both.
     pub fn allowed_before(&self, query: &Query, now: UnixMillis) -> Option<Permitted> {
         let view = self.view.get()?;

@@ -7,12 +7,12 @@ use super::relations::{
 };
 use super::{Decision, Grant, PeerRoute, Query, Refusal, Revocations, Route, Snapshot, Subject, UnixMillis};
 
-/// What a decision rests on beside the snapshot and the question.
+/// The context of a decision, beside the snapshot and the query.
 #[derive(Clone, Copy)]
 pub struct DecisionContext<'a> {
-    /// On top of the snapshot.
+    /// Revocations on top of the snapshot.
     pub revocations: &'a Revocations,
-    /// Who asks; `None` reaches every device.
+    /// Name of the node that decides; `None` reaches every device.
     pub node: Option<&'a str>,
     pub now: UnixMillis,
 }
@@ -67,7 +67,7 @@ impl Snapshot {
         }
     }
 
-    /// Which other node holds the device that the subject may reach; why not, where none does.
+    /// Returns the peer that holds the device, where the subject may reach it; otherwise the refusal.
     pub fn decide_elsewhere<'a>(
         &'a self,
         query: &'a Query,
@@ -89,7 +89,7 @@ impl Snapshot {
         }
     }
 
-    /// Has fetched what the question names.
+    /// Looks up what the query names.
     #[inline]
     fn seek<'a>(&'a self, query: &'a Query) -> Result<SoughtQuery<'a>, Refusal> {
         let subject = query.subject.as_ref().ok_or(Refusal::CredentialMissing)?;
@@ -98,7 +98,7 @@ impl Snapshot {
         Ok(SoughtQuery { subject, credential, device })
     }
 
-    /// Has the grants fetched that lead from the credential to the device.
+    /// Looks up the grants that lead from the credential to the device.
     #[inline]
     fn find<'a>(
         &'a self,
@@ -175,7 +175,7 @@ impl Found<'_> {
 struct GrantSearch<'a> {
     port: u16,
     context: DecisionContext<'a>,
-    /// Of the live grants that open the port the one that lasts longest, and of those the oldest.
+    /// Returns the live grant that opens the port and lasts longest; of equals the oldest.
     best: Option<Grant>,
     /// The most reason_rank reason against a grant. One that ended says more than one for other ports.
     refusal: Refusal,
@@ -233,7 +233,7 @@ fn live_credential(
     }
 }
 
-/// Where the device can be dialled, if this node may and can.
+/// Returns the address of the device, if this node may and can dial it.
 fn reachable_address(device: &LocatedDevice<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
     match (device.node, node) {
         (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
@@ -246,7 +246,7 @@ fn has_expired(expires_at: Option<UnixMillis>, now: UnixMillis) -> bool {
     expires_at.is_some_and(|end| end <= now)
 }
 
-/// How much a reason for having no grant says about what to do.
+/// Ranks refusals for want of a grant by how much they say about what to do.
 const fn reason_rank(refusal: Refusal) -> u8 {
     match refusal {
         Refusal::GrantRevoked => 3,

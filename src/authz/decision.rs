@@ -1,11 +1,11 @@
-//! What may come of a question to the snapshot: never a bare bool, and the reason travels to the end.
+//! Queries to the snapshot and their decisions: never a bare bool, and always with the reason.
 
 use std::net::IpAddr;
 
 use super::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, KeyHash, PrincipalId, UnixMillis};
 use crate::wire::Reply;
 
-/// What a client asks: may I reach that device and port?
+/// A client's query: may I reach that device and port?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// `None` where the head carried no credential.
@@ -15,7 +15,7 @@ pub struct Query {
     pub port: u16,
 }
 
-/// Who asks, by the token that a client showed.
+/// The requester, by the token in the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
     /// Whoever holds the credential with this key.
@@ -25,21 +25,21 @@ pub enum Subject {
         id: PrincipalId,
         /// The hash of the token. It is no credential of the store, but can be revoked like one.
         token: KeyHash,
-        /// From when on the token is worth nothing.
+        /// Time when the token itself expires.
         until: UnixMillis,
     },
     /// Whoever holds the credential whose key was made from a secret in a session token.
     Secret {
         key: KeyHash,
-        /// Who that has to be, where the token says so.
+        /// Principal that has to hold the credential, where the token names one.
         principal: Option<PrincipalId>,
-        /// From when on the token is worth nothing.
+        /// Time when the token itself expires.
         until: UnixMillis,
     },
 }
 
 impl Subject {
-    /// By which logs call the credential.
+    /// The key whose first bytes name the credential in logs.
     #[inline]
     pub const fn key(&self) -> &KeyHash {
         match self {
@@ -56,7 +56,7 @@ impl Subject {
         }
     }
 
-    /// When the token itself ends, whatever the store says.
+    /// Time when the token itself expires, whatever the store says.
     #[inline]
     pub const fn until(&self) -> Option<UnixMillis> {
         match self {
@@ -96,7 +96,7 @@ pub struct Route {
 /// Permission to reach a device by another node, and the rights that it rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerRoute<'a> {
-    /// Which holds the device's VPN connection.
+    /// Name of the node that holds the device's VPN connection.
     pub node: &'a str,
     pub principal: PrincipalId,
     pub device: DeviceId,
@@ -149,18 +149,18 @@ impl Refusal {
         }
     }
 
-    /// Whether it is for want of a way to the device; the right to reach it is there.
+    /// Returns whether the right is there, and only a way to the device is missing.
     pub const fn is_of_location(self) -> bool {
         matches!(self, Self::DeviceOffline | Self::DeviceElsewhere)
     }
 
-    /// Whether somebody has ended a right; it did not just run out, or go.
+    /// Returns whether somebody revoked a right. An expired or missing right is no revocation.
     pub const fn is_revocation(self) -> bool {
         matches!(self, Self::CredentialRevoked | Self::PrincipalRevoked | Self::GrantRevoked)
     }
 }
 
-/// Why the node cannot tell.
+/// Reason why the node cannot decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Undecided {
     /// No snapshot was ever published.

@@ -23,7 +23,7 @@ pub struct DecisionLog {
 pub struct Regression {
     pub query: Query,
     pub refusal: Refusal,
-    /// What the generation before says.
+    /// The decision of the generation before.
     pub principal: PrincipalId,
     pub device: DeviceId,
     /// `None` where another node held the device.

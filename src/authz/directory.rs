@@ -1,4 +1,4 @@
-//! The other nodes, and when each of them last said that it lives.
+//! The other nodes, and the age of their last heartbeats.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,29 +16,29 @@ pub struct Directory {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
-    /// Where it takes requests of other nodes.
+    /// Address that takes requests of other nodes.
     pub forward: SocketAddr,
-    /// Since its last sign of life when the store was last read, by the store's clock. What clocks the nodes have
-    /// does not matter, and a store that cannot be read makes nobody older: who is dead then does not answer.
+    /// Age of its last heartbeat when the store was last read, by the store's clock. The nodes' clocks do not matter.
+    /// While the store cannot be read, no entry gets older; a dead node then does not answer.
     pub age: Duration,
-    /// `None` where it could not say.
+    /// `None` where the node could not say.
     pub holds: Option<Holds>,
 }
 
-/// What a node says of itself.
+/// Devices of a node, by its own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holds {
-    /// That it holds and can dial.
+    /// Number of devices that it holds and can dial.
     pub devices: usize,
-    /// By this node's clock.
+    /// Time of the heartbeat, by this node's clock.
     pub readable_since: Instant,
 }
 
-/// Why a node cannot be asked.
+/// Reason why a node cannot be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeTrouble {
     Unknown,
-    /// No sign of life for longer than it may take.
+    /// No heartbeat for longer than `forward.max_age`.
     Stale,
 }
 
@@ -51,7 +51,7 @@ impl Directory {
         Self { nodes: nodes.into_iter().collect(), was_read: true }
     }
 
-    /// Whether this is what the store said, and not what there is before it was asked.
+    /// Returns whether the directory was read from the store at all.
     pub const fn was_read(&self) -> bool {
         self.was_read
     }

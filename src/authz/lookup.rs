@@ -9,7 +9,7 @@ use super::{
     Query, Refusal, Revocations, Snapshot, UnixMillis,
 };
 
-/// What a question rests on that is answered with a tunnel, by this node or by another one.
+/// The rows that a permission rests on, by this node or by another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permitted {
     pub principal: PrincipalId,
@@ -42,12 +42,12 @@ impl Snapshot {
         }
     }
 
-    /// How many devices are online at `node`, by their rows.
+    /// Number of devices that are online at `node`, by their rows.
     pub fn held_by(&self, node: &str) -> usize {
         self.devices.count(|device| device.online && device.node == Some(node))
     }
 
-    /// How many of them have an address, as `node` needs to dial them.
+    /// Number of them that have an address, which `node` needs to dial them.
     pub fn reached_by(&self, node: &str) -> usize {
         self.devices.count(|device| device.online && device.node == Some(node) && device.address.is_some())
     }
@@ -60,7 +60,7 @@ impl Snapshot {
         self.credentials.called(id)
     }
 
-    /// Whether a live grant of `principal` opens `port` of the device, wherever that is.
+    /// Returns whether a live grant of `principal` opens `port` of the device, wherever it is.
     pub fn grants_access(
         &self,
         principal: PrincipalId,
@@ -83,7 +83,7 @@ impl Snapshot {
 }
 
 impl Device {
-    /// Where `node` (any, where it is `None`) can dial the device now.
+    /// Returns the address where `node` (any node, where it is `None`) can dial the device now.
     pub fn location(&self, node: Option<&str>) -> Option<IpAddr> {
         let is_ours = node.is_none() || self.node.is_none() || self.node.as_deref() == node;
         self.address.filter(|_| self.online && is_ours)
@@ -94,7 +94,8 @@ impl Device {
         self.node.as_deref().filter(|_| self.online)
     }
 
-    /// Whether somebody can reach the device now: `node` itself, or one that need not tell it the address.
+    /// Returns whether some node can reach the device now: `node` itself, or another one, whose address of it `node`
+    /// need not know.
     pub fn is_located(&self, node: Option<&str>) -> bool {
         let is_elsewhere = node.is_some() && self.node.is_some() && self.node.as_deref() != node;
         self.location(node).is_some() || (self.online && is_elsewhere)

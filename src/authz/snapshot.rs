@@ -25,7 +25,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether it tells of a row that is not there any more.
+    /// Returns whether the change removes a row.
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::CredentialGone(_) | Self::GrantGone(_) | Self::DeviceGone(_))
     }

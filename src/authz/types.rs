@@ -21,8 +21,8 @@ impl KeyHash {
         Self(Sha256::digest(token).into())
     }
 
-    /// Of a secret by which a store knows a principal, and which a session token holds. No token has the same
-    /// key, since none that begins so is taken: who has read such a secret cannot show it by itself.
+    /// Hashes a secret that a session token holds and by which the store knows a principal. No plain token has the same
+    /// key, since tokens with this prefix are refused: the secret alone opens nothing.
     pub fn of_login_secret(secret: &str) -> Self {
         Self(Sha256::new().chain_update(Self::LOGIN_SECRET_PREFIX).chain_update(secret).finalize().into())
     }
@@ -47,8 +47,8 @@ impl KeyHash {
         std::array::from_fn(|index| u64::from_ne_bytes(words[index]))
     }
 
-    /// What logs and listings call this credential: too short to look a token up by, long enough to
-    /// tell a fleet's credentials apart.
+    /// The name of this credential in logs and listings: too short to look a token up by, long enough to
+    /// distinguish a fleet's credentials.
     pub fn credential_id(&self) -> CredentialId {
         let mut head = [0; 8];
         head.copy_from_slice(&self.0[..8]);
@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for CredentialId {
     }
 }
 
-/// Who asks: holds credentials and grants.
+/// A requester, which holds credentials and grants.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalId(pub i64);
@@ -214,7 +214,7 @@ impl UnixMillis {
     }
 }
 
-/// Which ports of a device a grant opens, both ends included.
+/// The ports of a device that a grant opens, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PortRange {
     min: u16,
@@ -242,7 +242,7 @@ impl PortRange {
     }
 }
 
-/// Which devices a grant is about.
+/// The devices that a grant is about.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Scope {
     Any,
@@ -276,7 +276,7 @@ pub struct Device {
     pub id: DeviceId,
     pub uuid: DeviceUuid,
     pub fleet: Option<FleetId>,
-    /// Where the VPN reaches it; `None` where the store does not know.
+    /// Address on the VPN; `None` where the store does not know it.
     pub address: Option<IpAddr>,
     /// The node that holds its VPN connection; `None` means any node reaches it.
     pub node: Option<Box<str>>,

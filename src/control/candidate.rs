@@ -13,7 +13,7 @@ use crate::store::{Quarantined, RowKey, Rows};
 /// See the module.
 pub(super) struct CandidateBuilder {
     snapshot: Arc<Snapshot>,
-    /// Where it may differ from the snapshot in force.
+    /// Keys of rows that may differ from the snapshot in force.
     touched: Touched,
     duplicates: Duplicates,
 }
@@ -70,7 +70,7 @@ impl CandidateBuilder {
         &self.duplicates
     }
 
-    /// Where `in_force` differs from what the store says. Remembers it, so that it is found quickly again.
+    /// Returns the difference between `in_force` and the store's answer. Remembers it for the next call.
     pub(super) fn difference(&mut self, in_force: &Snapshot) -> Difference {
         let difference = Difference::between(in_force, &self.snapshot, &self.touched);
         self.touched = Touched::nothing();
@@ -109,5 +109,5 @@ fn gone(key: &RowKey) -> Option<Change> {
     }
 }
 
-/// What the store says has no generation until it is published.
+/// Generation of a candidate, which has none of its own until it is published.
 pub(super) const NEVER_PUBLISHED: Generation = Generation(0);

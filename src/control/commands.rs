@@ -20,17 +20,17 @@ pub struct Commands {
     pub(super) queue: Sender<Request>,
 }
 
-/// A question, and where its answer goes.
+/// A request, and the sender for its reply.
 pub(super) enum Request {
     Diff(oneshot::Sender<Result<DiffReport, GuardCommandError>>),
     Accept(oneshot::Sender<Result<AcceptedHold, GuardCommandError>>),
     RollBack(oneshot::Sender<Result<RolledBack, GuardCommandError>>),
-    /// What these queries would change, in the place of those that they name.
+    /// Asks what these queries would change in place of the ones that they replace.
     Compare(Queries, oneshot::Sender<Result<DiffReport, QueriesError>>),
     Reload(Box<Config>, oneshot::Sender<Result<(), QueriesError>>),
 }
 
-/// Why a command was not carried out; each text ends in what to do.
+/// Reason why a command failed; each text ends in what to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum GuardCommandError {
     #[error("nothing is held: what the store says is in force")]
@@ -47,7 +47,7 @@ pub enum GuardCommandError {
     Gone,
 }
 
-/// Why queries were not compared, or not taken over; each text ends in what to do.
+/// Reason why queries were not compared, or not applied; each text ends in what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum QueriesError {
     #[error(transparent)]
@@ -60,10 +60,10 @@ pub enum QueriesError {
     Refused(Hold),
 }
 
-/// What `authz accept` has published.
+/// The result of `authz accept`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AcceptedHold {
-    /// That held it.
+    /// Rule that held it.
     pub rule: Rule,
     pub figures: String,
     /// Rows that changed by it.
@@ -71,14 +71,14 @@ pub struct AcceptedHold {
     pub generation: Generation,
 }
 
-/// What `authz rollback` has done.
+/// The result of `authz rollback`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RolledBack {
     pub from: Generation,
     pub to: Generation,
 }
 
-/// What publishing what the store says would change.
+/// The changes that a publication of the store's answer would make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffReport {
     pub hold: Option<HoldStatus>,
@@ -87,7 +87,7 @@ pub struct DiffReport {
     pub devices: DiffCounts,
     /// Devices that can be dialled and no longer could.
     pub devices_unlocated: usize,
-    /// Of all rows that differ, at most [`DIFF_ROWS_MAX`].
+    /// Rows that differ, at most [`DIFF_ROWS_MAX`].
     pub rows: Vec<DiffRow>,
 }
 
@@ -101,7 +101,7 @@ pub struct DiffCounts {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffRow {
     pub relation: Cow<'static, str>,
-    /// By what listings call it.
+    /// Name of the row, as in listings.
     pub row: String,
     pub before: Option<String>,
     pub after: Option<String>,
@@ -120,8 +120,8 @@ impl Commands {
         self.request(Request::RollBack).await
     }
 
-    /// What `candidate` would change, and what the guard says of it; relations that it does not name are read
-    /// as they are.
+    /// Returns what `candidate` would change, and whether the guard would hold it. Relations that it does not name
+    /// keep their queries.
     pub async fn compare(&self, candidate: Queries) -> Result<DiffReport, QueriesError> {
         self.request(|answer| Request::Compare(candidate, answer)).await
     }

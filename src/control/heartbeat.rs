@@ -1,7 +1,7 @@
-//! Says to the other nodes that this one lives and how many devices it holds, and hears when they last did.
+//! Writes this node's heartbeat with its number of devices to the store, and reads those of the other nodes.
 //!
-//! On a thread of its own: a slow store must not keep revocations waiting. What was heard last stays in force
-//! while the store cannot be read.
+//! On a thread of its own: a slow store must not keep revocations waiting. The directory that was read last stays
+//! in force while the store cannot be read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub struct HeartbeatThread {
 }
 
 impl HeartbeatThread {
-    /// For a node that takes others' requests at `forward`, or, where it takes none, for nobody.
+    /// Starts the thread for a node that takes requests of peers at `forward`. Without an address there is no thread.
     pub fn start(
         table: NodeTable,
         authority: Arc<Authority>,
@@ -69,7 +69,7 @@ struct Heartbeat {
     bad: LogOnChange<Vec<String>>,
 }
 
-/// How many devices this node held when it last looked.
+/// Number of devices that this node held at the last count.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     generation: Option<Generation>,
@@ -101,7 +101,7 @@ impl Heartbeat {
         }
     }
 
-    /// Anew only where something else is in force than when it last did.
+    /// Counts the devices again where the generation in force has changed.
     fn count(&mut self) {
         let view = self.authority.pin();
         let Some(view) = view.get() else { return };

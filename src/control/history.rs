@@ -18,18 +18,18 @@ pub(super) struct History {
     probation: Duration,
 }
 
-/// What was in force before one or a few publications.
+/// A snapshot that was in force before one or a few publications.
 struct HistoryEntry {
     before: Arc<Snapshot>,
     /// Rows in which it differs from the next one.
     touched: Touched,
-    /// Of the publications.
+    /// Times of the first and the last of these publications.
     first_at: Instant,
     last_at: Instant,
 }
 
 impl History {
-    /// Where `probation` is zero nothing is kept.
+    /// Creates a history; where `probation` is zero it keeps nothing.
     pub(super) fn new(probation: Duration) -> Self {
         Self { entries: VecDeque::new(), probation }
     }
@@ -90,7 +90,7 @@ impl History {
         touched
     }
 
-    /// What refusals are compared with.
+    /// The snapshot that refusals are compared with.
     pub(super) fn oldest(&self) -> Option<&Arc<Snapshot>> {
         self.entries.front().map(|entry| &entry.before)
     }

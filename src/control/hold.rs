@@ -1,6 +1,6 @@
-//! Whether the last good snapshot is being kept in spite of the store, since when, and by which rule.
+//! The hold in force: by which rule the guard keeps the last good snapshot, and since when.
 //!
-//! Told when it begins, turns into another rule's, and ends.
+//! Reported when it begins, when another rule takes over, and when it ends.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::report::GuardReport;
 use crate::authz::{Generation, UnixMillis};
 use crate::telemetry::By;
 
-/// A hold, for whoever asks.
+/// A hold and its beginning, for status and commands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HoldStatus {
     #[serde(flatten)]
@@ -24,7 +24,7 @@ pub type HoldCounts = [u64; Rule::ALL.len()];
 
 /// See the module.
 pub(super) struct Holding {
-    record: GuardReport,
+    report: GuardReport,
     current: Option<CurrentHold>,
     counts: HoldCounts,
 }
@@ -43,8 +43,8 @@ enum HeldCandidate {
 }
 
 impl Holding {
-    pub(super) fn new(record: GuardReport) -> Self {
-        Self { record, current: None, counts: HoldCounts::default() }
+    pub(super) fn new(report: GuardReport) -> Self {
+        Self { report, current: None, counts: HoldCounts::default() }
     }
 
     /// `in_force` stays so.
@@ -59,7 +59,7 @@ impl Holding {
     /// The candidate passed, or was published all the same, and is `in_force`.
     pub(super) fn heal(&mut self, by: By, in_force: Option<Generation>) {
         if let Some(held) = self.current.take() {
-            self.record.hold_ends(&held.status.hold, held.began.elapsed(), by, in_force);
+            self.report.hold_ends(&held.status.hold, held.began.elapsed(), by, in_force);
         }
     }
 
@@ -92,11 +92,11 @@ impl Holding {
                 }
                 let (since, began) = match current {
                     Some(CurrentHold { status, began, .. }) => {
-                        self.record.hold_changes(&status.hold, began.elapsed(), &hold, in_force);
+                        self.report.hold_changes(&status.hold, began.elapsed(), &hold, in_force);
                         (status.since, *began)
                     }
                     None => {
-                        self.record.hold_begins(&hold, in_force);
+                        self.report.hold_begins(&hold, in_force);
                         (UnixMillis::now(), Instant::now())
                     }
                 };

@@ -12,14 +12,14 @@ use crate::store::RowKey;
 /// Missing rows that wait for a second read.
 #[derive(Default)]
 pub(super) struct MissingRows {
-    /// With what told of each first.
+    /// Missing rows, each with the read that missed it first.
     waiting: HashMap<RowKey, FirstMissed>,
     /// Reads so far.
     reads: Reads,
     honoured: u64,
 }
 
-/// What one read, or all that are waited for, come to.
+/// The result of one read for the missing rows.
 pub(super) struct Settled {
     /// Confirmed: these have ended.
     pub ended: Vec<Change>,
@@ -27,7 +27,7 @@ pub(super) struct Settled {
     pub kept: HashSet<RowKey>,
 }
 
-/// How many reads there were, by kind.
+/// Number of reads by kind.
 #[derive(Clone, Copy, Default)]
 struct Reads {
     everything: u64,
@@ -41,7 +41,7 @@ struct FirstMissed {
 }
 
 impl MissingRows {
-    /// To be called once for each successful read, before its absences are looked at.
+    /// Counts a successful read. Call it once for each, before its missing rows are settled.
     pub(super) fn count_read(&mut self, read: ReadScope) {
         self.reads.any += 1;
         self.reads.everything += u64::from(read == ReadScope::Everything);
@@ -89,7 +89,7 @@ impl MissingRows {
         self.waiting.len()
     }
 
-    /// Whether some wait for a second answer of the whole queries: no outbox told of them.
+    /// Returns whether some rows wait for a second full read: no outbox named them.
     pub(super) fn want_everything_read(&self) -> bool {
         self.waiting.values().any(|seen| seen.by == ReadScope::Everything)
     }

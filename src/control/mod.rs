@@ -66,7 +66,7 @@ impl Control {
     /// on a thread of its own keeps up.
     ///
     /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
-    /// be decided again then. `audit` is told what the guard does.
+    /// be decided again then. `audit` gets the events of the guard.
     pub fn start(
         source: Box<dyn Source>,
         authority: Arc<Authority>,
@@ -74,8 +74,8 @@ impl Control {
         audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
-        let record = GuardReport::new(audit);
-        let refresher = Refresher::start(source, authority, Box::new(on_publish), record, config)?;
+        let report = GuardReport::new(audit);
+        let refresher = Refresher::start(source, authority, Box::new(on_publish), report, config)?;
         let status = refresher.status();
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
         let thread = ServiceThread::start("control", move |stop| refresher.run(&stop, &requests))
@@ -83,7 +83,7 @@ impl Control {
         Ok(Self { _thread: thread, status, commands: Commands { queue } })
     }
 
-    /// What the thread is at, for whoever asks, also after it has stopped.
+    /// The handle of the thread's status, which stays readable after the thread has stopped.
     pub fn status(&self) -> StatusHandle {
         self.status.clone()
     }

@@ -1,4 +1,4 @@
-//! Tells the store which devices this node's VPN holds.
+//! Writes to the store which devices this node's VPN holds.
 //!
 //! On a thread of its own: a slow store must keep neither revocations nor signs of life waiting. Many devices that
 //! come at once are written together.
@@ -23,11 +23,11 @@ pub struct PresenceWriterThread {
     counts: LocationCounts,
 }
 
-/// What was told so far. Cheap to clone.
+/// Counts of what was written so far. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct LocationCounts {
     pub reports: ReportQueue,
-    /// Devices that the store has as they were told.
+    /// Devices that the store has as they were reported.
     pub taken: Arc<AtomicU64>,
     /// Devices that another node has claimed later, or that the store does not have.
     pub refused: Arc<AtomicU64>,
@@ -120,8 +120,8 @@ impl PresenceWriter {
         }
     }
 
-    /// Whether the guard is done with what `report` says: devices that a VPN has lost and that still answer are not
-    /// gone, and whoever reads it from the store could not ask them.
+    /// Returns whether the guard has settled `report`. A device that the VPN lost and that still answers is not gone,
+    /// and a reader of the store could not ask it.
     fn is_settled(&self, uuid: &DeviceUuid, report: &PresenceReport) -> bool {
         if *report != PresenceReport::Gone {
             return true;
@@ -148,11 +148,11 @@ impl PresenceWriter {
 /// Devices that are written together. Some 10 ms of PostgreSQL's time, which others who write wait for.
 const BATCH_MAX: usize = 1000;
 
-/// For others that come with the first, and between two batches.
+/// Pause that lets more devices join the first, and between two batches.
 const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two looks at whether the guard is done with what waits for it, which may take days.
+/// Pause between two checks for reports that wait for the guard, which may take days.
 const GUARD_PAUSE: Duration = Duration::from_millis(250);
 
-/// Until what could not be written is tried again.
+/// Pause before a failed write is tried again.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);

@@ -15,12 +15,12 @@ use crate::telemetry::Cause;
 
 /// See the module.
 pub(super) struct Probation {
-    record: GuardReport,
+    report: GuardReport,
     limits: Regressions,
     time: Duration,
-    /// The latest of each pair, of refusals that say that a right is gone.
+    /// Newest regression of each pair whose refusal says that a right is gone.
     rights: Pairs,
-    /// The same, of refusals for want of a location.
+    /// Newest regression of each pair whose refusal says that the device has no location.
     locations: Pairs,
     window: Window,
     prober: Prober,
@@ -28,20 +28,20 @@ pub(super) struct Probation {
     total: u64,
 }
 
-/// What speaks against the snapshot in force.
+/// Evidence against the snapshot in force.
 #[derive(Debug)]
 pub(super) struct Evidence {
     pub hold: Hold,
-    /// What was refused.
+    /// Queries that were refused.
     pub queries: Vec<Query>,
     pub lost: LostRight,
 }
 
-/// What those who are refused no longer have.
+/// The kind of thing that the refused requesters lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LostRight {
     Rights,
-    /// Of devices that this node itself could dial.
+    /// Locations of devices that this node itself could dial.
     Locations,
 }
 
@@ -51,7 +51,7 @@ struct Pairs {
     pairs: HashMap<(PrincipalId, DeviceId), (Regression, Instant)>,
 }
 
-/// Whether a pair was among those that are remembered.
+/// The result of recording a pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PairRecord {
     New,
@@ -62,16 +62,16 @@ enum PairRecord {
 /// Decisions and regressions of the last seconds.
 #[derive(Default)]
 struct Window {
-    /// How many decisions there had been, at each look.
+    /// Number of decisions at each poll.
     decided: VecDeque<(Instant, u64)>,
     regressions: VecDeque<(Instant, PrincipalId)>,
 }
 
 impl Probation {
-    pub(super) fn new(config: &Config, record: GuardReport) -> Self {
+    pub(super) fn new(config: &Config, report: GuardReport) -> Self {
         let guard = &config.authz.guard;
         Self {
-            record,
+            report,
             limits: guard.max_regressions,
             time: guard.probation,
             rights: Pairs::default(),
@@ -116,7 +116,7 @@ impl Probation {
             self.rights.record(regression, now)
         };
         if recorded == PairRecord::New {
-            self.record.regressed(&regression);
+            self.report.regressed(&regression);
         }
     }
 
@@ -210,7 +210,7 @@ impl Pairs {
         }
     }
 
-    /// Where the devices were, but for addresses that others have now.
+    /// Returns the former addresses of the devices, without those that other devices have now.
     fn unlocated(&self, in_force: &Snapshot) -> Unlocated {
         let regressions = || self.pairs.values().map(|(regression, _)| regression);
         let devices: HashSet<DeviceId> = regressions().map(|regression| regression.device).collect();

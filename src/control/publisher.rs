@@ -17,13 +17,13 @@ pub(super) struct Publisher {
     /// `None` until a first snapshot is published.
     in_force: Option<Arc<View>>,
     revocations: Arc<Revocations>,
-    /// What refusals are compared with; see [`View::previous`].
+    /// The snapshot that refusals are compared with; see [`View::previous`].
     previous: Option<Arc<Snapshot>>,
     /// The view in force has all of them.
     is_settled: bool,
-    /// Since when the store has told what was read last.
+    /// Time since which the last read could have been made.
     readable_since: Instant,
-    /// The same of the oldest that the view in force does not have.
+    /// Time since which the oldest end that is not in force yet could be read.
     ended_at: Option<Instant>,
     retired: Retired,
     /// `None` where nothing is kept on disk.
@@ -69,7 +69,7 @@ impl Publisher {
         Some((snapshot, read_by))
     }
 
-    /// What is kept from now on was read by these queries.
+    /// Sets the queries that snapshots are read by from now on, for the copy on disk.
     pub(super) fn read_by(&mut self, queries: QueriesDigest) {
         if let Some(persistence) = &mut self.persistence {
             persistence.read_by(queries);
@@ -90,7 +90,7 @@ impl Publisher {
         self.ended_at.get_or_insert(self.readable_since);
     }
 
-    /// What is read next is there to be read since `readable_since`.
+    /// Records that the next rows could be read since `readable_since`.
     pub(super) fn record_readable(&mut self, readable_since: Instant) {
         self.readable_since = readable_since;
     }
@@ -112,7 +112,7 @@ impl Publisher {
         self.put_in_force(snapshot);
     }
 
-    /// What refusals are to be compared with from the next view on, or at once where it is nothing.
+    /// Sets the snapshot that refusals are compared with from the next view on; `None` counts at once.
     pub(super) fn compare_with(&mut self, previous: Option<Arc<Snapshot>>) {
         let was_compared = std::mem::replace(&mut self.previous, previous).is_some();
         if was_compared && self.previous.is_none() {
@@ -147,7 +147,7 @@ impl Publisher {
         &self.revocations
     }
 
-    /// Of the next snapshot to be published.
+    /// The generation of the next snapshot.
     pub(super) fn next_generation(&self) -> Generation {
         Generation(self.in_force.as_ref().map_or(0, |view| view.snapshot.generation().0) + 1)
     }

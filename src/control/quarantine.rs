@@ -8,22 +8,22 @@ use crate::store::{Quarantined, RowKey};
 
 /// See the module.
 pub(super) struct Quarantine {
-    record: GuardReport,
+    report: GuardReport,
     keys: HashSet<RowKey>,
-    /// Some of the rows that were read last.
+    /// Examples of the bad rows that were read last.
     examples: Vec<Quarantined>,
 }
 
 impl Quarantine {
-    pub(super) fn new(record: GuardReport) -> Self {
-        Self { record, keys: HashSet::new(), examples: Vec::new() }
+    pub(super) fn new(report: GuardReport) -> Self {
+        Self { report, keys: HashSet::new(), examples: Vec::new() }
     }
 
     /// The outcome of a full read: these rows are bad, all others are not.
     pub(super) fn replace(&mut self, quarantined: Vec<Quarantined>) {
         let before = std::mem::take(&mut self.keys);
         let is_new = |row: &&Quarantined| !before.contains(&row.key);
-        self.record.quarantined(quarantined.iter().filter(is_new));
+        self.report.quarantined(quarantined.iter().filter(is_new));
         self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
         self.keys = quarantined.into_iter().map(|row| row.key).collect();
     }
@@ -33,7 +33,7 @@ impl Quarantine {
         for key in changes.iter().filter_map(row_key) {
             self.keys.remove(&key);
         }
-        self.record.quarantined(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
+        self.report.quarantined(quarantined.iter().filter(|row| !self.keys.contains(&row.key)));
         if !quarantined.is_empty() {
             self.examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
         }

@@ -26,12 +26,12 @@ pub(super) struct Refresher {
     authority: Arc<Authority>,
     admission: Admission,
     status: StatusHandle,
-    /// By which the source reads.
+    /// Queries that the source runs.
     queries: Queries,
     refresh_every: Duration,
     reconcile_every: Duration,
     reconcile_at: Instant,
-    /// Between full reads that are wanted before their time.
+    /// Pause between full reads that come before their time.
     reread_pause: Duration,
     /// Failed reads in a row.
     failures: u32,
@@ -44,7 +44,7 @@ impl Refresher {
         source: Box<dyn Source>,
         authority: Arc<Authority>,
         on_publish: Box<dyn Fn() + Send>,
-        record: GuardReport,
+        report: GuardReport,
         config: &Config,
     ) -> Result<Self, StoreError> {
         let store = source.describe();
@@ -53,7 +53,7 @@ impl Refresher {
         let persistence = config.authz.state.as_ref().map(keep);
         let publisher = Publisher::new(Arc::clone(&authority), on_publish, persistence);
         let mut refresher = Self {
-            admission: Admission::new(config, publisher, record),
+            admission: Admission::new(config, publisher, report),
             source,
             authority,
             status: StatusHandle::new(ControlStatus { store, ..ControlStatus::default() }),
@@ -112,7 +112,7 @@ impl Refresher {
     }
 
     fn answer(&mut self, request: Request) {
-        // Who has stopped waiting needs no answer. A fault is answered by the sender's being dropped.
+        // Ignore requesters that gave up. After a fault the sender is dropped, which is the reply.
         let answered = catch_unwind(AssertUnwindSafe(|| match request {
             Request::Diff(answer) => drop(answer.send(self.admission.diff())),
             Request::Accept(answer) => drop(answer.send(self.admission.accept())),
@@ -155,8 +155,8 @@ impl Refresher {
         Ok(())
     }
 
-    /// Until the next read. A store that fails is asked less and less often, by no two nodes in step, but comes
-    /// back soon.
+    /// The pause before the next read. After failures it grows, with jitter so that nodes do not read in step, but
+    /// stays short.
     fn pause(&self) -> Duration {
         let pause = self.refresh_every.saturating_mul(1 << self.failures.min(16));
         let pause = pause.min(FAILURE_PAUSE_MAX.max(self.refresh_every)).max(PAUSE_MIN);
@@ -264,7 +264,7 @@ impl Refresher {
         self.fail(error.to_string());
     }
 
-    /// Tells a failure in the log when it begins and when it turns into another one, not with every read.
+    /// Logs a failure when it begins and when it changes, not with every read.
     fn fail(&mut self, error: String) {
         self.authority.lost_store();
         self.failures = self.failures.saturating_add(1);
@@ -291,16 +291,16 @@ pub(super) fn jittered(period: Duration) -> Duration {
     period.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
 }
 
-/// Between two reads of a store that fails.
+/// Longest pause between two reads of a store that fails.
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Between two full reads that are wanted before their time; a hold can last for days.
+/// Shortest pause between two full reads that come before their time; a hold can last for days.
 const REREAD_PAUSE_MIN: Duration = Duration::from_millis(500);
 
-/// How many times longer than a full read the pause after it is, so that a large store has time for others.
+/// Factor between the time of a full read and the pause after it, so that a large store has time for others.
 const REREAD_PAUSE_FACTOR: u32 = 10;
 
-/// Between two reads at all, also where `authz.refresh` is 0.
+/// Shortest pause between two reads, also where `authz.refresh` is 0.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

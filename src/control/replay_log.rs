@@ -7,7 +7,7 @@ use crate::authz::{Authority, Query};
 /// See the module.
 pub(super) struct ReplayLog {
     known: HashSet<Query>,
-    /// The same, in the order in which they came.
+    /// The queries again, in the order in which they came.
     order: VecDeque<Query>,
     max: usize,
 }
@@ -25,7 +25,7 @@ impl ReplayLog {
         }
     }
 
-    /// In the order in which they came.
+    /// The queries, in the order in which they came.
     pub(super) fn queries(&self) -> &VecDeque<Query> {
         &self.order
     }

@@ -1,4 +1,4 @@
-//! Tells what the guard does, holds and finds wrong: the log in words, the audit log in fields.
+//! Reports what the guard does: as text in the log, as events in the audit log.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl GuardReport {
         self.audit.emit(AuditEvent::HoldBegin(alarm(hold, in_force)));
     }
 
-    /// `before` was held by, for as long as `held`, and now it is `hold`.
+    /// Reports that `hold` replaces `before`, which lasted for `held`.
     pub(super) fn hold_changes(
         &self,
         before: &Hold,
@@ -82,7 +82,7 @@ impl GuardReport {
     }
 }
 
-/// What a rollback has put in the place of what.
+/// The generations of a rollback.
 pub(super) struct Return {
     pub from: Generation,
     pub to: Generation,

@@ -36,7 +36,7 @@ impl ReusedAddresses {
         Self { devices: stale.filter(is_anothers).map(|device| device.id).collect() }
     }
 
-    /// What puts them on `snapshot`.
+    /// The changes that apply them to `snapshot`.
     pub(super) fn changes(&self, snapshot: &Snapshot) -> Vec<Change> {
         let masked = |id: &DeviceId| snapshot.device(*id).map(|device| Device { address: None, ..device });
         self.devices.iter().filter_map(masked).map(Change::Device).collect()

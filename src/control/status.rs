@@ -12,19 +12,19 @@ use crate::store::StoreWarnings;
 pub struct ControlStatus {
     /// The kind and place of the store, without secrets.
     pub store: String,
-    /// Of the snapshot in force; `None` while there is none.
+    /// Generation in force; `None` while there is none.
     pub generation: Option<Generation>,
-    /// In the snapshot in force.
+    /// Rows of the snapshot in force.
     pub rows: RowCounts,
-    /// When the store last said that the snapshot is current.
+    /// Time when the store last confirmed that the snapshot is current.
     pub confirmed_at: UnixMillis,
-    /// Why the store cannot be read now; `None` while it can.
+    /// Error of the last read; `None` while the store can be read.
     pub last_error: Option<String>,
     /// Reads so far that failed.
     pub store_errors: u64,
     /// Rows that do not decode now; their last good versions are in force.
     pub quarantined: usize,
-    /// Why the store's last word is not in force; `None` where it is.
+    /// Hold that keeps the store's last answer out of force; `None` where it is in force.
     pub hold: Option<HoldStatus>,
     /// Holds so far, by rule.
     pub holds: HoldCounts,
@@ -40,7 +40,7 @@ pub struct ControlStatus {
     pub rollbacks: u64,
     /// Full reads so far.
     pub reads_of_everything: u64,
-    /// What the store, and what gives device addresses beside it, say that nothing can be made of.
+    /// Rows and lines of the store and of the address sources that are not understood.
     pub warnings: StoreWarnings,
 }
 

@@ -11,7 +11,7 @@ use super::{Cause, LabelCounts, Latency, RefusalLabel, SlowestRequests, TlsHands
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Only the owning thread may call this; a second writer would lose counts.
+    /// Adds `n`. Only the owning thread may call this; a second writer would lose counts.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
@@ -20,7 +20,7 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
-    /// For what goes up and down by itself.
+    /// Sets a value that goes up and down by itself.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
@@ -30,33 +30,33 @@ impl Counter {
     }
 }
 
-/// What one engine thread counts. Padded so that two threads never write the same cache line.
+/// Counters of one engine thread, padded so that two threads never write the same cache line.
 #[derive(Default)]
 pub struct EngineCounters {
     pub hot: CachePadded<HotCounters>,
     pub sessions: CachePadded<SessionCounters>,
-    /// From accept to the end of the TLS handshake.
+    /// Time from accept to the end of the TLS handshake, in µs.
     pub accept_to_secured: Latency,
     /// TLS handshakes by outcome.
     pub tls_handshakes: LabelCounts<TlsHandshakeOutcome>,
     /// TLS tunnels by what opens and seals their records.
     pub tls_tunnels: LabelCounts<TlsRecordsBy>,
-    /// From accept to the dial being handed to the kernel.
+    /// Time from accept until the kernel has the connect to the device, in µs.
     pub accept_to_dial: Latency,
-    /// From accept to the first byte of the reply, whatever it says.
+    /// Time from accept to the first byte of the reply, in µs; refusals are included.
     pub accept_to_reply: Latency,
-    /// What a decision for a new client takes, in nanoseconds.
+    /// Time that a decision for a new client takes, in ns.
     pub decision_ns: Latency,
-    /// From the dial to its outcome.
+    /// Time from the connect to the device to its outcome, in µs.
     pub dial: Latency,
-    /// From handing a request to another node to what that said.
+    /// Time from handing a request to a peer to its reply, in µs.
     pub handover: Latency,
-    /// By their true cause, as the audit log names it.
+    /// Refusals by reply and true cause.
     pub refusals: LabelCounts<RefusalLabel>,
     /// Tunnels that ended, by the cause that the audit log names.
     pub ends: LabelCounts<Cause>,
     pub slowest_requests: SlowestRequests,
-    /// From a revocation's being there to be read in the store to the end of a tunnel by it.
+    /// Time from when a revocation could be read in the store to the end of a tunnel by it, in µs.
     pub revoked_to_closed: Latency,
 }
 
@@ -64,14 +64,14 @@ pub struct EngineCounters {
 #[derive(Debug, Default)]
 pub struct HotCounters {
     pub turns: Counter,
-    /// Times that a thread looked on instead of sleeping, and work came.
+    /// Times that a thread spun instead of sleeping, and work came.
     pub spins_hit: Counter,
-    /// The same, in vain.
+    /// Times that a thread spun, and no work came.
     pub spins_missed: Counter,
     /// Client to device.
     pub bytes_up_copied: Counter,
     pub bytes_up_spliced: Counter,
-    /// By a tunnel of which either end speaks TLS.
+    /// Bytes of tunnels with TLS on either side.
     pub bytes_up_tls: Counter,
     /// Device to client.
     pub bytes_down_copied: Counter,
@@ -99,7 +99,7 @@ pub struct SessionCounters {
     /// Connections of a load balancer that only looked whether the node lives.
     pub balancer_checks: Counter,
     pub tunnels_opened: Counter,
-    /// Of those, the ones by another node.
+    /// Tunnels that were opened by way of a peer; `tunnels_opened` includes them.
     pub tunnels_forwarded: Counter,
     /// Requests that were handed on by a connection that was there before.
     pub spares_used: Counter,

@@ -48,7 +48,7 @@ pub enum TlsHandshakeOutcome {
     TurnedAway,
 }
 
-/// What opens and seals the TLS records of a tunnel.
+/// The party that opens and seals the TLS records of a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsRecordsBy {
     Kernel,

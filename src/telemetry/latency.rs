@@ -9,10 +9,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Microseconds, to two significant digits, up to two minutes; what took longer counts as that.
+/// Latencies in µs, to two significant digits. A latency above two minutes counts as two minutes.
 pub struct Latency {
     recent: Mutex<Box<Histogram<u32>>>,
-    /// Everything that was read before, and an empty histogram to swap in.
+    /// Totals of everything read before, and an empty histogram to swap in.
     read: Mutex<ReadTotals>,
 }
 
@@ -26,12 +26,12 @@ impl Latency {
         self.record(us);
     }
 
-    /// In the unit that all of this latency's readers take it for.
+    /// Records a value in the unit that the readers of this latency expect.
     pub fn record(&self, value: u64) {
         self.recent.lock().saturating_record(value);
     }
 
-    /// All that was ever recorded.
+    /// Returns everything recorded so far.
     pub fn total(&self) -> Histogram<u64> {
         let mut read = self.read.lock();
         let ReadTotals { total, spare } = &mut *read;

@@ -1,6 +1,6 @@
-//! The slowest handshakes of the last minute, as one thread saw them.
+//! The slowest requests of the last minute, as one thread recorded them.
 //!
-//! The thread that records never waits: where somebody is reading, it leaves the handshake out.
+//! The recording thread never waits: while a reader holds the lock, it leaves the request out.
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::Cause;
 use crate::authz::{DeviceUuid, UnixMillis};
 
-/// From accept to the reply, whatever it said.
+/// Duration of one request from accept to the reply, and its outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestTiming {
     pub at: UnixMillis,
@@ -57,7 +57,7 @@ fn is_recent(handshake: &RequestTiming, now: UnixMillis) -> bool {
     now.0.saturating_sub(handshake.at.0) <= RECENT_MS
 }
 
-/// Of each thread; a page shows as many of all threads together.
+/// Number of requests kept for each thread. The status page shows as many of all threads together.
 pub const SLOWEST_KEPT: usize = 8;
 
 const RECENT_MS: i64 = 60_000;

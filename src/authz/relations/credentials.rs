@@ -65,7 +65,7 @@ pub(in crate::authz) struct SoughtCredential<'a> {
     packed: Sought<'a, PackedCredential>,
 }
 
-/// What a credential is, beside its key.
+/// The fields of a credential, beside its key.
 pub(in crate::authz) struct HeldCredential {
     pub(in crate::authz) principal: PrincipalId,
     pub(in crate::authz) expires_at: Option<UnixMillis>,

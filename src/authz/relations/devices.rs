@@ -20,7 +20,7 @@ pub(in crate::authz) struct Devices {
     nodes: Arc<NodeNames>,
 }
 
-/// What a decision needs to know of a device.
+/// The fields of a device that a decision needs.
 pub(in crate::authz) struct LocatedDevice<'a> {
     pub(in crate::authz) id: DeviceId,
     pub(in crate::authz) fleet: Option<FleetId>,
@@ -114,7 +114,7 @@ impl Devices {
         self.packed.iter().map(|row| row.unpack(&self.nodes)).chain(self.whole.iter().cloned())
     }
 
-    /// As [`iter`](Self::iter), without a copy of each.
+    /// Counts devices without a copy of each.
     pub(in crate::authz) fn count(&self, is_counted: impl Fn(&LocatedDevice<'_>) -> bool) -> usize {
         let packed = self.packed.iter().map(|row| row.located(&self.nodes));
         packed.chain(self.whole.iter().map(Device::located)).filter(is_counted).count()
@@ -125,8 +125,8 @@ impl Devices {
     }
 }
 
-/// What a list of edits comes to. A device ends where a later one claims its id or its uuid, whatever
-/// becomes of the later one.
+/// The net effect of a list of edits. A device ends where a later one claims its id or its uuid, whatever
+/// happens to the later one.
 struct DeviceEdits {
     put: Vec<Device>,
     /// Ids that no device has in the end.

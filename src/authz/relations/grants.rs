@@ -23,7 +23,7 @@ pub(in crate::authz) struct SoughtGrants<'a> {
     between: Between,
 }
 
-/// Whom grants are for, and to what they lead.
+/// The principal and the device that grants are sought for.
 #[derive(Clone, Copy)]
 pub(in crate::authz) struct Between {
     pub(in crate::authz) principal: PrincipalId,
@@ -32,7 +32,8 @@ pub(in crate::authz) struct Between {
 }
 
 impl Between {
-    /// Without a fleet, the same twice: a decision takes the better of equals.
+    /// Returns the keys of all grants that may apply. Without a fleet, one of them is there twice, which changes no
+    /// decision.
     #[inline]
     fn keys(self) -> [GrantKey; SCOPES] {
         let Self { principal, device, fleet } = self;
@@ -78,7 +79,7 @@ impl SoughtGrants<'_> {
     }
 }
 
-/// Of the kinds of scope that name a device: itself, its fleet, any.
+/// Number of the scopes that cover a device: itself, its fleet, any.
 const SCOPES: usize = 3;
 
 impl Grants {
@@ -116,7 +117,7 @@ impl Grants {
         lasting.or_else(ending).or_else(whole)
     }
 
-    /// Has the grants fetched that lead from a principal to a device.
+    /// Begins to fetch the grants that lead from a principal to a device.
     #[inline]
     pub(in crate::authz) fn seek(&self, between: Between) -> SoughtGrants<'_> {
         if self.has_others() {

@@ -13,16 +13,16 @@ pub(super) struct Index<I> {
     entries: Table<IndexEntry<I>>,
 }
 
-/// For one id the digest of the key that its row is found by.
+/// The digest of the key of one id's row.
 #[derive(Clone, Copy)]
 pub(super) struct IndexEntry<I> {
-    /// As bytes: an `i64` would be followed by four bytes of nothing.
+    /// The id as bytes: an `i64` would be followed by four bytes of padding.
     id: [u8; 8],
     digest: KeyDigest,
     of: PhantomData<I>,
 }
 
-/// Where rows were that a change replaces or removes.
+/// Places of the rows that a change replaces or removes.
 pub(super) struct DisplacedEntries<I> {
     pub(super) ids: HashSet<I>,
     pub(super) digests: Vec<KeyDigest>,

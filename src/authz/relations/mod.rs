@@ -1,4 +1,4 @@
-//! The three relations as tables: how their rows are packed, and what becomes of them when they change.
+//! The three relations as tables: how their rows are packed, and how they change.
 //!
 //! A row is packed where its numbers are small and its shape is the usual one. Any other is kept whole in a
 //! table of its own, which is empty in most snapshots and then costs no lookup.
@@ -19,7 +19,7 @@ pub(super) use devices::{Devices, LocatedDevice, SoughtDevice};
 pub(super) use grants::{Between, Grants, SoughtGrants};
 use hashbrown::HashSet;
 
-/// What becomes of one row of a relation.
+/// A change of one row of a relation.
 pub(super) enum Edit<R: Identified> {
     Put(R),
     Remove(R::Id),

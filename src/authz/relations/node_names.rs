@@ -10,7 +10,7 @@ pub(super) struct NodeNames {
     numbers: HashMap<Box<str>, NodeNumber>,
 }
 
-/// Of a name among [`NodeNames`], counted from 1.
+/// Index of a name in [`NodeNames`], counted from 1.
 #[derive(Clone, Copy)]
 pub(super) struct NodeNumber(NonZeroU16);
 

@@ -43,7 +43,7 @@ impl PackedKey {
         GrantKey { principal: PrincipalId((self.0 >> 32) as i64), scope }
     }
 
-    /// As two halves: a row of whole words would be aligned to eight bytes.
+    /// Splits the key into two halves: a row of whole words would be aligned to eight bytes.
     const fn halves(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }

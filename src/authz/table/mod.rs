@@ -16,9 +16,9 @@ use shard::Shard;
 
 use crate::sys::memory;
 
-/// What a table holds.
+/// A row of a table.
 pub(super) trait Row: Clone {
-    /// What it is found by.
+    /// The key that the row is found by.
     type Key: Copy + Ord + Hash;
     /// Orders rows that share a key, the one to be looked at first before the others. Where keys and ranks
     /// are equal, one row is a version of the other.
@@ -60,13 +60,13 @@ const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Clone)]
 pub(super) struct Table<R> {
     branches: Arc<[Branch<R>]>,
-    /// On all branches together, without those that only fill the last one up.
+    /// Number of shards on all branches, without those that only fill up the last one.
     shards: u32,
     len: usize,
     hasher: KeyHasher,
 }
 
-/// Of a fixed length, so that the root is an array of plain pointers.
+/// Branches of a fixed length, so that the root is an array of plain pointers.
 type Branch<R> = Arc<[Shard<R>; BRANCH_SHARDS]>;
 
 impl<R: Row> Table<R> {
@@ -207,7 +207,7 @@ impl<'a, R: Row> Hits<'a, R> {
 /// Rows of a bucket that are looked at together.
 const AT_ONCE: usize = 8;
 
-/// Where a digest leads in a table of so many shards. Keeps the order of the digests.
+/// The position of a digest in a table. Keeps the order of the digests.
 #[derive(Clone, Copy)]
 struct BucketPlace {
     branch: usize,
@@ -227,7 +227,7 @@ impl BucketPlace {
         }
     }
 
-    /// Of the shard, counted from the first of the first branch.
+    /// Index of the shard, counted from the first of the first branch.
     fn number(self) -> usize {
         self.branch * BRANCH_SHARDS + self.shard
     }

@@ -10,7 +10,7 @@ use super::{BucketPlace, KeyDigest, Row};
 #[repr(align(64))]
 pub(super) struct Shard<R> {
     rows: Arc<[R]>,
-    /// Where each bucket begins and the one before it ends, in steps of [`step_bits`], rounded down.
+    /// Start of each bucket, which is the end of the one before, in steps of [`step_bits`], rounded down.
     bounds: [u8; BUCKETS + 1],
 }
 
@@ -77,8 +77,8 @@ impl<R: Row> Digested<R> {
     }
 }
 
-/// How coarsely bounds are told in a shard of so many rows, in powers of two: in all but those that one key
-/// crowds, exactly.
+/// Step of the bounds in a shard of so many rows, as a power of two. It is 1, but in a shard that one key
+/// crowds.
 fn step_bits(rows: usize) -> u32 {
     (rows / (EXACT_ROWS_MAX + 1)).checked_ilog2().map_or(0, |bits| bits + 1)
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::candidate::CandidateBuilder;
 use super::guard::{
-    Candidate, Difference, Guard, Hold, Holders, Prober, ReadScope, Replay, Since, Verdict,
+    Candidate, Difference, Guard, Hold, PeerPolls, Prober, ReadScope, Replay, Since, Verdict,
     revokes_everything,
 };
 use super::history::History;
@@ -33,63 +33,63 @@ use crate::store::{Quarantined, Relation, RowKey, Rows, queries_digest};
 use crate::telemetry::By;
 use rollback::Rejection;
 
-/// Everything that rows pass through, once they were read.
+/// The way of rows from a read to a publication.
 pub(super) struct Admission {
-    record: GuardReport,
+    report: GuardReport,
     guard: Guard,
     publisher: Publisher,
-    /// What passed the guard last; `None` before anything has.
+    /// Snapshot that passed the guard last; `None` before the first.
     last_good: Option<Arc<Snapshot>>,
     /// Rows of `last_good` that are not revoked.
     live: RowCounts,
-    mirror: CandidateBuilder,
-    absences: MissingRows,
+    candidate_builder: CandidateBuilder,
+    missing_rows: MissingRows,
     quarantine: Quarantine,
-    /// Why revocations that the last full read told are not believed; see [`revokes_everything`].
+    /// Hold because the revocations of the last full read are not believed; see [`revokes_everything`].
     doubt: Option<Hold>,
     holding: Holding,
     prober: Prober,
-    holders: Holders,
+    peer_polls: PeerPolls,
     recent: ReplayLog,
     node: Option<String>,
-    /// What was kept on disk was read by others, and nothing has been published since.
+    /// Other queries read the state on disk, and nothing has been published since.
     queries_are_unproven: bool,
-    /// On the last good snapshot, while something else is held back.
-    masks: ReusedAddresses,
+    /// Changes of addresses on top of the last good snapshot, while something else is held.
+    reused_addresses: ReusedAddresses,
     reads_of_everything: u64,
     history: History,
     probation: Probation,
-    /// Why what the store says is not published again, after a rollback.
+    /// Reason of a rollback, which keeps the store's answer from being published again.
     rejection: Option<Rejection>,
     on_regression: OnRegression,
     rollbacks: u64,
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config, publisher: Publisher, record: GuardReport) -> Self {
+    pub(super) fn new(config: &Config, publisher: Publisher, report: GuardReport) -> Self {
         Self {
             guard: Guard::new(config),
             prober: Prober::new(config),
-            holders: Holders::new(config),
+            peer_polls: PeerPolls::new(config),
             recent: ReplayLog::new(config.authz.guard.replay),
             node: config.vpn.node.clone(),
-            masks: ReusedAddresses::default(),
+            reused_addresses: ReusedAddresses::default(),
             publisher,
             last_good: None,
             live: RowCounts::default(),
-            mirror: CandidateBuilder::empty(),
-            absences: MissingRows::default(),
-            quarantine: Quarantine::new(record.clone()),
+            candidate_builder: CandidateBuilder::empty(),
+            missing_rows: MissingRows::default(),
+            quarantine: Quarantine::new(report.clone()),
             doubt: None,
-            holding: Holding::new(record.clone()),
+            holding: Holding::new(report.clone()),
             queries_are_unproven: false,
             reads_of_everything: 0,
             history: History::new(config.authz.guard.probation),
-            probation: Probation::new(config, record.clone()),
+            probation: Probation::new(config, report.clone()),
             rejection: None,
             on_regression: config.authz.guard.on_regression,
             rollbacks: 0,
-            record,
+            report,
         }
     }
 
@@ -98,7 +98,7 @@ impl Admission {
         self.publisher.read_by(queries_digest(&config.store, &config.authz));
         self.guard = Guard::new(config);
         self.prober = Prober::new(config);
-        self.holders = Holders::new(config);
+        self.peer_polls = PeerPolls::new(config);
         self.on_regression = config.authz.guard.on_regression;
     }
 
@@ -112,7 +112,7 @@ impl Admission {
             );
         }
         self.live = count_live(&kept);
-        self.mirror.share(&kept, &HashSet::new());
+        self.candidate_builder.share(&kept, &HashSet::new());
         Some(self.last_good.insert(kept))
     }
 
@@ -121,7 +121,7 @@ impl Admission {
         self.publisher.confirm(now);
     }
 
-    /// What comes next was there to be read since `readable_since`.
+    /// Records that the next rows could be read since `readable_since`.
     pub(super) fn record_readable(&mut self, readable_since: Instant) {
         self.publisher.record_readable(readable_since);
     }
@@ -129,12 +129,12 @@ impl Admission {
     /// A full read.
     pub(super) fn apply_rows(&mut self, mut rows: Rows) {
         let quarantined = std::mem::take(&mut rows.quarantined);
-        self.absences.count_read(ReadScope::Everything);
+        self.missing_rows.count_read(ReadScope::Everything);
         let ends = self.believed_ends(&rows);
         self.publisher.end(&ends);
         // What follows takes its time.
         self.publisher.settle();
-        self.mirror.replace(rows, &quarantined, self.last_good.as_deref());
+        self.candidate_builder.replace(rows, &quarantined, self.last_good.as_deref());
         self.quarantine.replace(quarantined);
         self.reads_of_everything += 1;
         self.judge(ReadScope::Everything);
@@ -143,7 +143,7 @@ impl Admission {
 
     /// A read of changes. Deleted rows are no ends: their absence waits for the next read.
     pub(super) fn apply_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
-        self.absences.count_read(ReadScope::Changes);
+        self.missing_rows.count_read(ReadScope::Changes);
         let bad: HashSet<&RowKey> = quarantined.iter().map(|row| &row.key).collect();
         // What is told as gone and does not decode either is there, and says that it is revoked.
         let is_end =
@@ -153,7 +153,7 @@ impl Admission {
         if changes.len() > QUICK_CHANGES_MAX {
             self.publisher.settle();
         }
-        self.mirror.apply(changes, &bad);
+        self.candidate_builder.apply(changes, &bad);
         self.quarantine.update(changes, quarantined);
         self.judge(ReadScope::Changes);
         self.publisher.settle();
@@ -161,9 +161,9 @@ impl Admission {
 
     /// A read of changes that found none. It confirms what the one before told.
     pub(super) fn apply_nothing(&mut self) {
-        self.absences.count_read(ReadScope::Changes);
-        let is_asking = self.prober.is_asking() || self.holders.is_asking();
-        let is_awaited = self.absences.waiting() > 0 || is_asking;
+        self.missing_rows.count_read(ReadScope::Changes);
+        let is_asking = self.prober.is_asking() || self.peer_polls.is_asking();
+        let is_awaited = self.missing_rows.waiting() > 0 || is_asking;
         if is_awaited || self.holding.is_without_candidate() {
             self.judge(ReadScope::Changes);
             self.publisher.settle();
@@ -177,9 +177,9 @@ impl Admission {
         }
     }
 
-    /// Whether a full read is wanted before its time, to heal a hold or to confirm an absence.
+    /// Returns whether a full read should come before its time, to heal a hold or to confirm an absence.
     pub(super) fn wants_everything_read(&self) -> bool {
-        self.holding.is_holding() || self.absences.want_everything_read()
+        self.holding.is_holding() || self.missing_rows.want_everything_read()
     }
 
     /// Frees what no engine looks at any more, and fetches what they have seen. To be called before each read.
@@ -195,15 +195,15 @@ impl Admission {
         status.quarantined = self.quarantine.len();
         status.hold = self.holding.current().cloned();
         status.holds = self.holding.counts();
-        status.absences_waiting = self.absences.waiting();
-        status.absences_honoured = self.absences.honoured();
+        status.absences_waiting = self.missing_rows.waiting();
+        status.absences_honoured = self.missing_rows.honoured();
         status.reads_of_everything = self.reads_of_everything;
         status.on_probation = self.history.oldest().is_some();
         status.regressions = self.probation.total();
         status.rollbacks = self.rollbacks;
     }
 
-    /// What `rows` explicitly say has ended, but for a relation that seems to end as a whole.
+    /// Returns the explicit ends in `rows`, without a relation that seems to end as a whole.
     fn believed_ends(&mut self, rows: &Rows) -> Vec<Change> {
         let since = match self.reads_of_everything {
             _ if self.queries_are_unproven => Since::OtherQueries,
@@ -223,7 +223,7 @@ impl Admission {
     fn judge(&mut self, read: ReadScope) {
         let now = UnixMillis::now();
         let difference = match &self.last_good {
-            Some(last_good) => self.mirror.difference(last_good),
+            Some(last_good) => self.candidate_builder.difference(last_good),
             None => Difference::default(),
         };
         match self.verdict(&difference, read, now) {
@@ -252,16 +252,16 @@ impl Admission {
             self.prober.forget();
         }
         let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.poll(unlocated)));
-        let store = self.mirror.snapshot();
+        let store = self.candidate_builder.snapshot();
         let displaced = last_good.map(|last_good| self.guard.displaced(difference, last_good, store));
         let directory = self.publisher.authority().directory().get();
-        let displaced = self.holders.poll(&displaced.unwrap_or_default(), &directory);
+        let displaced = self.peer_polls.poll(&displaced.unwrap_or_default(), &directory);
         let candidate = Candidate {
             store,
             difference,
             live: self.live,
             revocations: self.publisher.revocations(),
-            duplicates: self.mirror.duplicates(),
+            duplicates: self.candidate_builder.duplicates(),
             bad_rows: self.quarantine.len(),
             bad_examples: self.quarantine.examples(),
             read,
@@ -277,10 +277,11 @@ impl Admission {
     /// The last good snapshot stays, but is not to lead to addresses that are other devices' now.
     fn mask(&mut self, difference: &Difference) {
         let Some(last_good) = &self.last_good else { return };
-        let masks = ReusedAddresses::on(last_good.devices(), difference, self.mirror.snapshot());
-        if masks != self.masks {
-            let masked = last_good.apply(last_good.generation(), &masks.changes(last_good));
-            self.masks = masks;
+        let reused_addresses =
+            ReusedAddresses::on(last_good.devices(), difference, self.candidate_builder.snapshot());
+        if reused_addresses != self.reused_addresses {
+            let masked = last_good.apply(last_good.generation(), &reused_addresses.changes(last_good));
+            self.reused_addresses = reused_addresses;
             self.publisher.publish(Arc::new(masked));
         }
     }
@@ -289,9 +290,9 @@ impl Admission {
     fn publish(&mut self, difference: Difference, read: ReadScope, now: UnixMillis) {
         let revocations = self.publisher.revocations();
         let settled = if self.guard.is_enabled() {
-            self.absences.settle(&difference, revocations, read, now)
+            self.missing_rows.settle(&difference, revocations, read, now)
         } else {
-            self.absences.settle_all(&difference, revocations, now)
+            self.missing_rows.settle_all(&difference, revocations, now)
         };
         self.put_in_force(difference, settled);
         self.rejection = None;
@@ -304,15 +305,15 @@ impl Admission {
         self.history.end(&settled.ended);
         let difference = difference.without(&settled.kept);
         let generation = self.publisher.next_generation();
-        let masks = std::mem::take(&mut self.masks);
+        let reused_addresses = std::mem::take(&mut self.reused_addresses);
         let next = match &self.last_good {
             None => {
-                let first = self.mirror.snapshot().apply(generation, &[]);
+                let first = self.candidate_builder.snapshot().apply(generation, &[]);
                 self.live = count_live(&first);
                 first
             }
             Some(last_good) if difference.is_empty() => {
-                if !masks.is_empty() {
+                if !reused_addresses.is_empty() {
                     self.publisher.publish(Arc::clone(last_good));
                 }
                 return;
@@ -321,8 +322,9 @@ impl Admission {
                 self.live = difference.count_live(self.live);
                 let mut changes = difference.changes();
                 let stale = self.stale_devices(&settled.kept, last_good);
-                let masks = ReusedAddresses::on(stale.into_iter(), &difference, self.mirror.snapshot());
-                changes.extend(masks.changes(last_good));
+                let reused_addresses =
+                    ReusedAddresses::on(stale.into_iter(), &difference, self.candidate_builder.snapshot());
+                changes.extend(reused_addresses.changes(last_good));
                 last_good.apply(generation, &changes)
             }
         };
@@ -331,11 +333,11 @@ impl Admission {
             self.history.push(before, difference.keys().collect());
             self.publisher.compare_with(self.history.oldest().cloned());
         }
-        self.mirror.share(&next, &settled.kept);
+        self.candidate_builder.share(&next, &settled.kept);
         self.publisher.publish(next);
     }
 
-    /// Of the last good snapshot.
+    /// The generation of the last good snapshot.
     fn generation(&self) -> Option<Generation> {
         self.last_good.as_deref().map(Snapshot::generation)
     }

@@ -9,10 +9,10 @@ use crate::control::hold::HoldStatus;
 use crate::telemetry::By;
 
 impl Admission {
-    /// What publishing what the store says would change.
+    /// Returns what a publication of the store's answer would change.
     pub(in crate::control) fn diff(&mut self) -> Result<DiffReport, GuardCommandError> {
         let last_good = self.last_good.clone().ok_or(GuardCommandError::NothingInForce)?;
-        let difference = self.mirror.difference(&last_good);
+        let difference = self.candidate_builder.difference(&last_good);
         let node = self.node.as_deref();
         Ok(DiffReport::of(&difference, self.holding.current().cloned(), node))
     }
@@ -26,7 +26,7 @@ impl Admission {
         }
         let now = UnixMillis::now();
         let difference = match &self.last_good {
-            Some(last_good) => self.mirror.difference(last_good),
+            Some(last_good) => self.candidate_builder.difference(last_good),
             None => Difference::default(),
         };
         let rows = difference.len();
@@ -37,7 +37,7 @@ impl Admission {
         let revoked: Vec<Change> =
             difference.changes().into_iter().filter(|change| !change.is_gone()).collect();
         self.publisher.end(&revoked);
-        let settled = self.absences.settle_all(&difference, self.publisher.revocations(), now);
+        let settled = self.missing_rows.settle_all(&difference, self.publisher.revocations(), now);
         self.put_in_force(difference, settled);
         self.history.forget_all();
         self.publisher.compare_with(None);

@@ -11,33 +11,33 @@ use crate::authz::{Change, Revocations, Snapshot, UnixMillis};
 use crate::control::candidate::{CandidateBuilder, NEVER_PUBLISHED};
 use crate::control::commands::DiffReport;
 use crate::control::guard::{
-    Candidate, Changed, Difference, DisplacedDevice, Hold, PeerAnswer, ReadScope, Replay, Rule, Touched,
+    Candidate, Changed, Difference, DisplacedDevices, Hold, PeerAnswer, ReadScope, Replay, Rule, Touched,
     Unlocated, is_live_credential, is_live_grant,
 };
 use crate::control::hold::HoldStatus;
 use crate::store::{Comparison, RowKey};
 
 impl Admission {
-    /// What the candidate of `comparison` would change, with the hold by which it is refused, if it is.
+    /// Returns what the candidate of `comparison` would change, with the hold that refuses it, if one does.
     pub(in crate::control) fn judge_queries(&mut self, comparison: Comparison) -> DiffReport {
         let now = UnixMillis::now();
         let Comparison { running, mut candidate } = comparison;
         let running = Snapshot::build(NEVER_PUBLISHED, running.credentials, running.grants, running.devices);
         let bad_rows = std::mem::take(&mut candidate.quarantined);
-        let mut mirror = CandidateBuilder::empty();
-        mirror.replace(candidate, &bad_rows, Some(&running));
-        let shown = mirror.difference(&running);
+        let mut candidate_builder = CandidateBuilder::empty();
+        candidate_builder.replace(candidate, &bad_rows, Some(&running));
+        let shown = candidate_builder.difference(&running);
 
         let revocations = self.publisher.revocations();
         let revived = revived(&shown, revocations);
-        mirror.apply(&ended(&shown, revocations, now), &HashSet::new());
-        let difference = Difference::between(&running, mirror.snapshot(), &Touched::Everything);
+        candidate_builder.apply(&ended(&shown, revocations, now), &HashSet::new());
+        let difference = Difference::between(&running, candidate_builder.snapshot(), &Touched::Everything);
         let candidate = Candidate {
-            store: mirror.snapshot(),
+            store: candidate_builder.snapshot(),
             difference: &difference,
             live: count_live(&running),
             revocations,
-            duplicates: mirror.duplicates(),
+            duplicates: candidate_builder.duplicates(),
             bad_rows: bad_rows.len(),
             bad_examples: &bad_rows,
             read: ReadScope::Everything,
@@ -48,11 +48,11 @@ impl Admission {
         let node = self.node.as_deref();
         let replay = Replay { recent: self.recent.queries(), in_force: &running, node };
         let unlocated = self.guard.unlocated(&difference, &running);
-        let displaced = self.guard.displaced(&difference, &running, mirror.snapshot());
+        let displaced = self.guard.displaced(&difference, &running, candidate_builder.snapshot());
         let hold = revived
             .or_else(|| self.guard.judge_once(&candidate, replay).err())
             .or_else(|| unlocated.as_ref().map(Unlocated::by_query))
-            .or_else(|| displaced.first().map(DisplacedDevice::by_query))
+            .or_else(|| displaced.first().map(DisplacedDevices::by_query))
             .filter(|_| self.guard.is_enabled());
         DiffReport::of(&shown, hold.map(|hold| HoldStatus { hold, since: now }), node)
     }

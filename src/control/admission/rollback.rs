@@ -11,7 +11,7 @@ use crate::control::report::Return;
 use crate::control::reused_addresses::ReusedAddresses;
 use crate::telemetry::By;
 
-/// Why what the store says was taken out of force.
+/// Reason why the store's answer was taken out of force.
 pub(super) enum Rejection {
     /// It refuses these, which the generation before allows.
     Evidence(Evidence),
@@ -31,13 +31,13 @@ impl Admission {
         let Some(evidence) = self.probation.poll(self.publisher.authority(), in_force) else { return };
         match (self.on_regression, self.restorable(&evidence)) {
             (OnRegression::Rollback, Some(before)) => {
-                self.record.rolls_back(&evidence.hold, before.generation());
+                self.report.rolls_back(&evidence.hold, before.generation());
                 self.return_to(&before, By::Guard, &evidence.hold);
                 self.holding.hold(evidence.hold.clone(), self.generation());
                 self.rejection = Some(Rejection::Evidence(evidence));
             }
             _ => {
-                self.record.may_be_wrong(&evidence.hold, self.generation());
+                self.report.may_be_wrong(&evidence.hold, self.generation());
                 self.probation.begin_anew();
             }
         }
@@ -52,25 +52,26 @@ impl Admission {
         let since = Difference::between(before, rejected, &touched);
         let returned = before.apply(self.publisher.next_generation(), &shortened(&since));
         let returned = Arc::new(returned);
-        self.mirror.touch(touched);
-        let difference = self.mirror.difference(&returned);
-        self.masks = ReusedAddresses::on(returned.devices(), &difference, self.mirror.snapshot());
-        let masked = returned.apply(returned.generation(), &self.masks.changes(&returned));
+        self.candidate_builder.touch(touched);
+        let difference = self.candidate_builder.difference(&returned);
+        self.reused_addresses =
+            ReusedAddresses::on(returned.devices(), &difference, self.candidate_builder.snapshot());
+        let masked = returned.apply(returned.generation(), &self.reused_addresses.changes(&returned));
         self.live = count_live(&returned);
         self.last_good = Some(returned);
         self.rollbacks += 1;
         self.probation.begin_anew();
         self.publisher.compare_with(self.history.oldest().cloned());
         self.publisher.publish(Arc::new(masked));
-        self.record.rolled_back(
+        self.report.rolled_back(
             by,
             hold,
             Return { from, to: before.generation(), in_force: self.generation() },
         );
     }
 
-    /// Why what the store says stays out of force; `None` once it no longer refuses most of what it was
-    /// rejected for.
+    /// Returns the hold that keeps the store's answer out of force; `None` once it no longer refuses most of what it
+    /// was rejected for.
     pub(super) fn rejected(&self, now: UnixMillis) -> Option<Hold> {
         match self.rejection.as_ref()? {
             Rejection::Person(hold) => Some(hold.clone()),
@@ -78,7 +79,7 @@ impl Admission {
                 let in_force = self.last_good.as_deref()?;
                 let is_still_refused = |query: &&Query| {
                     self.has(in_force, evidence.lost, query, now)
-                        && !self.has(self.mirror.snapshot(), evidence.lost, query, now)
+                        && !self.has(self.candidate_builder.snapshot(), evidence.lost, query, now)
                 };
                 let refused = evidence.queries.iter().filter(is_still_refused).count();
                 (refused * 2 > evidence.queries.len()).then(|| evidence.hold.clone())
@@ -108,7 +109,7 @@ impl Admission {
     }
 }
 
-/// What a person's rollback is told as.
+/// The hold that a person's rollback is reported as.
 pub(super) fn rejected_by_person(generation: u64) -> Hold {
     let figures = format!(
         "an operator has gone back to generation {generation}; `sluicegate authz accept` publishes what the \

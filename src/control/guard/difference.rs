@@ -98,7 +98,7 @@ impl Difference {
         self
     }
 
-    /// What leads from before to after.
+    /// Returns the changes that lead from before to after.
     pub(in crate::control) fn changes(&self) -> Vec<Change> {
         let credentials = self.credentials.iter().filter_map(|row| match (&row.before, &row.after) {
             (_, Some(after)) => Some(Change::Credential(*after)),
@@ -130,7 +130,7 @@ impl Difference {
         vanished(&self.credentials).filter(move |row| is_live_credential(row, revocations, now))
     }
 
-    /// The same of grants.
+    /// Returns the live grants that vanished.
     pub(in crate::control) fn lost_grants<'a>(
         &'a self,
         revocations: &'a Revocations,

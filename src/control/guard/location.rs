@@ -16,7 +16,7 @@ use crate::store::RowKey;
 /// Devices that could be dialled and that the store gives no address any more, too many for one read.
 pub(in crate::control) struct Unlocated {
     pub devices: HashSet<DeviceId>,
-    /// Where those were whose addresses nobody else has got.
+    /// Former addresses, without those that another device has now.
     pub addresses: Vec<IpAddr>,
     /// Devices that could be dialled.
     pub total: usize,
@@ -61,7 +61,7 @@ impl Unlocated {
         })
     }
 
-    /// What follows from what the network says of them.
+    /// Returns the verdict that follows from the network's answer.
     pub(super) fn verdict(&self, network: NetworkAnswer) -> Verdict {
         match network {
             NetworkAnswer::Silent => Verdict::Publish,
@@ -74,7 +74,7 @@ impl Unlocated {
         }
     }
 
-    /// Where a query has lost them, there is nothing to ask the network.
+    /// Returns the hold for devices that a changed query lost: the network has nothing to say about them.
     pub(in crate::control) fn by_query(&self) -> Hold {
         let (lost, total) = (self.devices.len(), self.total);
         self.hold(format!("{lost} of {total} devices would lose their location by the query"))

@@ -18,7 +18,7 @@ pub(super) fn check(candidate: &Candidate<'_>, allowed: Allowance) -> Result<(),
     RowLoss::new(Relation::Devices, live.devices, devices).check(candidate, allowed)
 }
 
-/// What one relation has lost.
+/// The loss of one relation.
 struct RowLoss {
     relation: Relation,
     rows: Vec<RowKey>,
@@ -101,10 +101,10 @@ pub(in crate::control) fn revokes_everything(
     Some((relation, Hold::new(Rule::Loss, usize::MAX, figures, NO_EXAMPLES)))
 }
 
-/// What a full read follows.
+/// The event before a full read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::control) enum Since {
-    /// A time in which the node did not look.
+    /// A time in which the node did not read.
     Start,
     /// Another read, a moment ago.
     Read,
@@ -112,7 +112,7 @@ pub(in crate::control) enum Since {
     OtherQueries,
 }
 
-/// How the rows of one relation compare with what was known of them, as far as it took to tell.
+/// The comparison of one relation's rows with the known ones. It stops as soon as the result is clear.
 #[derive(Default)]
 struct Tally {
     live_as_before: usize,
@@ -121,7 +121,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Of rows that say whether they are revoked, were live, and were revoked before.
+    /// Compares rows, given as: is revoked, was live, was revoked before.
     fn of(since: Since, rows: impl Iterator<Item = (bool, bool, bool)>) -> Self {
         let mut tally = Self::default();
         for (is_revoked, was_live, was_revoked) in rows {

@@ -1,7 +1,8 @@
 //! What stands between a read of the store and its publication.
 //!
-//! One file per rule; each looks at the candidate and either lets it pass or says why not. The guard keeps
-//! nothing between two reads and changes nothing: what is held, honoured or published is up to `admission`.
+//! One file per rule; each checks the candidate and either lets it pass or says why not. Between two reads the guard
+//! keeps only the waiver of an operator's `authz accept`. It publishes nothing: `admission` decides what is held,
+//! honoured or published.
 
 mod addresses;
 mod bounds;
@@ -34,12 +35,12 @@ pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is
 pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
 pub(super) use network_answer::NetworkAnswer;
-pub(super) use peers::{DisplacedDevice, Holders, PeerAnswer};
+pub(super) use peers::{DisplacedDevices, PeerAnswer, PeerPolls};
 pub(super) use probe::Prober;
 pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
 
-/// What a candidate can fail by, in the order in which it is asked.
+/// The rules that a candidate can fail, in the order of the checks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -61,9 +62,9 @@ pub enum Rule {
     Addresses,
     /// Devices that the store loses sight of are really gone.
     Location,
-    /// What was allowed a moment ago is allowed still.
+    /// Recently allowed requests stay allowed.
     Replay,
-    /// What was published is not refusing what the generation before allowed.
+    /// A publication does not refuse what the generation before allowed.
     Probation,
     /// An operator has gone back to the generation before.
     Operator,
@@ -71,7 +72,7 @@ pub enum Rule {
     Revival,
 }
 
-/// What comes of a candidate.
+/// The guard's verdict on a candidate.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Publish,
@@ -80,54 +81,54 @@ pub(super) enum Verdict {
     Hold(Hold),
 }
 
-/// Why the last good snapshot stays in force.
+/// Reason why the last good snapshot stays in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {
     pub rule: Rule,
-    /// What was counted, and what may be.
+    /// The count, and its limit.
     pub figures: String,
-    /// Some of the rows that it is about, by what listings call them.
+    /// Names of some of the rows, as in listings.
     pub examples: Vec<String>,
-    /// How bad it is, to be compared with another hold by the same rule.
+    /// Size of the problem, to compare with another hold by the same rule.
     #[serde(skip)]
     pub extent: usize,
 }
 
-/// What was read, against what is in force.
+/// A candidate for publication, beside the snapshot in force.
 pub(super) struct Candidate<'a> {
-    /// What the store says, quarantined rows by their last good versions.
+    /// The store's answer, with the last good versions of quarantined rows.
     pub store: &'a Snapshot,
-    /// Where it differs from what is in force; empty while nothing is.
+    /// Difference from the snapshot in force; empty while there is none.
     pub difference: &'a Difference,
     /// Rows in force that are not revoked.
     pub live: RowCounts,
-    /// All that are told, those of this read included.
+    /// All known revocations, with those of this read.
     pub revocations: &'a Revocations,
     pub duplicates: &'a Duplicates,
     /// Rows that do not decode, and some of them.
     pub bad_rows: usize,
     pub bad_examples: &'a [Quarantined],
-    /// Whether rows were read one by one because the store told of them, and by how many.
+    /// Scope of the read: all rows, or those that the outbox named.
     pub read: ReadScope,
-    /// What the network says of devices that the store has lost sight of, where those are too many.
+    /// The network's answer about devices without a location, where those are too many.
     pub unlocated: Option<(&'a Unlocated, NetworkAnswer)>,
-    /// What other nodes say of devices that they hold no more, where those are too many.
+    /// The peers' answer about devices that they hold no more, where those are too many.
     pub displaced: PeerAnswer,
     pub now: UnixMillis,
 }
 
-/// What a read was asked for.
+/// The scope of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ReadScope {
-    /// Every row. What a query does not give is taken for absent.
+    /// Every row. A row that a query does not return counts as absent.
     Everything,
-    /// What the outbox named. An absence is told.
+    /// The rows that the outbox named. It names absent rows, too.
     Changes,
 }
 
 /// The rules, as they are configured.
 pub(super) struct Guard {
-    /// What a person has accepted, for as long as it gets no worse and is not mended.
+    /// Waiver of an operator, as long as the problem gets no worse and is not mended.
     waiver: Option<Waiver>,
     config: config::GuardConfig,
     vpn: config::Vpn,
@@ -168,8 +169,8 @@ impl Guard {
         difference: &Difference,
         in_force: &Snapshot,
         candidate: &Snapshot,
-    ) -> Vec<DisplacedDevice> {
-        DisplacedDevice::among(difference, in_force, candidate, &self.config, &self.vpn)
+    ) -> Vec<DisplacedDevices> {
+        DisplacedDevices::among(difference, in_force, candidate, &self.config, &self.vpn)
     }
 
     /// A person accepts what `hold` is about, and what will be held for the same.
@@ -199,8 +200,8 @@ impl Guard {
         }
     }
 
-    /// The same of a candidate that nobody publishes, and that no person has accepted anything of. Its
-    /// locations are the caller's to judge.
+    /// Judges a candidate that is not to be published, without any waiver. The caller judges its locations
+    /// itself.
     pub(super) fn judge_once(&self, candidate: &Candidate<'_>, replay: Replay<'_>) -> Result<(), Hold> {
         self.check_rows(candidate).into_iter().collect::<Result<(), Hold>>()?;
         self.check_changes(candidate)?;
@@ -230,8 +231,8 @@ impl Guard {
         addresses::check(candidate, self.config.max_outside, &self.vpn)
     }
 
-    /// What a rule says of rows as such, unless a person has accepted that. What it says of a change is
-    /// accepted once, and no matter afterwards.
+    /// Lets the outcome of a rule about rows pass where the waiver covers it. A rule about changes needs none: once a
+    /// change was accepted and published, it is no change any more.
     fn pass(&mut self, outcome: Result<(), Hold>) -> Result<(), Hold> {
         match (outcome, &mut self.waiver) {
             (Err(hold), Some(waiver)) if waiver.rule == hold.rule && hold.extent <= waiver.extent => {
@@ -260,7 +261,7 @@ impl Rule {
         Self::Revival,
     ];
 
-    /// As metrics, logs and commands name it.
+    /// The name of the rule in metrics, logs and commands.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Contract => "contract",
@@ -318,8 +319,8 @@ fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
     ]
 }
 
-/// Whether `count` of `total` rows are more than may be, or half and more. One or two rows never are: that
-/// is a person's work.
+/// Returns whether `count` of `total` rows exceed the allowance, or are half of the rows or more. One or two rows
+/// never do: a person may change them by hand.
 fn exceeds(count: usize, total: usize, allowed: Allowance) -> bool {
     allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 >= total)
 }

@@ -13,33 +13,33 @@ use crate::config::{self, Allowance, Config, Vpn};
 use crate::store::RowKey;
 
 /// Devices that one other node holds by what is in force and would not any more, too many for one read.
-pub(in crate::control) struct DisplacedDevice {
+pub(in crate::control) struct DisplacedDevices {
     node: Box<str>,
     devices: Vec<DeviceId>,
-    /// What it would hold.
+    /// Number of devices that the node would still hold.
     left: usize,
 }
 
-/// What the nodes say of that.
+/// The peers' answer about displaced devices.
 #[derive(Debug)]
 pub(in crate::control) enum PeerAnswer {
     Agrees,
-    /// They have not said anything yet that they could have said knowing of it.
+    /// The peers have not answered since they could know of it.
     Awaited,
     Contradicts(Hold),
 }
 
-/// Since when nodes have been asked what they hold.
-pub(in crate::control) struct Holders {
+/// Polls peers about the devices that they hold.
+pub(in crate::control) struct PeerPolls {
     allowance: Allowance,
     max_age: Duration,
-    /// There is a directory.
+    /// The node has a directory, so it may have peers.
     has_neighbours: bool,
     asked: HashMap<Box<str>, Instant>,
     is_waiting: bool,
 }
 
-impl DisplacedDevice {
+impl DisplacedDevices {
     pub(in crate::control) fn among(
         difference: &Difference,
         in_force: &Snapshot,
@@ -71,7 +71,7 @@ impl DisplacedDevice {
             .collect()
     }
 
-    /// Where a query has displaced them, there is nobody to ask.
+    /// Returns the hold for devices that a changed query displaced: no peer has anything to say about them.
     pub(in crate::control) fn by_query(&self) -> Hold {
         let (node, lost) = (&self.node, self.devices.len());
         self.hold(format!("{lost} devices that {node} holds would be elsewhere or offline by the query"))
@@ -83,7 +83,7 @@ impl DisplacedDevice {
     }
 }
 
-impl Holders {
+impl PeerPolls {
     pub(in crate::control) fn new(config: &Config) -> Self {
         Self {
             allowance: config.authz.guard.max_unlocated,
@@ -94,11 +94,11 @@ impl Holders {
         }
     }
 
-    /// What the nodes say that are there by `directory`. Those that are asked for the first time are given the time to
-    /// find out themselves.
+    /// Returns the answer of the peers in `directory`. A peer that is asked for the first time gets time to find out
+    /// itself.
     pub(in crate::control) fn poll(
         &mut self,
-        displaced: &[DisplacedDevice],
+        displaced: &[DisplacedDevices],
         directory: &Directory,
     ) -> PeerAnswer {
         self.asked.retain(|node, _| displaced.iter().any(|displaced| displaced.node == *node));
@@ -107,7 +107,7 @@ impl Holders {
         word
     }
 
-    fn word(&mut self, displaced: &[DisplacedDevice], directory: &Directory) -> PeerAnswer {
+    fn word(&mut self, displaced: &[DisplacedDevices], directory: &Directory) -> PeerAnswer {
         let now = Instant::now();
         let mut word = PeerAnswer::Agrees;
         for lost in displaced {
@@ -152,7 +152,7 @@ impl Holders {
     }
 }
 
-/// For a node to read what this one has read, and to ask its devices, before what it says counts.
+/// Time for a peer to read what this node has read, and to ask its devices, before its answer counts.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
         Snapshot::build(Generation(1), Vec::new(), Vec::new(), devices.into_iter().collect())
     }
 
-    fn displaced(before: &Snapshot, after: &[Device]) -> Vec<DisplacedDevice> {
+    fn displaced(before: &Snapshot, after: &[Device]) -> Vec<DisplacedDevices> {
         displaced_beside(&[AddressSource::Store], before, after)
     }
 
@@ -187,12 +187,12 @@ mod tests {
         sources: &[AddressSource],
         before: &Snapshot,
         after: &[Device],
-    ) -> Vec<DisplacedDevice> {
+    ) -> Vec<DisplacedDevices> {
         let vpn = Vpn { node: Some("here".to_owned()), addresses: sources.to_vec(), ..Vpn::loopback() };
         let changes: Vec<Change> = after.iter().cloned().map(Change::Device).collect();
         let after = before.apply(Generation(2), &changes);
         let difference = Difference::between(before, &after, &Touched::Everything);
-        DisplacedDevice::among(&difference, before, &after, &Config::default().authz.guard, &vpn)
+        DisplacedDevices::among(&difference, before, &after, &Config::default().authz.guard, &vpn)
     }
 
     /// As after a start, with what was kept on disk in force.
@@ -202,7 +202,7 @@ mod tests {
         let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
         let displaced = displaced(&before, &lost);
         let mut config = Config::default();
-        let ask = |config: &Config| Holders::new(config).poll(&displaced, &Directory::default());
+        let ask = |config: &Config| PeerPolls::new(config).poll(&displaced, &Directory::default());
         assert!(matches!(ask(&config), PeerAnswer::Agrees), "a node that stands alone has none");
         config.forward.listen = Some("192.0.2.2:3130".parse().unwrap());
         assert!(matches!(ask(&config), PeerAnswer::Awaited));
@@ -263,13 +263,13 @@ mod tests {
         let before = snapshot((0..20).map(|id| device(id, "there", true)));
         let lost: Vec<Device> = (0..20).map(|id| device(id, "there", false)).collect();
         let displaced = displaced(&before, &lost);
-        let mut holders = Holders::new(&Config::default());
+        let mut peer_polls = PeerPolls::new(&Config::default());
         let now = Instant::now();
         let (fresh, long) = (Duration::ZERO, Duration::from_secs(60));
-        let mut ask = |directory: Directory| holders.poll(&displaced, &directory);
+        let mut ask = |directory: Directory| peer_polls.poll(&displaced, &directory);
         assert!(matches!(ask(directory(Some(20), fresh, now)), PeerAnswer::Awaited));
         assert!(matches!(ask(directory(Some(20), fresh, now + NODE_PATIENCE / 2)), PeerAnswer::Awaited));
-        let mut impatient = Holders::new(&Config::default());
+        let mut impatient = PeerPolls::new(&Config::default());
         impatient.asked.insert("there".into(), now - NODE_PATIENCE - impatient.max_age);
         let silent = directory(Some(20), fresh, now - NODE_PATIENCE - impatient.max_age);
         assert!(matches!(impatient.poll(&displaced, &silent), PeerAnswer::Agrees), "as a dead one");
@@ -288,9 +288,9 @@ mod tests {
         ] {
             assert!(matches!(ask(agrees.clone()), PeerAnswer::Agrees), "{agrees:?}");
         }
-        assert!(!holders.is_asking());
-        holders.poll(&[], &Directory::default());
-        let anew = holders.poll(&displaced, &directory(Some(20), fresh, Instant::now()));
-        assert!(matches!(anew, PeerAnswer::Awaited) && holders.is_asking(), "they were back in between");
+        assert!(!peer_polls.is_asking());
+        peer_polls.poll(&[], &Directory::default());
+        let anew = peer_polls.poll(&displaced, &directory(Some(20), fresh, Instant::now()));
+        assert!(matches!(anew, PeerAnswer::Awaited) && peer_polls.is_asking(), "they were back in between");
     }
 }

@@ -50,7 +50,7 @@ impl Prober {
         Self { settings, running: None, last: None }
     }
 
-    /// What is known of `unlocated`; asks where nothing is.
+    /// Returns the answer about `unlocated`; begins to ask where there is none.
     pub(in crate::control) fn poll(&mut self, unlocated: &Unlocated) -> NetworkAnswer {
         self.poll_running();
         if !self.last.as_ref().is_some_and(|last| last.counts_for(unlocated)) && self.running.is_none() {
@@ -186,5 +186,5 @@ fn state(socket: &Socket) -> State {
 /// Devices that are asked at once.
 const SAMPLE_MAX: usize = 20;
 
-/// How long an answer counts. A store that is wrong for longer is put to the network again.
+/// Time that an answer counts. If the store is wrong for longer, the network is asked again.
 const OUTCOME_COUNTS: Duration = Duration::from_secs(10);

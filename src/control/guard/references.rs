@@ -70,13 +70,13 @@ fn is_retargeted(row: &Changed<Grant>) -> bool {
     row.before.map(|row| row.scope) != row.after.map(|row| row.scope)
 }
 
-/// Whom the credential belonged to, where it belongs to somebody else now.
+/// Returns the former principal of a credential that has another one now.
 fn principal_left(row: &Changed<Credential>) -> Option<PrincipalId> {
     let (before, after) = (row.before?.principal, row.after?.principal);
     (before != after).then_some(before)
 }
 
-/// Whom the grant belongs to, where it belonged to somebody else.
+/// Returns the principal of a grant that had another one before.
 fn principal_joined(row: &Changed<Grant>) -> Option<PrincipalId> {
     let (before, after) = (row.before?.principal, row.after?.principal);
     (before != after).then_some(after)

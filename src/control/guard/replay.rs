@@ -10,7 +10,7 @@ use crate::authz::{Decision, DecisionContext, Permitted, Query, Refusal, Snapsho
 use crate::store::RowKey;
 use crate::telemetry::Cause;
 
-/// What was allowed of late, and by what.
+/// Recently allowed queries, and the rows that allowed them.
 pub(in crate::control) struct Replay<'a> {
     pub recent: &'a VecDeque<Query>,
     pub in_force: &'a Snapshot,
@@ -56,7 +56,7 @@ pub(super) fn check(candidate: &Candidate<'_>, replay: Replay<'_>, max_failures:
 
 /// A decision that the candidate takes back.
 struct ReplayFailure {
-    /// By which it was allowed.
+    /// Subject that was allowed.
     before: Permitted,
     subject: Subject,
     refusal: Refusal,
@@ -73,14 +73,14 @@ impl ReplayFailure {
     }
 }
 
-/// Whether there is one row that all of them rest on: to narrow one grant or to move one device to another
-/// fleet is a person's work, and refuses whatever rested on it.
+/// Returns whether all failures rest on one row. A person may narrow one grant or move one device to another
+/// fleet, which refuses everything that rested on it.
 fn rest_on_one_row(failures: &[ReplayFailure]) -> bool {
     let Some((first, others)) = failures.split_first() else { return true };
     first.rows().iter().any(|row| others.iter().all(|failure| failure.rows().contains(row)))
 }
 
-/// Whether a row differs in something that a permission can rest on. Most reads change none.
+/// Returns whether a row differs in something that a permission can rest on. Most reads change none.
 fn may_refuse(difference: &Difference) -> bool {
     let is_live_still = |revoked: Option<bool>| revoked == Some(false);
     let credentials = difference

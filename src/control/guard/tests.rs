@@ -112,7 +112,7 @@ impl World {
             })
     }
 
-    /// Without the rows whose key another one has.
+    /// Builds a candidate without the rows whose key another row has.
     fn once_each(mut self) -> Self {
         let mut seen = HashSet::new();
         self.credentials.retain(|row| seen.insert(RowKey::Credential(row.key)));

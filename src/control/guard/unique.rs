@@ -14,12 +14,12 @@ use crate::store::{RowKey, Rows};
 pub(in crate::control) struct Duplicates {
     /// Rows beyond the first of their key.
     rows: usize,
-    /// Some of their keys.
+    /// Examples of their keys.
     keys: Vec<String>,
 }
 
 impl Duplicates {
-    /// Of a full read.
+    /// Finds duplicates in a full read.
     pub(in crate::control) fn among_rows(rows: &Rows) -> Self {
         let mut duplicates = Self::default();
         duplicates.search(&rows.credentials, |row| row.key, |key| RowKey::Credential(key).to_string());
@@ -29,7 +29,7 @@ impl Duplicates {
         duplicates
     }
 
-    /// Of a read of changes, which should give each row once.
+    /// Finds duplicates in a read of changes, which should give each row once.
     pub(in crate::control) fn among_changes(changes: &[Change]) -> Self {
         let key = |change: &Change| match change {
             Change::Credential(row) => Some(RowKey::Credential(row.key)),

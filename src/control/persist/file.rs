@@ -102,7 +102,7 @@ enum ScopeFields {
     Device(i64),
 }
 
-/// What has ended.
+/// Revocations.
 #[derive(Serialize, Deserialize)]
 enum EndFields {
     Credential([u8; 32]),
@@ -206,7 +206,7 @@ impl EndFields {
 struct Reader<'a> {
     /// `None` after a failure.
     source: Option<BufReader<&'a File>>,
-    /// For what a value holds beside its fields.
+    /// Size of what a value holds beside its fields.
     scratch: Box<[u8]>,
 }
 
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether the last bytes are the hash of all before.
+/// Returns whether the last bytes are the hash of all bytes before.
 fn has_its_checksum(mut file: &File) -> io::Result<bool> {
     let Some(mut left) = file.metadata()?.len().checked_sub(CHECKSUM_BYTES as u64) else { return Ok(false) };
     let mut hash = Sha256::new();
@@ -281,15 +281,15 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// With the version of what follows.
+/// Magic bytes, with the version of the format.
 const MAGIC: &[u8; 23] = b"sluicegate snapshot v2\n";
 
-/// Of the magic, what every version shares.
+/// Length of the part of the magic that every version shares.
 const MAGIC_NAME_BYTES: usize = 19;
 
 const CHECKSUM_BYTES: usize = 32;
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Of one row or the header: a store's description and a node's name are bounded by nothing else.
+/// Largest size of one row or of the header: nothing else bounds a store's description or a node's name.
 const VALUE_BYTES_MAX: usize = 16 * 1024;

@@ -17,7 +17,7 @@ pub(super) struct EndsJournal {
     is_synced: bool,
 }
 
-/// What a journal says.
+/// The contents of a journal.
 #[derive(Default)]
 pub(super) struct Records {
     pub ends: Vec<Change>,
@@ -81,7 +81,7 @@ pub(super) fn read(path: &Path) -> Result<Records, KeptError> {
 }
 
 impl Records {
-    /// Whether the record is whole and known.
+    /// Applies a record. Returns whether it is whole and of a known kind.
     fn apply(&mut self, record: &[u8; RECORD_BYTES]) -> bool {
         let (body, checksum) = record.split_at(RECORD_BYTES - 4);
         if crc32fast::hash(body).to_le_bytes() != checksum {
@@ -113,7 +113,7 @@ fn end(change: &Change) -> Option<[u8; RECORD_BYTES]> {
     }
 }
 
-/// What kind, up to 32 bytes of what, and a CRC-32 of both.
+/// Size of a record: its kind, up to 32 bytes of content, and a CRC-32 of both.
 fn record(kind: u8, value: &[u8]) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
     record[0] = kind;

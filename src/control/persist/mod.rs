@@ -20,23 +20,23 @@ use crate::store::QueriesDigest;
 use crate::telemetry::LogOnChange;
 use journal::EndsJournal;
 
-/// What a node can begin with.
+/// A state from disk that a node can begin with.
 pub(super) struct Kept {
     pub snapshot: Snapshot,
     pub revocations: Revocations,
-    /// When the store last said that this is current, as far as it was written down.
+    /// Time when the store last confirmed this state, as far as it was written.
     pub confirmed_at: UnixMillis,
     pub read_by: ReadBy,
 }
 
-/// Whether what was kept was read as it would be now.
+/// Origin of the state, to see whether the same queries read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ReadBy {
     TheseQueries,
     OtherQueries,
 }
 
-/// What a snapshot is kept of.
+/// The origin of a snapshot: the store and the queries.
 #[derive(Clone)]
 struct Origin {
     /// The store, without secrets.
@@ -44,7 +44,7 @@ struct Origin {
     queries: QueriesDigest,
 }
 
-/// Why what is on disk cannot be used; each text ends in what follows.
+/// Reason why the state on disk cannot be used; each text ends in the consequence.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeptError {
     #[error("{path} cannot be read ({source}); the store alone decides")]
@@ -71,7 +71,7 @@ pub(super) struct Persistence {
     trouble: LogOnChange,
 }
 
-/// What is held while this process is the one that writes.
+/// The files that are open while this process is the writer.
 struct OpenFolder {
     journal: EndsJournal,
     confirmed_at: UnixMillis,
@@ -83,7 +83,7 @@ struct Saving {
     began: Instant,
 }
 
-/// Where the files are.
+/// Paths of the files.
 #[derive(Clone)]
 struct Folder {
     path: PathBuf,
@@ -103,7 +103,7 @@ impl Persistence {
         }
     }
 
-    /// What was kept; `None` where nothing was.
+    /// Reads the state from disk; `None` where there is none.
     pub(super) fn load(&mut self) -> Result<Option<Kept>, KeptError> {
         let Some(mut kept) = file::read(&self.folder.snapshot(), &self.origin)? else { return Ok(None) };
         for path in [self.folder.old_journal(), self.folder.journal()] {
@@ -118,7 +118,7 @@ impl Persistence {
         Ok(Some(kept))
     }
 
-    /// Notes what is about to end. On its return no crash of this process brings it back.
+    /// Records rights that are about to end. After the return no crash of this process brings them back.
     pub(super) fn record_ends(&mut self, ends: &[Change]) {
         let Some(open) = &mut self.open else { return };
         if let Err(error) = open.journal.append_ends(ends) {
@@ -135,7 +135,7 @@ impl Persistence {
         }
     }
 
-    /// What is in force is read by these queries from now on.
+    /// Sets the queries that the state in force is read by from now on.
     pub(super) fn read_by(&mut self, queries: QueriesDigest) {
         self.origin.queries = queries;
     }
@@ -206,7 +206,7 @@ impl Persistence {
         }
     }
 
-    /// Until the next writing, which begins with everything anew.
+    /// Logs the error and closes the files until the next save, which begins from nothing.
     fn give_up(&mut self, error: &io::Error) {
         self.open = None;
         let trouble = format!(
@@ -220,7 +220,7 @@ impl Persistence {
 }
 
 impl Drop for Persistence {
-    /// What is in force when the node stops is what it begins with.
+    /// Saves the state in force, so that the next start begins with it.
     fn drop(&mut self) {
         if self.saving.is_some() {
             self.finish_saving();
@@ -252,7 +252,7 @@ impl Folder {
         self.path.join("last-good.journal")
     }
 
-    /// What ended before the snapshot that is being written.
+    /// Journal of what ended before the snapshot that is being written.
     fn old_journal(&self) -> PathBuf {
         self.path.join("last-good.journal.old")
     }
@@ -269,15 +269,15 @@ impl Folder {
     }
 }
 
-/// Between the end of one writing and the next. A snapshot that is a little old is as good.
+/// Pause between two saves. A snapshot that is a little old is as good.
 const SAVE_PAUSE: Duration = Duration::from_secs(30);
 
-/// How many times longer than a writing the pause after it is.
+/// Factor between the time of a save and the pause after it.
 const SAVE_PAUSE_FACTOR: u32 = 20;
 
-/// How exactly it is known after a crash when the store was last heard.
+/// Period at which the time of the store's last confirmation is written.
 const CONFIRMATION_EVERY: Duration = Duration::from_secs(60);
 
-/// Who holds what is nobody else's business.
+/// Permissions of files and folder: rights are readable by the relay alone.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;

@@ -1,4 +1,4 @@
-//! What is told of the guard: what it holds, takes back, and finds wrong with what the store says.
+//! Audit events of the guard: holds, rollbacks, and rows of the store that are wrong.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::authz::{DeviceId, Generation, PrincipalId};
 use crate::telemetry::Cause;
 
-/// What was found wrong, by which rule.
+/// A problem that a rule of the guard found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Alarm {
     pub rule: &'static str,
-    /// What was counted, and what may be.
+    /// The count, and its limit.
     pub figures: String,
-    /// Some of the rows that it is about.
+    /// Names of some of the rows.
     pub examples: Vec<String>,
-    /// In force, and staying so.
+    /// Generation in force, which stays in force.
     pub generation: Option<Generation>,
 }
 
-/// What is held is held by another rule from now on.
+/// A hold goes on by another rule.
 #[derive(Clone, Debug, Serialize)]
 pub struct HoldChange {
     #[serde(flatten)]
@@ -28,32 +28,32 @@ pub struct HoldChange {
     pub held_s: u64,
 }
 
-/// What the store says is in force again.
+/// The end of a hold: the store's answer is in force again.
 #[derive(Clone, Debug, Serialize)]
 pub struct HoldEnd {
     pub rule: &'static str,
     pub held_s: u64,
     pub by: By,
-    /// What was published, or was the same as in force.
+    /// Generation in force now.
     pub generation: Option<Generation>,
 }
 
-/// A generation before is in force again.
+/// A rollback to an earlier generation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rollback {
     pub by: By,
     pub rule: &'static str,
     pub figures: String,
     pub examples: Vec<String>,
-    /// Taken out of force.
+    /// Generation that was taken out of force.
     pub from: Generation,
-    /// Whose rows are in force again.
+    /// Generation whose rows are in force again.
     pub to: Generation,
-    /// The number under which they are.
+    /// Number under which these rows are in force now.
     pub generation: Option<Generation>,
 }
 
-/// Who had something done.
+/// The party that caused an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {

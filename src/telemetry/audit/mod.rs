@@ -1,7 +1,7 @@
 //! Audit events: each tunnel that ended, each refusal, each operator's command, and what the guard does; and
-//! the way to tell them.
+//! the sender that emits them.
 //!
-//! Whoever tells one puts it into a bounded queue and never waits. docs/audit.md describes every field.
+//! A sender puts an event into a bounded queue and never waits. docs/audit.md describes every field.
 
 mod guard;
 mod session;
@@ -29,7 +29,7 @@ pub enum AuditEvent {
     HoldEnd(HoldEnd),
     Rollback(Rollback),
     Regression(RegressionSeen),
-    /// Too many regressions, and nothing was gone back to.
+    /// Too many regressions, without a rollback.
     RegressionAlarm(Alarm),
     Quarantine(QuarantinedRow),
     MoreQuarantined(QuarantinedRows),
@@ -40,10 +40,10 @@ pub enum AuditEvent {
 pub struct OperatorCommand {
     pub command: &'static str,
     pub by: Proof,
-    /// Of the process that asked, as far as the kernel tells.
+    /// User of the process that asked, as far as the kernel knows it.
     pub uid: Option<u32>,
     pub pid: Option<i32>,
-    /// Where they asked from, where that was not the local socket.
+    /// Address that the command came from; `None` for the local socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
     /// `done` or `refused`.
@@ -51,18 +51,18 @@ pub struct OperatorCommand {
     pub detail: String,
 }
 
-/// By what an operator is believed to be one.
+/// Proof by which a request counts as an operator's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Proof {
-    /// They could open it.
+    /// The requester could open the local socket.
     LocalSocket,
     AdminToken,
-    /// They are not.
+    /// The token was wrong, so the requester is no operator.
     WrongToken,
 }
 
-/// The way to tell events, from any thread. Cheap to clone.
+/// Sends audit events, from any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct AuditSender {
     queue: Option<Sender<AuditEvent>>,
@@ -79,8 +79,8 @@ impl AuditSender {
         Self { queue: Some(queue), lost }
     }
 
-    /// Whether the event was taken, or nobody wants it; `false` where the queue was full. For engines, which
-    /// count that themselves.
+    /// Sends an event. Returns `false` where the queue was full, which an engine counts itself. Without an audit log
+    /// the event is dropped and counts as sent.
     #[must_use]
     pub fn send(&self, event: AuditEvent) -> bool {
         match &self.queue {
@@ -89,8 +89,8 @@ impl AuditSender {
         }
     }
 
-    /// As [`send`](Self::send), for threads that tell little and keep no counters: what finds the queue full is
-    /// counted as lost, and told in the log.
+    /// Sends an event for a thread that sends few and keeps no counters. Where the queue is full, the event is counted
+    /// as lost and logged.
     pub fn emit(&self, event: AuditEvent) {
         let Some(queue) = &self.queue else { return };
         if let Err(refused) = queue.try_send(event) {
@@ -100,7 +100,7 @@ impl AuditSender {
     }
 }
 
-/// In words, for people who read one line.
+/// Formats the event as one line for a person.
 impl fmt::Display for AuditEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

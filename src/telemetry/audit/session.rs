@@ -1,4 +1,4 @@
-//! What is told of clients: tunnels that ended, and sessions that never became one.
+//! Audit events of clients: tunnels that ended, and sessions that never became one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId};
 use crate::telemetry::Cause;
 
-/// Who and what a session was about, as far as it got.
+/// Facts about a session, as far as it came.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SessionFacts {
     pub session: u64,
@@ -31,13 +31,13 @@ pub struct SessionEnd {
     #[serde(flatten)]
     pub facts: SessionFacts,
     pub cause: Cause,
-    /// Client to device.
+    /// Bytes from client to device.
     pub bytes_up: u64,
-    /// Device to client.
+    /// Bytes from device to client.
     pub bytes_down: u64,
-    /// From accept to the reply.
+    /// Time from accept to the reply.
     pub handshake_us: u64,
-    /// From accept to close.
+    /// Time from accept to close.
     pub duration_ms: u64,
 }
 
@@ -46,27 +46,27 @@ pub struct SessionEnd {
 pub struct SessionRefusal {
     #[serde(flatten)]
     pub facts: SessionFacts,
-    /// Absent where the client was gone before it could be told anything.
+    /// Status of the reply; absent where the client got none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     pub slug: Option<&'static str>,
     /// The true cause, which the reply may hide.
     pub cause: Cause,
-    /// The operating system's word for it, where it said one.
+    /// Words of the operating system or of the parser, where there are any.
     pub detail: Option<String>,
-    /// From accept to the reply.
+    /// Time from accept to the reply.
     pub duration_us: u64,
 }
 
 /// Refusals that were not written one by one, because their source had many.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct MoreRefusals {
-    /// `None` for all those together that no source is kept for.
+    /// Network of the source; `None` for all sources beyond the table together.
     pub source: Option<IpNet>,
     pub refusals: u64,
-    /// In which they came.
+    /// Time in which they came.
     pub seconds: u64,
-    /// How many by which cause.
+    /// Number of refusals by cause.
     pub causes: BTreeMap<Cause, u64>,
 }
 

@@ -30,8 +30,7 @@ impl LogFile<File> {
         Ok(file)
     }
 
-    /// Opens the path anew, where another file is by now: what is there under the old name was rotated away.
-    /// Where that fails, the file from before is written on.
+    /// Opens the path again after a rotation gave it another file. Where that fails, the old file stays in use.
     pub fn reopen(&mut self) {
         self.flush();
         let path = self.path.display().to_string();
@@ -51,7 +50,7 @@ impl LogFile<File> {
         }
     }
 
-    /// Ends a line that whoever wrote the file before could not.
+    /// Ends a line that an earlier writer of the file left unfinished.
     fn heal(&mut self) {
         // A pipe or a device has no end to look at.
         if let Ok(false) = ends_in_newline(&self.file) {
@@ -99,7 +98,7 @@ impl<F: Write> LogFile<F> {
         self.state.record("the audit log's file", outcome, &self.lost);
     }
 
-    /// Whether something waits for the disk.
+    /// Returns whether lines wait for the disk.
     pub fn is_behind(&self) -> bool {
         !self.pending.is_empty()
     }

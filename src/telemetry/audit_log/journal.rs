@@ -1,8 +1,8 @@
-//! The system's journal, as a place for audit events.
+//! The system's journal, as a destination of audit events.
 //!
 //! Speaks journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>): a datagram of fields for each
-//! event. The crates that do wait for journald to take a datagram, and then either way say little of it; here a
-//! journald that stands still costs events that are counted, and nothing else waits for it.
+//! event. The crates for it wait until journald takes a datagram. Here nothing waits: while journald stands still,
+//! events are lost and counted.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) struct SystemJournal {
     socket: UnixDatagram,
     path: PathBuf,
     pending: VecDeque<Vec<u8>>,
-    /// Until journald is asked again whether it has room.
+    /// Time until the next try to send to journald.
     pause: Duration,
     state: DestinationState,
     lost: LostEvents,
@@ -70,7 +70,7 @@ impl SystemJournal {
         self.state.record(NAME, Ok(()), &self.lost);
     }
 
-    /// When to flush again, where something is left.
+    /// Time until the next flush; `None` where nothing is left.
     pub fn pause(&self) -> Option<Duration> {
         (!self.pending.is_empty()).then_some(self.pause)
     }
@@ -122,7 +122,7 @@ fn put(fields: &mut Vec<u8>, name: &str, value: &str) {
     fields.push(b'\n');
 }
 
-/// As syslog(3) numbers them.
+/// Priority of an event, by the numbers of syslog(3).
 fn priority(event: &AuditEvent) -> &'static str {
     const WARNING: &str = "4";
     const NOTICE: &str = "5";
@@ -137,18 +137,18 @@ fn priority(event: &AuditEvent) -> &'static str {
     }
 }
 
-/// What the log calls it.
+/// Name of this destination in log lines.
 const NAME: &str = "the journal";
 
 /// Events that may wait for journald: some 1 MiB. Its own queue holds more bytes, but often few datagrams
 /// (`net.unix.max_dgram_qlen`).
 const PENDING_EVENTS_MAX: usize = 2048;
 
-/// Until a journald that had no room is asked again, at first and at most.
+/// Shortest and longest time until the next try to send to a journald that had no room.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of an event that no memory has to be found for twice.
+/// Bytes reserved for an event, so that most events need one allocation.
 const FIELDS_BYTES_USUAL: usize = 768;
 
 #[cfg(test)]

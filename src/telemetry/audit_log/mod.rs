@@ -39,7 +39,8 @@ pub struct AuditReopener {
     ask: Option<Sender<()>>,
 }
 
-/// How many events could not be written, one for each place that did not take it. Cheap to clone.
+/// Number of events that could not be written. An event counts once for each destination that missed it. Cheap to
+/// clone.
 #[derive(Clone, Default)]
 pub struct LostEvents(Arc<AtomicU64>);
 
@@ -59,7 +60,7 @@ pub enum AuditError {
 
 impl AuditLog {
     /// Opens what `config` names and starts the writer; there is none where it names nothing. `node` is this
-    /// node's name, which each event is told with.
+    /// node's name, which each event carries.
     pub fn start(config: &config::Audit, node: Option<&str>) -> Result<(Self, AuditSender), AuditError> {
         let lost = LostEvents::default();
         let file = config.path.as_deref().map(|path| {
@@ -88,7 +89,7 @@ impl AuditLog {
 }
 
 impl AuditReopener {
-    /// Asks for it and does not wait; the log tells what came of it.
+    /// Requests it without waiting; the result is logged.
     pub fn reopen(&self) {
         if let Some(ask) = &self.ask {
             // A full queue asks already.
@@ -121,7 +122,7 @@ fn start(writer: AuditWriter, lost: LostEvents) -> io::Result<(AuditLog, AuditSe
     Ok((log, AuditSender::into_queue(sender, lost)))
 }
 
-/// Where journald listens, on every system that has it.
+/// Path of journald's socket, which is the same on every system that has journald.
 const JOURNALD: &str = "/run/systemd/journal/socket";
 
 /// Events that may wait for the writer. A burst of refusals fits; a disk that stands still costs events,

@@ -15,13 +15,14 @@ use crate::telemetry::{Cause, MoreRefusals};
 pub(super) struct Throttle {
     /// Refusals of one source that are written within its time.
     written_max: u32,
-    /// `None` is the source of all that came when [`SOURCES_MAX`] others were known, or from nowhere.
+    /// Refusals by source. `None` stands for all clients beyond [`SOURCES_MAX`] sources, and for those without an
+    /// address.
     sources: HashMap<Option<IpNet>, SourceRefusals>,
-    /// When the time of each ends: all last as long, so in the order in which they began.
+    /// End of each source's window, in the order in which the windows began.
     ends: VecDeque<(Instant, Option<IpNet>)>,
 }
 
-/// What becomes of a refusal.
+/// Outcome of the throttle for one refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Admitted {
     ToBeWritten,
@@ -68,7 +69,7 @@ impl Throttle {
         None
     }
 
-    /// The same, of a source whose time has not ended; for when there is no later.
+    /// The sum of the next source, before its time has ended. For the close of the log.
     pub fn next_sum_early(&mut self, now: Instant) -> Option<MoreRefusals> {
         while let Some((end, _)) = self.ends.front() {
             let left = end.saturating_duration_since(now);
@@ -80,7 +81,7 @@ impl Throttle {
         None
     }
 
-    /// When there may be something to say next.
+    /// Time of the next end of a window.
     pub fn next_end(&self) -> Option<Instant> {
         self.ends.front().map(|(end, _)| *end)
     }
@@ -94,15 +95,15 @@ impl Throttle {
     }
 }
 
-/// What one party can be taken to have: an IPv4 address, or the smallest IPv6 network.
+/// Network that counts as one source: an IPv4 address, or an IPv6 /64.
 fn network(address: IpAddr) -> IpNet {
     let address = address.to_canonical();
     let prefix_bits = if address.is_ipv4() { 32 } else { 64 };
     IpNet::new(address, prefix_bits).expect("both are lengths that an address has").trunc()
 }
 
-/// How long refusals of one source are counted together. Long enough to make one line of thousands, short
-/// enough that the line still helps whoever looks on.
+/// Time in which refusals of one source are counted together. Long enough to make one line of thousands, short
+/// enough that the line still helps an operator who watches.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
 /// Sources that are told apart at a time, in some 100 bytes each. What comes from others then is one source

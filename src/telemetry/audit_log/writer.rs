@@ -14,7 +14,7 @@ use super::throttle::{Admitted, Throttle};
 use crate::sys::service_thread::StopSignal;
 use crate::telemetry::AuditEvent;
 
-/// What the thread owns.
+/// The state of the writer's thread.
 pub(super) struct AuditWriter {
     pub node: Option<String>,
     pub throttle: Throttle,
@@ -85,7 +85,7 @@ impl AuditWriter {
         }
     }
 
-    /// How long to wait for an event before looking at what else there may be to do.
+    /// Time to wait for an event before the next check of other work.
     fn patience(&self) -> Duration {
         let sum = self.throttle.next_end().map(|end| end.saturating_duration_since(Instant::now()));
         let file = self.file.as_ref().filter(|file| file.is_behind()).map(|_| FILE_RETRY);
@@ -114,11 +114,11 @@ impl AuditWriter {
     }
 }
 
-/// Until a file that could not be written is tried again, where no event comes before.
+/// Time until the next try to write a file that failed, unless an event comes first.
 const FILE_RETRY: Duration = Duration::from_secs(1);
 
-/// What a journald without room is granted when the node ends.
+/// Time that a journald without room gets when the node stops.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
-/// Until the writer looks up without a reason.
+/// Wait of a writer that has nothing to do.
 const NOTHING_TO_DO: Duration = Duration::from_secs(3600);

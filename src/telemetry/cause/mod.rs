@@ -139,7 +139,7 @@ causes! {
     UnknownTokens = "unknown-tokens",
 
     // The right to reach the device.
-    /// There is no such device.
+    /// The store has no such device.
     DeviceUnknown = "device-unknown",
     /// The principal has no grant for the device.
     NoGrant = "no-grant",
@@ -197,7 +197,7 @@ causes! {
     DeviceTimeout = "device-timeout",
     /// The connection to the device failed in another way.
     DeviceUnreachable = "device-unreachable",
-    /// There is no interface `vpn.interface`.
+    /// The node has no interface `vpn.interface`.
     VpnInterfaceMissing = "vpn-interface-missing",
     /// The node could not open a socket for the device.
     DeviceSocket = "device-socket",
@@ -235,7 +235,7 @@ causes! {
     KernelTls = "kernel-tls",
 }
 
-/// By slug, so that a list of causes is in alphabetical order.
+/// Orders causes by slug, so that a list of them is in alphabetical order.
 impl Ord for Cause {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.slug().cmp(other.slug())
