@@ -18,6 +18,7 @@ use sluicegate::authz::{Authority, Scope, UnixMillis};
 use sluicegate::config::Config;
 use sluicegate::control::Control;
 use sluicegate::store;
+use sluicegate::telemetry::AuditSender;
 use support::Population;
 use test_support::{Cluster, Database};
 
@@ -66,7 +67,8 @@ fn load(config: &Config) -> Duration {
     let authority = Arc::new(Authority::new(Duration::from_secs(3600), None));
     let began = Instant::now();
     let source = store::located_source(config, &store::ReportQueue::default());
-    let control = Control::start(source, Arc::clone(&authority), || {}, config).unwrap();
+    let control =
+        Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), config).unwrap();
     let took = began.elapsed();
     assert_eq!(authority.trouble(UnixMillis::now()), None);
     assert_eq!(authority.pin().get().unwrap().snapshot.row_counts().grants, GRANTS);

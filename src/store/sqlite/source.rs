@@ -35,11 +35,11 @@ struct OpenFile {
     file: FileId,
     relations: SqliteRelations,
     /// `None` until everything was read through this connection.
-    position: Option<FilePosition>,
+    position: Option<ReadPosition>,
 }
 
 /// The moment of the last read.
-struct FilePosition {
+struct ReadPosition {
     /// Taken before the transaction, so that a commit in between is read twice rather than missed.
     data_version: i64,
     newest: Option<OutboxRow>,
@@ -192,7 +192,7 @@ impl OpenFile {
         let since = self.position.as_ref().and_then(|position| position.newest.clone());
         let (value, newest) = read(&transaction, &self.relations, since)?;
         transaction.commit().map_err(error)?;
-        self.position = Some(FilePosition { data_version, newest });
+        self.position = Some(ReadPosition { data_version, newest });
         Ok(value)
     }
 }
