@@ -20,7 +20,7 @@ pub struct Authz {
     /// Age of the last answer of the store at which no request is decided any more.
     #[serde(with = "humantime_serde")]
     pub max_stale: Duration,
-    /// Lag behind its primary beyond which a standby is not read while another host is less far behind.
+    /// Lag behind its primary beyond which the relay leaves a standby for another host, where there is one.
     #[serde(with = "humantime_serde")]
     pub max_replica_lag: Duration,
     /// Time between two reads of a store whose queries were replaced. Each is a full read, since there is no outbox.

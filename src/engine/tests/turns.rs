@@ -1,4 +1,4 @@
-//! Turns of a worker, one by one, on a real ring: what each kind of work gets of a turn.
+//! Single turns of a worker on a real ring: the share of a turn that each kind of work gets.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::engine::worker::streams::TURN_BYTES;
 use crate::sys::buffers::BUFFER_BYTES;
 use crate::sys::ring::RECEIVE_BYTES_MAX;
 
-/// A worker that the test drives, with a device that it can reach.
+/// A worker that the test drives turn by turn, and a device that it can reach.
 struct Bench {
     worker: Worker,
     shared: Arc<Shared>,
@@ -58,7 +58,7 @@ impl Bench {
         connect(self.relay, self.device.local_addr().unwrap().port())
     }
 
-    /// A tunnel by its two ends.
+    /// Opens a tunnel. Returns its two ends: the client and the device.
     fn tunnel(&mut self) -> (TcpStream, TcpStream) {
         let opened = self.counters().sessions.tunnels_opened.get();
         let mut client = self.client();
@@ -72,7 +72,7 @@ impl Bench {
     }
 }
 
-/// A tunnel that always has one short message under way.
+/// A tunnel that always has one short message in flight.
 struct Quiet {
     client: TcpStream,
     device: TcpStream,
@@ -96,8 +96,8 @@ impl Quiet {
 
 const CLIENTS: usize = 1_000;
 
-/// Messages of a quiet tunnel that pass while others have all they want. There are far more turns; but it
-/// is for the system to say when a message is there.
+/// Messages of a quiet tunnel that must pass while other work never ends. There are far more turns than messages,
+/// since the system decides when a message arrives.
 const MESSAGES_MIN: usize = 10;
 
 #[test]
@@ -117,7 +117,7 @@ fn a_thousand_clients_that_come_at_once_have_a_share_of_each_turn_and_all_are_se
         assert!(accepted_now - accepted <= ARRIVALS_PER_TURN as u64, "{accepted_now} after {accepted}");
         assert!(dialled_now - dialled <= REQUESTS_PER_TURN as u64, "{dialled_now} after {dialled}");
         (accepted, dialled) = (accepted_now, dialled_now);
-        // Makes room in the device's backlog.
+        // An accept makes room in the device's backlog.
         while bench.device.accept().is_ok() {}
     }
     for client in &mut clients {
@@ -126,7 +126,8 @@ fn a_thousand_clients_that_come_at_once_have_a_share_of_each_turn_and_all_are_se
     assert!(quiet.passed >= MESSAGES_MIN, "only {} messages passed", quiet.passed);
 }
 
-/// Streams that never end have `share` bytes of a turn together, and a quiet tunnel is served beside them.
+/// Checks that endless streams get at most `share` bytes of a turn together, and that a quiet tunnel is served beside
+/// them.
 fn streams_have(share: usize, forwarding: Forwarding) {
     const TURNS: usize = 1_000;
     let mut bench = Bench::new(forwarding);
@@ -151,7 +152,7 @@ fn streams_have(share: usize, forwarding: Forwarding) {
 
 const STREAMS: usize = 8;
 
-/// A client that sends and a device that takes all that they can, until this is dropped.
+/// A client that sends and a device that receives as fast as possible, until this is dropped.
 struct Stream {
     ends: [TcpStream; 2],
 }
@@ -177,13 +178,13 @@ impl Drop for Stream {
 #[test]
 fn spliced_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
     let pipe_bytes = config(Forwarding::Splice).engine.pipe_bytes;
-    // The last slice that is begun is finished, and in it the last pipe.
+    // The last slice is finished once it has begun, and so is its last pipe.
     streams_have((TURN_BYTES + SLICE_BYTES) as usize + pipe_bytes, Forwarding::Splice);
 }
 
 #[test]
 fn copied_streams_have_a_share_of_each_turn_and_a_quiet_tunnel_is_served_beside_them() {
-    // What was kept for want of room goes out beside what comes next.
+    // Bytes that were kept for want of room are sent in addition to the next ones.
     streams_have(STREAMS * 2 * (RECEIVE_BYTES_MAX + BUFFER_BYTES), Forwarding::Copy);
 }
 
@@ -236,7 +237,7 @@ fn the_end_of_one_session_ends_no_other() {
 }
 
 #[test]
-fn a_thread_that_is_asked_too_much_says_so() {
+fn a_thread_with_a_full_queue_refuses_requests() {
     let bench = Bench::new(Forwarding::Auto);
     let asked = (0..100).map_while(|_| bench.shared.list_sessions().ok()).count();
     assert!((1..100).contains(&asked), "{asked} lists wait at once");
