@@ -53,7 +53,7 @@ pub struct Limits {
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,
-    /// Unknown tokens per minute from one IPv4 /24 or IPv6 /64, after which its clients get 429; 0 is no bound.
+    /// Unknown tokens that one IPv4 /24 or IPv6 /64 may show per minute; further ones get 429. 0 is no bound.
     pub unknown_tokens_per_minute: u32,
 }
 
