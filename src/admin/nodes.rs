@@ -44,7 +44,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
     for (state, count) in [("fresh", fresh), ("stale", stale)] {
         ConstGauge::new(count as i64).encode(family.encode_family(&StateLabel { state })?)?;
     }
-    let used = engines().map(|engine| engine.sessions.spares_used.get()).sum();
+    let used = engines().map(|engine| engine.sessions.pooled_connections_used.get()).sum();
     let help = "Requests that went to another node over a pooled connection.";
     counter(encoder, "handover_spares_used", help, used)?;
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -319,3 +319,94 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes that one read takes of a handshake; a chain of certificates has a few thousand.
 const RECORDS_BYTES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+    use rustls::crypto::ring::default_provider;
+
+    use super::*;
+    use crate::engine::kernel::simulated::SimulatedKernel;
+
+    const PEER: &str = "other-node";
+
+    /// A pool with its thread, and connections that do not come about by themselves.
+    struct PoolBench {
+        pool: PeerPool<SimulatedKernel>,
+        kernel: SimulatedKernel,
+        handshakes: HandshakePool,
+        tls: Arc<ClientConfig>,
+    }
+
+    impl PoolBench {
+        fn new() -> Self {
+            let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            let (handshakes, _jobs) = HandshakePool::for_tests();
+            let (pool, kernel) = (PeerPool::new(2), SimulatedKernel::new(5));
+            Self { pool, kernel, handshakes, tls: Arc::new(tls) }
+        }
+
+        fn act<T>(
+            &mut self,
+            now: Duration,
+            act: impl FnOnce(&mut PeerPool<SimulatedKernel>, &mut PoolCx<'_, SimulatedKernel>) -> T,
+        ) -> T {
+            let now = Tick(millis(now));
+            let mut cx = PoolCx { kernel: &mut self.kernel, handshakes: &mut self.handshakes, now };
+            act(&mut self.pool, &mut cx)
+        }
+
+        /// A request for the peer at `now`; whether a connection was ready.
+        fn request(&mut self, now: Duration) -> bool {
+            let (address, tls) = ("127.0.0.1:7".parse().unwrap(), Arc::clone(&self.tls));
+            self.act(now, |pool, cx| pool.take(PEER, address, &tls, cx)).is_some()
+        }
+
+        /// Sockets that the pool has open.
+        fn sockets(&self) -> usize {
+            self.kernel.device.holders() - 1
+        }
+    }
+
+    #[test]
+    fn connections_are_made_after_the_first_request_and_kept_until_none_has_come_for_a_while() {
+        let mut bench = PoolBench::new();
+        assert_eq!(bench.act(Duration::ZERO, |pool, cx| pool.tend(cx)), None);
+        assert!(!bench.request(Duration::ZERO), "nothing is ready yet");
+        assert!(bench.act(Duration::ZERO, |pool, cx| pool.tend(cx)).is_some());
+        assert_eq!(bench.sockets(), 2);
+
+        bench.act(KEPT_FOR, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 0, "both are too old");
+        bench.act(KEPT_FOR, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 2, "and replaced");
+
+        assert_eq!(bench.act(WANTED_FOR, |pool, cx| pool.tend(cx)), None);
+        assert_eq!(bench.sockets(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_fails_is_not_made_again_at_once_and_its_place_waits_for_its_operation() {
+        let mut bench = PoolBench::new();
+        bench.request(Duration::ZERO);
+        bench.act(Duration::ZERO, |pool, cx| pool.tend(cx));
+        let refused = -libc::ECONNREFUSED;
+        bench.act(Duration::ZERO, |pool, cx| pool.complete(0, PeerStep::Connect, refused, cx));
+        bench.act(Duration::ZERO, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 1, "the peer has a pause");
+        assert_eq!(bench.pool.free, [0]);
+
+        bench.act(RETRY_AFTER, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 2);
+        bench.act(WANTED_FOR, |pool, cx| pool.tend(cx));
+        assert_eq!((bench.sockets(), bench.pool.free.len()), (0, 0), "both connects are in flight");
+        for place in [0, 1] {
+            bench.act(WANTED_FOR, |pool, cx| pool.complete(place, PeerStep::Connect, -libc::ECANCELED, cx));
+        }
+        assert_eq!(bench.pool.free.len(), 2);
+    }
+}

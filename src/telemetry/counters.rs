@@ -102,7 +102,7 @@ pub struct SessionCounters {
     /// Tunnels that were opened by way of a peer; `tunnels_opened` includes them.
     pub tunnels_forwarded: Counter,
     /// Requests that were handed on by a connection that was there before.
-    pub spares_used: Counter,
+    pub pooled_connections_used: Counter,
     pub tunnels_closed: Counter,
     /// Sessions that exist now, from accept to close.
     pub active: Counter,

@@ -1,4 +1,4 @@
-//! One direction against a scripted kernel: all bytes arrive, in order, whatever the kernel does.
+//! One direction against a simulated kernel: all bytes arrive, in order, whatever the kernel does.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::user_data::{InFlight, Slot};
 use crate::sys::kernel_tls::Record;
 
-/// A flow with its two ends and a scripted kernel.
+/// A flow with its two ends and a simulated kernel.
 struct FlowBench {
     flow: Flow<<SimulatedKernel as Kernel>::Pipe>,
     kernel: SimulatedKernel,

@@ -117,7 +117,7 @@ impl<K: Kernel> AskingPeer<K> {
         let began_us = cx.now.monotonic_us;
         core.deadline = Some(cx.now.after(cx.shared.config.timeouts.forward));
         if let Some(ReadyConnection { socket, stream }) = pooled {
-            cx.counters.sessions.spares_used.add(1);
+            cx.counters.sessions.pooled_connections_used.add(1);
             let attempt = PeerAttempt {
                 request,
                 socket,

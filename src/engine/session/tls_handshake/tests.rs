@@ -1,4 +1,4 @@
-//! Whole sessions by TLS against a scripted kernel: whatever it does, the bytes arrive and nothing is left.
+//! Whole sessions by TLS against a simulated kernel: whatever it does, the bytes arrive and nothing is left.
 
 use std::sync::Arc;
 

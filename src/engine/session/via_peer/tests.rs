@@ -171,7 +171,7 @@ fn a_pooled_connection_that_fails_gives_way_to_a_new_one_and_the_client_notices_
         bench.run_until(&mut session, &mut peer, |session, _| is_tunnel(session));
         assert!(bench.bench.client_got().starts_with("HTTP/1.1 200"), "{}", bench.bench.client_got());
         let counters = &bench.bench.shared.threads[0].counters.sessions;
-        assert_eq!((counters.spares_used.get(), counters.tunnels_forwarded.get()), (1, 1));
+        assert_eq!((counters.pooled_connections_used.get(), counters.tunnels_forwarded.get()), (1, 1));
     }
 }
 
