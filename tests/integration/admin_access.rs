@@ -138,6 +138,23 @@ fn with_a_token_file_sessions_and_changes_are_for_the_token_alone() {
 }
 
 #[test]
+fn an_outsider_gets_the_same_keys_without_private_values() {
+    let scene = Scene::new(HasToken::Yes);
+    let operator = scene.with_token("GET /status.json", TOKEN).json();
+    let outsider = scene.ask("GET /status.json", "").json();
+    for pointer in ["", "/source", "/source/rows", "/sessions", "/probe/local", "/slowest/0", "/may"] {
+        let keys = |status: &serde_json::Value| -> Vec<String> {
+            status.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys(&outsider), keys(&operator), "{pointer}");
+    }
+    for pointer in ["/source/store", "/slowest/0/session", "/slowest/0/uuid", "/slowest/0/port", "/top"] {
+        assert!(operator.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer}");
+        assert!(outsider.pointer(pointer).is_some_and(serde_json::Value::is_null), "{pointer}");
+    }
+}
+
+#[test]
 fn wrong_tokens_are_refused_written_down_a_few_times_and_never_shown() {
     let mut scene = Scene::new(HasToken::Yes);
     let end = scene.end();
