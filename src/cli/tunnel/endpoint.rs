@@ -9,7 +9,8 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::{DeadlineStream, RelayConnection};
 use super::names::{RelayName, TunnelTarget};
-use super::reply::{self, TunnelRefusal};
+use super::refusal::TunnelRefusal;
+use super::reply;
 use super::tls::ClientTls;
 use super::{ClientTlsError, TunnelError};
 use crate::wire::Token;

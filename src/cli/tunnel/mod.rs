@@ -6,6 +6,7 @@ mod connection;
 mod endpoint;
 mod forward;
 mod names;
+mod refusal;
 mod reply;
 mod tls;
 mod tls_carrier;
@@ -28,7 +29,7 @@ use forward::TunnelEnd;
 pub use connection::RelayConnection;
 pub use endpoint::RelayEndpoint;
 pub use names::{RelayName, TunnelTarget};
-pub use reply::TunnelRefusal;
+pub use refusal::TunnelRefusal;
 pub use tls::{ClientTls, ClientTlsError, server_name};
 pub use token::read as read_token;
 

@@ -1,11 +1,11 @@
-//! Sends the request to the relay, reads its reply up to the last byte of the head, and explains a refusal.
+//! Sends the request to the relay, and reads its reply up to the last byte of the head.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 
 use super::connection::{DeadlineStream, RelayConnection};
 use super::names::TunnelTarget;
-use crate::wire::{Reply, Token};
+use super::refusal::TunnelRefusal;
+use crate::wire::Token;
 
 /// Status line of a reply, and the value of `Sluicegate-Reason`.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,16 +13,6 @@ pub(super) struct ReplyHead {
     status: u16,
     reason: String,
     slug: Option<String>,
-}
-
-/// A refusal by the relay, with a text that helps a person.
-#[derive(Debug)]
-pub struct TunnelRefusal {
-    target: TunnelTarget,
-    status: u16,
-    reason: String,
-    /// `None` for a reply that sluicegate does not send.
-    reply: Option<Reply>,
 }
 
 /// Sends the request for `target`.
@@ -97,75 +87,7 @@ impl ReplyHead {
         if (200..300).contains(&self.status) {
             return None;
         }
-        let reply = match &self.slug {
-            Some(slug) => Reply::ALL.into_iter().find(|reply| reply.slug() == Some(slug)),
-            None => Reply::ALL
-                .into_iter()
-                .find(|reply| reply.status() == self.status && reply.reason() == self.reason),
-        };
-        Some(TunnelRefusal { target: target.clone(), status: self.status, reason: self.reason, reply })
-    }
-}
-
-impl TunnelRefusal {
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-}
-
-impl fmt::Display for TunnelRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, status, reason, reply } = self;
-        let TunnelTarget { host, port } = target;
-        write!(f, "{target}: {status} {reason}: ")?;
-        let Some(reply) = reply else {
-            return f.write_str(
-                "this reply is not from sluicegate; check --relay, and whether there is a proxy in between",
-            );
-        };
-        match reply {
-            Reply::Established => f.write_str("the tunnel is open"),
-            Reply::Malformed | Reply::Method => {
-                f.write_str("the relay did not understand our request; check that both have the same version, and \
-                 whether the port needs TLS (--tls)")
-            }
-            Reply::NotPermitted => write!(
-                f,
-                "there is no such device, or the token may not reach its port {port}; check the uuid, or ask the \
-                 relay's operator for a grant (`sluicegate grant add`)"
-            ),
-            Reply::Credentials => f.write_str(
-                "the token is unknown, expired or revoked; ask the relay's operator for a new one (`sluicegate \
-                 token issue`)",
-            ),
-            Reply::HeadTimeout => f.write_str("our request did not arrive in time; check the network and try again"),
-            Reply::Limit => f.write_str(
-                "too many sessions are open: of the owner of this token, to this device or on this relay; close some, or \
-                 try again later",
-            ),
-            Reply::HeadTooLarge => f.write_str("our request is too long; check the token"),
-            Reply::DeviceAddress => f.write_str(
-                "the device's address lies outside the relay's `vpn.allow`; the relay's operator must correct one \
-                 of the two",
-            ),
-            Reply::DevicePortClosed => {
-                write!(f, "nothing listens on port {port} of the device; start the service there, or use its port")
-            }
-            Reply::DeviceUnreachable => {
-                f.write_str("the relay has no route to the device; check the VPN on both ends, then try again")
-            }
-            Reply::DeviceOffline => write!(f, "{host} has no VPN connection; power it up or wait until it is back"),
-            Reply::Undecided => f.write_str(
-                "the relay cannot decide at the moment whether this is permitted; try again soon, and if it \
-                 goes on, ask its operator",
-            ),
-            Reply::Draining => f.write_str("the relay is being shut down; try again soon, or use another relay"),
-            Reply::DeviceTimeout => write!(
-                f,
-                "the device does not answer on port {port}; check that it is up and that no firewall drops the port"
-            ),
-            Reply::Loop => f.write_str("the relays forward this request to each other in a circle; ask their operator"),
-        }
+        Some(TunnelRefusal::new(target, self.status, self.reason, self.slug.as_deref()))
     }
 }
 
@@ -185,7 +107,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::wire::HttpVersion;
+    use crate::wire::{HttpVersion, Reply};
 
     fn target() -> TunnelTarget {
         "0123456789abcdef0123456789abcdef:2222".parse().unwrap()
@@ -245,7 +167,7 @@ mod tests {
         for reply in Reply::ALL.into_iter().filter(|reply| reply.slug().is_some()) {
             let answer = parse(reply.bytes(HttpVersion::Http10)).unwrap();
             let refusal = answer.into_refusal(&target()).unwrap();
-            assert_eq!(refusal.reply, Some(reply));
+            assert_eq!(refusal.reply(), Some(reply));
             let text = refusal.to_string();
             assert!(text.contains(reply.reason()), "{text}");
             assert!(text.contains("; "), "no remedy: {text}");
@@ -256,7 +178,7 @@ mod tests {
     #[test]
     fn a_refusal_without_a_slug_is_known_by_its_status_line() {
         let answer = parse(b"HTTP/1.0 503 Device Offline\r\n\r\n").unwrap();
-        assert_eq!(answer.into_refusal(&target()).unwrap().reply, Some(Reply::DeviceOffline));
+        assert_eq!(answer.into_refusal(&target()).unwrap().reply(), Some(Reply::DeviceOffline));
     }
 
     #[test]
