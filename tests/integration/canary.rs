@@ -213,7 +213,7 @@ fn a_device_that_says_something_else_or_nothing_is_told() {
 
     let leaves = Scene::with(Device::serving(V4, drop));
     let output = output_of(&mut leaves.canary(), b"");
-    assert!(failure(&output).contains("its first bytes did not come"), "{}", failure(&output));
+    assert!(failure(&output).contains("its first bytes did not arrive"), "{}", failure(&output));
 }
 
 #[test]
