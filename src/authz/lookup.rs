@@ -20,7 +20,7 @@ pub struct Permitted {
 }
 
 impl Snapshot {
-    /// `None` where nobody gets through.
+    /// Returns the rows that permit `query`; `None` where it leads to no tunnel, by this node or by another one.
     pub fn permitted(&self, query: &Query, context: DecisionContext<'_>) -> Option<Permitted> {
         match self.decide(query, context) {
             Decision::Allow(route) => Some(Permitted {

@@ -5,7 +5,7 @@ use super::{Change, CredentialId, GrantId, KeyHash, PrincipalId};
 
 /// An immutable set; adding makes a new one, which shares with the old one all but what was added.
 ///
-/// A deletion that the store told of counts as a revocation: a snapshot that is older than it, kept by
+/// A deletion that the store named counts as a revocation: a snapshot that is older than it, kept by
 /// a hold or brought back by a rollback, must not revive what was deleted. So a token that was deleted
 /// and issued again with the same key stays refused, as does a principal or grant whose number the store
 /// uses again; stores must number without reuse.
@@ -44,7 +44,7 @@ impl Revocations {
         Some(next)
     }
 
-    /// The ends that `changes` tell of and that are new to the set, in their barest form.
+    /// The ends in `changes` that are new to the set, in their barest form.
     pub fn news(&self, changes: &[Change]) -> Vec<Change> {
         let end = |change: &Change| match change {
             Change::Credential(row) if row.revoked => Some(Change::CredentialGone(row.key)),

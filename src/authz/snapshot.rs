@@ -69,7 +69,7 @@ impl Snapshot {
     /// The snapshot after `changes`, in their order.
     ///
     /// [`Change::PrincipalGone`] ends the principal through [`Revocations`](super::Revocations), which
-    /// the caller adds the same changes to. Its rows stay, out of reach, until the store tells of each or
+    /// the caller adds the same changes to. Its rows stay, out of reach, until the store names each or
     /// the next full build.
     pub fn apply(&self, generation: Generation, changes: &[Change]) -> Self {
         let mut edits = Edits::default();

@@ -1,4 +1,4 @@
-//! Rows that do not decode: told once each when they turn bad, and counted for as long as they are.
+//! Rows that do not decode: each is reported once when it turns bad, and counted as long as it stays bad.
 
 use std::collections::HashSet;
 
@@ -66,7 +66,7 @@ pub(super) fn row_key(change: &Change) -> Option<RowKey> {
     }
 }
 
-/// Rows whose reasons are kept, for whoever asks.
+/// Number of rows whose reasons are kept for status.
 const EXAMPLES_MAX: usize = 5;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the node tells about itself: counters that engines keep, and audit events.
+//! What a node reports about itself: counters of the engine threads, causes, and audit events.
 
 mod audit;
 mod audit_log;

@@ -109,7 +109,7 @@ mod tests {
     use super::super::KeyHasher;
     use super::*;
 
-    /// Found by `key`; `rank` tells rows apart that share it, `version` is what the row says.
+    /// Found by `key`; `rank` distinguishes rows that share it, `version` is what the row says.
     #[derive(Clone, Debug, PartialEq)]
     struct Versioned {
         key: u32,

@@ -244,5 +244,5 @@ const SHARD_ROWS_MAX: usize = 2 * SHARD_ROWS;
 /// pointers and one branch.
 const BRANCH_SHARDS: usize = 32;
 
-/// So that a digest still tells the buckets of a shard apart. Beyond some two billion rows, shards grow.
+/// Limit so that a digest still distinguishes the buckets of a shard. Beyond some two billion rows, shards grow.
 const SHARDS_MAX: usize = 1 << 25;

@@ -145,7 +145,7 @@ impl Admission {
     pub(super) fn apply_changes(&mut self, changes: &[Change], quarantined: Vec<Quarantined>) {
         self.missing_rows.count_read(ReadScope::Changes);
         let bad: HashSet<&RowKey> = quarantined.iter().map(|row| &row.key).collect();
-        // What is told as gone and does not decode either is there, and says that it is revoked.
+        // A row that is named as gone and does not decode either is there, and says that it is revoked.
         let is_end =
             |change: &&Change| !change.is_gone() || row_key(change).is_some_and(|key| bad.contains(&key));
         let ends: Vec<Change> = changes.iter().filter(is_end).cloned().collect();
@@ -159,7 +159,7 @@ impl Admission {
         self.publisher.settle();
     }
 
-    /// A read of changes that found none. It confirms what the one before told.
+    /// Applies a read of changes that found none. It confirms the rows that the read before missed.
     pub(super) fn apply_nothing(&mut self) {
         self.missing_rows.count_read(ReadScope::Changes);
         let is_asking = self.prober.is_asking() || self.peer_polls.is_asking();

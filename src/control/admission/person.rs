@@ -1,4 +1,4 @@
-//! What a person may ask of the admission, and tell it.
+//! Commands of a person: diff, accept and rollback.
 
 use super::Admission;
 use super::rollback::{Rejection, rejected_by_person};

@@ -118,7 +118,7 @@ pub(super) fn rejected_by_person(generation: u64) -> Hold {
     Hold::new(Rule::Operator, 1, figures, [""; 0])
 }
 
-/// The rows as they were before, but for rights that end sooner now: an end that was told is not put off.
+/// The rows as they were before, but for rights that end sooner now: an explicit end is not put off.
 fn shortened(since: &Difference) -> Vec<Change> {
     let credentials = since.credentials.iter().filter_map(|Changed { before, after }| {
         let (mut before, after) = ((*before)?, (*after)?);

@@ -1,7 +1,7 @@
 //! Rule `contract`: the store answers as the contract says, by names and types.
 //!
 //! The store itself checks it where a query is prepared; here its word becomes a hold, so that a query gone
-//! wrong is told as such and not as an outage.
+//! wrong is reported as such and not as an outage.
 
 use super::{Hold, Rule};
 use crate::store::StoreError;

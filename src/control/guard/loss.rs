@@ -48,8 +48,8 @@ impl RowLoss {
         Err(Hold::new(Rule::Loss, lost, figures, self.rows))
     }
 
-    /// `device remove` deletes one row, which the outbox tells of: the only one that any command deletes,
-    /// and it may be the last. A query that goes wrong is not told by the outbox.
+    /// `device remove` deletes one row, which the outbox names: the only one that any command deletes,
+    /// and it may be the last. The outbox names no row because a query went wrong.
     fn is_one_removal(&self, read: ReadScope) -> bool {
         read == ReadScope::Changes && self.relation == Relation::Devices && self.rows.len() == 1
     }

@@ -1,8 +1,8 @@
-//! Rule `location`, of devices that other nodes hold: whom the store says they have lost, they do not hold any more.
+//! Rule `location` for devices of peers: a mass loss that the store shows has to be confirmed by the peers.
 //!
-//! A node cannot ask devices in another one's network, but that one can, and does by its own guard; and it says with
-//! its signs of life how many it holds. So a mass loss is put to the nodes that held the devices. A node that is dead,
-//! or cannot say, is not waited for; nor is anybody asked about devices that this node's own VPN has by now.
+//! A node cannot dial devices in a peer's network. The peer can, and its own guard does; its heartbeat says how many
+//! devices it holds. So a mass loss is compared with the heartbeats of the peers that held the devices. The guard does
+//! not wait for a peer that is dead or does not know, nor for devices that this node's own VPN has by now.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::authz::{Device, DeviceId, Directory, Holds, Snapshot};
 use crate::config::{self, Allowance, Config, Vpn};
 use crate::store::RowKey;
 
-/// Devices that one other node holds by what is in force and would not any more, too many for one read.
+/// Devices of one peer, by the snapshot in force, that a candidate takes from it: too many for one read.
 pub(in crate::control) struct DisplacedDevices {
     node: Box<str>,
     devices: Vec<DeviceId>,
@@ -132,7 +132,7 @@ impl PeerPolls {
                 continue;
             }
             if readable_since < asked_at + NODE_PATIENCE {
-                // Else it is as silent as a dead one, though nobody can read that.
+                // Otherwise the peer counts as dead.
                 if now < asked_at + NODE_PATIENCE + self.max_age {
                     word = PeerAnswer::Awaited;
                 }

@@ -25,7 +25,7 @@ use throttle::Throttle;
 use writer::AuditWriter;
 
 /// The writing end: owns the thread, the file and the journal's socket. Dropping it writes what is queued and
-/// closes them; senders that are left find nobody.
+/// closes them; events of senders that are left are dropped.
 pub struct AuditLog {
     _writer: ServiceThread,
     reopener: AuditReopener,

@@ -106,7 +106,7 @@ fn network(address: IpAddr) -> IpNet {
 /// enough that the line still helps an operator who watches.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
-/// Sources that are told apart at a time, in some 100 bytes each. What comes from others then is one source
+/// Number of sources that are kept apart at a time, in some 100 bytes each. What comes from others then is one source
 /// together, so that a flood from everywhere is summed as well.
 pub(super) const SOURCES_MAX: usize = 4096;
 

@@ -31,7 +31,7 @@ impl AuditWriter {
         stop: &StopSignal,
         lost: &LostEvents,
     ) {
-        // Where no file is written, nobody asks for another one.
+        // Without a file nothing is sent here.
         let mut reopens = reopens.clone();
         loop {
             crossbeam::channel::select_biased! {
