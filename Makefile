@@ -38,11 +38,12 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 	cargo clippy --locked -p sluicegate-loom --tests -- -D warnings
 	exec cargo test --locked -p sluicegate-loom --profile loom --no-fail-fast --quiet
 
-lint: tools ## Formatting, clippy, documentation, licences and banned crates
+lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check
 	cargo clippy --locked -p sluicegate -p sluicegate-house --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources
+	cargo run --locked -p sluicegate-house --quiet
 
 check: ## The fastest look at whether everything compiles
 	@cargo check --locked --all-targets
