@@ -234,7 +234,7 @@ impl Judged {
         wait_for(|| condition(self).then_some(())).is_some()
     }
 
-    /// Waits until the whole store has been read `times` more.
+    /// Waits until the whole store has been read `times` times more.
     pub fn read_whole(&self, times: u64) {
         let seen = self.status().reads_of_everything;
         assert!(self.comes_to(|judged| judged.status().reads_of_everything >= seen + times));
