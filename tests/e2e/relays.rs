@@ -112,8 +112,8 @@ impl<'a> Node<'a> {
         let mut status = self.place.command(BINARY);
         status.args(["authz", "status", "--json", "--config"]).arg(config_file(self.place));
         let output = output_of(&mut status, b"");
-        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-        told["hold"]["rule"].as_str().map(str::to_owned)
+        let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+        message["hold"]["rule"].as_str().map(str::to_owned)
     }
 
     /// The output of `sluicegate sessions --json`.

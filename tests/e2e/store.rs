@@ -36,8 +36,8 @@ impl<'a> Store<'a> {
         let mut command = self.place.command(BINARY);
         command.args(arguments).args(["--json", "--store", &self.database.owner_url()]);
         let output = output_of(&mut command, b"");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "sluicegate {} failed: {told}", arguments.join(" "));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sluicegate {} failed: {message}", arguments.join(" "));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 

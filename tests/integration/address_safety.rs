@@ -54,9 +54,9 @@ fn an_allowed_address_that_turns_into_another_in_the_store_is_refused_from_then_
 fn a_configuration_that_allows_nothing_is_told_at_start() {
     let mut site = Site::new("");
     site.configure("vpn.allow = []");
-    let (code, told) = site.start_in_vain().expect("it gives up");
+    let (code, message) = site.start_in_vain().expect("it gives up");
     assert_eq!(code, Some(1));
-    assert!(told.contains("vpn.allow") && told.contains("sluicegate.toml:"), "{told}");
+    assert!(message.contains("vpn.allow") && message.contains("sluicegate.toml:"), "{message}");
 }
 
 /// A node and a device in namespaces of their own, with a cable between them.

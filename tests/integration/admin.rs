@@ -267,9 +267,9 @@ fn an_admin_address_that_is_taken_is_told_in_one_line_and_frees_the_client_ports
     let client = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     setting.config.listen[0].address = client;
     let Err(error) = Node::start(setting.config.clone()) else { panic!("it started") };
-    let told = error.to_string();
+    let message = error.to_string();
     let expected = format!("admin.address {} cannot be listened on: ", setting.config.admin.address);
-    assert!(told.starts_with(&expected) && !told.contains('\n'), "{told}");
+    assert!(message.starts_with(&expected) && !message.contains('\n'), "{message}");
     // The kernel takes a ring down in its own time, and a listener with it.
     wait_for("a free client port", || TcpListener::bind(client).is_ok());
 }

@@ -162,9 +162,9 @@ fn wrong_tokens_are_refused_written_down_a_few_times_and_never_shown() {
     let answers: Vec<_> = (0..30).map(|_| scene.with_token(&end, &wrong)).collect();
     assert_eq!(answers[0].status, 401);
     assert!(answers[0].error().contains("not the admin token"));
-    let told = answers.iter().filter(|answer| answer.status == 401).count();
+    let message = answers.iter().filter(|answer| answer.status == 401).count();
     let bounded = answers.iter().filter(|answer| answer.status == 429).count();
-    assert_eq!((told, bounded), (10, 20));
+    assert_eq!((message, bounded), (10, 20));
     assert!(scene.is_open());
     // Whoever has the right one is let in all the same.
     assert_eq!(scene.with_token("GET /sessions", TOKEN).status, 200);
@@ -190,9 +190,9 @@ fn a_token_file_that_cannot_serve_stops_the_start_with_the_reason() {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let (code, told) = site.start_in_vain().unwrap();
-        assert_eq!(code, Some(1), "{told}");
-        assert!(told.contains("admin.token_file") && told.contains(reason), "{told}");
+        let (code, message) = site.start_in_vain().unwrap();
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("admin.token_file") && message.contains(reason), "{message}");
     }
 }
 

@@ -136,7 +136,7 @@ fn a_relay_that_is_to_tell_a_journal_does_not_start_without_one() {
     if !root_or_skip("a_relay_that_is_to_tell_a_journal_does_not_start_without_one") {
         return;
     }
-    for (setting, told) in [
+    for (setting, message) in [
         ("audit.journald = true", "audit.journald is on, but nobody listens at /run/systemd/journal/socket"),
         ("log.journald = true", "log.journald is on, but journald cannot be reached"),
     ] {
@@ -150,7 +150,7 @@ fn a_relay_that_is_to_tell_a_journal_does_not_start_without_one() {
         let output = command.env("STATE_DIRECTORY", site.folder().join("state")).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         let error = String::from_utf8(output.stderr).unwrap();
-        assert!(error.contains(told) && error.contains("turn it off"), "{error}");
+        assert!(error.contains(message) && error.contains("turn it off"), "{error}");
     }
 }
 

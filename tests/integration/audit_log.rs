@@ -117,11 +117,11 @@ fn a_full_disk_blocks_nobody_and_costs_lines_that_are_counted_and_none_that_is_t
 
     let filler = disk.join("filler");
     fill(&filler);
-    let mut told = 1;
+    let mut message = 1;
     while relay.metric("sluicegate_audit_lost_total").unwrap() < 10.0 {
         (0..100).for_each(|_| refused(&site, &relay));
-        told += 100;
-        assert!(told < 10_000, "nothing is lost");
+        message += 100;
+        assert!(message < 10_000, "nothing is lost");
     }
     let device = Device::echo(V4);
     let mut tunnel = site.ask(&relay, device.port()).opened();
@@ -131,8 +131,8 @@ fn a_full_disk_blocks_nobody_and_costs_lines_that_are_counted_and_none_that_is_t
 
     assert!(relay.logs("takes audit events again"), "by itself, with no further event");
     let lost = relay.metric("sluicegate_audit_lost_total").unwrap() as usize;
-    let sessions = sessions(&audit.wait_for_events(told - lost));
-    assert_eq!(sessions.len() + lost, told);
+    let sessions = sessions(&audit.wait_for_events(message - lost));
+    assert_eq!(sessions.len() + lost, message);
     assert!(sessions.is_sorted());
     assert_eq!(relay.log().matches("takes no audit events").count(), 1);
     assert_eq!(relay.metric("sluicegate_audit_dropped_total"), Some(0.0), "and no engine had to wait");

@@ -158,17 +158,20 @@ fn the_socket_is_its_owners_alone_and_no_other_way_leads_to_it_without_a_token()
         assert!(relay.admin_get(path).starts_with("HTTP/1.1 405"), "{path}");
     }
     assert!(relay.admin_get("/metrics").contains("sluicegate_guard_rollbacks_total 0"));
-    let (code, told) = site.start_in_vain().expect("a second relay gives up");
+    let (code, message) = site.start_in_vain().expect("a second relay gives up");
     assert_eq!(code, Some(1));
-    assert!(told.contains("admin.socket") && told.contains("another process listens on it"), "{told}");
+    assert!(
+        message.contains("admin.socket") && message.contains("another process listens on it"),
+        "{message}"
+    );
     assert_eq!(site.cli(&["authz", "status"])["hold"], Value::Null, "the first one is asked still");
 
     // As a crash leaves it.
     drop(relay);
     assert!(socket.exists());
     let output = site.command(&["authz", "status"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("no relay can be asked at") && told.contains("is it running"), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("no relay can be asked at") && message.contains("is it running"), "{message}");
     let _relay = site.start();
     site.cli(&["authz", "status"]);
 }

@@ -94,7 +94,7 @@ fn canary(relay: &str, device: &str, token: &str) -> Command {
 
 /// The steps that were told as done, each with a time.
 fn steps(output: &Output) -> Vec<String> {
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let message = String::from_utf8_lossy(&output.stdout).into_owned();
     let step = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [step, number, "ms", ref more @ ..] = words[..] else { panic!("{line}") };
@@ -102,15 +102,15 @@ fn steps(output: &Output) -> Vec<String> {
         assert_eq!(more.first(), (step == "tls").then_some(&"certificate"), "{line}");
         step.to_owned()
     };
-    told.lines().map(step).collect()
+    message.lines().map(step).collect()
 }
 
 /// The one line of output of a canary that fails.
 fn failure(output: &Output) -> String {
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    told
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
 }
 
 /// The value of a sample, its labels included.
@@ -157,17 +157,17 @@ fn programs_get_one_document_of_it() {
     let scene = Scene::new();
     let output = output_of(scene.plain().arg("--json"), b"");
     assert_done(&output);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&told["success"], &told["failed_step"]), (&true.into(), &Value::Null));
-    assert_eq!(told["steps"][1]["step"], "device");
-    assert!(told["steps"][1]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&message["success"], &message["failed_step"]), (&true.into(), &Value::Null));
+    assert_eq!(message["steps"][1]["step"], "device");
+    assert!(message["steps"][1]["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
 
     let output = output_of(scene.plain().args(["--json", "--expect", "HTTP"]), b"");
     assert_eq!(output.status.code(), Some(1));
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&told["success"], &told["failed_step"]), (&false.into(), &"device".into()));
-    assert_eq!(told["steps"].as_array().map(Vec::len), Some(1));
-    assert!(told["error"].as_str().unwrap().contains("began with"), "{told}");
+    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&message["success"], &message["failed_step"]), (&false.into(), &"device".into()));
+    assert_eq!(message["steps"].as_array().map(Vec::len), Some(1));
+    assert!(message["error"].as_str().unwrap().contains("began with"), "{message}");
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn the_first_step_that_fails_ends_it_and_says_why() {
     let mut command = canary(&scene.relay.address().to_string(), &scene.target(), &scene.site.token);
     let output = output_of(command.arg("--ca").arg(&stranger.file), b"");
     assert_eq!(steps(&output), ["connect"]);
-    let told = failure(&output);
+    let message = failure(&output);
     assert!(
-        told.contains("tls failed after ") && told.contains("not signed by a CA that we trust"),
-        "{told}"
+        message.contains("tls failed after ") && message.contains("not signed by a CA that we trust"),
+        "{message}"
     );
 
     let closed = canary(&format!("127.0.0.1:{}", Device::closed_port()), &scene.target(), "sg_any")
@@ -199,8 +199,8 @@ fn the_first_step_that_fails_ends_it_and_says_why() {
 fn a_device_that_says_something_else_or_nothing_is_told() {
     let scene = Scene::new();
     let output = output_of(scene.plain().args(["--expect", "SSH-1"]), b"");
-    let told = failure(&output);
-    assert!(told.contains(r#"began with "SSH-2" instead of "SSH-1""#), "{told}");
+    let message = failure(&output);
+    assert!(message.contains(r#"began with "SSH-2" instead of "SSH-1""#), "{message}");
 
     let mute = Scene::with(Device::echo(V4));
     let begin = Instant::now();
@@ -227,10 +227,10 @@ fn a_device_that_speaks_http_is_asked_for_a_page() {
     }));
     assert_done(&output_of(web.canary().args(["--http", "/ping?all"]), b""));
     assert_done(&output_of(web.plain().args(["--http", "/ping?all"]), b""));
-    let told = failure(&output_of(web.canary().args(["--http", "/other"]), b""));
-    assert!(told.contains(r#"began with "NOT-HTT" instead of "HTTP/1.""#), "{told}");
+    let message = failure(&output_of(web.canary().args(["--http", "/other"]), b""));
+    assert!(message.contains(r#"began with "NOT-HTT" instead of "HTTP/1.""#), "{message}");
 
-    for (arguments, told) in [
+    for (arguments, message) in [
         (&["--http", "ping"][..], "a path begins with /"),
         (&["--http", "/a b"], "a path begins with /"),
         (&["--http", "/", "--expect", "SSH-"], "cannot be used with"),
@@ -238,7 +238,7 @@ fn a_device_that_speaks_http_is_asked_for_a_page() {
         let output = output_of(web.canary().args(arguments), b"");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(message), "{said}");
     }
 }
 
@@ -251,9 +251,12 @@ fn a_relay_that_says_nothing_costs_a_step_its_time_and_no_more() {
         let mut command = canary(&mute.address().to_string(), &format!("{DEVICE}:22"), "sg_any");
         command.args(plain.then_some("--plain")).args(["--timeout", "300ms"]);
         let begin = Instant::now();
-        let told = failure(&output_of(&mut command, b""));
+        let message = failure(&output_of(&mut command, b""));
         assert!(begin.elapsed() < Duration::from_secs(5));
-        assert!(told.contains(&format!("{step} failed after 0.3 s: ")) && told.contains("in time"), "{told}");
+        assert!(
+            message.contains(&format!("{step} failed after 0.3 s: ")) && message.contains("in time"),
+            "{message}"
+        );
     }
 }
 
@@ -274,18 +277,24 @@ fn who_is_let_in_and_should_not_be_is_a_failure() {
     let mut command = canary(&relay.address().to_string(), &format!("{DEVICE}:22"), "sg_any");
     let output = output_of(command.arg("--plain"), b"");
     assert_eq!(steps(&output), ["connect", "device"]);
-    let told = failure(&output);
-    assert!(told.contains("token failed after ") && told.contains("nobody holds was let in"), "{told}");
+    let message = failure(&output);
+    assert!(
+        message.contains("token failed after ") && message.contains("nobody holds was let in"),
+        "{message}"
+    );
 
     let scene = Scene::new();
     let output = output_of(scene.plain().args(["--refused", &scene.target()]), b"");
-    let told = failure(&output);
-    assert!(told.contains("refused failed after ") && told.contains("may not reach was let in"), "{told}");
+    let message = failure(&output);
+    assert!(
+        message.contains("refused failed after ") && message.contains("may not reach was let in"),
+        "{message}"
+    );
 
     let closed = format!("{DEVICE}:{}", Device::closed_port());
     let output = output_of(scene.plain().args(["--refused", &closed]), b"");
-    let told = failure(&output);
-    assert!(told.contains("should get 403, but got ") && told.contains("502 "), "{told}");
+    let message = failure(&output);
+    assert!(message.contains("should get 403, but got ") && message.contains("502 "), "{message}");
 }
 
 #[test]
@@ -341,8 +350,8 @@ fn the_end_of_the_certificate_is_told_before_it_comes() {
 
     let output = output_of(scene.canary().arg("--textfile").arg(scene.textfile()), b"");
     assert_done(&output);
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(told.contains("certificate good until 2061-02-03T00:00:00Z\n"), "{told}");
+    let message = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(message.contains("certificate good until 2061-02-03T00:00:00Z\n"), "{message}");
     let metrics = std::fs::read_to_string(scene.textfile()).unwrap();
     let expiry = sample(&metrics, "sluicegate_canary_certificate_expiry_timestamp_seconds");
     assert_eq!(expiry, Some(2_874_614_400.0));

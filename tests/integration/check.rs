@@ -56,12 +56,12 @@ fn embedded_defaults_are_fine_before_their_store_exists() {
 fn a_mistake_is_told_in_one_line_with_its_place() {
     let site = Site::new("");
     std::fs::write(site.config_path(), "[timeouts]\nhaed = \"3s\"\n").unwrap();
-    let (code, said, told) = outcome(check(&site));
+    let (code, said, message) = outcome(check(&site));
     let expected = format!(
         "sluicegate: {}:2:1: timeouts.haed: unknown key `haed`; the nearest known key is `head`\n",
         site.config_path().display()
     );
-    assert_eq!((code, said.as_str(), told), (1, "", expected));
+    assert_eq!((code, said.as_str(), message), (1, "", expected));
 }
 
 #[test]
@@ -69,9 +69,9 @@ fn an_override_counts_and_is_told_by_its_name() {
     let site = Site::new("");
     let mut command = check(&site);
     command.env("SLUICEGATE_LIMITS__SESSIONS", "0");
-    let (code, _, told) = outcome(command);
+    let (code, _, message) = outcome(command);
     assert_eq!(code, 1);
-    assert_eq!(told, "sluicegate: the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1\n");
+    assert_eq!(message, "sluicegate: the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1\n");
 }
 
 #[test]
@@ -84,22 +84,22 @@ fn an_environment_that_is_not_utf8_matters_only_where_it_is_ours() {
     assert_eq!(outcome(command).0, 0);
     let mut command = check(&site);
     command.env("SLUICEGATE_LOG__LEVEL", OsStr::from_bytes(b"\xff"));
-    let (code, _, told) = outcome(command);
+    let (code, _, message) = outcome(command);
     assert_eq!(code, 1);
-    assert!(told.contains("SLUICEGATE_LOG__LEVEL: is not UTF-8"), "{told}");
+    assert!(message.contains("SLUICEGATE_LOG__LEVEL: is not UTF-8"), "{message}");
 }
 
 #[test]
 fn a_missing_store_is_told_with_its_remedy() {
     let site = Site::new("");
     std::fs::remove_file(site.store_path()).unwrap();
-    let (code, _, told) = outcome(check(&site));
+    let (code, _, message) = outcome(check(&site));
     let store = site.store_path();
     let expected = format!(
         "sluicegate: sqlite:{} does not exist; `sluicegate store init` creates it\n",
         store.display()
     );
-    assert_eq!((code, told), (1, expected));
+    assert_eq!((code, message), (1, expected));
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn rows_that_do_not_decode_are_told() {
     let site = Site::new("");
     let store = rusqlite::Connection::open(site.store_path()).unwrap();
     store.execute_batch("PRAGMA ignore_check_constraints = ON; UPDATE grants SET port_min = 0").unwrap();
-    let (code, _, told) = outcome(check(&site));
+    let (code, _, message) = outcome(check(&site));
     assert_eq!(code, 1);
-    assert!(told.contains(": 1 rows do not decode; the first is grants 1: "), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(message.contains(": 1 rows do not decode; the first is grants 1: "), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
 }
 
 #[test]

@@ -51,10 +51,10 @@ fn curl_shows_a_refusal_as_it_was_said() {
     let site = Site::new("");
     let relay = site.start();
     let output = output_of(&mut curl(relay.address(), 80), b"");
-    let told = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(told.contains("< HTTP/1.1 407 Proxy Authentication Required"), "{told}");
-    assert!(told.contains("< Sluicegate-Reason: credentials"), "{told}");
+    assert!(message.contains("< HTTP/1.1 407 Proxy Authentication Required"), "{message}");
+    assert!(message.contains("< Sluicegate-Reason: credentials"), "{message}");
 }
 
 /// socat's address of a port of [`DEVICE`] behind the relay.
@@ -132,7 +132,7 @@ fn an_ssh_that_is_refused_shows_why() {
         format!("{} tunnel %h:%p --relay {} --stdio", crate::support::BINARY, relay.address());
     let output =
         output_of(sshd.cat_through(DEVICE, &proxy_command).env("SLUICEGATE_TOKEN", "sg_nobody"), b"");
-    let told = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(told.contains("the token is unknown, expired or revoked"), "{told}");
+    assert!(message.contains("the token is unknown, expired or revoked"), "{message}");
 }

@@ -193,7 +193,7 @@ fn a_wrong_peer_is_told_with_its_line() {
     let empty = "[[peer]]\nname = \"a\"\ncommand = []\n";
     let spaced = "[[peer]]\nname = \"a b\"\ncommand = [\"a\"]\n";
 
-    let told = [misspelt, deaf, aimless, taken, empty, spaced].map(|text| read_peers(text).unwrap_err());
+    let message = [misspelt, deaf, aimless, taken, empty, spaced].map(|text| read_peers(text).unwrap_err());
 
     let expected = [
         ":4: unknown field `prot`",
@@ -203,8 +203,8 @@ fn a_wrong_peer_is_told_with_its_line() {
         ":1: the command of `a` is empty",
         ":1: `a b` is no name",
     ];
-    for (told, expected) in told.iter().zip(expected) {
-        assert!(told.contains(expected), "{told} lacks {expected}");
+    for (message, expected) in message.iter().zip(expected) {
+        assert!(message.contains(expected), "{message} lacks {expected}");
     }
 }
 

@@ -38,30 +38,30 @@ fn an_unknown_key_is_told_with_its_line_and_the_nearest_known_one() {
 
 #[test]
 fn a_value_of_the_wrong_kind_is_told_with_its_key() {
-    let told = refusal("[limits]\nsessions = \"many\"");
-    assert!(told.starts_with("sluicegate.toml:2:12: limits.sessions: invalid type: string"), "{told}");
-    let told = refusal("[timeouts]\nhead = \"3 fortnights\"");
-    assert!(told.starts_with("sluicegate.toml:2:8: timeouts.head: "), "{told}");
-    let told = refusal("[store]\nurl = \"mysql://db\"");
+    let message = refusal("[limits]\nsessions = \"many\"");
+    assert!(message.starts_with("sluicegate.toml:2:12: limits.sessions: invalid type: string"), "{message}");
+    let message = refusal("[timeouts]\nhead = \"3 fortnights\"");
+    assert!(message.starts_with("sluicegate.toml:2:8: timeouts.head: "), "{message}");
+    let message = refusal("[store]\nurl = \"mysql://db\"");
     assert_eq!(
-        told,
+        message,
         "sluicegate.toml:2:7: store.url: `mysql:` is not a store; use `sqlite:PATH` or \
          `postgres://USER@HOST/DATABASE`"
     );
-    let told = refusal("[engine]\nforwarding = \"warp\"");
-    assert!(told.contains("engine.forwarding") && told.contains("ring-splice"), "{told}");
+    let message = refusal("[engine]\nforwarding = \"warp\"");
+    assert!(message.contains("engine.forwarding") && message.contains("ring-splice"), "{message}");
 }
 
 #[test]
 fn broken_syntax_is_told_with_its_line() {
-    let told = refusal("[timeouts]\nhead = ");
-    assert!(told.starts_with("sluicegate.toml:2:"), "{told}");
-    assert!(!told.contains('\n'), "{told}");
+    let message = refusal("[timeouts]\nhead = ");
+    assert!(message.starts_with("sluicegate.toml:2:"), "{message}");
+    assert!(!message.contains('\n'), "{message}");
 }
 
 #[test]
 fn a_value_that_cannot_work_is_told_with_its_line() {
-    for (text, told) in [
+    for (text, message) in [
         ("[timeouts]\nidle = \"0s\"", "sluicegate.toml:2:1: timeouts.idle: must be between 1ms and 10years"),
         (
             "[timeouts]\ndrain = \"500000000000years\"",
@@ -117,14 +117,14 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
             "sluicegate.toml:3:1: listen.0.suffixes: `.balena` is not a suffix; use letters, digits and `-`, without the dot",
         ),
     ] {
-        assert_eq!(refusal(text), told);
+        assert_eq!(refusal(text), message);
     }
 }
 
 #[test]
 fn a_file_must_name_the_networks_of_its_devices() {
-    let told = load("[limits]\nsessions = 5\n", &[]).unwrap_err();
-    assert!(told.starts_with("sluicegate.toml: vpn.allow: no network is allowed"), "{told}");
+    let message = load("[limits]\nsessions = 5\n", &[]).unwrap_err();
+    assert!(message.starts_with("sluicegate.toml: vpn.allow: no network is allowed"), "{message}");
     let embedded = Config::load(None, []).unwrap();
     assert!(embedded.vpn.allows([127, 0, 0, 1].into()));
     assert!(!embedded.vpn.allows([10, 0, 0, 1].into()));
@@ -134,9 +134,9 @@ fn a_file_must_name_the_networks_of_its_devices() {
 fn an_interface_that_is_not_there_is_told() {
     let with = |interface: &str| load(&format!("{VPN}interface = \"{interface}\"\n"), &[]);
     for absent in ["tun77", "", "..", "a-name-longer-than-any-interface"] {
-        let told = with(absent).unwrap_err();
+        let message = with(absent).unwrap_err();
         assert_eq!(
-            told,
+            message,
             format!(
                 "sluicegate.toml:3:1: vpn.interface: there is no network interface `{absent}` on this machine"
             )
@@ -170,43 +170,47 @@ fn the_environment_overrides_the_file() {
 
 #[test]
 fn a_wrong_override_names_its_variable() {
-    let told = load(VPN, &[("SLUICEGATE_LIMITS__SESSION", "77")]).unwrap_err();
+    let message = load(VPN, &[("SLUICEGATE_LIMITS__SESSION", "77")]).unwrap_err();
     assert_eq!(
-        told,
+        message,
         "the environment's SLUICEGATE_LIMITS__SESSION: unknown key `session`; the nearest known key is \
          `sessions`"
     );
-    let told = load(VPN, &[("SLUICEGATE_LISTEN__3__ADDRESS", "[::1]:1")]).unwrap_err();
-    assert_eq!(told, "the environment's SLUICEGATE_LISTEN__3__ADDRESS: the next free place in the list is 1");
-    let told = load(VPN, &[("SLUICEGATE_LISTEN__ADDRESS", "[::1]:1")]).unwrap_err();
+    let message = load(VPN, &[("SLUICEGATE_LISTEN__3__ADDRESS", "[::1]:1")]).unwrap_err();
     assert_eq!(
-        told,
+        message,
+        "the environment's SLUICEGATE_LISTEN__3__ADDRESS: the next free place in the list is 1"
+    );
+    let message = load(VPN, &[("SLUICEGATE_LISTEN__ADDRESS", "[::1]:1")]).unwrap_err();
+    assert_eq!(
+        message,
         "the environment's SLUICEGATE_LISTEN__ADDRESS: `address` should be a place in a list, from 0"
     );
-    let told = load(VPN, &[("SLUICEGATE_LISTEN__1__SUFFIXES", "[]")]).unwrap_err();
-    assert_eq!(told, "the environment's SLUICEGATE_LISTEN__1__SUFFIXES: missing field `address`");
-    let told = load(VPN, &[("SLUICEGATE_TIMEOUTS__HEAD__MAX", "3s")]).unwrap_err();
+    let message = load(VPN, &[("SLUICEGATE_LISTEN__1__SUFFIXES", "[]")]).unwrap_err();
+    assert_eq!(message, "the environment's SLUICEGATE_LISTEN__1__SUFFIXES: missing field `address`");
+    let message = load(VPN, &[("SLUICEGATE_TIMEOUTS__HEAD__MAX", "3s")]).unwrap_err();
     assert!(
-        told.starts_with("the environment's SLUICEGATE_TIMEOUTS__HEAD__MAX: invalid type: map"),
-        "{told}"
+        message.starts_with("the environment's SLUICEGATE_TIMEOUTS__HEAD__MAX: invalid type: map"),
+        "{message}"
     );
 }
 
 #[test]
 fn a_value_that_an_override_set_is_not_blamed_on_the_file() {
     let text = format!("{VPN}[limits]\nsessions = 5\n");
-    let told = load(&text, &[("SLUICEGATE_LIMITS__SESSIONS", "0")]).unwrap_err();
-    assert_eq!(told, "the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1");
+    let message = load(&text, &[("SLUICEGATE_LIMITS__SESSIONS", "0")]).unwrap_err();
+    assert_eq!(message, "the environment's SLUICEGATE_LIMITS__SESSIONS: must be at least 1");
     // Nor on another variable, whichever comes first.
-    let told = load(&text, &[("SLUICEGATE_ENGINE__BUFFERS", "64"), ("SLUICEGATE_LIMITS__SESSIONS", "many")]);
-    let told = told.unwrap_err();
+    let message =
+        load(&text, &[("SLUICEGATE_ENGINE__BUFFERS", "64"), ("SLUICEGATE_LIMITS__SESSIONS", "many")]);
+    let message = message.unwrap_err();
     assert!(
-        told.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
-        "{told}"
+        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        "{message}"
     );
-    let told =
+    let message =
         load("[limits]\nsessions = 0\n", &[("SLUICEGATE_VPN__ALLOW", "[\"10.0.0.0/8\"]")]).unwrap_err();
-    assert_eq!(told, "sluicegate.toml:2:1: limits.sessions: must be at least 1");
+    assert_eq!(message, "sluicegate.toml:2:1: limits.sessions: must be at least 1");
 }
 
 #[test]
@@ -232,12 +236,12 @@ fn the_order_of_the_environment_means_nothing() {
 
 #[test]
 fn an_override_is_one_value_and_never_a_piece_of_toml() {
-    let told = load(VPN, &[("SLUICEGATE_LIMITS__SESSIONS", "7\nsessions_per_device = 3")]).unwrap_err();
+    let message = load(VPN, &[("SLUICEGATE_LIMITS__SESSIONS", "7\nsessions_per_device = 3")]).unwrap_err();
     assert!(
-        told.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
-        "{told}"
+        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        "{message}"
     );
-    assert!(!told.contains('\n'), "{told}");
+    assert!(!message.contains('\n'), "{message}");
     let config = load(VPN, &[("SLUICEGATE_VPN__NODE", "2026-01-01")]).unwrap();
     assert_eq!(config.vpn.node.as_deref(), Some("2026-01-01"));
 }
@@ -245,24 +249,27 @@ fn an_override_is_one_value_and_never_a_piece_of_toml() {
 #[test]
 fn a_node_without_a_file_can_be_told_to_allow_something_else_or_nothing() {
     let load = |value: &str| Config::load(None, [("SLUICEGATE_VPN__ALLOW".to_owned(), value.to_owned())]);
-    let told = load("[]").unwrap_err().to_string();
-    assert!(told.starts_with("the environment's SLUICEGATE_VPN__ALLOW: no network is allowed"), "{told}");
+    let message = load("[]").unwrap_err().to_string();
+    assert!(
+        message.starts_with("the environment's SLUICEGATE_VPN__ALLOW: no network is allowed"),
+        "{message}"
+    );
     let config = load("[\"192.0.2.0/24\"]").unwrap();
     assert!(config.vpn.allows([192, 0, 2, 1].into()) && !config.vpn.allows([127, 0, 0, 1].into()));
 }
 
 #[test]
 fn the_password_of_a_store_is_told_to_nobody() {
-    let told = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena?sslmode=never\"");
+    let message = refusal("[store]\nurl = \"postgres://relay:hunter2@db/balena?sslmode=never\"");
     assert!(
-        told.starts_with(
+        message.starts_with(
             "sluicegate.toml:2:7: store.url: this is not a PostgreSQL URL (sslmode `never` is none of"
         ),
-        "{told}"
+        "{message}"
     );
-    assert!(!told.contains("hunter2"), "{told}");
-    let told = refusal("[store]\nurl = \"mysql://relay:hunter2@db/balena\"");
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(!message.contains("hunter2"), "{message}");
+    let message = refusal("[store]\nurl = \"mysql://relay:hunter2@db/balena\"");
+    assert!(!message.contains("hunter2"), "{message}");
     let text = format!("{VPN}[store]\nurl = \"postgres://relay:hunter2@db/balena\"");
     let config = load(&text, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
@@ -270,8 +277,8 @@ fn the_password_of_a_store_is_told_to_nobody() {
 
 #[test]
 fn a_missing_file_is_told() {
-    let told = Config::load(Some("/nonexistent/x.toml".as_ref()), []).unwrap_err().to_string();
-    assert_eq!(told, "/nonexistent/x.toml cannot be read: No such file or directory (os error 2)");
+    let message = Config::load(Some("/nonexistent/x.toml".as_ref()), []).unwrap_err().to_string();
+    assert_eq!(message, "/nonexistent/x.toml cannot be read: No such file or directory (os error 2)");
 }
 
 #[test]
@@ -299,12 +306,12 @@ fn a_signer_of_session_tokens_that_cannot_work_is_told_where_it_stands() {
         refusal(&format!("{signer}leeway = \"6m\"")),
         "sluicegate.toml:4:1: authz.tokens.0.leeway: must be at most 5m, since tokens stay valid that long after their `exp`"
     );
-    let told = refusal(&signer.replace("HS256", "none"));
+    let message = refusal(&signer.replace("HS256", "none"));
     assert!(
-        told.starts_with("sluicegate.toml:2:13: authz.tokens.0.algorithm: unknown variant `none`"),
-        "{told}"
+        message.starts_with("sluicegate.toml:2:13: authz.tokens.0.algorithm: unknown variant `none`"),
+        "{message}"
     );
-    assert!(told.contains("`EdDSA`"), "{told}");
-    let told = refusal(&signer.repeat(17));
-    assert!(told.contains("authz.tokens: must be at most 16"), "{told}");
+    assert!(message.contains("`EdDSA`"), "{message}");
+    let message = refusal(&signer.repeat(17));
+    assert!(message.contains("authz.tokens: must be at most 16"), "{message}");
 }

@@ -112,7 +112,7 @@ fn each_breach_names_relation_column_what_was_found_and_what_is_wanted() {
     let swapped = DEVICES
         .replace(r#""vpn address" AS address"#, r#""vpn address" AS node"#)
         .replace("NULL::text AS node", "NULL::text AS address");
-    for (credentials, grants, devices, relation, told) in [
+    for (credentials, grants, devices, relation, message) in [
         (
             CREDENTIALS,
             GRANTS,
@@ -171,7 +171,7 @@ fn each_breach_names_relation_column_what_was_found_and_what_is_wanted() {
             matches!(error, StoreError::Contract { relation: found, .. } if found == relation),
             "{error}"
         );
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
     }
 }
 
@@ -278,8 +278,8 @@ fn a_relay_serves_tunnels_on_a_schema_of_the_operators_own() {
     assert!(said.contains("1 credentials, 1 grants, 1 devices"), "{said}");
 
     let relay = Relay::start(command("run"));
-    let told = "credentials.key_sha256 comes from \"api key\".\"key hash\", which may be null";
-    assert!(relay.logs(told), "{}", relay.log());
+    let message = "credentials.key_sha256 comes from \"api key\".\"key hash\", which may be null";
+    assert!(relay.logs(message), "{}", relay.log());
     assert!(!relay.log().contains("devices.online comes from"), "that one is not null");
     let device = Device::echo(V4);
     let ask = || Request::to(UUID, device.port()).bearer("secret").send(relay.address()).status;
@@ -329,7 +329,7 @@ fn an_sqlite_file_of_another_program_is_read_and_followed() {
 #[test]
 fn breaches_on_sqlite_are_told_by_relation_and_column() {
     let (_folder, url, _connection) = foreign_sqlite();
-    for (devices, told) in [
+    for (devices, message) in [
         (&*SQLITE_DEVICES.replace("up AS online", "up"), "column 6 of devices is `up`, wanted is `online`"),
         (&*SQLITE_DEVICES.replace("up AS online", "down AS online"), "no such column: down"),
         ("SELECT id AS device FROM units", "devices.uuid is missing, wanted is text"),
@@ -337,7 +337,7 @@ fn breaches_on_sqlite_are_told_by_relation_and_column() {
         let files = Files::new(SQLITE_CREDENTIALS, SQLITE_GRANTS, devices);
         let error = source(&url, &files).read_all().unwrap_err();
         assert!(matches!(error, StoreError::Contract { relation: "devices", .. }), "{error}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
     }
 }
 
@@ -347,22 +347,25 @@ fn a_secret_in_the_place_of_its_hash_is_not_shown() {
     connection.execute_batch("UPDATE keys SET hash = 'sg_plain_token'").unwrap();
     let mut source = source(&url, &Files::new(SQLITE_CREDENTIALS, SQLITE_GRANTS, SQLITE_DEVICES));
     let rows = source.read_all().unwrap();
-    let told = format!("{}: {}", rows.quarantined[0].key, rows.quarantined[0].reason);
-    assert!(told.contains("key_sha256") && !told.contains("plain"), "{told}");
+    let message = format!("{}: {}", rows.quarantined[0].key, rows.quarantined[0].reason);
+    assert!(message.contains("key_sha256") && !message.contains("plain"), "{message}");
 }
 
 #[test]
 fn a_file_without_a_query_is_told_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let (config, query) = (folder.path().join("c.toml"), folder.path().join("devices.sql"));
-    let told = |sql: Option<&str>| {
+    let message = |sql: Option<&str>| {
         sql.map_or_else(|| drop(std::fs::remove_file(&query)), |sql| std::fs::write(&query, sql).unwrap());
         let text = format!("[vpn]\nallow = [\"10.0.0.0/8\"]\n[authz.queries]\ndevices = {query:?}\n");
         std::fs::write(&config, text).unwrap();
         Config::load(Some(&config), []).unwrap_err().to_string()
     };
     for (sql, why) in [(None, "No such file"), (Some(" \n;\n"), "there is no query in it")] {
-        let told = told(sql);
-        assert!(told.contains("c.toml:4:11: authz.queries.devices: ") && told.contains(why), "{told}");
+        let message = message(sql);
+        assert!(
+            message.contains("c.toml:4:11: authz.queries.devices: ") && message.contains(why),
+            "{message}"
+        );
     }
 }

@@ -132,8 +132,8 @@ fn words(line: &str) -> Vec<&str> {
 #[test]
 fn the_nodes_are_listed_with_what_is_known_of_each() {
     let neighbourhood = Neighbourhood::new();
-    let (done, said, told) = neighbourhood.output(&["node", "list"]);
-    assert!(done, "{told}");
+    let (done, said, message) = neighbourhood.output(&["node", "list"]);
+    assert!(done, "{message}");
     let lines: Vec<_> = said.lines().map(words).collect();
     assert_eq!(lines.len(), 3, "{said}");
     assert_eq!(lines[0], ["NAME", "FORWARD", "ADDRESS", "HEARTBEAT", "AGE", "DEVICES", "STATE"]);
@@ -141,8 +141,8 @@ fn the_nodes_are_listed_with_what_is_known_of_each() {
     assert_eq!((&lines[2][..3], lines[2].last()), (&["node-c", "192.0.2.3:3130", "1h"][..], Some(&"stale")));
 
     neighbourhood.sql("INSERT INTO nodes (name, forward_address, heartbeat_at) VALUES ('node-d', 'somewhere', unixepoch() * 1000)");
-    let (done, said, told) = neighbourhood.output(&["node", "list", "--json"]);
-    assert!(done && told.contains("node node-d: `somewhere` is no address with a port"), "{told}");
+    let (done, said, message) = neighbourhood.output(&["node", "list", "--json"]);
+    assert!(done && message.contains("node node-d: `somewhere` is no address with a port"), "{message}");
     let nodes: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(nodes.as_array().unwrap().len(), 2);
     assert_eq!((&nodes[1]["name"], &nodes[1]["state"]), (&"node-c".into(), &"stale".into()));
@@ -155,8 +155,8 @@ fn a_running_node_tells_how_many_there_are_and_not_which() {
     let neighbourhood = Neighbourhood::new();
     let relay = neighbourhood.site.start();
     assert!(relay.metric_becomes("sluicegate_nodes{state=\"fresh\"}", |fresh| fresh == 2.0));
-    let (done, said, told) = neighbourhood.output(&["status"]);
-    assert!(done, "{told}");
+    let (done, said, message) = neighbourhood.output(&["status"]);
+    assert!(done, "{message}");
     let line = said.lines().find(|line| line.starts_with("nodes"));
     assert_eq!(line, Some("nodes     2 alive, 1 silent"), "{said}");
     let (_, facts, _) = neighbourhood.output(&["status", "--json"]);
@@ -171,14 +171,14 @@ fn a_running_node_tells_how_many_there_are_and_not_which() {
 #[test]
 fn the_directory_is_checked_before_a_start() {
     let neighbourhood = Neighbourhood::new();
-    let (done, said, told) = neighbourhood.output(&["check"]);
-    assert!(done && said.ends_with("\nthe directory of nodes: fine, 2 nodes\n"), "{said}{told}");
+    let (done, said, message) = neighbourhood.output(&["check"]);
+    assert!(done && said.ends_with("\nthe directory of nodes: fine, 2 nodes\n"), "{said}{message}");
     neighbourhood.sql("UPDATE nodes SET forward_address = 'somewhere' WHERE name = 'node-c'");
-    let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(done && told.starts_with("warning: node node-c: `somewhere` is no address"), "{told}");
+    let (done, _, message) = neighbourhood.output(&["check"]);
+    assert!(done && message.starts_with("warning: node node-c: `somewhere` is no address"), "{message}");
     neighbourhood.sql("DROP TABLE nodes");
-    let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(!done && told.contains("no such table: nodes"), "{told}");
+    let (done, _, message) = neighbourhood.output(&["check"]);
+    assert!(!done && message.contains("no such table: nodes"), "{message}");
 }
 
 #[test]
@@ -191,20 +191,23 @@ fn a_certificate_that_other_nodes_would_refuse_is_told_before_they_do() {
         chain.display(),
         key.display()
     ));
-    let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(!done && told.contains("forward.tls.chain: the certificate is not for node-a"), "{told}");
+    let (done, _, message) = neighbourhood.output(&["check"]);
+    assert!(!done && message.contains("forward.tls.chain: the certificate is not for node-a"), "{message}");
 }
 
 #[test]
 fn a_directory_that_could_not_be_kept_is_told_before_a_start() {
     let mut neighbourhood = Neighbourhood::new();
     neighbourhood.site.configure("forward.directory_password_file = '/dev/null'");
-    let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(!done && told.contains("forward.directory_password_file: it belongs to the role"), "{told}");
+    let (done, _, message) = neighbourhood.output(&["check"]);
+    assert!(
+        !done && message.contains("forward.directory_password_file: it belongs to the role"),
+        "{message}"
+    );
     neighbourhood.site.unconfigure("forward", "directory_password_file");
     neighbourhood
         .site
         .configure("store = { profile = 'openbalena', url = 'postgres://nobody@127.0.0.1:1/none' }");
-    let (done, _, told) = neighbourhood.output(&["check"]);
-    assert!(!done && told.contains("forward.directory_url: openBalena's database has no"), "{told}");
+    let (done, _, message) = neighbourhood.output(&["check"]);
+    assert!(!done && message.contains("forward.directory_url: openBalena's database has no"), "{message}");
 }

@@ -143,14 +143,14 @@ fn another_value_than_the_profiles_is_told_with_the_reason_and_the_remedy() {
     assert_eq!(diagnosis.exit_code(), Some(0));
     let site = Site::new("");
     let mut command = site.command(&["doctor", "--profile", "throughput"]);
-    let told = command.arg("--root").arg(fake.root.path()).output().unwrap().stdout;
-    let told = String::from_utf8(told).unwrap();
+    let message = command.arg("--root").arg(fake.root.path()).output().unwrap().stdout;
+    let message = String::from_utf8(message).unwrap();
     let expected = "advice   net.ipv4.tcp_congestion_control: cubic, want bbr\n         \
                     paces by measured bandwidth, where cubic takes the loss of a mobile or long path for \
                     congestion (draft-ietf-ccwg-bbr)\n         \
                     > sysctl -w net.ipv4.tcp_congestion_control=\"bbr\", or install the profile below \
                     /etc/sysctl.d\n";
-    assert!(told.starts_with(expected), "{told}");
+    assert!(message.starts_with(expected), "{message}");
 }
 
 #[test]
@@ -348,8 +348,8 @@ fn the_affinity_script_is_clean_and_writes_only_when_told_to() {
         String::from_utf8(crate::support::output_of(&mut command, b"").stdout).unwrap()
     };
     let before = fake.files();
-    let told = run(&["eth0"]);
-    assert!(told.contains("echo 1 > /proc/irq/42/smp_affinity_list    # was: 0-3\n"), "{told}");
+    let message = run(&["eth0"]);
+    assert!(message.contains("echo 1 > /proc/irq/42/smp_affinity_list    # was: 0-3\n"), "{message}");
     assert_eq!(fake.files(), before);
     run(&["--apply", "eth0"]);
     let after = fake.files();

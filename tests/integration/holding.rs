@@ -44,8 +44,12 @@ fn a_hold_is_told_everywhere_and_takes_nothing_from_anybody() {
     assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
     assert!(relay.logs("the guard holds no more"));
     let log = relay.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("the guard holds by rule loss")).collect();
-    assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains("2 of 3 devices have vanished") && told[0].contains("such as devices"), "{log}");
+    let message: Vec<&str> =
+        log.lines().filter(|line| line.contains("the guard holds by rule loss")).collect();
+    assert_eq!(message.len(), 1, "{log}");
+    assert!(
+        message[0].contains("2 of 3 devices have vanished") && message[0].contains("such as devices"),
+        "{log}"
+    );
     assert!(relay.admin_get("/readyz").ends_with("ready\n"));
 }

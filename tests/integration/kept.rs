@@ -20,7 +20,7 @@ impl Kept {
     }
 
     fn start(&self) -> Judged {
-        self.try_start().unwrap_or_else(|told| panic!("{told}"))
+        self.try_start().unwrap_or_else(|message| panic!("{message}"))
     }
 
     fn try_start(&self) -> Result<Judged, String> {
@@ -141,8 +141,8 @@ fn a_damaged_snapshot_is_refused_wherever_the_damage_is() {
     let longer = [whole.iter().copied().chain([0]).collect()];
     for damaged in damages.chain(cut).chain(longer) {
         fs::write(&file, &damaged).unwrap();
-        let told = kept.try_start().err().expect("it is not used");
-        assert!(told.contains("store init"), "the store's absence is what remains: {told}");
+        let message = kept.try_start().err().expect("it is not used");
+        assert!(message.contains("store init"), "the store's absence is what remains: {message}");
     }
     fs::write(&file, &whole).unwrap();
     assert_eq!(kept.start().allowed(), 9);

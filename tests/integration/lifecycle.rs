@@ -123,18 +123,21 @@ fn an_address_that_is_taken_is_told_and_not_shared_with_whoever_has_it() {
     let mut site = Site::new("");
     let relay = site.start();
     site.configure(&format!("listen = [{{ address = '{}' }}]", relay.address()));
-    let (code, told) = site.start_in_vain().expect("it gives up");
+    let (code, message) = site.start_in_vain().expect("it gives up");
     assert_eq!(code, Some(1));
-    assert!(told.contains(&relay.address().to_string()) && told.contains("another process"), "{told}");
+    assert!(
+        message.contains(&relay.address().to_string()) && message.contains("another process"),
+        "{message}"
+    );
 }
 
 /// Asserts that a relay refuses to start with its store, in one line that has the `wanted` parts and a remedy.
 #[track_caller]
 fn assert_told(site: &Site, wanted: &[&str]) {
-    let (code, told) = site.start_in_vain().expect("it gives up");
-    assert_eq!(code, Some(1), "{told}");
-    let errors: Vec<_> = told.lines().filter(|line| line.starts_with("sluicegate: ")).collect();
-    assert_eq!(errors.len(), 1, "{told}");
+    let (code, message) = site.start_in_vain().expect("it gives up");
+    assert_eq!(code, Some(1), "{message}");
+    let errors: Vec<_> = message.lines().filter(|line| line.starts_with("sluicegate: ")).collect();
+    assert_eq!(errors.len(), 1, "{message}");
     for text in wanted {
         assert!(errors[0].contains(text), "`{text}` is missing: {}", errors[0]);
     }

@@ -108,13 +108,13 @@ fn a_flood_beyond_the_limit_is_answered_or_closed_and_then_forgotten() {
         assert!(running.join().unwrap() > 0, "running tunnels go on meanwhile");
         answers
     });
-    let told = answers.iter().filter(|answer| answer.starts_with(b"HTTP/1.1 429 ")).count();
+    let message = answers.iter().filter(|answer| answer.starts_with(b"HTTP/1.1 429 ")).count();
     let closed = answers.iter().filter(|answer| answer.is_empty()).count();
-    assert_eq!(told + closed, 1500);
-    assert!(told > 0);
+    assert_eq!(message + closed, 1500);
+    assert!(message > 0);
     let refused = relay.metric("sluicegate_sessions_refused_total").unwrap();
     let dropped = relay.metric("sluicegate_accept_dropped_total").unwrap();
-    assert_eq!((refused as usize, dropped as usize), (told, closed), "each is counted as what it was");
+    assert_eq!((refused as usize, dropped as usize), (message, closed), "each is counted as what it was");
     assert!(tunnels.iter().all(is_alive));
     drop(tunnels);
     assert!(asks_until_opened(&site, &relay, device.port()));
@@ -170,9 +170,9 @@ fn a_flood_that_uses_up_all_descriptors_pauses_accept_until_some_are_given_back(
     assert!(tunnels.iter().all(is_alive));
 
     let statuses: Vec<_> = clients.into_iter().map(|client| Answer::read(client).status).collect();
-    let told = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
-    assert_eq!(told(408) + told(429), CLIENTS, "idle in a place of its own, or beyond the limit");
-    assert!(told(429) > 0 && told(408) > 0);
+    let message = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!(message(408) + message(429), CLIENTS, "idle in a place of its own, or beyond the limit");
+    assert!(message(429) > 0 && message(408) > 0);
     assert!(relay.metric("sluicegate_accept_pauses_total").unwrap() >= 1.0);
     assert!(tunnels.iter().all(is_alive));
     assert!(asks_until_opened(&site, &relay, device.port()));

@@ -85,8 +85,8 @@ fn alerts_fire_when_they_should_and_not_before() {
         let file = if arguments[0] == "check" { "alerts.yml" } else { "alerts.test.yml" };
         let mut command = Command::new("promtool");
         let output = command.args(arguments).arg(file).current_dir(shipped("")).output().unwrap();
-        let told = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
+        let message = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&message));
     }
     // Each has a case of its own.
     let cases = text("alerts.test.yml");

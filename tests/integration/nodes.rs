@@ -196,8 +196,8 @@ fn a_node_that_dies_is_told_at_once_and_known_to_be_gone_after_a_while() {
 fn a_node_that_nobody_knows_is_told() {
     let fleet = Fleet::new("");
     let near = fleet.start();
-    let told = fleet.refusal(&near);
-    assert_eq!(told, (503, "device-offline".to_owned(), "node-unknown".to_owned()));
+    let message = fleet.refusal(&near);
+    assert_eq!(message, (503, "device-offline".to_owned(), "node-unknown".to_owned()));
 }
 
 #[test]
@@ -300,8 +300,8 @@ fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
     let store = rusqlite::Connection::open(fleet.site.store_path()).unwrap();
     store.execute("UPDATE devices SET node = 'node-b' WHERE uuid = ?1", [FAR]).unwrap();
     // Once, and not for ever.
-    let told = wait_for(|| Some(fleet.refusal(&near)).filter(|refusal| refusal.2 == "refused-by-node"));
-    assert_eq!(told.unwrap().0, 503);
+    let message = wait_for(|| Some(fleet.refusal(&near)).filter(|refusal| refusal.2 == "refused-by-node"));
+    assert_eq!(message.unwrap().0, 503);
 }
 
 #[test]

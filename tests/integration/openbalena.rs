@@ -83,21 +83,21 @@ fn what_is_not_understood_is_counted_and_told() {
     world.permit_key(first, "resin.device.read?id eq 1");
     // Nobody holds it.
     world.role("retired", "resin.device.all?false");
-    let told = "2 permissions grant nothing, since they are not understood: `resin.device.tunnel-70000`, held 1 times; \
+    let message = "2 permissions grant nothing, since they are not understood: `resin.device.tunnel-70000`, held 1 times; \
         `resin.device.tunnel-any?belongs_to__application eq 7`, held 2 times";
 
     let checked = world.command(&["check"]).output().unwrap();
     assert_done(&checked);
     let said = String::from_utf8_lossy(&checked.stderr) + String::from_utf8_lossy(&checked.stdout);
-    assert!(said.contains(&format!("warning: {told}")), "{said}");
+    assert!(said.contains(&format!("warning: {message}")), "{said}");
     assert!(said.contains("(openBalena): fine, 42 credentials, 40 grants, 2 devices"), "{said}");
 
     let relay = world.start();
     assert_eq!(relay.metric("sluicegate_store_rights_not_understood"), Some(2.0));
-    assert!(relay.logs(told), "{}", relay.log());
+    assert!(relay.logs(message), "{}", relay.log());
     let status = world.command(&["authz", "status"]).output().unwrap();
     assert_done(&status);
-    assert!(String::from_utf8_lossy(&status.stdout).contains(told));
+    assert!(String::from_utf8_lossy(&status.stdout).contains(message));
 
     world
         .by_hand(r#"UPDATE "permission" SET "name" = 'resin.device.tunnel-7000' WHERE "name" LIKE '%70000'"#);
@@ -387,7 +387,10 @@ fn store_commands_leave_openbalenas_database_alone() {
     let world = OpenBalena::new(cluster);
     for command in [&["store", "init"][..], &["principal", "list"]] {
         let output = world.command(command).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && told.contains("openBalena itself keeps the rights"), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && message.contains("openBalena itself keeps the rights"),
+            "{message}"
+        );
     }
 }

@@ -132,8 +132,8 @@ fn a_secret_is_worth_nothing_but_in_a_token_of_the_api() {
 fn secrets_are_hashed_in_the_database_and_read_only_where_they_are_wanted() {
     let Some(scene) = Scene::new("") else { return };
     let refused = scene.world.command(&["check"]).output().unwrap();
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && told.contains("permission denied for table user"), "{told}");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("permission denied for table user"), "{message}");
     let without = scene.world.source().read_all().unwrap();
     assert_eq!(without.credentials.len(), 40, "without the signer");
 

@@ -214,7 +214,7 @@ fn what_is_no_openvpn_is_told_and_takes_no_relay_down() {
     let mut site = Site::new("");
     let path = site.folder().join("status");
     site.configure(&format!("vpn.addresses = [\"openvpn:{}\"]", path.display()));
-    for (text, told) in [
+    for (text, message) in [
         (None, "No such file or directory"),
         (Some("root:x:0:0\n"), "it is no status of an OpenVPN server: it begins with `root:x:0:0`"),
         (Some("OpenVPN STATISTICS\nEND\n"), "it is the status of an OpenVPN client; name the server's"),
@@ -224,7 +224,7 @@ fn what_is_no_openvpn_is_told_and_takes_no_relay_down() {
             std::fs::write(&path, text).unwrap();
         }
         let relay = site.start();
-        assert!(relay.logs(&format!("{}: {told}", path.display())), "{}", relay.log());
+        assert!(relay.logs(&format!("{}: {message}", path.display())), "{}", relay.log());
         assert!(relay.logs("its last addresses stay"));
     }
     std::fs::remove_file(&path).unwrap();

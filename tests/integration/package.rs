@@ -100,8 +100,8 @@ fn an_installation_activates_nothing() {
     }
     let output = in_a_fresh_root("dpkg -i $deb; echo INSTALLED; changed");
     crate::support::assert_done(&output);
-    let told = stdout(&output);
-    let files: Vec<&str> = told.split("INSTALLED\n").nth(1).unwrap().lines().collect();
+    let message = stdout(&output);
+    let files: Vec<&str> = message.split("INSTALLED\n").nth(1).unwrap().lines().collect();
     assert!(files.contains(&"/usr/bin/sluicegate"), "{files:?}");
     assert!(files.contains(&"/usr/share/sluicegate/tuning/sysctl.d/sluicegate-latency.conf"));
     let active =
@@ -134,8 +134,8 @@ fn a_removed_package_keeps_the_configuration_and_a_purged_one_nothing() {
         "#,
     );
     crate::support::assert_done(&output);
-    let told = stdout(&output);
-    let left = told.split("PURGED\n").nth(1).unwrap();
+    let message = stdout(&output);
+    let left = message.split("PURGED\n").nth(1).unwrap();
     let left: Vec<&str> = left.lines().filter(|file| file.contains("sluicegate")).collect();
     assert_eq!(left, [""; 0]);
 }
@@ -156,8 +156,8 @@ fn the_package_is_as_dpkg_and_its_reader_expect() {
         "#,
     );
     crate::support::assert_done(&output);
-    let told = stdout(&output);
-    let (fields, rest) = told.split_once("CONTENTS\n").unwrap();
+    let message = stdout(&output);
+    let (fields, rest) = message.split_once("CONTENTS\n").unwrap();
     let (contents, differences) = rest.split_once("VERIFIED\n").unwrap();
     for field in
         ["Package: sluicegate\n", "Maintainer: ", "Installed-Size: ", "Depends: libc6 (>= ", "Description: "]
@@ -193,18 +193,18 @@ fn logrotate_takes_the_audit_log_away_and_tells_the_relay() {
         install -d -m 750 -o sluicegate -g sluicegate /var/log/sluicegate
         echo '{}' >/var/log/sluicegate/audit.jsonl
         # No service manager runs here.
-        printf '#!/bin/sh\necho "$@" >>/tmp/told\n' >/usr/local/sbin/systemctl
+        printf '#!/bin/sh\necho "$@" >>/tmp/message\n' >/usr/local/sbin/systemctl
         chmod +x /usr/local/sbin/systemctl
         PATH=/usr/local/sbin:$PATH logrotate --force --state /tmp/state /etc/logrotate.d/sluicegate
-        cat /tmp/told
+        cat /tmp/message
         ls /var/log/sluicegate
         "#,
     );
     crate::support::assert_done(&output);
-    let told = stdout(&output);
-    assert!(told.contains("kill --signal=HUP --kill-whom=main sluicegate.service\n"), "{told}");
-    let files: Vec<&str> = told.lines().filter(|line| line.starts_with("audit.jsonl")).collect();
-    assert!(matches!(files[..], [rotated] if rotated.starts_with("audit.jsonl-")), "{told}");
+    let message = stdout(&output);
+    assert!(message.contains("kill --signal=HUP --kill-whom=main sluicegate.service\n"), "{message}");
+    let files: Vec<&str> = message.lines().filter(|line| line.starts_with("audit.jsonl")).collect();
+    assert!(matches!(files[..], [rotated] if rotated.starts_with("audit.jsonl-")), "{message}");
 }
 
 #[test]
@@ -222,11 +222,11 @@ fn every_command_has_a_manual_page_and_is_completed() {
          /usr/share/zsh/vendor-completions/_sluicegate /usr/share/fish/vendor_completions.d/sluicegate.fish",
     );
     crate::support::assert_done(&output);
-    let told = stdout(&output);
+    let message = stdout(&output);
     for command in commands.into_iter().filter(|command| *command != "help") {
-        assert!(told.contains(&format!("sluicegate-{command}.1.gz\n")), "{command}");
-        assert!(told.contains(&format!("sluicegate,{command})")), "bash: {command}");
-        assert!(told.contains(&format!("({command})\n")), "zsh: {command}");
-        assert!(told.contains(&format!("-a \"{command}\"")), "fish: {command}");
+        assert!(message.contains(&format!("sluicegate-{command}.1.gz\n")), "{command}");
+        assert!(message.contains(&format!("sluicegate,{command})")), "bash: {command}");
+        assert!(message.contains(&format!("({command})\n")), "zsh: {command}");
+        assert!(message.contains(&format!("-a \"{command}\"")), "fish: {command}");
     }
 }

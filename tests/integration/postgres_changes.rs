@@ -14,8 +14,8 @@ fn changes(source: &mut Box<dyn Source>) -> (Vec<Change>, Vec<Quarantined>) {
 }
 
 /// The kind and key of each change, and whether it says that the right has ended.
-fn told(changes: &[Change]) -> Vec<String> {
-    let told = |change: &Change| match change {
+fn reported(changes: &[Change]) -> Vec<String> {
+    let reported = |change: &Change| match change {
         Change::Credential(row) => format!("credential revoked={}", row.revoked),
         Change::CredentialGone(_) => "credential gone".to_owned(),
         Change::Grant(row) => format!("grant {} revoked={}", row.id.0, row.revoked),
@@ -24,7 +24,7 @@ fn told(changes: &[Change]) -> Vec<String> {
         Change::DeviceGone(id) => format!("device {} gone", id.0),
         Change::PrincipalGone(id) => format!("principal {} gone", id.0),
     };
-    changes.iter().map(told).collect()
+    changes.iter().map(reported).collect()
 }
 
 fn is_nothing(source: &mut Box<dyn Source>) -> bool {
@@ -49,7 +49,10 @@ fn each_changed_row_is_told_once_as_it_is_now() {
     rights.admin.set_device(DeviceUuid::parse(UUID).unwrap(), &patch).unwrap();
 
     let (seen, quarantined) = changes(&mut source);
-    assert_eq!(told(&seen), ["grant 1 revoked=false", "credential revoked=false", "device 1 online=false"]);
+    assert_eq!(
+        reported(&seen),
+        ["grant 1 revoked=false", "credential revoked=false", "device 1 online=false"]
+    );
     assert_eq!(quarantined, []);
     assert!(is_nothing(&mut source));
 }
@@ -66,9 +69,9 @@ fn a_transaction_that_commits_late_is_not_passed_over() {
     let mut late = late.transaction().unwrap();
     late.batch_execute("UPDATE sluicegate.credentials SET revoked_at = now()").unwrap();
     rights.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 1 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 1 revoked=false"]);
     rights.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 2 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 2 revoked=false"]);
     assert!(is_nothing(&mut source));
 
     late.commit().unwrap();
@@ -77,7 +80,7 @@ fn a_transaction_that_commits_late_is_not_passed_over() {
     assert!(matches!(seen[..], [Change::Credential(row)] if row.key == late_key && row.revoked), "{seen:?}");
     assert!(is_nothing(&mut source));
     rights.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 3 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 3 revoked=false"]);
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn a_transaction_that_runs_while_everything_is_read_is_not_passed_over() {
     assert!(is_nothing(&mut source));
     late.commit().unwrap();
 
-    assert_eq!(told(&changes(&mut source).0), ["device 1 online=true"]);
+    assert_eq!(reported(&changes(&mut source).0), ["device 1 online=true"]);
 }
 
 #[test]
@@ -120,13 +123,13 @@ fn ends_of_every_kind_are_told() {
     let mut source = rights.read_source();
 
     assert_eq!(rights.admin.revoke_credential(&key.credential_id().to_string()).unwrap(), Revoked::Now);
-    assert_eq!(told(&changes(&mut source).0), ["credential revoked=true"]);
+    assert_eq!(reported(&changes(&mut source).0), ["credential revoked=true"]);
 
     rights.admin.revoke_grant(GrantId(1)).unwrap();
-    assert_eq!(told(&changes(&mut source).0), ["grant 1 revoked=true"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 1 revoked=true"]);
 
     rights.admin.remove_device(uuid).unwrap();
-    assert_eq!(told(&changes(&mut source).0), ["device 1 gone", "grant 2 revoked=true"]);
+    assert_eq!(reported(&changes(&mut source).0), ["device 1 gone", "grant 2 revoked=true"]);
 
     rights.by_hand("DELETE FROM sluicegate.credentials; DELETE FROM sluicegate.grants WHERE id = 1");
     let (seen, _) = changes(&mut source);
@@ -144,7 +147,7 @@ fn removing_a_principal_ends_it_and_all_that_it_holds() {
     rights.admin.remove_principal("alice").unwrap();
 
     let (seen, _) = changes(&mut source);
-    assert_eq!(told(&seen), ["principal 1 gone", "credential revoked=true", "grant 1 revoked=true"]);
+    assert_eq!(reported(&seen), ["principal 1 gone", "credential revoked=true", "grant 1 revoked=true"]);
     let rows = source.read_all().unwrap();
     assert!(rows.credentials[0].revoked && rows.grants[0].revoked);
 }
@@ -159,7 +162,7 @@ fn what_a_deleted_principal_held_is_nobodys_and_absent() {
 
     rights.without_checks("DELETE FROM sluicegate.principals");
 
-    assert_eq!(told(&changes(&mut source).0), ["principal 1 gone"]);
+    assert_eq!(reported(&changes(&mut source).0), ["principal 1 gone"]);
     let rows = source.read_all().unwrap();
     assert!(rows.credentials.is_empty() && rows.grants.is_empty());
 }
@@ -180,7 +183,7 @@ fn what_points_to_no_principal_is_absent_and_back_with_the_mend() {
     rights.by_hand(
         "UPDATE sluicegate.credentials SET principal = 1; UPDATE sluicegate.grants SET principal = 1",
     );
-    assert_eq!(told(&changes(&mut source).0), ["credential revoked=false", "grant 1 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["credential revoked=false", "grant 1 revoked=false"]);
 }
 
 #[test]
@@ -206,13 +209,13 @@ fn a_revoked_right_cannot_be_brought_back() {
     rights.issue();
     rights.grant_any();
     rights.admin.remove_principal("alice").unwrap();
-    for (statement, told) in [
+    for (statement, reported) in [
         ("UPDATE sluicegate.credentials SET revoked_at = NULL", "a revoked credential does not come back"),
         ("UPDATE sluicegate.grants SET revoked_at = NULL", "a revoked grant does not come back"),
         ("UPDATE sluicegate.principals SET removed_at = NULL", "a removed principal does not come back"),
     ] {
         let error = rights.database.client().batch_execute(statement).unwrap_err();
-        assert!(error.as_db_error().unwrap().message().contains(told), "{error:?}");
+        assert!(error.as_db_error().unwrap().message().contains(reported), "{error:?}");
     }
 }
 
@@ -282,7 +285,7 @@ fn writing_prunes_the_outbox_and_who_had_not_read_it_is_behind() {
     assert!(is_behind(&mut sleeper));
     sleeper.read_all().unwrap();
     rights.grant_any();
-    assert_eq!(told(&changes(&mut sleeper).0), ["grant 1 revoked=false"]);
+    assert_eq!(reported(&changes(&mut sleeper).0), ["grant 1 revoked=false"]);
 }
 
 #[test]
@@ -298,7 +301,7 @@ fn a_prune_of_what_was_seen_is_no_gap() {
     );
     assert!(is_nothing(&mut source));
     rights.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 2 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 2 revoked=false"]);
 }
 
 #[test]
@@ -360,7 +363,7 @@ fn an_outbox_from_another_cluster_is_told_and_init_mends_it() {
     assert!(is_behind(&mut source));
     source.read_all().unwrap();
     rights.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 2 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), ["grant 2 revoked=false"]);
 }
 
 #[test]

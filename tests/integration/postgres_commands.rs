@@ -80,7 +80,7 @@ fn mistakes_are_told_as_with_any_store() {
     let database = cluster.database();
     cli(&database, &["principal", "add", "alice"]);
     cli(&database, &["device", "add", UUID, "--fleet", "red"]);
-    for (arguments, told) in [
+    for (arguments, message) in [
         (&["principal", "add", "alice"][..], "a principal named `alice` exists"),
         (&["principal", "remove", "alcie"], "did you mean `alice`?"),
         (&["token", "issue", "bob"], "no principal is named `bob`"),
@@ -91,7 +91,7 @@ fn mistakes_are_told_as_with_any_store() {
         (&["grant", "revoke", "7"], "no grant has the number 7"),
     ] {
         let refusal = refusal(&database, arguments);
-        assert!(refusal.contains(told), "{arguments:?}: {refusal}");
+        assert!(refusal.contains(message), "{arguments:?}: {refusal}");
     }
 }
 
@@ -124,9 +124,9 @@ fn commands_find_the_primary_among_the_hosts() {
         .args(["principal", "add", "bob", "--store", &standby.url("postgres", &database.name)])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.contains("is a standby"), "{told}");
+    assert!(message.contains("is a standby"), "{message}");
 }
 
 #[test]
@@ -135,15 +135,18 @@ fn a_server_that_cannot_be_reached_is_told_with_each_host() {
     let database = cluster.empty_database();
     let url = "postgres://relay:hunter2@127.0.0.1:1,127.0.0.1:2/rights";
     let output = Command::new(BINARY).args(["principal", "list", "--store", url]).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     for part in ["127.0.0.1:1: ", "127.0.0.1:2: ", "Connection refused", "see that it runs"] {
-        assert!(told.contains(part), "{told}");
+        assert!(message.contains(part), "{message}");
     }
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(!message.contains("hunter2"), "{message}");
     let none = cluster.url("nobody", &database.name);
     let output = Command::new(BINARY).args(["principal", "list", "--store", &none]).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(told.contains("role \"nobody\" does not exist") && told.contains("docs/postgresql.md"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        message.contains("role \"nobody\" does not exist") && message.contains("docs/postgresql.md"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1, "{message}");
 }

@@ -196,12 +196,12 @@ fn a_password_comes_from_a_file_that_is_read_again_or_from_the_environment() {
 
     let mut check = std::process::Command::new(crate::support::BINARY);
     check.arg("check").env("SLUICEGATE_STORE__URL", &url).env("HOME", folder.path());
-    let told = |check: &mut std::process::Command| {
+    let message = |check: &mut std::process::Command| {
         let output = check.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (code, why) = told(&mut check);
+    let (code, why) = message(&mut check);
     assert!(code == Some(1) && why.contains("password missing"), "{why}");
-    let (code, why) = told(check.env("PGPASSWORD", "right-one"));
+    let (code, why) = message(check.env("PGPASSWORD", "right-one"));
     assert_eq!(code, Some(0), "{why}");
 }

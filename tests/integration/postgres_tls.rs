@@ -100,8 +100,8 @@ fn the_machines_own_roots_do_not_lead_to_an_unknown_authority() {
     let rights = Rights::new(&cluster);
     for parameters in ["sslmode=verify-ca", "sslmode=verify-full&sslrootcert=system"] {
         let refusal = refusal(&rights, parameters);
-        let told = ["invalid peer certificate", "this machine trusts no certificate"];
-        assert!(told.iter().any(|told| refusal.contains(told)), "{parameters}: {refusal}");
+        let message = ["invalid peer certificate", "this machine trusts no certificate"];
+        assert!(message.iter().any(|message| refusal.contains(message)), "{parameters}: {refusal}");
     }
 }
 

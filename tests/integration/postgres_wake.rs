@@ -37,9 +37,9 @@ fn a_revocation_closes_its_tunnels_without_a_poll() {
     assert!(committed.elapsed() < SOON, "{:?}", committed.elapsed());
     assert_eq!(site.ask(&relay, device.port()).status, 407);
     assert_eq!(relay.metric("sluicegate_revoked_to_closed_seconds_count"), Some(1.0));
-    let told = relay.metric("sluicegate_revoked_to_closed_seconds_sum").unwrap();
+    let message = relay.metric("sluicegate_revoked_to_closed_seconds_sum").unwrap();
     // By the server's clock, which began before ours and ended before the client saw it.
-    assert!(told > 0.0 && told < SOON.as_secs_f64(), "{told} s");
+    assert!(message > 0.0 && message < SOON.as_secs_f64(), "{message} s");
 }
 
 #[test]

@@ -63,14 +63,14 @@ fn a_probe_of_a_device_is_a_real_tunnel() {
 
     site.cli(&["grant", "revoke", &site.grant.to_string()]);
     assert!(fails(&relay));
-    let told = "the probe fails: the reply was `HTTP/1.1 403 Tunnel Not Permitted`, and should be 200";
-    assert!(relay.logs(told), "{}", relay.log());
+    let message = "the probe fails: the reply was `HTTP/1.1 403 Tunnel Not Permitted`, and should be 200";
+    assert!(relay.logs(message), "{}", relay.log());
     assert!(status_text(&site).contains("FAILS: the reply was `HTTP/1.1 403"), "{}", status_text(&site));
     assert!(relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "others are served all the same");
 
     std::fs::remove_file(&token_file).unwrap();
-    let told = || status_text(&site).contains("probe.token_file").then_some(());
-    assert!(wait_for(told).is_some(), "{}", status_text(&site));
+    let message = || status_text(&site).contains("probe.token_file").then_some(());
+    assert!(wait_for(message).is_some(), "{}", status_text(&site));
     assert!(!relay.log().contains(&site.token));
 
     std::fs::write(&token_file, &site.token).unwrap();
@@ -80,7 +80,7 @@ fn a_probe_of_a_device_is_a_real_tunnel() {
 
 #[test]
 fn a_probe_that_cannot_work_is_told_before_the_relay_starts() {
-    for (fragment, told) in [
+    for (fragment, message) in [
         (
             format!("probe.device = '{}'", crate::support::DEVICE),
             "probe.device: a tunnel to the device needs a token",
@@ -94,6 +94,6 @@ fn a_probe_that_cannot_work_is_told_before_the_relay_starts() {
         let output = site.command(&["check"]).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{fragment}");
-        assert!(said.contains(told), "{fragment}: {said}");
+        assert!(said.contains(message), "{fragment}: {said}");
     }
 }

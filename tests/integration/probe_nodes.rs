@@ -105,8 +105,8 @@ fn a_node_whose_certificate_is_nobodys_is_named_with_the_reason() {
     let stranger = Authority::new(fleet.folder.path(), "stranger");
     let _far = fleet.node("node-b", &stranger);
     assert!(forwarded_becomes(&near, Some(0.0)), "{}", near.log());
-    let told = "by node-b, the reply was `HTTP/1.1 503 Device Offline` (node-tls: node-b: ";
-    assert!(fleet.status().contains(told), "{}", fleet.status());
+    let message = "by node-b, the reply was `HTTP/1.1 503 Device Offline` (node-tls: node-b: ";
+    assert!(fleet.status().contains(message), "{}", fleet.status());
     assert_eq!(of_path(&near, "sluicegate_probe_success{path=\"local\"}"), Some(1.0));
     assert!(near.admin_get("/readyz").starts_with("HTTP/1.1 200"), "others are served all the same");
 }
@@ -119,7 +119,7 @@ fn a_silent_node_is_not_taken_for_one_that_answers_while_rights_change() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     fleet.pretend("node-b", silent.local_addr().unwrap());
     let near = fleet.site.start();
-    let told = "(node-timeout: node-b)";
+    let message = "(node-timeout: node-b)";
     let mut changes = 0;
     let has_failed = wait_for(|| {
         changes += 1;
@@ -127,7 +127,7 @@ fn a_silent_node_is_not_taken_for_one_that_answers_while_rights_change() {
         (of_path(&near, SUCCESS) == Some(0.0)).then_some(())
     });
     assert!(has_failed.is_some(), "{}", near.log());
-    assert!(fleet.status().contains(told), "{}", fleet.status());
+    assert!(fleet.status().contains(message), "{}", fleet.status());
     let succeeded = "sluicegate_probe_runs_total{path=\"forwarded\",result=\"succeeded\"}";
     assert_eq!(of_path(&near, succeeded), Some(0.0));
 }

@@ -77,8 +77,8 @@ impl<'a> Scene<'a> {
         let candidate = format!("{relation}={}", file.display());
         let output =
             self.site.command(&["authz", "diff", "--json", "--candidate", &candidate]).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        (serde_json::from_slice(&output.stdout).expect(&told), output.status.code())
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        (serde_json::from_slice(&output.stdout).expect(&message), output.status.code())
     }
 
     fn tunnel_still_works(&mut self) -> bool {
@@ -218,8 +218,8 @@ fn a_configuration_with_a_mistake_is_refused_with_its_place() {
     scene.site.unconfigure("authz", "refesh");
     scene.site.configure("engine.threads = 1\ntimeouts.head = '3s'\nauthz.guard.probation = '1s'");
     let outcome = scene.reload();
-    let told = "changes in engine, timeouts, authz.guard.probation need a restart";
-    assert!(outcome.contains(told), "{outcome}");
+    let message = "changes in engine, timeouts, authz.guard.probation need a restart";
+    assert!(outcome.contains(message), "{outcome}");
 
     scene.site.configure("authz.queries.devices = '/nowhere/devices.sql'");
     assert!(scene.reload().contains("the query in /nowhere/devices.sql cannot be used"));

@@ -34,12 +34,12 @@ fn a_configured_node_makes_no_store_but_tells_how_to() {
     let site = Site::new("");
     std::fs::remove_file(site.store_path()).unwrap();
     let output = site.command(&["run"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
     let expected = format!(
         "sluicegate: sqlite:{} does not exist; `sluicegate store init` creates it\n",
         site.store_path().display()
     );
-    assert_eq!((output.status.code(), told), (Some(1), expected));
+    assert_eq!((output.status.code(), message), (Some(1), expected));
     assert!(!site.store_path().exists());
 }
 
@@ -75,9 +75,9 @@ fn rust_log_goes_before_the_configuration_and_is_refused_where_it_makes_no_sense
     assert_eq!(relay.log(), "");
     drop(relay);
     let output = site.command(&["run"]).env("RUST_LOG", "a=b=c").output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.starts_with("sluicegate: RUST_LOG is not understood: "), "{told}");
+    assert!(message.starts_with("sluicegate: RUST_LOG is not understood: "), "{message}");
 }
 
 #[test]

@@ -285,13 +285,13 @@ fn a_key_that_cannot_be_used_is_told_with_its_file_and_what_to_do() {
         ("RS256", path(&ed25519), "its public key is not for RS256"),
         ("RS256", short, "fewer than 2048 bits"),
     ];
-    for (algorithm, file, told) in cases {
+    for (algorithm, file, message) in cases {
         site.configure(&format!("authz.tokens = [{{ algorithm = '{algorithm}', key_file = '{file}' }}]"));
         let checked = site.command(&["check"]).output().unwrap();
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-        assert!(!checked.status.success() && said.contains(told) && said.contains(&file), "{said}");
+        assert!(!checked.status.success() && said.contains(message) && said.contains(&file), "{said}");
         assert!(said.contains("sluicegate.toml:") && said.contains("authz.tokens.0"), "{said}");
         let (_, said) = site.start_in_vain().expect("it gives up");
-        assert!(said.contains(told), "{said}");
+        assert!(said.contains(message), "{said}");
     }
 }

@@ -158,9 +158,9 @@ fn the_end_of_a_session_is_written_down_with_its_cause_and_who_wanted_it() {
     assert_eq!(command["uid"], nix::unistd::geteuid().as_raw());
 
     let again = scene.site.command(&["sessions", "kill", &id]).output().unwrap();
-    let told = String::from_utf8(again.stderr).unwrap();
+    let message = String::from_utf8(again.stderr).unwrap();
     assert_eq!(
-        (again.status.code(), told.as_str()),
+        (again.status.code(), message.as_str()),
         (Some(1), "sluicegate: no session has this id; `sluicegate sessions` lists them\n")
     );
     let refused = scene.site.audit().wait_for(|event| event["outcome"] == "refused");
@@ -223,8 +223,11 @@ fn the_socket_is_its_owners_alone_unless_a_group_is_named() {
     assert_eq!(permissions(&site).0, 0o600);
     drop(relay);
     site.configure("admin.socket_group = 'nobody-has-made-this-group'");
-    let (code, told) = site.start_in_vain().unwrap();
-    assert!(code == Some(1) && told.contains("there is no group `nobody-has-made-this-group`"), "{told}");
+    let (code, message) = site.start_in_vain().unwrap();
+    assert!(
+        code == Some(1) && message.contains("there is no group `nobody-has-made-this-group`"),
+        "{message}"
+    );
     if !root_or_skip(name) {
         return;
     }
@@ -260,9 +263,12 @@ fn a_command_without_a_relay_says_what_to_look_at() {
     let site = Site::new("");
     for arguments in [vec!["status"], vec!["sessions"], vec!["sessions", "kill", "1"]] {
         let output = site.command(&arguments).output().unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(told.contains("no relay can be asked at") && told.contains("is it running"), "{told}");
+        assert!(
+            message.contains("no relay can be asked at") && message.contains("is it running"),
+            "{message}"
+        );
     }
 }
 

@@ -84,8 +84,8 @@ fn changes(source: &mut SqliteSource) -> (Vec<Change>, Vec<Quarantined>) {
 }
 
 /// The kind and key of each change, and whether it says that the right has ended.
-fn told(changes: &[Change]) -> Vec<String> {
-    let told = |change: &Change| match change {
+fn message(changes: &[Change]) -> Vec<String> {
+    let message = |change: &Change| match change {
         Change::Credential(row) => format!("credential revoked={}", row.revoked),
         Change::CredentialGone(_) => "credential gone".to_owned(),
         Change::Grant(row) => format!("grant {} revoked={}", row.id.0, row.revoked),
@@ -94,7 +94,7 @@ fn told(changes: &[Change]) -> Vec<String> {
         Change::DeviceGone(id) => format!("device {} gone", id.0),
         Change::PrincipalGone(id) => format!("principal {} gone", id.0),
     };
-    changes.iter().map(told).collect()
+    changes.iter().map(message).collect()
 }
 
 #[test]
@@ -128,7 +128,10 @@ fn changes_come_in_commit_order_and_each_row_once() {
     store.admin.set_device(DeviceUuid::parse(UUID).unwrap(), &patch).unwrap();
 
     let (seen, quarantined) = changes(&mut source);
-    assert_eq!(told(&seen), ["grant 1 revoked=false", "credential revoked=false", "device 1 online=false"]);
+    assert_eq!(
+        message(&seen),
+        ["grant 1 revoked=false", "credential revoked=false", "device 1 online=false"]
+    );
     assert_eq!(quarantined, []);
     assert!(matches!(source.read_changes(), Ok(Changes::Nothing)));
 }
@@ -152,13 +155,13 @@ fn ends_of_every_kind_are_told() {
     let mut source = store.source();
 
     assert_eq!(store.admin.revoke_credential(&key.credential_id().to_string()).unwrap(), Revoked::Now);
-    assert_eq!(told(&changes(&mut source).0), ["credential revoked=true"]);
+    assert_eq!(message(&changes(&mut source).0), ["credential revoked=true"]);
 
     store.admin.revoke_grant(GrantId(1)).unwrap();
-    assert_eq!(told(&changes(&mut source).0), ["grant 1 revoked=true"]);
+    assert_eq!(message(&changes(&mut source).0), ["grant 1 revoked=true"]);
 
     store.admin.remove_device(uuid).unwrap();
-    assert_eq!(told(&changes(&mut source).0), ["device 1 gone", "grant 2 revoked=true"]);
+    assert_eq!(message(&changes(&mut source).0), ["device 1 gone", "grant 2 revoked=true"]);
 
     store.by_hand().execute_batch("DELETE FROM credentials; DELETE FROM grants WHERE id = 1").unwrap();
     let (seen, _) = changes(&mut source);
@@ -175,7 +178,7 @@ fn removing_a_principal_ends_it_and_all_that_it_holds() {
     store.admin.remove_principal("alice").unwrap();
 
     let (seen, _) = changes(&mut source);
-    assert_eq!(told(&seen), ["principal 1 gone", "credential revoked=true", "grant 1 revoked=true"]);
+    assert_eq!(message(&seen), ["principal 1 gone", "credential revoked=true", "grant 1 revoked=true"]);
     let rows = store.source().read_all().unwrap();
     assert!(rows.credentials[0].revoked && rows.grants[0].revoked);
 }
@@ -189,7 +192,7 @@ fn what_a_deleted_principal_held_is_nobodys_and_absent() {
 
     store.by_hand().execute_batch("DELETE FROM principals").unwrap();
 
-    assert_eq!(told(&changes(&mut source).0), ["principal 1 gone"]);
+    assert_eq!(message(&changes(&mut source).0), ["principal 1 gone"]);
     let rows = source.read_all().unwrap();
     assert!(rows.credentials.is_empty() && rows.grants.is_empty());
 }
@@ -212,13 +215,13 @@ fn a_revoked_right_cannot_be_brought_back() {
     store.grant_any();
     store.admin.remove_principal("alice").unwrap();
     let by_hand = store.by_hand();
-    for (statement, told) in [
+    for (statement, message) in [
         ("UPDATE credentials SET revoked_at = NULL", "a revoked credential does not come back"),
         ("UPDATE grants SET revoked_at = NULL", "a revoked grant does not come back"),
         ("UPDATE principals SET removed_at = NULL", "a removed principal does not come back"),
     ] {
         let error = by_hand.execute(statement, []).unwrap_err().to_string();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }
 
@@ -287,7 +290,7 @@ fn a_pruned_outbox_means_behind() {
 
     source.read_all().unwrap();
     store.grant_any();
-    assert_eq!(told(&changes(&mut source).0), ["grant 3 revoked=false"]);
+    assert_eq!(message(&changes(&mut source).0), ["grant 3 revoked=false"]);
 }
 
 #[test]

@@ -118,8 +118,8 @@ fn the_units_hold_nothing_that_systemd_does_not_understand() {
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]);
     verify.args(UNITS.map(|name| folder.path().join(name)));
-    let told = told_by(&mut verify);
-    let complaints: Vec<&str> = told
+    let reported = told_by(&mut verify);
+    let complaints: Vec<&str> = reported
         .lines()
         // Of a machine's own units, wherever it has some that are wrong.
         .filter(|line| line.contains("sluicegate"))
@@ -135,11 +135,11 @@ fn the_services_are_locked_in() {
     for name in UNITS.into_iter().filter(|name| name.ends_with(".service")) {
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager"]).arg(unit(name));
-        let told = told_by(&mut security);
+        let reported = told_by(&mut security);
         let level = format!("Overall exposure level for {name}: ");
-        let exposure = told.lines().find_map(|line| line.split_once(&level)?.1.split(' ').next());
+        let exposure = reported.lines().find_map(|line| line.split_once(&level)?.1.split(' ').next());
         let exposure = exposure.and_then(|level| level.parse::<f64>().ok());
-        assert!(exposure.is_some_and(|exposure| exposure <= EXPOSURE_MAX), "{told}");
+        assert!(exposure.is_some_and(|exposure| exposure <= EXPOSURE_MAX), "{reported}");
     }
 }
 
@@ -216,13 +216,13 @@ fn a_socket_that_the_configuration_does_not_know_is_refused() {
         scope.spawn(move || wait_for(|| std::net::TcpStream::connect(unknown).ok()));
         command.output().unwrap()
     });
-    let told = String::from_utf8(output.stderr).unwrap();
+    let reported = String::from_utf8(output.stderr).unwrap();
     let expected = format!(
         "sluicegate: the socket unit listens on {unknown}, which is not in the configuration; add it to \
          `listen` or take it out of the unit\n"
     );
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.ends_with(&expected), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{reported}");
+    assert!(reported.ends_with(&expected), "{reported}");
 }
 
 #[test]

@@ -345,7 +345,7 @@ fn new_certificates_are_shown_after_a_reload_and_a_bad_one_changes_nothing() {
 fn files_that_cannot_be_used_are_told_with_their_place() {
     let scene = Scene::new(Device::echo(V4));
     let at = scene.folder();
-    for (certificates, told) in [
+    for (certificates, message) in [
         ("[]", "`certificates` is empty"),
         ("[{ chain = 'DIR/none.crt', key = 'DIR/one.key' }]", "none.crt: No such file"),
         ("[{ chain = 'DIR/one.key', key = 'DIR/one.key' }]", "one.key: no certificate in PEM"),
@@ -359,7 +359,7 @@ fn files_that_cannot_be_used_are_told_with_their_place() {
         let output = Command::new(BINARY).arg("check").arg("--config").arg(&file).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("{}:4:", file.display())) && said.contains(told), "{said}");
+        assert!(said.contains(&format!("{}:4:", file.display())) && said.contains(message), "{said}");
     }
 }
 

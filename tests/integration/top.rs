@@ -162,8 +162,8 @@ fn top_waits_for_a_relay_that_is_gone_and_goes_on_when_it_is_back() {
 fn top_without_a_terminal_or_a_relay_says_what_to_do() {
     let site = Site::new("");
     let output = site.command(&["top"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(2) && told.contains("sluicegate status --json"), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && message.contains("sluicegate status --json"), "{message}");
     if !tools_or_skip("top without a relay", &["script", "stty"]) {
         return;
     }

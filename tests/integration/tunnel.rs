@@ -76,9 +76,9 @@ fn a_tunnel_that_breaks_is_a_failure_even_while_stdin_stays_open() {
     reset(device);
     let status = wait_for(|| client.try_wait().unwrap()).expect("it ends");
     assert_eq!(status.code(), Some(1));
-    let mut told = String::new();
-    client.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert!(told.contains("the tunnel broke"), "{told}");
+    let mut message = String::new();
+    client.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert!(message.contains("the tunnel broke"), "{message}");
 }
 
 #[test]
@@ -104,19 +104,24 @@ fn every_refusal_is_told_in_words_and_leaves_stdout_empty() {
         assert_eq!(output.stdout, b"");
         String::from_utf8(output.stderr).unwrap()
     };
-    let told = |uuid: &str, port: u16, token: &str, words: &str| {
+    let message = |uuid: &str, port: u16, token: &str, words: &str| {
         let stderr = refused(uuid, port, token);
         assert!(stderr.contains(words) && stderr.lines().count() == 1, "`{words}` is not in: {stderr}");
     };
-    told(DEVICE, 22, "sg_nobody", "407 Proxy Authentication Required: the token is unknown");
-    told(&"f".repeat(32), 22, &site.token, "403 Tunnel Not Permitted: there is no such device, or");
+    message(DEVICE, 22, "sg_nobody", "407 Proxy Authentication Required: the token is unknown");
+    message(&"f".repeat(32), 22, &site.token, "403 Tunnel Not Permitted: there is no such device, or");
     let closed = Device::closed_port();
-    told(DEVICE, closed, &site.token, &format!("502 Device Port Closed: nothing listens on port {closed}"));
-    told(OTHER_DEVICE, 22, &site.token, "502 Device Address Not Allowed: ");
-    told(&offline, 22, &site.token, "503 Device Offline: ");
-    told(DEVICE, silent.port, &site.token, "504 Device Timed Out: the device does not answer");
+    message(
+        DEVICE,
+        closed,
+        &site.token,
+        &format!("502 Device Port Closed: nothing listens on port {closed}"),
+    );
+    message(OTHER_DEVICE, 22, &site.token, "502 Device Address Not Allowed: ");
+    message(&offline, 22, &site.token, "503 Device Offline: ");
+    message(DEVICE, silent.port, &site.token, "504 Device Timed Out: the device does not answer");
     let _tunnel = site.ask(&relay, echo.port()).opened();
-    told(DEVICE, echo.port(), &site.token, "429 Too Many Sessions: ");
+    message(DEVICE, echo.port(), &site.token, "429 Too Many Sessions: ");
 }
 
 /// A client that listens, and where.
@@ -163,9 +168,9 @@ fn a_refused_local_connection_is_reset_and_told_and_the_next_one_is_tried_anew()
     let port = Device::closed_port();
     let (mut running, address) = listening(tunnel(&site, &relay.address().to_string(), port));
     assert_eq!(receive(&mut connect(address)).1, End::Reset, "not to be taken for an empty answer");
-    let mut told = String::new();
-    BufReader::new(running.0.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
-    assert!(told.contains("502 Device Port Closed") && told.contains("start the service"), "{told}");
+    let mut message = String::new();
+    BufReader::new(running.0.stderr.as_mut().unwrap()).read_line(&mut message).unwrap();
+    assert!(message.contains("502 Device Port Closed") && message.contains("start the service"), "{message}");
 
     // The service is started, on the very port.
     let service = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -208,9 +213,12 @@ fn a_relay_that_is_not_there_or_not_a_relay_is_told() {
         (mute.port(), "gave no complete reply"),
     ] {
         let output = output_of(tunnel(&site, &format!("127.0.0.1:{port}"), 22).arg("--stdio"), b"");
-        let told = String::from_utf8_lossy(&output.stderr);
+        let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1));
-        assert!(told.contains(words) && told.contains(&port.to_string()), "`{words}` is not in: {told}");
+        assert!(
+            message.contains(words) && message.contains(&port.to_string()),
+            "`{words}` is not in: {message}"
+        );
     }
 }
 
@@ -231,11 +239,11 @@ fn the_token_comes_from_the_environment_or_a_file_and_an_open_file_is_warned_of(
     assert_eq!((closed.stdout.as_slice(), closed.stderr.as_slice()), (&b"hello"[..], &b""[..]));
     let open = with_file(0o644);
     assert_eq!(open.stdout, b"hello", "a warning is no refusal");
-    let told = String::from_utf8_lossy(&open.stderr);
-    assert!(told.contains("warning: ") && told.contains("chmod 600"), "{told}");
+    let message = String::from_utf8_lossy(&open.stderr);
+    assert!(message.contains("warning: ") && message.contains("chmod 600"), "{message}");
 
     let none = output_of(stdio(&site, &relay, device.port()).env_remove("SLUICEGATE_TOKEN"), b"");
-    let told = String::from_utf8_lossy(&none.stderr);
+    let message = String::from_utf8_lossy(&none.stderr);
     assert_eq!(none.status.code(), Some(1));
-    assert!(told.contains("SLUICEGATE_TOKEN") && told.contains("--token-file"), "{told}");
+    assert!(message.contains("SLUICEGATE_TOKEN") && message.contains("--token-file"), "{message}");
 }

@@ -94,19 +94,19 @@ fn piped(command: &mut Command) -> Child {
 /// The one error line of a client that cannot go on.
 fn failure(command: &mut Command) -> String {
     let output = output_of(command, b"");
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    told
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
 }
 
 /// Waits for a client that was to fail, and gives what it said.
 fn end_of(mut client: Child) -> String {
     let status = wait_for(|| client.try_wait().unwrap()).expect("it ends");
     assert_eq!(status.code(), Some(1));
-    let mut told = String::new();
-    client.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    told
+    let mut message = String::new();
+    client.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    message
 }
 
 #[test]
@@ -237,8 +237,8 @@ fn a_tunnel_that_breaks_is_a_failure_even_while_stdin_stays_open() {
     client.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     reset(device);
     let stdin = client.stdin.take();
-    let told = end_of(client);
-    assert!(told.contains("the tunnel broke"), "{told}");
+    let message = end_of(client);
+    assert!(message.contains("the tunnel broke"), "{message}");
     drop(stdin);
 }
 
@@ -254,8 +254,8 @@ fn an_end_without_close_notify_is_told_as_a_broken_tunnel() {
     wire.set(Fault::Cut { after_bytes: 0 });
     device.write_all(b"second").unwrap();
     let stdin = client.stdin.take();
-    let told = end_of(client);
-    assert!(told.contains("the tunnel broke") && told.contains("close_notify"), "{told}");
+    let message = end_of(client);
+    assert!(message.contains("the tunnel broke") && message.contains("close_notify"), "{message}");
     drop(stdin);
 }
 
@@ -300,8 +300,8 @@ fn tls_1_2_carries_the_same_tunnel_even_where_its_first_bytes_share_a_record_wit
 #[test]
 fn a_refusal_is_told_as_without_tls() {
     let scene = Scene::new(Device::echo(V4));
-    let told = failure(scene.stdio().env("SLUICEGATE_TOKEN", "sg_nobody"));
-    assert!(told.contains("407 Proxy Authentication Required: the token is unknown"), "{told}");
+    let message = failure(scene.stdio().env("SLUICEGATE_TOKEN", "sg_nobody"));
+    assert!(message.contains("407 Proxy Authentication Required: the token is unknown"), "{message}");
 }
 
 #[test]
@@ -309,8 +309,8 @@ fn a_certificate_of_a_stranger_is_told_with_the_remedy() {
     let scene = Scene::new(Device::echo(V4));
     let relay = scene.relay.address();
     let stranger = Authority::new(scene.folder(), "stranger");
-    let told = failure(scene.bare(relay).arg("--ca").arg(&stranger.file).arg("--stdio"));
-    assert!(told.contains("not signed by a CA that we trust") && told.contains("--ca"), "{told}");
+    let message = failure(scene.bare(relay).arg("--ca").arg(&stranger.file).arg("--stdio"));
+    assert!(message.contains("not signed by a CA that we trust") && message.contains("--ca"), "{message}");
 }
 
 #[test]
@@ -318,9 +318,9 @@ fn the_wrong_name_is_told_with_those_that_the_certificate_has() {
     let scene = Scene::new(Device::echo(V4));
     let mut command = scene.bare(scene.relay.address());
     command.arg("--ca").arg(&scene.authority.file).args(["--server-name", "other.example", "--stdio"]);
-    let told = failure(&mut command);
-    assert!(told.contains(&format!("not for other.example but for {NAME}, ")), "{told}");
-    assert!(told.contains("--server-name"), "{told}");
+    let message = failure(&mut command);
+    assert!(message.contains(&format!("not for other.example but for {NAME}, ")), "{message}");
+    assert!(message.contains("--server-name"), "{message}");
 }
 
 #[test]
@@ -343,26 +343,26 @@ fn a_certificate_that_has_expired_is_told() {
         key.display(),
     ));
     let relay = site.start();
-    let told = failure(scene.client(relay.address()).arg("--stdio"));
-    assert!(told.contains("has expired; renew it"), "{told}");
+    let message = failure(scene.client(relay.address()).arg("--stdio"));
+    assert!(message.contains("has expired; renew it"), "{message}");
 }
 
 #[test]
 fn a_port_without_tls_is_told_and_so_is_one_that_hangs_up() {
     let scene = Scene::new(Device::echo(V4));
-    let told = failure(scene.client(scene.relay.addresses()[1]).arg("--stdio"));
-    assert!(told.contains("does not speak TLS"), "{told}");
+    let message = failure(scene.client(scene.relay.addresses()[1]).arg("--stdio"));
+    assert!(message.contains("does not speak TLS"), "{message}");
     let mute = Device::serving(V4, |mut socket: TcpStream| {
         let _all = socket.read(&mut [0; 4096]);
     });
-    let told = failure(scene.client(mute.address()).arg("--stdio"));
-    assert!(told.contains("failed: the connection was closed"), "{told}");
+    let message = failure(scene.client(mute.address()).arg("--stdio"));
+    assert!(message.contains("failed: the connection was closed"), "{message}");
     let mut without = scene.bare(scene.relay.address());
     let arguments: Vec<_> = without.get_args().filter(|one| *one != "--tls").map(ToOwned::to_owned).collect();
     without = Command::new(BINARY);
     without.args(arguments).arg("--stdio").env("SLUICEGATE_TOKEN", &scene.site.token);
-    let told = failure(&mut without);
-    assert!(told.contains("400 ") && told.contains("--tls"), "{told}");
+    let message = failure(&mut without);
+    assert!(message.contains("400 ") && message.contains("--tls"), "{message}");
 }
 
 #[test]
@@ -371,8 +371,8 @@ fn a_file_without_certificates_and_a_lonely_option_are_told() {
     let empty = scene.folder().join("empty.pem");
     std::fs::write(&empty, "nothing\n").unwrap();
     let mut command = scene.bare(scene.relay.address());
-    let told = failure(command.arg("--ca").arg(&empty).arg("--stdio"));
-    assert!(told.contains("empty.pem cannot be read as PEM: there is no certificate in it"), "{told}");
+    let message = failure(command.arg("--ca").arg(&empty).arg("--stdio"));
+    assert!(message.contains("empty.pem cannot be read as PEM: there is no certificate in it"), "{message}");
     let mut command = Command::new(BINARY);
     command.args(["tunnel", &format!("{DEVICE}:22"), "--relay", "127.0.0.1:1", "--server-name", NAME]);
     let output = output_of(&mut command, b"");

@@ -117,7 +117,7 @@ fn a_file_that_vanishes_or_turns_empty_takes_no_address_away() {
     let relay = world.site.start();
     let stale =
         |wanted: f64| relay.metric_becomes("sluicegate_vpn_addresses_stale_files", |files| files == wanted);
-    for (text, told) in [
+    for (text, message) in [
         (None, "No such file or directory (os error 2); its last addresses stay"),
         (Some(""), "there is no address in it; its last addresses stay"),
         (Some("# starting\n"), "there is no address in it; its last addresses stay"),
@@ -126,11 +126,11 @@ fn a_file_that_vanishes_or_turns_empty_takes_no_address_away() {
             None => std::fs::remove_file(&world.file).unwrap(),
             Some(text) => replace(&world.file, text),
         }
-        assert!(stale(1.0), "{told}");
-        assert!(relay.logs(told), "{}", relay.log());
-        assert_eq!(world.status(&relay, DEVICE), 200, "{told}");
+        assert!(stale(1.0), "{message}");
+        assert!(relay.logs(message), "{}", relay.log());
+        assert_eq!(world.status(&relay, DEVICE), 200, "{message}");
         replace(&world.file, &line);
-        assert!(stale(0.0), "{told}");
+        assert!(stale(0.0), "{message}");
     }
 }
 
@@ -218,7 +218,7 @@ fn a_file_that_loses_many_devices_that_still_answer_is_held_by_the_location_rule
 
 #[test]
 fn sources_that_make_no_sense_are_refused_with_their_place() {
-    for (sources, told) in [
+    for (sources, message) in [
         (
             "[\"tinc:/run/status\"]",
             "`tinc:/run/status` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`",
@@ -233,7 +233,7 @@ fn sources_that_make_no_sense_are_refused_with_their_place() {
         site.configure(&format!("vpn.addresses = {sources}"));
         let (code, said) = site.start_in_vain().unwrap();
         assert_eq!(code, Some(1));
-        assert!(said.contains(told) && said.contains("sluicegate.toml:"), "{said}");
+        assert!(said.contains(message) && said.contains("sluicegate.toml:"), "{said}");
     }
     let mut site = Site::new("");
     site.configure("store.profile = \"openbalena\"");

@@ -361,9 +361,9 @@ fn a_node_that_may_not_write_is_told_before_it_starts() {
     };
     assert_eq!(check(), (Some(0), String::new()));
     database.by_hand(&format!("REVOKE UPDATE (node) ON sluicegate.devices FROM {role}"));
-    let (code, told) = check();
+    let (code, reported) = check();
     assert_eq!(code, Some(1));
-    assert!(told.contains("permission denied for table devices"), "{told}");
+    assert!(reported.contains("permission denied for table devices"), "{reported}");
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn where_the_database_looks_after_it_a_node_claims_devices_for_itself_alone() {
 
 #[test]
 fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
-    for (fragment, told) in [
+    for (fragment, reported) in [
         ("vpn.report = true", "vpn.report: a node that reports its devices must also report itself"),
         (
             "vpn.report = true\nstore.profile = 'openbalena'\nstore.url = 'postgres://relay@127.0.0.1/x'",
@@ -404,7 +404,7 @@ fn reports_that_nobody_could_make_use_of_are_refused_with_their_key() {
         site.configure(fragment);
         let (code, said) = site.start_in_vain().unwrap();
         assert_eq!(code, Some(1));
-        assert!(said.contains(told) && said.contains("sluicegate.toml:"), "{said}");
+        assert!(said.contains(reported) && said.contains("sluicegate.toml:"), "{said}");
     }
     let mut fleet = Fleet::new("");
     fleet.site.configure("vpn.addresses = ['store']");

@@ -113,7 +113,7 @@ fn a_hook_that_cannot_write_says_where_and_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let output = hook(&folder.path().join("missing/addresses"), 1).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("missing/addresses.lock cannot be changed"), "{told}");
-    assert!(told.contains("is its folder there?"), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("missing/addresses.lock cannot be changed"), "{message}");
+    assert!(message.contains("is its folder there?"), "{message}");
 }

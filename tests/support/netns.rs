@@ -36,8 +36,8 @@ impl Namespace {
     pub fn ip(&self, arguments: &str) -> String {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         let output = self.enter(|| Command::new("ip").args(&arguments).output().unwrap());
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {} failed: {told}", arguments.join(" "));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {} failed: {message}", arguments.join(" "));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

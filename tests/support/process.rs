@@ -162,8 +162,8 @@ pub fn output_of(command: &mut Command, input: &[u8]) -> Output {
 
 #[track_caller]
 pub fn assert_done(output: &Output) {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {told}", output.status);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {message}", output.status);
 }
 
 /// The line that `sluicegate run` prints when it accepts: `ready client=ADDR[,ADDR...] admin=ADDR[ nodes=ADDR]`.

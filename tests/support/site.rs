@@ -76,8 +76,8 @@ impl Site {
         let mut command = self.command(arguments);
         command.args(self.writes_to.iter().flat_map(|url| ["--store", url.as_str()]));
         let output = command.arg("--json").output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "sluicegate {} failed: {told}", arguments.join(" "));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sluicegate {} failed: {message}", arguments.join(" "));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 

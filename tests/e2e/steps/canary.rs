@@ -30,14 +30,14 @@ pub fn the_canary_takes_both_ways_and_tells_which_is_broken(world: &mut World) {
 
     // Until the nodes know what the canary may.
     let satisfied = wait_for(|| Some(fly(world)).filter(|(_, output)| output.status.success()));
-    let (told, _) = satisfied.unwrap_or_else(|| panic!("{:?}", fly(world)));
+    let (message, _) = satisfied.unwrap_or_else(|| panic!("{:?}", fly(world)));
     let steps: Vec<&str> =
-        told["steps"].as_array().unwrap().iter().filter_map(|step| step["step"].as_str()).collect();
-    assert_eq!(steps, ["connect", "tls", "device", "forwarded", "token", "refused"], "{told}");
+        message["steps"].as_array().unwrap().iter().filter_map(|step| step["step"].as_str()).collect();
+    assert_eq!(steps, ["connect", "tls", "device", "forwarded", "token", "refused"], "{message}");
 
     world.nodes[B].kill();
-    let (told, output) = fly(world);
-    assert_eq!(told["failed_step"], "forwarded", "{told} {output:?}");
+    let (message, output) = fly(world);
+    assert_eq!(message["failed_step"], "forwarded", "{message} {output:?}");
     assert_eq!(output.status.code(), Some(1));
     world.nodes[B].start_again();
     assert!(wait_for(|| (world.ask(A, far).status == 200).then_some(())).is_some());

@@ -54,9 +54,9 @@ pub fn bad_input_is_answered(world: &mut World) {
     let is_told = |address: &str, input: &str, wanted: &str| {
         let mut socat = world.ground.client.command("socat");
         let output = output_of(socat.args(["-t", "10", "-", address]), input.as_bytes());
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (status, _) = told.split_once("\r\n").unwrap_or_default();
-        assert!(status.ends_with(wanted), "{address} answers {told:?} to {input:.40?}");
+        let message = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (status, _) = message.split_once("\r\n").unwrap_or_default();
+        assert!(status.ends_with(wanted), "{address} answers {message:?} to {input:.40?}");
     };
     for address in [&tls, &plain] {
         is_told(address, "what is this\r\n\r\n", "400 Bad Request");

@@ -89,8 +89,8 @@ impl Drop for Traffic {
 impl Tally {
     fn note(&self, mut answer: Answer) {
         if answer.status != 200 {
-            let told = String::from_utf8_lossy(&answer.head).replace("\r\n", " ");
-            self.refusals.lock().push(told);
+            let message = String::from_utf8_lossy(&answer.head).replace("\r\n", " ");
+            self.refusals.lock().push(message);
         } else if !echoes(&mut answer.stream) {
             self.refusals.lock().push("a tunnel that leads nowhere".to_owned());
         }
