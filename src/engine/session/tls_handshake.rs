@@ -55,7 +55,7 @@ impl<K: Kernel> TlsHandshake<K> {
     }
 
     pub fn on_received(
-        mut self: Box<Self>,
+        mut self,
         outcome: Outcome,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
