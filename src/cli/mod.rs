@@ -95,9 +95,7 @@ enum Command {
     /// List the nodes of this installation.
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Open tunnels to a device, as a client.
     Tunnel(tunnel::TunnelArgs),
-    /// Test a relay from outside, as a client.
     Canary(canary::CanaryArgs),
     /// Run hooks for a VPN server.
     #[command(subcommand)]

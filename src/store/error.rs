@@ -26,8 +26,8 @@ pub enum StoreError {
     #[error("{store} is too slow ({detail}); see what it is busy with, or raise `store.statement_timeout`")]
     Slow { store: String, detail: String },
     #[error(
-        "{store} broke a read off ({detail}); it is tried again, and on a standby \
-         `hot_standby_feedback = on` keeps it from happening"
+        "{store} broke a read off ({detail}); it is tried again. If this repeats on a standby, set \
+         `hot_standby_feedback = on` there"
     )]
     Interrupted { store: String, detail: String },
     #[error("{store} was restored from a dump; `sluicegate store init` fits its outbox to this server")]
