@@ -1,6 +1,6 @@
 //! JSON documents of the admin side: the server writes them, and the commands read them.
 //!
-//! [`public`] holds what everybody may read over TCP. A type there has only the fields that an outsider may see, so
+//! `public` holds what everybody may read over TCP. A type there has only the fields that an outsider may see, so
 //! that a field which is added for operators does not reach outsiders.
 
 mod public;

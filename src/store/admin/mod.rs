@@ -1,6 +1,6 @@
 //! Changes that the store commands and the demo make. The relay makes none of them.
 //!
-//! Each command is written once, for every kind of store: [`Admin`] runs it through [`SqlDatabase`].
+//! Each command is written once, for every kind of store: [`Admin`] runs it through `SqlDatabase`.
 
 mod credentials;
 mod devices;
