@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, User};
 use postgres::{Client, NoTls};
 
+use super::made_once::MadeOnce;
 use super::skip::skip;
 use super::wait_for;
 
@@ -59,17 +60,7 @@ impl Cluster {
             return None;
         };
         let data = data_folder();
-        let mut initdb = as_unprivileged(Command::new(tools.join("initdb")));
-        initdb.args([
-            "--no-sync",
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--locale=C",
-            "-D",
-        ]);
-        let output = initdb.arg(&data).output().unwrap();
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        copy(template(&tools).folder(), &data);
         append(&data.join("postgresql.conf"), &format!("{SETTINGS}{settings}"));
         for (name, text) in files {
             let file = data.join(name);
@@ -292,6 +283,32 @@ fn tools() -> Option<PathBuf> {
     folders.into_iter().find(|folder| programs.iter().all(|program| folder.join(program).exists()))
 }
 
+/// A data folder as `initdb` makes it, from which the cluster of each test is copied. Clusters made from it have the
+/// same system identifier, so a test whose servers must be different systems has to run `initdb` itself.
+fn template(tools: &Path) -> MadeOnce {
+    let version = Command::new(tools.join("initdb")).arg("--version").output().unwrap();
+    let owner = unprivileged().map_or_else(nix::unistd::geteuid, |(uid, _)| uid);
+    let version = String::from_utf8(version.stdout).unwrap();
+    let key = format!("{} {} uid {owner}", version.trim(), INITDB_ARGUMENTS.join(" "));
+    let key = key.replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', "-");
+    MadeOnce::new("postgres", &key, |folder| {
+        // The server's user may be unable to reach cargo's folder.
+        let data = data_folder();
+        let mut initdb = as_unprivileged(Command::new(tools.join("initdb")));
+        let output = initdb.args(INITDB_ARGUMENTS).arg("-D").arg(&data).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "initdb cannot make the template of all clusters: {message}");
+        copy(&data, folder);
+        std::fs::remove_dir_all(data).unwrap();
+    })
+}
+
+/// Copies the content of a folder, and the owners and modes of everything, the folder itself included.
+fn copy(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output().unwrap();
+    assert!(output.status.success(), "cp: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A folder that the server's user owns.
 fn data_folder() -> PathBuf {
     let folder = tempfile::Builder::new().prefix("sluicegate-postgres-").tempdir().unwrap().keep();
@@ -330,6 +347,9 @@ fn append(file: &Path, lines: &str) {
     text.push_str(lines);
     std::fs::write(file, text).unwrap();
 }
+
+const INITDB_ARGUMENTS: [&str; 5] =
+    ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"];
 
 /// Quick, because nothing has to outlive the test; and small, because several run beside each other.
 const SETTINGS: &str = "
