@@ -1,36 +1,70 @@
 //! The Debian package, installed into a root of its own: this machine's files under a layer that takes all
 //! writes, in namespaces without other processes or networks.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use crate::support::{root_or_skip, tools_or_skip};
-use tempfile::TempDir;
+use crate::support::{MadeOnce, root_or_skip, tools_or_skip};
 
 const TOOLS: [&str; 4] = ["dpkg-deb", "dpkg-shlibdeps", "unshare", "systemd-sysusers"];
 
-/// Built once for all tests, from the binary under test.
-struct Package {
-    folder: TempDir,
-    path: PathBuf,
+/// Every file and folder that `packaging/build-deb` reads, besides the binary.
+const PACKAGED: [&str; 8] =
+    ["CHANGELOG.md", "README.md", "SECURITY.md", "docs", "monitoring", "packaging", "systemd", "tuning"];
+
+const PACKAGE_FILE: &str = "sluicegate.deb";
+
+/// The package of the binary under test, built once for all tests.
+static PACKAGE: LazyLock<MadeOnce> = LazyLock::new(|| {
+    MadeOnce::new("package", &state_of_what_is_packaged(), |folder| {
+        let mut build = Command::new(root().join("packaging/build-deb"));
+        build.arg(crate::support::BINARY).arg(folder);
+        // Packed well it takes five times as long.
+        let output = build.env("DPKG_DEB_COMPRESSOR_LEVEL", "0").output().unwrap();
+        crate::support::assert_done(&output);
+        let built = String::from_utf8(output.stdout).unwrap();
+        std::fs::rename(built.trim(), folder.join(PACKAGE_FILE)).unwrap();
+    })
+});
+
+/// A hash that changes when a file that `packaging/build-deb` reads is changed, added or removed.
+fn state_of_what_is_packaged() -> String {
+    let mut files = vec![PathBuf::from(crate::support::BINARY)];
+    for source in PACKAGED {
+        add_files(&root().join(source), &mut files);
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let metadata = file.metadata().unwrap();
+        let changed_at = (metadata.mtime(), metadata.mtime_nsec());
+        (file, changed_at, metadata.len(), metadata.mode()).hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
 }
 
-static PACKAGE: LazyLock<Package> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build-deb");
-    let mut build = Command::new(script);
-    build.arg(crate::support::BINARY).arg(folder.path());
-    // Packed well it takes five times as long, once for each test.
-    let output = build.env("DPKG_DEB_COMPRESSOR_LEVEL", "0").output().unwrap();
-    crate::support::assert_done(&output);
-    let path = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-    Package { folder, path }
-});
+fn add_files(path: &Path, files: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            add_files(&entry.unwrap().path(), files);
+        }
+    } else {
+        files.push(path.to_owned());
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
 /// Runs `script` in a fresh root, as root, with the package at `$deb`. Ends with what it ended with; the layer
 /// that took the writes is gone then. `changed` lists what differs from this machine now.
 fn in_a_fresh_root(script: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("layer")).unwrap();
     let inside = format!(
         r#"
         set -e
@@ -55,10 +89,9 @@ fn in_a_fresh_root(script: &str) -> Output {
         exec chroot . env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
             bash -c "$INSIDE"
         "#,
-        folder = PACKAGE.folder.path().display(),
-        package = PACKAGE.path.display(),
+        folder = folder.path().display(),
+        package = PACKAGE.folder().join(PACKAGE_FILE).display(),
     );
-    std::fs::create_dir_all(PACKAGE.folder.path().join("layer")).unwrap();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--net", "--fork", "bash", "-c", &outside]).env("INSIDE", inside);
     command.output().unwrap()
