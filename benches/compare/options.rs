@@ -11,7 +11,7 @@ use crate::plan::{Extent, Plan};
 #[derive(Debug, Parser)]
 #[command(name = "make compare", version)]
 pub struct Options {
-    /// Runs only the works that the figures need, in under three minutes
+    /// Runs six works, for the main figures to hold, in under three minutes
     #[arg(long)]
     pub quick: bool,
     /// Measures each run for this long

@@ -16,7 +16,7 @@ pub struct Plan {
 /// The size of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// The works that the figures need, in under three minutes.
+    /// Six works, for the main rows of the figures to hold, in under three minutes.
     Quick,
     Full,
 }
