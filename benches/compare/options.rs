@@ -32,7 +32,7 @@ pub struct Options {
     /// A file that names further peers; benches/README.md describes it
     #[arg(long, value_name = "FILE")]
     pub peers: Option<PathBuf>,
-    /// File for the report
+    /// Folder for the report
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     pub out: PathBuf,
     /// Measure nothing, and write the report again from a report.json; several become one
