@@ -271,7 +271,7 @@ fn a_client_whose_name_is_no_uuid_is_shut_out_by_the_hook_unless_it_is_told_to_l
     let hook = format!("{} vpn openvpn-hook --addresses FOLDER/addresses", crate::support::BINARY);
     let strict = Vpn::new(&format!("client-connect \"{hook}\""));
     let _refused = strict.begin_to_connect("spare laptop");
-    let said = "the common name \"spare laptop\" is no device's uuid of 32 or 62 hex digits";
+    let said = "the common name \"spare laptop\" is not a device uuid of 32 or 62 hex digits";
     assert!(
         wait_for(|| strict.log("server").contains(said).then_some(())).is_some(),
         "{}",

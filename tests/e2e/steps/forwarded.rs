@@ -49,7 +49,7 @@ pub fn a_revoked_token_ends_a_tunnel_by_both_nodes(world: &mut World) {
     assert!(heard.is_some(), "{credential}");
 }
 
-/// Its devices are told to be offline, and nobody else notices. It comes back, and they do.
+/// Kills a node: its devices are offline, and nobody else notices. The node comes back, and so do its devices.
 pub fn a_node_that_dies_takes_nobody_elses_devices_down(world: &mut World) {
     let [near, _, far] = world.devices.each_ref().map(|device| device.uuid);
     let cli = world.balena(A, &world.alice, (near, ECHO_PORT));
@@ -57,12 +57,11 @@ pub fn a_node_that_dies_takes_nobody_elses_devices_down(world: &mut World) {
     assert!(echoes(&mut tunnel));
 
     world.nodes[B].kill();
-    assert!(wait_for(|| (world.ask(A, far).status == 503).then_some(())).is_some());
-    world.audited(A, "why", |event| event["uuid"] == far && event["cause"] == "node-unreachable");
-    assert!(
-        wait_for(|| (world.ask(A, far).status == 503 && world.notes_last(A, "node-stale")).then_some(()))
-            .is_some()
-    );
+    // The kernel closes the listener of a killed process a moment later: until then a connection opens, and is lost.
+    for cause in ["node-unreachable", "node-stale"] {
+        let is_refused = || (world.ask(A, far).status == 503 && world.notes_last(A, cause)).then_some(());
+        assert!(wait_for(is_refused).is_some(), "{cause}");
+    }
     assert!(echoes(&mut tunnel) && echoes(&mut cli.dial()));
 
     world.nodes[B].start_again();
