@@ -140,8 +140,8 @@ fn every_query_finds_what_a_running_relay_tells() {
     for query in queries {
         assert!(prometheus.series(&query).is_some(), "the dashboard's {query} finds nothing");
     }
-    // An alert's query finds nothing where all is well; what it asks about has to be there all the same. What the
-    // canary tells is no relay's; tests/canary.rs sees to it.
+    // An alert's query finds nothing where all is well; what it asks about has to be there all the same.
+    // The canary's metrics are not a relay's; the test module `canary` checks them.
     for metric in
         metrics_in(&text("alerts.yml")).iter().filter(|name| !name.starts_with("sluicegate_canary_"))
     {
