@@ -5,6 +5,7 @@
 //! the last snapshot in force.
 
 mod admission;
+pub mod api;
 mod candidate;
 mod commands;
 mod guard;

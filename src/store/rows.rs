@@ -56,7 +56,7 @@ pub enum RowKey {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Relation {
     Credentials,
     Grants,
@@ -87,6 +87,12 @@ impl fmt::Display for RowKey {
 }
 
 impl Relation {
+    pub const ALL: [Self; 3] = [Self::Credentials, Self::Grants, Self::Devices];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|relation| relation.name() == name)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Credentials => "credentials",
