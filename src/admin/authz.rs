@@ -52,6 +52,7 @@ impl From<CandidateQueries> for Queries {
             credentials: query(candidate.credentials),
             grants: query(candidate.grants),
             devices: query(candidate.devices),
+            ended: query(candidate.ended),
         }
     }
 }

@@ -4,12 +4,20 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::Budgets;
+
 /// The section `[authz.guard]`. An ordinary installation stays within every default on an ordinary day.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {
     /// `false` publishes every answer that decodes. Meant for tests that show which answers the guard catches.
     pub enabled: bool,
+    /// Time over which the changes of a group are counted against its budget.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// What becomes of a mass of ends that exceeds its budget.
+    pub prefer: Preference,
+    pub budgets: Budgets,
     /// Rows that may fail to decode. The last good version of such a row stays in force in any case.
     pub max_bad_rows: Allowance,
     /// Least and greatest number of rows of each relation.
@@ -53,6 +61,18 @@ pub struct Allowance {
     /// Share of all rows concerned, from 0 to 1.
     pub share: f64,
     pub rows: usize,
+}
+
+/// What a mass of ends does that exceeds its budget: rows revoked, deleted, expired or narrowed. Everything else that
+/// exceeds its budget is held in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preference {
+    /// It is held: a wrong query locks nobody out, and a true mass revocation waits for an operator.
+    #[default]
+    Availability,
+    /// It takes effect: a true mass revocation waits for nobody, and a wrong query locks clients out until it is mended.
+    Security,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -129,6 +149,9 @@ impl Default for GuardConfig {
     fn default() -> Self {
         Self {
             enabled: true,
+            window: Duration::from_secs(600),
+            prefer: Preference::Availability,
+            budgets: Budgets::default(),
             max_bad_rows: Allowance { share: 0.0001, rows: 10 },
             bounds: Bounds::default(),
             must_allow: Vec::new(),

@@ -6,6 +6,7 @@
 mod addresses;
 mod admin;
 mod authz;
+mod budgets;
 mod engine;
 mod forward;
 mod guard;
@@ -27,10 +28,12 @@ use serde::Deserialize;
 pub use addresses::AddressSource;
 pub use admin::{Admin, Audit, Log, LogFormat, LogLevel, SelfProbeConfig};
 pub use authz::Authz;
+pub use budgets::Budgets;
 pub use engine::{EngineConfig, Forwarding, KernelTls, Limits, Timeouts};
 pub use forward::{Forward, ForwardTls};
 pub use guard::{
-    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Regressions,
+    Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Preference,
+    Regressions,
 };
 pub use listen::{Listen, ListenerKind};
 pub use load::{ConfigError, FilePosition, state_folder};

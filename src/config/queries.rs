@@ -13,6 +13,8 @@ pub struct Queries {
     pub credentials: Option<RelationQuery>,
     pub grants: Option<RelationQuery>,
     pub devices: Option<RelationQuery>,
+    /// Rows that have explicitly ended: a query that adds to the three others what their schema recorded.
+    pub ended: Option<RelationQuery>,
 }
 
 /// A SELECT, read from its file together with the configuration. A later change of the file counts after a reload.
@@ -25,6 +27,7 @@ pub struct RelationQuery {
 }
 
 impl Queries {
+    /// True where a relation is read by a query of the operator's, so that no outbox names its changes.
     pub fn are_replaced(&self) -> bool {
         self.credentials.is_some() || self.grants.is_some() || self.devices.is_some()
     }
@@ -38,6 +41,7 @@ impl Queries {
             credentials: either(&self.credentials, &others.credentials),
             grants: either(&self.grants, &others.grants),
             devices: either(&self.devices, &others.devices),
+            ended: either(&self.ended, &others.ended),
         }
     }
 }

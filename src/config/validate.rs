@@ -163,6 +163,7 @@ fn check_durations(config: &Config) -> Result<(), KeyProblem> {
         ("authz.max_stale", authz.max_stale, TICK..=LONGEST),
         ("authz.max_replica_lag", authz.max_replica_lag, TICK..=LONGEST),
         ("authz.reread", authz.reread, TICK..=LONGEST),
+        ("authz.guard.window", authz.guard.window, TICK..=WINDOW_MAX),
         ("authz.guard.probe_time", authz.guard.probe_time, TICK..=PROBE_TIME_MAX),
         ("authz.guard.probation", authz.guard.probation, Duration::ZERO..=LONGEST),
         ("engine.busy_poll", config.engine.busy_poll, Duration::ZERO..=BUSY_POLL_MAX),
@@ -241,6 +242,11 @@ fn check_guard(guard: &GuardConfig) -> Result<(), KeyProblem> {
     for (key, share) in shares {
         if !(0.0..=1.0).contains(&share) {
             return found(&format!("authz.guard.{key}"), "must be a share from 0 to 1");
+        }
+    }
+    for (key, budget) in guard.budgets.all() {
+        if budget.is_some_and(|budget| !(0.0..=1.0).contains(&budget.share)) {
+            return found(&format!("authz.guard.budgets.{key}.share"), "must be a share from 0 to 1");
         }
     }
     let bounds = &guard.bounds;
@@ -354,6 +360,9 @@ const USER_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// A longer busy poll would keep a CPU busy all the time.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
+
+/// Changes of a whole day are kept in memory, and a wrong answer is no accident any more by then.
+const WINDOW_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A candidate waits for its probes, and so does every new right in it.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(30);

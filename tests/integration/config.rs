@@ -1,8 +1,9 @@
 //! What a person is told about a configuration that is wrong: file, line, key, remedy.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use sluicegate::config::{Config, Forwarding};
+use sluicegate::config::{Allowance, Config, Forwarding, Preference, Queries};
 
 /// Loads `text` as a file, with `environment` on top.
 fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
@@ -84,6 +85,14 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
             "sluicegate.toml:2:1: authz.max_stale: must be longer than authz.refresh, or nothing is ever decided",
         ),
         (
+            "[authz.guard]\nwindow = \"25h\"",
+            "sluicegate.toml:2:1: authz.guard.window: must be between 1ms and 1day",
+        ),
+        (
+            "[authz.guard]\nbudgets.gained = { share = 1.5, rows = 3 }",
+            "sluicegate.toml:2:20: authz.guard.budgets.gained.share: must be a share from 0 to 1",
+        ),
+        (
             "[engine]\npipe_bytes = 1",
             "sluicegate.toml:2:1: engine.pipe_bytes: must be between 4096 and 16777216",
         ),
@@ -119,6 +128,42 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
     ] {
         assert_eq!(refusal(text), message);
     }
+}
+
+#[test]
+fn the_guard_counts_over_the_window_by_the_budgets_of_the_file() {
+    let guard = |text: &str| load(&format!("{text}\n{VPN}"), &[]).map(|config| config.authz.guard);
+    let default = guard("").unwrap();
+    assert_eq!((default.window, default.prefer), (Duration::from_secs(600), Preference::Availability));
+    assert!(default.budgets.all().iter().all(|(_, budget)| budget.is_none()), "the guard's own law");
+
+    let kinds = default.budgets.all().map(|(kind, _)| kind);
+    for kind in kinds {
+        let text = format!("[authz.guard.budgets]\n{kind} = {{ share = 0.25, rows = 7 }}");
+        let budgets = guard(&text).unwrap().budgets.all();
+        let changed: Vec<_> = budgets.into_iter().filter(|(_, budget)| budget.is_some()).collect();
+        assert_eq!(changed, [(kind, Some(Allowance { share: 0.25, rows: 7 }))]);
+    }
+    let other = guard("[authz.guard]\nwindow = \"3m\"\nprefer = \"security\"").unwrap();
+    assert_eq!((other.window, other.prefer), (Duration::from_secs(180), Preference::Security));
+
+    let refused = guard("[authz.guard]\nprefer = \"neither\"").unwrap_err();
+    assert!(refused.contains("`availability` or `security`"), "{refused}");
+    let refused = guard("[authz.guard.budgets]\ngaind = { share = 0.25, rows = 7 }").unwrap_err();
+    assert!(refused.ends_with("unknown key `gaind`; the nearest known key is `gained`"), "{refused}");
+}
+
+#[test]
+fn a_query_for_ended_rows_is_read_with_the_others_and_replaces_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ended.sql");
+    std::fs::write(&file, "SELECT relation, id, at FROM ends;\n").unwrap();
+    let queries =
+        load(&format!("[authz.queries]\nended = \"{}\"\n{VPN}", file.display()), &[]).unwrap().authz.queries;
+    assert_eq!(queries.ended.as_ref().unwrap().sql, "SELECT relation, id, at FROM ends");
+    assert!(!queries.are_replaced());
+    assert_eq!(queries.replaced_by(&Queries::default()), queries);
+    assert_eq!(Queries::default().replaced_by(&queries), queries);
 }
 
 #[test]

@@ -55,8 +55,12 @@ impl Files {
 
     fn authz(&self) -> Authz {
         let query = |relation: &str| Some(RelationQuery::try_from(self.path(relation)).unwrap());
-        let queries =
-            Queries { credentials: query("credentials"), grants: query("grants"), devices: query("devices") };
+        let queries = Queries {
+            credentials: query("credentials"),
+            grants: query("grants"),
+            devices: query("devices"),
+            ended: None,
+        };
         Authz { queries, reread: Duration::from_millis(20), ..Authz::default() }
     }
 }

@@ -31,4 +31,5 @@ pub struct CandidateQueries {
     pub credentials: Option<String>,
     pub grants: Option<String>,
     pub devices: Option<String>,
+    pub ended: Option<String>,
 }
