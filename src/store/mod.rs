@@ -34,7 +34,7 @@ use crate::config::Queries;
 
 pub use error::StoreError;
 pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
-pub use open::{QueriesDigest, claim_table, located_source, node_table, queries_digest, source};
+pub use open::{QueriesDigest, claim_table, located_source, node_table, queries_digest, reader, source};
 pub use position::{KnownPosition, Position, Standing, StoreId};
 pub use presence::{ClaimTable, PresenceReport, ReportAnswer, ReportQueue};
 pub use reader::{Bookmark, RelationAnswer, RelationRows, StoreReader, Word, Words, WordsAnswer};

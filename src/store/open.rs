@@ -7,7 +7,7 @@ use super::dialect::SQLITE;
 use super::nodes::NodeTable;
 use super::presence::{ClaimTable, LocatedSource, ReportQueue};
 use super::relations::PerRelation;
-use super::{Initialised, Source, StoreError, postgres, sqlite};
+use super::{Initialised, KnownPosition, Source, StoreError, StoreReader, postgres, sqlite};
 use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
 
 /// The source that the configuration names, with device addresses from where `vpn.addresses` says. It connects with its
@@ -25,6 +25,15 @@ pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
     match &store.url {
         StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
         StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
+    }
+}
+
+/// A reader of the rights of the store that the configuration names. It connects with its first read, and so never
+/// fails here. All readers of one store share `known`.
+pub fn reader(store: &config::Store, authz: &Authz, known: KnownPosition) -> Box<dyn StoreReader> {
+    match &store.url {
+        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteReader::new(path, store, authz, known)),
+        StoreUrl::Postgres(_) => unimplemented!("PostgresReader::new(url, store, authz, known)"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod admin;
 mod outbox;
+mod reader;
 mod relations;
 mod schema;
 mod source;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 pub use admin::{init, open};
+pub use reader::SqliteReader;
 pub use source::SqliteSource;
 pub(super) use writer::SqliteWriter;
 
