@@ -120,6 +120,7 @@ fn authority() -> Authority {
         address: Some([127, 0, 0, 1].into()),
         node: None,
         online: true,
+        disputed: false,
     };
     let authority = Authority::new(Duration::from_secs(3600), None);
     let snapshot = Snapshot::build(Generation(1), vec![credential], vec![grant], vec![device]);

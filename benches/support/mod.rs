@@ -158,6 +158,7 @@ fn device(number: usize, devices: usize) -> Device {
         address: Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number as u32))),
         node: None,
         online: true,
+        disputed: false,
     }
 }
 

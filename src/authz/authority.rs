@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{
-    Decision, DecisionContext, DecisionLog, DirectoryCell, PeerRoute, Permitted, Query, Refusal, Revocations,
-    Snapshot, Undecided, UnixMillis,
+    Decision, DecisionContext, DecisionLog, DeviceRight, DirectoryCell, PeerRoute, Permitted, Query, Refusal,
+    Revocations, Snapshot, Undecided, UnixMillis,
 };
 use crate::sys::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sys::epoch_cell::{EpochCell, Pin};
@@ -146,6 +146,12 @@ impl PinnedView<'_> {
     pub fn elsewhere<'b>(&'b self, query: &'b Query, now: UnixMillis) -> Option<PeerRoute<'b>> {
         let view = self.usable(now).ok()?;
         view.snapshot.decide_elsewhere(query, self.context(view, now)).ok()
+    }
+
+    /// Returns the right that `query` rests on, wherever the device is; `None` where there is none.
+    pub fn right(&self, query: &Query, now: UnixMillis) -> Option<DeviceRight> {
+        let view = self.usable(now).ok()?;
+        view.snapshot.decide_right(query, self.context(view, now)).ok()
     }
 
     /// Shows the decision on each of `queries` to `each`, in their order. Faster than one by one.

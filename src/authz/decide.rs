@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use super::relations::{
     Between, HeldCredential, LocatedDevice, SoughtCredential, SoughtDevice, SoughtGrants,
 };
-use super::{Decision, Grant, PeerRoute, Query, Refusal, Revocations, Route, Snapshot, Subject, UnixMillis};
+use super::{
+    Decision, DeviceRight, Grant, PeerRoute, Query, Refusal, Revocations, Route, Snapshot, Subject,
+    UnixMillis,
+};
 
 /// The context of a decision, beside the snapshot and the query.
 #[derive(Clone, Copy)]
@@ -75,18 +78,19 @@ impl Snapshot {
     ) -> Result<PeerRoute<'a>, Refusal> {
         let asked = self.seek(query)?;
         let found = self.find(&asked, context)?;
-        let grant = found.best_grant(query.port, context)?;
-        let Found { expires_at, device, .. } = &found;
+        let right = found.right(query.port, context)?;
+        let device = &found.device;
         match (device.node, context.node) {
-            (Some(holder), Some(ours)) if holder != ours && device.online => Ok(PeerRoute {
-                node: holder,
-                principal: grant.principal,
-                device: device.id,
-                grant: grant.id,
-                expires_at: [*expires_at, grant.expires_at].into_iter().flatten().min(),
-            }),
+            _ if device.disputed => Err(Refusal::DeviceDisputed),
+            (Some(node), Some(ours)) if node != ours && device.online => Ok(PeerRoute { node, right }),
             _ => Err(Refusal::DeviceOffline),
         }
+    }
+
+    /// Returns the right of the subject to reach the device and port, wherever the device is.
+    pub fn decide_right(&self, query: &Query, context: DecisionContext<'_>) -> Result<DeviceRight, Refusal> {
+        let asked = self.seek(query)?;
+        self.find(&asked, context)?.right(query.port, context)
     }
 
     /// Looks up what the query names.
@@ -125,17 +129,16 @@ impl Snapshot {
         found: &Found<'_>,
         context: DecisionContext<'_>,
     ) -> Result<Route, Refusal> {
-        let Found { subject, expires_at, device, .. } = found;
-        let grant = found.best_grant(query.port, context)?;
+        let DeviceRight { principal, device, grant, expires_at } = found.right(query.port, context)?;
         Ok(Route {
-            address: reachable_address(device, context.node)?,
+            address: reachable_address(&found.device, context.node)?,
             port: query.port,
-            credential: subject.key().credential_id(),
-            principal: grant.principal,
-            device: device.id,
-            grant: grant.id,
+            credential: found.subject.key().credential_id(),
+            principal,
+            device,
+            grant,
             generation: self.generation(),
-            expires_at: [*expires_at, grant.expires_at].into_iter().flatten().min(),
+            expires_at,
         })
     }
 }
@@ -162,6 +165,17 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    #[inline]
+    fn right(&self, port: u16, context: DecisionContext<'_>) -> Result<DeviceRight, Refusal> {
+        let grant = self.best_grant(port, context)?;
+        Ok(DeviceRight {
+            principal: grant.principal,
+            device: self.device.id,
+            grant: grant.id,
+            expires_at: [self.expires_at, grant.expires_at].into_iter().flatten().min(),
+        })
+    }
+
     /// The one that opens the port, or the most reason_rank reason why none does.
     #[inline]
     fn best_grant(&self, port: u16, context: DecisionContext<'_>) -> Result<Grant, Refusal> {
@@ -236,6 +250,8 @@ fn live_credential(
 /// Returns the address of the device, if this node may and can dial it.
 fn reachable_address(device: &LocatedDevice<'_>, node: Option<&str>) -> Result<IpAddr, Refusal> {
     match (device.node, node) {
+        // First, since a peer that has not heard of it would dial.
+        _ if device.disputed => Err(Refusal::DeviceDisputed),
         (Some(holder), Some(ours)) if holder != ours => Err(Refusal::DeviceElsewhere),
         _ if !device.online => Err(Refusal::DeviceOffline),
         _ => device.address.ok_or(Refusal::DeviceOffline),
@@ -291,6 +307,7 @@ mod tests {
             address: Some(IpAddr::from([10, 0, 0, 1])),
             node: Some("here".into()),
             online: true,
+            disputed: false,
         }
     }
 
@@ -384,6 +401,9 @@ mod tests {
             (Device { node: Some("there".into()), ..device() }, Refusal::DeviceElsewhere),
             (Device { online: false, ..device() }, Refusal::DeviceOffline),
             (Device { address: None, ..device() }, Refusal::DeviceOffline),
+            (Device { disputed: true, ..device() }, Refusal::DeviceDisputed),
+            (Device { disputed: true, node: Some("there".into()), ..device() }, Refusal::DeviceDisputed),
+            (Device { disputed: true, node: None, online: false, ..device() }, Refusal::DeviceDisputed),
         ];
         let any = [grant(1, Scope::Any)];
         for device in allowed {
@@ -392,6 +412,23 @@ mod tests {
         for (device, expected) in refused {
             assert_eq!(ask(&snapshot(credential(), &any, device), 22), Decision::Refuse(expected));
         }
+    }
+
+    #[test]
+    fn a_disputed_device_is_passed_to_no_peer_and_its_state_is_shown_to_nobody_without_the_right() {
+        let at_peer = Device { disputed: true, node: Some("there".into()), ..device() };
+        let disputed = snapshot(credential(), &[grant(1, Scope::Any)], at_peer.clone());
+        let query = Query { subject: Some(credential().key.into()), device: Some(uuid()), port: 22 };
+        let revocations = Revocations::default();
+        let elsewhere = disputed.decide_elsewhere(&query, context(&revocations, Some("here")));
+        assert_eq!(elsewhere, Err(Refusal::DeviceDisputed));
+        let right = disputed.decide_right(&query, context(&revocations, Some("here"))).unwrap();
+        assert_eq!((right.device, right.grant), (DEVICE, GrantId(1)));
+        let settled =
+            snapshot(credential(), &[grant(1, Scope::Any)], Device { disputed: false, ..at_peer.clone() });
+        let elsewhere = settled.decide_elsewhere(&query, context(&revocations, Some("here"))).unwrap();
+        assert_eq!((elsewhere.node, elsewhere.right), ("there", right));
+        assert_eq!(ask(&snapshot(credential(), &[], at_peer), 22), Decision::Refuse(Refusal::NoGrant));
     }
 
     #[test]

@@ -93,11 +93,17 @@ pub struct Route {
     pub expires_at: Option<UnixMillis>,
 }
 
-/// Permission to reach a device by another node, and the rights that it rests on.
+/// Permission to reach a device by another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerRoute<'a> {
     /// Name of the node that holds the device's VPN connection.
     pub node: &'a str,
+    pub right: DeviceRight,
+}
+
+/// Permission to reach a device, wherever it is, and the rows that it rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceRight {
     pub principal: PrincipalId,
     pub device: DeviceId,
     pub grant: GrantId,
@@ -127,6 +133,8 @@ pub enum Refusal {
     DeviceOffline,
     /// Permitted, but another node holds the device's VPN connection and this one cannot forward there.
     DeviceElsewhere,
+    /// Permitted, but it cannot be told whose the device's address is.
+    DeviceDisputed,
 }
 
 impl Refusal {
@@ -146,12 +154,13 @@ impl Refusal {
             | Self::GrantExpired
             | Self::GrantRevoked => Reply::NotPermitted,
             Self::DeviceOffline | Self::DeviceElsewhere => Reply::DeviceOffline,
+            Self::DeviceDisputed => Reply::DeviceDisputed,
         }
     }
 
     /// Returns whether the right is there, and only a way to the device is missing.
     pub const fn is_of_location(self) -> bool {
-        matches!(self, Self::DeviceOffline | Self::DeviceElsewhere)
+        matches!(self, Self::DeviceOffline | Self::DeviceElsewhere | Self::DeviceDisputed)
     }
 
     /// Returns whether somebody revoked a right. An expired or missing right is no revocation.

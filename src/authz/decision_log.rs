@@ -47,8 +47,8 @@ impl DecisionLog {
         }
     }
 
-    /// Takes note of a refusal that the generation before would not have given and that no expiry explains.
-    /// Says whether it is one.
+    /// Takes note of a refusal that the generation before would not have given, and that neither an expiry nor a
+    /// dispute explains. Says whether it is one.
     pub fn record_regression(
         &self,
         view: &PinnedView<'_>,
@@ -56,7 +56,7 @@ impl DecisionLog {
         refusal: Refusal,
         now: UnixMillis,
     ) -> bool {
-        if matches!(refusal, Refusal::CredentialExpired | Refusal::GrantExpired) {
+        if matches!(refusal, Refusal::CredentialExpired | Refusal::GrantExpired | Refusal::DeviceDisputed) {
             return false;
         }
         let Some(before) = view.allowed_before(query, now) else { return false };

@@ -30,11 +30,11 @@ impl Snapshot {
                 address: Some(route.address),
             }),
             Decision::Refuse(Refusal::DeviceElsewhere) => {
-                let elsewhere = self.decide_elsewhere(query, context).ok()?;
+                let right = self.decide_elsewhere(query, context).ok()?.right;
                 Some(Permitted {
-                    principal: elsewhere.principal,
-                    device: elsewhere.device,
-                    grant: elsewhere.grant,
+                    principal: right.principal,
+                    device: right.device,
+                    grant: right.grant,
                     address: None,
                 })
             }
@@ -86,7 +86,7 @@ impl Device {
     /// Returns the address where `node` (any node, where it is `None`) can dial the device now.
     pub fn location(&self, node: Option<&str>) -> Option<IpAddr> {
         let is_ours = node.is_none() || self.node.is_none() || self.node.as_deref() == node;
-        self.address.filter(|_| self.online && is_ours)
+        self.address.filter(|_| self.online && is_ours && !self.disputed)
     }
 
     /// The node that it is online at, where its row names one.
@@ -98,6 +98,6 @@ impl Device {
     /// need not know.
     pub fn is_located(&self, node: Option<&str>) -> bool {
         let is_elsewhere = node.is_some() && self.node.is_some() && self.node.as_deref() != node;
-        self.location(node).is_some() || (self.online && is_elsewhere)
+        self.location(node).is_some() || (self.online && is_elsewhere && !self.disputed)
     }
 }

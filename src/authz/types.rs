@@ -281,6 +281,9 @@ pub struct Device {
     /// The node that holds its VPN connection; `None` means any node reaches it.
     pub node: Option<Box<str>>,
     pub online: bool,
+    /// It cannot be told whose the address is. No new tunnel is dialled, by this node or by another one, until that is
+    /// settled. The control thread works it out anew at each start: no store and no kept state has it.
+    pub disputed: bool,
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ fn authority() -> Arc<Authority> {
         address: Some([127, 0, 0, 1].into()),
         node: None,
         online: true,
+        disputed: false,
     };
     let authority = Authority::new(Duration::from_secs(60), None);
     authority.publish(Arc::new(View {

@@ -77,6 +77,7 @@ pub(super) fn device(row: &impl StoreRow) -> Result<Device, BadRow> {
             address: ColumnValue::of(row, 3, "address").nullable(ColumnValue::address)?,
             node: ColumnValue::of(row, 4, "node").nullable(ColumnValue::name)?,
             online: ColumnValue::of(row, 5, "online").boolean()?,
+            disputed: false,
         })
     };
     decode().map_err(|reason| bad(RowKey::Device(id), reason, &Ok(false)))
@@ -145,6 +146,7 @@ mod tests {
             address: Some("10.1.2.3".parse().unwrap()),
             node: Some("vpn-1".into()),
             online: true,
+            disputed: false,
         };
         assert_eq!(device, Some(expected));
     }

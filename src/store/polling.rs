@@ -82,7 +82,15 @@ mod tests {
 
     fn device(id: i64) -> Device {
         let uuid = DeviceUuid::parse(&format!("{id:032x}")).unwrap();
-        Device { id: DeviceId(id), uuid, fleet: None, address: None, node: None, online: true }
+        Device {
+            id: DeviceId(id),
+            uuid,
+            fleet: None,
+            address: None,
+            node: None,
+            online: true,
+            disputed: false,
+        }
     }
 
     fn rows(devices: &[i64]) -> Rows {

@@ -26,6 +26,7 @@ pub enum Reply {
     DevicePortClosed,
     DeviceUnreachable,
     DeviceOffline,
+    DeviceDisputed,
     Undecided,
     Draining,
     DeviceTimeout,
@@ -34,7 +35,7 @@ pub enum Reply {
 
 impl Reply {
     /// All replies in the order of declaration, which [`Reply::bytes`] relies on.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Established,
         Self::Malformed,
         Self::NotPermitted,
@@ -47,6 +48,7 @@ impl Reply {
         Self::DevicePortClosed,
         Self::DeviceUnreachable,
         Self::DeviceOffline,
+        Self::DeviceDisputed,
         Self::Undecided,
         Self::Draining,
         Self::DeviceTimeout,
@@ -64,7 +66,7 @@ impl Reply {
             Self::Limit => 429,
             Self::HeadTooLarge => 431,
             Self::DeviceAddress | Self::DevicePortClosed | Self::DeviceUnreachable => 502,
-            Self::DeviceOffline | Self::Undecided | Self::Draining => 503,
+            Self::DeviceOffline | Self::DeviceDisputed | Self::Undecided | Self::Draining => 503,
             Self::DeviceTimeout => 504,
             Self::Loop => 508,
         }
@@ -85,6 +87,7 @@ impl Reply {
             Self::DevicePortClosed => "Device Port Closed",
             Self::DeviceUnreachable => "Device Unreachable",
             Self::DeviceOffline => "Device Offline",
+            Self::DeviceDisputed => "Device Address Disputed",
             Self::Undecided => "Authorization Unavailable",
             Self::Draining => "Relay Draining",
             Self::DeviceTimeout => "Device Timed Out",
@@ -107,6 +110,7 @@ impl Reply {
             Self::DevicePortClosed => "device-port-closed",
             Self::DeviceUnreachable => "device-unreachable",
             Self::DeviceOffline => "device-offline",
+            Self::DeviceDisputed => "device-disputed",
             Self::Undecided => "undecided",
             Self::Draining => "draining",
             Self::DeviceTimeout => "device-timeout",
@@ -128,7 +132,7 @@ impl Reply {
                 "Proxy-Authenticate: Basic realm=\"sluicegate\"\r\n\
                  Proxy-Authenticate: Bearer realm=\"sluicegate\"\r\n"
             }
-            Self::Undecided | Self::Draining => RETRY_AFTER,
+            Self::DeviceDisputed | Self::Undecided | Self::Draining => RETRY_AFTER,
             _ => "",
         }
     }
@@ -159,8 +163,8 @@ static RENDERED: LazyLock<[[Box<[u8]>; 2]; Reply::ALL.len()]> = LazyLock::new(||
     Reply::ALL.map(|reply| [HttpVersion::Http10, HttpVersion::Http11].map(|v| reply.render(v)))
 });
 
-/// The wait in seconds: long enough for a store to come back or another node to take over, short enough for a
-/// person.
+/// The wait in seconds: long enough for a store to come back, another node to take over or an owner to be
+/// found, short enough for a person.
 const RETRY_AFTER: &str = "Retry-After: 5\r\n";
 
 #[cfg(test)]
@@ -208,6 +212,7 @@ mod tests {
             (Reply::DevicePortClosed, "502 Device Port Closed", "device-port-closed"),
             (Reply::DeviceUnreachable, "502 Device Unreachable", "device-unreachable"),
             (Reply::DeviceOffline, "503 Device Offline", "device-offline"),
+            (Reply::DeviceDisputed, "503 Device Address Disputed", "device-disputed"),
             (Reply::Undecided, "503 Authorization Unavailable", "undecided"),
             (Reply::Draining, "503 Relay Draining", "draining"),
             (Reply::DeviceTimeout, "504 Device Timed Out", "device-timeout"),
@@ -230,7 +235,7 @@ mod tests {
                         .map_or("", |h| std::str::from_utf8(h.value).unwrap())
                 };
                 assert_eq!(header("Sluicegate-Reason"), slug);
-                let retries = matches!(reply, Reply::Undecided | Reply::Draining);
+                let retries = matches!(reply, Reply::DeviceDisputed | Reply::Undecided | Reply::Draining);
                 assert_eq!(header("Retry-After"), if retries { "5" } else { "" }, "{reply:?}");
                 assert_eq!(header("Allow"), if reply == Reply::Method { "CONNECT" } else { "" });
                 if reply != Reply::Established {

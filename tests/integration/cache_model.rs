@@ -139,6 +139,7 @@ impl Model {
 
         let elsewhere = node.is_some() && device.node.is_some() && device.node.as_deref() != node;
         match device.address {
+            _ if device.disputed => Decision::Refuse(Refusal::DeviceDisputed),
             _ if elsewhere => Decision::Refuse(Refusal::DeviceElsewhere),
             Some(address) if device.online => Decision::Allow(Route {
                 address,
@@ -239,14 +240,16 @@ impl World {
         let address = select(vec![None, Some(1), Some(2), Some(3)])
             .prop_map(|end| end.map(|end| IpAddr::from(Ipv4Addr::new(10, 0, 0, end))));
         let node = select(vec![None, Some("a"), Some("b")]).prop_map(|name| name.map(Box::from));
-        (self.device_id(), self.uuid(), prop::option::of(self.fleet()), address, node, rarely()).prop_map(
-            |(id, uuid, fleet, address, node, offline)| Device {
+        let fleet = prop::option::of(self.fleet());
+        (self.device_id(), self.uuid(), fleet, address, node, rarely(), rarely()).prop_map(
+            |(id, uuid, fleet, address, node, offline, disputed)| Device {
                 id,
                 uuid,
                 fleet,
                 address,
                 node,
                 online: !offline,
+                disputed,
             },
         )
     }

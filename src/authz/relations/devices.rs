@@ -27,6 +27,7 @@ pub(in crate::authz) struct LocatedDevice<'a> {
     pub(in crate::authz) address: Option<IpAddr>,
     pub(in crate::authz) node: Option<&'a str>,
     pub(in crate::authz) online: bool,
+    pub(in crate::authz) disputed: bool,
 }
 
 /// A device on its way from memory.
@@ -181,6 +182,7 @@ struct PackedDevice {
     address: Option<NonZeroU32>,
     node: Option<NodeNumber>,
     online: bool,
+    disputed: bool,
 }
 
 impl PackedDevice {
@@ -197,6 +199,7 @@ impl PackedDevice {
             address: packed(device.address, address)?,
             node: packed(device.node.as_deref(), |name| nodes.number(name))?,
             online: device.online,
+            disputed: device.disputed,
         })
     }
 
@@ -208,12 +211,13 @@ impl PackedDevice {
             address: self.address.map(|address| Ipv4Addr::from_bits(address.get()).into()),
             node: self.node.map(|node| nodes.name(node)),
             online: self.online,
+            disputed: self.disputed,
         }
     }
 
     fn unpack(&self, nodes: &NodeNames) -> Device {
-        let LocatedDevice { id, fleet, address, node, online } = self.located(nodes);
-        Device { id, uuid: self.uuid(), fleet, address, node: node.map(Into::into), online }
+        let LocatedDevice { id, fleet, address, node, online, disputed } = self.located(nodes);
+        Device { id, uuid: self.uuid(), fleet, address, node: node.map(Into::into), online, disputed }
     }
 
     fn id(&self) -> DeviceId {
@@ -235,8 +239,8 @@ fn packed<T, P>(value: Option<T>, pack: impl FnOnce(T) -> Option<P>) -> Option<O
 
 impl Device {
     fn located(&self) -> LocatedDevice<'_> {
-        let Self { id, fleet, address, online, .. } = *self;
-        LocatedDevice { id, fleet, address, node: self.node.as_deref(), online }
+        let Self { id, fleet, address, online, disputed, .. } = *self;
+        LocatedDevice { id, fleet, address, node: self.node.as_deref(), online, disputed }
     }
 }
 

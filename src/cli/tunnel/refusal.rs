@@ -78,6 +78,11 @@ impl fmt::Display for TunnelRefusal {
                 f.write_str("the relay has no route to the device; check the VPN on both ends, then try again")
             }
             Reply::DeviceOffline => write!(f, "{host} has no VPN connection; power it up or wait until it is back"),
+            Reply::DeviceDisputed => write!(
+                f,
+                "the relay cannot tell whether the address that it has for {host} is still this device's; try again \
+                 soon, and if it goes on, ask its operator (`sluicegate authz status`)"
+            ),
             Reply::Undecided => f.write_str(
                 "the relay cannot decide at the moment whether this is permitted; try again soon, and if it \
                  goes on, ask its operator",

@@ -172,6 +172,7 @@ mod tests {
             address: None,
             node: Some(node.into()),
             online,
+            disputed: false,
         }
     }
 

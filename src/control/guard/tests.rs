@@ -69,6 +69,7 @@ fn device() -> impl Strategy<Value = Device> {
         address: Some(IpAddr::from([if is_outside { 203 } else { 127 }, 0, 0, id as u8 + 1])),
         node: None,
         online: true,
+        disputed: false,
     })
 }
 

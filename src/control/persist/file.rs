@@ -179,7 +179,15 @@ fn grant((id, principal, scope, min, max, expires_at, revoked): GrantFields) -> 
 
 fn device((id, uuid, fleet, address, node, online): DeviceFields) -> Option<Device> {
     let (uuid, fleet) = (DeviceUuid::parse(&uuid)?, fleet.map(FleetId));
-    Some(Device { id: DeviceId(id), uuid, fleet, address, node: node.map(Box::from), online })
+    Some(Device {
+        id: DeviceId(id),
+        uuid,
+        fleet,
+        address,
+        node: node.map(Box::from),
+        online,
+        disputed: false,
+    })
 }
 
 impl EndFields {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::authz::{Decision, DeviceId, Generation, GrantId, PrincipalId, Query, Refusal, Route};
+use crate::authz::{
+    Decision, DeviceId, DeviceRight, Generation, GrantId, PrincipalId, Query, Refusal, Route,
+};
 use crate::config::ListenerKind;
 use crate::engine::kernel::io::Io;
 use crate::engine::kernel::{Kernel, SocketOperation};
@@ -57,6 +59,12 @@ pub(super) struct Rights {
 impl Rights {
     pub fn of(route: &Route) -> Self {
         Self { principal: route.principal, grant: route.grant, device: route.device }
+    }
+}
+
+impl From<DeviceRight> for Rights {
+    fn from(right: DeviceRight) -> Self {
+        Self { principal: right.principal, grant: right.grant, device: right.device }
     }
 }
 

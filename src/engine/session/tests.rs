@@ -17,8 +17,8 @@ use crate::engine::shared::ThreadShared;
 use crate::engine::timers::Instant;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeJob, HandshakePool};
 use crate::engine::tls::scratch::ScratchMemory;
-use crate::telemetry::AuditSender;
-use crate::wire::TlsConfigs;
+use crate::telemetry::{AuditSender, RefusalLabel};
+use crate::wire::{Reply, TlsConfigs};
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
 pub(super) const HEAD: &str =
@@ -100,7 +100,7 @@ impl Bench {
         }
     }
 
-    fn recheck(&mut self, session: &mut Session<SimulatedKernel>) {
+    pub fn recheck(&mut self, session: &mut Session<SimulatedKernel>) {
         self.turn(|turn| {
             assert_eq!(session.standing_query(), session.core.query);
             session.recheck(session.core.decide(turn), turn);
@@ -135,21 +135,34 @@ pub(super) fn device() -> Device {
         address: Some([127, 0, 0, 1].into()),
         node: None,
         online: true,
+        disputed: false,
     }
 }
 
 pub(super) fn view_of(is_granted: bool, device: Device) -> Arc<View> {
-    let principal = PrincipalId(1);
-    let credential = Credential { key: KeyHash::of_token(b"t"), principal, expires_at: None, revoked: false };
-    let grant = Grant {
+    let grants = if is_granted { vec![grant(None)] } else { Vec::new() };
+    view_with(grants, device)
+}
+
+/// A view in which the right to `device` ends.
+fn view_until(expires_at: Option<UnixMillis>, device: Device) -> Arc<View> {
+    view_with(vec![grant(expires_at)], device)
+}
+
+fn grant(expires_at: Option<UnixMillis>) -> Grant {
+    Grant {
         id: GrantId(1),
-        principal,
+        principal: PrincipalId(1),
         scope: Scope::Any,
         ports: PortRange::ANY,
-        expires_at: None,
+        expires_at,
         revoked: false,
-    };
-    let grants = if is_granted { vec![grant] } else { Vec::new() };
+    }
+}
+
+fn view_with(grants: Vec<Grant>, device: Device) -> Arc<View> {
+    let principal = PrincipalId(1);
+    let credential = Credential { key: KeyHash::of_token(b"t"), principal, expires_at: None, revoked: false };
     Arc::new(View {
         snapshot: Arc::new(Snapshot::build(Generation(1), vec![credential], grants, vec![device])),
         revocations: Arc::default(),
@@ -201,6 +214,72 @@ fn a_right_that_ends_resets_both_sides_of_its_tunnel() {
     assert!(session.is_over());
     assert!(bench.client.state().reset_on_close.get());
     assert!(bench.kernel.device.state().reset_on_close.get());
+}
+
+#[test]
+fn the_client_of_a_disputed_device_gets_a_reply_of_its_own_and_nobody_is_dialled() {
+    let mut bench = Bench::new(5);
+    bench.shared.authority.publish(view_of(true, Device { disputed: true, ..device() }));
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    let reply = bench.client_got();
+    assert!(reply.starts_with("HTTP/1.1 503 Device Address Disputed\r\n"), "{reply}");
+    assert!(reply.contains("\r\nSluicegate-Reason: device-disputed\r\n"), "{reply}");
+    assert!(reply.contains("\r\nRetry-After: 5\r\n"), "{reply}");
+    assert_eq!(bench.kernel.device.holders(), 1, "no socket was opened for the device");
+    let refusals = &bench.shared.threads[0].counters.refusals;
+    let label = RefusalLabel { reply: Reply::DeviceDisputed, cause: Cause::DeviceDisputed };
+    assert_eq!(refusals.get(label), 1);
+}
+
+#[test]
+fn a_device_that_becomes_disputed_keeps_its_tunnels_and_gets_no_new_one() {
+    let disputed = || view_of(true, Device { disputed: true, ..device() });
+    let mut bench = Bench::new(5);
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert!(bench.client_got().starts_with("HTTP/1.1 200"), "{}", bench.client_got());
+    bench.shared.authority.publish(disputed());
+    bench.recheck(&mut session);
+    bench.client_sends(b"more");
+    bench.run(&mut session, 50);
+    assert!(matches!(session.state, State::Tunnel(_)));
+    assert_eq!(bench.kernel.device.state().sent.borrow().as_slice(), b"more");
+
+    let mut bench = Bench::new(5);
+    bench.kernel.connects = false;
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert!(matches!(session.state, State::Connect(_)));
+    bench.shared.authority.publish(disputed());
+    bench.recheck(&mut session);
+    assert!(bench.client_got().contains("Sluicegate-Reason: device-disputed"), "{}", bench.client_got());
+}
+
+#[test]
+fn a_right_that_was_cut_short_ends_the_tunnel_of_a_device_that_is_offline_or_disputed() {
+    for hidden in [
+        Device { online: false, ..device() },
+        Device { address: None, ..device() },
+        Device { disputed: true, ..device() },
+    ] {
+        let mut bench = Bench::new(5);
+        let mut session = bench.begin();
+        bench.client_sends(HEAD.as_bytes());
+        bench.run(&mut session, 50);
+        assert!(matches!(session.state, State::Tunnel(_)), "{}", bench.client_got());
+
+        bench.shared.authority.publish(view_until(Some(UnixMillis(2_000)), hidden.clone()));
+        bench.recheck(&mut session);
+        assert_eq!(session.deadline(), Some(Tick(2_001)), "{hidden:?}");
+        bench.now = Instant { monotonic_us: 2_001_000, wall: UnixMillis(2_001) };
+        bench.turn(|turn| session.on_deadline(turn));
+        bench.run(&mut session, 50);
+        assert!(session.is_over(), "{hidden:?}");
+    }
 }
 
 #[test]

@@ -179,11 +179,14 @@ impl<K: Kernel> Tunnel<K> {
                 core.rights = Some(Rights::of(&route));
                 self.renew(route.expires_at, core, cx);
             }
-            // The place of the device says nothing about the right to reach it: the connection stays.
-            Decision::Refuse(Refusal::DeviceOffline | Refusal::DeviceElsewhere) => {
-                let elsewhere = core.query.as_ref().and_then(|query| cx.view.elsewhere(query, cx.now.wall));
-                if let Some(elsewhere) = elsewhere {
-                    self.renew(elsewhere.expires_at, core, cx);
+            // The place of the device says nothing about the right to reach it. The connection stays, of a device whose
+            // address is disputed as well: its bytes go to the device that answered when it was dialled. The right may
+            // end earlier than before all the same.
+            Decision::Refuse(refusal) if refusal.is_of_location() => {
+                let right = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.wall));
+                if let Some(right) = right {
+                    core.rights = Some(Rights::from(right));
+                    self.renew(right.expires_at, core, cx);
                 }
             }
             Decision::Refuse(refusal) => return self.end_right(refusal, core, cx),

@@ -68,9 +68,9 @@ impl<K: Kernel> AskingPeer<K> {
         let (view, query) = (cx.view, core.query);
         let route = query.as_ref().and_then(|query| view.elsewhere(query, cx.now.wall));
         match route {
-            Some(PeerRoute { node, principal, grant, device, expires_at }) => {
-                core.rights = Some(Rights { principal, grant, device });
-                Self::ask(request, node, expires_at, core, cx)
+            Some(PeerRoute { node, right }) => {
+                core.rights = Some(Rights::from(right));
+                Self::ask(request, node, right.expires_at, core, cx)
             }
             None => request.reject(Rejection::refused(Refusal::DeviceOffline), core, cx),
         }
@@ -230,15 +230,21 @@ impl<K: Kernel> AskingPeer<K> {
 
     /// The view has changed meanwhile.
     pub fn recheck(
-        self: Box<Self>,
+        mut self: Box<Self>,
         decision: Decision,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
         match decision {
-            Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline)
-            | Decision::Allow(_)
-            | Decision::Undecided(_) => State::ViaPeer(self),
+            // The peer knows where the device is. The right may end earlier, or later, than before.
+            Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline) | Decision::Allow(_) => {
+                if let Some(right) = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.wall)) {
+                    core.rights = Some(Rights::from(right));
+                    self.attempt.expires_at = right.expires_at;
+                }
+                State::ViaPeer(self)
+            }
+            Decision::Undecided(_) => State::ViaPeer(self),
             // The probe is to be refused by the peer.
             Decision::Refuse(_) if core.is_probe(cx) => State::ViaPeer(self),
             Decision::Refuse(refusal) => {

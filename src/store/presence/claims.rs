@@ -183,6 +183,7 @@ mod tests {
                 address: None,
                 node: node.map(Into::into),
                 online,
+                disputed: false,
             };
             let claims = PresenceClaims::new("here", reports.clone(), Duration::from_secs(3600));
             Self { claims, reports, at: at.map(whereabouts), row }

@@ -20,6 +20,7 @@ impl From<Refusal> for Cause {
             Refusal::GrantRevoked => Self::GrantRevoked,
             Refusal::DeviceOffline => Self::DeviceOffline,
             Refusal::DeviceElsewhere => Self::DeviceElsewhere,
+            Refusal::DeviceDisputed => Self::DeviceDisputed,
         }
     }
 }

@@ -161,6 +161,8 @@ causes! {
     DeviceOffline = "device-offline",
     /// Another node holds the device, and this one is not set up to pass requests on.
     DeviceElsewhere = "device-elsewhere",
+    /// It cannot be told whose the device's address is, so nobody is dialled.
+    DeviceDisputed = "device-disputed",
     /// The directory has no entry for the peer that holds the device.
     NodeUnknown = "node-unknown",
     /// The peer that holds the device has sent no heartbeat for `forward.max_age`.

@@ -38,6 +38,7 @@ fn snapshot(generation: u64) -> Arc<Snapshot> {
         address: Some([127, 0, 0, 1].into()),
         node: None,
         online: true,
+        disputed: false,
     };
     Arc::new(Snapshot::build(Generation(generation), vec![credential], vec![grant], vec![device]))
 }

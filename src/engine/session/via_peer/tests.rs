@@ -12,7 +12,8 @@ use super::*;
 use crate::authz::{Device, Directory, NodeEntry};
 use crate::config::{Config, ForwardTls, Listen, ListenTls, Vpn};
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
-use crate::wire::TlsConfigs;
+use crate::telemetry::RefusalLabel;
+use crate::wire::{HttpVersion, TlsConfigs};
 
 const OWN: &str = "own-node";
 const PEER: &str = "other-node";
@@ -141,6 +142,10 @@ fn address() -> SocketAddr {
     "127.0.0.1:7".parse().unwrap()
 }
 
+fn is_rejected(session: &Session<SimulatedKernel>) -> bool {
+    matches!(session.state, State::Reject(_))
+}
+
 fn is_tunnel(session: &Session<SimulatedKernel>) -> bool {
     matches!(session.state, State::Tunnel(_))
 }
@@ -191,4 +196,32 @@ fn a_silent_peers_socket_stays_open_until_its_cancelled_receive_has_ended() {
     bench.run_until(&mut session, &mut peer, |session, _| !session.core.in_flight.has(Purpose::DownReceive));
     assert!(!is_kept(&session));
     assert_eq!(peer.socket.holders(), 1, "the relay has closed its end");
+}
+
+#[test]
+fn a_peers_word_that_the_device_is_disputed_reaches_the_client_unchanged() {
+    let mut bench = PeerBench::new(5);
+    let mut peer = bench.pool_connection();
+    let mut session = bench.begin();
+    bench.run_until(&mut session, &mut peer, |_, peer| peer.has_request());
+    peer.send(Reply::DeviceDisputed.bytes(HttpVersion::Http11));
+    bench.run_until(&mut session, &mut peer, |session, _| is_rejected(session));
+    let reply = bench.bench.client_got();
+    assert!(reply.contains("Sluicegate-Reason: device-disputed\r\nRetry-After: 5\r\n"), "{reply}");
+    let refusals = &bench.bench.shared.threads[0].counters.refusals;
+    let label = RefusalLabel { reply: Reply::DeviceDisputed, cause: Cause::RefusedByNode };
+    assert_eq!(refusals.get(label), 1);
+}
+
+#[test]
+fn a_device_that_becomes_disputed_while_its_peer_is_asked_is_refused() {
+    let mut bench = PeerBench::new(5);
+    let mut peer = bench.pool_connection();
+    let mut session = bench.begin();
+    bench.run_until(&mut session, &mut peer, |_, peer| peer.has_request());
+    let at_peer = Device { node: Some(PEER.into()), disputed: true, ..device() };
+    bench.bench.shared.authority.publish(view_of(true, at_peer));
+    bench.bench.recheck(&mut session);
+    let reply = bench.bench.client_got();
+    assert!(reply.contains("Sluicegate-Reason: device-disputed"), "{reply}");
 }
