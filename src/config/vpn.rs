@@ -16,7 +16,7 @@ pub struct Vpn {
     /// Networks of the device addresses. Nothing is dialled outside them. A file must name them; only a node without a
     /// file starts with loopback.
     pub allow: Vec<IpNet>,
-    /// Sources of device addresses, in the order in which they are used.
+    /// Sources of device addresses. The first table that holds a device counts, and the store after all tables.
     pub addresses: Vec<AddressSource>,
     /// A file that names the device of each WireGuard peer: lines of `PUBLIC-KEY uuid`.
     pub wireguard_peers: Option<PathBuf>,

@@ -36,7 +36,9 @@ pub use error::StoreError;
 pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
 pub use open::{QueriesDigest, claim_table, located_source, node_table, queries_digest, reader, source};
 pub use position::{KnownPosition, Position, Standing, StoreId};
-pub use presence::{ClaimTable, PresenceReport, ReportAnswer, ReportQueue};
+pub use presence::{
+    AddressHolder, AddressLayer, ClaimTable, DeviceMoves, HolderChange, PresenceReport, ReportAnswer, ReportQueue,
+};
 pub use reader::{Bookmark, RelationAnswer, RelationRows, StoreReader, Word, Words, WordsAnswer};
 pub use rows::{Changes, Comparison, Quarantined, Relation, RowKey, Rows};
 pub use warnings::{Examples, StoreWarnings};

@@ -1,4 +1,4 @@
-//! `vpn.addresses`: devices are dialled where the first source that knows them says, and a file that is wrong takes
+//! `vpn.addresses`: devices are dialled where the first table that holds them says, or else the store, and a file that is wrong takes
 //! no address away.
 
 use std::path::PathBuf;
@@ -46,11 +46,11 @@ impl World {
 }
 
 #[test]
-fn the_first_source_that_knows_a_device_counts() {
+fn a_table_of_this_node_comes_before_the_store_wherever_it_is_listed() {
     let text = format!("{DEVICE} 127.0.0.2\n{OTHER_DEVICE} 127.0.0.1\n");
     for (sources, expected) in [
         (r#"["store"]"#, [200, OFFLINE]),
-        (r#"["store", "FILE"]"#, [200, 200]),
+        (r#"["store", "FILE"]"#, [PORT_CLOSED, 200]),
         (r#"["FILE", "store"]"#, [PORT_CLOSED, 200]),
         (r#"["FILE"]"#, [PORT_CLOSED, 200]),
     ] {

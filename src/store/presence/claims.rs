@@ -108,6 +108,12 @@ impl PresenceClaims {
         }
     }
 
+    /// True if the device was seen to come and no other node's claim was later, so that it is here whatever the store
+    /// says.
+    pub(super) fn is_new(&self, uuid: &DeviceUuid) -> bool {
+        self.unsettled.get(uuid).is_some_and(|claim| claim.is_new)
+    }
+
     /// Drops the claim to a device that the store no longer has.
     pub(super) fn forget(&mut self, uuid: &DeviceUuid) {
         self.came.remove(uuid);

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::PresenceSource;
+use super::{Patience, PresenceSource};
 use super::address_list::AddressList;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
@@ -60,7 +60,7 @@ impl WatchedFile {
 }
 
 impl PresenceSource for WatchedFile {
-    fn poll(&mut self) -> Vec<DeviceUuid> {
+    fn poll(&mut self, _: Patience) -> Vec<DeviceUuid> {
         match self.read_if_changed() {
             Ok(None) => Vec::new(),
             Ok(Some(text)) => {

@@ -16,6 +16,10 @@ pub(super) struct PresenceTable {
     addresses: HashMap<DeviceUuid, IpAddr>,
     /// Time when each device came to its address, as far as it is known.
     since: HashMap<DeviceUuid, UnixMillis>,
+    /// Addresses of peers that are no device, and of several devices at once.
+    occupied: HashSet<IpAddr>,
+    /// Number of lists so far.
+    version: u64,
     is_filled: bool,
     bad_lines: Examples,
     /// Reason why the source gives no newer addresses.
@@ -28,6 +32,8 @@ impl PresenceTable {
             name,
             addresses: HashMap::new(),
             since: HashMap::new(),
+            occupied: HashSet::new(),
+            version: 0,
             is_filled: false,
             bad_lines: Examples::default(),
             failure: LogOnChange::default(),
@@ -56,6 +62,8 @@ impl PresenceTable {
         }
         self.since = self.completed(since, &addresses);
         self.is_filled = true;
+        self.occupied.clone_from(bad.occupied());
+        self.version += 1;
         let before = std::mem::replace(&mut self.addresses, addresses);
         let gone = before.keys().filter(|uuid| !self.addresses.contains_key(uuid));
         let new = self.addresses.iter().filter(|(uuid, address)| before.get(uuid) != Some(address));
@@ -111,6 +119,20 @@ impl PresenceTable {
 
     pub(super) fn address(&self, uuid: &DeviceUuid) -> Option<IpAddr> {
         self.addresses.get(uuid).copied()
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&DeviceUuid, &IpAddr)> {
+        self.addresses.iter()
+    }
+
+    /// Addresses that are no device's.
+    pub(super) const fn occupied(&self) -> &HashSet<IpAddr> {
+        &self.occupied
+    }
+
+    /// Number of lists that the source has given. Another number means that holders may have changed.
+    pub(super) const fn version(&self) -> u64 {
+        self.version
     }
 
     /// Time when the device came to its address. `None` if it is not known.

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::PresenceSource;
+use super::{Patience, PresenceSource};
 use super::mailbox::PresenceUpdate;
 use super::table::PresenceTable;
 use crate::authz::DeviceUuid;
@@ -24,7 +24,6 @@ pub(super) struct OpenVpn {
     path: PathBuf,
     /// `None` while there has been nothing at the path.
     interface: Option<StatusInterface>,
-    is_first_poll: bool,
     table: PresenceTable,
 }
 
@@ -37,7 +36,7 @@ enum StatusInterface {
 impl OpenVpn {
     pub(super) fn new(path: PathBuf) -> Self {
         let table = PresenceTable::new(path.display().to_string());
-        Self { path, interface: None, is_first_poll: true, table }
+        Self { path, interface: None, table }
     }
 
     /// The interface that is at the path now. It may be of another kind than before.
@@ -63,10 +62,8 @@ impl OpenVpn {
 }
 
 impl PresenceSource for OpenVpn {
-    fn poll(&mut self) -> Vec<DeviceUuid> {
-        // The first poll waits, or the node would begin with no device online.
-        let timeout = if self.is_first_poll { FIRST_ANSWER_TIMEOUT } else { Duration::ZERO };
-        self.is_first_poll = false;
+    fn poll(&mut self, patience: Patience) -> Vec<DeviceUuid> {
+        let timeout = patience.within(FIRST_ANSWER_TIMEOUT);
         let update = match self.interface() {
             Ok(StatusInterface::Management(management)) => management.poll(timeout),
             Ok(StatusInterface::StatusFile(file)) => file.poll(timeout),

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::PresenceSource;
+use super::{Patience, PresenceSource};
 use super::address_list::AddressList;
 use super::file;
 use super::mailbox::Mailbox;
@@ -24,7 +24,6 @@ use dump::{DumpReader, PeerDevices};
 /// A source that is a WireGuard interface. Its thread ends soon after this is dropped; nobody waits for that.
 pub(super) struct WireGuard {
     latest: Arc<Mailbox>,
-    is_first_poll: bool,
     table: PresenceTable,
     _thread: ServiceThread,
 }
@@ -55,7 +54,6 @@ impl WireGuard {
         });
         Self {
             latest,
-            is_first_poll: true,
             table: PresenceTable::new(format!("wireguard:{interface}")),
             _thread: thread,
         }
@@ -63,10 +61,8 @@ impl WireGuard {
 }
 
 impl PresenceSource for WireGuard {
-    fn poll(&mut self) -> Vec<DeviceUuid> {
-        // The first poll waits, or the node would begin with no device online.
-        let timeout = if self.is_first_poll { COMMAND_TIMEOUT } else { Duration::ZERO };
-        self.is_first_poll = false;
+    fn poll(&mut self, patience: Patience) -> Vec<DeviceUuid> {
+        let timeout = patience.within(COMMAND_TIMEOUT);
         self.table.apply(self.latest.poll(timeout))
     }
 
