@@ -37,7 +37,8 @@ pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
 pub use open::{QueriesDigest, claim_table, located_source, node_table, queries_digest, reader, source};
 pub use position::{KnownPosition, Position, Standing, StoreId};
 pub use presence::{
-    AddressHolder, AddressLayer, ClaimTable, DeviceMoves, HolderChange, PresenceReport, ReportAnswer, ReportQueue,
+    AddressHolder, AddressLayer, ClaimTable, DeviceMoves, HolderChange, PresenceReport, ReportAnswer,
+    ReportQueue,
 };
 pub use reader::{Bookmark, RelationAnswer, RelationRows, StoreReader, Word, Words, WordsAnswer};
 pub use rows::{Changes, Comparison, Quarantined, Relation, RowKey, Rows};

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Patience, PresenceSource};
 use super::address_list::AddressList;
 use super::table::PresenceTable;
+use super::{Patience, PresenceSource};
 use crate::authz::DeviceUuid;
 
 /// A source that is a file.

@@ -7,13 +7,13 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::{Patience, PresenceSource};
 use super::claims::{PresenceClaims, RowAge, Whereabouts};
 use super::file::WatchedFile;
 use super::known_devices::KnownDevices;
 use super::openvpn::OpenVpn;
 use super::report_queue::ReportQueue;
 use super::wireguard::WireGuard;
+use super::{Patience, PresenceSource};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid};
 use crate::config::{AddressSource, Config};
 use crate::store::{Quarantined, RowKey, StoreWarnings, Word};

@@ -12,9 +12,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Patience, PresenceSource};
 use super::mailbox::PresenceUpdate;
 use super::table::PresenceTable;
+use super::{Patience, PresenceSource};
 use crate::authz::DeviceUuid;
 use management::ManagementSocket;
 use status_file::StatusFile;

@@ -11,11 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Patience, PresenceSource};
 use super::address_list::AddressList;
 use super::file;
 use super::mailbox::Mailbox;
 use super::table::PresenceTable;
+use super::{Patience, PresenceSource};
 use crate::authz::DeviceUuid;
 use crate::config::Vpn;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
@@ -52,11 +52,7 @@ impl WireGuard {
             latest.put_failure(format!("there is no thread to follow it with ({error})"));
             ServiceThread::default()
         });
-        Self {
-            latest,
-            table: PresenceTable::new(format!("wireguard:{interface}")),
-            _thread: thread,
-        }
+        Self { latest, table: PresenceTable::new(format!("wireguard:{interface}")), _thread: thread }
     }
 }
 
