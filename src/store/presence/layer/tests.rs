@@ -67,7 +67,15 @@ fn uuid(digit: u8) -> DeviceUuid {
 fn device(digit: u8, address: Option<&str>) -> Device {
     let address = address.map(|address| address.parse().unwrap());
     let node = Some("here".into());
-    Device { id: DeviceId(digit.into()), uuid: uuid(digit), fleet: None, address, node, online: true, disputed: false }
+    Device {
+        id: DeviceId(digit.into()),
+        uuid: uuid(digit),
+        fleet: None,
+        address,
+        node,
+        online: true,
+        disputed: false,
+    }
 }
 
 fn ip(address: &str) -> Option<IpAddr> {
