@@ -8,7 +8,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::api::{CandidateQueries, DiffReport};
+use super::api::{
+    AcceptRequest, Accepted, CandidateQueries, ClearRequest, ExpectRequest, Group, HoldStatus,
+    RollbackRequest, RolledBack,
+};
 use super::caller::{Caller, Operator, Viewer, audit};
 use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
 use super::status::source_status;
@@ -37,8 +40,11 @@ pub(super) async fn compare(
 ) -> Response {
     let outcome = ask_control(caller, state.sources.commands.compare(candidate.into())).await;
     let detail = match &outcome {
-        Ok(DiffReport { hold: Some(refused), .. }) => Ok(format!("refused by {}", refused.hold)),
-        Ok(_) => Ok("the guard would let them pass".to_owned()),
+        Ok(report) if report.holds.is_empty() => Ok("the guard would let them pass".to_owned()),
+        Ok(report) => {
+            let holds: Vec<String> = report.holds.iter().map(HoldStatus::to_string).collect();
+            Ok(format!("held would be {}", holds.join("; ")))
+        }
         Err(error) => Err(error.to_string()),
     };
     audit(&state, "authz-compare", caller, detail);
@@ -57,16 +63,63 @@ impl From<CandidateQueries> for Queries {
     }
 }
 
-pub(super) async fn accept(Operator(caller): Operator, State(state): State<AdminState>) -> Response {
-    let outcome = ask_control(caller, state.sources.commands.accept()).await;
-    let detail = outcome.as_ref().map(|accepted| format!("rule {}: {}", accepted.rule, accepted.figures));
+/// Publishes what is held, if it is what the requester has seen.
+pub(super) async fn accept(
+    Operator(caller): Operator,
+    State(state): State<AdminState>,
+    Json(AcceptRequest { digest, group }): Json<AcceptRequest>,
+) -> Response {
+    let outcome = ask_control(caller, state.sources.commands.accept(digest.clone(), group)).await;
+    let detail = outcome.as_ref().map(|Accepted { groups, rows, generation }| {
+        let groups: Vec<String> = groups.iter().map(Group::to_string).collect();
+        format!("{rows} rows ({}), generation {}, digest {digest}", groups.join(", "), generation.0)
+    });
     audit(&state, "authz-accept", caller, detail.map_err(ToString::to_string));
     reply(outcome)
 }
 
-pub(super) async fn roll_back(Operator(caller): Operator, State(state): State<AdminState>) -> Response {
-    let outcome = ask_control(caller, state.sources.commands.roll_back()).await;
-    let detail = outcome.as_ref().map(|done| format!("from generation {} to {}", done.from.0, done.to.0));
+pub(super) async fn expect(
+    Operator(caller): Operator,
+    State(state): State<AdminState>,
+    Json(request): Json<ExpectRequest>,
+) -> Response {
+    let lasts = humantime::format_duration(request.lasts);
+    let asked = format!("{} {}, {} rows for {lasts}", request.relation, request.kind, request.rows);
+    let outcome = ask_control(caller, state.sources.commands.expect(request)).await;
+    let detail = outcome.as_ref().map(|_| asked.clone());
+    audit(&state, "authz-expect", caller, detail.map_err(|error| format!("{asked}: {error}")));
+    reply(outcome)
+}
+
+pub(super) async fn clear_expectation(
+    Operator(caller): Operator,
+    State(state): State<AdminState>,
+    Json(ClearRequest { group }): Json<ClearRequest>,
+) -> Response {
+    let outcome = ask_control(caller, state.sources.commands.clear_expectation(group)).await;
+    let detail =
+        outcome.as_ref().map(|cleared| format!("{group}: {} of {} rows used", cleared.used, cleared.rows));
+    audit(&state, "authz-expect-clear", caller, detail.map_err(ToString::to_string));
+    reply(outcome)
+}
+
+pub(super) async fn history(
+    _viewer: Viewer,
+    Extension(caller): Extension<Caller>,
+    State(state): State<AdminState>,
+) -> Response {
+    reply(ask_control(caller, state.sources.commands.history()).await)
+}
+
+pub(super) async fn roll_back(
+    Operator(caller): Operator,
+    State(state): State<AdminState>,
+    Json(RollbackRequest { generation }): Json<RollbackRequest>,
+) -> Response {
+    let outcome = ask_control(caller, state.sources.commands.roll_back(generation)).await;
+    let detail = outcome.as_ref().map(|RolledBack { from, to, in_force, rows }| {
+        format!("from generation {} to {}, {rows} rows, in force as {}", from.0, to.0, in_force.0)
+    });
     audit(&state, "authz-rollback", caller, detail.map_err(ToString::to_string));
     reply(outcome)
 }

@@ -13,7 +13,7 @@ pub(super) async fn livez() -> &'static str {
 pub(super) async fn readyz(State(sources): State<Sources>) -> Response {
     match sources.readiness() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
-        Readiness::Holding(rule) => (StatusCode::OK, format!("ready, holding by rule {rule}\n")),
+        Readiness::Holding(subjects) => (StatusCode::OK, format!("ready, holding {subjects}\n")),
         Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
         Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
     }

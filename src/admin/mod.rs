@@ -41,7 +41,8 @@ use tokio::sync::oneshot;
 
 use crate::authz::{Authority, UnixMillis};
 use crate::config;
-use crate::control::{Commands, LocationCounts, Rule, StatusHandle};
+use crate::control::api::HoldStatus;
+use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::{AuditSender, Cause, LostEvents};
@@ -130,11 +131,11 @@ pub enum AdminServerError {
 }
 
 /// Readiness of the node for new clients.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Readiness {
     Ready,
-    /// Ready, on the last good snapshot: the guard holds the newest read back.
-    Holding(Rule),
+    /// Ready: the guard holds these groups, and the rest is in force.
+    Holding(String),
     Draining,
     /// Not ready: there is no snapshot, or it is too old.
     Undecided(Cause),
@@ -182,10 +183,14 @@ impl Sources {
         }
         match self.authority.trouble(UnixMillis::now()) {
             Some(undecided) => Readiness::Undecided(undecided.into()),
-            None => match self.control.get().hold {
-                Some(held) => Readiness::Holding(held.hold.rule),
-                None => Readiness::Ready,
-            },
+            None => {
+                let held = self.control.get().held;
+                if held.is_empty() {
+                    return Readiness::Ready;
+                }
+                let subjects: Vec<String> = held.iter().map(HoldStatus::subject).collect();
+                Readiness::Holding(subjects.join(", "))
+            }
         }
     }
 }

@@ -11,6 +11,9 @@ pub const AUTHZ_STATUS: &str = "/authz/status";
 pub const AUTHZ_DIFF: &str = "/authz/diff";
 pub const AUTHZ_COMPARE: &str = "/authz/compare";
 pub const AUTHZ_ACCEPT: &str = "/authz/accept";
+pub const AUTHZ_EXPECT: &str = "/authz/expect";
+pub const AUTHZ_EXPECT_CLEAR: &str = "/authz/expect/clear";
+pub const AUTHZ_HISTORY: &str = "/authz/history";
 pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
 
 /// Path that ends the session `id`.
@@ -31,6 +34,9 @@ pub(super) fn all(state: AdminState) -> Router {
         .route(AUTHZ_DIFF, get(authz::diff))
         .route(AUTHZ_COMPARE, post(authz::compare))
         .route(AUTHZ_ACCEPT, post(authz::accept))
+        .route(AUTHZ_EXPECT, post(authz::expect))
+        .route(AUTHZ_EXPECT_CLEAR, post(authz::clear_expectation))
+        .route(AUTHZ_HISTORY, get(authz::history))
         .route(AUTHZ_ROLLBACK, post(authz::roll_back))
         .with_state(state)
 }

@@ -7,14 +7,15 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::api::{
-    ByteCounts, NodeCounts, NodeFigures, Null, Permissions, PublicHandshake, PublicHold, PublicSource,
-    PublicStatus, ReadinessState, RelationRows, STORE_ERROR, SessionCounts, SessionId, SlowHandshake,
-    SourceFigures, SourceStatus, StatusReport,
+    ByteCounts, NodeCounts, NodeFigures, Null, Permissions, PublicHandshake, PublicHold, PublicRelation,
+    PublicSource, PublicStatus, ReadinessState, RowsInForce, STATE_ERROR, STORE_ERROR, SessionCounts,
+    SessionId, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 use super::caller::{Denied, Viewer};
 use super::{AdminState, Readiness, Sources, response, threads};
 use crate::authz::UnixMillis;
-use crate::control::{ControlStatus, Rule};
+use crate::control::ControlStatus;
+use crate::control::api::Rule;
 use crate::engine::DirectoryCounts;
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
@@ -35,7 +36,10 @@ pub(super) fn source_status(status: &ControlStatus) -> SourceStatus {
     SourceStatus {
         store: status.store.clone(),
         last_error: status.last_error.clone(),
-        hold: status.hold.clone(),
+        holds: status.held.clone(),
+        expectations: status.expectations.clone(),
+        relations: status.relations.clone(),
+        state_unsaved: status.state_unsaved.clone(),
         figures: source_figures(status),
     }
 }
@@ -74,27 +78,27 @@ fn public_source(status: &ControlStatus) -> PublicSource {
     PublicSource {
         store: Null,
         last_error: status.last_error.as_ref().map(|_| STORE_ERROR),
-        hold: status.hold.as_ref().map(|held| PublicHold {
-            rule: held.hold.rule,
-            figures: held.hold.figures.clone(),
-            examples: [],
-            since: held.since,
-        }),
+        holds: status.held.iter().cloned().map(PublicHold::from).collect(),
+        expectations: [],
+        relations: status.relations.iter().cloned().map(PublicRelation::from).collect(),
+        state_unsaved: status.state_unsaved.as_ref().map(|_| STATE_ERROR),
         figures: source_figures(status),
     }
 }
 
 fn source_figures(status: &ControlStatus) -> SourceFigures {
-    let holds = Rule::ALL.iter().zip(status.holds).map(|(rule, holds)| (rule.name().to_owned(), holds));
+    let holds = Rule::ALL.iter().zip(status.hold_counts).map(|(rule, holds)| (rule.name().to_owned(), holds));
     SourceFigures {
         generation: status.generation,
-        rows: RelationRows {
+        rows: RowsInForce {
             credentials: status.rows.credentials,
             grants: status.rows.grants,
             devices: status.rows.devices,
         },
         confirmed_at: status.confirmed_at,
-        holds: holds.collect(),
+        holds_by_rule: holds.collect(),
+        budgets: status.budgets.clone(),
+        disputed_devices: status.disputed_devices,
         quarantined: status.quarantined,
         absences_waiting: status.absences_waiting,
         absences_honoured: status.absences_honoured,
@@ -145,7 +149,7 @@ fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
 fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
     match readiness {
         Readiness::Ready => (ReadinessState::Ready, None),
-        Readiness::Holding(rule) => (ReadinessState::Holding, Some(format!("rule {rule}"))),
+        Readiness::Holding(subjects) => (ReadinessState::Holding, Some(subjects)),
         Readiness::Draining => (ReadinessState::Draining, None),
         Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
     }

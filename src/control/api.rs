@@ -165,6 +165,18 @@ pub struct RelationStatus {
     pub read_at: Option<UnixMillis>,
     /// Error of the last read; absent where it succeeded.
     pub error: Option<String>,
+    /// Reads so far that failed.
+    pub errors: u64,
+}
+
+/// The use of a group's budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BudgetUse {
+    pub group: Group,
+    /// Rows that changed within the window, and rows that are held.
+    pub used: usize,
+    /// Rows that may change within the window.
+    pub rows: usize,
 }
 
 impl ChangeKind {
@@ -291,13 +303,20 @@ impl fmt::Display for Rule {
     }
 }
 
+impl HoldStatus {
+    /// Name of what is held: a group, a relation, or `everything`.
+    pub fn subject(&self) -> String {
+        match (&self.group, &self.relation) {
+            (Some(group), _) => group.to_string(),
+            (None, Some(relation)) => relation.clone(),
+            (None, None) => "everything".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for HoldStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.group, &self.relation) {
-            (Some(group), _) => write!(f, "{group} by rule {}: {}", self.rule, self.figures)?,
-            (None, Some(relation)) => write!(f, "{relation} by rule {}: {}", self.rule, self.figures)?,
-            (None, None) => write!(f, "everything by rule {}: {}", self.rule, self.figures)?,
-        }
+        write!(f, "{} by rule {}: {}", self.subject(), self.rule, self.figures)?;
         if self.examples.is_empty() {
             return Ok(());
         }

@@ -1,18 +1,17 @@
 //! What others may ask of the control thread: what is held, to accept it, to go back.
 //!
-//! Asked through a bounded queue and answered between two reads, so that nothing here needs a lock.
+//! Asked through a bounded queue and answered by the control thread, so that nothing here needs a lock.
 
-use std::borrow::Cow;
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::guard::{Changed, Difference, Hold, Rule};
-use super::hold::HoldStatus;
-use crate::authz::{Credential, Device, Generation, Grant, Scope};
+use super::api::{Accepted, ExpectRequest, Expectation, Group, HoldStatus, Publication, RolledBack};
+use super::diff_report::DiffReport;
+use crate::authz::Generation;
 use crate::config::{Config, Queries};
-use crate::store::{Relation, RowKey, StoreError};
+use crate::store::{Relation, StoreError};
 
 /// A way to ask, from any thread. Cheap to clone.
 #[derive(Clone)]
@@ -23,22 +22,54 @@ pub struct Commands {
 /// A request, and the sender for its reply.
 pub(super) enum Request {
     Diff(oneshot::Sender<Result<DiffReport, GuardCommandError>>),
-    Accept(oneshot::Sender<Result<AcceptedHold, GuardCommandError>>),
-    RollBack(oneshot::Sender<Result<RolledBack, GuardCommandError>>),
+    /// Publishes what is held if its digest is this one: all of it, or one group.
+    Accept(String, Option<Group>, oneshot::Sender<Result<Accepted, GuardCommandError>>),
+    /// Goes back to before the last publication, or to this generation.
+    RollBack(Option<Generation>, oneshot::Sender<Result<RolledBack, GuardCommandError>>),
+    /// Announces a mass change. The request was checked.
+    Expect(ExpectRequest, oneshot::Sender<Result<Expectation, GuardCommandError>>),
+    ClearExpectation(Group, oneshot::Sender<Result<Expectation, GuardCommandError>>),
+    /// Asks for the publications of late, the newest first.
+    History(oneshot::Sender<Result<Vec<Publication>, GuardCommandError>>),
     /// Asks what these queries would change in place of the ones that they replace.
     Compare(Queries, oneshot::Sender<Result<DiffReport, QueriesError>>),
     Reload(Box<Config>, oneshot::Sender<Result<(), QueriesError>>),
 }
 
 /// Reason why a command failed; each text ends in what to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum GuardCommandError {
     #[error("nothing is held: what the store says is in force")]
     NothingHeld,
     #[error("there is nothing to accept: the store breaks the contract; mend the query or the schema")]
     NoCandidate,
+    #[error(
+        "what is held is not what this digest was printed for; run `sluicegate authz diff` again, and accept the \
+         digest that it prints"
+    )]
+    OtherDigest,
+    #[error("the group {0} is not held; `sluicegate authz status` lists the groups that are")]
+    NotHeld(Group),
     #[error("there is nothing to go back to: no publication is on probation any more")]
     NoHistory,
+    #[error("generation {} cannot be gone back to; `sluicegate authz history` lists those that can", .0.0)]
+    NoSuchGeneration(Generation),
+    #[error("nothing is expected of the group {0}; `sluicegate authz status` lists what is expected")]
+    NotExpected(Group),
+    #[error("`{0}` is not a relation; write credentials, grants or devices")]
+    NoRelation(String),
+    #[error(
+        "a change is expected for at least 1s and at most {}",
+        humantime::format_duration(EXPECT_TIME_MAX)
+    )]
+    ExpectTime,
+    #[error("between 1 and {EXPECT_ROWS_MAX} rows can be expected to change")]
+    ExpectRows,
+    #[error(
+        "{EXPECTATIONS_MAX} changes are expected already, and no more can be; clear one with `sluicegate authz \
+         expect --clear RELATION KIND`"
+    )]
+    ExpectMany,
     #[error("nothing is in force yet; `sluicegate authz status` says why")]
     NothingInForce,
     #[error("the control thread is busy; try again")]
@@ -55,56 +86,9 @@ pub enum QueriesError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
-        "the guard refuses the changed queries by {0}; `sluicegate authz diff --candidate` lists what they change"
+        "the guard refuses the changed queries: {0}; `sluicegate authz diff --candidate` lists what they change"
     )]
-    Refused(Hold),
-}
-
-/// The result of `authz accept`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AcceptedHold {
-    /// Rule that held it.
-    pub rule: Rule,
-    pub figures: String,
-    /// Rows that changed by it.
-    pub rows: usize,
-    pub generation: Generation,
-}
-
-/// The result of `authz rollback`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct RolledBack {
-    pub from: Generation,
-    pub to: Generation,
-}
-
-/// The changes that a publication of the store's answer would make.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DiffReport {
-    pub hold: Option<HoldStatus>,
-    pub credentials: DiffCounts,
-    pub grants: DiffCounts,
-    pub devices: DiffCounts,
-    /// Devices that can be dialled and no longer could.
-    pub devices_unlocated: usize,
-    /// Rows that differ, at most [`DIFF_ROWS_MAX`].
-    pub rows: Vec<DiffRow>,
-}
-
-#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
-pub struct DiffCounts {
-    pub gone: usize,
-    pub new: usize,
-    pub changed: usize,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DiffRow {
-    pub relation: Cow<'static, str>,
-    /// Name of the row, as in listings.
-    pub row: String,
-    pub before: Option<String>,
-    pub after: Option<String>,
+    Refused(HoldStatus),
 }
 
 impl Commands {
@@ -112,12 +96,30 @@ impl Commands {
         self.request(Request::Diff).await
     }
 
-    pub async fn accept(&self) -> Result<AcceptedHold, GuardCommandError> {
-        self.request(Request::Accept).await
+    /// Publishes what is held, or one group of it. Fails if it is not what `digest` was made of.
+    pub async fn accept(&self, digest: String, group: Option<Group>) -> Result<Accepted, GuardCommandError> {
+        self.request(|answer| Request::Accept(digest, group, answer)).await
     }
 
-    pub async fn roll_back(&self) -> Result<RolledBack, GuardCommandError> {
-        self.request(Request::RollBack).await
+    /// Undoes what was inferred since `generation`, or by the last publication.
+    pub async fn roll_back(&self, generation: Option<Generation>) -> Result<RolledBack, GuardCommandError> {
+        self.request(|answer| Request::RollBack(generation, answer)).await
+    }
+
+    /// Announces a mass change, so that it takes effect beyond its budget.
+    pub async fn expect(&self, request: ExpectRequest) -> Result<Expectation, GuardCommandError> {
+        request.check()?;
+        self.request(|answer| Request::Expect(request, answer)).await
+    }
+
+    /// Takes an announcement back; returns it.
+    pub async fn clear_expectation(&self, group: Group) -> Result<Expectation, GuardCommandError> {
+        self.request(|answer| Request::ClearExpectation(group, answer)).await
+    }
+
+    /// Lists the publications of late, the newest first.
+    pub async fn history(&self) -> Result<Vec<Publication>, GuardCommandError> {
+        self.request(Request::History).await
     }
 
     /// Returns what `candidate` would change, and whether the guard would hold it. Relations that it does not name
@@ -153,100 +155,54 @@ impl Commands {
     }
 }
 
-impl DiffReport {
-    pub(super) fn of(difference: &Difference, hold: Option<HoldStatus>, node: Option<&str>) -> Self {
-        let Difference { credentials, grants, devices } = difference;
-        let is_located =
-            |device: &Option<Device>| device.as_ref().is_some_and(|row| row.location(node).is_some());
-        let unlocated = devices.iter().filter(|row| is_located(&row.before) && !is_located(&row.after));
-        let key_of_credential = |row: &Credential| RowKey::Credential(row.key);
-        let rows = diff_rows(credentials, key_of_credential, show_credential)
-            .chain(diff_rows(grants, |row| RowKey::Grant(row.id), show_grant))
-            .chain(diff_rows(devices, |row| RowKey::Device(row.id), show_device));
-        Self {
-            hold,
-            credentials: DiffCounts::of(credentials),
-            grants: DiffCounts::of(grants),
-            devices: DiffCounts::of(devices),
-            devices_unlocated: unlocated.count(),
-            rows: rows.take(DIFF_ROWS_MAX).collect(),
+impl ExpectRequest {
+    fn check(&self) -> Result<(), GuardCommandError> {
+        if Relation::named(&self.relation).is_none() {
+            return Err(GuardCommandError::NoRelation(self.relation.clone()));
         }
-    }
-
-    pub fn by_relation(&self) -> [(&'static str, DiffCounts); 3] {
-        [
-            (Relation::Credentials.name(), self.credentials),
-            (Relation::Grants.name(), self.grants),
-            (Relation::Devices.name(), self.devices),
-        ]
-    }
-}
-
-impl DiffCounts {
-    fn of<R>(rows: &[Changed<R>]) -> Self {
-        let mut counts = Self::default();
-        for row in rows {
-            match (&row.before, &row.after) {
-                (Some(_), Some(_)) => counts.changed += 1,
-                (None, _) => counts.new += 1,
-                (_, None) => counts.gone += 1,
-            }
+        if !(EXPECT_TIME_MIN..=EXPECT_TIME_MAX).contains(&self.lasts) {
+            return Err(GuardCommandError::ExpectTime);
         }
-        counts
+        if !(1..=EXPECT_ROWS_MAX).contains(&self.rows) {
+            return Err(GuardCommandError::ExpectRows);
+        }
+        Ok(())
     }
-
-    pub const fn total(self) -> usize {
-        self.gone + self.new + self.changed
-    }
 }
 
-fn diff_rows<'a, R>(
-    rows: &'a [Changed<R>],
-    key: impl Fn(&R) -> RowKey + 'a,
-    show: fn(&R) -> String,
-) -> impl Iterator<Item = DiffRow> + 'a {
-    rows.iter().filter_map(move |row| {
-        let key = key(row.after.as_ref().or(row.before.as_ref())?);
-        let (relation, shown) = (key.relation().name(), key.to_string());
-        let row_name = shown.strip_prefix(relation).unwrap_or(&shown).trim().to_owned();
-        Some(DiffRow {
-            relation: relation.into(),
-            row: row_name,
-            before: row.before.as_ref().map(show),
-            after: row.after.as_ref().map(show),
-        })
-    })
-}
+/// Longest time for which a change can be expected. An announcement that nobody remembers is a hole in the guard.
+pub const EXPECT_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
-fn show_credential(row: &Credential) -> String {
-    format!("principal {}{}", row.principal.0, show_end(row.expires_at.map(|end| end.0), row.revoked))
-}
+const EXPECT_TIME_MIN: Duration = Duration::from_secs(1);
 
-fn show_grant(row: &Grant) -> String {
-    let scope = match row.scope {
-        Scope::Any => "any device".to_owned(),
-        Scope::Fleet(id) => format!("fleet {}", id.0),
-        Scope::Device(id) => format!("device {}", id.0),
-    };
-    let end = show_end(row.expires_at.map(|end| end.0), row.revoked);
-    format!("principal {}, {scope}, ports {}-{}{end}", row.principal.0, row.ports.min(), row.ports.max())
-}
+/// More rows than the largest installation has of a relation.
+pub const EXPECT_ROWS_MAX: usize = 100_000_000;
 
-fn show_device(row: &Device) -> String {
-    let address = row.address.map_or("no address".to_owned(), |address| address.to_string());
-    let fleet = row.fleet.map(|fleet| format!(", fleet {}", fleet.0)).unwrap_or_default();
-    let node = row.node.as_ref().map(|node| format!(", on {node}")).unwrap_or_default();
-    let online = if row.online { "" } else { ", offline" };
-    format!("{} at {address}{fleet}{node}{online}", row.uuid)
-}
-
-fn show_end(expires_at_ms: Option<i64>, revoked: bool) -> String {
-    let end = expires_at_ms.map(|end| format!(", until {end} ms")).unwrap_or_default();
-    if revoked { format!("{end}, revoked") } else { end }
-}
-
-/// Rows that a report lists. Counts are of all.
-pub const DIFF_ROWS_MAX: usize = 1_000;
+/// Announcements at a time: one for each kind of change of each relation.
+pub const EXPECTATIONS_MAX: usize = 32;
 
 /// Requests that wait for the control thread.
 pub(super) const REQUESTS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::api::ChangeKind;
+
+    fn refusal(relation: &str, rows: usize, lasts: Duration) -> Option<GuardCommandError> {
+        ExpectRequest { relation: relation.to_owned(), kind: ChangeKind::Absent, rows, lasts }.check().err()
+    }
+
+    #[test]
+    fn what_is_expected_is_bounded_in_rows_and_time() {
+        use GuardCommandError::{ExpectRows, ExpectTime, NoRelation};
+        let minute = Duration::from_secs(60);
+        assert_eq!(refusal("grants", EXPECT_ROWS_MAX, EXPECT_TIME_MAX), None);
+        assert_eq!(refusal("grants", EXPECT_ROWS_MAX + 1, minute), Some(ExpectRows));
+        assert_eq!(refusal("grants", 0, minute), Some(ExpectRows));
+        assert_eq!(refusal("grants", 5, EXPECT_TIME_MAX + Duration::from_millis(1)), Some(ExpectTime));
+        assert_eq!(refusal("grants", 5, Duration::ZERO), Some(ExpectTime));
+        assert_eq!(refusal("rights", 5, minute), Some(NoRelation("rights".to_owned())));
+        assert!(ExpectTime.to_string().ends_with("at most 1day"), "{ExpectTime}");
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::api;
 use super::guard::{Hold, Rule};
 use super::report::GuardReport;
 use crate::authz::{Generation, UnixMillis};
@@ -17,6 +18,36 @@ pub struct HoldStatus {
     #[serde(flatten)]
     pub hold: Hold,
     pub since: UnixMillis,
+}
+
+impl HoldStatus {
+    /// The hold as commands and pages show it. The whole answer waits by it.
+    pub(super) fn of_everything(&self) -> api::HoldStatus {
+        let rule = shown_rule(self.hold.rule);
+        api::HoldStatus {
+            rule,
+            group: None,
+            relation: None,
+            rows: self.hold.extent,
+            figures: self.hold.figures.clone(),
+            examples: self.hold.examples.clone(),
+            since: self.since,
+            advice: "`sluicegate authz diff` lists what is held".to_owned(),
+        }
+    }
+}
+
+pub(super) fn shown_rule(rule: Rule) -> api::Rule {
+    match rule {
+        Rule::Contract => api::Rule::Contract,
+        Rule::Bounds => api::Rule::Bounds,
+        Rule::Canaries => api::Rule::Canaries,
+        Rule::Location => api::Rule::Location,
+        Rule::Unique | Rule::Addresses => api::Rule::Address,
+        Rule::Probation | Rule::Replay => api::Rule::Probation,
+        Rule::Operator => api::Rule::Operator,
+        Rule::Decode | Rule::Loss | Rule::References | Rule::Revival => api::Rule::Budget,
+    }
 }
 
 /// Holds so far, by rule, in the order of [`Rule::ALL`].

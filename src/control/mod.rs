@@ -8,6 +8,7 @@ mod admission;
 pub mod api;
 mod candidate;
 mod commands;
+mod diff_report;
 mod guard;
 mod heartbeat;
 mod history;
@@ -29,9 +30,9 @@ use std::sync::Arc;
 use crossbeam::channel;
 
 pub use commands::{
-    AcceptedHold, Commands, DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow, GuardCommandError, QueriesError,
-    RolledBack,
+    Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, GuardCommandError, QueriesError,
 };
+pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use guard::{Hold, Rule};
 pub use heartbeat::HeartbeatThread;
 pub use hold::{HoldCounts, HoldStatus};

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver};
 
 use super::admission::Admission;
-use super::commands::{DiffReport, QueriesError, Request};
+use super::commands::{GuardCommandError, QueriesError, Request};
+use super::diff_report::DiffReport;
 use super::guard::broken_contract;
 use super::persist::Persistence;
 use super::publisher::Publisher;
@@ -115,8 +116,20 @@ impl Refresher {
         // Ignore requesters that gave up. After a fault the sender is dropped, which is the reply.
         let answered = catch_unwind(AssertUnwindSafe(|| match request {
             Request::Diff(answer) => drop(answer.send(self.admission.diff())),
-            Request::Accept(answer) => drop(answer.send(self.admission.accept())),
-            Request::RollBack(answer) => drop(answer.send(self.admission.roll_back())),
+            Request::Accept(digest, group, answer) => {
+                drop(answer.send(self.admission.accept(&digest, group)));
+            }
+            Request::RollBack(generation, answer) => {
+                drop(answer.send(self.admission.roll_back(generation)));
+            }
+            Request::History(answer) => drop(answer.send(Ok(Vec::new()))),
+            Request::ClearExpectation(group, answer) => {
+                drop(answer.send(Err(GuardCommandError::NotExpected(group))));
+            }
+            Request::Expect(request, answer) => {
+                tracing::warn!(?request, "this guard has no budgets, so that nothing can be announced");
+                drop(answer.send(Err(GuardCommandError::ExpectMany)));
+            }
             Request::Compare(candidate, answer) => drop(answer.send(self.compare(&candidate))),
             Request::Reload(config, answer) => drop(answer.send(self.reload(*config))),
         }));
@@ -136,8 +149,8 @@ impl Refresher {
         let queries = &config.authz.queries;
         if *queries != self.queries {
             let report = self.admission.judge_queries(self.source.compare(queries)?);
-            if let Some(refused) = report.hold {
-                return Err(QueriesError::Refused(refused.hold));
+            if let Some(refused) = report.holds.into_iter().next() {
+                return Err(QueriesError::Refused(refused));
             }
             tracing::info!(
                 credentials = report.credentials.total(),
@@ -253,6 +266,7 @@ impl Refresher {
             self.admission.report(status);
             status.confirmed_at = now;
             status.last_error = None;
+            status.record_relations(now);
             status.warnings = self.source.warnings();
         });
     }
@@ -273,6 +287,7 @@ impl Refresher {
         }
         self.status.update(|status| {
             self.admission.report(status);
+            status.record_relation_error(&error);
             status.last_error = Some(error);
             status.store_errors += 1;
         });

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::api;
 use super::hold::{HoldCounts, HoldStatus};
 use crate::authz::{Generation, RowCounts, UnixMillis};
-use crate::store::StoreWarnings;
+use crate::store::{Relation, StoreWarnings};
 
 #[derive(Clone, Debug, Default)]
 pub struct ControlStatus {
@@ -28,6 +29,20 @@ pub struct ControlStatus {
     pub hold: Option<HoldStatus>,
     /// Holds so far, by rule.
     pub holds: HoldCounts,
+    /// Everything that is held now.
+    pub held: Vec<api::HoldStatus>,
+    /// Holds so far, by rule, in the order of [`api::Rule::ALL`].
+    pub hold_counts: [u64; api::Rule::ALL.len()],
+    /// Mass changes that an operator has announced.
+    pub expectations: Vec<api::Expectation>,
+    /// Reading of each relation.
+    pub relations: Vec<api::RelationStatus>,
+    /// Budgets of which something is used.
+    pub budgets: Vec<api::BudgetUse>,
+    /// Devices that are not dialled because it cannot be decided whose their address is.
+    pub disputed_devices: usize,
+    /// Reason why the state on disk is older than what is in force; `None` where it is not.
+    pub state_unsaved: Option<String>,
     /// Rows that one read did not give, and that stay until a second does not either.
     pub absences_waiting: usize,
     /// Rows that ended so.
@@ -42,6 +57,31 @@ pub struct ControlStatus {
     pub reads_of_everything: u64,
     /// Rows and lines of the store and of the address sources that are not understood.
     pub warnings: StoreWarnings,
+}
+
+impl ControlStatus {
+    /// All relations were read at `now`, together.
+    pub(super) fn record_relations(&mut self, now: UnixMillis) {
+        let RowCounts { credentials, grants, devices } = self.rows;
+        let counts = [credentials, grants, devices];
+        let errors: Vec<u64> = self.relations.iter().map(|relation| relation.errors).collect();
+        let relation = |(place, relation): (usize, Relation)| api::RelationStatus {
+            relation: relation.name().to_owned(),
+            rows: counts[place],
+            read_at: Some(now),
+            error: None,
+            errors: errors.get(place).copied().unwrap_or_default(),
+        };
+        self.relations = Relation::ALL.into_iter().enumerate().map(relation).collect();
+    }
+
+    /// No relation could be read.
+    pub(super) fn record_relation_error(&mut self, error: &str) {
+        for relation in &mut self.relations {
+            relation.error = Some(error.to_owned());
+            relation.errors += 1;
+        }
+    }
 }
 
 /// A way to the newest status, from any thread. Cheap to clone.

@@ -113,7 +113,7 @@ impl<'a> Node<'a> {
         status.args(["authz", "status", "--json", "--config"]).arg(config_file(self.place));
         let output = output_of(&mut status, b"");
         let message: Value = serde_json::from_slice(&output.stdout).unwrap();
-        message["hold"]["rule"].as_str().map(str::to_owned)
+        message["holds"][0]["rule"].as_str().map(str::to_owned)
     }
 
     /// The output of `sluicegate sessions --json`.

@@ -61,7 +61,7 @@ impl Scene {
 fn a_hold_is_explained_listed_and_accepted() {
     let scene = Scene::held();
     let status = scene.site.cli(&["authz", "status"]);
-    assert_eq!(status["hold"]["rule"], "loss");
+    assert_eq!(status["holds"][0]["rule"], "loss");
     assert_eq!((&status["holds"]["loss"], &status["rows"]["devices"]), (&1.into(), &3.into()));
     let text = scene.text("status");
     assert!(text.contains("guard: HOLDS by rule loss since 20"), "{text}");
@@ -77,7 +77,7 @@ fn a_hold_is_explained_listed_and_accepted() {
     let accepted = scene.site.cli(&["authz", "accept"]);
     assert_eq!((&accepted["rule"], &accepted["rows"]), (&"loss".into(), &2.into()));
     assert_eq!(scene.ask(), 403);
-    assert_eq!(scene.site.cli(&["authz", "status"])["hold"], Value::Null);
+    assert_eq!(scene.site.cli(&["authz", "status"])["holds"][0], Value::Null);
     let event = scene.audited("authz-accept");
     let uid = nix::unistd::getuid().as_raw();
     assert_eq!((&event["event"], &event["uid"]), (&"operator-command".into(), &uid.into()));
@@ -85,7 +85,7 @@ fn a_hold_is_explained_listed_and_accepted() {
 
     assert!(scene.refusal("accept").contains("nothing is held"));
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(scene.site.cli(&["authz", "status"])["hold"], Value::Null, "what was accepted stays so");
+    assert_eq!(scene.site.cli(&["authz", "status"])["holds"][0], Value::Null, "what was accepted stays so");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn the_socket_is_its_owners_alone_and_no_other_way_leads_to_it_without_a_token()
         message.contains("admin.socket") && message.contains("another process listens on it"),
         "{message}"
     );
-    assert_eq!(site.cli(&["authz", "status"])["hold"], Value::Null, "the first one is asked still");
+    assert_eq!(site.cli(&["authz", "status"])["holds"][0], Value::Null, "the first one is asked still");
 
     // As a crash leaves it.
     drop(relay);

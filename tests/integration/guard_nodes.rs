@@ -61,7 +61,7 @@ impl Fleet {
     fn held_by(&self) -> Option<String> {
         let output = self.site.command(&["authz", "status", "--json"]).output().unwrap();
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        Some(format!("{}: {}", status["hold"]["rule"].as_str()?, status["hold"]["figures"].as_str()?))
+        Some(format!("{}: {}", status["holds"][0]["rule"].as_str()?, status["holds"][0]["figures"].as_str()?))
     }
 
     fn comes_to_hold(&self) -> String {
@@ -184,7 +184,7 @@ fn a_query_by_which_other_nodes_hold_nothing_is_refused_before_it_runs() {
         let output =
             fleet.site.command(&["authz", "diff", "--candidate", &candidate, "--json"]).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        report["hold"]["rule"].as_str().map(str::to_owned)
+        report["holds"][0]["rule"].as_str().map(str::to_owned)
     };
     assert_eq!(judge("online"), None);
     assert_eq!(judge("(online AND node IS NOT 'node-b')").as_deref(), Some("location"));

@@ -127,7 +127,7 @@ fn caught(installation: &Installation, relay: &Relay, by: &CaughtBy) -> Option<C
     wait_for(|| (!is_well(relay)).then_some(()))?;
     let said = || {
         let status = installation.status();
-        match status["hold"]["rule"].as_str() {
+        match status["holds"][0]["rule"].as_str() {
             Some(rule) => Some(CaughtBy::Rule(rule.to_owned())),
             None if !status["last_error"].is_null() => Some(CaughtBy::Outage),
             None => (status["quarantined"].as_u64() > Some(0)).then_some(CaughtBy::Quarantine),

@@ -125,8 +125,11 @@ impl Scene {
             Step::Ask => (0..DEVICES).for_each(|device| {
                 let _whatever_it_is_told = self.judged().ask(device);
             }),
-            Step::Accept => self.command(|commands| block_on(commands.accept()).map(drop)),
-            Step::RollBack => self.command(|commands| block_on(commands.roll_back()).map(drop)),
+            Step::Accept => self.command(|commands| {
+                let digest = block_on(commands.diff())?.digest;
+                block_on(commands.accept(digest, None)).map(drop)
+            }),
+            Step::RollBack => self.command(|commands| block_on(commands.roll_back(None)).map(drop)),
             Step::Restart => {
                 self.judged = None;
                 self.start();

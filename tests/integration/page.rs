@@ -256,7 +256,7 @@ fn the_page_shows_what_the_metrics_say_ends_a_session_and_tells_of_a_hold() {
     scene.hold();
     assert!(browser.comes_to("return !document.getElementById('alert').hidden"));
     let alert = browser.text("alert");
-    assert!(alert.contains("holds by rule loss") && alert.contains("devices have vanished"), "{alert}");
+    assert!(alert.contains("The guard holds devices.absent for") && alert.contains("rule budget"), "{alert}");
     take_picture(&scene, 1200, "dark", "status-dark.png");
 
     // Sums, once nothing moves.

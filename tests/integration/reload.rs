@@ -120,7 +120,10 @@ fn a_changed_query_is_taken_over_and_no_tunnel_notices() {
     on_each_store(|mut scene| {
         assert!(!scene.reaches_moved_device());
         let (diff, code) = scene.diff("devices", MOVED);
-        assert_eq!((&diff["devices"]["changed"], &diff["hold"], code), (&1.into(), &Value::Null, Some(0)));
+        assert_eq!(
+            (&diff["devices"]["changed"], &diff["holds"][0], code),
+            (&1.into(), &Value::Null, Some(0))
+        );
         assert!(!scene.reaches_moved_device(), "to look changes nothing");
 
         let outcome = scene.reload_query("devices", MOVED);
@@ -155,7 +158,11 @@ fn a_query_that_takes_rights_away_is_refused_by_name_and_the_old_one_goes_on() {
         for (relation, sql, rule) in &broken {
             if *rule != "breaks the contract" {
                 let (diff, code) = scene.diff(relation, sql);
-                assert_eq!((diff["hold"]["rule"].as_str(), code), (Some(*rule), Some(1)), "{sql}: {diff}");
+                assert_eq!(
+                    (diff["holds"][0]["rule"].as_str(), code),
+                    (Some(*rule), Some(1)),
+                    "{sql}: {diff}"
+                );
             }
             let outcome = scene.reload_query(relation, sql);
             assert!(outcome.contains("reload refused"), "{sql}: {outcome}");
@@ -177,7 +184,7 @@ fn what_is_revoked_comes_back_by_no_query() {
         let sql = "SELECT id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
             id < 0 AS revoked FROM @grants";
         let (diff, code) = scene.diff("grants", sql);
-        assert_eq!((diff["hold"]["rule"].as_str(), code), (Some("revival"), Some(1)), "{diff}");
+        assert_eq!((diff["holds"][0]["rule"].as_str(), code), (Some("revival"), Some(1)), "{diff}");
         let outcome = scene.reload_query("grants", sql);
         assert!(outcome.contains("rule revival: 1 rights that are revoked"), "{outcome}");
     });
@@ -195,7 +202,7 @@ fn both_queries_are_put_to_one_moment() {
         scene.site.cli(&["device", "add", &"c".repeat(32), "--address", "127.0.0.1"]);
         let (diff, code) = diff.join().unwrap();
         assert_eq!(
-            (&diff["devices"]["new"], &diff["hold"], code),
+            (&diff["devices"]["new"], &diff["holds"][0], code),
             (&0.into(), &Value::Null, Some(0)),
             "{diff}"
         );
@@ -231,7 +238,7 @@ fn guard_and_log_level_change_while_the_relay_runs() {
     scene.site.configure("log.level = 'info'\nauthz.guard.bounds.devices.max = 5");
     assert!(scene.reload().contains("reloaded"), "the level that is said by is the new one");
     assert!(scene.relay.metric_becomes("sluicegate_guard_held", |held| held == 1.0));
-    assert_eq!(scene.site.cli(&["authz", "status"])["hold"]["rule"], "bounds");
+    assert_eq!(scene.site.cli(&["authz", "status"])["holds"][0]["rule"], "bounds");
     scene.site.configure("authz.guard.bounds.devices.max = 6");
     assert!(scene.reload().contains("reloaded"));
     assert!(scene.relay.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
@@ -279,7 +286,7 @@ fn a_query_that_was_changed_while_the_relay_was_down_is_not_believed_either() {
     site.configure(&format!("authz.queries.grants = '{}'", file.display()));
     let relay = site.start();
     assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 1.0), "{}", relay.log());
-    let hold = site.cli(&["authz", "status"])["hold"].clone();
+    let hold = site.cli(&["authz", "status"])["holds"][0].clone();
     assert_eq!(hold["rule"], "loss");
     let figures = hold["figures"].as_str().unwrap();
     assert!(
@@ -289,6 +296,6 @@ fn a_query_that_was_changed_while_the_relay_was_down_is_not_believed_either() {
     assert_eq!(site.ask(&relay, device.port()).status, 200);
 
     site.cli(&["authz", "accept"]);
-    assert_eq!(site.cli(&["authz", "status"])["hold"], Value::Null);
+    assert_eq!(site.cli(&["authz", "status"])["holds"][0], Value::Null);
     assert_eq!(site.ask(&relay, device.port()).status, 200, "the other five grants stand");
 }

@@ -9,12 +9,19 @@ mod status;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::control::{AcceptedHold, DiffCounts, DiffReport, DiffRow, HoldStatus, RolledBack};
-pub(super) use public::{Null, PublicHandshake, PublicHold, PublicSource, PublicStatus, STORE_ERROR};
+use crate::authz::Generation;
+pub use crate::control::api::{
+    Accepted, BudgetUse, ChangeKind, ExpectRequest, Expectation, Group, HoldStatus, Publication,
+    RelationStatus, RolledBack,
+};
+pub use crate::control::{DiffCounts, DiffReport, DiffRow};
+pub(super) use public::{
+    Null, PublicHandshake, PublicHold, PublicRelation, PublicSource, PublicStatus, STATE_ERROR, STORE_ERROR,
+};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
     ByteCounts, EngineThread, NodeCounts, NodeFigures, Permissions, ProbePathStatus, ProbeResult,
-    ProbeStatus, ReadinessState, RelationRows, SessionCounts, SlowHandshake, SourceFigures, SourceStatus,
+    ProbeStatus, ReadinessState, RowsInForce, SessionCounts, SlowHandshake, SourceFigures, SourceStatus,
     StatusReport,
 };
 
@@ -22,6 +29,30 @@ pub use status::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
     pub error: String,
+}
+
+/// A request to publish what is held, or one group of it, as it was when `digest` was printed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRequest {
+    pub digest: String,
+    #[serde(default)]
+    pub group: Option<Group>,
+}
+
+/// A request to go back to a generation; without one, to before the last publication.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    #[serde(default)]
+    pub generation: Option<Generation>,
+}
+
+/// A request to expect a change of `group` no more.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClearRequest {
+    pub group: Group,
 }
 
 /// Queries to compare with those in force. Each is the text of a SELECT.

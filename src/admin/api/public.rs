@@ -5,9 +5,9 @@
 
 use serde::Serialize;
 
-use super::{NodeFigures, ProbeResult, ProbeStatus, SourceFigures};
+use super::{Group, HoldStatus, NodeFigures, ProbeResult, ProbeStatus, RelationStatus, SourceFigures};
 use crate::authz::UnixMillis;
-use crate::control::Rule;
+use crate::control::api::Rule;
 
 /// `null`, in the place of a private value.
 #[derive(Clone, Copy, Default, Debug, Serialize)]
@@ -52,7 +52,11 @@ pub struct PublicSource {
     pub store: Null,
     /// One fixed text for every error: the true one names hosts and rows.
     pub last_error: Option<&'static str>,
-    pub hold: Option<PublicHold>,
+    pub holds: Vec<PublicHold>,
+    pub expectations: EmptyList,
+    pub relations: Vec<PublicRelation>,
+    /// One fixed text for every reason: the true one names files.
+    pub state_unsaved: Option<&'static str>,
     #[serde(flatten)]
     pub figures: SourceFigures,
 }
@@ -60,10 +64,23 @@ pub struct PublicSource {
 #[derive(Clone, Debug, Serialize)]
 pub struct PublicHold {
     pub rule: Rule,
-    /// Counts of affected rows, and the limit.
-    pub figures: String,
+    pub group: Option<Group>,
+    pub relation: Option<String>,
+    pub rows: usize,
+    pub figures: Null,
     pub examples: EmptyList,
     pub since: UnixMillis,
+    pub advice: Null,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PublicRelation {
+    pub relation: String,
+    pub rows: usize,
+    pub read_at: Option<UnixMillis>,
+    /// One fixed text for every error: the true one names hosts and rows.
+    pub error: Option<&'static str>,
+    pub errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -94,7 +111,24 @@ impl From<ProbeResult> for PublicProbeResult {
     }
 }
 
+impl From<HoldStatus> for PublicHold {
+    fn from(held: HoldStatus) -> Self {
+        let HoldStatus { rule, group, relation, rows, since, .. } = held;
+        Self { rule, group, relation, rows, figures: Null, examples: [], since, advice: Null }
+    }
+}
+
+impl From<RelationStatus> for PublicRelation {
+    fn from(status: RelationStatus) -> Self {
+        let RelationStatus { relation, rows, read_at, error, errors } = status;
+        Self { relation, rows, read_at, error: error.map(|_| STORE_ERROR), errors }
+    }
+}
+
 const PROBE_FAILURE: &str = "the node's own client is not served";
 
 /// Error of a store, without its host.
 pub const STORE_ERROR: &str = "the store cannot be read";
+
+/// Reason why the state on disk is old, without the name of a file.
+pub const STATE_ERROR: &str = "the state on disk cannot be written";

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HoldStatus, SessionId, SessionInfo};
+use super::{BudgetUse, Expectation, HoldStatus, RelationStatus, SessionId, SessionInfo};
 use crate::authz::{DeviceUuid, Generation, UnixMillis};
 
 /// `/status.json` for an operator.
@@ -47,7 +47,7 @@ pub struct NodeFigures {
 #[serde(rename_all = "kebab-case")]
 pub enum ReadinessState {
     Ready,
-    /// Ready, on the last good snapshot: the guard holds the newest read back.
+    /// Ready: the guard holds some changes, and the rest is in force.
     Holding,
     Draining,
     /// Not ready: there is no snapshot, or it is too old.
@@ -139,7 +139,14 @@ pub struct SourceStatus {
     pub store: String,
     /// Error of the last read. `None` where it succeeded.
     pub last_error: Option<String>,
-    pub hold: Option<HoldStatus>,
+    /// Everything that is held. What is not held takes effect.
+    pub holds: Vec<HoldStatus>,
+    /// Mass changes that an operator has announced.
+    pub expectations: Vec<Expectation>,
+    /// Reading of each relation.
+    pub relations: Vec<RelationStatus>,
+    /// Reason why the state on disk is older than what is in force. `None` where it is not.
+    pub state_unsaved: Option<String>,
     #[serde(flatten)]
     pub figures: SourceFigures,
 }
@@ -149,11 +156,15 @@ pub struct SourceStatus {
 pub struct SourceFigures {
     /// Number of the snapshot in force. `None` before the first.
     pub generation: Option<Generation>,
-    pub rows: RelationRows,
+    pub rows: RowsInForce,
     /// Time when the store last confirmed the snapshot in force.
     pub confirmed_at: UnixMillis,
     /// Holds so far, by rule.
-    pub holds: BTreeMap<String, u64>,
+    pub holds_by_rule: BTreeMap<String, u64>,
+    /// Budgets of which something is used.
+    pub budgets: Vec<BudgetUse>,
+    /// Devices that are not dialled because it cannot be decided whose their address is.
+    pub disputed_devices: usize,
     /// Rows that do not decode now.
     pub quarantined: usize,
     pub absences_waiting: usize,
@@ -168,7 +179,7 @@ pub struct SourceFigures {
 
 /// Rows in the snapshot in force.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct RelationRows {
+pub struct RowsInForce {
     pub credentials: usize,
     pub grants: usize,
     pub devices: usize,

@@ -110,12 +110,19 @@ function drawFigures(status, point, grown) {
   }
 }
 
+// What is held: a group, a relation, or everything.
+const subject = (hold) => hold.group || hold.relation || "everything";
+
 function drawAlert(status) {
-  const { hold, last_error: error } = status.source;
+  const { holds, last_error: error, state_unsaved: unsaved } = status.source;
   let words = "";
-  if (hold) {
-    words = `The guard holds by rule ${hold.rule} for ${span(status.at - hold.since)}: ${hold.figures}. ` +
-      "The last good state stays in force; `sluicegate authz diff` lists what is held.";
+  if (holds.length > 0) {
+    const each = holds.map((hold) => `${subject(hold)} for ${span(status.at - hold.since)} (rule ${hold.rule}, ` +
+      `${number(hold.rows)} rows${hold.figures ? `: ${hold.figures}` : ""})`);
+    words = `The guard holds ${each.join("; ")}. Everything else takes effect; ` +
+      "`sluicegate authz status` says what to do.";
+  } else if (unsaved) {
+    words = `The state on disk is older than what is in force: ${unsaved}. A restart would begin with the older one.`;
   } else if (error) {
     words = `The store cannot be read: ${error}. The last good state stays in force.`;
   }
@@ -181,7 +188,7 @@ function drawSource(status) {
   const facts = [
     ["generation", source.generation === null ? "none: nothing can be decided" : number(source.generation)],
     ["confirmed", source.confirmed_at ? `${span(status.at - source.confirmed_at)} ago` : "never"],
-    ["guard", source.hold ? `holds by rule ${source.hold.rule}: ${source.hold.figures}` : "holds nothing back"],
+    ["guard", source.holds.length > 0 ? `holds ${source.holds.map(subject).join(", ")}` : "holds nothing back"],
     ["rows", `credentials ${number(source.rows.credentials)}, grants ${number(source.rows.grants)}, ` +
       `devices ${number(source.rows.devices)}`],
     ["could not decide", `${number(status.sessions.undecided)} clients so far`],
@@ -191,6 +198,15 @@ function drawSource(status) {
     ["probe", status.probe.local, "served"], ["probe of nodes", status.probe.forwarded, "each answers"],
   ]) {
     if (last) facts.push([name, last.failure ? `fails: ${last.failure}` : `${success} in ${took(last.took_us)}`]);
+  }
+  if (source.disputed_devices) {
+    facts.push(["disputed", `${number(source.disputed_devices)} devices: it is not clear whose their address is`]);
+  }
+  for (const expected of source.expectations) {
+    facts.push(["expected", `${number(expected.used)} of ${number(expected.rows)} rows of ${expected.relation}.${expected.kind}`]);
+  }
+  for (const relation of source.relations) {
+    if (relation.error) facts.push([relation.relation, `cannot be read: ${relation.error}`]);
   }
   if (source.on_probation) facts.push(["probation", "refusals are compared with those of the previous generation"]);
   if (source.quarantined) facts.push(["quarantined", `${number(source.quarantined)} rows that do not decode`]);

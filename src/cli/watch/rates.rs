@@ -43,16 +43,22 @@ pub struct GuardLine {
 impl GuardLine {
     pub fn of(report: &StatusReport) -> Self {
         let (at, source) = (report.figures.at, &report.source);
-        match (&source.hold, &source.last_error) {
-            (Some(HoldStatus { hold, since }), _) => {
-                let text = format!("HOLDS by rule {} for {}: {}", hold.rule, ago(at, *since), hold.figures);
-                Self { text, is_alarm: true }
-            }
-            (None, Some(error)) => {
-                Self { text: format!("the store cannot be read: {error}"), is_alarm: true }
-            }
-            (None, None) => Self { text: "holds nothing back".to_owned(), is_alarm: false },
+        let alarm = |text| Self { text, is_alarm: true };
+        let Some(first) = source.holds.iter().min_by_key(|held| held.since) else {
+            return match (&source.last_error, &source.state_unsaved, source.figures.disputed_devices) {
+                (Some(error), ..) => alarm(format!("the store cannot be read: {error}")),
+                (None, Some(reason), _) => alarm(format!("the state cannot be saved: {reason}")),
+                (None, None, 0) => Self { text: "holds nothing back".to_owned(), is_alarm: false },
+                (None, None, disputed) => alarm(format!("{disputed} devices are disputed")),
+            };
+        };
+        let since = ago(at, first.since);
+        if let [held] = source.holds.as_slice() {
+            let HoldStatus { rule, figures, .. } = held;
+            return alarm(format!("HOLDS {} by rule {rule} for {since}: {figures}", held.subject()));
         }
+        let subjects: Vec<String> = source.holds.iter().map(HoldStatus::subject).collect();
+        alarm(format!("HOLDS {} groups, the first for {since}: {}", subjects.len(), subjects.join(", ")))
     }
 }
 
@@ -61,7 +67,7 @@ pub mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::Rule;
+    use crate::control::api::Rule;
 
     /// A report at `at` with `bytes` moved up, of a relay with one thread.
     pub fn report(at: i64, bytes: u64) -> StatusReport {
@@ -77,7 +83,9 @@ pub mod tests {
             "refusals": { "no-grant": 1 },
             "source": { "store": "sqlite:store.db", "generation": 7,
                         "rows": { "credentials": 1, "grants": 2, "devices": 3 },
-                        "confirmed_at": at, "last_error": null, "hold": null, "holds": holds, "quarantined": 0,
+                        "confirmed_at": at, "last_error": null, "holds": [], "expectations": [], "relations": [],
+                        "state_unsaved": null, "holds_by_rule": holds, "budgets": [], "disputed_devices": 0,
+                        "quarantined": 0,
                         "absences_waiting": 0, "absences_honoured": 0, "on_probation": false, "regressions": 0,
                         "rollbacks": 0, "rights_not_understood": 0, "warnings": [] },
             "nodes": { "fresh": 0, "stale": 0 },
@@ -109,9 +117,16 @@ pub mod tests {
         report.source.last_error = Some("no such file".to_owned());
         let line = GuardLine::of(&report);
         assert_eq!((line.text.as_str(), line.is_alarm), ("the store cannot be read: no such file", true));
-        let hold = json!({ "rule": "loss", "figures": "2 of 3 rows", "examples": [], "since": 0 });
-        report.source.hold = serde_json::from_value(hold).unwrap();
+        let hold = json!({ "rule": "budget", "group": "grants.absent", "rows": 2, "figures": "2 of 3 rows",
+                           "examples": [], "since": 0, "advice": "" });
+        report.source.holds = vec![serde_json::from_value(hold).unwrap()];
         let line = GuardLine::of(&report);
-        assert_eq!((line.text.as_str(), line.is_alarm), ("HOLDS by rule loss for 0s: 2 of 3 rows", true));
+        let expected = "HOLDS grants.absent by rule budget for 0s: 2 of 3 rows";
+        assert_eq!((line.text.as_str(), line.is_alarm), (expected, true));
+        let second = HoldStatus { group: None, ..report.source.holds[0].clone() };
+        report.source.holds.push(second);
+        let line = GuardLine::of(&report);
+        let expected = "HOLDS 2 groups, the first for 0s: grants.absent, everything";
+        assert_eq!((line.text.as_str(), line.is_alarm), (expected, true));
     }
 }

@@ -11,13 +11,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::api;
 use super::candidate::CandidateBuilder;
 use super::guard::{
-    Candidate, Difference, Guard, Hold, PeerPolls, Prober, ReadScope, Replay, Since, Verdict,
+    Candidate, Difference, Guard, Hold, PeerPolls, Prober, ReadScope, Replay, Rule, Since, Verdict,
     revokes_everything,
 };
 use super::history::History;
-use super::hold::Holding;
+use super::hold::{HoldStatus, Holding, shown_rule};
 use super::missing_rows::{MissingRows, Settled};
 use super::persist::ReadBy;
 use super::probation::Probation;
@@ -195,12 +196,24 @@ impl Admission {
         status.quarantined = self.quarantine.len();
         status.hold = self.holding.current().cloned();
         status.holds = self.holding.counts();
+        status.held = self.holds();
+        status.hold_counts = Default::default();
+        for (rule, holds) in Rule::ALL.into_iter().zip(status.holds) {
+            let counted = api::Rule::ALL.iter().position(|shown| *shown == shown_rule(rule));
+            if let Some(counted) = counted {
+                status.hold_counts[counted] += holds;
+            }
+        }
         status.absences_waiting = self.missing_rows.waiting();
         status.absences_honoured = self.missing_rows.honoured();
         status.reads_of_everything = self.reads_of_everything;
         status.on_probation = self.history.oldest().is_some();
         status.regressions = self.probation.total();
         status.rollbacks = self.rollbacks;
+    }
+
+    fn holds(&self) -> Vec<api::HoldStatus> {
+        self.holding.current().map(HoldStatus::of_everything).into_iter().collect()
     }
 
     /// Returns the explicit ends in `rows`, without a relation that seems to end as a whole.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::{Admission, count_live};
 use crate::authz::{Change, Revocations, Snapshot, UnixMillis};
 use crate::control::candidate::{CandidateBuilder, NEVER_PUBLISHED};
-use crate::control::commands::DiffReport;
+use crate::control::diff_report::DiffReport;
 use crate::control::guard::{
     Candidate, Changed, Difference, DisplacedDevices, Hold, PeerAnswer, ReadScope, Replay, Rule, Touched,
     Unlocated, is_live_credential, is_live_grant,
@@ -54,7 +54,8 @@ impl Admission {
             .or_else(|| unlocated.as_ref().map(Unlocated::by_query))
             .or_else(|| displaced.first().map(DisplacedDevices::by_query))
             .filter(|_| self.guard.is_enabled());
-        DiffReport::of(&shown, hold.map(|hold| HoldStatus { hold, since: now }), node)
+        let hold = hold.map(|hold| HoldStatus { hold, since: now }.of_everything());
+        DiffReport::of(&shown, hold.into_iter().collect(), node)
     }
 }
 
