@@ -1,5 +1,5 @@
 //! The contract between a store and the relay: the columns of each relation, their order and their types. It is checked
-//! when a query is prepared, before any row is read.
+//! when a query is prepared, before any row is read. Relation `ended`, which is optional, has columns as well.
 
 use std::fmt;
 
@@ -41,15 +41,27 @@ pub(super) struct GivenColumn<'a> {
 /// The first difference between a query and the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ContractMismatch {
-    Name { relation: Relation, place: usize, found: String, wanted: &'static str },
-    Type { relation: Relation, column: &'static str, found: String, wanted: String },
-    Missing { relation: Relation, column: &'static str, wanted: String },
-    Surplus { relation: Relation, place: usize, found: String, wanted: usize },
+    Name { relation: &'static str, place: usize, found: String, wanted: &'static str },
+    Type { relation: &'static str, column: &'static str, found: String, wanted: String },
+    Missing { relation: &'static str, column: &'static str, wanted: String },
+    Surplus { relation: &'static str, place: usize, found: String, wanted: usize },
 }
 
 /// Compares the columns that a query for `relation` gives with those of the contract. Returns the first difference.
 pub(super) fn check(relation: Relation, given: &[GivenColumn<'_>]) -> Result<(), ContractMismatch> {
-    let wanted = columns(relation);
+    check_columns(relation.name(), columns(relation), given)
+}
+
+/// Compares the columns that the query for relation `ended` gives with those of the contract.
+pub(super) fn check_ended(given: &[GivenColumn<'_>]) -> Result<(), ContractMismatch> {
+    check_columns(ENDED_NAME, &ENDED, given)
+}
+
+fn check_columns(
+    relation: &'static str,
+    wanted: &'static [ColumnRule],
+    given: &[GivenColumn<'_>],
+) -> Result<(), ContractMismatch> {
     for (place, column) in wanted.iter().enumerate() {
         let kinds = || {
             let names: Vec<_> = column.kinds.iter().map(|kind| kind.name()).collect();
@@ -91,17 +103,16 @@ impl fmt::Display for ContractMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { relation, place, found, wanted } => {
-                let relation = relation.name();
                 write!(f, "column {place} of {relation} is `{}`, wanted is `{wanted}`", found.escape_debug())
             }
             Self::Type { relation, column, found, wanted } => {
-                write!(f, "{}.{column} is {found}, wanted is {wanted}", relation.name())
+                write!(f, "{relation}.{column} is {found}, wanted is {wanted}")
             }
             Self::Missing { relation, column, wanted } => {
-                write!(f, "{}.{column} is missing, wanted is {wanted}", relation.name())
+                write!(f, "{relation}.{column} is missing, wanted is {wanted}")
             }
             Self::Surplus { relation, place, found, wanted } => {
-                let (relation, found) = (relation.name(), found.escape_debug());
+                let found = found.escape_debug();
                 write!(f, "column {place} of {relation} is `{found}`, wanted are {wanted} columns")
             }
         }
@@ -165,6 +176,15 @@ const DEVICES: [ColumnRule; 6] = [
     column("online", &[ColumnType::Bool]),
 ];
 
+/// Name of the optional relation that says explicitly what has ended.
+pub(super) const ENDED_NAME: &str = "ended";
+
+const ENDED: [ColumnRule; 3] = [
+    column("relation", &[ColumnType::Text]),
+    column("id", &[ColumnType::Text, ColumnType::Bytea, ColumnType::Int8]),
+    column("ended_at", &[ColumnType::Timestamptz]),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +234,17 @@ mod tests {
         ] {
             assert_eq!(checked(given), Err(expected.to_owned()));
         }
+    }
+    #[test]
+    fn ended_has_a_relation_an_id_of_any_type_of_key_and_a_time() {
+        let checked = |given: [(&str, &str); 3]| {
+            let given = given.map(|(name, kind)| GivenColumn { name, kind: Some(kind) });
+            check_ended(&given).map_err(|mismatch| mismatch.to_string())
+        };
+        for kind in ["text", "bytea", "int8"] {
+            assert_eq!(checked([("relation", "text"), ("id", kind), ("ended_at", "timestamptz")]), Ok(()));
+        }
+        let mismatch = checked([("relation", "text"), ("id", "inet"), ("ended_at", "timestamptz")]);
+        assert_eq!(mismatch, Err("ended.id is inet, wanted is text or bytea or int8".to_owned()));
     }
 }

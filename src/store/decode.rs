@@ -3,6 +3,8 @@
 //! Decoding is strict. A value that is not exactly as the contract says is never guessed: its row is reported with its key
 //! and a reason.
 
+use super::ended::EndedEntry;
+use super::outbox::ChangedKey;
 use super::value::{ColumnValue, Reason, StoreRow, shortened};
 use super::{Quarantined, Relation, RowKey};
 use crate::authz::{
@@ -17,6 +19,14 @@ pub(super) struct BadRow {
 }
 
 impl BadRow {
+    /// The key of the right, if the row says that it is revoked.
+    pub(super) fn ended_key(&self) -> Option<RowKey> {
+        match &self.quarantined.key {
+            key @ (RowKey::Credential(_) | RowKey::Grant(_)) if self.revoked => Some(key.clone()),
+            _ => None,
+        }
+    }
+
     /// The end of the right, if the row says that it is revoked.
     pub(super) fn end(&self) -> Option<Change> {
         match self.quarantined.key {
@@ -81,6 +91,45 @@ pub(super) fn device(row: &impl StoreRow) -> Result<Device, BadRow> {
         })
     };
     decode().map_err(|reason| bad(RowKey::Device(id), reason, &Ok(false)))
+}
+
+/// Decodes a row with the columns `relation, id, ended_at`.
+pub(super) fn ended(row: &impl StoreRow) -> Result<EndedEntry, Quarantined> {
+    let relation = ColumnValue::of(row, 0, "relation")
+        .text()
+        .map_err(|reason| bad_end(Relation::Credentials, reason))?;
+    let (kind, key) = match relation {
+        "principals" => {
+            let id = ColumnValue::of(row, 1, "id").number();
+            (Relation::Credentials, id.map(|id| ChangedKey::Principal(PrincipalId(id))))
+        }
+        "credentials" => {
+            let key = ColumnValue::secret(row, 1, "id").sha256_or_hex();
+            (Relation::Credentials, key.map(ChangedKey::Credential))
+        }
+        "grants" => {
+            let id = ColumnValue::of(row, 1, "id").number();
+            (Relation::Grants, id.map(|id| ChangedKey::Grant(GrantId(id))))
+        }
+        "devices" => {
+            let id = ColumnValue::of(row, 1, "id").number();
+            (Relation::Devices, id.map(|id| ChangedKey::Device(DeviceId(id))))
+        }
+        other => {
+            let reason = format!(
+                "relation `{}` is none of principals, credentials, grants, devices",
+                shortened(other)
+            );
+            return Err(bad_end(Relation::Credentials, reason));
+        }
+    };
+    let key = key.map_err(|reason| bad_end(kind, reason))?;
+    let ended_at = ColumnValue::of(row, 2, "ended_at").time().map_err(|reason| bad_end(kind, reason))?;
+    Ok(EndedEntry { key, ended_at })
+}
+
+fn bad_end(relation: Relation, reason: Reason) -> Quarantined {
+    Quarantined { key: RowKey::Unreadable { relation, key: "in relation ended".to_owned() }, reason }
 }
 
 fn scope(scope: &str, target: Option<i64>) -> Result<Scope, Reason> {
@@ -202,6 +251,38 @@ mod tests {
             let reason = reason(&values, |row| device(row));
             assert!(reason.contains(expected), "{values}: {reason}");
         }
+    }
+
+    #[test]
+    fn an_end_names_its_row_in_each_form_of_a_key() {
+        let entry = |key| Some(EndedEntry { key, ended_at: UnixMillis(9) });
+        let key = ChangedKey::Credential(KeyHash::from_bytes([1; 32]));
+        let hex = format!("'{}'", "01".repeat(32));
+        for (values, expected) in [
+            (format!("'credentials', {KEY}, 9"), key),
+            (format!("'credentials', {hex}, 9"), key),
+            ("'grants', 5, 9".to_owned(), ChangedKey::Grant(GrantId(5))),
+            ("'devices', '-5', 9".to_owned(), ChangedKey::Device(DeviceId(-5))),
+            ("'principals', '5', 9".to_owned(), ChangedKey::Principal(PrincipalId(5))),
+        ] {
+            let decoded = decoded_end(&values);
+            assert_eq!(decoded.as_ref().ok().copied(), entry(expected), "{values}: {decoded:?}");
+        }
+        for (values, expected) in [
+            ("'rights', 5, 9", "relation `rights` is none of"),
+            ("'grants', 'x', 9", "id is `x`, which is no integer"),
+            ("'grants', 1.5, 9", "id is 1.5, which is no integer"),
+            ("'credentials', 'secret', 9", "id is a text of 6 bytes, which is no SHA-256"),
+            ("'grants', 5, NULL", "ended_at is null, which is no time"),
+        ] {
+            let reason = decoded_end(values).unwrap_err().reason;
+            assert!(reason.contains(expected), "{values}: {reason}");
+        }
+    }
+
+    fn decoded_end(values: &str) -> Result<EndedEntry, Quarantined> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.query_row(&format!("SELECT {values}"), [], |row| Ok(ended(row))).unwrap()
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Errors of stores.
 
+use std::time::Duration;
+
 /// Reason why a store could not be read or written. Each text ends in the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -30,6 +32,19 @@ pub enum StoreError {
          `hot_standby_feedback = on` there"
     )]
     Interrupted { store: String, detail: String },
+    #[error("the files of {store} were replaced while they were read; they are read again")]
+    Replaced { store: String },
+    #[error(
+        "{store} was replaced, and the log of the file before is still beside it; end what uses the store, remove \
+         {log} and its -shm, and restore the store again"
+    )]
+    LeftLog { store: String, log: String },
+    #[error(
+        "the query for {relation} on {store} ran for more than {} and was ended; see its plan with EXPLAIN QUERY PLAN, \
+         and give it an index",
+        humantime::format_duration(*limit)
+    )]
+    SlowQuery { store: String, relation: &'static str, limit: Duration },
     #[error("{store} was restored from a dump; `sluicegate store init` fits its outbox to this server")]
     Restored { store: String },
     #[error("{store} runs PostgreSQL {found}; the reference schema needs 13 or later")]

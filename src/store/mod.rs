@@ -8,6 +8,8 @@ pub mod admin;
 mod contract;
 mod decode;
 mod dialect;
+mod duplicates;
+mod ended;
 mod error;
 mod migration;
 mod nodes;

@@ -2,11 +2,11 @@
 
 use super::decode::BadRow;
 use super::value::Value;
-use super::{Changes, Quarantined};
+use super::{Changes, Quarantined, RowKey, Word};
 use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
 
 /// The key of a row that has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum ChangedKey {
     Principal(PrincipalId),
     Credential(KeyHash),
@@ -25,6 +25,26 @@ impl ChangedKey {
             ("grants", Value::Integer(id)) => Some(Self::Grant(GrantId(id))),
             ("devices", Value::Integer(id)) => Some(Self::Device(DeviceId(id))),
             _ => None,
+        }
+    }
+
+    /// The word that the row, or the principal, has ended.
+    pub(super) const fn ended(self) -> Word {
+        match self {
+            Self::Principal(id) => Word::PrincipalEnded(id),
+            Self::Credential(key) => Word::Ended(RowKey::Credential(key)),
+            Self::Grant(id) => Word::Ended(RowKey::Grant(id)),
+            Self::Device(id) => Word::Ended(RowKey::Device(id)),
+        }
+    }
+
+    /// The word that the row, or the principal, has not ended.
+    pub(super) const fn live(self) -> Word {
+        match self {
+            Self::Principal(id) => Word::PrincipalLive(id),
+            Self::Credential(key) => Word::Live(RowKey::Credential(key)),
+            Self::Grant(id) => Word::Live(RowKey::Grant(id)),
+            Self::Device(id) => Word::Live(RowKey::Device(id)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::dialect::Dialect;
 use super::value::StoreRow;
-use super::{Relation, Rows, decode};
+use super::{Quarantined, Relation, RelationRows, RowKey, Rows, decode};
 use crate::config::Queries;
 
 /// One value for each relation.
@@ -17,6 +17,14 @@ impl<T> PerRelation<T> {
         let Self { credentials, grants, devices } = self;
         [(Relation::Credentials, credentials), (Relation::Grants, grants), (Relation::Devices, devices)]
             .into_iter()
+    }
+
+    pub(super) const fn get(&self, relation: Relation) -> &T {
+        match relation {
+            Relation::Credentials => &self.credentials,
+            Relation::Grants => &self.grants,
+            Relation::Devices => &self.devices,
+        }
     }
 
     /// Makes another value of each, and stops at the first error.
@@ -65,6 +73,38 @@ impl Rows {
         };
         if let Err(bad) = bad {
             self.ended.extend(bad.end());
+            self.quarantined.push(bad.quarantined);
+        }
+    }
+}
+
+/// Rows of one relation, decoded as they come in.
+pub(super) struct DecodedRelation {
+    pub(super) rows: RelationRows,
+    pub(super) quarantined: Vec<Quarantined>,
+    /// Rights that have ended and whose rows are quarantined.
+    pub(super) ended: Vec<RowKey>,
+}
+
+impl DecodedRelation {
+    pub(super) const fn new(relation: Relation) -> Self {
+        let rows = match relation {
+            Relation::Credentials => RelationRows::Credentials(Vec::new()),
+            Relation::Grants => RelationRows::Grants(Vec::new()),
+            Relation::Devices => RelationRows::Devices(Vec::new()),
+        };
+        Self { rows, quarantined: Vec::new(), ended: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, row: &impl StoreRow) {
+        let decoded = match &mut self.rows {
+            RelationRows::Credentials(rows) => decode::credential(row).map(|row| rows.push(row)),
+            RelationRows::Grants(rows) => decode::grant(row).map(|row| rows.push(row)),
+            RelationRows::Devices(rows) => decode::device(row).map(|row| rows.push(row)),
+            RelationRows::Unchanged => Ok(()),
+        };
+        if let Err(bad) = decoded {
+            self.ended.extend(bad.ended_key());
             self.quarantined.push(bad.quarantined);
         }
     }

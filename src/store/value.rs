@@ -142,6 +142,24 @@ impl<'a> ColumnValue<'a> {
         }
     }
 
+    /// A SHA-256 as bytes, or as a text of 64 hex digits.
+    pub(super) fn sha256_or_hex(&self) -> Result<KeyHash, Reason> {
+        match self.value {
+            Some(Value::Text(text)) => {
+                hex_bytes(text).map(KeyHash::from_bytes).ok_or_else(|| self.is_no("SHA-256 (32 bytes)"))
+            }
+            _ => self.sha256(),
+        }
+    }
+
+    /// An integer as such, or as a text of digits.
+    pub(super) fn number(&self) -> Result<i64, Reason> {
+        match self.value {
+            Some(Value::Text(_)) => self.text()?.parse().map_err(|_| self.is_no("integer")),
+            _ => self.integer(),
+        }
+    }
+
     fn is_no(&self, wanted: &str) -> Reason {
         format!("{} is {}, which is no {wanted}", self.name, self.shown())
     }
@@ -165,6 +183,14 @@ impl<'a> ColumnValue<'a> {
             Some(Value::Other(kind)) => format!("a value of type {kind}"),
         }
     }
+}
+
+/// The bytes that 64 hex digits name.
+fn hex_bytes(text: &[u8]) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> =
+        text.iter().map(|&byte| char::from(byte).to_digit(16).map(|digit| digit as u8)).collect();
+    let bytes: Vec<u8> = digits?.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    (text.len() == 64).then(|| bytes.try_into().ok()).flatten()
 }
 
 /// Cuts a text to [`SHOWN_CHARS_MAX`] characters, and escapes those that would break a line.

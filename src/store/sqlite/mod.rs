@@ -2,14 +2,21 @@
 //! it at the same time.
 
 mod admin;
+mod connection;
+mod ended_reader;
+mod files;
 mod outbox;
+mod position;
 mod reader;
 mod relations;
 mod schema;
 mod source;
+mod time_limit;
 mod transaction;
+mod words;
 mod writer;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
@@ -19,7 +26,7 @@ pub use reader::SqliteReader;
 pub use source::SqliteSource;
 pub(super) use writer::SqliteWriter;
 
-use super::{Relation, StoreError};
+use super::StoreError;
 
 /// Path of a store file. It names the store in errors.
 #[derive(Clone, Debug)]
@@ -44,12 +51,22 @@ impl SqlitePath {
         StoreError::Unreadable { store: self.describe(), detail: detail.to_string() }
     }
 
+    fn replaced(&self) -> StoreError {
+        StoreError::Replaced { store: self.describe() }
+    }
+
+    /// Sorts an error of the file system.
+    fn file_error(&self, error: std::io::Error) -> StoreError {
+        match error.kind() {
+            ErrorKind::NotFound => self.missing(),
+            _ => self.unreadable(error),
+        }
+    }
+
     /// Sorts an error of the query for `relation`. A mistake in the query breaks the contract.
-    fn relation_error(&self, relation: Relation, error: rusqlite::Error) -> StoreError {
+    fn relation_error(&self, relation: &'static str, error: rusqlite::Error) -> StoreError {
         match self.error(error) {
-            StoreError::Query { store, detail } => {
-                StoreError::Contract { store, relation: relation.name(), detail }
-            }
+            StoreError::Query { store, detail } => StoreError::Contract { store, relation, detail },
             other => other,
         }
     }

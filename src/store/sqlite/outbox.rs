@@ -83,7 +83,10 @@ fn is_complete(
 
 /// The rows that changed after outbox row `since`, each once, in the order of their last change. `None` if the outbox
 /// holds something that no trigger of ours wrote.
-fn changed_keys(transaction: &Transaction<'_>, since: i64) -> rusqlite::Result<Option<Vec<ChangedKey>>> {
+pub(super) fn changed_keys(
+    transaction: &Transaction<'_>,
+    since: i64,
+) -> rusqlite::Result<Option<Vec<ChangedKey>>> {
     let mut statement = transaction.prepare_cached(
         "SELECT relation, key FROM changes WHERE id > ?1 GROUP BY relation, key ORDER BY max(id)",
     )?;
@@ -128,7 +131,7 @@ fn read_row(
     Ok(())
 }
 
-fn by_key(
+pub(super) fn by_key(
     transaction: &Transaction<'_>,
     query: &str,
     column: &str,
@@ -138,7 +141,7 @@ fn by_key(
     for_each(transaction, &format!("SELECT * FROM ({query}) WHERE {column} = ?1"), key, on_row)
 }
 
-fn is_live(transaction: &Transaction<'_>, id: PrincipalId) -> rusqlite::Result<bool> {
+pub(super) fn is_live(transaction: &Transaction<'_>, id: PrincipalId) -> rusqlite::Result<bool> {
     let sql = format!("SELECT 1 FROM ({}) WHERE id = ?1", SQLITE.sql(LIVE_PRINCIPALS));
     transaction.prepare_cached(&sql)?.exists([id.0])
 }

@@ -5,11 +5,12 @@ use rusqlite::{Connection, Params, Row, Transaction};
 
 use super::SqlitePath;
 use crate::config::Queries;
-use crate::store::contract::{self, GivenColumn};
+use crate::store::contract::{self, ContractMismatch, ENDED_NAME, GivenColumn};
 use crate::store::dialect::SQLITE;
-use crate::store::relations::PerRelation;
+use crate::store::ended::{ENDED_ROWS_MAX, EndedRows};
+use crate::store::relations::{DecodedRelation, PerRelation};
 use crate::store::value::{StoreRow, Value};
-use crate::store::{Relation, Rows, StoreError};
+use crate::store::{Relation, Rows, StoreError, decode};
 
 /// The queries that a source reads by.
 pub(super) struct SqliteRelations(PerRelation<String>);
@@ -23,33 +24,79 @@ impl SqliteRelations {
     /// Checks the queries and reads all rows.
     pub(super) fn read(&self, transaction: &Transaction<'_>, path: &SqlitePath) -> Result<Rows, StoreError> {
         for (relation, sql) in self.0.iter() {
-            check(transaction, relation, sql, path)?;
+            check_relation(transaction, relation, sql, path)?;
         }
         let mut rows = Rows::default();
         for (relation, sql) in self.0.iter() {
             for_each(transaction, sql, [], |row| rows.add(relation, row))
-                .map_err(|error| path.relation_error(relation, error))?;
+                .map_err(|error| path.relation_error(relation.name(), error))?;
         }
         Ok(rows)
     }
+
+    /// Checks the query for `relation` and reads its rows.
+    pub(super) fn read_one(
+        &self,
+        relation: Relation,
+        transaction: &Transaction<'_>,
+        path: &SqlitePath,
+    ) -> Result<DecodedRelation, StoreError> {
+        let sql = self.0.get(relation);
+        check_relation(transaction, relation, sql, path)?;
+        let mut decoded = DecodedRelation::new(relation);
+        for_each(transaction, sql, [], |row| decoded.add(row))
+            .map_err(|error| path.relation_error(relation.name(), error))?;
+        Ok(decoded)
+    }
+}
+
+/// Checks `sql`, the query for relation `ended`, and reads its rows.
+pub(super) fn read_ended(
+    sql: &str,
+    transaction: &Transaction<'_>,
+    path: &SqlitePath,
+) -> Result<EndedRows, StoreError> {
+    let error = |error| path.relation_error(ENDED_NAME, error);
+    check(transaction, ENDED_NAME, sql, path, contract::check_ended)?;
+    let mut statement = transaction.prepare_cached(sql).map_err(error)?;
+    let mut found = statement.query([]).map_err(error)?;
+    let mut rows = EndedRows::default();
+    while let Some(row) = found.next().map_err(error)? {
+        if rows.len() == ENDED_ROWS_MAX {
+            let detail = format!("it gives more than {ENDED_ROWS_MAX} rows; leave old ends out");
+            return Err(StoreError::Contract { store: path.describe(), relation: ENDED_NAME, detail });
+        }
+        rows.add(decode::ended(row));
+    }
+    Ok(rows)
 }
 
 /// Compares the columns of a query with the contract: their names alone, since SQLite has types for values and not
 /// for columns.
 fn check(
     connection: &Connection,
-    relation: Relation,
+    relation: &'static str,
     sql: &str,
     path: &SqlitePath,
+    check: impl Fn(&[GivenColumn<'_>]) -> Result<(), ContractMismatch>,
 ) -> Result<(), StoreError> {
     let statement = connection.prepare(sql).map_err(|error| path.relation_error(relation, error))?;
     let names = statement.column_names();
     let given: Vec<_> = names.into_iter().map(|name| GivenColumn { name, kind: None }).collect();
-    contract::check(relation, &given).map_err(|mismatch| StoreError::Contract {
+    check(&given).map_err(|mismatch| StoreError::Contract {
         store: path.describe(),
-        relation: relation.name(),
+        relation,
         detail: mismatch.to_string(),
     })
+}
+
+fn check_relation(
+    connection: &Connection,
+    relation: Relation,
+    sql: &str,
+    path: &SqlitePath,
+) -> Result<(), StoreError> {
+    check(connection, relation.name(), sql, path, |given| contract::check(relation, given))
 }
 
 /// Gives each row of `sql` to `on_row`.

@@ -31,6 +31,15 @@ pub(super) fn check(connection: &Connection, path: &SqlitePath) -> Result<(), St
     identify(connection).map_err(|error| path.error(error))?.check(VERSION, path.describe())
 }
 
+/// True if `connection` leads to a store of this program's schema, false for a file of another program. Fails for a
+/// store of another version, whose outbox this program does not know.
+pub(super) fn is_ours(connection: &Connection, path: &SqlitePath) -> Result<bool, StoreError> {
+    match identify(connection).map_err(|error| path.error(error))? {
+        StoreIdentity::Empty | StoreIdentity::Foreign => Ok(false),
+        store @ StoreIdentity::Store { .. } => store.check(VERSION, path.describe()).map(|()| true),
+    }
+}
+
 /// Succeeds if [`initialise`] may change `connection`'s database.
 pub(super) fn check_initialisable(connection: &Connection, path: &SqlitePath) -> Result<(), StoreError> {
     let identity = identify(connection).map_err(|error| path.error(error))?;
@@ -52,9 +61,10 @@ fn identify(connection: &Connection) -> rusqlite::Result<StoreIdentity> {
 }
 
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../schema/sqlite/0001_reference.sql"),
     include_str!("../schema/sqlite/0002_what_nodes_hold.sql"),
+    include_str!("../schema/sqlite/0003_identity_and_bounded_outbox.sql"),
 ];
 
 /// Version of this program's schema. A store has its own in `user_version`.

@@ -3,13 +3,13 @@
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, TransactionBehavior, params_from_iter};
 
-use super::{OUTBOX_ROWS_MAX, SqlitePath};
+use super::SqlitePath;
 use crate::store::StoreError;
 use crate::store::dialect::{self, Dialect};
 use crate::store::sql::{SqlParam, SqlTransaction, TransactionEnd, TransactionKind};
 use crate::store::value::StoreRow;
 
-/// Runs `work` in a transaction on `connection`. One that writes also keeps the outbox short.
+/// Runs `work` in a transaction on `connection`.
 pub(super) fn run(
     connection: &mut Connection,
     path: &SqlitePath,
@@ -25,9 +25,6 @@ pub(super) fn run(
         let transaction = connection.transaction_with_behavior(behavior)?;
         let end = work(&SqliteTransaction { connection: &transaction, path });
         if end == TransactionEnd::Commit {
-            if kind == TransactionKind::Write {
-                transaction.execute(PRUNE, [OUTBOX_ROWS_MAX])?;
-            }
             transaction.commit()?;
         }
         Ok(end)
@@ -85,6 +82,3 @@ impl ToSql for SqlParam<'_> {
         })
     }
 }
-
-/// Deletes what is more than the outbox keeps.
-const PRUNE: &str = "DELETE FROM changes WHERE id <= (SELECT max(id) FROM changes) - ?1";

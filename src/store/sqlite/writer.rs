@@ -5,40 +5,21 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::connection::SharedConnection;
 use super::{SqlitePath, transaction};
 use crate::store::StoreError;
 use crate::store::sql::{SqlDatabase, SqlTransaction, TransactionEnd, TransactionKind};
 
-/// Opens the file at its first use, and again after an error.
+/// Opens the file at its first use, and again after an error or after it was replaced.
 pub(in crate::store) struct SqliteWriter {
     path: SqlitePath,
-    connection: Option<Connection>,
+    connection: SharedConnection,
 }
 
 impl SqliteWriter {
     pub(in crate::store) fn new(path: &Path) -> Self {
-        Self { path: SqlitePath::new(path), connection: None }
-    }
-
-    /// Runs `act` on the connection, which is kept if that succeeds.
-    fn with<T>(
-        &mut self,
-        act: impl FnOnce(&mut Connection, &SqlitePath) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.open().map_err(|error| self.path.error(error))?,
-        };
-        let value = act(&mut connection, &self.path)?;
-        self.connection = Some(connection);
-        Ok(value)
-    }
-
-    fn open(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(connection)
+        let path = SqlitePath::new(path);
+        Self { connection: SharedConnection::new(path.clone(), open), path }
     }
 }
 
@@ -48,13 +29,21 @@ impl SqlDatabase for SqliteWriter {
         kind: TransactionKind,
         work: &mut dyn FnMut(&dyn SqlTransaction) -> TransactionEnd,
     ) -> Result<TransactionEnd, StoreError> {
-        let end = self.with(|connection, path| transaction::run(connection, path, kind, work))?;
+        let path = &self.path;
+        let end = self.connection.with(|open| transaction::run(&mut open.connection, path, kind, work))?;
         if end == TransactionEnd::RollBack {
             // The connection may be what failed.
-            self.connection = None;
+            self.connection.close();
         }
         Ok(end)
     }
+}
+
+fn open(path: &SqlitePath) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path.path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
 }
 
 /// Time that a node waits for another writer. The next try is soon.
