@@ -132,7 +132,15 @@ mod tests {
 
     fn device(id: i64, uuid: i64) -> Device {
         let uuid = DeviceUuid::parse(&format!("{uuid:032x}")).unwrap();
-        Device { id: DeviceId(id), uuid, fleet: None, address: None, node: None, online: true }
+        Device {
+            id: DeviceId(id),
+            uuid,
+            fleet: None,
+            address: None,
+            node: None,
+            online: true,
+            disputed: false,
+        }
     }
 
     fn settled_devices(rows: Vec<Device>) -> (Vec<i64>, Vec<String>) {

@@ -68,6 +68,7 @@ mod scale;
 mod secrets;
 mod session_tokens;
 mod sessions;
+mod sqlite_files;
 mod store;
 mod store_parity;
 mod systemd;

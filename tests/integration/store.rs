@@ -304,20 +304,23 @@ fn an_outbox_pruned_before_anything_was_seen_means_behind() {
 }
 
 #[test]
-fn writing_prunes_the_outbox_to_its_bound() {
-    let mut store = Store::new();
+fn the_store_prunes_its_outbox_itself_whoever_writes() {
+    let store = Store::new();
     let by_hand = store.by_hand();
-    by_hand
-        .execute_batch(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100100)
-            INSERT INTO changes (relation, key) SELECT 'devices', i FROM n",
-        )
-        .unwrap();
-    store.grant_any();
-    let (rows, newest): (i64, i64) = by_hand
-        .query_row("SELECT count(*), max(id) FROM changes", [], |r| Ok((r.get(0)?, r.get(1)?)))
-        .unwrap();
-    assert_eq!((rows, newest), (100_000, 100_101));
+    let outbox = || {
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        by_hand.query_row("SELECT count(*), max(id) FROM changes", [], row).unwrap()
+    };
+    let change = |rows: i64| {
+        let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+            INSERT INTO changes (relation, key) SELECT 'devices', i FROM n";
+        by_hand.execute(insert, [rows]).unwrap();
+    };
+    let (before, _) = outbox();
+    change(100_999 - before);
+    assert_eq!(outbox(), (100_999, 100_999), "the bound and what comes between two prunings");
+    change(1);
+    assert_eq!(outbox(), (100_000, 101_000));
 }
 
 #[test]
