@@ -20,6 +20,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 mod unique;
+mod whose_address;
 
 use std::fmt;
 
