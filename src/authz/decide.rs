@@ -1,6 +1,10 @@
 //! How a snapshot comes to its decision. Looks at nothing but memory.
 
+#[cfg(test)]
+mod past_grants;
+
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use super::relations::{
     Between, HeldCredential, LocatedDevice, SoughtCredential, SoughtDevice, SoughtGrants,
@@ -180,7 +184,7 @@ impl Found<'_> {
     #[inline]
     fn best_grant(&self, port: u16, context: DecisionContext<'_>) -> Result<Grant, Refusal> {
         let mut search = GrantSearch { port, context, best: None, refusal: Refusal::NoGrant };
-        self.grants.visit(|grant| search.consider(grant));
+        self.grants.visit(context.now, |grant| search.consider(grant));
         search.best.ok_or(search.refusal)
     }
 }
@@ -196,11 +200,12 @@ struct GrantSearch<'a> {
 }
 
 impl GrantSearch<'_> {
+    /// Breaks where no grant of the same scope that ranks after this one can change the result.
     #[inline]
-    fn consider(&mut self, grant: Grant) {
+    fn consider(&mut self, grant: Grant) -> ControlFlow<()> {
         let problem = if !grant.ports.contains(self.port) {
             Refusal::PortNotGranted
-        } else if grant.revoked || self.context.revocations.grant(grant.id) {
+        } else if grant.revoked || self.context.revocations.grant(&grant) {
             Refusal::GrantRevoked
         } else if has_expired(grant.expires_at, self.context.now) {
             Refusal::GrantExpired
@@ -208,10 +213,16 @@ impl GrantSearch<'_> {
             if self.best.is_none_or(|best| grant.rank() < best.rank()) {
                 self.best = Some(grant);
             }
-            return;
+            return ControlFlow::Break(());
         };
         if reason_rank(problem) > reason_rank(self.refusal) {
             self.refusal = problem;
+        }
+        // Behind a grant that has ended all have, and with a live one at hand no reason is wanted.
+        if self.best.is_some() && grant.has_ended(self.context.now) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 }

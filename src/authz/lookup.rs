@@ -2,6 +2,7 @@
 //! where a device is, and where a device is with no regard to rights.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use super::relations::Between;
 use super::{
@@ -72,11 +73,9 @@ impl Snapshot {
         let Some(device) = self.device_named(device) else { return false };
         let mut has_access = false;
         let between = Between { principal, device: device.id, fleet: device.fleet };
-        self.grants.seek(between).visit(|grant| {
-            has_access |= grant.ports.contains(port)
-                && !grant.revoked
-                && !revocations.grant(grant.id)
-                && grant.expires_at.is_none_or(|end| end > now);
+        self.grants.seek(between).visit(now, |grant| {
+            has_access |= grant.ports.contains(port) && !grant.has_ended(now) && !revocations.grant(&grant);
+            if has_access { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         has_access && !revocations.principal(principal)
     }

@@ -270,6 +270,14 @@ pub struct Grant {
     pub revoked: bool,
 }
 
+impl Grant {
+    /// Returns whether the row itself says that the grant has ended: it is revoked, or `now` is past its end.
+    #[inline]
+    pub fn has_ended(&self, now: UnixMillis) -> bool {
+        self.revoked || self.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
 /// A row of the relation `devices`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Device {

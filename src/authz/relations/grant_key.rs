@@ -13,9 +13,11 @@ pub(in crate::authz) struct GrantKey {
     pub(in crate::authz) scope: Scope,
 }
 
-/// Orders grants that lead to the same devices: the one that lasts longest first, and of those the oldest.
+/// Orders grants that lead to the same devices: the one that lasts longest first, and of those the oldest. Revoked ones
+/// come last, so that whenever a decision is made, those that have ended stand behind all others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::authz) struct GrantRank {
+    revoked: bool,
     ends: bool,
     ends_at: Reverse<Option<UnixMillis>>,
     id: GrantId,
@@ -36,7 +38,12 @@ impl Hash for GrantKey {
 
 impl Grant {
     pub(in crate::authz) fn rank(&self) -> GrantRank {
-        GrantRank { ends: self.expires_at.is_some(), ends_at: Reverse(self.expires_at), id: self.id }
+        GrantRank {
+            revoked: self.revoked,
+            ends: self.expires_at.is_some(),
+            ends_at: Reverse(self.expires_at),
+            id: self.id,
+        }
     }
 }
 

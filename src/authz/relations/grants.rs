@@ -1,11 +1,13 @@
 //! Grants, found by principal and scope, and by id where they change.
 
+use std::ops::ControlFlow;
+
 use super::grant_key::GrantKey;
 use super::index::{Index, IndexEntry};
 use super::packed_grants::{EndingGrant, LastingGrant, PackedKey};
 use super::{Edit, Identified, LastWords, pack_all};
 use crate::authz::table::{KeyHasher, Row, Sought, Table};
-use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope};
+use crate::authz::{DeviceId, FleetId, Grant, GrantId, PrincipalId, Scope, UnixMillis};
 
 #[derive(Clone)]
 pub(in crate::authz) struct Grants {
@@ -43,41 +45,63 @@ impl Between {
 }
 
 impl SoughtGrants<'_> {
-    /// Shows each grant to `visit`, those of one scope that are packed by rank.
+    /// Shows grants to `visit`: every one that has not ended by `now`, and a few of those that have. Where `visit` breaks,
+    /// those of the same scope that rank after the grant are of no use, and most of them are passed over.
     #[inline]
-    pub(in crate::authz) fn visit(&self, mut visit: impl FnMut(Grant)) {
+    pub(in crate::authz) fn visit(&self, now: UnixMillis, mut visit: impl FnMut(Grant) -> ControlFlow<()>) {
         let [device, fleet, any] = &self.lasting;
         let mut hits = device.hits() | fleet.hits() << 8 | any.hits() << 16;
         while hits != 0 {
             let bit = hits.trailing_zeros() as usize;
             hits &= hits - 1;
             if let Some(row) = self.lasting[(bit / 8) % 3].row(bit % 8) {
-                visit(row.unpack())
+                // To stop early would cost more than the few rows that are left.
+                let _goes_on = visit(row.unpack());
             }
         }
         if device.is_long() || fleet.is_long() || any.is_long() {
             self.visit_beyond(&mut visit);
         }
         if self.grants.has_others() {
-            self.visit_others(&mut visit)
+            self.visit_others(now, &mut visit)
         }
     }
 
     #[cold]
-    fn visit_beyond(&self, visit: &mut dyn FnMut(Grant)) {
+    fn visit_beyond(&self, visit: &mut dyn FnMut(Grant) -> ControlFlow<()>) {
         for sought in &self.lasting {
-            sought.beyond().for_each(|row| visit(row.unpack()));
+            let _broke = sought.beyond().try_for_each(|row| visit(row.unpack()));
         }
     }
 
     #[inline(never)]
-    fn visit_others(&self, visit: &mut dyn FnMut(Grant)) {
+    fn visit_others(&self, now: UnixMillis, visit: &mut dyn FnMut(Grant) -> ControlFlow<()>) {
         for key in self.between.keys() {
-            self.grants.ending.rows(PackedKey::pack_or_none(key)).for_each(|row| visit(row.unpack()));
-            self.grants.whole.rows(key).for_each(|row| visit(*row));
+            let ending = self.grants.ending.rows(PackedKey::pack_or_none(key));
+            visit_by_rank(ending.map(EndingGrant::unpack), now, visit);
+            visit_by_rank(self.grants.whole.rows(key).copied(), now, visit);
         }
     }
 }
+
+/// Shows grants of one key to `visit`. They come by rank, so that behind one that has ended all have.
+fn visit_by_rank(
+    grants: impl Iterator<Item = Grant>,
+    now: UnixMillis,
+    visit: &mut dyn FnMut(Grant) -> ControlFlow<()>,
+) {
+    let mut ended = 0;
+    for grant in grants {
+        ended += usize::from(grant.has_ended(now));
+        if ended > ENDED_SHOWN_MAX || visit(grant).is_break() {
+            return;
+        }
+    }
+}
+
+/// Ended grants of one principal and scope that a decision sees at most, for the reason of a refusal: with more, the
+/// reason may be one that says less. Enough for what a person has been granted and lost, and some 100 ns.
+pub(in crate::authz) const ENDED_SHOWN_MAX: usize = 32;
 
 /// Number of the scopes that cover a device: itself, its fleet, any.
 const SCOPES: usize = 3;

@@ -16,6 +16,8 @@ use std::hash::Hash;
 
 pub(super) use credentials::{Credentials, HeldCredential, SoughtCredential};
 pub(super) use devices::{Devices, LocatedDevice, SoughtDevice};
+#[cfg(test)]
+pub(super) use grants::ENDED_SHOWN_MAX;
 pub(super) use grants::{Between, Grants, SoughtGrants};
 use hashbrown::HashSet;
 

@@ -218,6 +218,7 @@ mod tests {
         assert_eq!(table.rows(7).count(), 100_001);
         assert!(table.rows(7).is_sorted_by_key(|row| row.rank));
         assert!((0..1_000).filter(|key| *key != 7).all(|key| versions(&table, key) == [0]));
+        assert!((1_000..2_000).all(|key| versions(&table, key).is_empty()));
         let even = take(&mut table, &[7], |row| row.key == 7 && row.rank % 2 == 0);
         assert_eq!((even.len(), table.rows(7).count()), (50_001, 50_000));
     }
@@ -229,9 +230,10 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Few keys crowd buckets, many make the table grow.
+        // Few keys crowd buckets, many make the table grow, and with many ranks one key crowds a bucket.
         let key = prop_oneof![0..8_u32, 0..5_000_u32];
-        let puts = prop::collection::vec((key.clone(), 0..3_u32), 0..600);
+        let row = prop_oneof![3 => (key.clone(), 0..3_u32), 1 => (0..4_u32, 0..1_000_u32)];
+        let puts = prop::collection::vec(row, 0..600);
         let takes = prop::collection::vec(key, 0..200);
         (puts, takes).prop_map(|(puts, takes)| Step { puts, takes })
     }

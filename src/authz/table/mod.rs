@@ -92,9 +92,25 @@ impl<R: Row> Table<R> {
     /// Has the rows with `key` fetched, for a look at them later.
     #[inline]
     pub(super) fn seek(&self, key: R::Key) -> Sought<'_, R> {
-        let bucket = if self.len == 0 { &[] } else { self.bucket(self.digest(key)) };
+        if self.len == 0 {
+            return Sought { key, bucket: &[] };
+        }
+        let digest = self.digest(key);
+        let mut bucket = self.bucket(digest);
+        if bucket.len() > SCANNED_ROWS_MAX {
+            bucket = self.from_first(bucket, digest, key);
+        }
         memory::prefetch(bucket);
         Sought { key, bucket }
+    }
+
+    /// Cuts off the rows before the first one with `key`, in a bucket that one key, perhaps another one, crowds. Empty
+    /// where there is none.
+    #[cold]
+    fn from_first<'a>(&self, bucket: &'a [R], digest: KeyDigest, key: R::Key) -> &'a [R] {
+        let is_before = |row: &R| (self.digest(row.key()), row.key()) < (digest, key);
+        let bucket = &bucket[bucket.partition_point(is_before)..];
+        if bucket.first().is_some_and(|row| row.key() == key) { bucket } else { &[] }
     }
 
     /// Every row whose key has `digest`, by key and rank, and a few others.
@@ -154,8 +170,22 @@ impl<'a, R: Row> Sought<'a, R> {
     pub(super) fn is_long(&self) -> bool {
         self.bucket.len() > AT_ONCE
     }
+
+    /// The rows with the key that are not among the first of the bucket.
     pub(super) fn beyond(&self) -> impl Iterator<Item = &'a R> {
-        self.bucket.get(AT_ONCE..).unwrap_or_default().iter().filter(|row| row.key() == self.key)
+        self.rest().iter().take_while(|row| row.key() == self.key)
+    }
+
+    /// The bucket from the first row with the key on that is not among the first rows. Rows with one key lie together.
+    #[cold]
+    fn rest(&self) -> &'a [R] {
+        let Some((first, rest)) = self.bucket.split_at_checked(AT_ONCE) else { return &[] };
+        if first.iter().any(|row| row.key() == self.key) {
+            return rest;
+        }
+        // A bucket that is long to go through begins with the key, see `Table::seek`.
+        let start = rest.iter().position(|row| row.key() == self.key).unwrap_or(rest.len());
+        &rest[start..]
     }
 
     /// Every row with the key, by rank.
@@ -165,7 +195,7 @@ impl<'a, R: Row> Sought<'a, R> {
         for (number, row) in self.bucket.iter().take(AT_ONCE).enumerate() {
             hits |= u32::from(row.key() == self.key) << number;
         }
-        Hits { sought: self, hits }
+        Hits { sought: self, hits, beyond: None }
     }
 }
 
@@ -175,6 +205,8 @@ impl<'a, R: Row> Sought<'a, R> {
 pub(super) struct Hits<'a, R: Row> {
     sought: Sought<'a, R>,
     hits: u32,
+    /// What is left beyond the first rows; `None` until those are done.
+    beyond: Option<&'a [R]>,
 }
 
 impl<'a, R: Row> Iterator for Hits<'a, R> {
@@ -194,18 +226,19 @@ impl<'a, R: Row> Iterator for Hits<'a, R> {
 impl<'a, R: Row> Hits<'a, R> {
     #[cold]
     fn beyond(&mut self) -> Option<&'a R> {
-        let Sought { key, bucket } = self.sought;
-        let rest = &bucket[AT_ONCE..];
-        let hit = rest.iter().position(|row| row.key() == key);
-        let passed = hit.map_or(rest.len(), |hit| hit + 1);
-        // Of what was passed none is looked at again.
-        self.sought.bucket = &bucket[passed..];
-        hit.map(|hit| &rest[hit])
+        let (first, rest) = self.beyond.unwrap_or_else(|| self.sought.rest()).split_first()?;
+        let is_hit = first.key() == self.sought.key;
+        self.beyond = Some(if is_hit { rest } else { &[] });
+        is_hit.then_some(first)
     }
 }
 
 /// Rows of a bucket that are looked at together.
 const AT_ONCE: usize = 8;
+
+/// Rows of a bucket that are looked at one after the other. In a longer one the first that counts is found by halves: the
+/// past grants of one pair must cost neither that pair's decisions nor its neighbours'.
+const SCANNED_ROWS_MAX: usize = 32;
 
 /// The position of a digest in a table. Keeps the order of the digests.
 #[derive(Clone, Copy)]

@@ -69,7 +69,7 @@ fn revived(difference: &Difference, revocations: &Revocations) -> Option<Hold> {
     let grants = difference.grants.iter().filter_map(|row| {
         let after = row.after.filter(|after| !after.revoked)?;
         let was_revoked = row.before.is_some_and(|before| before.revoked);
-        (was_revoked || revocations.grant(after.id)).then_some(RowKey::Grant(after.id))
+        (was_revoked || revocations.grant(&after)).then_some(RowKey::Grant(after.id))
     });
     let revived: Vec<RowKey> = credentials.chain(grants).collect();
     if revived.is_empty() {

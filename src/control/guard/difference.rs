@@ -192,7 +192,7 @@ pub(in crate::control) fn is_live_credential(
 }
 
 pub(in crate::control) fn is_live_grant(row: &Grant, revocations: &Revocations, now: UnixMillis) -> bool {
-    let has_ended = row.revoked || revocations.grant(row.id) || revocations.principal(row.principal);
+    let has_ended = row.revoked || revocations.grant(row) || revocations.principal(row.principal);
     !has_ended && row.expires_at.is_none_or(|end| end > now)
 }
 

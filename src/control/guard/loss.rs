@@ -83,7 +83,7 @@ pub(in crate::control) fn revokes_everything(
         rows.grants.iter().map(|row| {
             let known = in_force.grant(row.id);
             let was_live = known.is_some_and(|known| is_live_grant(&known, revocations, now));
-            (row.revoked, was_live, revocations.grant(row.id))
+            (row.revoked, was_live, revocations.grant(row))
         }),
     );
     let (relation, tally) = [(Relation::Credentials, credentials), (Relation::Grants, grants)]
