@@ -13,6 +13,7 @@ mod guard;
 mod heartbeat;
 mod history;
 mod hold;
+mod hold_log;
 mod missing_rows;
 mod persist;
 mod presence_writer;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::api::{self, HoldStatus};
 use super::guard::Hold;
 use crate::authz::{Generation, Regression};
 use crate::store::Quarantined;
 use crate::telemetry::{
-    Alarm, AuditEvent, AuditSender, By, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen,
-    Rollback,
+    Alarm, AuditEvent, AuditSender, By, HeldGroup, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows,
+    RegressionSeen, Rollback,
 };
 
 /// See the module. Cheap to clone.
@@ -23,7 +24,7 @@ impl GuardReport {
 
     pub(super) fn hold_begins(&self, hold: &Hold, in_force: Option<Generation>) {
         tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
-        self.audit.emit(AuditEvent::HoldBegin(alarm(hold, in_force)));
+        self.audit.emit(AuditEvent::HoldBegin(whole(hold, in_force)));
     }
 
     /// Reports that `hold` replaces `before`, which lasted for `held`.
@@ -35,15 +36,47 @@ impl GuardReport {
         in_force: Option<Generation>,
     ) {
         tracing::warn!("the guard holds by {hold}; the last good snapshot stays in force");
-        let rule_before = before.rule.name();
-        let now = alarm(hold, in_force);
-        self.audit.emit(AuditEvent::HoldChange(HoldChange { now, rule_before, held_s: held.as_secs() }));
+        let (now, rows_before) = (whole(hold, in_force), before.extent);
+        self.audit.emit(AuditEvent::HoldChange(HoldChange { now, rows_before, held_s: held.as_secs() }));
     }
 
     pub(super) fn hold_ends(&self, hold: &Hold, held: Duration, by: By, in_force: Option<Generation>) {
         let (rule, held_s) = (hold.rule.name(), held.as_secs());
         tracing::info!("the guard holds no more; rule {rule} held for {held_s} s");
-        self.audit.emit(AuditEvent::HoldEnd(HoldEnd { rule, held_s, by, generation: in_force }));
+        let HeldGroup { held, rows, .. } = whole(hold, None);
+        self.audit.emit(AuditEvent::HoldEnd(HoldEnd { rule, held, rows, held_s, by, generation: in_force }));
+    }
+
+    pub(super) fn group_is_held(&self, hold: &HoldStatus, in_force: Option<Generation>) {
+        tracing::warn!("the guard holds {hold}; everything else takes effect");
+        self.audit.emit(AuditEvent::HoldBegin(held_group(hold, in_force)));
+    }
+
+    pub(super) fn group_has_changed(
+        &self,
+        hold: &HoldStatus,
+        rows_before: usize,
+        held: Duration,
+        in_force: Option<Generation>,
+    ) {
+        tracing::warn!("the guard holds {hold}; it was {rows_before} rows before");
+        let now = held_group(hold, in_force);
+        self.audit.emit(AuditEvent::HoldChange(HoldChange { now, rows_before, held_s: held.as_secs() }));
+    }
+
+    /// Reports the end of the hold of `subject`, which had `rows` rows last.
+    pub(super) fn group_is_free(
+        &self,
+        subject: &str,
+        rule: api::Rule,
+        rows: usize,
+        held: Duration,
+        by: By,
+        in_force: Option<Generation>,
+    ) {
+        let (rule, held_s, held) = (rule.name(), held.as_secs(), subject.to_owned());
+        tracing::info!("the guard holds {subject} by rule {rule} no more, after {held_s} s");
+        self.audit.emit(AuditEvent::HoldEnd(HoldEnd { rule, held, rows, held_s, by, generation: in_force }));
     }
 
     pub(super) fn rolls_back(&self, hold: &Hold, to: Generation) {
@@ -88,6 +121,23 @@ pub(super) struct Return {
     pub to: Generation,
     /// The number under which `to` is in force again.
     pub in_force: Option<Generation>,
+}
+
+fn held_group(hold: &HoldStatus, generation: Option<Generation>) -> HeldGroup {
+    let HoldStatus { rule, rows, figures, examples, .. } = hold.clone();
+    HeldGroup { rule: rule.name(), held: hold.subject(), rows, figures, examples, generation }
+}
+
+fn whole(hold: &Hold, generation: Option<Generation>) -> HeldGroup {
+    let Hold { rule, figures, examples, extent } = hold.clone();
+    HeldGroup {
+        rule: rule.name(),
+        held: "everything".to_owned(),
+        rows: extent,
+        figures,
+        examples,
+        generation,
+    }
 }
 
 fn alarm(hold: &Hold, generation: Option<Generation>) -> Alarm {

@@ -10,7 +10,7 @@ mod log_on_change;
 mod slowest;
 
 pub use audit::{
-    Alarm, AuditEvent, AuditSender, By, HoldChange, HoldEnd, MoreRefusals, OperatorCommand, Proof,
+    Alarm, AuditEvent, AuditSender, By, HeldGroup, HoldChange, HoldEnd, MoreRefusals, OperatorCommand, Proof,
     QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback, SessionEnd, SessionFacts, SessionRefusal,
 };
 pub use audit_log::{AuditError, AuditLog, AuditReopener, LostEvents};

@@ -19,19 +19,37 @@ pub struct Alarm {
     pub generation: Option<Generation>,
 }
 
-/// A hold goes on by another rule.
+/// A group of changes, a relation, or everything, that the guard holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeldGroup {
+    pub rule: &'static str,
+    /// Name of what is held, such as `grants.absent`.
+    pub held: String,
+    pub rows: usize,
+    /// The count, and its limit.
+    pub figures: String,
+    /// Names of some of the rows.
+    pub examples: Vec<String>,
+    /// Generation in force.
+    pub generation: Option<Generation>,
+}
+
+/// A hold has many more rows than before, or many fewer.
 #[derive(Clone, Debug, Serialize)]
 pub struct HoldChange {
     #[serde(flatten)]
-    pub now: Alarm,
-    pub rule_before: &'static str,
+    pub now: HeldGroup,
+    pub rows_before: usize,
     pub held_s: u64,
 }
 
-/// The end of a hold: the store's answer is in force again.
+/// The end of a hold: the rows are in force, or what the store says has changed.
 #[derive(Clone, Debug, Serialize)]
 pub struct HoldEnd {
     pub rule: &'static str,
+    pub held: String,
+    /// Rows that were held last.
+    pub rows: usize,
     pub held_s: u64,
     pub by: By,
     /// Generation in force now.
@@ -83,16 +101,22 @@ pub struct QuarantinedRows {
     pub rows: usize,
 }
 
+impl fmt::Display for HeldGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guard holds {} by rule {}: {}", self.held, self.rule, self.figures)
+    }
+}
+
 impl fmt::Display for HoldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Alarm { rule, figures, .. } = &self.now;
-        write!(f, "the guard holds by {rule} now, no longer by {}: {figures}", self.rule_before)
+        write!(f, "{} (it was {} rows before)", self.now, self.rows_before)
     }
 }
 
 impl fmt::Display for HoldEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the guard holds no more; rule {} held for {} s", self.rule, self.held_s)
+        let Self { rule, held, held_s, .. } = self;
+        write!(f, "the guard holds {held} by rule {rule} no more, after {held_s} s")
     }
 }
 

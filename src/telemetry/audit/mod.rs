@@ -14,7 +14,9 @@ use serde::Serialize;
 
 use super::LostEvents;
 
-pub use guard::{Alarm, By, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback};
+pub use guard::{
+    Alarm, By, HeldGroup, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback,
+};
 pub use session::{MoreRefusals, SessionEnd, SessionFacts, SessionRefusal};
 
 #[derive(Clone, Debug, Serialize)]
@@ -24,7 +26,7 @@ pub enum AuditEvent {
     Refusal(SessionRefusal),
     MoreRefusals(MoreRefusals),
     OperatorCommand(OperatorCommand),
-    HoldBegin(Alarm),
+    HoldBegin(HeldGroup),
     HoldChange(HoldChange),
     HoldEnd(HoldEnd),
     Rollback(Rollback),
@@ -75,6 +77,13 @@ impl AuditSender {
         Self { queue: None, lost: LostEvents::default() }
     }
 
+    /// A sender whose events a test reads.
+    #[cfg(test)]
+    pub(crate) fn to_channel(events_max: usize) -> (Self, crossbeam::channel::Receiver<AuditEvent>) {
+        let (queue, events) = crossbeam::channel::bounded(events_max);
+        (Self::into_queue(queue, LostEvents::default()), events)
+    }
+
     pub(super) fn into_queue(queue: Sender<AuditEvent>, lost: LostEvents) -> Self {
         Self { queue: Some(queue), lost }
     }
@@ -110,7 +119,7 @@ impl fmt::Display for AuditEvent {
             Self::OperatorCommand(OperatorCommand { command, outcome, detail, .. }) => {
                 write!(f, "operator's command {command} {outcome}: {detail}")
             }
-            Self::HoldBegin(Alarm { rule, figures, .. }) => write!(f, "the guard holds by {rule}: {figures}"),
+            Self::HoldBegin(held) => held.fmt(f),
             Self::HoldChange(change) => change.fmt(f),
             Self::HoldEnd(end) => end.fmt(f),
             Self::Rollback(rollback) => rollback.fmt(f),

@@ -155,7 +155,7 @@ const FIELDS_BYTES_USUAL: usize = 768;
 mod tests {
     use super::super::tests::refusal;
     use super::*;
-    use crate::telemetry::{Alarm, AuditEvent};
+    use crate::telemetry::{AuditEvent, HeldGroup};
 
     fn listening(folder: &tempfile::TempDir) -> (UnixDatagram, PathBuf) {
         let path = folder.path().join("socket");
@@ -220,8 +220,10 @@ mod tests {
         let figures = "1 row\nPRIORITY=0".to_owned();
         let examples = vec!["grants 1".to_owned()];
         journal.append(
-            &AuditEvent::HoldBegin(Alarm {
-                rule: "loss",
+            &AuditEvent::HoldBegin(HeldGroup {
+                rule: "budget",
+                held: "grants.absent".to_owned(),
+                rows: 1,
                 figures: figures.clone(),
                 examples,
                 generation: None,
