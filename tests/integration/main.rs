@@ -69,6 +69,7 @@ mod secrets;
 mod session_tokens;
 mod sessions;
 mod sqlite_files;
+mod sqlite_reader;
 mod store;
 mod store_parity;
 mod systemd;

@@ -32,6 +32,13 @@ pub(super) struct OpenConnection {
     pub(super) opening: u64,
 }
 
+/// A connection, and the commits that it has seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileMoment {
+    opening: u64,
+    data_version: i64,
+}
+
 /// What the connections of this process to one store share.
 struct OpenStore {
     paths: FilePaths,
@@ -59,8 +66,8 @@ impl SharedConnection {
         Self { path, open, store: None, slot: Arc::default(), openings: 0 }
     }
 
-    /// Runs `work` on a connection to the files that are at the path now. Fails if they were replaced meanwhile, what-
-    /// ever `work` returned. After an error other than a lock, the connection is closed.
+    /// Runs `work` on a connection to the files that are at the path now. Fails if they were replaced meanwhile,
+    /// whatever `work` returned. After an error other than a lock, the connection is closed.
     pub(super) fn with<T>(
         &mut self,
         work: impl FnOnce(&mut OpenConnection) -> Result<T, StoreError>,
@@ -168,6 +175,15 @@ impl SharedConnection {
             Ok(connection)
         };
         open().map_err(|error| self.path.error(error))
+    }
+}
+
+impl OpenConnection {
+    /// Says whether anybody else has committed, by comparison with another moment.
+    pub(super) fn moment(&self, path: &SqlitePath) -> Result<FileMoment, StoreError> {
+        let version = self.connection.pragma_query_value(None, "data_version", |row| row.get(0));
+        let data_version = version.map_err(|error| path.error(error))?;
+        Ok(FileMoment { opening: self.opening, data_version })
     }
 }
 

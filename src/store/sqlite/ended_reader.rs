@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::SqlitePath;
-use super::connection::OpenConnection;
+use super::connection::{FileMoment, OpenConnection};
 use super::relations::read_ended;
 use super::time_limit::TimeLimit;
 use super::words::ReadWords;
@@ -29,13 +29,6 @@ struct LastRead {
     took: Duration,
 }
 
-/// A connection, and the commits that it has seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileMoment {
-    pub(super) opening: u64,
-    pub(super) data_version: i64,
-}
-
 impl EndedReader {
     pub(super) fn new(sql: String, reread_every: Duration) -> Self {
         Self { sql, log: EndedLog::new(), reread_every, read: None, error: None }
@@ -49,17 +42,18 @@ impl EndedReader {
         self.log.newest()
     }
 
-    /// Takes an error out of which nothing was made yet.
-    pub(super) const fn take_error(&mut self) -> Option<StoreError> {
+    /// The error of the last read, once.
+    pub(super) const fn pop_error(&mut self) -> Option<StoreError> {
         self.error.take()
     }
 
-    /// True if something was committed since the last read, or its time is over; but not so soon that the query would
-    /// take more than a tenth of the time.
+    /// True if something was committed since the last read, or `reread_every` has passed. The query rests after each
+    /// read, so that it takes no more than a tenth of the time, or half of it where it is slower than `reread_every`.
     pub(super) fn is_due(&self, file: FileMoment) -> bool {
         self.read.as_ref().is_none_or(|read| {
+            let rest = (read.took * REST_PER_READ).min(self.reread_every.max(read.took));
             let since = read.at.elapsed();
-            (read.file != file && since >= read.took * REST_PER_READ) || since >= self.reread_every
+            since >= rest && (read.file != file || since >= self.reread_every)
         })
     }
 

@@ -6,6 +6,7 @@ mod connection;
 mod ended_reader;
 mod files;
 mod outbox;
+mod outbox_follower;
 mod position;
 mod reader;
 mod relations;

@@ -6,18 +6,44 @@
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::SqlitePath;
-use crate::store::{Position, Standing, StoreId};
+use crate::store::{Position, Standing, StoreError, StoreId};
+
+/// Where an answer stands.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) position: Position,
+    pub(super) standing: Standing,
+    /// True for a store of ours, which has an outbox.
+    pub(super) is_ours: bool,
+}
 
 /// A row of the outbox by its number, and the fingerprint that it is recognised by.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub(super) struct OutboxMark {
     /// 0 before the first row.
     pub(super) number: i64,
     /// 0 where the row is not there any more.
     pub(super) mark: u64,
+}
+
+impl Place {
+    /// The place of a read on `connection`, in its transaction.
+    pub(super) fn of(
+        connection: &Connection,
+        path: &SqlitePath,
+        known: Option<Position>,
+        is_ours: bool,
+    ) -> Result<Self, StoreError> {
+        let place = || {
+            let position = if is_ours { of_our_store(connection)? } else { of_foreign_file(path) };
+            Ok(Self { position, standing: standing(connection, position, known)?, is_ours })
+        };
+        place().map_err(|error| path.error(error))
+    }
 }
 
 impl OutboxMark {
@@ -50,7 +76,7 @@ impl OutboxMark {
 }
 
 /// Position in a store of ours.
-pub(super) fn of_our_store(connection: &Connection) -> rusqlite::Result<Position> {
+fn of_our_store(connection: &Connection) -> rusqlite::Result<Position> {
     let sql = "SELECT id FROM store_identity";
     let id: Vec<u8> = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let newest = OutboxMark::newest(connection)?;
@@ -61,7 +87,7 @@ pub(super) fn of_our_store(connection: &Connection) -> rusqlite::Result<Position
 }
 
 /// Position in a file of another program: the same at all times, for whatever file the path leads to.
-pub(super) fn of_foreign_file(path: &SqlitePath) -> Position {
+fn of_foreign_file(path: &SqlitePath) -> Position {
     let digest = Sha256::digest(path.path.as_os_str().as_encoded_bytes());
     let mut store = [0; 16];
     store.copy_from_slice(&digest[..16]);
@@ -69,7 +95,7 @@ pub(super) fn of_foreign_file(path: &SqlitePath) -> Position {
 }
 
 /// Relation of a read at `position` to the newest one that was believed.
-pub(super) fn standing(
+fn standing(
     connection: &Connection,
     position: Position,
     known: Option<Position>,

@@ -7,24 +7,24 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction};
+use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
-use super::connection::{OpenConnection, SharedConnection};
-use super::ended_reader::{EndedReader, FileMoment};
-use super::files::DatabaseStamp;
-use super::position::{self, OutboxMark};
+use super::connection::{FileMoment, SharedConnection};
+use super::ended_reader::EndedReader;
+use super::outbox_follower::{OutboxBookmark, OutboxFollower, OutboxPoll};
+use super::position::Place;
 use super::relations::SqliteRelations;
 use super::time_limit::TimeLimit;
-use super::words::{self, ReadWords};
+use super::words::ReadWords;
 use super::{SqlitePath, schema};
 use crate::authz::UnixMillis;
 use crate::config::{Authz, Queries, RelationQuery, Store};
 use crate::store::polling::AnswerFingerprints;
 use crate::store::relations::DecodedRelation;
 use crate::store::{
-    Bookmark, Comparison, KnownPosition, Position, Relation, RelationAnswer, Standing, StoreError, StoreId,
-    StoreReader, Words, WordsAnswer,
+    Bookmark, Comparison, KnownPosition, Relation, RelationAnswer, StoreError, StoreReader, Words,
+    WordsAnswer,
 };
 
 /// A reader on an SQLite file.
@@ -35,12 +35,17 @@ pub struct SqliteReader {
     connection: SharedConnection,
     known: KnownPosition,
     answers: AnswerFingerprints,
-    bookmark: Option<ReaderBookmark>,
-    /// The last answer of the outbox, for as long as nothing is committed.
-    quiet: Option<QuietPoll>,
+    outbox: OutboxFollower,
     /// `None` without a query for relation `ended`.
     ended: Option<EndedReader>,
     limits: Limits,
+}
+
+/// What [`Bookmark`] holds, in postcard.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct ReaderBookmark {
+    outbox: OutboxBookmark,
+    ended_until: Option<UnixMillis>,
 }
 
 /// Times that reads may take.
@@ -49,32 +54,6 @@ struct Limits {
     relation: Duration,
     words: Duration,
     reread: Duration,
-}
-
-/// What [`Bookmark`] holds, in postcard.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct ReaderBookmark {
-    store: StoreId,
-    number: i64,
-    mark: u64,
-    ended_until: Option<i64>,
-}
-
-/// A poll after which nothing was committed.
-struct QuietPoll {
-    file: FileMoment,
-    stamp: DatabaseStamp,
-    known: Option<Position>,
-    place: Place,
-}
-
-/// Where an answer stands.
-#[derive(Clone, Copy)]
-struct Place {
-    position: Position,
-    standing: Standing,
-    /// True for a store of ours, which has an outbox.
-    is_ours: bool,
 }
 
 impl SqliteReader {
@@ -90,70 +69,9 @@ impl SqliteReader {
             queries: authz.queries.clone(),
             known,
             answers: AnswerFingerprints::new(),
-            bookmark: None,
-            quiet: None,
+            outbox: OutboxFollower::default(),
             limits,
         }
-    }
-
-    /// The answer of the last poll, if nothing was committed since. A checkpoint changes the database without a commit;
-    /// so does a copy over the file, and then the pages that SQLite keeps are out of date.
-    fn quiet_place(&mut self, known: Option<Position>) -> Result<Option<(Place, FileMoment)>, StoreError> {
-        let Some(quiet) = &self.quiet else {
-            return Ok(None);
-        };
-        let stamp = DatabaseStamp::at(&self.path)?;
-        let path = &self.path;
-        let file = self.connection.with(|open| moment(open, path))?;
-        if quiet.file == file && quiet.stamp == stamp && quiet.known == known {
-            return Ok(Some((quiet.place, file)));
-        }
-        if quiet.file == file && quiet.stamp != stamp {
-            self.connection.close();
-        }
-        Ok(None)
-    }
-
-    /// Reads the outbox from the bookmark on.
-    fn read_outbox(
-        &mut self,
-        known: Option<Position>,
-    ) -> Result<(Place, FileMoment, Option<ReadWords>), StoreError> {
-        let (path, queries, bookmark) = (&self.path, &self.queries, self.bookmark);
-        let stamp = DatabaseStamp::at(path)?;
-        let limit = TimeLimit { relation: "changes", limit: self.limits.words };
-        let (file, place, newest, read) = self.connection.with(|open| {
-            // Before the transaction, so that a commit in between is read twice rather than missed.
-            let file = moment(open, path)?;
-            limit.run(&mut open.connection, path, |connection| {
-                let error = |error| path.error(error);
-                let transaction = connection.transaction().map_err(error)?;
-                if !queries.are_replaced() {
-                    schema::check(&transaction, path)?;
-                }
-                let place = place(&transaction, path, known, schema::is_ours(&transaction, path)?)?;
-                if !place.is_ours {
-                    return Ok((file, place, OutboxMark::default(), Some(ReadWords::default())));
-                }
-                let newest = OutboxMark::newest(&transaction).map_err(error)?;
-                let read = match bookmark.filter(|bookmark| bookmark.store == place.position.store) {
-                    None => None,
-                    Some(bookmark) => {
-                        let bookmark = OutboxMark { number: bookmark.number, mark: bookmark.mark };
-                        let now = UnixMillis::now();
-                        words::since(&transaction, bookmark, newest, queries, now).map_err(error)?
-                    }
-                };
-                Ok((file, place, newest, read))
-            })
-        })?;
-        // A file without an outbox has missed nothing, but its first answer begins at the present all the same.
-        let read = read.filter(|_| bookmark.is_some_and(|bookmark| bookmark.store == place.position.store));
-        let OutboxMark { number, mark } = newest;
-        let ended_until = self.ended_until();
-        self.bookmark = Some(ReaderBookmark { store: place.position.store, number, mark, ended_until });
-        self.quiet = Some(QuietPoll { file, stamp, known, place });
-        Ok((place, file, read))
     }
 
     /// Reads relation `ended` if it is due, and adds its new ends to `read`.
@@ -168,15 +86,7 @@ impl SqliteReader {
             ended.read(open, file, limit, path, read);
             Ok(())
         })?;
-        let ended_until = self.ended_until();
-        if let Some(bookmark) = &mut self.bookmark {
-            bookmark.ended_until = ended_until;
-        }
         Ok(())
-    }
-
-    fn ended_until(&self) -> Option<i64> {
-        self.ended.as_ref().and_then(EndedReader::newest).map(|time| time.0)
     }
 }
 
@@ -195,7 +105,7 @@ impl StoreReader for SqliteReader {
                 } else {
                     schema::check(&transaction, path).map(|()| true)?
                 };
-                let place = place(&transaction, path, known, is_ours)?;
+                let place = Place::of(&transaction, path, known, is_ours)?;
                 Ok((relations.read_one(relation, &transaction, path)?, place))
             })
         })?;
@@ -207,17 +117,16 @@ impl StoreReader for SqliteReader {
 
     fn read_words(&mut self) -> Result<WordsAnswer, StoreError> {
         let known = self.known.get();
-        let (place, file, read) = match self.quiet_place(known)? {
-            Some((place, file)) => (place, file, Some(ReadWords::default())),
-            None => self.read_outbox(known)?,
-        };
+        let limit = TimeLimit { relation: "changes", limit: self.limits.words };
+        let poll = self.outbox.poll(&mut self.connection, &self.path, &self.queries, known, limit)?;
+        let OutboxPoll { place, file, read } = poll;
         let words = match read {
             None => Words::Behind,
             Some(mut read) => {
                 self.read_ended(place, file, &mut read)?;
                 let ReadWords { words, quarantined } = read;
                 if words.is_empty() && quarantined.is_empty() {
-                    if let Some(error) = self.ended.as_mut().and_then(EndedReader::take_error) {
+                    if let Some(error) = self.ended.as_mut().and_then(EndedReader::pop_error) {
                         return Err(error);
                     }
                     Words::Nothing
@@ -231,17 +140,17 @@ impl StoreReader for SqliteReader {
     }
 
     fn bookmark(&self) -> Option<Bookmark> {
-        let bookmark = self.bookmark.as_ref()?;
-        postcard::to_allocvec(bookmark).ok().map(Bookmark)
+        let outbox = self.outbox.bookmark()?;
+        let ended_until = self.ended.as_ref().and_then(EndedReader::newest);
+        postcard::to_allocvec(&ReaderBookmark { outbox, ended_until }).ok().map(Bookmark)
     }
 
     /// A bookmark that this program cannot read counts as none: the next words are [`Words::Behind`].
     fn resume(&mut self, bookmark: Bookmark) {
-        self.bookmark = postcard::from_bytes(&bookmark.0).ok();
-        self.quiet = None;
-        let ended_until = self.bookmark.and_then(|bookmark| bookmark.ended_until).map(UnixMillis);
+        let bookmark: Option<ReaderBookmark> = postcard::from_bytes(&bookmark.0).ok();
+        self.outbox = OutboxFollower::at(bookmark.map(|bookmark| bookmark.outbox));
         if let Some(ended) = &mut self.ended {
-            ended.resume(ended_until);
+            ended.resume(bookmark.and_then(|bookmark| bookmark.ended_until));
         }
     }
 
@@ -264,7 +173,7 @@ impl StoreReader for SqliteReader {
         }
         self.queries = queries;
         self.answers.clear();
-        self.quiet = None;
+        self.outbox.reread();
     }
 
     fn follows_outbox(&self) -> bool {
@@ -274,27 +183,6 @@ impl StoreReader for SqliteReader {
     fn describe(&self) -> String {
         self.path.describe()
     }
-}
-
-/// Where a read in `transaction` stands.
-fn place(
-    transaction: &Transaction<'_>,
-    path: &SqlitePath,
-    known: Option<Position>,
-    is_ours: bool,
-) -> Result<Place, StoreError> {
-    let place = || {
-        let position =
-            if is_ours { position::of_our_store(transaction)? } else { position::of_foreign_file(path) };
-        Ok(Place { position, standing: position::standing(transaction, position, known)?, is_ours })
-    };
-    place().map_err(|error| path.error(error))
-}
-
-fn moment(open: &OpenConnection, path: &SqlitePath) -> Result<FileMoment, StoreError> {
-    let version = open.connection.pragma_query_value(None, "data_version", |row| row.get(0));
-    let data_version = version.map_err(|error| path.error(error))?;
-    Ok(FileMoment { opening: open.opening, data_version })
 }
 
 const fn is_replaced(relation: Relation, queries: &Queries) -> bool {
@@ -328,3 +216,77 @@ const ENDED_BESIDE_OUTBOX_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Time that a read waits for a lock, which no ordinary writer holds in WAL mode.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::sqlite;
+
+    const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+        SELECT i AS grant_id, 1 AS principal, 'any' AS scope, NULL AS target, 1 AS port_min, 2 AS port_max,
+        NULL AS expires_at, 0 AS revoked FROM n WHERE i < 0";
+
+    struct Lab(tempfile::TempDir);
+
+    impl Lab {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            sqlite::init(&folder.path().join("store.db")).unwrap();
+            Self(folder)
+        }
+
+        fn reader(&self, grants: Option<&str>) -> SqliteReader {
+            let query = |sql: &str| RelationQuery { file: "grants.sql".into(), sql: sql.to_owned() };
+            let queries = Queries { grants: grants.map(query), ..Queries::default() };
+            let authz = Authz { queries, ..Authz::default() };
+            SqliteReader::new(
+                &self.0.path().join("store.db"),
+                &Store::default(),
+                &authz,
+                KnownPosition::default(),
+            )
+        }
+    }
+
+    #[test]
+    fn the_relays_connection_cannot_write() {
+        let lab = Lab::new();
+        let mut reader = lab.reader(None);
+        reader.read_words().unwrap();
+        let written = reader.connection.with(|open| {
+            open.connection.execute("DELETE FROM changes", []).map_err(|error| reader.path.error(error))
+        });
+        assert!(matches!(written, Err(StoreError::Unreadable { .. })), "{written:?}");
+    }
+
+    #[test]
+    fn a_runaway_query_for_one_relation_ends_at_its_time_limit_and_stops_no_other() {
+        let lab = Lab::new();
+        let mut reader = lab.reader(Some(ENDLESS));
+        reader.limits.relation = Duration::from_millis(50);
+        let error = reader.read_relation(Relation::Grants).unwrap_err();
+        assert!(matches!(error, StoreError::SlowQuery { relation: "grants", .. }), "{error}");
+        reader.read_relation(Relation::Devices).unwrap();
+    }
+
+    #[test]
+    fn a_runaway_query_on_replaced_files_ends_when_another_reader_notices() {
+        let lab = Lab::new();
+        let mut slow = lab.reader(Some(ENDLESS));
+        let mut other = lab.reader(None);
+        other.read_words().unwrap();
+        let began = Instant::now();
+        let slow = thread::spawn(move || slow.read_relation(Relation::Grants));
+        thread::sleep(Duration::from_millis(50));
+        for suffix in ["-wal", "-shm"] {
+            std::fs::remove_file(lab.0.path().join(format!("store.db{suffix}"))).unwrap();
+        }
+        other.read_words().unwrap();
+        let error = slow.join().unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Replaced { .. }), "{error}");
+        assert!(began.elapsed() < FULL_READ_TIMEOUT / 10);
+    }
+}

@@ -125,3 +125,26 @@ impl StoreRow for Row<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_relation_ended_has_a_bound() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let path = SqlitePath::new(Path::new("store.db"));
+        let mut read = |rows: usize| {
+            let sql = format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+                SELECT 'grants' AS relation, i AS id, 1 AS ended_at FROM n"
+            );
+            read_ended(&sql, &connection.transaction().unwrap(), &path).map(|rows| rows.len())
+        };
+        assert_eq!(read(ENDED_ROWS_MAX).unwrap(), ENDED_ROWS_MAX);
+        let error = read(ENDED_ROWS_MAX + 1).unwrap_err();
+        assert!(error.to_string().contains("more than 1000000 rows; leave old ends out"), "{error}");
+    }
+}
