@@ -65,9 +65,10 @@ fn check_server(session: &PostgresSession, name: &PostgresName) -> Result<(), St
 }
 
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../schema/postgres/0001_reference.sql"),
     include_str!("../schema/postgres/0002_what_nodes_hold.sql"),
+    include_str!("../schema/postgres/0003_every_write_is_told.sql"),
 ];
 
 /// Version of this program's schema.
