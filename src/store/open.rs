@@ -33,7 +33,7 @@ pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
 pub fn reader(store: &config::Store, authz: &Authz, known: KnownPosition) -> Box<dyn StoreReader> {
     match &store.url {
         StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteReader::new(path, store, authz, known)),
-        StoreUrl::Postgres(_) => unimplemented!("PostgresReader::new(url, store, authz, known)"),
+        StoreUrl::Postgres(url) => Box::new(postgres::PostgresReader::new(url, store, authz, known)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::{Row, Statement};
 
 use super::session::{PostgresSession, SessionError};
-use crate::authz::Change;
+use crate::authz::{Change, PrincipalId};
 use crate::store::RowKey;
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::POSTGRES;
@@ -19,6 +19,14 @@ pub(super) struct QueriesByKey {
 }
 
 type FoundRows = HashMap<ChangedKey, Vec<Result<Change, BadRow>>>;
+
+/// The rows that were found by their keys.
+pub(super) struct RowsByKey {
+    /// Rows of relations; a key without an entry has no row.
+    pub(super) rows: FoundRows,
+    /// Principals that were not removed.
+    pub(super) live: HashSet<PrincipalId>,
+}
 
 impl QueriesByKey {
     pub(super) fn prepare(session: &PostgresSession) -> Result<Self, SessionError> {
@@ -36,19 +44,36 @@ impl QueriesByKey {
         })
     }
 
-    /// Reads each row of `changed`, or its absence, in their order. Runs one query for each relation, for any number
-    /// of rows.
+    /// Reads each row of `changed`, or its absence, in their order.
     pub(super) fn read(
         &self,
         session: &PostgresSession,
         changed: &[ChangedKey],
     ) -> Result<ReadChanges, SessionError> {
+        let RowsByKey { mut rows, live } = self.find(session, changed)?;
+        let mut changes = ReadChanges::default();
+        for key in changed {
+            match (rows.remove(key), key) {
+                (Some(found), _) => found.into_iter().for_each(|row| changes.add(row)),
+                (None, ChangedKey::Principal(id)) if live.contains(id) => {}
+                (None, key) => changes.add(Ok(key.gone())),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Finds the rows of `changed`. Runs one query for each relation, for any number of rows.
+    pub(super) fn find(
+        &self,
+        session: &PostgresSession,
+        changed: &[ChangedKey],
+    ) -> Result<RowsByKey, SessionError> {
         let Self { principals, relations: PerRelation { credentials, grants, devices } } = self;
         let (mut found, mut live) = (FoundRows::new(), HashSet::new());
         let ids = |id: fn(&ChangedKey) -> Option<i64>| changed.iter().filter_map(id).collect::<Vec<_>>();
 
         let keys = ids(|key| if let ChangedKey::Principal(id) = key { Some(id.0) } else { None });
-        read(session, principals, &keys, |row| live.extend(row.try_get::<_, i64>(0)))?;
+        read(session, principals, &keys, |row| live.extend(row.try_get(0).map(PrincipalId)))?;
 
         let keys: Vec<&[u8]> = changed
             .iter()
@@ -69,15 +94,7 @@ impl QueriesByKey {
         let keys = ids(|key| if let ChangedKey::Device(id) = key { Some(id.0) } else { None });
         read(session, devices, &keys, |row| file(&mut found, decode::device(row).map(Change::Device)))?;
 
-        let mut changes = ReadChanges::default();
-        for key in changed {
-            match (found.remove(key), key) {
-                (Some(found), _) => found.into_iter().for_each(|row| changes.add(row)),
-                (None, ChangedKey::Principal(id)) if live.contains(&id.0) => {}
-                (None, key) => changes.add(Ok(key.gone())),
-            }
-        }
-        Ok(changes)
+        Ok(RowsByKey { rows: found, live })
     }
 }
 

@@ -125,6 +125,7 @@ impl Connector {
                 IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
             ))
             .map_err(error)?;
+        fix_search_path(&session).map_err(error)?;
         Ok(Connected { session, host, state })
     }
 
@@ -204,6 +205,25 @@ impl Connector {
     }
 }
 
+/// Takes `"$user"` out of the session's search path, and puts temporary tables behind all others. A schema that is named
+/// like the role would otherwise come first, and its tables would stand for those that the queries mean.
+fn fix_search_path(session: &PostgresSession) -> Result<(), SessionError> {
+    let path: String = session.query_one("SELECT current_setting('search_path')", &[])?.try_get(0)?;
+    session.query("SELECT set_config('search_path', $1, false)", &[&without_user(&path)]).map(drop)
+}
+
+/// `path` without `"$user"`, and with `pg_temp` at its end.
+fn without_user(path: &str) -> String {
+    let mut is_quoted = false;
+    let schemas = path.split(|letter| {
+        is_quoted ^= letter == '"';
+        letter == ',' && !is_quoted
+    });
+    let kept =
+        schemas.map(str::trim).filter(|schema| !["", "$user", "\"$user\"", "pg_temp"].contains(schema));
+    kept.chain(["pg_temp"]).collect::<Vec<_>>().join(", ")
+}
+
 /// Name of this node in the server's own lists, unless the URL has another.
 const APPLICATION_NAME: &str = "sluicegate";
 
@@ -219,3 +239,21 @@ const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::without_user;
+
+    #[test]
+    fn a_schema_named_like_the_role_leaves_the_search_path() {
+        for (path, expected) in [
+            ("\"$user\", public", "public, pg_temp"),
+            ("\"$user\"", "pg_temp"),
+            ("", "pg_temp"),
+            ("rights,$user", "rights, pg_temp"),
+            ("pg_temp, \"a,b\", \"c\"\"$user\"", "\"a,b\", \"c\"\"$user\", pg_temp"),
+        ] {
+            assert_eq!(without_user(path), expected, "{path}");
+        }
+    }
+}

@@ -4,11 +4,16 @@
 mod admin;
 mod changes;
 mod connect;
+mod ended_query;
+mod horizon;
 mod listen;
 mod open_session;
 mod openbalena;
 mod outbox;
 mod outbox_reader;
+mod place;
+mod reader;
+mod reader_session;
 mod relations;
 mod schema;
 mod session;
@@ -17,11 +22,14 @@ mod state;
 mod tls;
 mod transaction;
 mod value;
+mod word_outbox;
+mod words;
 mod writer;
 
 use tokio_postgres::error::SqlState;
 
 pub(super) use admin::{init, open};
+pub use reader::PostgresReader;
 pub(super) use relations::SourceSchema;
 pub use source::PostgresSource;
 pub(super) use writer::PostgresWriter;

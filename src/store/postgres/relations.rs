@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{Row, Statement};
 
 use super::session::{PostgresSession, SessionError};
+use super::transaction::BEGIN_READ;
 use super::{PostgresName, openbalena};
 use crate::config::{Authz, Profile, Queries};
 use crate::store::contract::{self, GivenColumn};
@@ -50,6 +51,62 @@ impl SourceSchema {
     }
 }
 
+/// The query of one relation, prepared on a session.
+pub(super) struct PostgresRelation {
+    relation: Relation,
+    query: Statement,
+    /// Gives rights that the profile does not understand. `None` for other relations, and where the grants come from
+    /// another query.
+    not_understood: Option<Statement>,
+}
+
+/// Rows of one relation, and the rights among them that are not understood.
+pub(super) struct ReadRelation {
+    /// Has rows of that relation alone.
+    pub(super) rows: Rows,
+    pub(super) not_understood: Option<Examples>,
+}
+
+impl PostgresRelation {
+    /// Prepares the query for `relation`, which `queries` may replace, and checks its columns against the contract.
+    pub(super) fn prepare(
+        session: &PostgresSession,
+        schema: SourceSchema,
+        queries: &Queries,
+        relation: Relation,
+        name: &PostgresName,
+    ) -> Result<Self, StoreError> {
+        let sqls = schema.queries().replaced_by(queries);
+        let query = prepare(session, relation, sqls.get(relation), name)?;
+        let is_read_by_us = matches!(schema, SourceSchema::OpenBalena(_)) && queries.grants.is_none();
+        let not_understood = (is_read_by_us && relation == Relation::Grants)
+            .then(|| session.prepare(openbalena::NOT_UNDERSTOOD))
+            .transpose()
+            .map_err(|error| name.relation_error(relation, error))?;
+        Ok(Self { relation, query, not_understood })
+    }
+
+    /// Reads all rows as of one moment, in a transaction of its own. After an error the transaction may still be open.
+    pub(super) fn read(
+        &self,
+        session: &PostgresSession,
+        name: &PostgresName,
+    ) -> Result<ReadRelation, StoreError> {
+        session.batch(BEGIN_READ).map_err(|error| name.error(error))?;
+        allow_full_read(session, name)?;
+        let mut rows = Rows::default();
+        read(session, name, self.relation, &self.query, |row| rows.add(self.relation, row))?;
+        let mut examples = Examples::default();
+        if let Some(statement) = &self.not_understood {
+            read(session, name, self.relation, statement, |row| {
+                examples.add(|| openbalena::describe(row));
+            })?;
+        }
+        session.batch("COMMIT").map_err(|error| name.error(error))?;
+        Ok(ReadRelation { rows, not_understood: self.not_understood.is_some().then_some(examples) })
+    }
+}
+
 /// The relations' queries, prepared on a session.
 pub(super) struct PostgresRelations {
     queries: PerRelation<Statement>,
@@ -69,20 +126,17 @@ impl PostgresRelations {
         // An operator who replaces the query for grants decides what they mean.
         let is_read_by_us = matches!(schema, SourceSchema::OpenBalena(_)) && queries.grants.is_none();
         let not_understood = is_read_by_us.then(|| session.prepare(openbalena::NOT_UNDERSTOOD)).transpose();
-        let queries = schema.queries().replaced_by(queries).try_map(|relation, sql| {
-            let statement = session.prepare(sql).map_err(|error| name.relation_error(relation, error))?;
-            check(relation, &statement, name)?;
-            log_nullable(session, relation, &statement).map_err(|error| name.error(error))?;
-            Ok(statement)
-        })?;
+        let queries = schema
+            .queries()
+            .replaced_by(queries)
+            .try_map(|relation, sql| prepare(session, relation, sql, name))?;
         let not_understood = not_understood.map_err(|error| name.relation_error(Relation::Grants, error))?;
         Ok(Self { queries, not_understood })
     }
 
     /// Reads all rows in the open transaction, and decodes them as they come.
     pub(super) fn read(&self, session: &PostgresSession, name: &PostgresName) -> Result<Rows, StoreError> {
-        let timeout = format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis());
-        session.batch(&timeout).map_err(|error| name.error(error))?;
+        allow_full_read(session, name)?;
         let mut rows = Rows::default();
         for (relation, statement) in self.queries.iter() {
             read(session, name, relation, statement, |row| rows.add(relation, row))?;
@@ -104,6 +158,24 @@ impl PostgresRelations {
         }
         Ok(examples)
     }
+}
+
+fn prepare(
+    session: &PostgresSession,
+    relation: Relation,
+    sql: &str,
+    name: &PostgresName,
+) -> Result<Statement, StoreError> {
+    let statement = session.prepare(sql).map_err(|error| name.relation_error(relation, error))?;
+    check(relation, &statement, name)?;
+    log_nullable(session, relation, &statement).map_err(|error| name.error(error))?;
+    Ok(statement)
+}
+
+/// Gives the open transaction the time for a whole relation.
+pub(super) fn allow_full_read(session: &PostgresSession, name: &PostgresName) -> Result<(), StoreError> {
+    let timeout = format!("SET LOCAL statement_timeout = {}", FULL_READ_TIMEOUT.as_millis());
+    session.batch(&timeout).map_err(|error| name.error(error))
 }
 
 fn check(relation: Relation, statement: &Statement, name: &PostgresName) -> Result<(), StoreError> {

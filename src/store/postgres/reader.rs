@@ -1,0 +1,368 @@
+//! The relay's side of a store on PostgreSQL: one relation at a time, and the words of the outbox. It never writes.
+//!
+//! Each relation is read in a short transaction of its own, and a query that breaks the contract fails alone. After an
+//! error of the server or the network the session is dropped, and the next read connects anew; how far the outbox was
+//! followed outlives sessions.
+
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver};
+use serde::{Deserialize, Serialize};
+
+use super::PostgresName;
+use super::connect::{Access, Connector};
+use super::ended_query::EndedQuery;
+use super::listen::WakeUps;
+use super::place::{ServerPlace, standing};
+use super::reader_session::{OutboxUse, ReaderSession};
+use super::relations::SourceSchema;
+use super::state::ServerState;
+use super::words::{FollowedPlace, Following, ReadWords};
+use crate::authz::{Change, UnixMillis};
+use crate::config::{Authz, PostgresUrl, Queries, Store};
+use crate::store::polling::AnswerFingerprints;
+use crate::store::{
+    Bookmark, Comparison, Examples, KnownPosition, Position, Quarantined, Relation, RelationAnswer,
+    RelationRows, RowKey, Rows, StoreError, StoreReader, StoreWarnings, Word, Words, WordsAnswer,
+};
+use crate::telemetry::LogOnChange;
+
+/// A reader on a PostgreSQL database.
+pub struct PostgresReader {
+    connector: Connector,
+    schema: SourceSchema,
+    queries: Queries,
+    reread_every: Duration,
+    lag_max: Duration,
+    known: KnownPosition,
+    /// `None` before the first read and after an error.
+    open: Option<ReaderSession>,
+    /// Earliest time to try the other hosts for one that is less behind.
+    try_hosts_at: Instant,
+    following: Following,
+    /// `None` without `authz.queries.ended`.
+    ended: Option<EndedQuery>,
+    fingerprints: AnswerFingerprints,
+    /// `None` until somebody asks for wake-ups.
+    wake_ups: Option<WakeUps>,
+    /// Result of the last read of the grants.
+    not_understood: Examples,
+    logged: LoggedStates,
+}
+
+/// What was logged last, each once until it changes.
+#[derive(Default)]
+struct LoggedStates {
+    host: LogOnChange,
+    behind: LogOnChange<()>,
+    ended_failure: LogOnChange,
+    no_outbox: LogOnChange,
+}
+
+/// Content of a [`Bookmark`].
+#[derive(Serialize, Deserialize)]
+struct KeptPlace {
+    followed: FollowedPlace,
+    /// Time of the newest end that `authz.queries.ended` gave.
+    newest_end: Option<UnixMillis>,
+}
+
+impl PostgresReader {
+    pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz, known: KnownPosition) -> Self {
+        let mut reader = Self {
+            connector: Connector::new(url, store),
+            schema: SourceSchema::of(store.profile, authz),
+            queries: Queries::default(),
+            reread_every: authz.reread,
+            lag_max: authz.max_replica_lag,
+            known,
+            open: None,
+            try_hosts_at: Instant::now(),
+            following: Following::default(),
+            ended: None,
+            fingerprints: AnswerFingerprints::new(),
+            wake_ups: None,
+            not_understood: Examples::default(),
+            logged: LoggedStates::default(),
+        };
+        reader.replace_queries(authz.queries.clone());
+        reader
+    }
+
+    /// Runs `read` on a session. Drops the session if that fails, except for a query that breaks the contract.
+    fn with_session<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self, &mut ReaderSession, &PostgresName) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.connect()?,
+        };
+        let name = self.connector.name.clone();
+        match read(self, &mut open, &name) {
+            Ok(value) => {
+                self.log_lag(open.state);
+                self.open = Some(open);
+                self.leave_if_behind();
+                Ok(value)
+            }
+            Err(error) => {
+                // The transaction that was open goes with the error, whatever becomes of the session.
+                let is_kept = error.breaks_contract() && open.session.batch("ROLLBACK").is_ok();
+                if is_kept {
+                    self.open = Some(open);
+                } else {
+                    self.following.rewind();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Result<ReaderSession, StoreError> {
+        let connector = &self.connector;
+        let connected = connector.connect(connector.target(), Access::Read, self.lag_max)?;
+        let kind = if connected.state.is_standby { "standby" } else { "primary" };
+        let host = format!("{}, a {kind}", connector.host_name(connected.host));
+        if self.logged.host.changes_to(host.clone()) {
+            tracing::info!("reading rights from {host}");
+        }
+        self.log_lag(connected.state);
+        Ok(ReaderSession::new(connected))
+    }
+
+    fn log_lag(&mut self, state: ServerState) {
+        let (store, lag) = (self.connector.name.describe(), state.lag.as_secs());
+        if state.lag <= self.lag_max {
+            if self.logged.behind.ends() {
+                tracing::info!("the standby of {store} has caught up");
+            }
+        } else if self.logged.behind.changes_to(()) {
+            tracing::warn!(
+                "the standby of {store} is {lag} s behind its primary, and no other host will do; what was revoked \
+                 since is not known here"
+            );
+        }
+    }
+
+    /// Drops the session to a host that is behind, if another host is not.
+    fn leave_if_behind(&mut self) {
+        let is_behind = self.open.as_ref().is_some_and(|open| open.state.lag > self.lag_max);
+        if !is_behind || !self.connector.has_choice() || Instant::now() < self.try_hosts_at {
+            return;
+        }
+        self.try_hosts_at = Instant::now() + TRY_HOSTS_EVERY;
+        let connector = &self.connector;
+        // An unreachable host is an error only if there is no other to read from.
+        let other = connector.connect(connector.target(), Access::Read, self.lag_max);
+        if other.is_ok_and(|other| other.state.lag <= self.lag_max) {
+            tracing::info!("leaving a standby that is behind");
+            self.open = None;
+        }
+    }
+
+    const fn is_replaced(&self, relation: Relation) -> bool {
+        match relation {
+            Relation::Credentials => self.queries.credentials.is_some(),
+            Relation::Grants => self.queries.grants.is_some(),
+            Relation::Devices => self.queries.devices.is_some(),
+        }
+    }
+
+    fn read_relation_on(
+        &mut self,
+        open: &mut ReaderSession,
+        relation: Relation,
+        name: &PostgresName,
+    ) -> Result<RelationAnswer, StoreError> {
+        let known = self.known.get();
+        let query = open.relation(self.schema, &self.queries, relation, name)?;
+        // Before the snapshot, so that everything up to there is in it.
+        let place = ServerPlace::query(&open.session).map_err(|error| name.error(error))?;
+        let read = query.read(&open.session, name)?;
+        open.observe(place.state);
+        if let Some(not_understood) = read.not_understood {
+            self.record_not_understood(not_understood);
+        }
+        let Rows { credentials, grants, devices, quarantined, ended } = read.rows;
+        let rows = match relation {
+            Relation::Credentials => RelationRows::Credentials(credentials),
+            Relation::Grants => RelationRows::Grants(grants),
+            Relation::Devices => RelationRows::Devices(devices),
+        };
+        let ended: Vec<_> = ended.iter().filter_map(ended_key).collect();
+        let is_ours = self.schema == SourceSchema::Reference && !self.is_replaced(relation);
+        let rows =
+            if is_ours { rows } else { self.fingerprints.record(relation, rows, &quarantined, &ended) };
+        let position = self.position(&place);
+        Ok(RelationAnswer { rows, quarantined, ended, position, standing: standing(position, known) })
+    }
+
+    fn read_words_on(
+        &mut self,
+        open: &mut ReaderSession,
+        name: &PostgresName,
+    ) -> Result<WordsAnswer, StoreError> {
+        let known = self.known.get();
+        let is_standby = open.state.is_standby;
+        let is_ours = self.schema == SourceSchema::Reference;
+        let outbox_use = if self.queries.are_replaced() { OutboxUse::Optional } else { OutboxUse::Required };
+        let no_outbox = &mut self.logged.no_outbox;
+        let statements = if is_ours { open.words(outbox_use, no_outbox, name)? } else { None };
+        let read = match statements {
+            Some(statements) => {
+                self.following.read(&open.session, &statements, &self.queries, is_standby, name)?
+            }
+            None => self.following.read_place(&open.session).map_err(|error| name.error(error))?,
+        };
+        let ReadWords { mut place, mut words, readable_since } = read;
+        open.observe(place.state);
+        if !matches!(words, Words::Behind) && self.add_ended(open, &mut words, name) {
+            // After the snapshot of that query, too.
+            place = ServerPlace::query(&open.session).map_err(|error| name.error(error))?;
+        }
+        let position = self.position(&place);
+        Ok(WordsAnswer { words, position, standing: standing(position, known), readable_since })
+    }
+
+    /// Adds the words of `authz.queries.ended`, if it is due. Returns whether it was read. Its failure keeps no other
+    /// word back.
+    fn add_ended(&mut self, open: &mut ReaderSession, words: &mut Words, name: &PostgresName) -> bool {
+        let Some(ended) = self.ended.as_mut().filter(|ended| ended.is_due()) else {
+            return false;
+        };
+        match ended.read(&open.session, name) {
+            Ok((more, more_quarantined)) => {
+                if self.logged.ended_failure.ends() {
+                    tracing::info!("{}: the query for ended rows is read again", name.describe());
+                }
+                add_words(words, more, more_quarantined);
+                true
+            }
+            Err(error) => {
+                // If this fails too, the next read meets the end of the session.
+                drop(open.session.batch("ROLLBACK"));
+                let failure = error.to_string();
+                if self.logged.ended_failure.changes_to(failure.clone()) {
+                    tracing::warn!("{failure}; until then what it says has ended is not known");
+                }
+                false
+            }
+        }
+    }
+
+    /// Position of the answer of a server at `place`.
+    fn position(&self, place: &ServerPlace) -> Position {
+        match self.schema {
+            SourceSchema::Reference => place.position,
+            // Our tables beside another schema say nothing about it.
+            SourceSchema::OpenBalena(_) => place.position_of_database(),
+        }
+    }
+
+    fn record_not_understood(&mut self, not_understood: Examples) {
+        if not_understood == self.not_understood {
+            return;
+        }
+        let warnings = StoreWarnings { not_understood, ..StoreWarnings::default() };
+        warnings.lines().iter().for_each(|line| tracing::warn!("{}: {line}", self.describe()));
+        self.not_understood = warnings.not_understood;
+    }
+}
+
+impl StoreReader for PostgresReader {
+    fn read_relation(&mut self, relation: Relation) -> Result<RelationAnswer, StoreError> {
+        self.with_session(|reader, open, name| reader.read_relation_on(open, relation, name))
+    }
+
+    fn read_words(&mut self) -> Result<WordsAnswer, StoreError> {
+        self.with_session(Self::read_words_on)
+    }
+
+    fn bookmark(&self) -> Option<Bookmark> {
+        let followed = self.following.durable()?.clone();
+        let newest_end = self.ended.as_ref().and_then(|ended| ended.log.newest());
+        postcard::to_stdvec(&KeptPlace { followed, newest_end }).ok().map(Bookmark)
+    }
+
+    /// Goes on from `bookmark`. One that does not decode is of another version, and the reader begins anew.
+    fn resume(&mut self, bookmark: Bookmark) {
+        let Ok(KeptPlace { followed, newest_end }) = postcard::from_bytes(&bookmark.0) else {
+            return;
+        };
+        self.following.resume(followed);
+        if let Some(ended) = &mut self.ended {
+            ended.log.resume(newest_end);
+        }
+    }
+
+    fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
+        self.with_session(|reader, open, name| open.compare(reader.schema, &reader.queries, candidate, name))
+    }
+
+    fn replace_queries(&mut self, queries: Queries) {
+        if self.queries.ended != queries.ended {
+            let every = self.reread_every;
+            self.ended = queries.ended.clone().map(|query| EndedQuery::new(query, every));
+        }
+        self.fingerprints.clear();
+        self.queries = queries;
+        if self.open.take().is_some() {
+            self.following.rewind();
+        }
+    }
+
+    fn follows_outbox(&self) -> bool {
+        self.schema == SourceSchema::Reference && !self.queries.are_replaced()
+    }
+
+    fn warnings(&self) -> StoreWarnings {
+        StoreWarnings { not_understood: self.not_understood.clone(), ..StoreWarnings::default() }
+    }
+
+    fn lag(&self) -> Duration {
+        self.open.as_ref().map_or(Duration::ZERO, |open| open.state.lag)
+    }
+
+    /// Gives wake-ups on the reference schema alone, whose triggers send them.
+    fn wake_ups(&mut self) -> Receiver<()> {
+        if self.schema != SourceSchema::Reference {
+            return channel::never();
+        }
+        self.wake_ups.get_or_insert_with(|| WakeUps::start(self.connector.clone())).receiver()
+    }
+
+    fn describe(&self) -> String {
+        let name = self.connector.name.describe();
+        match self.schema {
+            SourceSchema::Reference => name,
+            // A snapshot of another schema on the same server must not pass for one of this.
+            SourceSchema::OpenBalena(_) => format!("{name} (openBalena)"),
+        }
+    }
+}
+
+/// The key of a right that its bad row says has ended.
+fn ended_key(end: &Change) -> Option<RowKey> {
+    match end {
+        Change::CredentialGone(key) => Some(RowKey::Credential(*key)),
+        Change::GrantGone(id) => Some(RowKey::Grant(*id)),
+        _ => None,
+    }
+}
+
+fn add_words(words: &mut Words, more: Vec<Word>, more_quarantined: Vec<Quarantined>) {
+    if more.is_empty() && more_quarantined.is_empty() {
+        return;
+    }
+    match words {
+        Words::Some { words, quarantined } => {
+            words.extend(more);
+            quarantined.extend(more_quarantined);
+        }
+        Words::Nothing | Words::Behind => *words = Words::Some { words: more, quarantined: more_quarantined },
+    }
+}
+
+/// Time between two attempts to find a host that is less behind.
+const TRY_HOSTS_EVERY: Duration = Duration::from_secs(5);
