@@ -50,6 +50,7 @@ mod postgres;
 mod postgres_changes;
 mod postgres_commands;
 mod postgres_outages;
+mod postgres_reader;
 mod postgres_standby;
 mod postgres_tls;
 mod postgres_wake;
