@@ -14,6 +14,7 @@ use super::api::{
 };
 use super::caller::{Caller, Operator, Viewer, audit};
 use super::connection::{LOCAL_TIME_MAX, REMOTE_TIME_MAX};
+use super::response::JsonBody;
 use super::status::source_status;
 use super::{AdminState, response};
 use crate::config::{Queries, RelationQuery};
@@ -36,7 +37,7 @@ pub(super) async fn diff(
 pub(super) async fn compare(
     Operator(caller): Operator,
     State(state): State<AdminState>,
-    Json(candidate): Json<CandidateQueries>,
+    JsonBody(candidate): JsonBody<CandidateQueries>,
 ) -> Response {
     let outcome = ask_control(caller, state.sources.commands.compare(candidate.into())).await;
     let detail = match &outcome {
@@ -67,7 +68,7 @@ impl From<CandidateQueries> for Queries {
 pub(super) async fn accept(
     Operator(caller): Operator,
     State(state): State<AdminState>,
-    Json(AcceptRequest { digest, group }): Json<AcceptRequest>,
+    JsonBody(AcceptRequest { digest, group }): JsonBody<AcceptRequest>,
 ) -> Response {
     let outcome = ask_control(caller, state.sources.commands.accept(digest.clone(), group)).await;
     let detail = outcome.as_ref().map(|Accepted { groups, rows, generation }| {
@@ -81,7 +82,7 @@ pub(super) async fn accept(
 pub(super) async fn expect(
     Operator(caller): Operator,
     State(state): State<AdminState>,
-    Json(request): Json<ExpectRequest>,
+    JsonBody(request): JsonBody<ExpectRequest>,
 ) -> Response {
     let lasts = humantime::format_duration(request.lasts);
     let asked = format!("{} {}, {} rows for {lasts}", request.relation, request.kind, request.rows);
@@ -94,7 +95,7 @@ pub(super) async fn expect(
 pub(super) async fn clear_expectation(
     Operator(caller): Operator,
     State(state): State<AdminState>,
-    Json(ClearRequest { group }): Json<ClearRequest>,
+    JsonBody(ClearRequest { group }): JsonBody<ClearRequest>,
 ) -> Response {
     let outcome = ask_control(caller, state.sources.commands.clear_expectation(group)).await;
     let detail =
@@ -114,7 +115,7 @@ pub(super) async fn history(
 pub(super) async fn roll_back(
     Operator(caller): Operator,
     State(state): State<AdminState>,
-    Json(RollbackRequest { generation }): Json<RollbackRequest>,
+    JsonBody(RollbackRequest { generation }): JsonBody<RollbackRequest>,
 ) -> Response {
     let outcome = ask_control(caller, state.sources.commands.roll_back(generation)).await;
     let detail = outcome.as_ref().map(|RolledBack { from, to, in_force, rows }| {

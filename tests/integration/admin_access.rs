@@ -38,6 +38,15 @@ impl Scene {
         exchange(connect(self.relay.admin()), line, headers)
     }
 
+    fn post_with_token(&self, path: &str, body: &str) -> HttpAnswer {
+        // The line end that follows the headers belongs to the body.
+        let headers = format!(
+            "Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len() + 2
+        );
+        self.ask(&format!("POST {path}"), &headers)
+    }
+
     fn with_token(&self, line: &str, token: &str) -> HttpAnswer {
         self.ask(line, &format!("Authorization: Bearer {token}\r\n"))
     }
@@ -115,7 +124,19 @@ fn another_machine_sees_figures_and_no_session() {
 fn with_a_token_file_sessions_and_changes_are_for_the_token_alone() {
     let mut scene = Scene::new(HasToken::Yes);
     let end = scene.end();
-    for line in ["GET /sessions", "GET /authz/diff", "GET /authz/status", "POST /authz/accept", &end] {
+    let lines = [
+        "GET /sessions",
+        "GET /authz/diff",
+        "GET /authz/status",
+        "GET /authz/history",
+        "POST /authz/accept",
+        "POST /authz/expect",
+        "POST /authz/expect/clear",
+        "POST /authz/rollback",
+        "POST /authz/compare",
+        &end,
+    ];
+    for line in lines {
         let answer = scene.ask(line, "");
         assert_eq!(answer.status, 401, "{line}");
         assert!(answer.head.to_lowercase().contains("www-authenticate: bearer"), "{answer:?}");
@@ -129,7 +150,19 @@ fn with_a_token_file_sessions_and_changes_are_for_the_token_alone() {
 
     assert_eq!(scene.with_token("GET /sessions", TOKEN).json()["sessions"].as_array().unwrap().len(), 1);
     assert_eq!(scene.with_token("GET /status.json", TOKEN).json()["top"].as_array().unwrap().len(), 1);
-    assert_eq!(scene.with_token("POST /authz/accept", TOKEN).status, 409, "nothing is held");
+    let no_digest = scene.with_token("POST /authz/accept", TOKEN);
+    assert_eq!(no_digest.status, 415);
+    assert!(no_digest.error().contains("application/json"), "{no_digest:?}");
+    let accept = scene.post_with_token("/authz/accept", r#"{"digest": "00"}"#);
+    assert_eq!(accept.status, 409, "nothing is held");
+    assert!(accept.error().contains("nothing is held"), "{accept:?}");
+    let expect = r#"{"relation": "rights", "kind": "absent", "rows": 4, "lasts": "15m"}"#;
+    let expect = scene.post_with_token("/authz/expect", expect);
+    assert!(expect.status == 409 && expect.error().contains("credentials, grants or devices"), "{expect:?}");
+    let expect = r#"{"relation": "grants", "kind": "absent", "rows": 4, "lasts": "25h"}"#;
+    let expect = scene.post_with_token("/authz/expect", expect);
+    assert!(expect.status == 409 && expect.error().contains("at most 1day"), "{expect:?}");
+    assert_eq!(scene.with_token("GET /authz/history", TOKEN).status, 200);
     assert!(scene.is_open());
     assert_eq!(scene.with_token(&end, TOKEN).status, 200);
     assert!(!scene.is_open());

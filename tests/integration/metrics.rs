@@ -1,6 +1,8 @@
 //! What `/metrics` tells of a running relay beside its totals: why, by which thread, and how near the bounds.
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 
 use crate::support::{Device, Relay, Request, Site, V4, wait_for};
 
@@ -45,6 +47,31 @@ fn refusals_and_ends_are_counted_by_what_was_told_and_what_is_true() {
     for secret in [&site.token[..], "alice", &"9".repeat(32), crate::support::DEVICE] {
         assert!(!text.contains(secret), "{secret} is in a label");
     }
+}
+
+/// Names of metrics in a table of docs/admin.md, of those that begin as the table's do.
+fn documented() -> BTreeSet<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/admin.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    rows.map(|(name, _)| name.to_owned()).filter(|name| is_of_store_or_guard(name)).collect()
+}
+
+fn is_of_store_or_guard(name: &str) -> bool {
+    ["sluicegate_guard_", "sluicegate_store_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[test]
+fn the_page_on_metrics_has_each_metric_of_the_store_and_the_guard() {
+    let site = Site::new("");
+    let relay = site.start();
+    let text = relay.admin_get("/metrics");
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let told: BTreeSet<String> = families
+        .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+        .filter(|name| is_of_store_or_guard(name))
+        .collect();
+    assert_eq!(documented(), told);
 }
 
 #[test]
