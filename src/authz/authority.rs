@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::latest_time::LatestTime;
 use super::{
     Decision, DecisionContext, DecisionLog, DeviceRight, DirectoryCell, PeerRoute, Permitted, Query, Refusal,
     Revocations, Snapshot, Undecided, UnixMillis,
@@ -30,6 +31,7 @@ pub struct Authority {
     ended_at_us: AtomicU64,
     began: Instant,
     max_stale_ms: i64,
+    latest_time: LatestTime,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
     /// The other nodes.
@@ -53,6 +55,7 @@ impl Authority {
             ended_at_us: AtomicU64::new(0),
             began: Instant::now(),
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
+            latest_time: LatestTime::new(),
             node: node.map(Into::into),
             directory: DirectoryCell::default(),
             decision_logs: Mutex::default(),
@@ -65,9 +68,14 @@ impl Authority {
         self.root.publish(view);
     }
 
-    /// Records that the store confirmed the view in force at `now`.
-    pub fn confirm(&self, now: UnixMillis) {
-        self.confirmed_at.store(now.0, Ordering::Relaxed);
+    /// Records that the store confirmed the view in force at `at`, by the wall clock.
+    pub fn confirm(&self, at: UnixMillis) {
+        // The age of the view is measured by the time that rights expire by, which a clock that was set back is behind of.
+        let wall = UnixMillis::now();
+        let latest = self.time(wall).0;
+        let behind_ms = latest.saturating_sub(wall.0);
+        let at = if behind_ms > 0 { at.0.saturating_add(behind_ms).min(latest) } else { at.0 };
+        self.confirmed_at.store(at, Ordering::Relaxed);
         self.store_reachable.store(true, Ordering::Relaxed);
     }
 
@@ -97,12 +105,29 @@ impl Authority {
         (self.began.elapsed().as_micros() as u64).saturating_sub(ended_at_us)
     }
 
+    /// The time by which rights expire while the wall clock shows `now`: the latest that this node has seen, so that a
+    /// clock that is set back revives nothing. Costs an atomic load; callers of [`PinnedView`] pass it on as `now`.
+    #[inline]
+    pub fn time(&self, now: UnixMillis) -> UnixMillis {
+        self.latest_time.at(now)
+    }
+
+    /// The latest time that this node has seen, for the next process; `None` while it may still be a mistake.
+    pub fn latest_time(&self) -> Option<UnixMillis> {
+        self.latest_time.to_keep()
+    }
+
+    /// Goes on from the time that an earlier process has kept. To be called before anything is decided.
+    pub fn restore_latest_time(&self, kept: UnixMillis) {
+        self.latest_time.restore(kept);
+    }
+
     /// Returns why nothing can be decided at `now`; `None` where decisions can be made.
     pub fn trouble(&self, now: UnixMillis) -> Option<Undecided> {
         if self.root.pin().get().is_none() {
             Some(Undecided::NoSnapshot)
         } else {
-            self.is_stale(now).then_some(Undecided::Stale)
+            self.is_stale(self.time(now)).then_some(Undecided::Stale)
         }
     }
 

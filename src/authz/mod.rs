@@ -8,6 +8,7 @@ mod decision;
 mod decision_log;
 mod directory;
 mod end;
+mod latest_time;
 mod lookup;
 mod relations;
 mod revocations;

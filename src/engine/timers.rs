@@ -9,7 +9,10 @@ use crate::authz::UnixMillis;
 pub(super) struct Instant {
     /// Time since the thread's clock began, in µs.
     pub monotonic_us: u64,
+    /// Time for people to read.
     pub wall: UnixMillis,
+    /// Time by which rights expire: `wall`, or the latest time that the node has seen where the clock was set back.
+    pub latest: UnixMillis,
 }
 
 /// Milliseconds since the worker's clock began.

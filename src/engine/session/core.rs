@@ -82,7 +82,7 @@ impl SessionCore {
     /// Puts the session's query to the view in force.
     pub fn decide<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> Decision {
         let nothing_asked = Query { subject: None, device: None, port: 0 };
-        cx.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), cx.now.wall)
+        cx.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), cx.now.latest)
     }
 
     /// The session is over the node's limit and only gets the reply that says so.
@@ -110,11 +110,11 @@ impl SessionCore {
     /// explains it. Returns whether it is one.
     pub fn note_regression<K: Kernel>(&self, refusal: Refusal, cx: &TurnCx<'_, K>) -> bool {
         let query = self.query.as_ref();
-        query.is_some_and(|query| cx.decision_log.record_regression(cx.view, query, refusal, cx.now.wall))
+        query.is_some_and(|query| cx.decision_log.record_regression(cx.view, query, refusal, cx.now.latest))
     }
 
     pub fn was_allowed_before<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
-        self.query.as_ref().is_some_and(|query| cx.view.allowed_before(query, cx.now.wall).is_some())
+        self.query.as_ref().is_some_and(|query| cx.view.allowed_before(query, cx.now.latest).is_some())
     }
 
     /// The facts that the audit log gets.

@@ -462,6 +462,11 @@ impl<K: Kernel> Session<K> {
         self.core.deadline
     }
 
+    /// The session is a tunnel whose right ends at a time.
+    pub fn expires(&self) -> bool {
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires_at.is_some())
+    }
+
     /// True where there are bytes to move that no completion announces.
     pub fn wants_turn(&self) -> bool {
         matches!(&self.state, State::Tunnel(tunnel) if tunnel.wants_turn())

@@ -222,7 +222,7 @@ impl<K: Kernel> ClientRequest<K> {
         let decision = core.decide(cx);
         cx.counters.decision_ns.record(began.elapsed().as_nanos() as u64);
         if let Some(query) = &core.query {
-            cx.decision_log.record(cx.view, query, &decision, cx.now.wall);
+            cx.decision_log.record(cx.view, query, &decision, cx.now.latest);
         }
         if !matches!(decision, Decision::Allow(_))
             && let Some(peer) = core.probed_peer(cx)
@@ -298,7 +298,7 @@ impl SessionCore {
 fn read_query<K: Kernel>(head: &ConnectHead<'_>, cx: &TurnCx<'_, K>) -> (Query, Option<Unusable>) {
     let presented = head.token.as_ref().map(|token| {
         let verifier = cx.shared.verifier();
-        Presented::read(token.as_bytes(), &verifier, cx.now.wall)
+        Presented::read(token.as_bytes(), &verifier, cx.now.latest)
     });
     let subject = presented.as_ref().map(|presented| presented.subject);
     let query = Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port };

@@ -60,7 +60,7 @@ impl Bench {
         client.state().room.set(usize::MAX / 2);
         let kernel = SimulatedKernel::new(seed);
         kernel.device.state().room.set(usize::MAX / 2);
-        let now = Instant { monotonic_us: 0, wall: UnixMillis(0) };
+        let now = Instant { monotonic_us: 0, wall: UnixMillis(0), latest: UnixMillis(0) };
         let (handshakes, handshake_jobs) = HandshakePool::for_tests();
         let (peers, scratch) = (PeerPool::new(1), ScratchMemory::default());
         Self { kernel, shared, client, handshakes, handshake_jobs, peers, scratch, now }
@@ -275,7 +275,7 @@ fn a_right_that_was_cut_short_ends_the_tunnel_of_a_device_that_is_offline_or_dis
         bench.shared.authority.publish(view_until(Some(UnixMillis(2_000)), hidden.clone()));
         bench.recheck(&mut session);
         assert_eq!(session.deadline(), Some(Tick(2_001)), "{hidden:?}");
-        bench.now = Instant { monotonic_us: 2_001_000, wall: UnixMillis(2_001) };
+        bench.now = Instant { monotonic_us: 2_001_000, wall: UnixMillis(2_001), latest: UnixMillis(2_001) };
         bench.turn(|turn| session.on_deadline(turn));
         bench.run(&mut session, 50);
         assert!(session.is_over(), "{hidden:?}");
@@ -391,10 +391,42 @@ fn an_expired_right_ends_its_tunnel_even_where_nothing_can_be_decided() {
     let State::Tunnel(tunnel) = &mut session.state else { panic!("{}", bench.client_got()) };
     tunnel.expires_at = Some(UnixMillis(30));
     // Far beyond `authz.max_stale`: every decision is `Undecided` now.
-    bench.now = Instant { monotonic_us: 1, wall: UnixMillis(1_000_000_000) };
+    let late = UnixMillis(1_000_000_000);
+    bench.now = Instant { monotonic_us: 1, wall: late, latest: late };
     bench.turn(|turn| session.on_deadline(turn));
     bench.run(&mut session, 50);
     assert!(session.is_over());
+}
+
+#[test]
+fn a_clock_that_goes_forward_ends_the_tunnel_of_an_expired_right_and_one_that_goes_back_revives_none() {
+    let mut bench = Bench::new(5);
+    bench.shared.authority.publish(view_until(Some(UnixMillis(3_600_000)), device()));
+    let mut session = bench.begin();
+    bench.client_sends(HEAD.as_bytes());
+    bench.run(&mut session, 50);
+    assert!(matches!(session.state, State::Tunnel(_)) && session.expires(), "{}", bench.client_got());
+
+    // Set back: the end is an hour away by the wall clock, whatever was seen before.
+    bench.now = Instant { monotonic_us: 1_000, wall: UnixMillis(-3_600_000), latest: UnixMillis(1) };
+    bench.shared.authority.confirm(UnixMillis(1));
+    bench.recheck(&mut session);
+    assert!(matches!(session.state, State::Tunnel(_)));
+
+    for (decided, confirmed) in [("decided", 7_200_000), ("undecided", 0)] {
+        let mut bench = Bench::new(5);
+        bench.shared.authority.publish(view_until(Some(UnixMillis(3_600_000)), device()));
+        let mut session = bench.begin();
+        bench.client_sends(HEAD.as_bytes());
+        bench.run(&mut session, 50);
+        // A millisecond later it is two hours later, and then the clock is set right.
+        let latest = UnixMillis(7_200_000);
+        bench.now = Instant { monotonic_us: 1_000, wall: UnixMillis(2), latest };
+        bench.shared.authority.confirm(UnixMillis(confirmed));
+        bench.recheck(&mut session);
+        bench.run(&mut session, 50);
+        assert!(session.is_over() && !session.expires(), "{decided}");
+    }
 }
 
 #[test]

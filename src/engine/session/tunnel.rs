@@ -153,7 +153,7 @@ impl<K: Kernel> Tunnel<K> {
             self.recheck(core.decide(cx), core, cx)?;
         }
         if self.has_expired(cx) {
-            // Nothing can be decided now, and the right that opened the tunnel is over.
+            // Nobody says that the right lasts longer.
             return Err(TunnelExit::reset(Cause::RightExpired));
         }
         if self.settle_at <= cx.now.tick() {
@@ -183,14 +183,19 @@ impl<K: Kernel> Tunnel<K> {
             // address is disputed as well: its bytes go to the device that answered when it was dialled. The right may
             // end earlier than before all the same.
             Decision::Refuse(refusal) if refusal.is_of_location() => {
-                let right = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.wall));
+                let right = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.latest));
                 if let Some(right) = right {
                     core.rights = Some(Rights::from(right));
                     self.renew(right.expires_at, core, cx);
                 }
             }
             Decision::Refuse(refusal) => return self.end_right(refusal, core, cx),
-            Decision::Undecided(_) => {}
+            // Nothing can be decided now, and the right that opened the tunnel is over.
+            Decision::Undecided(_) if self.has_expired(cx) => {
+                return Err(TunnelExit::reset(Cause::RightExpired));
+            }
+            // The clock may have been set forward since the deadline was.
+            Decision::Undecided(_) => core.deadline = Some(self.deadline(cx)),
         }
         Ok(())
     }
@@ -330,7 +335,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     fn has_expired(&self, cx: &TurnCx<'_, K>) -> bool {
-        self.expires_at.is_some_and(|expires_at| expires_at <= cx.now.wall)
+        self.expires_at.is_some_and(|expires_at| expires_at <= cx.now.latest)
     }
 
     fn is_reprieve_over(&self, cx: &TurnCx<'_, K>) -> bool {
@@ -349,6 +354,8 @@ impl<K: Kernel> Tunnel<K> {
         let reprieved_until = self.reprieved_until.unwrap_or(Tick::NEVER);
         let next = self.quiet_until(cx).min(self.settle_at).min(reprieved_until);
         let Some(expires_at) = self.expires_at else { return next };
+        // By the wall clock: one that was set back reaches the end later. One that is set forward has every session
+        // checked again.
         let left_ms = u64::try_from(expires_at.0.saturating_sub(cx.now.wall.0)).unwrap_or(0);
         next.min(Tick(cx.now.tick().0.saturating_add(left_ms).saturating_add(1)))
     }

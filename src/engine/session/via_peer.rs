@@ -66,7 +66,7 @@ impl<K: Kernel> AskingPeer<K> {
     /// The client may reach the device, which a peer holds: asks that peer.
     pub fn start(request: ClientRequest<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         let (view, query) = (cx.view, core.query);
-        let route = query.as_ref().and_then(|query| view.elsewhere(query, cx.now.wall));
+        let route = query.as_ref().and_then(|query| view.elsewhere(query, cx.now.latest));
         match route {
             Some(PeerRoute { node, right }) => {
                 core.rights = Some(Rights::from(right));
@@ -238,7 +238,8 @@ impl<K: Kernel> AskingPeer<K> {
         match decision {
             // The peer knows where the device is. The right may end earlier, or later, than before.
             Decision::Refuse(Refusal::DeviceElsewhere | Refusal::DeviceOffline) | Decision::Allow(_) => {
-                if let Some(right) = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.wall)) {
+                if let Some(right) = core.query.as_ref().and_then(|query| cx.view.right(query, cx.now.latest))
+                {
                     core.rights = Some(Rights::from(right));
                     self.attempt.expires_at = right.expires_at;
                 }

@@ -45,6 +45,8 @@ pub(super) struct SessionDriver {
     requests: RequestsInProgress,
     /// The sessions that a drain ends at once have ended.
     has_drained: bool,
+    /// Tunnels whose right ends at a time.
+    expiring: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -53,6 +55,8 @@ struct Arrangement {
     timer: Option<Tick>,
     /// The session is among the streams.
     among_streams: bool,
+    /// The session is counted in [`SessionDriver::expiring`].
+    expires: bool,
 }
 
 impl SessionDriver {
@@ -72,6 +76,7 @@ impl SessionDriver {
             over_limit: 0,
             requests: RequestsInProgress::default(),
             has_drained: false,
+            expiring: 0,
         };
         watch_wake(&shared.threads[number], kernel);
         for listener in 0..driver.listeners.len() {
@@ -129,7 +134,7 @@ impl SessionDriver {
         let (slots, questions) = self.sessions.sweep(SWEEP_SESSIONS);
         let mut slots = slots.into_iter();
         let view = cx.view;
-        view.decide_all(&questions, cx.now.wall, |decision| {
+        view.decide_all(&questions, cx.now.latest, |decision| {
             if let Some(slot) = slots.next() {
                 self.with_session(slot, cx, |session, cx| session.recheck(decision, cx));
             }
@@ -237,6 +242,10 @@ impl SessionDriver {
 
     /// A session has acted: releases it, queues it among the streams, or sets its timer.
     fn after(&mut self, slot: Slot, cx: &mut UringCx<'_>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let expires = session.expires();
+        let was_counted = std::mem::replace(&mut self.arrangement(slot).expires, expires);
+        self.expiring = self.expiring + usize::from(expires) - usize::from(was_counted);
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if session.is_over() {
             self.over_limit -= usize::from(session.is_over_limit());
@@ -356,6 +365,11 @@ impl SessionDriver {
             || !self.streams.is_empty()
             || self.sessions.is_sweeping()
             || !self.requests.is_idle()
+    }
+
+    /// A tunnel's right ends at a time, which a step of the clock may bring before its timer is due.
+    pub fn has_expiring(&self) -> bool {
+        self.expiring > 0
     }
 
     /// Time at which a timer is due, or a listener's pause ends.
