@@ -3,8 +3,7 @@
 //! Decoding is strict. A value that is not exactly as the contract says is never guessed: its row is reported with its key
 //! and a reason.
 
-use super::ended::EndedEntry;
-use super::outbox::ChangedKey;
+use super::changed_key::{ChangedKey, EndedEntry};
 use super::value::{ColumnValue, Reason, StoreRow, shortened};
 use super::{Quarantined, Relation, RowKey};
 use crate::authz::{

@@ -3,16 +3,9 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-use super::outbox::ChangedKey;
+use super::changed_key::EndedEntry;
 use super::{Quarantined, Word};
 use crate::authz::UnixMillis;
-
-/// An end that the store recorded.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct EndedEntry {
-    pub(super) key: ChangedKey,
-    pub(super) ended_at: UnixMillis,
-}
 
 /// The rows of one read of the relation.
 #[derive(Default)]
@@ -90,6 +83,7 @@ const OVERLAP_MS: i64 = 3600 * 1000;
 mod tests {
     use super::*;
     use crate::authz::{GrantId, PrincipalId};
+    use crate::store::changed_key::ChangedKey;
     use crate::store::{Relation, RowKey};
 
     fn rows(ends: &[(i64, i64)]) -> EndedRows {

@@ -5,6 +5,7 @@
 //! `sqlite` and `postgres` hold what differs. `open` picks one of them by the configuration.
 
 pub mod admin;
+mod changed_key;
 mod contract;
 mod decode;
 mod dialect;

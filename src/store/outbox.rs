@@ -1,63 +1,9 @@
-//! The keys that an outbox names, and the changes that come of reading their rows.
+//! The changes that come of reading the rows that an outbox names.
 
+pub(super) use super::changed_key::ChangedKey;
 use super::decode::BadRow;
-use super::value::Value;
-use super::{Changes, Quarantined, RowKey, Word};
-use crate::authz::{Change, DeviceId, GrantId, KeyHash, PrincipalId};
-
-/// The key of a row that has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum ChangedKey {
-    Principal(PrincipalId),
-    Credential(KeyHash),
-    Grant(GrantId),
-    Device(DeviceId),
-}
-
-impl ChangedKey {
-    /// Decodes a relation's name and a key; `None` where no trigger of ours wrote them.
-    pub(super) fn decode(relation: &str, key: Value<'_>) -> Option<Self> {
-        match (relation, key) {
-            ("principals", Value::Integer(id)) => Some(Self::Principal(PrincipalId(id))),
-            ("credentials", Value::Bytes(key)) => {
-                key.try_into().ok().map(|key| Self::Credential(KeyHash::from_bytes(key)))
-            }
-            ("grants", Value::Integer(id)) => Some(Self::Grant(GrantId(id))),
-            ("devices", Value::Integer(id)) => Some(Self::Device(DeviceId(id))),
-            _ => None,
-        }
-    }
-
-    /// The word that the row, or the principal, has ended.
-    pub(super) const fn ended(self) -> Word {
-        match self {
-            Self::Principal(id) => Word::PrincipalEnded(id),
-            Self::Credential(key) => Word::Ended(RowKey::Credential(key)),
-            Self::Grant(id) => Word::Ended(RowKey::Grant(id)),
-            Self::Device(id) => Word::Ended(RowKey::Device(id)),
-        }
-    }
-
-    /// The word that the row, or the principal, has not ended.
-    pub(super) const fn live(self) -> Word {
-        match self {
-            Self::Principal(id) => Word::PrincipalLive(id),
-            Self::Credential(key) => Word::Live(RowKey::Credential(key)),
-            Self::Grant(id) => Word::Live(RowKey::Grant(id)),
-            Self::Device(id) => Word::Live(RowKey::Device(id)),
-        }
-    }
-
-    /// The change where the store no longer has the row.
-    pub(super) const fn gone(self) -> Change {
-        match self {
-            Self::Principal(id) => Change::PrincipalGone(id),
-            Self::Credential(key) => Change::CredentialGone(key),
-            Self::Grant(id) => Change::GrantGone(id),
-            Self::Device(id) => Change::DeviceGone(id),
-        }
-    }
-}
+use super::{Changes, Quarantined};
+use crate::authz::Change;
 
 /// Changes in commit order, apart from the rows that did not decode.
 #[derive(Default)]
