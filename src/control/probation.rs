@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::guard::{Hold, NetworkAnswer, Prober, Rule, Unlocated};
+use super::guard::{Hold, NetworkAnswer, ProbeTarget, Prober, Rule, Unlocated};
 use super::report::GuardReport;
 use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
 use crate::config::{Config, Regressions};
@@ -154,9 +154,9 @@ impl Probation {
             return None;
         }
         let unlocated = self.locations.unlocated(in_force);
-        match self.prober.poll(&unlocated) {
+        match self.prober.poll(&unlocated.devices, &unlocated.targets, |_| true) {
             NetworkAnswer::Asked => None,
-            NetworkAnswer::Silent => {
+            NetworkAnswer::Silent | NetworkAnswer::Unasked => {
                 self.locations = Pairs::default();
                 None
             }
@@ -219,9 +219,11 @@ impl Pairs {
             .filter(|device| !devices.contains(&device.id))
             .filter_map(|device| device.address)
             .collect();
-        let addresses = regressions().filter_map(|regression| regression.address);
-        let addresses = addresses.filter(|address| !taken.contains(address)).collect();
-        Unlocated { total: devices.len(), devices, addresses }
+        let targets = regressions().filter_map(|regression| {
+            Some(ProbeTarget { device: regression.device, address: regression.address? })
+        });
+        let targets = targets.filter(|target| !taken.contains(&target.address)).collect();
+        Unlocated { total: devices.len(), devices, targets }
     }
 }
 

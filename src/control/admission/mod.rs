@@ -264,7 +264,9 @@ impl Admission {
         if unlocated.is_none() {
             self.prober.forget();
         }
-        let unlocated = unlocated.as_ref().map(|unlocated| (unlocated, self.prober.poll(unlocated)));
+        let unlocated = unlocated
+            .as_ref()
+            .map(|unlocated| (unlocated, self.prober.poll(&unlocated.devices, &unlocated.targets, |_| true)));
         let store = self.candidate_builder.snapshot();
         let displaced = last_good.map(|last_good| self.guard.displaced(difference, last_good, store));
         let directory = self.publisher.authority().directory().get();

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::network_answer::NetworkAnswer;
+use super::probe::ProbeTarget;
 use super::{Difference, Hold, Rule, Verdict};
 use crate::authz::{Device, DeviceId, Snapshot};
 use crate::config::{self, Allowance};
@@ -17,7 +18,7 @@ use crate::store::RowKey;
 pub(in crate::control) struct Unlocated {
     pub devices: HashSet<DeviceId>,
     /// Former addresses, without those that another device has now.
-    pub addresses: Vec<IpAddr>,
+    pub targets: Vec<ProbeTarget>,
     /// Devices that could be dialled.
     pub total: usize,
 }
@@ -53,10 +54,10 @@ impl Unlocated {
                 address(&row.after).filter(|after| address(&row.before) != Some(*after))
             })
             .collect();
-        let addresses = lost.iter().filter_map(|device| device.address);
+        let targets = lost.iter().filter_map(|device| ProbeTarget::of(device));
         Some(Self {
             devices: lost.iter().map(|device| device.id).collect(),
-            addresses: addresses.filter(|address| !taken.contains(address)).collect(),
+            targets: targets.filter(|target| !taken.contains(&target.address)).collect(),
             total,
         })
     }
@@ -64,7 +65,7 @@ impl Unlocated {
     /// Returns the verdict that follows from the network's answer.
     pub(super) fn verdict(&self, network: NetworkAnswer) -> Verdict {
         match network {
-            NetworkAnswer::Silent => Verdict::Publish,
+            NetworkAnswer::Silent | NetworkAnswer::Unasked => Verdict::Publish,
             NetworkAnswer::Asked => Verdict::Wait,
             NetworkAnswer::Answers { answered, sampled } => Verdict::Hold(self.hold(format!(
                 "{} of {} devices have lost their location, but {answered} of {sampled} that were asked still answer",

@@ -37,7 +37,7 @@ pub(super) use location::Unlocated;
 pub(super) use loss::{Since, revokes_everything};
 pub(super) use network_answer::NetworkAnswer;
 pub(super) use peers::{DisplacedDevices, PeerAnswer, PeerPolls};
-pub(super) use probe::Prober;
+pub(super) use probe::{ProbeTarget, Prober};
 pub(super) use replay::Replay;
 pub(super) use unique::Duplicates;
 

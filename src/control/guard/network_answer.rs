@@ -6,6 +6,9 @@ pub(in crate::control) enum NetworkAnswer {
     /// Devices were asked, and none has answered yet.
     Asked,
     Silent,
+    /// No device could be asked: each former address is another device's by now, or may not be dialled. This says nothing
+    /// for or against the store.
+    Unasked,
     Answers {
         answered: usize,
         sampled: usize,

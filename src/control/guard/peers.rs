@@ -29,6 +29,21 @@ pub(in crate::control) enum PeerAnswer {
     Contradicts(Hold),
 }
 
+/// Figures by which a peer contradicts that its devices are gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) struct Contradiction {
+    pub node: Box<str>,
+    pub figures: String,
+}
+
+/// The peers' answer, without a hold made of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::control) enum PeerWord {
+    Agrees,
+    Awaited,
+    Contradicts(Contradiction),
+}
+
 /// Polls peers about the devices that they hold.
 pub(in crate::control) struct PeerPolls {
     allowance: Allowance,
@@ -40,6 +55,11 @@ pub(in crate::control) struct PeerPolls {
 }
 
 impl DisplacedDevices {
+    /// Makes it of the devices that held changes, or those to be put in force, take from `node`, which would keep `left`.
+    pub(in crate::control) fn new(node: &str, devices: Vec<DeviceId>, left: usize) -> Self {
+        Self { node: node.into(), devices, left }
+    }
+
     pub(in crate::control) fn among(
         difference: &Difference,
         in_force: &Snapshot,
@@ -101,27 +121,44 @@ impl PeerPolls {
         displaced: &[DisplacedDevices],
         directory: &Directory,
     ) -> PeerAnswer {
+        match self.ask(displaced, directory) {
+            PeerWord::Agrees => PeerAnswer::Agrees,
+            PeerWord::Awaited => PeerAnswer::Awaited,
+            PeerWord::Contradicts(Contradiction { node, figures }) => {
+                let lost = displaced.iter().find(|lost| lost.node == node);
+                lost.map_or(PeerAnswer::Agrees, |lost| PeerAnswer::Contradicts(lost.hold(figures)))
+            }
+        }
+    }
+
+    /// Like [`PeerPolls::poll`], for callers that make their own holds.
+    pub(in crate::control) fn ask(
+        &mut self,
+        displaced: &[DisplacedDevices],
+        directory: &Directory,
+    ) -> PeerWord {
         self.asked.retain(|node, _| displaced.iter().any(|displaced| displaced.node == *node));
         let word = self.word(displaced, directory);
-        self.is_waiting = matches!(word, PeerAnswer::Awaited);
+        self.is_waiting = word == PeerWord::Awaited;
         word
     }
 
-    fn word(&mut self, displaced: &[DisplacedDevices], directory: &Directory) -> PeerAnswer {
+    fn word(&mut self, displaced: &[DisplacedDevices], directory: &Directory) -> PeerWord {
         let now = Instant::now();
-        let mut word = PeerAnswer::Agrees;
+        let mut word = PeerWord::Agrees;
         for lost in displaced {
             let asked_at = *self.asked.entry(lost.node.clone()).or_insert(now);
             if self.has_neighbours && !directory.was_read() {
                 if now < asked_at + self.max_age {
-                    word = PeerAnswer::Awaited;
+                    word = PeerWord::Awaited;
                     continue;
                 }
-                let (node, count) = (&lost.node, lost.devices.len());
-                return PeerAnswer::Contradicts(lost.hold(format!(
+                let (node, count) = (lost.node.clone(), lost.devices.len());
+                let figures = format!(
                     "{node} held {count} devices that it would not hold any more, and the directory, where it says \
                      what it holds, cannot be read"
-                )));
+                );
+                return PeerWord::Contradicts(Contradiction { node, figures });
             }
             let entry = directory.find(&lost.node, self.max_age).ok();
             let Some(Holds { devices, readable_since }) = entry.and_then(|entry| entry.holds) else {
@@ -134,14 +171,14 @@ impl PeerPolls {
             if readable_since < asked_at + NODE_PATIENCE {
                 // Otherwise the peer counts as dead.
                 if now < asked_at + NODE_PATIENCE + self.max_age {
-                    word = PeerAnswer::Awaited;
+                    word = PeerWord::Awaited;
                 }
                 continue;
             }
-            let (node, left) = (&lost.node, lost.left);
-            return PeerAnswer::Contradicts(lost.hold(format!(
-                "{node} says that it holds {devices} devices, of which it would hold {left}"
-            )));
+            let (node, left) = (lost.node.clone(), lost.left);
+            let figures =
+                format!("{node} says that it holds {devices} devices, of which it would hold {left}");
+            return PeerWord::Contradicts(Contradiction { node, figures });
         }
         word
     }

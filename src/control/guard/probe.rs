@@ -1,7 +1,8 @@
 //! Asks the network whether devices are where they were: one bare TCP connect to each of a few.
 //!
-//! Connected and refused are both answers. Nothing waits here: connects are begun, and looked at again with
-//! the next read.
+//! Connected and refused are both answers. An answer from an address that is another device's, by the own tables, an
+//! explicit word or the newest answer of the store, is not the device's, and counts neither when it comes nor later. Nothing
+//! waits here: connects are begun, and polled again with the next read.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::location::Unlocated;
 use super::network_answer::NetworkAnswer;
-use crate::authz::DeviceId;
+use crate::authz::{Device, DeviceId};
 use crate::config::{self, Config, Vpn};
 
 /// Probes, one after the other.
@@ -28,19 +28,34 @@ struct Settings {
     vpn: Vpn,
 }
 
+/// A device, and the address where it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::control) struct ProbeTarget {
+    pub device: DeviceId,
+    pub address: IpAddr,
+}
+
 /// Connects that were begun together.
 struct NetworkProbe {
     of: HashSet<DeviceId>,
-    waiting: Vec<Socket>,
-    answered: usize,
-    sampled: usize,
+    waiting: Vec<(Socket, ProbeTarget)>,
+    answered: Vec<ProbeTarget>,
+    silent: Vec<ProbeTarget>,
     until: Instant,
 }
 
 struct NetworkOutcome {
     of: HashSet<DeviceId>,
-    network: NetworkAnswer,
+    answered: Vec<ProbeTarget>,
+    silent: Vec<ProbeTarget>,
     at: Instant,
+}
+
+impl ProbeTarget {
+    /// The device's last place; `None` where its row has no address.
+    pub(in crate::control) fn of(device: &Device) -> Option<Self> {
+        Some(Self { device: device.id, address: device.address? })
+    }
 }
 
 impl Prober {
@@ -50,15 +65,21 @@ impl Prober {
         Self { settings, running: None, last: None }
     }
 
-    /// Returns the answer about `unlocated`; begins to ask where there is none.
-    pub(in crate::control) fn poll(&mut self, unlocated: &Unlocated) -> NetworkAnswer {
-        self.poll_running();
-        if !self.last.as_ref().is_some_and(|last| last.counts_for(unlocated)) && self.running.is_none() {
-            self.running = Some(NetworkProbe::begin(unlocated, &self.settings));
-            self.poll_running();
+    /// Returns the network's answer about `devices`, which were at `targets`; begins to ask where there is none. Use one
+    /// prober for each group of changes. `is_its_own` says of a target whether its address is still no other device's.
+    pub(in crate::control) fn poll(
+        &mut self,
+        devices: &HashSet<DeviceId>,
+        targets: &[ProbeTarget],
+        is_its_own: impl Fn(&ProbeTarget) -> bool,
+    ) -> NetworkAnswer {
+        self.poll_running(&is_its_own);
+        if !self.last.as_ref().is_some_and(|last| last.counts_for(devices)) && self.running.is_none() {
+            self.running = Some(NetworkProbe::begin(devices, targets, &self.settings, &is_its_own));
+            self.poll_running(&is_its_own);
         }
         match &self.last {
-            Some(last) if last.counts_for(unlocated) => self.use_up(last.network),
+            Some(last) if last.counts_for(devices) => self.use_up(last.answer(is_its_own)),
             _ => NetworkAnswer::Asked,
         }
     }
@@ -82,71 +103,84 @@ impl Prober {
         self.running.is_some()
     }
 
-    fn poll_running(&mut self) {
-        if let Some(probe) = &mut self.running
-            && let Some(network) = probe.outcome()
+    fn poll_running(&mut self, is_its_own: impl Fn(&ProbeTarget) -> bool) {
+        if self.running.as_mut().is_some_and(|probe| probe.is_over(is_its_own))
+            && let Some(probe) = self.running.take()
         {
-            let of = std::mem::take(&mut probe.of);
-            // Nobody may have looked for long.
+            // Nobody may have polled for long.
             let at = Instant::now().min(probe.until);
-            self.last = Some(NetworkOutcome { of, network, at });
-            self.running = None;
+            let NetworkProbe { of, waiting, answered, mut silent, .. } = probe;
+            silent.extend(waiting.into_iter().map(|(_, target)| target));
+            self.last = Some(NetworkOutcome { of, answered, silent, at });
         }
     }
 }
 
 impl NetworkOutcome {
-    fn counts_for(&self, unlocated: &Unlocated) -> bool {
-        self.at.elapsed() < OUTCOME_COUNTS && unlocated.devices.is_subset(&self.of)
+    fn counts_for(&self, devices: &HashSet<DeviceId>) -> bool {
+        self.at.elapsed() < OUTCOME_COUNTS && devices.is_subset(&self.of)
+    }
+
+    /// The answer by what is known of the addresses now.
+    fn answer(&self, is_its_own: impl Fn(&ProbeTarget) -> bool) -> NetworkAnswer {
+        let [answered, silent] = [&self.answered, &self.silent]
+            .map(|targets| targets.iter().filter(|one| is_its_own(one)).count());
+        match answered + silent {
+            0 => NetworkAnswer::Unasked,
+            sampled if answered * 2 > sampled => NetworkAnswer::Answers { answered, sampled },
+            _ => NetworkAnswer::Silent,
+        }
     }
 }
 
 impl NetworkProbe {
-    fn begin(unlocated: &Unlocated, settings: &Settings) -> Self {
+    fn begin(
+        devices: &HashSet<DeviceId>,
+        targets: &[ProbeTarget],
+        settings: &Settings,
+        is_its_own: impl Fn(&ProbeTarget) -> bool,
+    ) -> Self {
         let mut probe = Self {
-            of: unlocated.devices.clone(),
+            of: devices.clone(),
             waiting: Vec::new(),
-            answered: 0,
-            sampled: 0,
+            answered: Vec::new(),
+            silent: Vec::new(),
             until: Instant::now() + settings.time,
         };
-        let allowed: Vec<IpAddr> =
-            unlocated.addresses.iter().copied().filter(|address| settings.vpn.allows(*address)).collect();
+        let may_be_asked = |target: &&ProbeTarget| settings.vpn.allows(target.address) && is_its_own(target);
+        let allowed: Vec<ProbeTarget> = targets.iter().filter(may_be_asked).copied().collect();
         // Spread over all of them, beginning anywhere.
         let step = allowed.len().div_ceil(SAMPLE_MAX).max(1);
         let start = getrandom::u32().unwrap_or(0) as usize % step;
-        for address in allowed.into_iter().skip(start).step_by(step) {
-            probe.sampled += 1;
-            let address = SocketAddr::new(address.to_canonical(), settings.port);
+        for target in allowed.into_iter().skip(start).step_by(step) {
+            let address = SocketAddr::new(target.address.to_canonical(), settings.port);
             match connect(address, settings.vpn.interface.as_deref()) {
-                Ok(Begun::Waiting(socket)) => probe.waiting.push(socket),
-                Ok(Begun::Answered) => probe.answered += 1,
+                Ok(Begun::Waiting(socket)) => probe.waiting.push((socket, target)),
+                Ok(Begun::Answered) => probe.answered.push(target),
                 // No route, no descriptor: this one says nothing for the store's being wrong.
-                Err(_silent) => {}
+                Err(_silent) => probe.silent.push(target),
             }
         }
         probe
     }
 
-    /// `None` while it is open.
-    fn outcome(&mut self) -> Option<NetworkAnswer> {
-        let answered = &mut self.answered;
-        self.waiting.retain(|socket| match state(socket) {
+    /// Polls the connects. True once no more answers are needed, or the time is up.
+    fn is_over(&mut self, is_its_own: impl Fn(&ProbeTarget) -> bool) -> bool {
+        let (answered, silent) = (&mut self.answered, &mut self.silent);
+        self.waiting.retain(|(socket, target)| match state(socket) {
             State::Waiting => true,
             State::Answered => {
-                *answered += 1;
+                answered.push(*target);
                 false
             }
-            State::Failed => false,
+            State::Failed => {
+                silent.push(*target);
+                false
+            }
         });
-        let most = *answered * 2 > self.sampled;
-        let is_over = most || self.waiting.is_empty() || Instant::now() >= self.until;
-        let (answered, sampled) = (*answered, self.sampled);
-        is_over.then_some(if most {
-            NetworkAnswer::Answers { answered, sampled }
-        } else {
-            NetworkAnswer::Silent
-        })
+        let sampled = self.waiting.len() + answered.len() + silent.len();
+        let most = answered.iter().filter(|target| is_its_own(target)).count() * 2 > sampled;
+        most || self.waiting.is_empty() || Instant::now() >= self.until
     }
 }
 
@@ -188,3 +222,55 @@ const SAMPLE_MAX: usize = 20;
 
 /// Time that an answer counts. If the store is wrong for longer, the network is asked again.
 const OUTCOME_COUNTS: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A prober, and devices at addresses where everything answers.
+    fn answering(devices: u8) -> (Prober, HashSet<DeviceId>, Vec<ProbeTarget>, TcpListener) {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let mut config = Config::default();
+        config.vpn = Vpn::loopback();
+        config.authz.guard.probe_port = listener.local_addr().unwrap().port();
+        let target =
+            |id: u8| ProbeTarget { device: DeviceId(id.into()), address: IpAddr::from([127, 0, 0, id]) };
+        let targets: Vec<ProbeTarget> = (1..=devices).map(target).collect();
+        let ids = targets.iter().map(|target| target.device).collect();
+        (Prober::new(&config), ids, targets, listener)
+    }
+
+    fn poll(
+        prober: &mut Prober,
+        devices: &HashSet<DeviceId>,
+        targets: &[ProbeTarget],
+        is_its_own: impl Fn(&ProbeTarget) -> bool,
+    ) -> NetworkAnswer {
+        loop {
+            match prober.poll(devices, targets, &is_its_own) {
+                NetworkAnswer::Asked => std::thread::sleep(Duration::from_millis(1)),
+                answer => return answer,
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_only_from_an_address_that_no_other_device_has() {
+        let (mut prober, devices, targets, _listener) = answering(4);
+        let answer = poll(&mut prober, &devices, &targets, |target| target.device.0 > 1);
+        assert!(matches!(answer, NetworkAnswer::Answers { sampled: 3, .. }), "{answer:?}");
+        prober.forget();
+        assert_eq!(poll(&mut prober, &devices, &targets, |_| false), NetworkAnswer::Unasked);
+    }
+
+    #[test]
+    fn an_answer_that_has_come_does_not_count_once_another_device_has_the_address() {
+        let (mut prober, devices, targets, _listener) = answering(4);
+        let answer = poll(&mut prober, &devices, &targets, |_| true);
+        assert!(matches!(answer, NetworkAnswer::Answers { .. }), "{answer:?}");
+        let answer = poll(&mut prober, &devices, &targets, |_| false);
+        assert_eq!(answer, NetworkAnswer::Unasked, "all four are others' now");
+    }
+}
