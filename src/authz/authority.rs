@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::latest_time::LatestTime;
 use super::{
@@ -36,6 +36,8 @@ pub struct Authority {
     node: Option<Box<str>>,
     /// The other nodes.
     directory: DirectoryCell,
+    /// Counts and checksums of what is in force, for peers that start without memory; as the control thread encodes them.
+    summary: RwLock<Option<Arc<[u8]>>>,
     /// One per engine thread; locked only where a thread starts and where the control thread looks.
     decision_logs: Mutex<Vec<Arc<DecisionLog>>>,
 }
@@ -58,6 +60,7 @@ impl Authority {
             latest_time: LatestTime::new(),
             node: node.map(Into::into),
             directory: DirectoryCell::default(),
+            summary: RwLock::default(),
             decision_logs: Mutex::default(),
         }
     }
@@ -77,6 +80,16 @@ impl Authority {
         let at = if behind_ms > 0 { at.0.saturating_add(behind_ms).min(latest) } else { at.0 };
         self.confirmed_at.store(at, Ordering::Relaxed);
         self.store_reachable.store(true, Ordering::Relaxed);
+    }
+
+    /// Replaces the summary that peers may ask for.
+    pub fn set_summary(&self, summary: Arc<[u8]>) {
+        *self.summary.write() = Some(summary);
+    }
+
+    /// The summary that peers may ask for; `None` before there is one.
+    pub fn summary(&self) -> Option<Arc<[u8]>> {
+        self.summary.read().clone()
     }
 
     /// Returns whether the last read of the store succeeded.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::neighbours::NodeSummary;
 use super::refresh::jittered;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
@@ -43,6 +44,7 @@ impl HeartbeatThread {
             refresh: config.forward.refresh,
             errors: Arc::clone(&errors),
             counted: Counted::default(),
+            summary: LastSummary::default(),
             trouble: LogOnChange::default(),
             bad: LogOnChange::default(),
         };
@@ -65,6 +67,7 @@ struct Heartbeat {
     refresh: Duration,
     errors: Arc<AtomicU64>,
     counted: Counted,
+    summary: LastSummary,
     trouble: LogOnChange,
     bad: LogOnChange<Vec<String>>,
 }
@@ -74,6 +77,13 @@ struct Heartbeat {
 struct Counted {
     generation: Option<Generation>,
     devices: usize,
+}
+
+/// The summary that was made last.
+#[derive(Clone, Copy, Default)]
+struct LastSummary {
+    generation: Option<Generation>,
+    made_at: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -95,6 +105,7 @@ impl Heartbeat {
                 heartbeat_at = Instant::now();
             }
             self.log_outcome(done);
+            self.summarise();
             if stop.is_stopped_within(jittered(self.refresh)) {
                 return;
             }
@@ -109,6 +120,22 @@ impl Heartbeat {
         if generation != self.counted.generation {
             self.counted = Counted { generation, devices: view.snapshot.reached_by(&self.name) };
         }
+    }
+
+    /// Makes a summary for peers of the generation in force, at most once in [`SUMMARY_EVERY`]: it reads every row.
+    fn summarise(&mut self) {
+        let in_force = {
+            let view = self.authority.pin();
+            view.get().map(|view| (Arc::clone(&view.snapshot), Arc::clone(&view.revocations)))
+        };
+        let Some((snapshot, revocations)) = in_force else { return };
+        let generation = Some(snapshot.generation());
+        let is_due = self.summary.made_at.is_none_or(|at| at.elapsed() >= SUMMARY_EVERY);
+        if generation == self.summary.generation || !is_due {
+            return;
+        }
+        self.authority.set_summary(NodeSummary::of(&snapshot, &revocations).encode().into());
+        self.summary = LastSummary { generation, made_at: Some(Instant::now()) };
     }
 
     fn read(&mut self) -> Result<(), StoreError> {
@@ -140,3 +167,6 @@ impl Heartbeat {
         }
     }
 }
+
+/// Pause between two summaries. A peer that starts compares counts within budgets, so that older ones serve as well.
+const SUMMARY_EVERY: Duration = Duration::from_secs(30);

@@ -15,6 +15,7 @@ mod history;
 mod hold;
 mod hold_log;
 mod missing_rows;
+mod neighbours;
 mod persist;
 mod presence_writer;
 mod probation;

@@ -5,6 +5,7 @@ mod peer_request;
 mod proxy;
 mod reply;
 mod session_token;
+mod summary_request;
 mod tls;
 
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
@@ -12,4 +13,7 @@ pub use peer_request::{PeerReply, PeerReplyError, PeerRequest, parse_hops, parse
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
 pub use session_token::{Claims, SessionTokenError, TokenSubject, Verifier};
+pub use summary_request::{
+    SUMMARY_HEAD_BYTES_MAX, is_summary_request, parse_summary_reply, summary_reply, summary_request,
+};
 pub use tls::{AnyCertificate, Sealed, TlsConfigs, TlsConnection, TlsError, TlsFileError, TlsLoadError};

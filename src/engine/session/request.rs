@@ -8,7 +8,8 @@ use rustls::ServerConfig;
 use super::State;
 use super::core::{ProxyHeader, Rights, SessionCore};
 use super::identity::{Presented, Unusable};
-use super::reject::Rejection;
+use super::reject::{Rejecting, Rejection};
+use super::reply::{AfterReply, send_reply};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::{Outcome, errno, is_transient};
@@ -17,8 +18,8 @@ use crate::engine::token_rate_limit::Budget;
 use crate::engine::turn::TurnCx;
 use crate::telemetry::Cause;
 use crate::wire::{
-    ConnectHead, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, parse_head, parse_hops,
-    parse_proxy_header,
+    ConnectHead, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, is_summary_request, parse_head,
+    parse_hops, parse_proxy_header, summary_reply,
 };
 
 /// The head is incomplete.
@@ -205,9 +206,23 @@ impl<K: Kernel> ReadingRequest<K> {
     }
 
     fn reject_head(self, error: HeadError, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        if core.comes_from_peer(cx)
+            && is_summary_request(&self.head)
+            && let Some(summary) = cx.shared.authority.summary()
+        {
+            return self.answer_peer(summary_reply(&summary), core, cx);
+        }
         let (reply, cause, detail) = (error.reply(), error.into(), Some(error.to_string()));
         let rejection = Rejection { reply, cause, detail };
         State::reject(self.client, error.version(), rejection, core, cx)
+    }
+
+    /// Sends `reply` to a peer, which asked for itself and not for a client. A new connection has room for it.
+    fn answer_peer(mut self, reply: Vec<u8>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        match send_reply(&mut self.client, &reply, AfterReply::End, cx.kernel) {
+            Ok(true) => Rejecting::linger(self.client, None, core, cx),
+            Ok(false) | Err(_) => self.wait().close(core, cx),
+        }
     }
 }
 
