@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use crossbeam::epoch;
 
-use super::persist::{Kept, Persistence, ReadBy};
-use crate::authz::{Authority, Change, Generation, Revocations, Snapshot, UnixMillis, View};
-use crate::store::QueriesDigest;
+use super::persist::{JournalRecord, Kept, KeptBeside, Persistence};
+use crate::authz::{Authority, Change, End, Generation, Revocations, Snapshot, UnixMillis, View};
+use crate::store::{QueriesDigest, Relation};
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
@@ -51,8 +51,9 @@ impl Publisher {
         }
     }
 
-    /// Puts in force what was kept on disk by an earlier process, if there is anything.
-    pub(super) fn restore(&mut self) -> Option<(Arc<Snapshot>, ReadBy)> {
+    /// Puts in force what was kept on disk by an earlier process, if there is anything. Returns also the relations
+    /// that other queries read.
+    pub(super) fn restore(&mut self) -> Option<(Arc<Snapshot>, Vec<Relation>)> {
         let kept = match self.persistence.as_mut()?.load() {
             Ok(kept) => kept?,
             Err(error) => {
@@ -60,13 +61,13 @@ impl Publisher {
                 return None;
             }
         };
-        let Kept { snapshot, revocations, confirmed_at, read_by } = kept;
+        let Kept { snapshot, revocations, confirmed_at, other_queries, .. } = kept;
         let snapshot = Arc::new(snapshot);
         self.revocations = Arc::new(revocations);
         self.authority.confirm(confirmed_at);
         self.authority.lost_store();
         self.put_in_force(Arc::clone(&snapshot));
-        Some((snapshot, read_by))
+        Some((snapshot, other_queries))
     }
 
     /// Sets the queries that snapshots are read by from now on, for the copy on disk.
@@ -83,7 +84,8 @@ impl Publisher {
     pub(super) fn end(&mut self, changes: &[Change]) {
         let Some(revocations) = self.revocations.with(changes) else { return };
         if let Some(persistence) = &mut self.persistence {
-            persistence.record_ends(&self.revocations.news(changes));
+            let ended = self.revocations.news(changes).iter().filter_map(End::of).collect();
+            persistence.record(&JournalRecord { ended, ..JournalRecord::default() });
         }
         self.revocations = Arc::new(revocations);
         self.is_settled = false;
@@ -103,7 +105,7 @@ impl Publisher {
             self.put_in_force(Arc::clone(&view.snapshot));
         }
         if let Some(persistence) = &mut self.persistence {
-            persistence.sync_ends();
+            persistence.sync();
         }
     }
 
@@ -136,7 +138,15 @@ impl Publisher {
         self.retired.reclaim();
         if let Some(persistence) = &mut self.persistence {
             persistence.turn();
+            if let Some(view) = self.in_force.as_ref().filter(|_| persistence.wants_state()) {
+                persistence.keep(view, KeptBeside::default());
+            }
         }
+    }
+
+    /// What keeps the state from being written to disk.
+    pub(super) fn state_trouble(&self) -> Option<String> {
+        self.persistence.as_ref().and_then(Persistence::trouble)
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -159,7 +169,7 @@ impl Publisher {
             previous: self.previous.clone(),
         });
         if let Some(persistence) = &mut self.persistence {
-            persistence.keep(&view);
+            persistence.outdate();
         }
         if let Some(ended_at) = self.ended_at.take() {
             self.authority.record_ends(ended_at);
@@ -170,6 +180,15 @@ impl Publisher {
             self.retired.push(old);
         }
         (self.on_publish)();
+    }
+}
+
+impl Drop for Publisher {
+    /// Keeps the state in force, so that the next start begins with it.
+    fn drop(&mut self) {
+        if let (Some(persistence), Some(view)) = (&mut self.persistence, &self.in_force) {
+            persistence.stop(view, KeptBeside::default());
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub struct ControlStatus {
     pub confirmed_at: UnixMillis,
     /// Error of the last read; `None` while the store can be read.
     pub last_error: Option<String>,
+    /// What keeps the node's state from being written to `authz.state`, and what to do; `None` while it is.
+    pub state_trouble: Option<String>,
     /// Reads so far that failed.
     pub store_errors: u64,
     /// Rows that do not decode now; their last good versions are in force.

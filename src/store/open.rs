@@ -1,5 +1,6 @@
 //! Makes sources, tables and commands for the store that the configuration names.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::admin::Admin;
@@ -7,7 +8,7 @@ use super::dialect::SQLITE;
 use super::nodes::NodeTable;
 use super::presence::{ClaimTable, LocatedSource, ReportQueue};
 use super::relations::PerRelation;
-use super::{Initialised, KnownPosition, Source, StoreError, StoreReader, postgres, sqlite};
+use super::{Initialised, KnownPosition, Relation, Source, StoreError, StoreReader, postgres, sqlite};
 use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
 
 /// The source that the configuration names, with device addresses from where `vpn.addresses` says. It connects with its
@@ -37,8 +38,17 @@ pub fn reader(store: &config::Store, authz: &Authz, known: KnownPosition) -> Box
     }
 }
 
-/// SHA-256 of the text of queries. Other queries have another one.
-pub type QueriesDigest = [u8; 32];
+/// SHA-256 of the texts of the queries that read the relations, in the order of [`Relation::ALL`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueriesDigest([[u8; 32]; 3]);
+
+impl QueriesDigest {
+    /// The relations that the other queries read in another way.
+    pub fn differing(&self, other: &Self) -> Vec<Relation> {
+        let digests = Relation::ALL.into_iter().zip(self.0.iter().zip(&other.0));
+        digests.filter(|(_, (ours, others))| ours != others).map(|(relation, _)| relation).collect()
+    }
+}
 
 /// Digest of the queries that read the relations: ours, and those that replace some of them.
 pub fn queries_digest(store: &config::Store, authz: &Authz) -> QueriesDigest {
@@ -47,12 +57,7 @@ pub fn queries_digest(store: &config::Store, authz: &Authz) -> QueriesDigest {
         StoreUrl::Postgres(_) => postgres::SourceSchema::of(store.profile, authz).queries(),
     };
     let PerRelation { credentials, grants, devices } = ours.replaced_by(&authz.queries);
-    let mut digest = Sha256::new();
-    for sql in [credentials, grants, devices] {
-        digest.update(sql.len().to_le_bytes());
-        digest.update(sql);
-    }
-    digest.finalize().into()
+    QueriesDigest([credentials, grants, devices].map(|sql| Sha256::digest(sql).into()))
 }
 
 /// The table of nodes that the configuration names.

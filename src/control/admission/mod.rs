@@ -20,7 +20,6 @@ use super::guard::{
 use super::history::History;
 use super::hold::{HoldStatus, Holding, shown_rule};
 use super::missing_rows::{MissingRows, Settled};
-use super::persist::ReadBy;
 use super::probation::Probation;
 use super::publisher::Publisher;
 use super::quarantine::{Quarantine, row_key};
@@ -105,8 +104,8 @@ impl Admission {
 
     /// Begins with what an earlier process kept on disk, if there is anything.
     pub(super) fn restore(&mut self) -> Option<&Snapshot> {
-        let (kept, read_by) = self.publisher.restore()?;
-        self.queries_are_unproven = read_by == ReadBy::OtherQueries;
+        let (kept, other_queries) = self.publisher.restore()?;
+        self.queries_are_unproven = !other_queries.is_empty();
         if self.queries_are_unproven {
             tracing::warn!(
                 "the snapshot on disk was read by other queries; what these revoke has to be within bounds"
@@ -193,6 +192,7 @@ impl Admission {
     pub(super) fn report(&self, status: &mut ControlStatus) {
         status.generation = self.generation();
         status.rows = self.last_good.as_deref().map(Snapshot::row_counts).unwrap_or_default();
+        status.state_trouble = self.publisher.state_trouble();
         status.quarantined = self.quarantine.len();
         status.hold = self.holding.current().cloned();
         status.holds = self.holding.counts();

@@ -1,57 +1,122 @@
-//! The journal: what has ended since the snapshot was written, and when the store was last heard.
+//! The journals: what came into force since the state was written.
 //!
-//! Records are all of one size, so that nothing in the file says where the next one begins: a last one that
-//! is too short was torn off by a power cut and is none, and one that is whole and wrong is damage.
+//! A state names the place in a journal from which it is continued. A journal that has become long is continued by
+//! one with the next number, which names its predecessor, and goes once a state names a later one.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::{FILE_MODE, Folder, KeptError};
-use crate::authz::{Change, GrantId, KeyHash, PrincipalId, UnixMillis};
+use nix::fcntl::{FallocateFlags, fallocate};
+use serde::{Deserialize, Serialize};
+
+use super::KeptError;
+use super::folder::{Folder, remove, writing};
+use super::frames::{FRAME_OVERHEAD, FrameRead, FrameReader, frame};
+use super::record::{JournalEntry, encode};
+
+/// Random name of a journal, by which a state and the next journal recognise it.
+pub(super) type JournalId = [u8; 16];
+
+/// A place in a journal: what comes after it is not in the state that names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct JournalPlace {
+    pub number: u64,
+    pub id: JournalId,
+    pub offset: u64,
+}
 
 /// The journal that is being written.
-pub(super) struct EndsJournal {
+pub(super) struct JournalFile {
     file: File,
+    number: u64,
+    id: JournalId,
+    /// Length without what was written in part.
+    bytes: u64,
+    /// Space on the disk that is reserved, so that a full disk does not stop the next records.
+    reserved: u64,
     is_synced: bool,
 }
 
-/// The contents of a journal.
-#[derive(Default)]
-pub(super) struct Records {
-    pub ends: Vec<Change>,
-    /// The last time that the store was heard; zero where none is noted.
-    pub confirmed_at: UnixMillis,
+#[derive(Serialize, Deserialize)]
+struct JournalHeader {
+    number: u64,
+    id: JournalId,
+    previous: Option<JournalId>,
 }
 
-impl EndsJournal {
-    /// Begins a new journal. What the present one holds is kept beside it, until a snapshot holds it too.
-    pub(super) fn rotate(folder: &Folder) -> io::Result<Self> {
-        let (present, old) = (folder.journal(), folder.old_journal());
-        // Added to what is there: the snapshot that should hold it was not written.
-        let mut kept = read_bytes(&old)?;
-        // A torn end goes, so that more can follow.
-        kept.truncate(kept.len() / RECORD_BYTES * RECORD_BYTES);
-        kept.append(&mut read_bytes(&present)?);
-        let beside = old.with_extension("new");
-        let mut file =
-            File::options().create(true).write(true).truncate(true).mode(FILE_MODE).open(&beside)?;
-        file.write_all(&kept)?;
+/// The entries of a journal and of those that continue it.
+pub(super) struct JournalReader<'a> {
+    folder: &'a Folder,
+    frames: FrameReader,
+    /// Number of the journal that the state names.
+    first: u64,
+    /// Number of the current one.
+    number: u64,
+    id: JournalId,
+    /// Length of the journals before the current one.
+    older_bytes: u64,
+}
+
+/// The place where journals end, to be written on from there.
+pub(super) struct JournalEnd {
+    pub place: JournalPlace,
+    /// Number of the journal that the state names.
+    pub first: u64,
+    /// Length of all of them.
+    pub bytes: u64,
+}
+
+impl JournalFile {
+    /// Begins the journal of this number. One that is there is overwritten.
+    pub(super) fn begin(folder: &Folder, number: u64, previous: Option<JournalId>) -> io::Result<Self> {
+        let mut id = JournalId::default();
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        let path = folder.journal(number);
+        let begun = Self::write_header(&path, &JournalHeader { number, id, previous });
+        let begun = begun.and_then(|written| folder.sync().map(|()| written));
+        if begun.is_err() {
+            // The error that is reported is the first one.
+            let _still_there = remove(&path);
+        }
+        let (file, bytes) = begun?;
+        Ok(Self { file, number, id, bytes, reserved: 0, is_synced: true }.with_reserve())
+    }
+
+    fn write_header(path: &Path, header: &JournalHeader) -> io::Result<(File, u64)> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(frame(&encode(header).ok_or_else(|| io::Error::other("the header does not encode"))?));
+        let mut file = writing().write(true).truncate(true).open(path)?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
-        std::fs::rename(&beside, &old)?;
-        let file = File::options().create(true).write(true).truncate(true).mode(FILE_MODE).open(present)?;
-        Ok(Self { file, is_synced: true })
+        Ok((file, bytes.len() as u64))
     }
 
-    pub(super) fn append_ends(&mut self, ends: &[Change]) -> io::Result<()> {
-        let bytes: Vec<u8> = ends.iter().filter_map(end).flatten().collect();
-        self.is_synced &= bytes.is_empty();
-        self.file.write_all(&bytes)
+    /// Goes on with a journal from `end`, without what a crash tore off.
+    pub(super) fn resume(folder: &Folder, end: &JournalEnd) -> io::Result<Self> {
+        let JournalPlace { number, id, offset } = end.place;
+        let mut file = File::options().write(true).open(folder.journal(number))?;
+        file.set_len(offset)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.sync_all()?;
+        Ok(Self { file, number, id, bytes: offset, reserved: 0, is_synced: true }.with_reserve())
     }
 
-    pub(super) fn append_confirmation(&mut self, at: UnixMillis) -> io::Result<()> {
-        self.file.write_all(&record(CONFIRMED, &at.0.to_le_bytes()))
+    /// Writes entries, all or none.
+    pub(super) fn append(&mut self, contents: &[Vec<u8>]) -> io::Result<()> {
+        let bytes: Vec<u8> = contents.iter().flat_map(|content| frame(content)).collect();
+        if let Err(error) = self.file.write_all(&bytes) {
+            // What was written in part is cut off, or the next entry would not be found behind it.
+            self.file.set_len(self.bytes)?;
+            self.file.seek(SeekFrom::Start(self.bytes))?;
+            return Err(error);
+        }
+        self.bytes += bytes.len() as u64;
+        self.is_synced = false;
+        if self.bytes > self.reserved {
+            self.reserve();
+        }
+        Ok(())
     }
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
@@ -61,80 +126,119 @@ impl EndsJournal {
         }
         Ok(())
     }
+
+    /// A handle of the file, to be synced on another thread.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    pub(super) const fn place(&self) -> JournalPlace {
+        JournalPlace { number: self.number, id: self.id, offset: self.bytes }
+    }
+
+    fn with_reserve(mut self) -> Self {
+        self.reserve();
+        self
+    }
+
+    /// Reserves space behind the end. Without it, on a full disk or a file system that cannot, writing tries its luck.
+    fn reserve(&mut self) {
+        let (Ok(offset), Ok(len)) = (i64::try_from(self.bytes), i64::try_from(RESERVE_BYTES)) else { return };
+        let _luck = fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len);
+        self.reserved = self.bytes + RESERVE_BYTES;
+    }
 }
 
-/// Reads the journal at `path`; where there is none, it says nothing.
-pub(super) fn read(path: &Path) -> Result<Records, KeptError> {
-    let name = || path.display().to_string();
-    let bytes = read_bytes(path).map_err(|source| KeptError::Unreadable { path: name(), source })?;
-    let mut records = Records::default();
-    let (whole, _torn) = bytes.as_chunks::<RECORD_BYTES>();
-    for record in whole {
-        if !records.apply(record) {
-            return Err(KeptError::Damaged {
-                path: name(),
-                detail: "a record is not what its checksum says",
-            });
+impl<'a> JournalReader<'a> {
+    /// Begins at the place that a state names.
+    pub(super) fn new(folder: &'a Folder, place: JournalPlace) -> Result<Self, KeptError> {
+        let path = folder.journal(place.number);
+        let damaged = |detail| KeptError::Damaged { path: path.display().to_string(), detail };
+        let opened = open(&path, place.offset)?;
+        let Some((header, frames)) = opened else {
+            return Err(damaged("the state needs it, and it is missing or cut short"));
+        };
+        if header.id != place.id || header.number != place.number {
+            return Err(damaged("it does not belong to the state"));
+        }
+        let (first, number, id) = (place.number, place.number, place.id);
+        Ok(Self { folder, frames, first, number, id, older_bytes: 0 })
+    }
+
+    /// The next entry; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<JournalEntry>, KeptError> {
+        loop {
+            let path = self.folder.journal(self.number);
+            let name = || path.display().to_string();
+            let damaged = |detail| KeptError::Damaged { path: name(), detail };
+            let read = self.frames.next().map_err(|source| KeptError::Unreadable { path: name(), source })?;
+            match read {
+                FrameRead::Content(content) => {
+                    let entry = postcard::from_bytes(&content);
+                    return entry.map(Some).map_err(|_| damaged("an entry does not decode"));
+                }
+                FrameRead::Damaged => return Err(damaged("an entry is not what its checksum says")),
+                FrameRead::End if !self.goes_on()? => return Ok(None),
+                FrameRead::End => {}
+            }
         }
     }
-    Ok(records)
-}
 
-impl Records {
-    /// Applies a record. Returns whether it is whole and of a known kind.
-    fn apply(&mut self, record: &[u8; RECORD_BYTES]) -> bool {
-        let (body, checksum) = record.split_at(RECORD_BYTES - 4);
-        if crc32fast::hash(body).to_le_bytes() != checksum {
-            return false;
+    pub(super) const fn end(&self) -> JournalEnd {
+        let place = JournalPlace { number: self.number, id: self.id, offset: self.frames.offset() };
+        JournalEnd { place, first: self.first, bytes: self.older_bytes + place.offset }
+    }
+
+    /// Moves on to the journal that continues this one. Returns whether there is one.
+    fn goes_on(&mut self) -> Result<bool, KeptError> {
+        let number = self.number.saturating_add(1);
+        match open(&self.folder.journal(number), 0)? {
+            Some((header, frames)) if header.previous == Some(self.id) && header.number == number => {
+                self.older_bytes += self.frames.offset();
+                (self.number, self.id, self.frames) = (number, header.id, frames);
+                Ok(true)
+            }
+            _ => Ok(false),
         }
-        let mut key = [0; 32];
-        key.copy_from_slice(&body[1..33]);
-        let mut number = [0; 8];
-        number.copy_from_slice(&body[1..9]);
-        let number = i64::from_le_bytes(number);
-        match body[0] {
-            CREDENTIAL => self.ends.push(Change::CredentialGone(KeyHash::from_bytes(key))),
-            GRANT => self.ends.push(Change::GrantGone(GrantId(number))),
-            PRINCIPAL => self.ends.push(Change::PrincipalGone(PrincipalId(number))),
-            CONFIRMED => self.confirmed_at = self.confirmed_at.max(UnixMillis(number)),
-            _ => return false,
+    }
+}
+
+/// Opens a journal behind its header, or at `offset` if that is further. `None` if there is none, or if a crash came
+/// while it was begun, or if it does not reach to `offset`.
+fn open(path: &Path, offset: u64) -> Result<Option<(JournalHeader, FrameReader)>, KeptError> {
+    let unreadable = |source| KeptError::Unreadable { path: path.display().to_string(), source };
+    let damaged = |detail| KeptError::Damaged { path: path.display().to_string(), detail };
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unreadable)?,
+    };
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes < (MAGIC.len() + FRAME_OVERHEAD) as u64 || bytes < offset {
+        return Ok(None);
+    }
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact(&mut magic).map_err(unreadable)?;
+    if magic != *MAGIC {
+        return Err(damaged("its beginning is not ours"));
+    }
+    let handle = file.try_clone().map_err(unreadable)?;
+    let mut frames = FrameReader::new(file, MAGIC.len() as u64).map_err(unreadable)?;
+    let header = match frames.next().map_err(unreadable)? {
+        FrameRead::Content(content) => {
+            postcard::from_bytes(&content).map_err(|_| damaged("its header does not decode"))?
         }
-        true
-    }
+        FrameRead::End => return Ok(None),
+        FrameRead::Damaged => return Err(damaged("its header is not what its checksum says")),
+    };
+    let frames = match offset > frames.offset() {
+        true => FrameReader::new(handle, offset).map_err(unreadable)?,
+        false => frames,
+    };
+    Ok(Some((header, frames)))
 }
 
-/// `None` for a change that ends nothing.
-fn end(change: &Change) -> Option<[u8; RECORD_BYTES]> {
-    match change {
-        Change::CredentialGone(key) => Some(record(CREDENTIAL, key.as_bytes())),
-        Change::GrantGone(id) => Some(record(GRANT, &id.0.to_le_bytes())),
-        Change::PrincipalGone(id) => Some(record(PRINCIPAL, &id.0.to_le_bytes())),
-        _ => None,
-    }
-}
+/// Magic bytes, with the version of the format.
+const MAGIC: &[u8; 22] = b"sluicegate journal v3\n";
 
-/// Size of a record: its kind, up to 32 bytes of content, and a CRC-32 of both.
-fn record(kind: u8, value: &[u8]) -> [u8; RECORD_BYTES] {
-    let mut record = [0; RECORD_BYTES];
-    record[0] = kind;
-    record[1..=value.len()].copy_from_slice(value);
-    let checksum = crc32fast::hash(&record[..RECORD_BYTES - 4]);
-    record[RECORD_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
-    record
-}
-
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        outcome => outcome,
-    }
-}
-
-/// A kind, a key, and a checksum.
-const RECORD_BYTES: usize = 40;
-
-/// Kinds of records. None is 0, which is what a file system may leave of what was not written.
-const CREDENTIAL: u8 = 1;
-const GRANT: u8 = 2;
-const PRINCIPAL: u8 = 3;
-const CONFIRMED: u8 = 4;
+/// Space that is reserved for the next entries of a journal: some thousand ends.
+const RESERVE_BYTES: u64 = 256 * 1024;

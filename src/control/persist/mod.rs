@@ -1,283 +1,544 @@
-//! The last good snapshot on disk, so that a node that restarts while its store is away goes on deciding.
+//! The state of a node on disk, so that a restart decides as if there had been none.
 //!
-//! The snapshot is written whole, at a bounded rate, by a thread that lives for one writing. What ends is
-//! written to a journal before it is in force, so that no crash brings it back. No token is in either file,
-//! only hashes. One process writes; another one on the same folder reads at its start, and then waits.
+//! A state file has the rows, the ends and the guard's memory as of one moment, and a journal has every step since.
+//! A step is recorded before it is in force. One that cannot be recorded destroys the state that lacks it: better no
+//! state than one that gives back what has ended. States are written at a bounded rate, by a thread that lives for
+//! one writing. No token is in any file, only hashes. One process writes; another one on the same folder reads at its
+//! start, and then waits.
 
-mod file;
+mod folder;
+mod frames;
 mod journal;
+mod kept_error;
+mod record;
+mod restore;
+mod row_fields;
+mod saving;
+mod state_file;
+#[cfg(test)]
+mod tests;
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::authz::{Change, Revocations, Snapshot, UnixMillis, View};
-use crate::store::QueriesDigest;
+use crate::authz::{Revocations, Snapshot, UnixMillis, View};
+use crate::store::{Bookmark, Position, QueriesDigest, Relation};
 use crate::telemetry::LogOnChange;
-use journal::EndsJournal;
+use folder::{Folder, FolderLock};
+use frames::FRAME_OVERHEAD;
+use journal::{JournalEnd, JournalFile};
+use kept_error::{describe_failure, describe_undestroyed};
+use record::{JournalEntry, encode};
+use saving::{SaveJob, Saving};
 
-/// A state from disk that a node can begin with.
+pub(super) use kept_error::KeptError;
+pub(super) use record::JournalRecord;
+#[cfg(test)]
+pub(super) use record::MemoryChange;
+
+/// A state from disk that a node can begin with, all of it as of the last step that was recorded.
 pub(super) struct Kept {
     pub snapshot: Snapshot,
     pub revocations: Revocations,
     /// Time when the store last confirmed this state, as far as it was written.
     pub confirmed_at: UnixMillis,
-    pub read_by: ReadBy,
+    /// Latest time that the node has seen. The clock does not go behind it.
+    pub seen_at: UnixMillis,
+    /// Relations that were read by other queries than this node's.
+    pub other_queries: Vec<Relation>,
+    pub position: Option<Position>,
+    pub bookmark: Option<Bookmark>,
+    /// The guard's memory, as it was last recorded whole; empty where it never was.
+    pub memory: Vec<u8>,
+    /// Steps after `memory`, in their order. The rows and the ends already have them; the memory has to learn of them.
+    pub since_memory: Vec<JournalRecord>,
+    /// Some steps at the end were not recorded whole. Of what came after them only words and ends are here.
+    pub has_gap: bool,
 }
 
-/// Origin of the state, to see whether the same queries read it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ReadBy {
-    TheseQueries,
-    OtherQueries,
+/// What is kept beside a view, as of the same moment.
+#[derive(Clone, Default)]
+pub(super) struct KeptBeside {
+    pub position: Option<Position>,
+    pub bookmark: Option<Bookmark>,
+    /// The guard's memory, in the guard's own form.
+    pub memory: Vec<u8>,
 }
 
-/// The origin of a snapshot: the store and the queries.
+/// The origin of a state: the store, without secrets, and the queries.
 #[derive(Clone)]
 struct Origin {
-    /// The store, without secrets.
     store: String,
     queries: QueriesDigest,
-}
-
-/// Reason why the state on disk cannot be used; each text ends in the consequence.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum KeptError {
-    #[error("{path} cannot be read ({source}); the store alone decides")]
-    Unreadable { path: String, source: io::Error },
-    #[error("{path} is damaged ({detail}) and is not used; the store alone decides")]
-    Damaged { path: String, detail: &'static str },
-    #[error("{path} was written by another version of sluicegate and is not used; the store alone decides")]
-    Version { path: String },
-    #[error("{path} was kept of {found}, this node's store is {wanted}; it is not used")]
-    Store { path: String, found: String, wanted: String },
 }
 
 /// The folder, and what is under way in it.
 pub(super) struct Persistence {
     folder: Folder,
     origin: Origin,
-    /// `None` while another process has the folder, or it cannot be written.
-    open: Option<OpenFolder>,
+    limits: JournalLimits,
+    access: FolderAccess,
+    /// `None` while there is no state that it could continue.
+    journal: Option<JournalFile>,
+    /// The journal has a gap since the newest state, or the one that is being written.
+    has_gap: bool,
+    /// Bytes of the journals that the newest state does not have.
+    unsaved_bytes: u64,
+    /// A state is on disk that a later start may use, though no journal follows it.
+    is_unfollowed: bool,
     saving: Option<Saving>,
-    /// Not written yet.
-    unsaved: Option<Arc<View>>,
+    schedule: SaveSchedule,
     confirmed_at: UnixMillis,
-    save_at: Instant,
+    seen_at: UnixMillis,
+    /// Values of the times when they were last written.
+    written_times: (UnixMillis, UnixMillis),
+    /// Error that keeps the state from being written, and the one that keeps it from being destroyed.
+    failure: Option<String>,
+    undestroyed: Option<String>,
     trouble: LogOnChange,
 }
 
-/// The files that are open while this process is the writer.
-struct OpenFolder {
-    journal: EndsJournal,
-    confirmed_at: UnixMillis,
-    _lock: File,
+/// Whether this process may write.
+enum FolderAccess {
+    Writer { _lock: File },
+    Elsewhere,
+    Unavailable,
 }
 
-struct Saving {
-    thread: JoinHandle<io::Result<()>>,
-    began: Instant,
+/// When the next state is to be written.
+struct SaveSchedule {
+    /// What is in force is not what state and journal lead to.
+    is_needed: bool,
+    /// The journal has a gap since the last state.
+    is_urgent: bool,
+    save_at: Instant,
+    urgent_at: Instant,
+    open_at: Instant,
 }
 
-/// Paths of the files.
-#[derive(Clone)]
-struct Folder {
-    path: PathBuf,
+/// Bounds of a journal, in bytes.
+#[derive(Clone, Copy)]
+struct JournalLimits {
+    /// Beyond it a new state is due.
+    due: u64,
+    /// Beyond it the next state begins a new journal.
+    file: u64,
+    /// Beyond it nothing more is recorded: no state could be written for long.
+    max: u64,
 }
 
 impl Persistence {
     pub(super) fn new(folder: &Path, store: String, queries: QueriesDigest) -> Self {
+        let now = Instant::now();
         Self {
             folder: Folder { path: folder.to_owned() },
             origin: Origin { store, queries },
-            open: None,
+            limits: JOURNAL_LIMITS,
+            access: FolderAccess::Unavailable,
+            journal: None,
+            has_gap: false,
+            unsaved_bytes: 0,
+            is_unfollowed: false,
             saving: None,
-            unsaved: None,
+            schedule: SaveSchedule {
+                is_needed: true,
+                is_urgent: false,
+                save_at: now,
+                urgent_at: now,
+                open_at: now,
+            },
             confirmed_at: UnixMillis::default(),
-            save_at: Instant::now(),
+            seen_at: UnixMillis::default(),
+            written_times: Default::default(),
+            failure: None,
+            undestroyed: None,
             trouble: LogOnChange::default(),
         }
     }
 
-    /// Reads the state from disk; `None` where there is none.
+    /// Reads the state from disk; `None` where there is none. To be called once, before anything is recorded.
     pub(super) fn load(&mut self) -> Result<Option<Kept>, KeptError> {
-        let Some(mut kept) = file::read(&self.folder.snapshot(), &self.origin)? else { return Ok(None) };
-        for path in [self.folder.old_journal(), self.folder.journal()] {
-            let records = journal::read(&path)?;
-            if let Some(revocations) = kept.revocations.with(&records.ends) {
-                kept.revocations = revocations;
+        if let Err(error) = self.open() {
+            self.fail(&error);
+        }
+        let mut loaded = restore::restore(&self.folder, &self.origin);
+        for _ in 0..LOADS_MAX {
+            // The writing process may have replaced the state under our eyes.
+            if loaded.is_ok() || !matches!(self.access, FolderAccess::Elsewhere) {
+                break;
             }
-            kept.confirmed_at = kept.confirmed_at.max(records.confirmed_at);
+            std::thread::sleep(LOAD_PAUSE);
+            loaded = restore::restore(&self.folder, &self.origin);
         }
-        // It is written again before the store says anything, and is no older for that.
-        self.confirmed_at = kept.confirmed_at;
-        Ok(Some(kept))
+        let is_usable_later =
+            matches!(loaded, Err(KeptError::Unreadable { .. } | KeptError::Permissions { .. }));
+        self.is_unfollowed |= is_usable_later && !matches!(self.access, FolderAccess::Elsewhere);
+        let kept = loaded?;
+        if let Some(kept) = &kept {
+            // It is written again before the store says anything, and is no older for that.
+            (self.confirmed_at, self.seen_at) = (kept.confirmed_at, kept.seen_at);
+            self.written_times = (kept.confirmed_at, kept.seen_at);
+            let is_followed = self.journal.is_some();
+            self.schedule.is_needed = kept.has_gap || !is_followed || !kept.other_queries.is_empty();
+            if !kept.other_queries.is_empty() {
+                self.append_entry(&JournalEntry::Queries(self.origin.queries));
+            }
+        }
+        Ok(kept)
     }
 
-    /// Records rights that are about to end. After the return no crash of this process brings them back.
-    pub(super) fn record_ends(&mut self, ends: &[Change]) {
-        let Some(open) = &mut self.open else { return };
-        if let Err(error) = open.journal.append_ends(ends) {
-            // Better no snapshot at all than one that gives back what has ended.
-            let _gone_already = std::fs::remove_file(self.folder.snapshot());
-            self.give_up(&error);
+    /// Records a step that is about to be in force. After the return no crash of this process loses it: either it is
+    /// in the journal, or no state without it is left.
+    pub(super) fn record(&mut self, record: &JournalRecord) {
+        if *record == JournalRecord::default() {
+            return;
+        }
+        match record.contents(self.seen_at) {
+            Some(contents) => {
+                // What does not fit begins with a gap.
+                if contents.len() > 1 {
+                    self.schedule.is_needed = true;
+                    self.schedule.is_urgent = true;
+                }
+                self.append(&contents);
+            }
+            None => self.lose(&io::Error::other("a row is too large for the journal")),
         }
     }
 
-    /// Sees to it that neither a power cut does. To be called once the ends are in force.
-    pub(super) fn sync_ends(&mut self) {
-        if let Some(Err(error)) = self.open.as_mut().map(|open| open.journal.sync()) {
-            self.give_up(&error);
+    /// Marks that what is in force changes by something that is not recorded: a state is due, and until it is written
+    /// the journal keeps words and ends alone.
+    pub(super) fn outdate(&mut self) {
+        self.schedule.is_needed = true;
+        if !self.has_gap {
+            self.has_gap = true;
+            self.append_entry(&JournalEntry::Gap);
         }
     }
 
-    /// Sets the queries that the state in force is read by from now on.
+    /// Makes what was recorded outlive a power cut. To be called once it is in force.
+    pub(super) fn sync(&mut self) {
+        if let Some(Err(error)) = self.journal.as_mut().map(JournalFile::sync) {
+            self.lose(&error);
+        }
+    }
+
+    /// Sets the queries that the store is read by from now on.
     pub(super) fn read_by(&mut self, queries: QueriesDigest) {
-        self.origin.queries = queries;
+        if self.origin.queries != queries {
+            self.origin.queries = queries;
+            self.append_entry(&JournalEntry::Queries(queries));
+        }
     }
 
-    /// This is in force now.
-    pub(super) fn keep(&mut self, view: &Arc<View>) {
-        self.unsaved = Some(Arc::clone(view));
-    }
-
-    /// The store has confirmed at `now` what is in force.
+    /// Records that the store has confirmed at `now` what is in force.
     pub(super) fn confirm(&mut self, now: UnixMillis) {
         self.confirmed_at = now;
-        if let Some(open) = &mut self.open
-            && now.0.saturating_sub(open.confirmed_at.0) > CONFIRMATION_EVERY.as_millis() as i64
-        {
-            open.confirmed_at = now;
-            if let Err(error) = open.journal.append_confirmation(now) {
-                self.give_up(&error);
-            }
+        self.record_time(now);
+    }
+
+    /// Records the time that the node goes by.
+    pub(super) fn record_time(&mut self, now: UnixMillis) {
+        self.seen_at = self.seen_at.max(now);
+        let (confirmed_at, seen_at) = self.written_times;
+        let since = |at: UnixMillis, written: UnixMillis| at.0.saturating_sub(written.0);
+        if since(self.confirmed_at, confirmed_at).max(since(self.seen_at, seen_at)) > TIMES_EVERY_MS {
+            self.write_times();
         }
     }
 
-    /// Begins and ends writings. To be called from time to time.
+    /// Returns whether a state should be kept now: there is none, or the journal does not lead to what is in force,
+    /// or it has become long.
+    pub(super) fn wants_state(&self) -> bool {
+        let SaveSchedule { is_needed, is_urgent, save_at, urgent_at, .. } = self.schedule;
+        let is_due = is_needed || self.unsaved_bytes > self.limits.due;
+        let at = if is_urgent { urgent_at.min(save_at) } else { save_at };
+        is_due && self.saving.is_none() && !self.is_elsewhere() && Instant::now() >= at
+    }
+
+    /// Begins to write what is in force, which must have every step that was recorded so far. Does nothing while
+    /// another state is being written.
+    pub(super) fn keep(&mut self, view: &View, beside: KeptBeside) {
+        if self.saving.is_some() {
+            return;
+        }
+        if let Err(error) = self.begin_saving(view, beside) {
+            self.schedule.pause(Duration::ZERO);
+            self.fail(&error);
+        }
+    }
+
+    /// Ends writings, and retries what has failed. To be called from time to time.
     pub(super) fn turn(&mut self) {
-        if self.saving.as_ref().is_some_and(|saving| saving.thread.is_finished()) {
+        if self.saving.as_ref().is_some_and(Saving::is_finished) {
             self.finish_saving();
         }
-        if self.saving.is_none() && self.unsaved.is_some() && Instant::now() >= self.save_at {
-            self.save_at = Instant::now() + SAVE_PAUSE;
-            if let Err(error) = self.begin_saving() {
-                self.give_up(&error);
+        if self.undestroyed.is_some() {
+            self.destroy();
+            self.report();
+        }
+        if !self.is_writer() && Instant::now() >= self.schedule.open_at {
+            self.schedule.open_at = Instant::now() + OPEN_PAUSE;
+            match self.open() {
+                // What is in force does not descend from the state that is there.
+                Ok(()) => {
+                    self.outdate();
+                    self.failure = None;
+                    self.report();
+                }
+                Err(error) => self.fail(&error),
             }
         }
     }
 
-    fn begin_saving(&mut self) -> io::Result<()> {
-        if self.open.is_none() {
-            self.open = Some(OpenFolder::lock(&self.folder)?);
+    /// Writes what is in force, if the files do not lead to it yet, and waits for that. For the end of the process.
+    pub(super) fn stop(&mut self, view: &View, beside: KeptBeside) {
+        self.finish_saving();
+        self.write_times();
+        self.sync();
+        if self.schedule.is_needed && !self.is_elsewhere() {
+            self.keep(view, beside);
+            self.finish_saving();
         }
-        let (Some(open), Some(view)) = (&mut self.open, self.unsaved.take()) else { return Ok(()) };
-        // What ends from here on is in the new journal; what has ended before, in the view.
-        open.journal = EndsJournal::rotate(&self.folder)?;
-        let (folder, origin, confirmed_at) = (self.folder.clone(), self.origin.clone(), self.confirmed_at);
-        let thread = std::thread::Builder::new().name("persist".to_owned()).spawn(move || {
-            file::write(&folder, &origin, &view, confirmed_at)?;
-            folder.remove_old_journal()
-        })?;
-        self.saving = Some(Saving { thread, began: Instant::now() });
+    }
+
+    /// What keeps the state from being written, and what to do; `None` while all is well.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.get().cloned()
+    }
+
+    /// Becomes the writer, and goes on with the journal of the state that is there.
+    fn open(&mut self) -> io::Result<()> {
+        self.access = FolderAccess::Unavailable;
+        // Until it is known better: a state may be there.
+        self.is_unfollowed = true;
+        match self.folder.lock()? {
+            FolderLock::Ours(lock) => self.access = FolderAccess::Writer { _lock: lock },
+            FolderLock::Elsewhere => {
+                self.access = FolderAccess::Elsewhere;
+                self.is_unfollowed = false;
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another process keeps its state there",
+                ));
+            }
+        }
+        match restore::journal_end(&self.folder, &self.origin) {
+            Ok(Some(end)) => self.follow(&end)?,
+            // It may be usable at a later start.
+            Err(KeptError::Unreadable { .. } | KeptError::Permissions { .. }) => return Ok(()),
+            Ok(None) | Err(_) => {}
+        }
+        self.is_unfollowed = false;
+        Ok(())
+    }
+
+    fn follow(&mut self, end: &JournalEnd) -> io::Result<()> {
+        let journal = JournalFile::resume(&self.folder, end)?;
+        self.folder.remove_journals(|number| (end.first..=end.place.number).contains(&number))?;
+        self.journal = Some(journal);
+        self.has_gap = false;
+        self.unsaved_bytes = end.bytes;
+        Ok(())
+    }
+
+    fn is_writer(&self) -> bool {
+        matches!(self.access, FolderAccess::Writer { .. })
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        matches!(self.access, FolderAccess::Elsewhere)
+    }
+
+    fn write_times(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        let (confirmed_at, seen_at) = (self.confirmed_at, self.seen_at);
+        let Some(content) = encode(&JournalEntry::Times { confirmed_at: confirmed_at.0, seen_at: seen_at.0 })
+        else {
+            return;
+        };
+        self.written_times = (confirmed_at, seen_at);
+        // No right hangs on them alone: the state stays.
+        match journal.append(std::slice::from_ref(&content)) {
+            Ok(()) => self.unsaved_bytes += (FRAME_OVERHEAD + content.len()) as u64,
+            Err(error) => {
+                self.schedule.is_needed = true;
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn append_entry(&mut self, entry: &JournalEntry) {
+        match encode(entry) {
+            Some(content) => self.append(&[content]),
+            None => self.lose(&io::Error::other("an entry of the journal does not encode")),
+        }
+    }
+
+    fn append(&mut self, contents: &[Vec<u8>]) {
+        let Some(journal) = &mut self.journal else {
+            self.schedule.is_needed = true;
+            if self.is_unfollowed {
+                self.destroy();
+                self.report();
+            }
+            return;
+        };
+        let bytes: usize = contents.iter().map(|content| FRAME_OVERHEAD + content.len()).sum();
+        let bytes_after = self.unsaved_bytes.saturating_add(bytes as u64);
+        let appended = match bytes_after > self.limits.max {
+            true => Err(io::Error::other("the journal is full, as no state could be written")),
+            false => journal.append(contents),
+        };
+        match appended {
+            Ok(()) => self.unsaved_bytes = bytes_after,
+            Err(error) => self.lose(&error),
+        }
+    }
+
+    /// A step could not be recorded: no state without it may be left.
+    fn lose(&mut self, error: &io::Error) {
+        self.destroy();
+        self.schedule.pause(Duration::ZERO);
+        self.fail(error);
+    }
+
+    fn destroy(&mut self) {
+        self.journal = None;
+        self.unsaved_bytes = 0;
+        self.schedule.is_needed = true;
+        if let Some(saving) = &self.saving {
+            saving.cancel();
+        }
+        let destroyed = self.folder.destroy_state();
+        self.is_unfollowed = destroyed.is_err();
+        if destroyed.is_ok() {
+            // For the space that they take; the next state removes what is left.
+            let _left_over = self.folder.remove_journals(|_| false);
+        }
+        self.undestroyed = destroyed.err().map(|error| describe_undestroyed(&self.folder.state(), &error));
+    }
+
+    fn begin_saving(&mut self, view: &View, beside: KeptBeside) -> io::Result<()> {
+        if !self.is_writer() {
+            self.open()?;
+            self.outdate();
+        }
+        let journal = match self.journal.take() {
+            None => {
+                let number = self.folder.journals()?.last().map_or(1, |last| last.saturating_add(1));
+                self.unsaved_bytes = 0;
+                JournalFile::begin(&self.folder, number, None)?
+            }
+            Some(mut full) if full.place().offset > self.limits.file => {
+                // The next one is begun before this one is left.
+                let place = full.place();
+                let next = full.sync().and_then(|()| {
+                    JournalFile::begin(&self.folder, place.number.saturating_add(1), Some(place.id))
+                });
+                next.inspect_err(|_| self.journal = Some(full))?
+            }
+            Some(journal) => journal,
+        };
+        let journal = self.journal.insert(journal);
+        let job = SaveJob {
+            folder: self.folder.clone(),
+            origin: self.origin.clone(),
+            confirmed_at: self.confirmed_at,
+            seen_at: self.seen_at,
+            snapshot: Arc::clone(&view.snapshot),
+            revocations: Arc::clone(&view.revocations),
+            beside,
+            journal: journal.place(),
+            journal_file: journal.handle()?,
+        };
+        self.saving = Some(Saving::begin(job, self.unsaved_bytes)?);
+        (self.schedule.is_needed, self.schedule.is_urgent, self.has_gap) = (false, false, false);
         Ok(())
     }
 
     fn finish_saving(&mut self) {
-        let Some(Saving { thread, began }) = self.saving.take() else { return };
-        self.save_at = Instant::now() + SAVE_PAUSE.max(began.elapsed() * SAVE_PAUSE_FACTOR);
-        let outcome = thread.join();
-        if self.open.is_none() {
-            // The journal was lost meanwhile, and with it what has ended since this was begun.
-            let _gone_already = std::fs::remove_file(self.folder.snapshot());
-        }
-        match outcome {
-            Ok(Ok(())) => {
-                if self.trouble.ends() {
-                    tracing::info!("the last good snapshot is kept in {} again", self.folder.path.display());
-                }
+        let Some(saving) = self.saving.take() else { return };
+        let journal_bytes = saving.journal_bytes;
+        let end = saving.finish();
+        self.schedule.pause(end.lasted);
+        match end.outcome {
+            Ok(()) if end.is_cancelled => {}
+            Ok(()) => {
+                self.unsaved_bytes = self.unsaved_bytes.saturating_sub(journal_bytes);
+                (self.failure, self.undestroyed, self.is_unfollowed) = (None, None, false);
+                self.report();
             }
-            Ok(Err(error)) => self.give_up(&error),
-            Err(_) => self.give_up(&io::Error::other("a fault of sluicegate itself; please report it")),
+            Err(error) => {
+                self.schedule.is_needed = true;
+                self.fail(&error);
+            }
         }
     }
 
-    /// Logs the error and closes the files until the next save, which begins from nothing.
-    fn give_up(&mut self, error: &io::Error) {
-        self.open = None;
-        let trouble = format!(
-            "the last good snapshot cannot be kept in {} ({error}); without it a restart needs the store",
-            self.folder.path.display()
-        );
-        if self.trouble.changes_to(trouble.clone()) {
-            tracing::warn!("{trouble}");
+    fn fail(&mut self, error: &io::Error) {
+        self.failure = Some(describe_failure(&self.folder.path, error));
+        self.report();
+    }
+
+    /// Logs what is wrong when it begins, changes and ends.
+    fn report(&mut self) {
+        match self.undestroyed.as_ref().or(self.failure.as_ref()) {
+            Some(trouble) => {
+                if self.trouble.changes_to(trouble.clone()) {
+                    match self.undestroyed.is_some() {
+                        true => tracing::error!("{trouble}"),
+                        false => tracing::warn!("{trouble}"),
+                    }
+                }
+            }
+            None => {
+                if self.trouble.ends() {
+                    tracing::info!("the node's state is kept in {} again", self.folder.path.display());
+                }
+            }
         }
     }
 }
 
 impl Drop for Persistence {
-    /// Saves the state in force, so that the next start begins with it.
     fn drop(&mut self) {
-        if self.saving.is_some() {
-            self.finish_saving();
-        }
-        if self.unsaved.is_some() {
-            self.save_at = Instant::now();
-            self.turn();
-            self.finish_saving();
-        }
+        self.finish_saving();
     }
 }
 
-impl OpenFolder {
-    fn lock(folder: &Folder) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder.path)?;
-        let lock = File::options().create(true).append(true).mode(FILE_MODE).open(folder.lock())?;
-        lock.try_lock().map_err(|_| io::Error::other("another process writes there"))?;
-        let journal = EndsJournal::rotate(folder)?;
-        Ok(Self { journal, confirmed_at: UnixMillis::default(), _lock: lock })
+impl SaveSchedule {
+    /// Pauses after a writing that lasted so long.
+    fn pause(&mut self, lasted: Duration) {
+        let now = Instant::now();
+        self.save_at = now + SAVE_PAUSE.max(lasted * SAVE_PAUSE_FACTOR);
+        self.urgent_at = now + URGENT_PAUSE.max(lasted * URGENT_PAUSE_FACTOR);
     }
 }
 
-impl Folder {
-    fn snapshot(&self) -> PathBuf {
-        self.path.join("last-good.snapshot")
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.path.join("last-good.journal")
-    }
-
-    /// Journal of what ended before the snapshot that is being written.
-    fn old_journal(&self) -> PathBuf {
-        self.path.join("last-good.journal.old")
-    }
-
-    fn lock(&self) -> PathBuf {
-        self.path.join("last-good.lock")
-    }
-
-    fn remove_old_journal(&self) -> io::Result<()> {
-        match std::fs::remove_file(self.old_journal()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Pause between two saves. A snapshot that is a little old is as good.
+/// Pause between two states. The journal has what came since.
 const SAVE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Factor between the time of a save and the pause after it.
+/// Factor between the time of a writing and the pause after it.
 const SAVE_PAUSE_FACTOR: u32 = 20;
 
-/// Period at which the time of the store's last confirmation is written.
-const CONFIRMATION_EVERY: Duration = Duration::from_secs(60);
+/// Pause and factor where the journal has a gap.
+const URGENT_PAUSE: Duration = Duration::from_secs(1);
+const URGENT_PAUSE_FACTOR: u32 = 4;
 
-/// Permissions of files and folder: rights are readable by the relay alone.
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
+/// Pause between two attempts to become the writer.
+const OPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Attempts to read a state that another process may be replacing, and the pause between them.
+const LOADS_MAX: usize = 5;
+const LOAD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Period at which the times are written: a clock that went back is noticed but for this long.
+const TIMES_EVERY_MS: i64 = 10_000;
+
+/// A start reads the due bytes in well under a second; all of the maximum are a million ends.
+const JOURNAL_LIMITS: JournalLimits =
+    JournalLimits { due: 4 * 1024 * 1024, file: 1024 * 1024, max: 128 * 1024 * 1024 };
