@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e kernels loom lint check bench compare deb tools
+.PHONY: help demo test mutate e2e kernels loom lint check bench compare deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -24,6 +24,9 @@ test: tools ## Install what the tests need, and run every test
 	@cargo nextest run --locked -p sluicegate -p sluicegate-house
 	tests/kernels/run $(NEEDS_A_KERNEL)
 	$(MAKE) --no-print-directory loom
+
+mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
+	@exec cargo test --locked --test mutation -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}

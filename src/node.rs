@@ -28,6 +28,7 @@ pub struct Node {
     control: Control,
     admin: AdminServer,
     audit: AuditLog,
+    authority: Arc<Authority>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +113,7 @@ impl Node {
             engine: handle.clone(),
             probe: probe.status(),
             control: control.status(),
-            authority,
+            authority: Arc::clone(&authority),
             directory_errors: heartbeat.errors(),
             locations: presence.counts(),
             commands: control.commands(),
@@ -137,6 +138,7 @@ impl Node {
             control,
             admin,
             audit,
+            authority,
         })
     }
 
@@ -152,6 +154,11 @@ impl Node {
 
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// The state by which the engine decides.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     pub fn engine(&self) -> &EngineHandle {

@@ -38,6 +38,15 @@ pub(super) struct GivenColumn<'a> {
     pub(super) kind: Option<&'a str>,
 }
 
+/// A column of the contract as others see it: documents and tests derive their columns from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContractColumn {
+    pub name: &'static str,
+    /// The type that the column usually has, by its name in PostgreSQL.
+    pub type_name: &'static str,
+    pub is_nullable: bool,
+}
+
 /// The first difference between a query and the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ContractMismatch {
@@ -89,6 +98,15 @@ fn check_columns(
         }
         None => Ok(()),
     }
+}
+
+/// The columns of `relation`, in their order.
+pub fn contract_columns(relation: Relation) -> impl Iterator<Item = ContractColumn> {
+    columns(relation).iter().map(|column| ContractColumn {
+        name: column.name,
+        type_name: column.kinds[0].name(),
+        is_nullable: column.nullability == Nullability::Nullable,
+    })
 }
 
 /// The columns of `relation` in which a null is a bad value: their indexes, from 0, and names.

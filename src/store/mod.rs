@@ -35,6 +35,7 @@ use crossbeam::channel::{self, Receiver};
 use crate::authz::Change;
 use crate::config::Queries;
 
+pub use contract::{ContractColumn, contract_columns};
 pub use error::StoreError;
 pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
 pub use open::{QueriesDigest, claim_table, located_source, node_table, queries_digest, reader, source};

@@ -38,6 +38,7 @@ mod lifecycle;
 mod limits;
 mod metrics;
 mod monitoring;
+mod mutation;
 mod never_again;
 mod nodes;
 mod openbalena;

@@ -1,0 +1,54 @@
+//! Whatever a query comes to answer, few decisions are wrong, for a short time, and none of them for ever: a sample of
+//! the faults that `make mutate` runs. `tests/mutation/harness` has what a fault is and what must hold.
+
+#[path = "../mutation/harness/mod.rs"]
+mod harness;
+
+use harness::{Case, Guard, StoreKind, of_cases, run_all, write};
+
+#[test]
+fn no_fault_of_a_query_breaks_a_promise_on_sqlite() {
+    keep_the_promises("mutation-sqlite.md", &Case::sample(StoreKind::Sqlite));
+}
+
+#[test]
+fn no_fault_of_a_query_breaks_a_promise_on_postgres() {
+    let every_sixth: Vec<_> = Case::sample(StoreKind::Postgres).into_iter().step_by(6).collect();
+    keep_the_promises("mutation-postgres.md", &every_sixth);
+}
+
+#[test]
+fn no_fault_beside_an_outbox_breaks_a_promise() {
+    let beside_an_outbox: Vec<_> = Case::selected()
+        .into_iter()
+        .filter(|case| case.has_outbox() && case.size == 40)
+        .step_by(17)
+        .collect();
+    keep_the_promises("mutation-outbox.md", &beside_an_outbox);
+}
+
+#[test]
+fn with_the_guard_off_the_same_faults_break_promises() {
+    let cases: Vec<_> =
+        Case::sample(StoreKind::Sqlite).into_iter().filter(Case::is_caught_by_the_guard).collect();
+    assert!(cases.len() >= 10, "{} cases", cases.len());
+    let outcomes = run_all(&cases, Guard::Off, THREADS, |_| {});
+    let kept: Vec<_> = outcomes.iter().filter(|outcome| outcome.failures.is_empty()).collect();
+    let kept: Vec<_> = kept.iter().map(|outcome| outcome.case.to_string()).collect();
+    assert_eq!(kept, [""; 0], "break no promise without the guard");
+}
+
+fn keep_the_promises(file: &str, cases: &[Case]) {
+    let outcomes = run_all(cases, Guard::On, THREADS, |_| {});
+    let table = write(file, &of_cases(&outcomes));
+    let broken: Vec<_> = outcomes.iter().filter(|outcome| !outcome.failures.is_empty()).collect();
+    let lines: Vec<_> =
+        broken.iter().map(|outcome| format!("{}: {}", outcome.case, outcome.failures.join("; "))).collect();
+    let (count, of, table) = (broken.len(), outcomes.len(), table.display());
+    assert!(broken.is_empty(), "{count} of {of} cases break a promise ({table}):\n{}", lines.join("\n"));
+    let requests: usize = outcomes.iter().map(|outcome| outcome.requests).sum();
+    assert!(outcomes.is_empty() || requests > outcomes.len(), "clients went on");
+}
+
+/// Cases that run side by side. Most of their time they wait for reads.
+const THREADS: usize = 6;

@@ -1,0 +1,100 @@
+//! A relay in this process, on the database of a scene.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use sluicegate::authz::{Decision, Query, UnixMillis};
+use sluicegate::config::{Audit, Authz, Config, EngineConfig, Limits, Listen, SelfProbeConfig, Vpn};
+use sluicegate::node::Node;
+
+use super::bed::Scene;
+use super::rights::{HERE, Question, Verdict};
+use crate::support::store_at;
+
+/// True where the guard is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    On,
+    Off,
+}
+
+pub struct RunningRelay {
+    node: Node,
+}
+
+impl RunningRelay {
+    pub fn start(scene: &Scene<'_>, guard: Guard, probe_port: u16, read_every: Duration) -> Self {
+        let authz = Authz {
+            refresh: Duration::from_millis(10),
+            reconcile: read_every,
+            reread: read_every,
+            queries: scene.queries(),
+            state: Some(scene.state_folder()),
+            ..Authz::default()
+        };
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config {
+            store: store_at(&scene.url()),
+            listen: vec![Listen { address: any_port, ..Listen::default() }],
+            engine: EngineConfig { threads: 1, pipes: 8, buffers: 64, ..EngineConfig::default() },
+            // Clients show tokens that were deleted.
+            limits: Limits { unknown_tokens_per_minute: 0, ..Limits::default() },
+            vpn: Vpn { node: Some(HERE.to_owned()), ..Vpn::loopback() },
+            probe: SelfProbeConfig { interval: Duration::ZERO, ..SelfProbeConfig::default() },
+            audit: Audit { path: None, journald: false, ..Audit::default() },
+            authz,
+            ..Config::default()
+        };
+        config.admin.address = any_port;
+        config.authz.guard.enabled = guard == Guard::On;
+        config.authz.guard.probe_port = probe_port;
+        Self { node: Node::start(config).unwrap() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.node.client_addresses()[0]
+    }
+
+    /// The decision of the engine.
+    pub fn decide(&self, question: &Question) -> Verdict {
+        let Question { key, uuid, port } = *question;
+        let query = Query { subject: Some(key.into()), device: Some(uuid), port };
+        match self.node.authority().pin().decide(&query, UnixMillis::now()) {
+            Decision::Allow(route) => Verdict::Allow(route.address),
+            Decision::Refuse(refusal) if format!("{refusal:?}").contains("Disputed") => Verdict::Disputed,
+            Decision::Refuse(_) | Decision::Undecided(_) => Verdict::Refuse,
+        }
+    }
+
+    /// Waits until the store has been read so many times more. False where it is not read any more.
+    pub fn is_read(&self, times: usize) -> bool {
+        let give_up_at = Instant::now() + PATIENCE;
+        let mut stamp = self.stamp();
+        let mut left = times;
+        while left > 0 {
+            if Instant::now() > give_up_at {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            let now = self.stamp();
+            left -= usize::from(now != stamp);
+            stamp = now;
+        }
+        true
+    }
+
+    /// The guard's view, for people who look for the cause of a failure.
+    pub fn holds(&self) -> String {
+        let status = self.node.status().get();
+        status.hold.map_or_else(String::new, |hold| hold.hold.to_string())
+    }
+
+    /// Changes with each read.
+    fn stamp(&self) -> (u64, i64, u64) {
+        let status = self.node.status().get();
+        (status.reads_of_everything, status.confirmed_at.0, status.store_errors)
+    }
+}
+
+/// Longest wait for a read.
+const PATIENCE: Duration = Duration::from_secs(20);
