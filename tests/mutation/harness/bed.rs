@@ -377,6 +377,7 @@ impl Scene<'_> {
                 credentials: query(Relation::Credentials),
                 grants: query(Relation::Grants),
                 devices: query(Relation::Devices),
+                ended: None,
             },
             _ => Queries::default(),
         }

@@ -332,6 +332,7 @@ impl Installation {
             address: Some(address),
             node: Some(if is_elsewhere { ELSEWHERE } else { HERE }.into()),
             online: !is_offline,
+            disputed: false,
         }
     }
 

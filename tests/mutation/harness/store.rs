@@ -301,6 +301,7 @@ fn decoded(relation: Relation, cells: &[Cell]) -> AnswerRow {
                         .map_or(Some(None), |a| a.map(Some))?,
                     node: if node == Some("") { return None } else { node.map(Into::into) },
                     online: boolean(&cells[5])?,
+                    disputed: false,
                 }))
             };
             decode().ok_or(Some(RightsKey::Device(id)))
