@@ -43,7 +43,7 @@ fn a_revocation_closes_its_tunnels_without_a_poll() {
 }
 
 #[test]
-fn each_kind_of_revocation_wakes_and_nothing_else_does() {
+fn whatever_takes_a_right_away_wakes_and_nothing_else_does() {
     let Some(cluster) = Cluster::shared() else { return };
     let database = cluster.database();
     for (statement, wakes) in [
@@ -61,6 +61,11 @@ fn each_kind_of_revocation_wakes_and_nothing_else_does() {
         ),
         ("UPDATE sluicegate.devices SET online = false", false),
         ("UPDATE sluicegate.credentials SET label = 'x'", false),
+        ("UPDATE sluicegate.credentials SET expires_at = now() + interval '1 hour' WHERE id = 2", true),
+        ("UPDATE sluicegate.credentials SET expires_at = NULL WHERE id = 2", false),
+        ("UPDATE sluicegate.grants SET port_max = 3 WHERE id = 3", true),
+        ("UPDATE sluicegate.grants SET port_max = 9 WHERE id = 3", false),
+        ("UPDATE sluicegate.grants SET principal = 2 WHERE id = 3", true),
         ("UPDATE sluicegate.credentials SET revoked_at = now() WHERE id = 1", true),
         ("UPDATE sluicegate.credentials SET revoked_at = now() WHERE id = 1", false),
         ("UPDATE sluicegate.grants SET revoked_at = now() WHERE id = 1", true),

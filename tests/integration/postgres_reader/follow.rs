@@ -197,7 +197,7 @@ fn rows_examined(cluster: &Cluster, database: &str) -> i64 {
 
 #[test]
 fn following_costs_the_new_changes_whatever_was_written_behind_an_open_transaction() {
-    let Some(primary) = Cluster::configured("synchronous_commit = off\n") else { return };
+    let Some(primary) = Cluster::start() else { return };
     let mut rights = Rights::new(&primary);
     let standby = primary.standby("");
     // In another database, as it is with most.
@@ -208,11 +208,12 @@ fn following_costs_the_new_changes_whatever_was_written_behind_an_open_transacti
     let urls = [primary.url(&role, &name), standby.url(&role, &name)];
     wait_until_replayed(&standby, &primary);
     let readers = urls.clone().map(|url| following(&url, Queries::default()));
-    rights.by_hand(
-        "DO $$ BEGIN FOR n IN 1..100000 LOOP
+    let mut writer = rights.database.client();
+    writer.batch_execute("SET synchronous_commit = off").unwrap();
+    let write = "DO $$ BEGIN FOR n IN 1..100000 LOOP
             INSERT INTO sluicegate.changes (relation, key_id) VALUES ('devices', n); COMMIT;
-        END LOOP; END $$",
-    );
+        END LOOP; END $$";
+    writer.batch_execute(write).unwrap();
     wait_until_replayed(&standby, &primary);
     for (place, (cluster, mut reader)) in [&primary, &standby].into_iter().zip(readers).enumerate() {
         let mut read = 0;
