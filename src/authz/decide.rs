@@ -115,14 +115,17 @@ impl Snapshot {
     ) -> Result<Found<'a>, Refusal> {
         let SoughtQuery { subject, credential, device } = asked;
         let held = match subject {
-            Subject::Principal { id, until, .. } => {
+            Subject::Principal { id, until, .. } | Subject::Bearer { id, until, .. } => {
                 Some(HeldCredential { principal: *id, expires_at: Some(*until), revoked: false })
             }
-            Subject::Key(_) | Subject::Secret { .. } => credential.as_ref().and_then(SoughtCredential::get),
+            Subject::Key(_) | Subject::Secret { .. } | Subject::Login { .. } => {
+                credential.as_ref().and_then(SoughtCredential::get)
+            }
         };
         let held = live_credential(held, subject, context)?;
         let device = device.as_ref().and_then(SoughtDevice::get).ok_or(Refusal::DeviceUnknown)?;
-        let between = Between { principal: held.principal, device: device.id, fleet: device.fleet };
+        let principal = subject.acts_as().unwrap_or(held.principal);
+        let between = Between { principal, device: device.id, fleet: device.fleet };
         Ok(Found { subject, expires_at: held.expires_at, device, grants: self.grants.seek(between) })
     }
 
@@ -185,6 +188,9 @@ impl Found<'_> {
     fn best_grant(&self, port: u16, context: DecisionContext<'_>) -> Result<Grant, Refusal> {
         let mut search = GrantSearch { port, context, best: None, refusal: Refusal::NoGrant };
         self.grants.visit(context.now, |grant| search.consider(grant));
+        if let Some(grant) = self.subject.carried_grant() {
+            let _it_is_the_last = search.consider(grant);
+        }
         search.best.ok_or(search.refusal)
     }
 }
@@ -245,9 +251,7 @@ fn live_credential(
     if held.revoked {
         return Err(Refusal::CredentialRevoked);
     }
-    if let Subject::Secret { principal: Some(named), .. } = subject
-        && *named != held.principal
-    {
+    if !subject.names(held.principal) {
         return Err(Refusal::PrincipalMismatch);
     }
     let expires_at = [held.expires_at, subject.until()].into_iter().flatten().min();

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, KeyHash, PrincipalId, UnixMillis};
+use super::{
+    CredentialId, DeviceId, DeviceUuid, Generation, Grant, GrantId, KeyHash, PortRange, PrincipalId, Scope,
+    UnixMillis,
+};
 use crate::wire::Reply;
 
 /// A client's query: may I reach that device and port?
@@ -36,6 +39,44 @@ pub enum Subject {
         /// Time when the token itself expires.
         until: UnixMillis,
     },
+    /// A user of openBalena who has logged in.
+    Login {
+        /// The key of the credential that was made from the user's secret.
+        key: KeyHash,
+        user: LoginUser,
+        /// Principal whose rights the login has. `None`: those of its user.
+        acts_as: Option<PrincipalId>,
+        /// Time when the token itself expires.
+        until: UnixMillis,
+    },
+    /// Whoever holds a session token that opens these ports of every device by itself.
+    Bearer {
+        id: PrincipalId,
+        /// The hash of the token.
+        token: KeyHash,
+        ports: PortRange,
+        /// Time when the token itself expires.
+        until: UnixMillis,
+    },
+}
+
+/// The user that a login names. The number of such a principal is the user's number in its upper 32 bits, and that of
+/// the user's actor in the lower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoginUser {
+    Number(u32),
+    Actor(u32),
+}
+
+impl LoginUser {
+    /// Returns whether `principal` is this user.
+    #[inline]
+    pub const fn is(self, principal: PrincipalId) -> bool {
+        match self {
+            Self::Number(number) => principal.0 >> 32 == number as i64,
+            Self::Actor(actor) => principal.0 > u32::MAX as i64 && principal.0 as u32 == actor,
+        }
+    }
 }
 
 impl Subject {
@@ -43,7 +84,11 @@ impl Subject {
     #[inline]
     pub const fn key(&self) -> &KeyHash {
         match self {
-            Self::Key(key) | Self::Principal { token: key, .. } | Self::Secret { key, .. } => key,
+            Self::Key(key)
+            | Self::Principal { token: key, .. }
+            | Self::Secret { key, .. }
+            | Self::Login { key, .. }
+            | Self::Bearer { token: key, .. } => key,
         }
     }
 
@@ -51,8 +96,43 @@ impl Subject {
     #[inline]
     pub const fn credential(&self) -> Option<&KeyHash> {
         match self {
-            Self::Key(key) | Self::Secret { key, .. } => Some(key),
-            Self::Principal { .. } => None,
+            Self::Key(key) | Self::Secret { key, .. } | Self::Login { key, .. } => Some(key),
+            Self::Principal { .. } | Self::Bearer { .. } => None,
+        }
+    }
+
+    /// The principal whose rights count in the place of those of the credential's.
+    #[inline]
+    pub const fn acts_as(&self) -> Option<PrincipalId> {
+        match self {
+            Self::Login { acts_as, .. } => *acts_as,
+            _ => None,
+        }
+    }
+
+    /// The grant that the token itself is, where it is one.
+    #[inline]
+    pub const fn carried_grant(&self) -> Option<Grant> {
+        match self {
+            Self::Bearer { id, ports, .. } => Some(Grant {
+                id: GrantId::IN_TOKEN,
+                principal: *id,
+                scope: Scope::Any,
+                ports: *ports,
+                expires_at: None,
+                revoked: false,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Returns whether `principal` is the one that the token names, where it names one.
+    #[inline]
+    pub fn names(&self, principal: PrincipalId) -> bool {
+        match self {
+            Self::Secret { principal: Some(named), .. } => *named == principal,
+            Self::Login { user, .. } => user.is(principal),
+            _ => true,
         }
     }
 
@@ -61,7 +141,10 @@ impl Subject {
     pub const fn until(&self) -> Option<UnixMillis> {
         match self {
             Self::Key(_) => None,
-            Self::Principal { until, .. } | Self::Secret { until, .. } => Some(*until),
+            Self::Principal { until, .. }
+            | Self::Secret { until, .. }
+            | Self::Login { until, .. }
+            | Self::Bearer { until, .. } => Some(*until),
         }
     }
 }

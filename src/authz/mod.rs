@@ -18,7 +18,7 @@ mod types;
 
 pub use authority::{Authority, PinnedView, View};
 pub use decide::DecisionContext;
-pub use decision::{Decision, DeviceRight, PeerRoute, Query, Refusal, Route, Subject, Undecided};
+pub use decision::{Decision, DeviceRight, LoginUser, PeerRoute, Query, Refusal, Route, Subject, Undecided};
 pub use decision_log::{DecisionLog, Regression};
 pub use directory::{Directory, DirectoryCell, Holds, NodeEntry, NodeTrouble};
 pub use end::{End, Incarnation};

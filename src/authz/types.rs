@@ -27,6 +27,12 @@ impl KeyHash {
         Self(Sha256::new().chain_update(Self::LOGIN_SECRET_PREFIX).chain_update(secret).finalize().into())
     }
 
+    /// Stands for the secret of a user of openBalena who has none. No secret has the same key, since a text of
+    /// PostgreSQL holds no zero byte.
+    pub fn of_login_without_secret(user: u32) -> Self {
+        Self::of_login_secret(&format!("\0{user}"))
+    }
+
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -129,6 +135,11 @@ pub struct FleetId(pub i64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GrantId(pub i64);
+
+impl GrantId {
+    /// Stands for a right that a session token itself gives. No store numbers a grant so.
+    pub const IN_TOKEN: Self = Self(i64::MIN);
+}
 
 /// A device's uuid: 32 or 62 hex digits, kept as bytes so that case does not matter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -40,7 +40,9 @@ pub struct Authz {
 impl Authz {
     /// True where a session token may name its subject by a secret, which must then be among the credentials.
     pub fn takes_login_secrets(&self) -> bool {
-        self.tokens.iter().any(|signer| matches!(signer.who, SubjectClaims::Secret { .. }))
+        self.tokens
+            .iter()
+            .any(|signer| matches!(signer.who, SubjectClaims::Secret { .. } | SubjectClaims::OpenBalena))
     }
 }
 

@@ -34,6 +34,8 @@ pub enum ConfigError {
     AddressSource { name: String },
     #[error("the key in {file} cannot be used: {detail}")]
     TokenKey { file: String, detail: String },
+    #[error("`claims` names every claim of these tokens; leave out `secret_claim` and `principal_claim`")]
+    TokenClaims,
     #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]
     Query { file: String, detail: String },
 }

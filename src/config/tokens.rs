@@ -31,6 +31,15 @@ pub enum SubjectClaims {
     /// The claim with a secret by which the store knows the principal. Where `principal` is given, that claim must have
     /// the principal's number.
     Secret { secret: String, principal: Option<String> },
+    /// The claims that openBalena's API puts into its tokens.
+    OpenBalena,
+}
+
+/// The value of `claims`: whose tokens these are, where their claims have a meaning of their own.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KnownClaims {
+    OpenBalena,
 }
 
 /// The keys of `[[authz.tokens]]`, as they stand in the file.
@@ -46,6 +55,7 @@ struct TokenSignerKeys {
     leeway: Duration,
     principal_claim: Option<String>,
     secret_claim: Option<String>,
+    claims: Option<KnownClaims>,
 }
 
 impl TryFrom<TokenSignerKeys> for TokenSigner {
@@ -61,14 +71,17 @@ impl TryFrom<TokenSignerKeys> for TokenSigner {
             leeway,
             principal_claim: principal,
             secret_claim,
+            claims,
         } = keys;
         let key = TokenKey::read(algorithm, &key_file).map_err(|error| ConfigError::TokenKey {
             file: key_file.display().to_string(),
             detail: error.to_string(),
         })?;
-        let who = match secret_claim {
-            Some(secret) => SubjectClaims::Secret { secret, principal },
-            None => SubjectClaims::Principal(principal.unwrap_or_else(|| SUBJECT.to_owned())),
+        let who = match (claims, secret_claim) {
+            (Some(KnownClaims::OpenBalena), None) if principal.is_none() => SubjectClaims::OpenBalena,
+            (Some(_), _) => return Err(ConfigError::TokenClaims),
+            (None, Some(secret)) => SubjectClaims::Secret { secret, principal },
+            (None, None) => SubjectClaims::Principal(principal.unwrap_or_else(|| SUBJECT.to_owned())),
         };
         Ok(Self { key, key_id, issuer, audience, leeway, who })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::Group;
 
-use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl};
+use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl, SubjectClaims};
 
 /// A value that cannot work.
 #[derive(Debug)]
@@ -224,6 +224,21 @@ fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
             let problem =
                 format!("must be at most {max}, since tokens stay valid that long after their `exp`");
             return found(&format!("authz.tokens.{place}.leeway"), &problem);
+        }
+        let is_openbalena = config.store.profile == Profile::OpenBalena;
+        match signer.who {
+            // One secret says too little there: some logins have fewer rights than their user.
+            SubjectClaims::Secret { .. } if is_openbalena => {
+                let problem = "does not suit the profile openbalena; write `claims = \"openbalena\"` instead of \
+                               `secret_claim` and `principal_claim`";
+                return found(&format!("authz.tokens.{place}.secret_claim"), problem);
+            }
+            SubjectClaims::OpenBalena if !is_openbalena => {
+                let problem =
+                    "needs `store.profile = \"openbalena\"`, whose queries know the users and their roles";
+                return found(&format!("authz.tokens.{place}.claims"), problem);
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use sluicegate::authz::{
     Change, Credential, Decision, DecisionContext, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant,
-    GrantId, KeyHash, PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts, Scope, Snapshot,
-    Subject, UnixMillis,
+    GrantId, KeyHash, LoginUser, PortRange, PrincipalId, Query, Refusal, Revocations, Route, RowCounts,
+    Scope, Snapshot, Subject, UnixMillis,
 };
 
 /// All rights as lists, and what ended as lists. Every question walks them from the start.
@@ -77,13 +77,23 @@ impl Model {
         let expired = |end: Option<UnixMillis>| end.is_some_and(|end| now >= end);
         let Some(subject) = query.subject else { return Decision::Refuse(Refusal::CredentialMissing) };
         let row = |key| self.credentials.iter().find(|row| row.key == key).copied();
-        let (key, named, until, credential) = match subject {
-            Subject::Key(key) => (key, None, None, row(key)),
-            Subject::Secret { key, principal, until } => (key, principal, Some(until), row(key)),
-            Subject::Principal { id, token, until } => {
-                let stands_in = Credential { key: token, principal: id, expires_at: None, revoked: false };
-                (token, None, Some(until), Some(stands_in))
+        let (key, until, credential) = match subject {
+            Subject::Key(key) => (key, None, row(key)),
+            Subject::Secret { key, until, .. } | Subject::Login { key, until, .. } => {
+                (key, Some(until), row(key))
             }
+            Subject::Principal { id, token, until } | Subject::Bearer { id, token, until, .. } => {
+                let stands_in = Credential { key: token, principal: id, expires_at: None, revoked: false };
+                (token, Some(until), Some(stands_in))
+            }
+        };
+        let is_another = |principal: PrincipalId| match subject {
+            Subject::Secret { principal: Some(named), .. } => named != principal,
+            Subject::Login { user: LoginUser::Number(user), .. } => i64::from(user) != principal.0 >> 32,
+            Subject::Login { user: LoginUser::Actor(actor), .. } => {
+                principal.0 >> 32 == 0 || i64::from(actor) != principal.0 & 0xffff_ffff
+            }
+            _ => false,
         };
         if credential.is_some_and(|row| self.ended_principals.contains(&row.principal)) {
             return Decision::Refuse(Refusal::PrincipalRevoked);
@@ -95,7 +105,7 @@ impl Model {
         if credential.revoked {
             return Decision::Refuse(Refusal::CredentialRevoked);
         }
-        if named.is_some_and(|named| named != credential.principal) {
+        if is_another(credential.principal) {
             return Decision::Refuse(Refusal::PrincipalMismatch);
         }
         if expired(credential.expires_at) || expired(until) {
@@ -111,10 +121,22 @@ impl Model {
             Scope::Device(id) => device.id == id,
         };
         let revoked = |grant: &Grant| grant.revoked || self.ended_grants.contains(&grant.id);
+        let principal = match subject {
+            Subject::Login { acts_as: Some(other), .. } => other,
+            _ => credential.principal,
+        };
+        let in_token = match subject {
+            Subject::Bearer { id: principal, ports, .. } => {
+                let (id, scope) = (GrantId::IN_TOKEN, Scope::Any);
+                Some(Grant { id, principal, scope, ports, expires_at: None, revoked: false })
+            }
+            _ => None,
+        };
         let own: Vec<&Grant> = self
             .grants
             .iter()
-            .filter(|row| row.principal == credential.principal)
+            .filter(|row| row.principal == principal)
+            .chain(&in_token)
             .filter(names_device)
             .collect();
         let fits: Vec<&Grant> = own
@@ -145,7 +167,7 @@ impl Model {
                 address,
                 port: query.port,
                 credential: credential.key.credential_id(),
-                principal: credential.principal,
+                principal,
                 device: device.id,
                 grant: grant.id,
                 generation: Generation(self.generation),
@@ -308,6 +330,22 @@ impl World {
                 .prop_map(|(id, token, until)| Subject::Principal { id, token, until }),
             2 => (self.key(), prop::option::of(self.principal()), until())
                 .prop_map(|(key, principal, until)| Subject::Secret { key, principal, until }),
+            2 => (self.key(), self.login_user(), prop::option::of(self.principal()), until())
+                .prop_map(|(key, user, acts_as, until)| Subject::Login { key, user, acts_as, until }),
+            1 => (self.principal(), self.key(), select(vec![22, 80]), until())
+                .prop_map(|(id, token, port, until)| {
+                    let ports = PortRange::new(port, port).expect("a valid range");
+                    Subject::Bearer { id, token, ports, until }
+                }),
+        ]
+    }
+
+    /// Principals of this test have numbers below 2^32, so that 0 is their user's.
+    fn login_user(self) -> impl Strategy<Value = LoginUser> {
+        prop_oneof![
+            6 => Just(LoginUser::Number(0)),
+            1 => Just(LoginUser::Number(1)),
+            1 => self.principal().prop_map(|id| LoginUser::Actor(id.0 as u32)),
         ]
     }
 }

@@ -42,6 +42,7 @@ mod mutation;
 mod never_again;
 mod nodes;
 mod openbalena;
+mod openbalena_decisions;
 mod openbalena_logins;
 mod openvpn;
 mod package;

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 
 use sluicegate::authz::{DeviceId, FleetId, Grant, KeyHash, PortRange, Scope, UnixMillis};
 
-use crate::support::{Cluster, Device, OpenBalena, Request, V4, assert_done, wait_for};
+use crate::support::{
+    Cluster, Device, OpenBalena, Request, Signer, V4, assert_done, tools_or_skip, wait_for,
+};
 
 /// The device and the port are open, there is nobody on the port, one is not permitted, nobody is known.
 const OPEN: u16 = 200;
@@ -42,15 +44,25 @@ fn a_permission_opens_what_its_name_says_and_nothing_more() {
     let expected = [
         ("resin.device.tunnel-any".to_owned(), everything),
         ("resin.tunnel-any".to_owned(), everything),
-        ("tunnel-any".to_owned(), everything),
+        ("resource.tunnel-any".to_owned(), everything),
         ("resin.device.all".to_owned(), everything),
         ("resin.all".to_owned(), everything),
-        ("all".to_owned(), everything),
+        ("resource.all".to_owned(), everything),
         (format!("resin.device.tunnel-{port}"), that_port),
-        (format!("tunnel-{port}"), that_port),
+        (format!("resource.tunnel-{port}"), that_port),
+        ("resin.device.all?id eq 1".to_owned(), that_device),
+        ("resin.device.all?belongs_to__application eq 1".to_owned(), everything),
+        ("resin.device.all?belongs_to__application eq 2".to_owned(), nothing),
+        ("resin.device.all?true".to_owned(), everything),
+        ("all".to_owned(), nothing),
+        ("tunnel-any".to_owned(), nothing),
+        (format!("tunnel-{port}"), nothing),
+        (format!("resin.device.tunnel-80-{port}"), nothing),
+        ("resin.device.tunnel-firewall".to_owned(), nothing),
+        ("resin.device.tunnel-all".to_owned(), nothing),
         ("resin.device.tunnel-any?actor eq @__ACTOR_ID".to_owned(), that_device),
         (format!("resin.tunnel-{port}?actor eq @__ACTOR_ID"), [OPEN, REFUSED, REFUSED]),
-        ("resin.device.tunnel-any?id eq 1".to_owned(), nothing),
+        ("resin.device.tunnel-any?id ne 2".to_owned(), nothing),
         ("resin.device.all?actor eq @__ACTOR_ID or true".to_owned(), nothing),
         ("resin.device.all?".to_owned(), nothing),
         (format!("resin.device.tunnel-0{port}"), nothing),
@@ -77,14 +89,17 @@ fn what_is_not_understood_is_counted_and_told() {
     let mut world = OpenBalena::new(cluster);
     let (first, second) = (world.key("first", "admin"), world.key("second", "admin"));
     for key in [first, second] {
-        world.permit_key(key, "resin.device.tunnel-any?belongs_to__application eq 7");
+        world.permit_key(key, "resin.device.tunnel-any?is_online");
     }
-    world.permit_key(first, "resin.device.tunnel-70000");
+    world.permit_key(first, "resin.device.tunnel-7000?is_online");
+    // That opens nothing in openBalena either.
+    world.permit_key(first, "resin.device.tunnel-70000?is_online");
+    world.permit_key(first, "resin.device.tunnel-firewall?is_online");
     world.permit_key(first, "resin.device.read?id eq 1");
     // Nobody holds it.
     world.role("retired", "resin.device.all?false");
-    let message = "2 permissions grant nothing, since they are not understood: `resin.device.tunnel-70000`, held 1 times; \
-        `resin.device.tunnel-any?belongs_to__application eq 7`, held 2 times";
+    let message = "2 permissions grant nothing, since they are not understood: \
+        `resin.device.tunnel-7000?is_online`, held 1 times; `resin.device.tunnel-any?is_online`, held 2 times";
 
     let checked = world.command(&["check"]).output().unwrap();
     assert_done(&checked);
@@ -99,8 +114,9 @@ fn what_is_not_understood_is_counted_and_told() {
     assert_done(&status);
     assert!(String::from_utf8_lossy(&status.stdout).contains(message));
 
-    world
-        .by_hand(r#"UPDATE "permission" SET "name" = 'resin.device.tunnel-7000' WHERE "name" LIKE '%70000'"#);
+    world.by_hand(
+        r#"UPDATE "permission" SET "name" = 'resin.device.tunnel-7000' WHERE "name" LIKE '%-7000?%'"#,
+    );
     assert!(relay.metric_becomes("sluicegate_store_rights_not_understood", |count| count == 1.0));
 }
 
@@ -155,7 +171,7 @@ fn users_are_principals_of_their_own_until_their_rights_expire() {
     let role = world.role("default-user", "resin.device.all");
     world.give_user_role(alice, role);
     world.by_hand(r#"UPDATE "user-has-role" SET "expiry date" = '2100-01-01T00:00:00.123Z'"#);
-    let principal = sluicegate::authz::PrincipalId(5);
+    let principal = sluicegate::authz::PrincipalId((2 << 32) + 5);
 
     let rows = world.source().read_all().unwrap();
 
@@ -227,10 +243,10 @@ fn the_guests_rights_are_every_users_but_for_those_on_a_device_of_its_own() {
     let holders = |port| {
         let of_port = grants.iter().filter(move |grant| grant.ports.min() == port);
         let (keys, users): (Vec<&Grant>, Vec<&Grant>) =
-            of_port.partition(|grant| grant.principal.0 > 1 << 31);
+            of_port.partition(|grant| (1 << 31..1 << 32).contains(&grant.principal.0));
         (keys.len(), users.len())
     };
-    assert_eq!(holders(22), (40, 3), "of admin, alice and the guest, once each");
+    assert_eq!(holders(22), (40, 4), "of admin, alice, the guest and whoever may do no more, once each");
     assert_eq!(holders(23), (0, 0));
 }
 
@@ -359,6 +375,40 @@ fn what_the_relays_role_may_not_read_is_told() {
         .unwrap()
         .query("SELECT \"jwt secret\" FROM \"user\"", &[]);
     assert!(secret.is_err(), "no more is granted than is read");
+}
+
+#[test]
+fn a_schema_of_the_relays_role_shadows_no_table() {
+    if !tools_or_skip("a role's own schema", &["openssl"]) {
+        return;
+    }
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut world = OpenBalena::new(cluster);
+    let signer = Signer::new(world.folder(), "api", "HS256");
+    world.do_as_documented(3);
+    let relay = world.database.relay();
+    let tables = [
+        "api key",
+        "user",
+        "permission",
+        "api key-has-permission",
+        "api key-has-role",
+        "user-has-permission",
+    ];
+    let more = ["user-has-role", "role", "role-has-permission", "device", "service instance"];
+    let shadow = |table| format!(r#"CREATE TABLE {relay}."{table}" (LIKE public."{table}");"#);
+    let shadows: String = tables.into_iter().chain(more).map(shadow).collect();
+    let read = |world: &OpenBalena<'_>| {
+        let rows = world.source_with_logins(&signer).read_all().unwrap();
+        (rows.credentials.len(), rows.grants.len(), rows.devices.len())
+    };
+    let before = read(&world);
+    world.by_hand(&format!(
+        r#"CREATE SCHEMA AUTHORIZATION {relay}; {shadows}
+        GRANT SELECT ON ALL TABLES IN SCHEMA {relay} TO {relay}"#
+    ));
+    assert_eq!(read(&world), before);
+    assert_eq!(before, (41, 40, 2));
 }
 
 #[test]

@@ -16,8 +16,8 @@ pub struct OpenBalena<'a> {
     pub database: Database<'a>,
     folder: TempDir,
     client: Client,
-    /// Lines about tokens, on top of the configuration.
-    tokens: String,
+    /// Further lines of the configuration.
+    more: String,
 }
 
 /// Puts a file with `text` in the place of the one at `path`, as whoever reads that should be given it.
@@ -36,8 +36,7 @@ impl<'a> OpenBalena<'a> {
         database.by_hand(include_str!("../fixtures/openbalena.sql"));
         database.grant_as_in(include_str!("../../docs/openbalena.md"));
         let client = database.client();
-        let mut world =
-            Self { database, client, folder: tempfile::tempdir().unwrap(), tokens: String::new() };
+        let mut world = Self { database, client, folder: tempfile::tempdir().unwrap(), more: String::new() };
         world.by_hand(&format!(
             r#"INSERT INTO "service instance" ("service type", "ip address") VALUES ('vpn', '10.0.0.7');
             INSERT INTO "actor" DEFAULT VALUES;
@@ -57,6 +56,13 @@ impl<'a> OpenBalena<'a> {
         world
     }
 
+    /// Runs one of the documentation's pieces of SQL, for this world's role.
+    pub fn do_as_documented(&self, place: usize) {
+        let text = include_str!("../../docs/openbalena.md");
+        let statements = text.split("```sql\n").nth(place).unwrap().split("```").next().unwrap();
+        self.database.by_hand(&statements.replace("sluicegate_relay", &self.database.relay()));
+    }
+
     pub fn by_hand(&mut self, statements: &str) {
         self.client.batch_execute(statements).unwrap();
     }
@@ -68,9 +74,21 @@ impl<'a> OpenBalena<'a> {
         self.client.query_one(sql, &[&name]).unwrap().get(0)
     }
 
-    /// Has session tokens taken that `signer` signs, with `more` keys for it.
-    pub fn take_tokens(&mut self, signer: &Signer, more: &str) {
-        self.tokens = format!("authz.tokens = [{}]", signer.entry(more));
+    /// Accepts the API's tokens, which `signer` signs.
+    pub fn accept_tokens(&mut self, signer: &Signer) {
+        self.configure(&format!("authz.tokens = [{}]", signer.entry("claims = 'openbalena'")));
+    }
+
+    /// Adds a line to the configuration.
+    pub fn configure(&mut self, line: &str) {
+        self.more.push_str(line);
+        self.more.push('\n');
+    }
+
+    /// Puts a line in the place of all that were added to the configuration.
+    pub fn replace_configuration(&mut self, line: &str) {
+        self.more.clear();
+        self.configure(line);
     }
 
     pub fn folder(&self) -> &Path {
@@ -149,9 +167,9 @@ impl<'a> OpenBalena<'a> {
         store::source(&store, &Authz::default())
     }
 
-    /// The same source where tokens of `signer` count, checked by the secrets of users.
+    /// The same source where the API's tokens count, which `signer` signs.
     pub fn source_with_logins(&self, signer: &Signer) -> Box<dyn Source> {
-        let tokens = format!("tokens = [{}]", signer.entry("secret_claim = 'jwt_secret'"));
+        let tokens = format!("tokens = [{}]", signer.entry("claims = 'openbalena'"));
         let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };
         store::source(&store, &toml::from_str(&tokens).unwrap())
     }
@@ -178,7 +196,7 @@ impl<'a> OpenBalena<'a> {
             "#,
             self.database.relay_url(),
             self.addresses_path().display(),
-            self.tokens
+            self.more
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(BINARY);

@@ -1,5 +1,7 @@
 //! The subject of a request, read from the token in its head: an opaque token, or a session token.
 
+mod openbalena;
+
 use crate::authz::{KeyHash, PrincipalId, Subject, UnixMillis};
 use crate::telemetry::Cause;
 use crate::wire::{Claims, SessionTokenError, TokenSubject, Verifier};
@@ -8,6 +10,8 @@ use crate::wire::{Claims, SessionTokenError, TokenSubject, Verifier};
 pub(super) struct Presented {
     /// The subject to decide for. For an unusable token it is the hash of the token, by which logs name it.
     pub subject: Subject,
+    /// Subjects whose rights the token has as well.
+    pub others: Vec<Subject>,
     pub unusable: Option<Unusable>,
 }
 
@@ -24,13 +28,40 @@ impl Presented {
         let key = KeyHash::of_token(token);
         let opaque = Subject::Key(key);
         if token.starts_with(KeyHash::LOGIN_SECRET_PREFIX.as_bytes()) {
-            return Self { subject: opaque, unusable: Some(Unusable::Reserved) };
+            return Self { subject: opaque, others: Vec::new(), unusable: Some(Unusable::Reserved) };
         }
         match verifier.verify(token, now.0) {
-            None => Self { subject: opaque, unusable: None },
-            Some(Ok(claims)) => Self { subject: subject(key, &claims), unusable: None },
-            Some(Err(error)) => Self { subject: opaque, unusable: Some(Unusable::Session(error)) },
+            None => Self { subject: opaque, others: Vec::new(), unusable: None },
+            Some(Ok(claims)) => Self::proven(key, &claims),
+            Some(Err(error)) => {
+                Self { subject: opaque, others: Vec::new(), unusable: Some(Unusable::Session(error)) }
+            }
         }
+    }
+
+    /// The subjects of a genuine token.
+    fn proven(token: KeyHash, claims: &Claims) -> Self {
+        let until = UnixMillis(claims.expires_at_ms);
+        let (subject, others) = match &claims.who {
+            TokenSubject::Principal(id) => {
+                (Subject::Principal { id: PrincipalId(*id), token, until }, Vec::new())
+            }
+            TokenSubject::Secret { secret, principal } => {
+                let (key, principal) = (KeyHash::of_login_secret(secret), principal.map(PrincipalId));
+                (Subject::Secret { key, principal, until }, Vec::new())
+            }
+            TokenSubject::OpenBalena(login) => openbalena::subjects(login, token, until),
+        };
+        Self { subject, others, unusable: None }
+    }
+
+    /// Returns the first subject that `permits` accepts; where none does, the one whose refusal is to be shown.
+    pub fn choose(&self, permits: impl Fn(Subject) -> bool) -> Subject {
+        let mut others = self.others.iter().copied();
+        if self.others.is_empty() || permits(self.subject) {
+            return self.subject;
+        }
+        others.find(|other| permits(*other)).unwrap_or(self.subject)
     }
 }
 
@@ -57,17 +88,5 @@ impl Unusable {
             Self::Reserved => format!("no token may begin with `{}`", KeyHash::LOGIN_SECRET_PREFIX),
             Self::Session(error) => error.to_string(),
         }
-    }
-}
-
-fn subject(token: KeyHash, claims: &Claims) -> Subject {
-    let until = UnixMillis(claims.expires_at_ms);
-    match &claims.who {
-        TokenSubject::Principal(id) => Subject::Principal { id: PrincipalId(*id), token, until },
-        TokenSubject::Secret { secret, principal } => Subject::Secret {
-            key: KeyHash::of_login_secret(secret),
-            principal: principal.map(PrincipalId),
-            until,
-        },
     }
 }

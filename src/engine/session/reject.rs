@@ -180,8 +180,8 @@ impl SessionCore {
     /// The principal of the credential, whether it is valid or not.
     fn claimed_principal<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> Option<PrincipalId> {
         match self.query.as_ref()?.subject? {
-            Subject::Principal { id, .. } => Some(id),
-            Subject::Key(key) | Subject::Secret { key, .. } => {
+            Subject::Principal { id, .. } | Subject::Bearer { id, .. } => Some(id),
+            Subject::Key(key) | Subject::Secret { key, .. } | Subject::Login { key, .. } => {
                 cx.view.get()?.snapshot.credential(&key).map(|row| row.principal)
             }
         }

@@ -315,7 +315,12 @@ fn read_query<K: Kernel>(head: &ConnectHead<'_>, cx: &TurnCx<'_, K>) -> (Query, 
         let verifier = cx.shared.verifier();
         Presented::read(token.as_bytes(), &verifier, cx.now.latest)
     });
-    let subject = presented.as_ref().map(|presented| presented.subject);
-    let query = Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port };
+    let query = |subject| Query { subject, device: DeviceUuid::parse(head.uuid), port: head.port };
+    let permits = |subject| match cx.view.decide(&query(Some(subject)), cx.now.wall) {
+        Decision::Allow(_) => true,
+        Decision::Refuse(refusal) => refusal.is_of_location(),
+        Decision::Undecided(_) => false,
+    };
+    let query = query(presented.as_ref().map(|presented| presented.choose(permits)));
     (query, presented.and_then(|presented| presented.unusable))
 }

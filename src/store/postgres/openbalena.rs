@@ -1,6 +1,7 @@
 //! Profile `openbalena`: the queries on an openBalena database.
 //!
-//! That schema is not ours and has no outbox. It is read whole and compared.
+//! That schema is not ours and has no outbox. It is read whole and compared. The queries name the tables with their
+//! schema, `public`, whatever the session's `search_path` is: a role may have a schema of its own name.
 
 use tokio_postgres::Row;
 
@@ -13,9 +14,16 @@ pub(super) const CREDENTIALS_AND_LOGINS: &str =
 pub(super) const GRANTS: &str =
     concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/grants.sql"));
 
+/// The same grants, and those of the roles that a login can be limited to.
+pub(super) const GRANTS_AND_ROLES: &str = concat!(
+    include_str!("openbalena/rights.sql"),
+    include_str!("openbalena/grants.sql"),
+    include_str!("openbalena/roles.sql")
+);
+
 pub(super) const DEVICES: &str = include_str!("openbalena/devices.sql");
 
-/// Permissions that grant nothing, since their meaning is not understood. Columns: `permission, holders`.
+/// Permissions that grant nothing, since their filter is not understood. Columns: `permission, holders`.
 pub(super) const NOT_UNDERSTOOD: &str =
     concat!(include_str!("openbalena/rights.sql"), include_str!("openbalena/not_understood.sql"));
 

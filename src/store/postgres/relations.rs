@@ -38,14 +38,16 @@ impl SourceSchema {
 
     /// The queries on this schema, which the operator may replace.
     pub(in crate::store) fn queries(self) -> PerRelation<String> {
-        let credentials = match self {
+        let (credentials, grants) = match self {
             Self::Reference => return PerRelation::of_reference_schema(&POSTGRES),
-            Self::OpenBalena(LoginSecrets::Read) => openbalena::CREDENTIALS_AND_LOGINS,
-            Self::OpenBalena(LoginSecrets::LeftAlone) => openbalena::CREDENTIALS,
+            Self::OpenBalena(LoginSecrets::Read) => {
+                (openbalena::CREDENTIALS_AND_LOGINS, openbalena::GRANTS_AND_ROLES)
+            }
+            Self::OpenBalena(LoginSecrets::LeftAlone) => (openbalena::CREDENTIALS, openbalena::GRANTS),
         };
         PerRelation {
             credentials: credentials.to_owned(),
-            grants: openbalena::GRANTS.to_owned(),
+            grants: grants.to_owned(),
             devices: openbalena::DEVICES.to_owned(),
         }
     }

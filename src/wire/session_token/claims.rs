@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::SessionTokenError;
+use super::numbers::number;
+use super::openbalena::OpenBalenaLogin;
 use crate::config::{SubjectClaims, TokenSigner};
 
 /// The claims of a token that is genuine and valid now.
@@ -22,6 +24,7 @@ pub enum TokenSubject {
         secret: String,
         principal: Option<i64>,
     },
+    OpenBalena(OpenBalenaLogin),
 }
 
 impl Claims {
@@ -60,6 +63,7 @@ impl TokenSubject {
                     None => None,
                 },
             }),
+            SubjectClaims::OpenBalena => OpenBalenaLogin::read(payload).map(Self::OpenBalena),
         }
     }
 }
@@ -69,6 +73,7 @@ impl std::fmt::Debug for TokenSubject {
         match self {
             Self::Principal(id) => write!(f, "Principal({id})"),
             Self::Secret { principal, .. } => write!(f, "Secret(…, {principal:?})"),
+            Self::OpenBalena(_) => f.write_str("OpenBalena(…)"),
         }
     }
 }
@@ -101,13 +106,4 @@ fn numeric_date(value: &Value) -> Option<i64> {
     let seconds = value.as_f64()?;
     // The cast saturates: a date outside the range becomes the end of the range.
     Some((seconds * 1000.0) as i64)
-}
-
-/// Reads a number, or a string with its decimal digits.
-fn number(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(digits) => digits.parse().ok().filter(|number: &i64| number.to_string() == *digits),
-        _ => None,
-    }
 }

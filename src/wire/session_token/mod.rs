@@ -5,6 +5,8 @@
 
 mod claims;
 mod compact;
+mod numbers;
+mod openbalena;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +14,7 @@ use crate::config::TokenSigner;
 use compact::Compact;
 
 pub use claims::{Claims, TokenSubject};
+pub use openbalena::{LoginRights, OpenBalenaLogin};
 
 /// The signers whose tokens are accepted.
 pub struct Verifier {

@@ -2,4 +2,4 @@
 -- gives it rights of its own and not those of its user: its number is 2^31 above the key's, which no actor has.
 SELECT sha256(convert_to("key", 'UTF8')) AS key_sha256, 2147483648 + "id" AS principal,
     "expiry date" AS expires_at, false AS revoked
-FROM "api key"
+FROM public."api key"

@@ -2,6 +2,6 @@
 -- that is for `vpn.addresses` to say.
 SELECT device."id"::int8 AS device, device."uuid"::text AS uuid, device."belongs to-application"::int8 AS fleet,
     NULL::text AS address, nullif(instance."ip address", '')::text AS node, device."is connected to vpn" AS online
-FROM "device" AS device
-    LEFT JOIN "service instance" AS instance ON instance."id" = device."is managed by-service instance"
+FROM public."device" AS device
+    LEFT JOIN public."service instance" AS instance ON instance."id" = device."is managed by-service instance"
         AND instance."service type" = 'vpn'
