@@ -8,7 +8,7 @@ use crate::admin::{AdminServer, AdminServerError, SelfProbeThread, Sources};
 use crate::authz::Authority;
 use crate::config::{Config, ListenerKind};
 use crate::control::{
-    Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle,
+    Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store::{self, ReportQueue};
@@ -77,13 +77,9 @@ impl Node {
             }
         };
         let reports = ReportQueue::default();
-        let control = Control::start(
-            store::located_source(&config, &reports),
-            Arc::clone(&authority),
-            on_publish,
-            audit_sender.clone(),
-            &config,
-        )?;
+        let access = StoreAccess::of(&config, &reports);
+        let control =
+            Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
         let engine = Engine::start_on(
             inherited,
             Arc::clone(&config),

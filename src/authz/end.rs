@@ -32,6 +32,15 @@ impl End {
         }
     }
 
+    /// The change that records the end by the number of its row alone.
+    pub const fn gone(self) -> Change {
+        match self {
+            Self::Credential(key) => Change::CredentialGone(key),
+            Self::Grant(id, _) => Change::GrantGone(id),
+            Self::Principal(id) => Change::PrincipalGone(id),
+        }
+    }
+
     /// The ends that `change` records, where `before` is the state that it changes: of a grant, the right in `before` and
     /// the one in the change, so that another right that gets the number later is not refused. The number itself has
     /// ended only where neither has a row.

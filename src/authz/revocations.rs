@@ -71,7 +71,7 @@ impl Revocations {
 
     /// The ends in `changes` that are new to the set, in their barest form.
     pub fn news(&self, changes: &[Change]) -> Vec<Change> {
-        changes.iter().filter_map(End::of).filter(|end| !self.contains(end)).map(gone).collect()
+        changes.iter().filter_map(End::of).filter(|end| !self.contains(end)).map(End::gone).collect()
     }
 
     /// Every end of the set.
@@ -84,7 +84,7 @@ impl Revocations {
 
     /// Every end of the set, in the form in which [`Revocations::with`] takes it.
     pub fn iter(&self) -> impl Iterator<Item = Change> {
-        self.ends().map(gone)
+        self.ends().map(End::gone)
     }
 
     pub fn len(&self) -> usize {
@@ -123,14 +123,6 @@ impl Revocations {
 }
 
 /// The end in its barest form as a change.
-fn gone(end: End) -> Change {
-    match end {
-        End::Credential(key) => Change::CredentialGone(key),
-        End::Grant(id, _) => Change::GrantGone(id),
-        End::Principal(id) => Change::PrincipalGone(id),
-    }
-}
-
 /// Takes `rows` out of `table`. An empty table keeps no directory.
 fn remove<R: Row + Eq + std::hash::Hash>(table: &mut Table<R>, rows: Vec<R>) {
     let suspects = rows.iter().map(|row| table.digest(row.key())).collect();

@@ -91,6 +91,16 @@ impl Snapshot {
         next
     }
 
+    /// The snapshot with each relation of another one.
+    pub fn of_parts(generation: Generation, credentials: &Self, grants: &Self, devices: &Self) -> Self {
+        Self {
+            generation,
+            credentials: credentials.credentials.clone(),
+            grants: grants.grants.clone(),
+            devices: devices.devices.clone(),
+        }
+    }
+
     pub fn generation(&self) -> Generation {
         self.generation
     }

@@ -137,9 +137,11 @@ impl Watchdog {
 /// Describes the state of authorization.
 fn authorization(status: &ControlStatus, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
-    match (trouble, &status.hold) {
+    match (trouble, status.held.first()) {
         (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
-        (None, Some(held)) => format!("generation {generation} held by rule {}", held.hold.rule),
+        (None, Some(held)) => {
+            format!("generation {generation} in force, {} held by rule {}", held.subject(), held.rule)
+        }
         (None, None) if status.last_error.is_some() => {
             format!("generation {generation}, the store cannot be read")
         }

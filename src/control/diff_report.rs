@@ -4,10 +4,8 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::api::{Group, HoldStatus};
-use super::guard::{Changed, Difference};
 use crate::authz::{Credential, Device, Grant, Scope, UnixMillis};
 use crate::store::{Relation, RowKey};
 
@@ -47,26 +45,6 @@ pub struct DiffRow {
 }
 
 impl DiffReport {
-    /// The report of a whole difference, of which the guard holds `holds`.
-    pub(super) fn of(difference: &Difference, holds: Vec<HoldStatus>, node: Option<&str>) -> Self {
-        let Difference { credentials, grants, devices } = difference;
-        let is_located =
-            |device: &Option<Device>| device.as_ref().is_some_and(|row| row.location(node).is_some());
-        let unlocated = devices.iter().filter(|row| is_located(&row.before) && !is_located(&row.after));
-        let mut report = Self { holds, devices_unlocated: unlocated.count(), ..Self::default() };
-        let mut digest = Sha256::new();
-        let key_of_credential = |row: &Credential| RowKey::Credential(row.key);
-        let rows = diff_rows(credentials, key_of_credential, show_credential)
-            .chain(diff_rows(grants, |row| RowKey::Grant(row.id), show_grant))
-            .chain(diff_rows(devices, |row| RowKey::Device(row.id), show_device));
-        for row in rows {
-            digest.update(format!("{row:?}\n"));
-            report.push(row);
-        }
-        report.digest = hex::encode(&digest.finalize()[..16]);
-        report
-    }
-
     /// Counts `row`, and lists it while there is room.
     pub(super) fn push(&mut self, row: DiffRow) {
         let counts = match Relation::named(&row.relation) {
@@ -110,17 +88,6 @@ impl DiffRow {
         let row = shown.strip_prefix(relation).unwrap_or(&shown).trim().to_owned();
         Self { relation: relation.into(), row, group, before, after }
     }
-}
-
-fn diff_rows<'a, R>(
-    rows: &'a [Changed<R>],
-    key: impl Fn(&R) -> RowKey + 'a,
-    show: fn(&R) -> String,
-) -> impl Iterator<Item = DiffRow> + 'a {
-    rows.iter().filter_map(move |row| {
-        let key = key(row.after.as_ref().or(row.before.as_ref())?);
-        Some(DiffRow::new(&key, None, row.before.as_ref().map(show), row.after.as_ref().map(show)))
-    })
 }
 
 pub(super) fn show_credential(row: &Credential) -> String {

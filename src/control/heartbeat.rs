@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::neighbours::NodeSummary;
-use super::refresh::jittered;
+use super::readers::jittered;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeList, NodeTable, StoreError};

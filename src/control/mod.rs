@@ -1,30 +1,23 @@
-//! Keeps the snapshot in force in step with the store.
+//! Keeps what is in force in step with the store.
 //!
-//! One thread reads the store on a short timer, and whole on a long one, and publishes what it says to the
-//! shared [`Authority`], if the guard lets it. Whatever goes wrong here, a fault of our own included, leaves
-//! the last snapshot in force.
+//! Readers read the store on threads of their own; the control thread puts what they read to the guard, publishes what
+//! may take effect to the shared [`Authority`], and answers operators. Whatever goes wrong here, a fault of our own
+//! included, leaves what is in force.
 
-mod admission;
 pub mod api;
-mod candidate;
 mod commands;
+mod control_thread;
 mod diff_report;
-mod guard;
 mod heartbeat;
-mod history;
-mod hold;
 mod hold_log;
-mod missing_rows;
+mod judge;
 mod neighbours;
 mod persist;
 mod presence_writer;
 mod probation;
 mod publisher;
-mod quarantine;
-mod refresh;
-mod replay_log;
+mod readers;
 mod report;
-mod reused_addresses;
 mod status;
 
 use std::sync::Arc;
@@ -35,18 +28,19 @@ pub use commands::{
     Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, GuardCommandError, QueriesError,
 };
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
-pub use guard::{Hold, Rule};
 pub use heartbeat::HeartbeatThread;
-pub use hold::{HoldCounts, HoldStatus};
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
+pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};
 
 use crate::authz::Authority;
 use crate::config::Config;
-use crate::store::{Source, StoreError};
+use crate::store::{self, AddressLayer, KnownPosition, ReportQueue, StoreError, queries_digest};
 use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::AuditSender;
-use refresh::Refresher;
+use control_thread::{ControlThread, Parts, StartError};
+use persist::Persistence;
+use publisher::Publisher;
 use report::GuardReport;
 
 /// The running control thread; dropping it stops the thread and waits for it.
@@ -56,33 +50,62 @@ pub struct Control {
     commands: Commands,
 }
 
+/// The way to the store.
+pub struct StoreAccess {
+    /// Makes readers, each with a connection of its own.
+    pub readers: ReaderFactory,
+    /// The position that the readers compare with.
+    pub known: KnownPosition,
+    /// The node's own VPN tables.
+    pub layer: AddressLayer,
+}
+
+impl StoreAccess {
+    /// The way to the store that `config` names. With `vpn.report`, `reports` gets what is to be written about devices.
+    pub fn of(config: &Config, reports: &ReportQueue) -> Self {
+        let known = KnownPosition::default();
+        let (store, authz, shared) = (config.store.clone(), config.authz.clone(), known.clone());
+        let readers: ReaderFactory = Arc::new(move || store::reader(&store, &authz, shared.clone()));
+        Self { readers, known, layer: AddressLayer::new(config, reports) }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Fault(String),
     #[error("the control thread cannot be started ({0}); raise the limit on threads or memory")]
     Thread(std::io::Error),
 }
 
 impl Control {
-    /// Reads all of `source`, publishes it to `authority` unless the guard holds it, and only then returns:
-    /// a node that cannot read its store does not start, unless a snapshot of it was kept on disk. From then
-    /// on a thread of its own keeps up.
+    /// Begins with what was kept on disk, whatever the store does. Without it, reads the store, publishes it to
+    /// `authority` unless the guard holds it, and only then returns: such a node does not start where its store cannot be
+    /// read. From then on threads keep up.
     ///
-    /// `on_publish` is called on that thread, and once here, after each publication; live sessions are to
-    /// be decided again then. `audit` gets the events of the guard.
+    /// `on_publish` is called on the control thread, and once here, after each publication; live sessions are to be
+    /// decided again then. `audit` gets the events of the guard.
     pub fn start(
-        source: Box<dyn Source>,
+        store: StoreAccess,
         authority: Arc<Authority>,
         on_publish: impl Fn() + Send + 'static,
         audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
+        let StoreAccess { readers: factory, known, layer } = store;
         let report = GuardReport::new(audit);
-        let refresher = Refresher::start(source, authority, Box::new(on_publish), report, config)?;
-        let status = refresher.status();
+        let queries = queries_digest(&config.store, &config.authz);
+        let name = factory().describe();
+        let persistence =
+            config.authz.state.as_ref().map(|folder| Persistence::new(folder, name.clone(), queries));
+        let publisher = Publisher::new(Arc::clone(&authority), Box::new(on_publish), persistence);
+        let parts = Parts { name, factory, known, layer, authority, publisher, report };
+        let control = ControlThread::start(parts, config)?;
+        let status = control.status();
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
-        let thread = ServiceThread::start("control", move |stop| refresher.run(&stop, &requests))
+        let thread = ServiceThread::start("control", move |stop| control.run(&stop, &requests))
             .map_err(ControlError::Thread)?;
         Ok(Self { _thread: thread, status, commands: Commands { queue } })
     }
@@ -95,5 +118,15 @@ impl Control {
     /// A way to look into what is held, and to act on it.
     pub fn commands(&self) -> Commands {
         self.commands.clone()
+    }
+}
+
+impl From<StartError> for ControlError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Store(error) => Self::Store(error),
+            StartError::Fault(fault) => Self::Fault(fault),
+            StartError::Thread(error) => Self::Thread(error),
+        }
     }
 }

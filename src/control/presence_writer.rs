@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam::channel::select;
 
-use super::refresh::jittered;
+use super::readers::jittered;
 use crate::authz::{Authority, DeviceUuid};
 use crate::config::Config;
 use crate::store::{ClaimTable, PresenceReport, ReportQueue, StoreError};

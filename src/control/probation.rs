@@ -1,48 +1,37 @@
-//! Whether a publication refuses what the generation before would have allowed, as clients notice.
+//! Whether clients are refused what the baseline allows.
 //!
-//! Engines report such refusals. One is a person's work; many, from several principals, are a publication
-//! that should not have passed the guard. Refusals for want of a location are put to the network first:
-//! devices do go offline.
+//! Engines report such refusals: they decide once more by what is in force with the inferred losses of the window given
+//! back. An explicit end explains itself and is never among them. One refusal is a person's work; many, of several
+//! subjects, or of one that carries most of the traffic, are a query that slipped within its budget.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::guard::{Hold, NetworkAnswer, ProbeTarget, Prober, Rule, Unlocated};
 use super::report::GuardReport;
-use crate::authz::{Authority, DeviceId, PrincipalId, Query, Regression, Snapshot};
-use crate::config::{Config, Regressions};
+use crate::authz::{Authority, DeviceId, PrincipalId, Refusal, Regression, Snapshot};
+use crate::config::{Config, OnRegression, Regressions};
 use crate::telemetry::Cause;
 
 /// See the module.
 pub(super) struct Probation {
     report: GuardReport,
     limits: Regressions,
+    on_regression: OnRegression,
     time: Duration,
     /// Newest regression of each pair whose refusal says that a right is gone.
     rights: Pairs,
-    /// Newest regression of each pair whose refusal says that the device has no location.
-    locations: Pairs,
     window: Window,
-    prober: Prober,
     /// Regressions so far.
     total: u64,
 }
 
-/// Evidence against the snapshot in force.
+/// Evidence against what is in force.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    pub hold: Hold,
-    /// Queries that were refused.
-    pub queries: Vec<Query>,
-    pub lost: LostRight,
-}
-
-/// The kind of thing that the refused requesters lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LostRight {
-    Rights,
-    /// Locations of devices that this node itself could dial.
-    Locations,
+    pub figures: String,
+    pub examples: Vec<String>,
+    /// What is lost are locations, and not rights.
+    pub is_of_locations: bool,
 }
 
 /// Regressions, one for each pair of principal and device.
@@ -73,33 +62,50 @@ impl Probation {
         Self {
             report,
             limits: guard.max_regressions,
+            on_regression: guard.on_regression,
             time: guard.probation,
             rights: Pairs::default(),
-            locations: Pairs::default(),
             window: Window::default(),
-            prober: Prober::new(config),
             total: 0,
         }
     }
 
-    /// Fetches what the engines report, and says whether it is too much.
-    pub(super) fn poll(&mut self, authority: &Authority, in_force: &Snapshot) -> Option<Evidence> {
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        let guard = &config.authz.guard;
+        (self.limits, self.on_regression, self.time) =
+            (guard.max_regressions, guard.on_regression, guard.probation);
+    }
+
+    pub(super) fn on_regression(&self) -> OnRegression {
+        self.on_regression
+    }
+
+    /// Fetches what the engines report, and says whether it is too much. `losses` is how many rows were taken away
+    /// within the window.
+    pub(super) fn poll(
+        &mut self,
+        authority: &Authority,
+        in_force: &Snapshot,
+        losses: usize,
+    ) -> Option<Evidence> {
         let now = Instant::now();
         let mut decided = 0;
         for decision_log in authority.decision_logs() {
             decided += decision_log.decided();
-            decision_log.drain_regressions(|regression| self.record(regression, now));
+            decision_log.drain_allowed(drop);
+            decision_log.drain_regressions(|regression| self.record(regression, in_force, now));
         }
         self.window.turn(now, decided);
         self.rights.forget_older_than(now, self.time);
-        self.locations.forget_older_than(now, self.time);
-        self.too_many_rights().or_else(|| self.too_many_locations(in_force))
+        if self.time.is_zero() || losses == 0 {
+            return None;
+        }
+        self.too_many(losses)
     }
 
-    /// Another snapshot is in force, by a rollback or by a person's word.
+    /// What is in force is another's word: by an undoing or by a person.
     pub(super) fn begin_anew(&mut self) {
         self.rights = Pairs::default();
-        self.locations = Pairs::default();
         self.window = Window::default();
     }
 
@@ -107,69 +113,48 @@ impl Probation {
         self.total
     }
 
-    fn record(&mut self, regression: Regression, now: Instant) {
+    fn record(&mut self, regression: Regression, in_force: &Snapshot, now: Instant) {
+        // A device that is gone or offline is no right that was lost: its row says so itself, twice over.
+        let is_gone =
+            regression.refusal == Refusal::DeviceUnknown && in_force.device(regression.device).is_none();
+        if is_gone || regression.refusal.is_of_location() {
+            return;
+        }
         self.total += 1;
-        let recorded = if regression.refusal.is_of_location() {
-            self.locations.record(regression, now)
-        } else {
-            self.window.record(regression.principal, now);
-            self.rights.record(regression, now)
-        };
-        if recorded == PairRecord::New {
+        self.window.record(regression.principal, now);
+        if self.rights.record(regression, now) == PairRecord::New {
             self.report.regressed(&regression);
         }
     }
 
-    fn too_many_rights(&self) -> Option<Evidence> {
+    fn too_many(&self, losses: usize) -> Option<Evidence> {
         let limits = &self.limits;
-        if self.rights.exceed(limits) {
+        let subjects = self.rights.principals();
+        if self.rights.pairs.len() >= limits.pairs && subjects >= limits.principals {
             let figures = format!(
-                "{} pairs of principal and device, of {} principals, are refused what the generation before \
-                 allowed; authz.guard.max_regressions is {} pairs of {} principals",
+                "{} pairs of principal and device, of {subjects} principals, are refused what the baseline allows; \
+                 authz.guard.max_regressions is {} pairs of {} principals",
                 self.rights.pairs.len(),
-                self.rights.principals(),
                 limits.pairs,
                 limits.principals
             );
-            return Some(self.rights.evidence(figures, LostRight::Rights));
+            return Some(self.rights.evidence(figures));
         }
         let (regressions, decided) = (self.window.regressions.len(), self.window.decisions());
-        let is_too_large_a_share = regressions >= limits.decisions
-            && regressions as f64 > limits.share * decided as f64
-            && self.window.principals() >= limits.principals;
-        is_too_large_a_share.then(|| {
-            let figures = format!(
-                "{regressions} of {decided} decisions within {} s refuse what the generation before allowed; \
-                 authz.guard.max_regressions is {} %",
-                WINDOW.as_secs(),
-                limits.share * 100.0
-            );
-            self.rights.evidence(figures, LostRight::Rights)
-        })
-    }
-
-    /// Devices that the store has lost sight of one by one. What does not answer either is offline.
-    fn too_many_locations(&mut self, in_force: &Snapshot) -> Option<Evidence> {
-        if !self.locations.exceed(&self.limits) {
+        let share = regressions as f64 / decided.max(1) as f64;
+        let is_of_many = self.window.principals() >= limits.principals && share > limits.share;
+        // One row that ended refuses one subject, who may be the whole traffic: that is no slip.
+        let is_of_one = share > MOST_OF_TRAFFIC && losses >= SINGLE_SUBJECT_LOSSES;
+        if regressions < limits.decisions || !(is_of_many || is_of_one) {
             return None;
         }
-        let unlocated = self.locations.unlocated(in_force);
-        match self.prober.poll(&unlocated.devices, &unlocated.targets, |_| true) {
-            NetworkAnswer::Asked => None,
-            NetworkAnswer::Silent | NetworkAnswer::Unasked => {
-                self.locations = Pairs::default();
-                None
-            }
-            NetworkAnswer::Answers { answered, sampled } => {
-                let figures = format!(
-                    "{} pairs of principal and device, of {} principals, are refused for want of a location, \
-                     but {answered} of {sampled} devices that were asked answer",
-                    self.locations.pairs.len(),
-                    self.locations.principals()
-                );
-                Some(self.locations.evidence(figures, LostRight::Locations))
-            }
-        }
+        let figures = format!(
+            "{regressions} of {decided} decisions within {} s refuse what the baseline allows; \
+             authz.guard.max_regressions is {} %",
+            WINDOW.as_secs(),
+            limits.share * 100.0
+        );
+        Some(self.rights.evidence(figures))
     }
 }
 
@@ -193,37 +178,13 @@ impl Pairs {
         self.pairs.keys().map(|(principal, _)| principal).collect::<HashSet<_>>().len()
     }
 
-    fn exceed(&self, limits: &Regressions) -> bool {
-        self.pairs.len() >= limits.pairs && self.principals() >= limits.principals
-    }
-
-    fn evidence(&self, figures: String, lost: LostRight) -> Evidence {
-        let regressions = || self.pairs.values().map(|(regression, _)| regression);
-        let examples = regressions().map(|regression| {
+    fn evidence(&self, figures: String) -> Evidence {
+        let example = |regression: &Regression| {
             let Regression { principal, device, refusal, .. } = regression;
             format!("principal {} on device {} ({})", principal.0, device.0, Cause::from(*refusal))
-        });
-        Evidence {
-            hold: Hold::new(Rule::Probation, self.pairs.len(), figures, examples),
-            queries: regressions().map(|regression| regression.query).collect(),
-            lost,
-        }
-    }
-
-    /// Returns the former addresses of the devices, without those that other devices have now.
-    fn unlocated(&self, in_force: &Snapshot) -> Unlocated {
-        let regressions = || self.pairs.values().map(|(regression, _)| regression);
-        let devices: HashSet<DeviceId> = regressions().map(|regression| regression.device).collect();
-        let taken: HashSet<_> = in_force
-            .devices()
-            .filter(|device| !devices.contains(&device.id))
-            .filter_map(|device| device.address)
-            .collect();
-        let targets = regressions().filter_map(|regression| {
-            Some(ProbeTarget { device: regression.device, address: regression.address? })
-        });
-        let targets = targets.filter(|target| !taken.contains(&target.address)).collect();
-        Unlocated { total: devices.len(), devices, targets }
+        };
+        let examples = self.pairs.values().take(EXAMPLES_MAX).map(|(regression, _)| example(regression));
+        Evidence { figures, examples: examples.collect(), is_of_locations: false }
     }
 }
 
@@ -262,3 +223,12 @@ const WINDOW_REGRESSIONS_MAX: usize = 100_000;
 
 /// Pairs that are remembered.
 const PAIRS_MAX: usize = 1_000;
+
+/// Refused pairs that a report names.
+const EXAMPLES_MAX: usize = 5;
+
+/// Share of all decisions from which one subject's refusals are evidence.
+const MOST_OF_TRAFFIC: f64 = 0.5;
+
+/// Rows that must have been taken away for that.
+const SINGLE_SUBJECT_LOSSES: usize = 2;

@@ -1,4 +1,4 @@
-//! Puts views in force, and frees those that were.
+//! Puts views in force, keeps them on disk, and frees those that were.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use crossbeam::epoch;
 
-use super::persist::{JournalRecord, Kept, KeptBeside, Persistence};
-use crate::authz::{Authority, Change, End, Generation, Revocations, Snapshot, UnixMillis, View};
-use crate::store::{QueriesDigest, Relation};
+use super::judge::{Guard, GuardMemory, Unpublished};
+use super::persist::{JournalRecord, Kept, KeptBeside, MemoryChange, Persistence};
+use crate::authz::{Authority, Revocations, Snapshot, UnixMillis, View};
+use crate::store::{Bookmark, KnownPosition, Position, QueriesDigest};
 
 /// The only writer of an [`Authority`].
 pub(super) struct Publisher {
@@ -16,18 +17,26 @@ pub(super) struct Publisher {
     on_publish: Box<dyn Fn() + Send>,
     /// `None` until a first snapshot is published.
     in_force: Option<Arc<View>>,
-    revocations: Arc<Revocations>,
-    /// The snapshot that refusals are compared with; see [`View::previous`].
-    previous: Option<Arc<Snapshot>>,
-    /// The view in force has all of them.
-    is_settled: bool,
-    /// Time since which the last read could have been made.
-    readable_since: Instant,
-    /// Time since which the oldest end that is not in force yet could be read.
-    ended_at: Option<Instant>,
     retired: Retired,
     /// `None` where nothing is kept on disk.
     persistence: Option<Persistence>,
+}
+
+/// What an earlier process has kept on disk.
+pub(super) struct Restored {
+    pub snapshot: Arc<Snapshot>,
+    pub revocations: Revocations,
+    pub memory: GuardMemory,
+    pub position: Option<Position>,
+    pub bookmark: Option<Bookmark>,
+    /// Latest time that was seen.
+    pub latest: UnixMillis,
+}
+
+/// How far the store was read, for the state on disk.
+pub(super) struct ReadUpTo {
+    pub position: Option<Position>,
+    pub bookmark: Option<Bookmark>,
 }
 
 impl Publisher {
@@ -36,24 +45,11 @@ impl Publisher {
         on_publish: Box<dyn Fn() + Send>,
         persistence: Option<Persistence>,
     ) -> Self {
-        let (revocations, retired) = (Arc::default(), Retired::default());
-        Self {
-            authority,
-            on_publish,
-            in_force: None,
-            revocations,
-            previous: None,
-            is_settled: true,
-            readable_since: Instant::now(),
-            ended_at: None,
-            retired,
-            persistence,
-        }
+        Self { authority, on_publish, in_force: None, retired: Retired::default(), persistence }
     }
 
-    /// Puts in force what was kept on disk by an earlier process, if there is anything. Returns also the relations
-    /// that other queries read.
-    pub(super) fn restore(&mut self) -> Option<(Arc<Snapshot>, Vec<Relation>)> {
+    /// Reads what an earlier process has kept on disk, if there is anything.
+    pub(super) fn restore(&mut self) -> Option<Restored> {
         let kept = match self.persistence.as_mut()?.load() {
             Ok(kept) => kept?,
             Err(error) => {
@@ -61,68 +57,75 @@ impl Publisher {
                 return None;
             }
         };
-        let Kept { snapshot, revocations, confirmed_at, other_queries, .. } = kept;
-        let snapshot = Arc::new(snapshot);
-        self.revocations = Arc::new(revocations);
+        let Kept { snapshot, revocations, confirmed_at, seen_at, other_queries, position, bookmark, .. } =
+            kept;
+        if !other_queries.is_empty() {
+            let names: Vec<&str> = other_queries.iter().map(|relation| relation.name()).collect();
+            tracing::warn!(
+                "the rows on disk of {} were read by other queries; what these change is held beyond its budget",
+                names.join(", ")
+            );
+        }
+        if kept.has_gap {
+            tracing::warn!("the state on disk is a little older than the end of the last process");
+        }
+        let memory = if kept.memory.is_empty() {
+            GuardMemory::default()
+        } else {
+            postcard::from_bytes(&kept.memory).unwrap_or_else(|error| {
+                tracing::error!(
+                    "what the guard had kept on disk cannot be used ({error}); its budgets begin anew"
+                );
+                GuardMemory::default()
+            })
+        };
         self.authority.confirm(confirmed_at);
         self.authority.lost_store();
-        self.put_in_force(Arc::clone(&snapshot));
-        Some((snapshot, other_queries))
+        Some(Restored {
+            snapshot: Arc::new(snapshot),
+            revocations,
+            memory,
+            position,
+            bookmark,
+            latest: seen_at,
+        })
     }
 
-    /// Sets the queries that snapshots are read by from now on, for the copy on disk.
-    pub(super) fn read_by(&mut self, queries: QueriesDigest) {
-        if let Some(persistence) = &mut self.persistence {
-            persistence.read_by(queries);
+    /// Puts `masked` in force, with the ends on top of it. What changed is on disk before.
+    pub(super) fn publish(
+        &mut self,
+        guard: &Guard,
+        masked: Arc<Snapshot>,
+        changed: Unpublished,
+        ended_at: Option<Instant>,
+        read_up_to: ReadUpTo,
+    ) {
+        self.record(guard, changed, read_up_to);
+        if let Some(ended_at) = ended_at {
+            self.authority.record_ends(ended_at);
         }
-    }
-
-    /// Ends what `changes` say has ended, with the next view, which [`Publisher::settle`] sees to at the latest.
-    ///
-    /// Not at once: one read may end a right and give the one that takes its place, and a tunnel should not
-    /// end in between.
-    pub(super) fn end(&mut self, changes: &[Change]) {
-        let Some(revocations) = self.revocations.with(changes) else { return };
-        if let Some(persistence) = &mut self.persistence {
-            let ended = self.revocations.news(changes).iter().filter_map(End::of).collect();
-            persistence.record(&JournalRecord { ended, ..JournalRecord::default() });
+        let view = Arc::new(View {
+            snapshot: masked,
+            revocations: Arc::clone(guard.revocations()),
+            previous: guard.before_losses(),
+        });
+        self.authority.publish(Arc::clone(&view));
+        if let Some(old) = self.in_force.replace(view) {
+            self.retired.push(old);
         }
-        self.revocations = Arc::new(revocations);
-        self.is_settled = false;
-        self.ended_at.get_or_insert(self.readable_since);
-    }
-
-    /// Records that the next rows could be read since `readable_since`.
-    pub(super) fn record_readable(&mut self, readable_since: Instant) {
-        self.readable_since = readable_since;
-    }
-
-    /// Puts in force what has ended and is not yet.
-    pub(super) fn settle(&mut self) {
-        if !self.is_settled
-            && let Some(view) = &self.in_force
-        {
-            self.put_in_force(Arc::clone(&view.snapshot));
-        }
+        (self.on_publish)();
         if let Some(persistence) = &mut self.persistence {
             persistence.sync();
         }
     }
 
-    /// Puts `snapshot` in force, with all that has ended on top of it.
-    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        self.put_in_force(snapshot);
+    /// Records what the guard has to remember, where nothing else has changed.
+    pub(super) fn record_memory(&mut self, guard: &Guard) {
+        let changed = Unpublished { is_memory_changed: true, ..Unpublished::default() };
+        self.record(guard, changed, ReadUpTo { position: None, bookmark: None });
     }
 
-    /// Sets the snapshot that refusals are compared with from the next view on; `None` counts at once.
-    pub(super) fn compare_with(&mut self, previous: Option<Arc<Snapshot>>) {
-        let was_compared = std::mem::replace(&mut self.previous, previous).is_some();
-        if was_compared && self.previous.is_none() {
-            self.is_settled = false;
-        }
-    }
-
-    /// The store has confirmed at `now` that it was heard.
+    /// The store has confirmed at `now` that what is in force or held is what it says.
     pub(super) fn confirm(&mut self, now: UnixMillis) {
         self.authority.confirm(now);
         if let Some(persistence) = &mut self.persistence {
@@ -130,67 +133,101 @@ impl Publisher {
         }
     }
 
-    /// Frees the views that no engine looks at any more, on this thread, and keeps on disk what is in
-    /// force. To be called from time to time.
+    /// Sets the queries that the store is read by from now on, for the copy on disk.
+    pub(super) fn read_by(&mut self, queries: QueriesDigest) {
+        if let Some(persistence) = &mut self.persistence {
+            persistence.read_by(queries);
+        }
+    }
+
+    /// Frees the views that no engine looks at any more, on this thread. To be called from time to time.
     pub(super) fn tidy(&mut self) {
-        // What a fault has kept back.
-        self.settle();
         self.retired.reclaim();
         if let Some(persistence) = &mut self.persistence {
             persistence.turn();
-            if let Some(view) = self.in_force.as_ref().filter(|_| persistence.wants_state()) {
-                persistence.keep(view, KeptBeside::default());
-            }
         }
     }
 
-    /// What keeps the state from being written to disk.
-    pub(super) fn state_trouble(&self) -> Option<String> {
+    /// Writes the state to disk where one is due.
+    pub(super) fn keep(
+        &mut self,
+        guard: &Guard,
+        known: &KnownPosition,
+        bookmark: Option<Bookmark>,
+        now: UnixMillis,
+    ) {
+        let Some(persistence) = &mut self.persistence else { return };
+        persistence.record_time(now);
+        if persistence.wants_state()
+            && let Some(view) = view_of(guard)
+        {
+            persistence.keep(&view, beside(guard, known, bookmark));
+        }
+    }
+
+    /// Writes the state to disk at the end of the process.
+    pub(super) fn stop(&mut self, guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) {
+        let Some(persistence) = &mut self.persistence else { return };
+        if let Some(view) = view_of(guard) {
+            persistence.stop(&view, beside(guard, known, bookmark));
+        }
+    }
+
+    /// What keeps the state from being written; `None` while all is well.
+    pub(super) fn trouble(&self) -> Option<String> {
         self.persistence.as_ref().and_then(Persistence::trouble)
     }
 
-    pub(super) fn authority(&self) -> &Authority {
-        &self.authority
-    }
-
-    pub(super) fn revocations(&self) -> &Arc<Revocations> {
-        &self.revocations
-    }
-
-    /// The generation of the next snapshot.
-    pub(super) fn next_generation(&self) -> Generation {
-        Generation(self.in_force.as_ref().map_or(0, |view| view.snapshot.generation().0) + 1)
-    }
-
-    fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
-        let view = Arc::new(View {
-            snapshot,
-            revocations: Arc::clone(&self.revocations),
-            previous: self.previous.clone(),
-        });
-        if let Some(persistence) = &mut self.persistence {
+    fn record(&mut self, guard: &Guard, changed: Unpublished, read_up_to: ReadUpTo) {
+        let Some(persistence) = &mut self.persistence else { return };
+        let Unpublished { inferred, words, lifted, ended, generation, is_memory_changed } = changed;
+        if inferred.len() > JOURNAL_ROWS_MAX {
+            // A whole state is smaller and is read faster.
             persistence.outdate();
         }
-        if let Some(ended_at) = self.ended_at.take() {
-            self.authority.record_ends(ended_at);
-        }
-        self.authority.publish(Arc::clone(&view));
-        self.is_settled = true;
-        if let Some(old) = self.in_force.replace(view) {
-            self.retired.push(old);
-        }
-        (self.on_publish)();
+        let memory = match is_memory_changed {
+            true if guard.memory_rows() <= JOURNAL_MEMORY_MAX => match postcard::to_allocvec(&guard.memory())
+            {
+                Ok(memory) => MemoryChange::Whole(memory),
+                Err(_) => MemoryChange::None,
+            },
+            true => {
+                persistence.outdate();
+                MemoryChange::None
+            }
+            false => MemoryChange::None,
+        };
+        let ReadUpTo { position, bookmark } = read_up_to;
+        persistence.record(&JournalRecord {
+            generation,
+            inferred: if inferred.len() > JOURNAL_ROWS_MAX { Vec::new() } else { inferred },
+            words,
+            lifted,
+            ended,
+            memory,
+            bookmark,
+            position,
+        });
     }
 }
 
-impl Drop for Publisher {
-    /// Keeps the state in force, so that the next start begins with it.
-    fn drop(&mut self) {
-        if let (Some(persistence), Some(view)) = (&mut self.persistence, &self.in_force) {
-            persistence.stop(view, KeptBeside::default());
-        }
-    }
+/// The view of what the guard has in force, without what only masks it.
+fn view_of(guard: &Guard) -> Option<View> {
+    let snapshot = Arc::clone(guard.in_force()?);
+    Some(View { snapshot, revocations: Arc::clone(guard.revocations()), previous: None })
 }
+
+fn beside(guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) -> KeptBeside {
+    // Without its memory the guard begins anew, which is safe; it fails only where memory is short.
+    let memory = postcard::to_allocvec(&guard.memory()).unwrap_or_default();
+    KeptBeside { position: known.get(), bookmark, memory }
+}
+
+/// Inferred rows that a record of the journal may have. More are written with the next state.
+const JOURNAL_ROWS_MAX: usize = 10_000;
+
+/// Rows of the guard's memory up to which it is written with each change. Beyond it a state is written.
+const JOURNAL_MEMORY_MAX: usize = 200;
 
 /// Views that are not in force any more, but that an engine may still be looking at.
 ///

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::api;
-use super::hold::{HoldCounts, HoldStatus};
 use crate::authz::{Generation, RowCounts, UnixMillis};
 use crate::store::{Relation, StoreWarnings};
 
@@ -27,10 +26,6 @@ pub struct ControlStatus {
     pub store_errors: u64,
     /// Rows that do not decode now; their last good versions are in force.
     pub quarantined: usize,
-    /// Hold that keeps the store's last answer out of force; `None` where it is in force.
-    pub hold: Option<HoldStatus>,
-    /// Holds so far, by rule.
-    pub holds: HoldCounts,
     /// Everything that is held now.
     pub held: Vec<api::HoldStatus>,
     /// Holds so far, by rule, in the order of [`api::Rule::ALL`].

@@ -12,10 +12,10 @@ use sluicegate::authz::{
     Refusal, Undecided, UnixMillis, View,
 };
 use sluicegate::config::{self, Authz, Config, StoreUrl};
-use sluicegate::control::{Control, ControlError};
+use sluicegate::control::{Control, ControlError, StoreAccess};
 use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice};
 use sluicegate::store::sqlite;
-use sluicegate::store::{self, Source, StoreError};
+use sluicegate::store::{ReportQueue, StoreError};
 use sluicegate::telemetry::AuditSender;
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
@@ -86,7 +86,7 @@ impl Store {
                 let _ = sender.send(look(pin.get().unwrap()));
             }
         };
-        let source = sqlite_source(self.path());
+        let source = sqlite_access(self.path(), &Authz::default());
         (Control::start(source, authority, on_publish, AuditSender::disabled(), &config).unwrap(), seen)
     }
 
@@ -96,7 +96,7 @@ impl Store {
 
     fn node_with(&self, config: &Authz, on_publish: impl Fn() + Send + 'static) -> Node {
         let authority = Arc::new(Authority::new(config.max_stale, None));
-        let source = sqlite_source(self.path());
+        let source = sqlite_access(self.path(), config);
         let config = Config { authz: config.clone(), ..Config::default() };
         let control =
             Control::start(source, Arc::clone(&authority), on_publish, AuditSender::disabled(), &config)
@@ -134,9 +134,10 @@ impl Node {
     }
 }
 
-fn sqlite_source(path: PathBuf) -> Box<dyn Source> {
+fn sqlite_access(path: PathBuf, authz: &Authz) -> StoreAccess {
     let store = config::Store { url: StoreUrl::Sqlite(path), ..config::Store::default() };
-    store::source(&store, &Authz::default())
+    let config = Config { store, authz: authz.clone(), ..Config::default() };
+    StoreAccess::of(&config, &ReportQueue::default())
 }
 
 fn uuid() -> DeviceUuid {
@@ -231,7 +232,7 @@ fn a_publication_is_told_after_it_is_in_force() {
             }
         }
     };
-    let source = sqlite_source(store.path());
+    let source = sqlite_access(store.path(), &Authz::default());
     let _control =
         Control::start(source, authority, on_publish, AuditSender::disabled(), &Config::default()).unwrap();
 
@@ -414,7 +415,7 @@ fn a_fault_in_a_refresh_is_survived_and_nothing_is_missed() {
 #[test]
 fn a_node_without_a_store_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
-    let source = sqlite_source(folder.path().join("none.db"));
+    let source = sqlite_access(folder.path().join("none.db"), &Authz::default());
     let authority = Arc::new(Authority::new(Duration::from_secs(60), None));
     let error =
         Control::start(source, authority, || {}, AuditSender::disabled(), &Config::default()).err().unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::{DEVICE, Device, Installation, Judged, Request, Signal, Site, V4};
 use sluicegate::authz::{Authority, Decision, KeyHash, Query, Refusal, Undecided, UnixMillis};
-use sluicegate::control::Rule;
+use sluicegate::control::api::Rule;
 
 /// An installation whose nodes keep what they know.
 struct Kept(Installation);
@@ -88,7 +88,7 @@ fn a_hold_outlives_a_restart() {
     drop(kept.start());
     kept.0.replace_query("devices", "SELECT * FROM devices_table WHERE id = 1");
     let judged = kept.start();
-    assert_eq!((judged.hold().0, judged.allowed()), (Rule::Loss, 9));
+    assert_eq!((judged.hold().0, judged.allowed()), (Rule::Budget, 9));
     kept.0.restore_query("devices");
     assert!(judged.heals());
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Query, UnixMillis};
 use sluicegate::config::{Authz, Config, Vpn};
-use sluicegate::control::{Control, ControlError, ControlStatus, Rule};
-use sluicegate::store;
+use sluicegate::control::api::{Group, HoldStatus, Rule};
+use sluicegate::control::{Control, ControlError, ControlStatus, StoreAccess};
+use sluicegate::store::ReportQueue;
 use sluicegate::telemetry::AuditSender;
 use tempfile::TempDir;
 
@@ -173,10 +174,11 @@ impl Installation {
             reconcile: Duration::from_millis(50),
             ..Authz::default()
         };
-        let mut config = Config { authz, vpn: Vpn::loopback(), ..Config::default() };
+        let store = store_at(&self.store_url());
+        let mut config = Config { store, authz, vpn: Vpn::loopback(), ..Config::default() };
         configure(&mut config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
-        let source = store::source(&store_at(&self.store_url()), &config.authz);
+        let source = StoreAccess::of(&config, &ReportQueue::default());
         let control =
             Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), &config)?;
         let decision_log = authority.decision_log();
@@ -217,13 +219,27 @@ impl Judged {
     }
 
     pub fn held_by(&self) -> Option<Rule> {
-        self.status().hold.map(|held| held.hold.rule)
+        self.status().held.first().map(|held| held.rule)
+    }
+
+    /// Everything that is held.
+    pub fn holds(&self) -> Vec<HoldStatus> {
+        self.status().held
+    }
+
+    /// Names of the groups that are held.
+    pub fn held_groups(&self) -> Vec<String> {
+        let mut groups: Vec<String> =
+            self.holds().iter().filter_map(|held| held.group.as_ref().map(Group::to_string)).collect();
+        groups.sort();
+        groups.dedup();
+        groups
     }
 
     /// Waits for any hold; returns its rule and its message.
     pub fn hold(&self) -> (Rule, String) {
-        let hold = wait_for(|| self.status().hold).expect("the guard never held").hold;
-        (hold.rule, hold.to_string())
+        let held = wait_for(|| self.status().held.into_iter().next()).expect("the guard never held");
+        (held.rule, held.to_string())
     }
 
     pub fn heals(&self) -> bool {

@@ -35,9 +35,8 @@ use record::{JournalEntry, encode};
 use saving::{SaveJob, Saving};
 
 pub(super) use kept_error::KeptError;
-pub(super) use record::JournalRecord;
-#[cfg(test)]
-pub(super) use record::MemoryChange;
+pub(super) use record::{JournalRecord, MemoryChange};
+
 
 /// A state from disk that a node can begin with, all of it as of the last step that was recorded.
 pub(super) struct Kept {

@@ -1,19 +1,26 @@
-//! Rule `canaries`: questions whose answers the operator knows are answered so.
+//! Questions whose answers the operator knows.
 
 use std::fmt;
 
-use super::{Candidate, Hold, Rule, is_live_credential};
-use crate::authz::{CredentialId, DeviceUuid, PrincipalId};
+use super::row::{AnyRow, is_located};
+use crate::authz::{CredentialId, DeviceUuid, PrincipalId, Revocations, Snapshot, UnixMillis};
 use crate::config::{self, CanaryHolder, CanaryUuid};
 
 /// Configured questions, in the words of authorization.
 #[derive(Default)]
-pub(in crate::control) struct Canaries {
+pub(super) struct Canaries {
     must_allow: Vec<Question>,
     must_refuse: Vec<Question>,
     must_locate: Vec<DeviceUuid>,
     /// This node's name, where it has one.
     node: Option<String>,
+}
+
+/// Canaries that a snapshot answers wrongly; never none.
+#[derive(Debug)]
+pub(super) struct WrongAnswers {
+    pub(super) wrong: Vec<String>,
+    all: usize,
 }
 
 struct Question {
@@ -38,24 +45,39 @@ impl Canaries {
         }
     }
 
-    pub(super) fn check(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        let refused = self.must_allow.iter().filter(|question| !question.is_permitted(candidate));
-        let allowed = self.must_refuse.iter().filter(|question| question.is_permitted(candidate));
+    /// Number of questions.
+    pub(super) fn len(&self) -> usize {
+        self.must_allow.len() + self.must_refuse.len() + self.must_locate.len()
+    }
+
+    pub(super) fn check(
+        &self,
+        snapshot: &Snapshot,
+        revocations: &Revocations,
+        now: UnixMillis,
+    ) -> Result<(), WrongAnswers> {
+        if self.len() == 0 {
+            return Ok(());
+        }
+        let is_permitted = |question: &&Question| question.is_permitted(snapshot, revocations, now);
+        let refused = self.must_allow.iter().filter(|question| !is_permitted(question));
+        let allowed = self.must_refuse.iter().filter(is_permitted);
         let unlocated = self.must_locate.iter().filter(|uuid| {
-            let device = candidate.store.device_named(**uuid);
-            !device.is_some_and(|device| device.is_located(self.node.as_deref()))
+            let device = snapshot.device_named(**uuid);
+            !device.is_some_and(|device| device.is_located(self.node.as_deref()) && is_located(&device))
         });
         let wrong: Vec<String> = refused
             .map(|question| format!("{question} must be allowed and is refused"))
             .chain(allowed.map(|question| format!("{question} must be refused and is allowed")))
             .chain(unlocated.map(|uuid| format!("{uuid} must have a location and has none")))
             .collect();
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        let all = self.must_allow.len() + self.must_refuse.len() + self.must_locate.len();
-        let figures = format!("{} of {all} canaries are answered wrongly", wrong.len());
-        Err(Hold::new(Rule::Canaries, wrong.len(), figures, wrong))
+        if wrong.is_empty() { Ok(()) } else { Err(WrongAnswers { wrong, all: self.len() }) }
+    }
+}
+
+impl WrongAnswers {
+    pub(super) fn figures(&self) -> String {
+        format!("{} of {} canaries would be answered wrongly", self.wrong.len(), self.all)
     }
 }
 
@@ -69,16 +91,15 @@ impl Question {
         Some(Self { who, device: uuid(&canary.device)?, port: canary.port })
     }
 
-    fn is_permitted(&self, candidate: &Candidate<'_>) -> bool {
-        let (store, revocations, now) = (candidate.store, candidate.revocations, candidate.now);
+    fn is_permitted(&self, snapshot: &Snapshot, revocations: &Revocations, now: UnixMillis) -> bool {
         let principal = match self.who {
             Who::Principal(id) => Some(id),
-            Who::Credential(id) => store
+            Who::Credential(id) => snapshot
                 .credential_called(id)
-                .filter(|row| is_live_credential(row, revocations, now))
+                .filter(|row| AnyRow::Credential(*row).is_live(now) && !revocations.credential(&row.key))
                 .map(|row| row.principal),
         };
-        principal.is_some_and(|id| store.grants_access(id, self.device, self.port, revocations, now))
+        principal.is_some_and(|id| snapshot.grants_access(id, self.device, self.port, revocations, now))
     }
 }
 

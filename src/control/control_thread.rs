@@ -1,0 +1,273 @@
+//! The control thread's loop: takes in what readers read and what operators ask, has the guard judge it, publishes.
+//!
+//! It never waits for the store. Whatever goes wrong here, a fault of our own included, leaves what is in force.
+
+mod commands;
+mod events;
+mod locations;
+mod state;
+mod status;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver};
+
+use super::commands::Request;
+use super::hold_log::HoldLog;
+use super::judge::{Guard, Judged};
+use super::probation::Probation;
+use super::publisher::{Publisher, ReadUpTo};
+use super::readers::{Pace, ReadError, ReadResult, ReaderFactory, Readers, message};
+use super::report::GuardReport;
+use super::status::{ControlStatus, StatusHandle};
+use crate::authz::{Authority, UnixMillis};
+use crate::config::{Config, Queries};
+use crate::store::{AddressLayer, KnownPosition, Relation, StoreError};
+use crate::sys::service_thread::StopSignal;
+use locations::Locations;
+use state::StoreState;
+
+/// Everything that the control thread owns.
+pub(super) struct ControlThread {
+    guard: Guard,
+    publisher: Publisher,
+    readers: Readers,
+    results: Receiver<ReadResult>,
+    factory: ReaderFactory,
+    /// The newest position that is believed; the readers compare with it.
+    known: KnownPosition,
+    authority: Arc<Authority>,
+    layer: AddressLayer,
+    locations: Locations,
+    store: StoreState,
+    probation: Probation,
+    hold_log: HoldLog,
+    report: GuardReport,
+    status: StatusHandle,
+    queries: Queries,
+    pace: Pace,
+    clock: GuardClock,
+    compared: (channel::Sender<commands::Compared>, Receiver<commands::Compared>),
+    pass_time_at: Instant,
+}
+
+/// A wall clock that never goes back.
+struct GuardClock {
+    latest: UnixMillis,
+}
+
+impl GuardClock {
+    fn now(&mut self) -> UnixMillis {
+        self.latest = self.latest.max(UnixMillis::now());
+        self.latest
+    }
+}
+
+/// What a control thread begins with.
+pub(super) struct Parts {
+    /// The store, without secrets.
+    pub name: String,
+    pub factory: ReaderFactory,
+    pub known: KnownPosition,
+    pub layer: AddressLayer,
+    pub authority: Arc<Authority>,
+    pub publisher: Publisher,
+    pub report: GuardReport,
+}
+
+impl ControlThread {
+    /// Begins with what was kept on disk. Without it, waits for the first answers of the store, and fails where there
+    /// are none.
+    pub(super) fn start(parts: Parts, config: &Config) -> Result<Self, StartError> {
+        let Parts { name, factory, known, layer, authority, mut publisher, report } = parts;
+        let pace = pace(config);
+        let mut guard = Guard::new(config);
+        let mut clock = GuardClock { latest: UnixMillis::now() };
+        let mut bookmark = None;
+        if let Some(kept) = publisher.restore() {
+            clock.latest = clock.latest.max(kept.latest);
+            known.replace(kept.position);
+            bookmark = kept.bookmark;
+            guard.restore(kept.snapshot, kept.revocations, kept.memory, clock.now());
+        }
+        let (readers, results) =
+            Readers::start(&factory, bookmark, &config.authz.queries, pace).map_err(StartError::Thread)?;
+        let store = StoreState::new(name);
+        let status = ControlStatus { store: store.name().to_owned(), ..ControlStatus::default() };
+        let mut thread = Self {
+            guard,
+            publisher,
+            readers,
+            results,
+            factory,
+            known,
+            authority,
+            layer,
+            locations: Locations::new(config),
+            store,
+            probation: Probation::new(config, report.clone()),
+            hold_log: HoldLog::new(report.clone()),
+            report,
+            status: StatusHandle::new(status),
+            queries: config.authz.queries.clone(),
+            pace,
+            clock,
+            compared: channel::bounded(COMPARED_MAX),
+            pass_time_at: Instant::now(),
+        };
+        if !config.authz.guard.enabled {
+            tracing::warn!("authz.guard.enabled is false: whatever the store says is put in force unseen");
+        }
+        if thread.guard.in_force().is_some() {
+            thread.publish(Judged { published: true, ended: false }, None);
+            thread.log_kept();
+        } else {
+            thread.wait_for_first_answers()?;
+        }
+        thread.update_status();
+        Ok(thread)
+    }
+
+    pub(super) fn status(&self) -> StatusHandle {
+        self.status.clone()
+    }
+
+    /// Keeps up with the store, and answers requests, until `stop`.
+    pub(super) fn run(mut self, stop: &StopSignal, requests: &Receiver<Request>) {
+        let ticks = channel::tick(TICK);
+        loop {
+            let (results, compared) = (self.results.clone(), self.compared.1.clone());
+            channel::select_biased! {
+                recv(stop.channel()) -> _ => break,
+                recv(requests) -> request => match request {
+                    Ok(request) => self.guarded(|thread| thread.answer(request)),
+                    // Nobody is left who could ask, or stop this thread otherwise.
+                    Err(_) => break,
+                },
+                recv(results) -> result => if let Ok(result) = result {
+                    self.guarded(|thread| thread.take_in(result));
+                },
+                recv(compared) -> compared => if let Ok(compared) = compared {
+                    self.guarded(|thread| thread.finish_comparison(compared));
+                },
+                recv(ticks) -> _ => self.guarded(Self::tick),
+            }
+            self.update_status();
+        }
+        self.publisher.stop(&self.guard, &self.known, self.store.bookmark());
+    }
+
+    /// Runs `step`. After a fault of our own everything is read anew; what is in force was replaced as a whole.
+    fn guarded(&mut self, step: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(self))) {
+            let fault = format!("a fault of sluicegate itself ({}); please report it", message(&*panic));
+            self.store.fail(None, fault);
+            Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
+        }
+    }
+
+    fn wait_for_first_answers(&mut self) -> Result<(), StartError> {
+        self.layer.wait_for_tables();
+        let mut is_read = [false; 3];
+        loop {
+            let Ok(result) = self.results.recv() else {
+                return Err(StartError::Fault("the readers have ended".to_owned()));
+            };
+            match &result {
+                ReadResult::Words { result: Err(_), .. } | ReadResult::Relation { result: Err(_), .. } => {
+                    let (ReadResult::Words { result: Err(error), .. }
+                    | ReadResult::Relation { result: Err(error), .. }) = result
+                    else {
+                        continue;
+                    };
+                    return Err(match error {
+                        ReadError::Store(error) => StartError::Store(error),
+                        ReadError::Fault(fault) => StartError::Fault(fault),
+                    });
+                }
+                ReadResult::Relation { relation, .. } => is_read[*relation as usize] = true,
+                ReadResult::Words { .. } => {}
+            }
+            self.take_in(result);
+            // What the guard holds from the first is held; nothing decides until it is mended or accepted.
+            let is_held = !self.guard.status().holds.is_empty();
+            if self.guard.in_force().is_some() || (is_read == [true; 3] && is_held) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn log_kept(&self) {
+        let Some(snapshot) = self.guard.in_force() else { return };
+        let (generation, rows) = (snapshot.generation().0, snapshot.row_counts());
+        tracing::info!(
+            generation,
+            grants = rows.grants,
+            devices = rows.devices,
+            "beginning with the snapshot that was kept on disk"
+        );
+    }
+
+    /// Regular work that waits for nothing.
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        self.publisher.tidy();
+        self.poll_tables(now);
+        self.poll_network(now);
+        self.check_for_regressions(now);
+        if Instant::now() >= self.pass_time_at {
+            self.pass_time_at = Instant::now() + PASS_TIME_EVERY;
+            let judged = self.guard.pass_time(now);
+            self.publish(judged, None);
+            if self.guard.has_many_tombstones() {
+                Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
+            }
+            self.publisher.keep(&self.guard, &self.known, self.store.bookmark(), now);
+        }
+    }
+
+    /// Puts in force what `judged` changed. `readable_since` says since when its ends could have been read.
+    fn publish(&mut self, judged: Judged, readable_since: Option<Instant>) {
+        let unpublished = self.guard.drain_unpublished();
+        if judged.published {
+            let ended_at = judged.ended.then(|| readable_since.unwrap_or_else(Instant::now));
+            let read_up_to = ReadUpTo { position: self.known.get(), bookmark: self.store.bookmark() };
+            if let Some(masked) = self.locations.mask(&self.guard, &self.layer, &unpublished) {
+                self.publisher.publish(&self.guard, masked, unpublished, ended_at, read_up_to);
+            }
+        } else if unpublished.is_memory_changed {
+            self.publisher.record_memory(&self.guard);
+        }
+        self.hold_log.update(&self.all_holds(), self.guard.generation());
+        for relation in Relation::ALL.into_iter().filter(|relation| self.guard.wants_read(*relation)) {
+            self.readers.read_soon(relation);
+        }
+    }
+}
+
+/// Reason why a control thread does not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Store(StoreError),
+    #[error("{0}")]
+    Fault(String),
+    #[error("a reading thread cannot be started ({0}); raise the limit on threads or memory")]
+    Thread(std::io::Error),
+}
+
+pub(super) fn pace(config: &Config) -> Pace {
+    let authz = &config.authz;
+    Pace { refresh: authz.refresh, reconcile: authz.reconcile, reread: authz.reread }
+}
+
+/// Time between two looks at tables, clients and disk.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Time between two moves of the baseline.
+const PASS_TIME_EVERY: Duration = Duration::from_secs(1);
+
+/// Comparisons of queries that wait for their verdict.
+const COMPARED_MAX: usize = 4;

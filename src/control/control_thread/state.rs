@@ -1,0 +1,239 @@
+//! How the reading of the store stands: errors, positions, confirmations.
+
+use crate::authz::UnixMillis;
+use crate::control::api::{HoldStatus, Rule};
+use crate::control::readers::{ReadContext, ReadError};
+use crate::store::{Bookmark, Position, Relation, Standing, StoreWarnings};
+use crate::telemetry::LogOnChange;
+
+/// See the module.
+pub(super) struct StoreState {
+    name: String,
+    words: ReaderState,
+    relations: [ReaderState; 3],
+    bookmark: Option<Bookmark>,
+    follows_outbox: bool,
+    /// The store is older than what was known, or another one.
+    position: Option<PositionTrouble>,
+    errors: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Default)]
+struct ReaderState {
+    error: Option<String>,
+    contract: Option<HoldStatus>,
+    errors: u64,
+    heard_at: Option<UnixMillis>,
+    warnings: StoreWarnings,
+    trouble: LogOnChange,
+}
+
+struct PositionTrouble {
+    standing: Standing,
+    position: Position,
+    since: UnixMillis,
+}
+
+impl StoreState {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            words: ReaderState::default(),
+            relations: Default::default(),
+            bookmark: None,
+            follows_outbox: false,
+            position: None,
+            errors: 0,
+            last_error: None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn bookmark(&self) -> Option<Bookmark> {
+        self.bookmark.clone()
+    }
+
+    /// Sets the place from which a restart reads words on.
+    pub(super) fn set_bookmark(&mut self, bookmark: Option<Bookmark>) {
+        if bookmark.is_some() {
+            self.bookmark = bookmark;
+        }
+    }
+
+    pub(super) fn follows_outbox(&self) -> bool {
+        self.follows_outbox
+    }
+
+    /// A read has succeeded, `None` for words. Says it where it had failed before.
+    pub(super) fn succeed(
+        &mut self,
+        relation: Option<Relation>,
+        context: &ReadContext,
+        heard_at: UnixMillis,
+    ) {
+        if relation.is_none() {
+            self.follows_outbox = context.follows_outbox;
+        }
+        let (what, name) = (what(relation), self.name.clone());
+        let reader = self.reader(relation);
+        reader.error = None;
+        reader.contract = None;
+        reader.heard_at = Some(heard_at);
+        reader.warnings = context.warnings.clone();
+        if reader.trouble.ends() {
+            tracing::info!("{what} of {name} can be read again");
+        }
+        if self.errors_now().next().is_none() {
+            self.last_error = None;
+        }
+    }
+
+    /// A read has failed. It is told once, and then when it changes.
+    pub(super) fn fail_read(&mut self, relation: Option<Relation>, error: &ReadError, now: UnixMillis) {
+        if let (Some(relation), ReadError::Store(error)) = (relation, error)
+            && error.breaks_contract()
+        {
+            let since = self.reader(Some(relation)).contract.as_ref().map_or(now, |hold| hold.since);
+            self.reader(Some(relation)).contract = Some(HoldStatus {
+                rule: Rule::Contract,
+                group: None,
+                relation: Some(relation.name().to_owned()),
+                rows: 0,
+                figures: error.to_string(),
+                examples: Vec::new(),
+                since,
+                advice: "mend the query or the schema; the other relations are read as ever".to_owned(),
+            });
+        }
+        self.fail(relation, error.to_string());
+    }
+
+    pub(super) fn fail(&mut self, relation: Option<Relation>, error: String) {
+        self.errors += 1;
+        self.last_error = Some(error.clone());
+        let what = what(relation);
+        let reader = self.reader(relation);
+        reader.errors += 1;
+        reader.error = Some(error.clone());
+        if reader.trouble.changes_to(error.clone()) {
+            tracing::warn!("{what}: {error}; until then the last good rows decide");
+        }
+    }
+
+    /// Compares a position with what was known; false where the answer is not to be believed.
+    pub(super) fn check(&mut self, standing: Standing, position: Position, now: UnixMillis) -> bool {
+        if standing == Standing::Newer {
+            if self.position.take().is_some() {
+                tracing::info!("{} is where it was again", self.name);
+            }
+            return true;
+        }
+        let is_new = self.position.as_ref().is_none_or(|trouble| trouble.standing != standing);
+        let since = self.position.as_ref().map_or(now, |trouble| trouble.since);
+        self.position = Some(PositionTrouble { standing, position, since });
+        if is_new && let Some(hold) = self.position_hold() {
+            tracing::warn!("{}; the last good rows decide", hold.figures);
+        }
+        false
+    }
+
+    /// The position that is held, for a person who accepts it.
+    pub(super) fn accept_position(&mut self) -> Option<Position> {
+        self.position.take().map(|trouble| trouble.position)
+    }
+
+    /// Returns whether words have ever been read.
+    pub(super) fn has_heard_words(&self) -> bool {
+        self.words.heard_at.is_some()
+    }
+
+    pub(super) fn held_position(&self) -> Option<Position> {
+        self.position.as_ref().map(|trouble| trouble.position)
+    }
+
+    pub(super) fn position_hold(&self) -> Option<HoldStatus> {
+        let PositionTrouble { standing, since, .. } = self.position.as_ref()?;
+        let figures = match standing {
+            Standing::Elsewhere => format!("{} is another store than the one that was followed", self.name),
+            _ => format!(
+                "{} is older than what was read before: it was restored, or a standby is behind",
+                self.name
+            ),
+        };
+        Some(HoldStatus {
+            rule: Rule::Position,
+            group: None,
+            relation: None,
+            rows: 0,
+            figures,
+            examples: Vec::new(),
+            since: *since,
+            advice: "a standby catches up by itself; a restored or another store is followed after `sluicegate authz \
+                     diff` and `accept` with its digest"
+                .to_owned(),
+        })
+    }
+
+    pub(super) fn contract_holds(&self) -> impl Iterator<Item = HoldStatus> {
+        self.relations.iter().filter_map(|reader| reader.contract.clone())
+    }
+
+    /// Time since which the rights in force are what the store says: ends that came later may not be known.
+    pub(super) fn confirmed_at(&self) -> Option<UnixMillis> {
+        if self.follows_outbox {
+            return self.words.heard_at.filter(|_| self.words.error.is_none());
+        }
+        let [credentials, grants, _] = &self.relations;
+        let is_heard = |reader: &ReaderState| reader.heard_at.filter(|_| reader.error.is_none());
+        is_heard(credentials).zip(is_heard(grants)).map(|(one, other)| one.min(other))
+    }
+
+    /// Returns whether an unknown credential may be refused: the store has been asked of late.
+    pub(super) fn is_reachable(&self) -> bool {
+        let words = !self.follows_outbox || self.words.error.is_none();
+        words && self.relations[0].error.is_none() && self.position.is_none()
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.errors_now().next().map(str::to_owned).or_else(|| self.last_error.clone())
+    }
+
+    pub(super) fn relation_error(&self, relation: Relation) -> (Option<String>, u64) {
+        let reader = &self.relations[relation as usize];
+        (reader.error.clone(), reader.errors)
+    }
+
+    /// Things that the reads so far met and could not use.
+    pub(super) fn warnings(&self) -> StoreWarnings {
+        let mut warnings = StoreWarnings::default();
+        for reader in self.relations.iter().chain([&self.words]) {
+            if warnings.not_understood == Default::default() {
+                warnings.not_understood = reader.warnings.not_understood.clone();
+            }
+        }
+        warnings
+    }
+
+    fn errors_now(&self) -> impl Iterator<Item = &str> {
+        self.relations.iter().chain([&self.words]).filter_map(|reader| reader.error.as_deref())
+    }
+
+    fn reader(&mut self, relation: Option<Relation>) -> &mut ReaderState {
+        match relation {
+            None => &mut self.words,
+            Some(relation) => &mut self.relations[relation as usize],
+        }
+    }
+}
+
+fn what(relation: Option<Relation>) -> &'static str {
+    relation.map_or("the outbox", Relation::name)
+}

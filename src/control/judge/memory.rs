@@ -1,0 +1,338 @@
+//! What the guard keeps over a restart, beside the rows in force: the ledger, what waits, what was undone.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{LedgerEntry, LedgerStep};
+use super::tombstones::Tombstone;
+use super::{AnyRow, Guard, RecentEnds, RejectedRow, WaitingWord, index};
+use crate::authz::{
+    Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash,
+    PortRange, PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
+};
+use crate::control::api::{ChangeKind, Expectation, Publication, Rule};
+use crate::store::{Position, Relation, RowKey, Word};
+
+/// See the module.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(in crate::control) struct GuardMemory {
+    ledger: Vec<(KeyFields, ChangeKind, Vec<StepFields>)>,
+    waiting_words: Vec<(KeyFields, Option<RowFields>, WordFields, ChangeKind, UnixMillis)>,
+    rejected: Vec<(KeyFields, Option<RowFields>, Rule, UnixMillis)>,
+    tombstones: Vec<(KeyFields, TombstoneFields)>,
+    principals: Vec<(i64, TombstoneFields)>,
+    recent_ends: Vec<(u8, UnixMillis, u64)>,
+    expectations: Vec<(String, ChangeKind, u64, u64, UnixMillis)>,
+    history: Vec<PublicationFields>,
+    words_lost_before: Option<Position>,
+    positions: [Option<Position>; 3],
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+enum KeyFields {
+    Credential([u8; 32]),
+    Grant(i64),
+    Device(i64),
+}
+
+/// The kinds of words on one row.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum WordFields {
+    Row,
+    Ended,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+enum RowFields {
+    Credential {
+        key: [u8; 32],
+        principal: i64,
+        expires_at: Option<i64>,
+        revoked: bool,
+    },
+    Grant {
+        id: i64,
+        principal: i64,
+        scope: (u8, i64),
+        ports: (u16, u16),
+        expires_at: Option<i64>,
+        revoked: bool,
+    },
+    Device {
+        id: i64,
+        uuid: String,
+        fleet: Option<i64>,
+        address: Option<IpAddr>,
+        node: Option<String>,
+        online: bool,
+    },
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct StepFields {
+    generation: u64,
+    at: UnixMillis,
+    before: Option<RowFields>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct TombstoneFields {
+    position: Position,
+    at: UnixMillis,
+    right: Option<(i64, (u8, i64))>,
+    confirmed: [bool; 3],
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct PublicationFields {
+    generation: u64,
+    at: UnixMillis,
+    by: String,
+    changes: Vec<(String, u64)>,
+}
+
+impl Guard {
+    pub(in crate::control) fn memory(&self) -> GuardMemory {
+        let ledger = self.ledger.iter().filter_map(|(key, entry)| {
+            let steps = entry.steps.iter().map(StepFields::of).collect();
+            Some((KeyFields::of(key)?, entry.kind, steps))
+        });
+        let waiting_words = self.waiting_words.iter().filter_map(|(key, waiting)| {
+            let (row, word) = match &waiting.word {
+                Word::Row(change) => {
+                    (super::row::row_after(change.clone()).and_then(|(_, after)| after), WordFields::Row)
+                }
+                _ => (None, WordFields::Ended),
+            };
+            Some((KeyFields::of(key)?, row.as_ref().map(RowFields::of), word, waiting.kind, waiting.since))
+        });
+        let rejected = self.rejected.iter().filter_map(|(key, row)| {
+            let answer = row.answer.as_ref().map(RowFields::of);
+            Some((KeyFields::of(key)?, answer, row.rule, row.since))
+        });
+        let tombstones = self.tombstones.rows();
+        let tombstones =
+            tombstones.filter_map(|(key, of)| Some((KeyFields::of(key)?, TombstoneFields::of(of))));
+        let principals = self.tombstones.principals();
+        let ends = |ends: &RecentEnds| (index(ends.relation) as u8, ends.at, ends.rows as u64);
+        let expectation =
+            |of: &Expectation| (of.relation.clone(), of.kind, of.rows as u64, of.used as u64, of.until);
+        GuardMemory {
+            ledger: ledger.collect(),
+            waiting_words: waiting_words.collect(),
+            rejected: rejected.collect(),
+            tombstones: tombstones.collect(),
+            principals: principals.map(|(id, of)| (id.0, TombstoneFields::of(of))).collect(),
+            recent_ends: self.recent_ends.iter().map(ends).collect(),
+            expectations: self.expectations.iter().map(expectation).collect(),
+            history: self.history.iter().map(PublicationFields::of).collect(),
+            words_lost_before: self.words_lost_before,
+            positions: std::array::from_fn(|place| self.relations[place].position),
+        }
+    }
+
+    /// Begins with what an earlier process has kept.
+    pub(in crate::control) fn restore(
+        &mut self,
+        snapshot: std::sync::Arc<Snapshot>,
+        revocations: Revocations,
+        memory: GuardMemory,
+        now: UnixMillis,
+    ) {
+        self.live = super::LiveRows::of(&snapshot, now);
+        self.in_force = Some(snapshot);
+        self.revocations = std::sync::Arc::new(revocations);
+        for (key, kind, steps) in memory.ledger {
+            let steps = steps.into_iter().map(StepFields::step).collect();
+            self.ledger.insert(key.key(), LedgerEntry { kind, steps });
+        }
+        for (key, row, word, kind, since) in memory.waiting_words {
+            let key = key.key();
+            let word = match word {
+                WordFields::Ended => Some(Word::Ended(key.clone())),
+                WordFields::Row => super::change_to(&key, row.and_then(RowFields::row)).map(Word::Row),
+            };
+            if let Some(word) = word {
+                self.waiting_words.insert(key, WaitingWord { word, kind, since });
+            }
+        }
+        for (key, row, rule, since) in memory.rejected {
+            let answer = row.and_then(RowFields::row);
+            self.rejected.insert(key.key(), RejectedRow { answer, rule, since });
+        }
+        for (key, tombstone) in memory.tombstones {
+            self.tombstones.restore(key.key(), tombstone.tombstone());
+        }
+        for (id, tombstone) in memory.principals {
+            self.tombstones.restore_principal(PrincipalId(id), tombstone.tombstone());
+        }
+        for (relation, at, rows) in memory.recent_ends {
+            if let Some(relation) = Relation::ALL.get(usize::from(relation)) {
+                self.recent_ends.push_back(RecentEnds { relation: *relation, at, rows: rows as usize });
+            }
+        }
+        let expectation =
+            |(relation, kind, rows, used, until): (String, ChangeKind, u64, u64, UnixMillis)| Expectation {
+                relation,
+                kind,
+                rows: rows as usize,
+                used: used as usize,
+                until,
+            };
+        self.expectations = memory.expectations.into_iter().map(expectation).collect();
+        self.history = memory.history.into_iter().map(PublicationFields::publication).collect();
+        self.words_lost_before = memory.words_lost_before;
+        self.hold_rejected(now);
+    }
+
+    /// Ends that were journalled after the state was written.
+    pub(in crate::control) fn restore_ends(&mut self, ends: &[Change]) {
+        if let Some(more) = self.revocations.with(ends) {
+            self.revocations = std::sync::Arc::new(more);
+        }
+    }
+}
+
+impl KeyFields {
+    fn of(key: &RowKey) -> Option<Self> {
+        match key {
+            RowKey::Credential(key) => Some(Self::Credential(*key.as_bytes())),
+            RowKey::Grant(id) => Some(Self::Grant(id.0)),
+            RowKey::Device(id) => Some(Self::Device(id.0)),
+            RowKey::Unreadable { .. } => None,
+        }
+    }
+
+    fn key(&self) -> RowKey {
+        match self {
+            Self::Credential(key) => RowKey::Credential(KeyHash::from_bytes(*key)),
+            Self::Grant(id) => RowKey::Grant(GrantId(*id)),
+            Self::Device(id) => RowKey::Device(DeviceId(*id)),
+        }
+    }
+}
+
+impl RowFields {
+    fn of(row: &AnyRow) -> Self {
+        match row {
+            AnyRow::Credential(row) => Self::Credential {
+                key: *row.key.as_bytes(),
+                principal: row.principal.0,
+                expires_at: row.expires_at.map(|end| end.0),
+                revoked: row.revoked,
+            },
+            AnyRow::Grant(row) => Self::Grant {
+                id: row.id.0,
+                principal: row.principal.0,
+                scope: scope_fields(row.scope),
+                ports: (row.ports.min(), row.ports.max()),
+                expires_at: row.expires_at.map(|end| end.0),
+                revoked: row.revoked,
+            },
+            AnyRow::Device(row) => Self::Device {
+                id: row.id.0,
+                uuid: row.uuid.to_string(),
+                fleet: row.fleet.map(|fleet| fleet.0),
+                address: row.address,
+                node: row.node.as_deref().map(str::to_owned),
+                online: row.online,
+            },
+        }
+    }
+
+    /// `None` for what no version of this program writes.
+    fn row(self) -> Option<AnyRow> {
+        Some(match self {
+            Self::Credential { key, principal, expires_at, revoked } => AnyRow::Credential(Credential {
+                key: KeyHash::from_bytes(key),
+                principal: PrincipalId(principal),
+                expires_at: expires_at.map(UnixMillis),
+                revoked,
+            }),
+            Self::Grant { id, principal, scope, ports, expires_at, revoked } => AnyRow::Grant(Grant {
+                id: GrantId(id),
+                principal: PrincipalId(principal),
+                scope: scope_of(scope)?,
+                ports: PortRange::new(ports.0, ports.1)?,
+                expires_at: expires_at.map(UnixMillis),
+                revoked,
+            }),
+            Self::Device { id, uuid, fleet, address, node, online } => AnyRow::Device(Device {
+                id: DeviceId(id),
+                uuid: DeviceUuid::parse(&uuid)?,
+                fleet: fleet.map(FleetId),
+                address,
+                node: node.map(Into::into),
+                online,
+                disputed: false,
+            }),
+        })
+    }
+}
+
+impl StepFields {
+    fn of(step: &LedgerStep) -> Self {
+        let before = step.before.as_ref().map(RowFields::of);
+        Self { generation: step.generation.0, at: step.at, before }
+    }
+
+    fn step(self) -> LedgerStep {
+        let before = self.before.and_then(RowFields::row);
+        LedgerStep { generation: Generation(self.generation), at: self.at, before }
+    }
+}
+
+impl TombstoneFields {
+    fn of(tombstone: &Tombstone) -> Self {
+        let Tombstone { position, at, right, confirmed } = *tombstone;
+        Self { position, at, right: right.map(|(id, scope)| (id.0, scope_fields(scope))), confirmed }
+    }
+
+    fn tombstone(self) -> Tombstone {
+        let Self { position, at, right, confirmed } = self;
+        let right = right.and_then(|(id, scope)| Some((PrincipalId(id), scope_of(scope)?)));
+        Tombstone { position, at, right, confirmed }
+    }
+}
+
+impl PublicationFields {
+    fn of(publication: &Publication) -> Self {
+        let changes = publication.changes.iter().map(|(group, rows)| (group.to_string(), *rows as u64));
+        Self {
+            generation: publication.generation.0,
+            at: publication.at,
+            by: publication.by.clone(),
+            changes: changes.collect(),
+        }
+    }
+
+    fn publication(self) -> Publication {
+        let changes =
+            self.changes.iter().filter_map(|(group, rows)| Some((group.parse().ok()?, *rows as usize)));
+        Publication {
+            generation: Generation(self.generation),
+            at: self.at,
+            changes: changes.collect(),
+            by: self.by,
+            can_be_undone: false,
+        }
+    }
+}
+
+const fn scope_fields(scope: Scope) -> (u8, i64) {
+    match scope {
+        Scope::Any => (0, 0),
+        Scope::Fleet(id) => (1, id.0),
+        Scope::Device(id) => (2, id.0),
+    }
+}
+
+const fn scope_of(fields: (u8, i64)) -> Option<Scope> {
+    match fields {
+        (0, _) => Some(Scope::Any),
+        (1, id) => Some(Scope::Fleet(FleetId(id))),
+        (2, id) => Some(Scope::Device(DeviceId(id))),
+        _ => None,
+    }
+}
