@@ -6,7 +6,8 @@ use super::api::{HoldStatus, RolledBack, Rule};
 use crate::authz::{Generation, Regression};
 use crate::store::Quarantined;
 use crate::telemetry::{
-    Alarm, AuditEvent, AuditSender, By, HeldGroup, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback,
+    Alarm, AuditEvent, AuditSender, By, HeldGroup, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows,
+    RegressionSeen, Rollback,
 };
 
 /// See the module. Cheap to clone.
