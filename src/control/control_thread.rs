@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver};
 
 use super::commands::Request;
+use super::guard::{Guard, Judged};
 use super::hold_log::HoldLog;
-use super::judge::{Guard, Judged};
 use super::probation::Probation;
 use super::publisher::{Publisher, ReadUpTo};
 use super::readers::{Pace, ReadError, ReadResult, ReaderFactory, Readers, message};

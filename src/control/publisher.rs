@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam::epoch;
 
-use super::judge::{Guard, GuardMemory, Unpublished};
+use super::guard::{Guard, GuardMemory, Unpublished};
 use super::persist::{JournalRecord, Kept, KeptBeside, MemoryChange, Persistence};
 use crate::authz::{Authority, Revocations, Snapshot, UnixMillis, View};
 use crate::store::{Bookmark, KnownPosition, Position, QueriesDigest};

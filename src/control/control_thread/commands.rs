@@ -10,7 +10,7 @@ use crate::config::{Config, Queries};
 use crate::control::api::{Accepted, Expectation, Group, Publication, RolledBack};
 use crate::control::commands::{GuardCommandError, QueriesError, Request};
 use crate::control::diff_report::{DiffReport, DiffRow, show_credential, show_device, show_grant};
-use crate::control::judge::{AnyRow, HeldRow, Judged};
+use crate::control::guard::{AnyRow, HeldRow, Judged};
 use crate::control::readers::is_replaced;
 use crate::store::{Comparison, Relation, StoreError, queries_digest};
 

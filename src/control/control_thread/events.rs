@@ -6,7 +6,7 @@ use super::ControlThread;
 use crate::authz::UnixMillis;
 use crate::config::OnRegression;
 use crate::control::api::HoldStatus;
-use crate::control::judge::{AnyRow, Judged, row_of};
+use crate::control::guard::{AnyRow, Judged, row_of};
 use crate::control::readers::{ReadContext, ReadError, ReadResult};
 use crate::store::{
     Quarantined, Relation, RelationAnswer, RelationRows, RowKey, Standing, Words, WordsAnswer,

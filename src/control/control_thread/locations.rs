@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ControlThread;
 use crate::authz::{Snapshot, UnixMillis};
 use crate::config::Config;
-use crate::control::judge::{Guard, Unpublished};
+use crate::control::guard::{Guard, Unpublished};
 use crate::store::AddressLayer;
 
 /// See the module.

@@ -1,333 +1,401 @@
-//! What stands between a read of the store and its publication.
+//! The guard: what the store answers, what is in force, and the way from the one to the other, row by row.
 //!
-//! One file per rule; each checks the candidate and either lets it pass or says why not. Between two reads the guard
-//! keeps only the waiver of an operator's `authz accept`. It publishes nothing: `admission` decides what is held,
-//! honoured or published.
+//! It does no input or output and reads no clock, so that a model can drive it through any history. `answers` and
+//! `words` put in what was read, `decide` sorts and counts what differs, `commands` is what an operator may do, and
+//! `memory` is what a restart keeps.
 
-mod addresses;
-mod bounds;
+mod answers;
+mod budget;
 mod canaries;
-mod contract;
-mod decode;
-mod difference;
-mod location;
-mod loss;
-mod network_answer;
-mod peers;
-mod probe;
-mod references;
-mod replay;
-#[cfg(test)]
-mod tests;
-mod unique;
-mod whose_address;
+mod commands;
+mod decide;
+mod ledger;
+mod memory;
+mod pending;
+mod queries;
+mod row;
+mod status;
+mod tombstones;
+mod undo;
+mod words;
 
-use std::fmt;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::authz::{Revocations, RowCounts, Snapshot, UnixMillis};
-use crate::config::{self, Allowance, Config};
-use crate::store::{Quarantined, Relation};
-
+use crate::authz::{Change, End, Generation, Revocations, Snapshot, UnixMillis};
+use crate::config::{Config, GuardConfig};
+use crate::control::api::{ChangeKind, Expectation, Group, Publication, Rule, WordKind};
+use crate::store::{Position, Relation, RowKey, Word};
 use canaries::Canaries;
-pub(super) use contract::broken_contract;
-pub(super) use difference::{Changed, Difference, Touched, is_live_credential, is_live_grant};
-pub(super) use location::Unlocated;
-pub(super) use loss::{Since, revokes_everything};
-pub(super) use network_answer::NetworkAnswer;
-pub(super) use peers::{DisplacedDevices, PeerAnswer, PeerPolls};
-pub(super) use probe::{ProbeTarget, Prober};
-pub(super) use replay::Replay;
-pub(super) use unique::Duplicates;
+pub(super) use commands::HeldRow;
+use ledger::{Ledger, LedgerStep};
+pub(super) use memory::GuardMemory;
+use pending::{PendingRow, RelationState};
+use row::change_to;
+pub(super) use row::{AnyRow, row_of};
+use tombstones::Tombstones;
 
-/// The rules that a candidate can fail, in the order of the checks.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// The store answers as the contract says.
-    Contract,
-    /// Rows decode.
-    Decode,
-    /// No key is there twice.
-    Unique,
-    /// Each relation has about as many rows as it should.
-    Bounds,
-    /// Questions with known answers are answered so.
-    Canaries,
-    /// Nothing vanishes without a revocation.
-    Loss,
-    /// Grants name principals and targets that are there.
-    References,
-    /// Devices lie in the networks that may be dialled.
-    Addresses,
-    /// Devices that the store loses sight of are really gone.
-    Location,
-    /// Recently allowed requests stay allowed.
-    Replay,
-    /// A publication does not refuse what the generation before allowed.
-    Probation,
-    /// An operator has gone back to the generation before.
-    Operator,
-    /// A changed query brings nothing back that is revoked.
-    Revival,
-}
-
-/// The guard's verdict on a candidate.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    Publish,
-    /// The network, or another node, was asked and has not answered yet.
-    Wait,
-    Hold(Hold),
-}
-
-/// Reason why the last good snapshot stays in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Hold {
-    pub rule: Rule,
-    /// The count, and its limit.
-    pub figures: String,
-    /// Names of some of the rows, as in listings.
-    pub examples: Vec<String>,
-    /// Size of the problem, to compare with another hold by the same rule.
-    #[serde(skip)]
-    pub extent: usize,
-}
-
-/// A candidate for publication, beside the snapshot in force.
-pub(super) struct Candidate<'a> {
-    /// The store's answer, with the last good versions of quarantined rows.
-    pub store: &'a Snapshot,
-    /// Difference from the snapshot in force; empty while there is none.
-    pub difference: &'a Difference,
-    /// Rows in force that are not revoked.
-    pub live: RowCounts,
-    /// All known revocations, with those of this read.
-    pub revocations: &'a Revocations,
-    pub duplicates: &'a Duplicates,
-    /// Rows that do not decode, and some of them.
-    pub bad_rows: usize,
-    pub bad_examples: &'a [Quarantined],
-    /// Scope of the read: all rows, or those that the outbox named.
-    pub read: ReadScope,
-    /// The network's answer about devices without a location, where those are too many.
-    pub unlocated: Option<(&'a Unlocated, NetworkAnswer)>,
-    /// The peers' answer about devices that they hold no more, where those are too many.
-    pub displaced: PeerAnswer,
-    pub now: UnixMillis,
-}
-
-/// The scope of a read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ReadScope {
-    /// Every row. A row that a query does not return counts as absent.
-    Everything,
-    /// The rows that the outbox named. It names absent rows, too.
-    Changes,
-}
-
-/// The rules, as they are configured.
+/// See the module.
 pub(super) struct Guard {
-    /// Waiver of an operator, as long as the problem gets no worse and is not mended.
-    waiver: Option<Waiver>,
-    config: config::GuardConfig,
-    vpn: config::Vpn,
+    config: GuardConfig,
     canaries: Canaries,
+    node: Option<String>,
+    /// What decides; `None` before the first publication.
+    in_force: Option<Arc<Snapshot>>,
+    /// Rows of the first answers, before anything is in force.
+    first: FirstRows,
+    relations: [RelationState; 3],
+    /// Relations that an outbox follows row by row.
+    followed: [bool; 3],
+    ledger: Ledger,
+    /// Rights that ended and have no row in force any more.
+    revocations: Arc<Revocations>,
+    tombstones: Tombstones,
+    /// Live rows by relation in the baseline, and devices that have a location.
+    live: LiveRows,
+    /// The newest explicit word on a row, for answers that were read before it.
+    recent_words: HashMap<RowKey, Position>,
+    /// Answers from before this are too old: words were lost.
+    words_lost_before: Option<Position>,
+    /// Explicit ends that are too many to be believed at once.
+    waiting_words: HashMap<RowKey, WaitingWord>,
+    /// Explicit ends of late, by relation.
+    recent_ends: VecDeque<RecentEnds>,
+    /// Rows that were undone, each with the answer that is not to come back by itself.
+    rejected: HashMap<RowKey, RejectedRow>,
+    expectations: Vec<Expectation>,
+    history: VecDeque<Publication>,
+    /// Groups whose masses of lost locations the network has confirmed or denied.
+    network: NetworkVerdicts,
+    /// What an operator accepted although it still fails: canaries, bounds.
+    waived: HashSet<(Rule, Relation)>,
+    /// Digests of kinds that an operator has accepted and that are to be read again.
+    accepted: HashMap<(Relation, ChangeKind), u128>,
+    /// Changes that have been made to what is in force and are not published yet.
+    unpublished: Unpublished,
+    /// What a restart has to know has changed since it was asked for.
+    is_memory_changed: bool,
+    counts: GuardCounts,
 }
 
-/// A rule that may fail as badly as it did.
-struct Waiver {
+/// Rows that are gathered before the first publication.
+#[derive(Default)]
+struct FirstRows {
+    relations: [Option<Snapshot>; 3],
+}
+
+/// Number of rows that rights and locations rest on.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct LiveRows {
+    pub credentials: usize,
+    pub grants: usize,
+    pub devices: usize,
+    pub located: usize,
+}
+
+/// Changes of what is in force, in their order, by their origin.
+#[derive(Default, Debug)]
+pub(super) struct Unpublished {
+    pub inferred: Vec<Change>,
+    pub words: Vec<Change>,
+    /// Ends that count no more.
+    pub lifted: Vec<End>,
+    /// Ends that engines look at first.
+    pub ended: Vec<End>,
+    pub generation: Option<Generation>,
+    /// The memory has changed beside them.
+    pub is_memory_changed: bool,
+}
+
+struct WaitingWord {
+    word: Word,
+    kind: ChangeKind,
+    since: UnixMillis,
+}
+
+#[derive(Clone, Copy)]
+struct RecentEnds {
+    relation: Relation,
+    at: UnixMillis,
+    rows: usize,
+}
+
+struct RejectedRow {
+    answer: Option<AnyRow>,
     rule: Rule,
-    extent: usize,
-    used: bool,
+    since: UnixMillis,
+}
+
+/// The network's answers about masses of devices that lost their location or moved.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct NetworkVerdicts {
+    pub unlocated: NetworkVerdict,
+    pub moved: NetworkVerdict,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) enum NetworkVerdict {
+    /// Nobody has asked, or no answer has come.
+    #[default]
+    Unknown,
+    /// The devices do not answer at their old addresses.
+    Silent,
+    /// They do.
+    Answers,
+}
+
+/// Numbers since the start.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct GuardCounts {
+    pub absences_honoured: u64,
+    pub rollbacks: u64,
+    pub holds: [u64; Rule::ALL.len()],
+}
+
+/// What a call changed.
+#[derive(Default, Debug)]
+pub(super) struct Judged {
+    /// True where another snapshot or other revocations are in force now.
+    pub published: bool,
+    /// True where rights ended explicitly.
+    pub ended: bool,
 }
 
 impl Guard {
     pub(super) fn new(config: &Config) -> Self {
-        let guard = config.authz.guard.clone();
-        let canaries = Canaries::new(&guard, config.vpn.node.as_deref());
-        Self { waiver: None, canaries, vpn: config.vpn.clone(), config: guard }
+        Self {
+            canaries: Canaries::new(&config.authz.guard, config.vpn.node.as_deref()),
+            config: config.authz.guard.clone(),
+            node: config.vpn.node.clone(),
+            in_force: None,
+            first: FirstRows::default(),
+            relations: Default::default(),
+            followed: [false; 3],
+            ledger: Ledger::default(),
+            revocations: Arc::default(),
+            tombstones: Tombstones::default(),
+            live: LiveRows::default(),
+            recent_words: HashMap::new(),
+            words_lost_before: None,
+            waiting_words: HashMap::new(),
+            recent_ends: VecDeque::new(),
+            rejected: HashMap::new(),
+            expectations: Vec::new(),
+            history: VecDeque::new(),
+            network: NetworkVerdicts::default(),
+            waived: HashSet::new(),
+            accepted: HashMap::new(),
+            unpublished: Unpublished::default(),
+            is_memory_changed: false,
+            counts: GuardCounts::default(),
+        }
     }
 
-    /// Rows of a relation that may vanish.
-    pub(super) fn max_loss(&self) -> Allowance {
-        self.config.max_loss
+    /// Judges by `config` from now on.
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        self.canaries = Canaries::new(&config.authz.guard, config.vpn.node.as_deref());
+        self.config = config.authz.guard.clone();
     }
 
     pub(super) fn is_enabled(&self) -> bool {
         self.config.enabled
     }
 
-    /// Devices that the network is to be asked about before [`Guard::judge`].
-    pub(super) fn unlocated(&self, difference: &Difference, in_force: &Snapshot) -> Option<Unlocated> {
-        Unlocated::among(difference, in_force, &self.config, self.vpn.node.as_deref())
+    /// Answers so far that were whole.
+    pub(super) fn whole_reads(&self) -> u64 {
+        self.relations.iter().map(|state| state.reads).min().unwrap_or_default()
     }
 
-    /// Devices that other nodes are to be asked about before [`Guard::judge`].
-    pub(super) fn displaced(
-        &self,
-        difference: &Difference,
-        in_force: &Snapshot,
-        candidate: &Snapshot,
-    ) -> Vec<DisplacedDevices> {
-        DisplacedDevices::among(difference, in_force, candidate, &self.config, &self.vpn)
+    /// Rows of `relation` that do not decode.
+    pub(super) fn bad_keys(&self, relation: Relation) -> &HashSet<RowKey> {
+        &self.relations[index(relation)].bad
     }
 
-    /// A person accepts what `hold` is about, and what will be held for the same.
-    pub(super) fn waive(&mut self, hold: &Hold) {
-        self.waiver = Some(Waiver { rule: hold.rule, extent: hold.extent, used: false });
+    /// Forgets where the answers stood: another store is followed from here on.
+    pub(super) fn forget_positions(&mut self) {
+        self.recent_words.clear();
+        self.words_lost_before = None;
     }
 
-    /// Asks rule after rule; the first that the candidate fails decides. `replay` is `None` while nothing is
-    /// in force.
-    pub(super) fn judge(&mut self, candidate: &Candidate<'_>, replay: Option<Replay<'_>>) -> Verdict {
-        if let Err(hold) = self.check(candidate) {
-            return Verdict::Hold(hold);
+    /// Number of rows that a restart has to know of.
+    pub(super) fn memory_rows(&self) -> usize {
+        self.ledger.len() + self.waiting_words.len() + self.rejected.len() + self.tombstones.len()
+    }
+
+    pub(super) fn in_force(&self) -> Option<&Arc<Snapshot>> {
+        self.in_force.as_ref()
+    }
+
+    pub(super) fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    pub(super) fn generation(&self) -> Option<Generation> {
+        self.in_force.as_deref().map(Snapshot::generation)
+    }
+
+    /// Returns whether a relation should be read before its time, to confirm an absence or to end a hold.
+    pub(super) fn wants_read(&self, relation: Relation) -> bool {
+        let state = &self.relations[index(relation)];
+        state.reads == 0
+            || !state.pending.is_empty()
+            || !state.overflow.is_empty()
+            || state.relation_hold.is_some()
+    }
+
+    /// Lets time pass: baselines move on, announcements lapse, ends that nothing can revive are forgotten.
+    pub(super) fn pass_time(&mut self, now: UnixMillis) -> Judged {
+        let since = UnixMillis(now.0.saturating_sub(self.window_ms()));
+        let relations = &self.relations;
+        self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
+        self.expectations.retain(|expectation| expectation.until > now);
+        while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
+            self.recent_ends.pop_front();
         }
-        if let Some((unlocated, network)) = candidate.unlocated
-            && let verdict @ (Verdict::Wait | Verdict::Hold(_)) = unlocated.verdict(network)
-        {
-            return verdict;
+        self.forget_tombstones(now)
+    }
+
+    fn window_ms(&self) -> i64 {
+        i64::try_from(self.config.window.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Puts `changes` in force as the next generation.
+    ///
+    /// A change with a kind was inferred and goes into the ledger, one without is the baseline from now on.
+    fn put_in_force(&mut self, changes: Vec<AppliedRow>, by: &str, now: UnixMillis) -> Judged {
+        if changes.is_empty() {
+            return Judged::default();
         }
-        match &candidate.displaced {
-            PeerAnswer::Agrees => {}
-            PeerAnswer::Awaited => return Verdict::Wait,
-            PeerAnswer::Contradicts(hold) => return Verdict::Hold(hold.clone()),
-        }
-        match replay.map(|replay| replay::check(candidate, replay, self.config.max_replay_failures)) {
-            Some(Err(hold)) => Verdict::Hold(hold),
-            Some(Ok(())) | None => Verdict::Publish,
-        }
-    }
-
-    /// Judges a candidate that is not to be published, without any waiver. The caller judges its locations
-    /// itself.
-    pub(super) fn judge_once(&self, candidate: &Candidate<'_>, replay: Replay<'_>) -> Result<(), Hold> {
-        self.check_rows(candidate).into_iter().collect::<Result<(), Hold>>()?;
-        self.check_changes(candidate)?;
-        replay::check(candidate, replay, self.config.max_replay_failures)
-    }
-
-    fn check(&mut self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        self.check_rows(candidate).into_iter().try_for_each(|outcome| self.pass(outcome))?;
-        // One that nothing needs any more is over.
-        self.waiver =
-            self.waiver.take().filter(|waiver| waiver.used).map(|waiver| Waiver { used: false, ..waiver });
-        self.check_changes(candidate)
-    }
-
-    fn check_rows(&self, candidate: &Candidate<'_>) -> [Result<(), Hold>; 4] {
-        [
-            decode::check(candidate, self.config.max_bad_rows),
-            unique::check(candidate),
-            bounds::check(candidate, &self.config.bounds),
-            self.canaries.check(candidate),
-        ]
-    }
-
-    fn check_changes(&self, candidate: &Candidate<'_>) -> Result<(), Hold> {
-        loss::check(candidate, self.config.max_loss)?;
-        references::check(candidate, self.config.max_dangling)?;
-        addresses::check(candidate, self.config.max_outside, &self.vpn)
-    }
-
-    /// Lets the outcome of a rule about rows pass where the waiver covers it. A rule about changes needs none: once a
-    /// change was accepted and published, it is no change any more.
-    fn pass(&mut self, outcome: Result<(), Hold>) -> Result<(), Hold> {
-        match (outcome, &mut self.waiver) {
-            (Err(hold), Some(waiver)) if waiver.rule == hold.rule && hold.extent <= waiver.extent => {
-                waiver.used = true;
-                Ok(())
+        let Some(in_force) = self.in_force.clone() else { return Judged::default() };
+        let generation = Generation(in_force.generation().0 + 1);
+        let (mut gone, mut rest) = (Vec::new(), Vec::new());
+        let (mut groups, mut replaced): (HashMap<Group, usize>, Vec<Change>) = Default::default();
+        for AppliedRow { key, after, kind } in changes {
+            let before = row_of(&in_force, &key);
+            self.live.count(before.as_ref(), after.as_ref(), now);
+            if self.tombstones.contains(&key) && after.as_ref().is_some_and(|row| row.is_live(now)) {
+                // Another right has the number now.
+                self.tombstones.remove(&key);
+                replaced.extend(change_to(&key, None));
             }
-            (outcome, _) => outcome,
+            match kind {
+                Some(AppliedKind { kind, is_charged: true, .. }) => {
+                    let step = LedgerStep { generation, at: now, before };
+                    self.ledger.record(key.clone(), kind, step);
+                    self.is_memory_changed = true;
+                }
+                _ => self.is_memory_changed |= self.ledger.remove(&key).is_some(),
+            }
+            if let Some(AppliedKind { kind, word, .. }) = kind {
+                *groups.entry(Group { relation: key.relation(), kind, word }).or_default() += 1;
+            }
+            self.relations[index(key.relation())].pending.remove(&key);
+            let into = if after.is_none() { &mut gone } else { &mut rest };
+            into.extend(change_to(&key, after));
+        }
+        // What goes, goes first: a new device may have the uuid of one that goes.
+        gone.append(&mut rest);
+        self.revive_in_revocations(&replaced);
+        self.in_force = Some(Arc::new(in_force.apply(generation, &gone)));
+        let into = match by {
+            BY_WORDS | BY_VPN => &mut self.unpublished.words,
+            _ => &mut self.unpublished.inferred,
+        };
+        into.append(&mut gone);
+        self.unpublished.generation = Some(generation);
+        self.note(generation, by, groups, now);
+        Judged { published: true, ended: false }
+    }
+
+    /// Notes a publication for the history.
+    fn note(&mut self, generation: Generation, by: &str, groups: HashMap<Group, usize>, now: UnixMillis) {
+        let mut changes: Vec<(Group, usize)> = groups.into_iter().collect();
+        changes.sort_unstable();
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        let by = by.to_owned();
+        self.history.push_back(Publication { generation, at: now, by, changes, can_be_undone: false });
+    }
+
+    /// Fetches the changes of what is in force since the last call.
+    pub(super) fn drain_unpublished(&mut self) -> Unpublished {
+        let is_memory_changed = std::mem::take(&mut self.is_memory_changed);
+        Unpublished { is_memory_changed, ..std::mem::take(&mut self.unpublished) }
+    }
+}
+
+/// A row that is about to be put in force.
+struct AppliedRow {
+    key: RowKey,
+    after: Option<AnyRow>,
+    /// `None` for a mend, and for what changes no decision.
+    kind: Option<AppliedKind>,
+}
+
+#[derive(Clone, Copy)]
+struct AppliedKind {
+    kind: ChangeKind,
+    word: WordKind,
+    /// Counts against the budget for a window.
+    is_charged: bool,
+}
+
+impl LiveRows {
+    fn of(snapshot: &Snapshot, now: UnixMillis) -> Self {
+        Self {
+            credentials: snapshot.credentials().filter(|row| AnyRow::Credential(*row).is_live(now)).count(),
+            grants: snapshot.grants().filter(|row| AnyRow::Grant(*row).is_live(now)).count(),
+            devices: snapshot.row_counts().devices,
+            located: snapshot.devices().filter(row::is_located).count(),
+        }
+    }
+
+    fn count(&mut self, before: Option<&AnyRow>, after: Option<&AnyRow>, now: UnixMillis) {
+        for (row, is_after) in [(before, false), (after, true)] {
+            let Some(row) = row.filter(|row| row.is_live(now)) else { continue };
+            let add = |count: &mut usize| {
+                *count = if is_after { *count + 1 } else { count.saturating_sub(1) };
+            };
+            match row {
+                AnyRow::Credential(_) => add(&mut self.credentials),
+                AnyRow::Grant(_) => add(&mut self.grants),
+                AnyRow::Device(device) => {
+                    add(&mut self.devices);
+                    if row::is_located(device) {
+                        add(&mut self.located);
+                    }
+                }
+            }
+        }
+    }
+
+    fn rows(self, relation: Relation, kind: ChangeKind) -> usize {
+        match (relation, kind) {
+            (Relation::Credentials, _) => self.credentials,
+            (Relation::Grants, _) => self.grants,
+            (Relation::Devices, ChangeKind::Unlocated | ChangeKind::Moved) => self.located,
+            (Relation::Devices, _) => self.devices,
         }
     }
 }
 
-impl Rule {
-    pub const ALL: [Self; 13] = [
-        Self::Contract,
-        Self::Decode,
-        Self::Unique,
-        Self::Bounds,
-        Self::Canaries,
-        Self::Loss,
-        Self::References,
-        Self::Addresses,
-        Self::Location,
-        Self::Replay,
-        Self::Probation,
-        Self::Operator,
-        Self::Revival,
-    ];
-
-    /// The name of the rule in metrics, logs and commands.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Contract => "contract",
-            Self::Decode => "decode",
-            Self::Unique => "unique",
-            Self::Bounds => "bounds",
-            Self::Canaries => "canaries",
-            Self::Loss => "loss",
-            Self::References => "references",
-            Self::Addresses => "addresses",
-            Self::Location => "location",
-            Self::Replay => "replay",
-            Self::Probation => "probation",
-            Self::Operator => "operator",
-            Self::Revival => "revival",
-        }
+/// Index of a relation in arrays of three.
+const fn index(relation: Relation) -> usize {
+    match relation {
+        Relation::Credentials => 0,
+        Relation::Grants => 1,
+        Relation::Devices => 2,
     }
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+/// Origins of a publication, as `authz history` names them.
+const BY_READ: &str = "read";
+const BY_WORDS: &str = "words";
+const BY_VPN: &str = "vpn";
+const BY_ACCEPT: &str = "accept";
+const BY_ROLLBACK: &str = "rollback";
+const BY_START: &str = "start";
 
-impl Hold {
-    /// `examples` may be longer than what is kept of it.
-    pub(super) fn new(
-        rule: Rule,
-        extent: usize,
-        figures: String,
-        examples: impl IntoIterator<Item = impl ToString>,
-    ) -> Self {
-        let examples = examples.into_iter().take(EXAMPLES_MAX).map(|example| example.to_string()).collect();
-        Self { rule, figures, examples, extent }
-    }
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rule {}: {}", self.rule, self.figures)?;
-        if self.examples.is_empty() {
-            return Ok(());
-        }
-        write!(f, "; such as {}", self.examples.join(", "))
-    }
-}
-
-/// Each relation with its part of `counts`.
-fn by_relation(counts: RowCounts) -> [(Relation, usize); 3] {
-    [
-        (Relation::Credentials, counts.credentials),
-        (Relation::Grants, counts.grants),
-        (Relation::Devices, counts.devices),
-    ]
-}
-
-/// Returns whether `count` of `total` rows exceed the allowance, or are half of the rows or more. One or two rows
-/// never do: a person may change them by hand.
-fn exceeds(count: usize, total: usize, allowed: Allowance) -> bool {
-    allowed.is_exceeded_by(count, total) || (count > PERSONS_WORK_ROWS && count * 2 >= total)
-}
-
-/// Rows that one may change by hand in the time of a read.
-const PERSONS_WORK_ROWS: usize = 2;
-
-/// Rows that a hold names. Enough to see what they have in common.
-const EXAMPLES_MAX: usize = 5;
+/// Publications that `authz history` lists.
+const HISTORY_MAX: usize = 200;

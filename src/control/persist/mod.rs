@@ -37,7 +37,6 @@ use saving::{SaveJob, Saving};
 pub(super) use kept_error::KeptError;
 pub(super) use record::{JournalRecord, MemoryChange};
 
-
 /// A state from disk that a node can begin with, all of it as of the last step that was recorded.
 pub(super) struct Kept {
     pub snapshot: Snapshot,

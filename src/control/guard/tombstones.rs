@@ -167,8 +167,9 @@ impl Guard {
             Change::GrantGone(id) => self.revocations.ends_of_grant(*id).collect::<Vec<End>>(),
             _ => End::of(change).into_iter().collect(),
         });
-        if let Some(fewer) = self.revocations.without(ends.collect::<Vec<End>>()) {
-            self.unpublished.lifted.extend_from_slice(gone);
+        let ends: Vec<End> = ends.collect();
+        if let Some(fewer) = self.revocations.without(ends.iter().copied()) {
+            self.unpublished.lifted.extend(ends);
             self.revocations = Arc::new(fewer);
         }
     }

@@ -278,7 +278,7 @@ impl Guard {
             judged.published = true;
         }
         if let Some(more) = self.revocations.with_ends(ended.iter().copied()) {
-            self.unpublished.ended.extend(ended.iter().map(|end| end.gone()));
+            self.unpublished.ended.extend(ended);
             self.revocations = Arc::new(more);
             judged.published = true;
         }
