@@ -1,15 +1,17 @@
 //! `sluicegate check`: tests whether a relay could start with this configuration.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Loaded;
-use super::output::{CommandAnswer, CommandError, Done, OutputFormat};
-use crate::config::StoreUrl;
+use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, Done, OutputFormat};
+use crate::config::{Config, StoreUrl};
+use crate::control::api::{BudgetUse, Group, WordKind};
+use crate::control::{GuardPreview, StoreAccess};
 use crate::engine::Shortage;
-use crate::store::{self, NodeList, ReportQueue};
+use crate::store::{self, NodeList, Relation, RelationRows, ReportQueue};
 
-/// Checks the store and the directory of nodes; the configuration was read already. Every row of the store must
-/// decode. Also prints the warnings that a relay would log.
+/// Checks the store, the canaries and the directory of nodes; the configuration was read already. Every row of the
+/// store must decode. Also prints the warnings that a relay would log, and the budgets of the guard.
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
@@ -17,7 +19,12 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let nodes = check_directory(loaded)?;
     let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
     let warnings: Vec<String> = shortage.into_iter().chain(store.warnings).chain(nodes.bad).collect();
-    let facts = json!({ "config": file, "store": store.name, "rows": store.rows, "nodes": nodes.count, "warnings": warnings });
+    let budgets: Map<String, Value> =
+        store.budgets.iter().map(|budget| (budget_column(budget.group), budget.rows.into())).collect();
+    let facts = json!({
+        "config": file, "store": store.name, "rows": store.rows, "canaries": store.canaries, "budgets": budgets,
+        "nodes": nodes.count, "warnings": warnings,
+    });
     let lines: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     let note = (!lines.is_empty()).then(|| lines.join("\n"));
     CommandAnswer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
@@ -25,11 +32,16 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
 }
 
 /// Check of a store that a relay could start with.
+#[derive(Default)]
 struct StoreFacts {
     text: String,
     /// Name of the store. `None` where the first start creates it.
     name: Option<String>,
     rows: Value,
+    /// Number of canaries, which the store answers as they must be.
+    canaries: usize,
+    /// Rows of each group that may change within the window.
+    budgets: Vec<BudgetUse>,
     /// Rows and lines that a relay would not understand.
     warnings: Vec<String>,
 }
@@ -61,34 +73,105 @@ fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
     })
 }
 
+/// Reads the store as a relay does, and puts the canaries to what it answers.
 fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     let config = &loaded.config;
-    let mut source = store::located_source(config, &ReportQueue::default());
+    let StoreAccess { readers, mut layer, .. } = StoreAccess::of(config, &ReportQueue::default());
+    let mut reader = readers();
+    let name = reader.describe();
     if let StoreUrl::Sqlite(path) = &config.store.url
         && loaded.file.is_none()
         && !path.exists()
     {
-        let text = format!("{}: the first `sluicegate run` creates it", source.describe());
-        return Ok(StoreFacts { text, name: None, rows: Value::Null, warnings: Vec::new() });
+        let text = format!("{name}: the first `sluicegate run` creates it");
+        return Ok(StoreFacts { text, ..StoreFacts::default() });
     }
-    let rows = source.read_all()?;
-    if let Some(first) = rows.quarantined.first() {
+    let (mut credentials, mut grants, mut devices) = (Vec::new(), Vec::new(), Vec::new());
+    let mut quarantined = Vec::new();
+    for relation in Relation::ALL {
+        let answer = reader.read_relation(relation)?;
+        quarantined.extend(answer.quarantined);
+        match answer.rows {
+            RelationRows::Credentials(rows) => credentials = rows,
+            RelationRows::Grants(rows) => grants = rows,
+            RelationRows::Devices(rows) => devices = rows,
+            RelationRows::Unchanged => {}
+        }
+    }
+    if let Some(first) = quarantined.first() {
         return Err(CommandError::failed(format!(
-            "{}: {} rows do not decode; the first is {}: {}",
-            source.describe(),
-            rows.quarantined.len(),
+            "{name}: {} rows do not decode; the first is {}: {}",
+            quarantined.len(),
             first.key,
             first.reason
         )));
     }
-    let (credentials, grants, devices) = (rows.credentials.len(), rows.grants.len(), rows.devices.len());
+    layer.wait_for_tables();
+    layer.lay_relation(&mut devices);
+    let mut warnings = reader.warnings();
+    layer.add_warnings(&mut warnings);
+    let counts = (credentials.len(), grants.len(), devices.len());
+    let preview = GuardPreview::of(config, credentials, grants, devices);
+    if !preview.wrong_canaries.is_empty() {
+        let (wrong, all) = (preview.wrong_canaries.len(), preview.canaries);
+        let list = preview.wrong_canaries.join("; ");
+        return Err(CommandError::failed(format!(
+            "{name}: {wrong} of {all} canaries are answered wrongly: {list}; mend the rows, the queries or \
+             authz.guard"
+        )));
+    }
+    let (credentials, grants, devices) = counts;
+    let guard = guard_text(&preview, config);
     Ok(StoreFacts {
-        text: format!(
-            "{}: fine, {credentials} credentials, {grants} grants, {devices} devices",
-            source.describe()
-        ),
-        name: Some(source.describe()),
+        text: format!("{name}: fine, {credentials} credentials, {grants} grants, {devices} devices\n{guard}"),
+        name: Some(name),
         rows: json!({ "credentials": credentials, "grants": grants, "devices": devices }),
-        warnings: source.warnings().lines(),
+        canaries: preview.canaries,
+        budgets: preview.budgets,
+        warnings: warnings.lines(),
     })
 }
+
+/// The canaries, and a table of the rows that may change within the window.
+fn guard_text(preview: &GuardPreview, config: &Config) -> String {
+    let window = humantime::format_duration(config.authz.guard.window);
+    let canaries = match preview.canaries {
+        0 => "canaries: none; authz.guard.must_allow and must_refuse name some".to_owned(),
+        all => format!("canaries: fine, {all} asked"),
+    };
+    let row = |relation: Relation| {
+        let budget = |column: &&str| {
+            let name = format!("{}.{column}", relation.name());
+            let known = preview.budgets.iter().find(|budget| budget_column(budget.group) == name);
+            known.map_or(Cell::Empty, |budget| Cell::Number(i64::try_from(budget.rows).unwrap_or(i64::MAX)))
+        };
+        let name = Cell::Text(relation.name().to_owned());
+        std::iter::once(name).chain(BUDGET_COLUMNS[1..].iter().map(budget)).collect()
+    };
+    let table = AnswerTable { columns: BUDGET_COLUMNS, rows: Relation::ALL.into_iter().map(row).collect() };
+    let table = CommandAnswer::Table(table).rendered(OutputFormat::Text);
+    format!("{canaries}\nrows that may change within {window}; more are held:\n{}", table.trim_end())
+}
+
+/// Relation and column of a group's budget.
+fn budget_column(group: Group) -> String {
+    match group.word {
+        WordKind::Explicit => format!("{}.explicit", group.relation.name()),
+        WordKind::Inferred => group.to_string(),
+    }
+}
+
+/// Columns of the table of budgets, with the kinds by their names.
+const BUDGET_COLUMNS: &[&str] = &[
+    "relation",
+    "ended",
+    "absent",
+    "narrowed",
+    "reassigned",
+    "gained",
+    "widened",
+    "moved",
+    "unlocated",
+    "undecodable",
+    "explicit",
+];

@@ -29,6 +29,7 @@ pub use commands::{
 };
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use heartbeat::HeartbeatThread;
+pub use guard::GuardPreview;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};

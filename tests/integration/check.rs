@@ -31,7 +31,13 @@ fn a_configuration_that_works_is_fine() {
     let store = site.store_path();
     let (code, said, warned) = outcome(check(&site));
     let expected = format!(
-        "{}: fine\nsqlite:{}: fine, 1 credentials, 1 grants, 2 devices\n",
+        "{}: fine\nsqlite:{}: fine, 1 credentials, 1 grants, 2 devices\n\
+         canaries: none; authz.guard.must_allow and must_refuse name some\n\
+         rows that may change within 10m; more are held:\n\
+         RELATION     ENDED  ABSENT  NARROWED  REASSIGNED  GAINED  WIDENED  MOVED  UNLOCATED  UNDECODABLE  EXPLICIT\n\
+         credentials  1      1       1         1           3       3        -      -          1            20\n\
+         grants       1      1       1         1           3       3        -      -          1            20\n\
+         devices      -      1       -         1           3       -        4      4          1            20\n",
         site.config_path().display(),
         store.display()
     );
@@ -39,6 +45,30 @@ fn a_configuration_that_works_is_fine() {
     let facts = site.cli(&["check"]);
     assert_eq!(facts["rows"]["devices"], 2);
     assert_eq!(facts["warnings"], serde_json::json!([]));
+}
+
+#[test]
+fn budgets_of_the_configuration_are_shown_in_place_of_the_guards_own() {
+    let site = Site::new("authz.guard = { window = '3m', budgets = { gained = { share = 0.5, rows = 9 } } }");
+    let (_, said, _) = outcome(check(&site));
+    assert!(said.contains("rows that may change within 3m"), "{said}");
+    let budgets = &site.cli(&["check"])["budgets"];
+    assert_eq!((&budgets["grants.gained"], &budgets["devices.gained"]), (&9.into(), &9.into()));
+    assert_eq!(budgets["grants.absent"], 1, "the others are the guard's own");
+}
+
+#[test]
+fn the_store_must_answer_the_canaries() {
+    let canary = format!("principal:1 {}:22", crate::support::DEVICE);
+    let site = Site::new(&format!("authz.guard.must_allow = ['{canary}']"));
+    let (code, said, _) = outcome(check(&site));
+    assert!(code == 0 && said.contains("canaries: fine, 1 asked\n"), "{said}");
+    assert_eq!(site.cli(&["check"])["canaries"], 1);
+
+    let site = Site::new(&format!("authz.guard.must_refuse = ['{canary}']"));
+    let (code, said, message) = outcome(check(&site));
+    let wrong = format!("1 of 1 canaries are answered wrongly: {canary} must be refused and is allowed;");
+    assert!(code == 1 && said.is_empty() && message.contains(&wrong), "{message}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod decide;
 mod ledger;
 mod memory;
 mod pending;
+mod preview;
 mod queries;
 mod row;
 mod status;
@@ -29,6 +30,7 @@ use crate::store::{Position, Relation, RowKey, Word};
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
 use ledger::{Ledger, LedgerStep};
+pub use preview::GuardPreview;
 pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
 use row::change_to;
@@ -377,6 +379,19 @@ impl LiveRows {
             (Relation::Devices, ChangeKind::Unlocated | ChangeKind::Moved) => self.located,
             (Relation::Devices, _) => self.devices,
         }
+    }
+}
+
+/// Kinds of changes that a row of a relation can undergo, and that have a budget.
+const fn relevant_kinds(relation: Relation) -> &'static [ChangeKind] {
+    use ChangeKind::{
+        Absent, Ended, Gained, Moved, Narrowed, Reassigned, Undecodable, Unlocated, Widened,
+    };
+    match relation {
+        Relation::Credentials | Relation::Grants => {
+            &[Ended, Absent, Narrowed, Reassigned, Gained, Widened, Undecodable]
+        }
+        Relation::Devices => &[Absent, Reassigned, Gained, Moved, Unlocated, Undecodable],
     }
 }
 
