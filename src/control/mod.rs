@@ -28,8 +28,8 @@ pub use commands::{
     Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, GuardCommandError, QueriesError,
 };
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
-pub use heartbeat::HeartbeatThread;
 pub use guard::GuardPreview;
+pub use heartbeat::HeartbeatThread;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};

@@ -30,9 +30,9 @@ use crate::store::{Position, Relation, RowKey, Word};
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
 use ledger::{Ledger, LedgerStep};
-pub use preview::GuardPreview;
 pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
+pub use preview::GuardPreview;
 use row::change_to;
 pub(super) use row::{AnyRow, row_of};
 use tombstones::Tombstones;
@@ -384,9 +384,7 @@ impl LiveRows {
 
 /// Kinds of changes that a row of a relation can undergo, and that have a budget.
 const fn relevant_kinds(relation: Relation) -> &'static [ChangeKind] {
-    use ChangeKind::{
-        Absent, Ended, Gained, Moved, Narrowed, Reassigned, Undecodable, Unlocated, Widened,
-    };
+    use ChangeKind::{Absent, Ended, Gained, Moved, Narrowed, Reassigned, Undecodable, Unlocated, Widened};
     match relation {
         Relation::Credentials | Relation::Grants => {
             &[Ended, Absent, Narrowed, Reassigned, Gained, Widened, Undecodable]

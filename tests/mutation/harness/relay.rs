@@ -86,7 +86,7 @@ impl RunningRelay {
     /// The guard's view, for people who look for the cause of a failure.
     pub fn holds(&self) -> String {
         let status = self.node.status().get();
-        status.hold.map_or_else(String::new, |hold| hold.hold.to_string())
+        status.held.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
     /// Changes with each read.
