@@ -170,6 +170,7 @@ impl ControlThread {
 
     fn wait_for_first_answers(&mut self) -> Result<(), StartError> {
         self.layer.wait_for_tables();
+        self.guard.change_holders(&self.layer.drain_holders());
         let mut is_read = [false; 3];
         loop {
             let Ok(result) = self.results.recv() else {
@@ -234,7 +235,8 @@ impl ControlThread {
         if judged.published {
             let ended_at = judged.ended.then(|| readable_since.unwrap_or_else(Instant::now));
             let read_up_to = ReadUpTo { position: self.known.get(), bookmark: self.store.bookmark() };
-            if let Some(masked) = self.locations.mask(&self.guard, &self.layer, &unpublished) {
+            let changes = unpublished.inferred.iter().chain(&unpublished.words);
+            if let Some(masked) = self.guard.mask(changes) {
                 self.publisher.publish(&self.guard, masked, unpublished, ended_at, read_up_to);
             }
         } else if unpublished.is_memory_changed {

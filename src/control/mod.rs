@@ -11,6 +11,7 @@ mod diff_report;
 mod guard;
 mod heartbeat;
 mod hold_log;
+mod locations;
 mod neighbours;
 mod persist;
 mod presence_writer;

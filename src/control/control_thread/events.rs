@@ -9,7 +9,7 @@ use crate::control::api::HoldStatus;
 use crate::control::guard::{AnyRow, Judged, row_of};
 use crate::control::readers::{ReadContext, ReadError, ReadResult};
 use crate::store::{
-    Quarantined, Relation, RelationAnswer, RelationRows, RowKey, Standing, Words, WordsAnswer,
+    Position, Quarantined, Relation, RelationAnswer, RelationRows, RowKey, Standing, Words, WordsAnswer,
 };
 
 impl ControlThread {
@@ -46,7 +46,7 @@ impl ControlThread {
                 self.readers.read_soon(relation);
             });
         }
-        if !self.believe(standing, position, now) {
+        if !self.believe(None, standing, position, now) {
             return self.publish(Judged::default(), None);
         }
         let judged = match words {
@@ -79,7 +79,8 @@ impl ControlThread {
     ) {
         let RelationAnswer { rows, quarantined, ended, position, standing } = answer;
         self.store.succeed(Some(relation), context, now);
-        if !self.believe(standing, position, now) {
+        if !self.believe(Some(relation), standing, position, now) {
+            self.readers.read_soon(relation);
             return self.publish(Judged::default(), None);
         }
         let (mut rows, twice) = rows.deduplicated();
@@ -112,8 +113,14 @@ impl ControlThread {
     }
 
     /// Returns whether an answer is to be believed; one that is moves the known position on.
-    fn believe(&mut self, standing: Standing, position: crate::store::Position, now: UnixMillis) -> bool {
-        let is_believed = self.store.check(standing, position, now);
+    fn believe(
+        &mut self,
+        relation: Option<Relation>,
+        standing: Standing,
+        position: Position,
+        now: UnixMillis,
+    ) -> bool {
+        let is_believed = self.store.check(relation, standing, position, now);
         if is_believed {
             self.known.advance(position);
         } else if !self.store.is_reachable() {
@@ -137,11 +144,12 @@ impl ControlThread {
     /// Devices that have moved in the node's own VPN.
     pub(super) fn poll_tables(&mut self, now: UnixMillis) {
         self.layer.poll();
+        self.guard.change_holders(&self.layer.drain_holders());
         let in_force = self.guard.in_force().cloned();
         let moves = self.layer.drain_moves(|uuid| in_force.as_ref()?.device_named(*uuid));
         let mut judged = self.guard.own_moves(moves.settled, now);
         judged.published |= self.guard.left_tables(moves.left, now).published;
-        if judged.published || self.locations.has_news(&mut self.layer) {
+        if judged.published || self.guard.has_new_disputes() {
             judged.published = true;
             self.publish(judged, None);
         }

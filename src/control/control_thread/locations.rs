@@ -1,49 +1,120 @@
-//! Where devices are: disputed addresses, and what the network says of masses of lost or moved devices.
+//! What the network and the peers say of masses of devices that the store lost sight of, or moved.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
 use super::ControlThread;
-use crate::authz::{Snapshot, UnixMillis};
+use crate::authz::{Device, DeviceId, UnixMillis};
 use crate::config::Config;
-use crate::control::guard::{Guard, Unpublished};
-use crate::store::AddressLayer;
+use crate::control::api::ChangeKind;
+use crate::control::guard::NetworkVerdict;
+use crate::control::locations::{DisplacedDevices, NetworkAnswer, PeerPolls, PeerWord, ProbeTarget, Prober};
 
-/// See the module.
+/// The ways to ask, one for each kind of change.
 pub(super) struct Locations {
     node: Option<String>,
+    unlocated: Asking,
+    moved: Asking,
+}
+
+/// Questions about one kind of change.
+struct Asking {
+    prober: Prober,
+    peers: PeerPolls,
 }
 
 impl Locations {
     pub(super) fn new(config: &Config) -> Self {
-        Self { node: config.vpn.node.clone() }
+        let asking = || Asking { prober: Prober::new(config), peers: PeerPolls::new(config) };
+        Self { node: config.vpn.node.clone(), unlocated: asking(), moved: asking() }
     }
 
-    pub(super) fn reconfigure(&mut self, _config: &Config) {}
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        *self = Self::new(config);
+    }
 
     pub(super) fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
 
-    /// What is in force, with the devices marked of which it cannot be told whose their address is.
-    pub(super) fn mask(
-        &mut self,
-        guard: &Guard,
-        _layer: &AddressLayer,
-        _changed: &Unpublished,
-    ) -> Option<Arc<Snapshot>> {
-        guard.in_force().cloned()
-    }
-
-    /// Number of devices that are disputed.
-    pub(super) fn disputed(&self) -> usize {
-        0
-    }
-
-    pub(super) fn has_news(&mut self, _layer: &mut AddressLayer) -> bool {
-        false
+    fn asking(&mut self, kind: ChangeKind) -> &mut Asking {
+        match kind {
+            ChangeKind::Moved => &mut self.moved,
+            _ => &mut self.unlocated,
+        }
     }
 }
 
 impl ControlThread {
-    pub(super) fn poll_network(&mut self, _now: UnixMillis) {}
+    /// Asks about the devices that are held for their number, and has the guard judge by the answer.
+    pub(super) fn poll_network(&mut self, now: UnixMillis) {
+        for kind in [ChangeKind::Unlocated, ChangeKind::Moved] {
+            let held = self.guard.held_devices(kind);
+            if held.is_empty() {
+                self.locations.asking(kind).prober.forget();
+                continue;
+            }
+            let verdict = self.ask(kind, &held);
+            if verdict != NetworkVerdict::Unknown && verdict != self.guard.network_verdict_on(kind) {
+                let judged = self.guard.set_network_verdict(kind, verdict, now);
+                self.publish(judged, None);
+            }
+        }
+    }
+
+    fn ask(&mut self, kind: ChangeKind, held: &[Device]) -> NetworkVerdict {
+        let node = self.locations.node.clone();
+        let is_elsewhere = |device: &Device| {
+            node.is_some() && device.node.is_some() && device.node != node.as_deref().map(Into::into)
+        };
+        let (elsewhere, here): (Vec<&Device>, Vec<&Device>) =
+            held.iter().partition(|device| is_elsewhere(device));
+        let by_network = self.ask_devices(kind, &here);
+        let by_peers = self.ask_peers(kind, &elsewhere);
+        match (by_network, by_peers) {
+            (NetworkVerdict::Answers, _) | (_, NetworkVerdict::Answers) => NetworkVerdict::Answers,
+            (NetworkVerdict::Silent, NetworkVerdict::Silent) => NetworkVerdict::Silent,
+            _ => NetworkVerdict::Unknown,
+        }
+    }
+
+    fn ask_devices(&mut self, kind: ChangeKind, here: &[&Device]) -> NetworkVerdict {
+        if here.is_empty() {
+            return NetworkVerdict::Silent;
+        }
+        let devices: HashSet<DeviceId> = here.iter().map(|device| device.id).collect();
+        let targets: Vec<ProbeTarget> = here.iter().filter_map(|device| ProbeTarget::of(device)).collect();
+        let guard = &self.guard;
+        let is_its_own = |target: &ProbeTarget| !guard.is_anothers_place(target.device);
+        match self.locations.asking(kind).prober.poll(&devices, &targets, is_its_own) {
+            NetworkAnswer::Silent => NetworkVerdict::Silent,
+            NetworkAnswer::Answers { .. } => NetworkVerdict::Answers,
+            NetworkAnswer::Asked | NetworkAnswer::Unasked => NetworkVerdict::Unknown,
+        }
+    }
+
+    /// A node cannot dial the devices of another one, which knows itself how many it has.
+    fn ask_peers(&mut self, kind: ChangeKind, elsewhere: &[&Device]) -> NetworkVerdict {
+        let Some(in_force) = self.guard.in_force().filter(|_| !elsewhere.is_empty()) else {
+            return NetworkVerdict::Silent;
+        };
+        let mut by_node: HashMap<&str, Vec<DeviceId>> = HashMap::new();
+        for device in elsewhere {
+            if let Some(node) = device.holder() {
+                by_node.entry(node).or_default().push(device.id);
+            }
+        }
+        let displaced: Vec<DisplacedDevices> = by_node
+            .into_iter()
+            .map(|(node, devices)| {
+                let left = in_force.held_by(node).saturating_sub(devices.len());
+                DisplacedDevices::new(node, devices, left)
+            })
+            .collect();
+        let directory = self.authority.directory().get();
+        match self.locations.asking(kind).peers.ask(&displaced, &directory) {
+            PeerWord::Agrees => NetworkVerdict::Silent,
+            PeerWord::Awaited => NetworkVerdict::Unknown,
+            PeerWord::Contradicts(_) => NetworkVerdict::Answers,
+        }
+    }
 }

@@ -13,8 +13,6 @@ pub(super) struct StoreState {
     relations: [ReaderState; 3],
     bookmark: Option<Bookmark>,
     follows_outbox: bool,
-    /// The store is older than what was known, or another one.
-    position: Option<PositionTrouble>,
     errors: u64,
     last_error: Option<String>,
 }
@@ -27,12 +25,32 @@ struct ReaderState {
     heard_at: Option<UnixMillis>,
     warnings: StoreWarnings,
     trouble: LogOnChange,
+    /// The store is older than what was known, or another one.
+    position: Option<PositionTrouble>,
 }
 
 struct PositionTrouble {
     standing: Standing,
     position: Position,
     since: UnixMillis,
+    /// It has lasted, and is held.
+    is_logged: bool,
+}
+
+impl PositionTrouble {
+    /// A standby may be behind for a moment; another store is one at once.
+    fn is_lasting(&self, now: UnixMillis) -> bool {
+        self.standing == Standing::Elsewhere || now.0.saturating_sub(self.since.0) >= BEHIND_MS
+    }
+
+    fn figures(&self, store: &str) -> String {
+        match self.standing {
+            Standing::Elsewhere => format!("{store} is another store than the one that was followed"),
+            _ => {
+                format!("{store} is older than what was read before: it was restored, or a standby is behind")
+            }
+        }
+    }
 }
 
 impl StoreState {
@@ -43,7 +61,6 @@ impl StoreState {
             relations: Default::default(),
             bookmark: None,
             follows_outbox: false,
-            position: None,
             errors: 0,
             last_error: None,
         }
@@ -125,25 +142,40 @@ impl StoreState {
     }
 
     /// Compares a position with what was known; false where the answer is not to be believed.
-    pub(super) fn check(&mut self, standing: Standing, position: Position, now: UnixMillis) -> bool {
+    pub(super) fn check(
+        &mut self,
+        relation: Option<Relation>,
+        standing: Standing,
+        position: Position,
+        now: UnixMillis,
+    ) -> bool {
+        let name = self.name.clone();
+        let reader = self.reader(relation);
         if standing == Standing::Newer {
-            if self.position.take().is_some() {
-                tracing::info!("{} is where it was again", self.name);
+            if reader.position.take().is_some_and(|trouble| trouble.is_logged) {
+                tracing::info!("{} of {name} is where it was again", what(relation));
             }
             return true;
         }
-        let is_new = self.position.as_ref().is_none_or(|trouble| trouble.standing != standing);
-        let since = self.position.as_ref().map_or(now, |trouble| trouble.since);
-        self.position = Some(PositionTrouble { standing, position, since });
-        if is_new && let Some(hold) = self.position_hold() {
-            tracing::warn!("{}; the last good rows decide", hold.figures);
+        let before = reader.position.take().filter(|trouble| trouble.standing == standing);
+        let since = before.as_ref().map_or(now, |trouble| trouble.since);
+        let was_logged = before.is_some_and(|trouble| trouble.is_logged);
+        let mut trouble = PositionTrouble { standing, position, since, is_logged: was_logged };
+        if trouble.is_lasting(now) && !was_logged {
+            tracing::warn!("{}: {}; the last good rows decide", what(relation), trouble.figures(&name));
+            trouble.is_logged = true;
         }
+        reader.position = Some(trouble);
         false
     }
 
     /// The position that is held, for a person who accepts it.
     pub(super) fn accept_position(&mut self) -> Option<Position> {
-        self.position.take().map(|trouble| trouble.position)
+        let position = self.held_position();
+        for relation in READERS {
+            self.reader(relation).position = None;
+        }
+        position
     }
 
     /// Returns whether words have ever been read.
@@ -152,30 +184,30 @@ impl StoreState {
     }
 
     pub(super) fn held_position(&self) -> Option<Position> {
-        self.position.as_ref().map(|trouble| trouble.position)
+        self.lasting_trouble().map(|trouble| trouble.position)
     }
 
     pub(super) fn position_hold(&self) -> Option<HoldStatus> {
-        let PositionTrouble { standing, since, .. } = self.position.as_ref()?;
-        let figures = match standing {
-            Standing::Elsewhere => format!("{} is another store than the one that was followed", self.name),
-            _ => format!(
-                "{} is older than what was read before: it was restored, or a standby is behind",
-                self.name
-            ),
-        };
+        let trouble = self.lasting_trouble()?;
         Some(HoldStatus {
             rule: Rule::Position,
             group: None,
             relation: None,
             rows: 0,
-            figures,
+            figures: trouble.figures(&self.name),
             examples: Vec::new(),
-            since: *since,
+            since: trouble.since,
             advice: "a standby catches up by itself; a restored or another store is followed after `sluicegate authz \
                      diff` and `accept` with its digest"
                 .to_owned(),
         })
+    }
+
+    /// A store that is not the one that was followed, or that has been behind for a while.
+    fn lasting_trouble(&self) -> Option<&PositionTrouble> {
+        let troubles =
+            self.relations.iter().chain([&self.words]).filter_map(|reader| reader.position.as_ref());
+        troubles.filter(|trouble| trouble.is_logged).min_by_key(|trouble| trouble.since)
     }
 
     pub(super) fn contract_holds(&self) -> impl Iterator<Item = HoldStatus> {
@@ -195,7 +227,10 @@ impl StoreState {
     /// Returns whether an unknown credential may be refused: the store has been asked of late.
     pub(super) fn is_reachable(&self) -> bool {
         let words = !self.follows_outbox || self.words.error.is_none();
-        words && self.relations[0].error.is_none() && self.position.is_none()
+        let is_behind =
+            |reader: &ReaderState| reader.position.as_ref().is_some_and(|trouble| trouble.is_logged);
+        let is_old = is_behind(if self.follows_outbox { &self.words } else { &self.relations[0] });
+        words && self.relations[0].error.is_none() && !is_old
     }
 
     pub(super) fn errors(&self) -> u64 {
@@ -237,3 +272,11 @@ impl StoreState {
 fn what(relation: Option<Relation>) -> &'static str {
     relation.map_or("the outbox", Relation::name)
 }
+
+/// The readers of a store.
+const READERS: [Option<Relation>; 4] =
+    [None, Some(Relation::Credentials), Some(Relation::Grants), Some(Relation::Devices)];
+
+/// Time for which a store may be older than what was known, in ms, before that is a hold. Its answers count for nothing
+/// from the first.
+const BEHIND_MS: i64 = 2_000;

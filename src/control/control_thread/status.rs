@@ -38,7 +38,7 @@ impl ControlThread {
             status.expectations = expectations;
             status.relations = relations;
             status.budgets = budgets;
-            status.disputed_devices = self.locations.disputed();
+            status.disputed_devices = self.guard.disputed();
             status.state_unsaved = self.publisher.trouble();
             status.absences_waiting = guard.absences_waiting;
             status.absences_honoured = guard.counts.absences_honoured;

@@ -221,6 +221,7 @@ impl Guard {
         let generation = first.generation();
         self.live = LiveRows::of(&first, now);
         self.first = super::FirstRows::default();
+        self.places.begin_with(&first);
         self.in_force = Some(Arc::new(first));
         self.note(generation, super::BY_START, HashMap::new(), now);
     }

@@ -1,7 +1,6 @@
 //! Which of the rows that differ take effect: by group, by budget, by canaries.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::budget::budget;
 use super::pending::RelationHold;
@@ -34,6 +33,10 @@ impl Guard {
         };
         let (free, mut charged) = self.sort(relation, now);
         let mut judged = self.put_in_force(free, super::BY_READ, now);
+        if relation == Relation::Devices {
+            self.follow_pending_devices();
+            judged.published |= self.has_new_disputes();
+        }
         if charged.is_empty() {
             self.end_canary_hold(relation);
             return judged;
@@ -70,10 +73,15 @@ impl Guard {
 
     /// Sorts the rows that may take effect: those that are free, and those that count.
     fn sort(&mut self, relation: Relation, now: UnixMillis) -> (Vec<AppliedRow>, Vec<AppliedRow>) {
+        let contested = match self.in_force.clone() {
+            Some(in_force) if relation == Relation::Devices => self.hold_contested_moves(&in_force),
+            _ => Default::default(),
+        };
         let mut free = Vec::new();
         let mut groups: HashMap<ChangeKind, Vec<RowKey>> = HashMap::new();
         for (key, row) in &self.relations[index(relation)].pending {
             match row.kind {
+                _ if contested.contains(key) => {}
                 None => free.push(AppliedRow { key: key.clone(), after: row.after.clone(), kind: None }),
                 Some(kind) => groups.entry(kind).or_default().push(key.clone()),
             }
@@ -238,6 +246,11 @@ impl Guard {
         }
     }
 
+    /// The network's last answer about a mass of `kind`.
+    pub(in crate::control) fn network_verdict_on(&self, kind: ChangeKind) -> NetworkVerdict {
+        self.network_verdict(Relation::Devices, kind)
+    }
+
     /// What the network says of the devices that lost their location, or moved, in a mass.
     pub(in crate::control) fn set_network_verdict(
         &mut self,
@@ -318,11 +331,6 @@ impl Guard {
         let count = applied.len();
         self.put_in_force(applied, super::BY_ACCEPT, now);
         count
-    }
-
-    /// Shares what is in force with whoever publishes it.
-    pub(in crate::control) fn snapshot(&self) -> Option<Arc<crate::authz::Snapshot>> {
-        self.in_force.clone()
     }
 }
 

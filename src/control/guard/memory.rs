@@ -8,8 +8,8 @@ use super::ledger::{LedgerEntry, LedgerStep};
 use super::tombstones::Tombstone;
 use super::{AnyRow, Guard, RecentEnds, RejectedRow, WaitingWord, index};
 use crate::authz::{
-    Change, Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash,
-    PortRange, PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
+    Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
+    PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
 };
 use crate::control::api::{ChangeKind, Expectation, Publication, Rule};
 use crate::store::{Position, Relation, RowKey, Word};
@@ -141,6 +141,7 @@ impl Guard {
         now: UnixMillis,
     ) {
         self.live = super::LiveRows::of(&snapshot, now);
+        self.places.begin_with(&snapshot);
         self.in_force = Some(snapshot);
         self.revocations = std::sync::Arc::new(revocations);
         for (key, kind, steps) in memory.ledger {
@@ -184,13 +185,6 @@ impl Guard {
         self.history = memory.history.into_iter().map(PublicationFields::publication).collect();
         self.words_lost_before = memory.words_lost_before;
         self.hold_rejected(now);
-    }
-
-    /// Ends that were journalled after the state was written.
-    pub(in crate::control) fn restore_ends(&mut self, ends: &[Change]) {
-        if let Some(more) = self.revocations.with(ends) {
-            self.revocations = std::sync::Arc::new(more);
-        }
     }
 }
 

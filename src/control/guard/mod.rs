@@ -12,6 +12,7 @@ mod decide;
 mod ledger;
 mod memory;
 mod pending;
+mod places;
 mod preview;
 mod queries;
 mod row;
@@ -32,6 +33,7 @@ pub(super) use commands::HeldRow;
 use ledger::{Ledger, LedgerStep};
 pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
+use places::Places;
 pub use preview::GuardPreview;
 use row::change_to;
 pub(super) use row::{AnyRow, row_of};
@@ -41,12 +43,12 @@ use tombstones::Tombstones;
 pub(super) struct Guard {
     config: GuardConfig,
     canaries: Canaries,
-    node: Option<String>,
     /// What decides; `None` before the first publication.
     in_force: Option<Arc<Snapshot>>,
     /// Rows of the first answers, before anything is in force.
     first: FirstRows,
     relations: [RelationState; 3],
+    places: Places,
     /// Relations that an outbox follows row by row.
     followed: [bool; 3],
     ledger: Ledger,
@@ -130,9 +132,9 @@ struct RejectedRow {
 
 /// The network's answers about masses of devices that lost their location or moved.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct NetworkVerdicts {
-    pub unlocated: NetworkVerdict,
-    pub moved: NetworkVerdict,
+struct NetworkVerdicts {
+    unlocated: NetworkVerdict,
+    moved: NetworkVerdict,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -168,10 +170,10 @@ impl Guard {
         Self {
             canaries: Canaries::new(&config.authz.guard, config.vpn.node.as_deref()),
             config: config.authz.guard.clone(),
-            node: config.vpn.node.clone(),
             in_force: None,
             first: FirstRows::default(),
             relations: Default::default(),
+            places: Places::new(config),
             followed: [false; 3],
             ledger: Ledger::default(),
             revocations: Arc::default(),
@@ -274,6 +276,14 @@ impl Guard {
         let (mut groups, mut replaced): (HashMap<Group, usize>, Vec<Change>) = Default::default();
         for AppliedRow { key, after, kind } in changes {
             let before = row_of(&in_force, &key);
+            let is_explicit = matches!(by, BY_WORDS | BY_VPN | BY_ACCEPT);
+            let word = if is_explicit { WordKind::Explicit } else { WordKind::Inferred };
+            if let Some(displaced) = self.displaced_by(&in_force, after.as_ref()) {
+                let gone = row_of(&in_force, &displaced);
+                self.follow_place(gone.as_ref(), None, word);
+                self.live.count(gone.as_ref(), None, now);
+            }
+            self.follow_place(before.as_ref(), after.as_ref(), word);
             self.live.count(before.as_ref(), after.as_ref(), now);
             if self.tombstones.contains(&key) && after.as_ref().is_some_and(|row| row.is_live(now)) {
                 // Another right has the number now.
@@ -305,6 +315,7 @@ impl Guard {
         };
         into.append(&mut gone);
         self.unpublished.generation = Some(generation);
+        self.follow_pending_devices();
         self.note(generation, by, groups, now);
         Judged { published: true, ended: false }
     }

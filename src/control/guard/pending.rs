@@ -59,12 +59,6 @@ pub(in crate::control) struct RelationHold {
 }
 
 impl RelationState {
-    /// Number of rows of `kind` that differ.
-    pub(in crate::control) fn count(&self, kind: ChangeKind) -> usize {
-        let kept = self.pending.values().filter(|row| row.kind == Some(kind)).count();
-        self.overflow.get(&kind).map_or(kept, |overflow| overflow.rows)
-    }
-
     pub(in crate::control) fn is_held(&self, kind: ChangeKind) -> bool {
         self.overflow.contains_key(&kind)
             || self.pending.values().any(|row| row.kind == Some(kind) && row.held.is_some())

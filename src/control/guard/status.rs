@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Guard, GuardCounts, PendingRow, index};
 use crate::authz::UnixMillis;
 use crate::control::api::{ChangeKind, Group, HoldStatus, Rule, WordKind};
-use crate::store::{Quarantined, Relation, RowKey};
+use crate::store::{Relation, RowKey};
 
 /// A view of the guard for others.
 #[derive(Clone, Debug, Default)]
@@ -45,11 +45,6 @@ impl Guard {
     pub(in crate::control) fn relation_read(&self, relation: Relation) -> (usize, Option<UnixMillis>) {
         let state = &self.relations[index(relation)];
         (state.rows, state.read_at)
-    }
-
-    /// Rows that do not decode.
-    pub(in crate::control) fn bad_rows(&self) -> impl Iterator<Item = &Quarantined> {
-        self.relations.iter().flat_map(|state| &state.bad_examples)
     }
 
     fn holds(&self) -> Vec<HoldStatus> {
@@ -132,6 +127,10 @@ impl Guard {
                     "{rows} {name} {what}; clients were refused what the baseline allows, so this was undone"
                 )
             }
+            Rule::Address => format!(
+                "{rows} of {total} {name} would change places with others or have an address that another one has; \
+                 they are refused with device-disputed where it cannot be told"
+            ),
             Rule::Location => {
                 format!(
                     "{rows} of {total} {name} {what}, but most of those that were asked still answer there"

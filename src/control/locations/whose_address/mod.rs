@@ -177,6 +177,11 @@ impl AddressOwners {
         self.at_doubtful_place.iter().chain(others).copied()
     }
 
+    /// True if [`AddressOwners::drain_changed`] has something to give.
+    pub(in crate::control) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Drains the devices whose dispute may have begun or ended since the last call.
     pub(in crate::control) fn drain_changed(&mut self) -> HashSet<DeviceId> {
         std::mem::take(&mut self.changed)
