@@ -17,6 +17,8 @@ use crate::support::{Cluster, Database, init_store};
 pub enum Ground {
     /// Tables of an operator's own, behind views that the relay's queries read. There is no outbox.
     Foreign,
+    /// The same, with a table of rows that have ended, which a fourth query reads.
+    ForeignEnded,
     /// The reference schema. A view takes the place of a table, so that answers are wrong while the outbox goes on.
     Reference,
     /// The reference schema. Statements change the rows themselves, and the outbox records it.
@@ -61,11 +63,17 @@ pub enum EndStyle {
 }
 
 impl Ground {
-    pub const ALL: [Self; 3] = [Self::Foreign, Self::Reference, Self::Statements];
+    pub const ALL: [Self; 4] = [Self::Foreign, Self::ForeignEnded, Self::Reference, Self::Statements];
+
+    /// True where the tables are the operator's own.
+    pub const fn is_foreign(self) -> bool {
+        matches!(self, Self::Foreign | Self::ForeignEnded)
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Foreign => "foreign",
+            Self::ForeignEnded => "foreign-ended",
             Self::Reference => "reference",
             Self::Statements => "statements",
         }
@@ -74,7 +82,7 @@ impl Ground {
     /// True where the fault can be brought about here.
     pub fn expresses(self, mutator: &Mutator) -> bool {
         match (self, mutator.operator, mutator.column) {
-            (Self::Foreign, ..) => true,
+            (Self::Foreign | Self::ForeignEnded, ..) => true,
             // The column is a time there, which is null or not.
             (Self::Reference, Operator::Cast | Operator::Null, Some("revoked")) => false,
             (Self::Reference, ..) => true,
@@ -128,7 +136,7 @@ impl Bed {
             BedStore::Sqlite(_) => Connected::sqlite(path),
             BedStore::Postgres(database) => {
                 let mut client = database.client();
-                let path = if self.ground == Ground::Foreign { "public" } else { "sluicegate, public" };
+                let path = if self.ground.is_foreign() { "public" } else { "sluicegate, public" };
                 client.batch_execute(&format!("SET search_path = {path}")).unwrap();
                 Connected::Postgres(client)
             }
@@ -156,11 +164,18 @@ impl Bed {
                 );
             }
         }
-        if self.ground == Ground::Foreign {
+        if self.ground.is_foreign() {
             for relation in Relation::ALL {
                 let name = relation.name();
                 sql += &format!("CREATE TABLE pristine_{name} AS SELECT * FROM truth_{name};");
                 sql += &self.view(relation, None);
+            }
+            sql += &format!(
+                "CREATE TABLE ended_rows (relation text, id text, ended_at {});",
+                self.kind().type_name("timestamptz")
+            );
+            if let BedStore::Postgres(database) = &self.store {
+                sql += &format!("GRANT SELECT ON ended_rows TO {};", database.relay());
             }
             return sql;
         }
@@ -205,10 +220,13 @@ impl Bed {
     /// Puts back what a case has changed; PostgreSQL alone.
     fn resetting(&self) -> String {
         let mut sql = String::from("SET LOCAL session_replication_role = replica;");
+        if self.ground.is_foreign() {
+            sql += "DELETE FROM ended_rows;";
+        }
         for relation in Relation::ALL {
             let name = relation.name();
             match self.ground {
-                Ground::Foreign => {
+                Ground::Foreign | Ground::ForeignEnded => {
                     sql += &format!(
                         "DELETE FROM truth_{name}; INSERT INTO truth_{name} SELECT * FROM pristine_{name};"
                     );
@@ -230,7 +248,7 @@ impl Bed {
     fn view(&self, relation: Relation, fault: Option<&Fault>) -> String {
         let name = relation.name();
         let select = match self.ground {
-            Ground::Foreign => self.select(relation, fault, ""),
+            Ground::Foreign | Ground::ForeignEnded => self.select(relation, fault, ""),
             _ => {
                 let passed = match relation {
                     Relation::Credentials => ", n, label, created_at, ended_at",
@@ -247,7 +265,7 @@ impl Bed {
             None => select,
         };
         let view = match self.ground {
-            Ground::Foreign => format!("served_{name}"),
+            Ground::Foreign | Ground::ForeignEnded => format!("served_{name}"),
             _ => name.to_owned(),
         };
         let mut sql = format!("DROP VIEW IF EXISTS {view}; CREATE VIEW {view} AS {select};");
@@ -293,7 +311,7 @@ impl Bed {
     fn base(&self, relation: Relation) -> String {
         let name = relation.name();
         match (self.ground, relation) {
-            (Ground::Foreign, _) => format!("truth_{name}"),
+            (Ground::Foreign | Ground::ForeignEnded, _) => format!("truth_{name}"),
             (_, Relation::Credentials) => "(SELECT id - 1 AS n, key_sha256, principal, expires_at,
                     revoked_at IS NOT NULL AS revoked, label, created_at, revoked_at AS ended_at FROM credentials_table)"
                 .to_owned(),
@@ -373,11 +391,14 @@ impl Scene<'_> {
             Some(RelationQuery { file: name.into(), sql })
         };
         match self.bed.ground {
-            Ground::Foreign => Queries {
+            Ground::Foreign | Ground::ForeignEnded => Queries {
                 credentials: query(Relation::Credentials),
                 grants: query(Relation::Grants),
                 devices: query(Relation::Devices),
-                ended: None,
+                ended: (self.bed.ground == Ground::ForeignEnded).then(|| RelationQuery {
+                    file: "ended".into(),
+                    sql: "SELECT relation, id, ended_at FROM ended_rows".to_owned(),
+                }),
             },
             _ => Queries::default(),
         }
@@ -389,7 +410,9 @@ impl Scene<'_> {
         let relation = fault.mutator.relation;
         let name = relation.name();
         match self.bed.ground {
-            Ground::Foreign => self.connected.run(&self.bed.view(relation, Some(&fault))),
+            Ground::Foreign | Ground::ForeignEnded => {
+                self.connected.run(&self.bed.view(relation, Some(&fault)))
+            }
             Ground::Reference => {
                 let rename = match self.fault {
                     None => format!("ALTER TABLE {name} RENAME TO {name}_table;"),
@@ -421,7 +444,7 @@ impl Scene<'_> {
         if !is_view {
             select = select.replace(&format!("{}_table", relation.name()), relation.name());
         }
-        if self.bed.ground != Ground::Foreign && relation != Relation::Devices {
+        if !self.bed.ground.is_foreign() && relation != Relation::Devices {
             select =
                 format!("SELECT * FROM ({select}) AS shown WHERE principal IN (SELECT id FROM principals)");
         }
@@ -434,7 +457,7 @@ impl Scene<'_> {
         let relation = fault.mutator.relation;
         let name = relation.name();
         match self.bed.ground {
-            Ground::Foreign => self.connected.run(&self.bed.view(relation, None)),
+            Ground::Foreign | Ground::ForeignEnded => self.connected.run(&self.bed.view(relation, None)),
             Ground::Reference => {
                 self.connected.run(&format!("DROP VIEW {name}; ALTER TABLE {name}_table RENAME TO {name};"))
             }
@@ -474,7 +497,9 @@ impl Scene<'_> {
     pub fn end(&mut self, relation: Relation, n: usize, style: EndStyle) {
         let is_view = self.fault.is_some_and(|fault| fault.mutator.relation == relation);
         let (table, key) = match self.bed.ground {
-            Ground::Foreign => (format!("truth_{}", relation.name()), format!("n = {n}")),
+            Ground::Foreign | Ground::ForeignEnded => {
+                (format!("truth_{}", relation.name()), format!("n = {n}"))
+            }
             Ground::Reference if is_view => (format!("{}_table", relation.name()), format!("id = {}", n + 1)),
             _ => (relation.name().to_owned(), format!("id = {}", n + 1)),
         };
@@ -482,12 +507,29 @@ impl Scene<'_> {
         let statement = match (style, relation, self.bed.ground) {
             (EndStyle::Delete, ..) | (_, Relation::Devices, _) => format!("DELETE FROM {table} WHERE {key}"),
             (EndStyle::Expire, ..) => format!("UPDATE {table} SET expires_at = {past} WHERE {key}"),
-            (EndStyle::Revoke, _, Ground::Foreign) => {
+            (EndStyle::Revoke, _, Ground::Foreign | Ground::ForeignEnded) => {
                 format!("UPDATE {table} SET revoked = {} WHERE {key}", self.bed.kind().boolean(true))
             }
             (EndStyle::Revoke, ..) => format!("UPDATE {table} SET revoked_at = {past} WHERE {key}"),
         };
-        self.connected.run(&statement);
+        let recorded = match self.bed.ground {
+            Ground::ForeignEnded => self.ended_row(relation, n),
+            _ => String::new(),
+        };
+        self.connected.run(&format!("{statement}; {recorded}"));
+    }
+
+    /// The statement that records the end of row `n` in the table of ended rows.
+    fn ended_row(&self, relation: Relation, n: usize) -> String {
+        let id = match relation {
+            Relation::Credentials => hex::encode(self.bed.installation.credential(n).key.as_bytes()),
+            _ => (n + 1).to_string(),
+        };
+        let now = match self.bed.kind() {
+            StoreKind::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            StoreKind::Postgres => "now()",
+        };
+        format!("INSERT INTO ended_rows VALUES ('{}', '{id}', {now})", relation.name())
     }
 
     fn statement(&self, fault: &Fault) -> String {

@@ -31,9 +31,10 @@ pub fn budget(kind: ChangeKind, live: usize) -> usize {
     let ends = (((root / 2.0).ceil() as usize).max(3)).min(live.saturating_sub(1) / 2).max(1);
     let gains = ((root.ceil() as usize).max(3)).min((live / 2).max(3));
     match kind {
-        ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed => ends,
-        ChangeKind::Gained | ChangeKind::Widened | ChangeKind::Reassigned => gains,
+        ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed | ChangeKind::Reassigned => ends,
+        ChangeKind::Gained | ChangeKind::Widened => gains,
         ChangeKind::Moved | ChangeKind::Unlocated => (2 * root.ceil() as usize).max(3),
+        // The last good version stays, however few there are.
         ChangeKind::Undecodable | ChangeKind::Revived => 0,
     }
 }

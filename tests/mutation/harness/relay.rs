@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sluicegate::authz::{Decision, Query, UnixMillis};
+use sluicegate::authz::{Decision, Query, Refusal, UnixMillis};
 use sluicegate::config::{Audit, Authz, Config, EngineConfig, Limits, Listen, SelfProbeConfig, Vpn};
 use sluicegate::node::Node;
+use sluicegate::store::Relation;
 
 use super::bed::Scene;
 use super::rights::{HERE, Question, Verdict};
@@ -61,22 +62,23 @@ impl RunningRelay {
         let query = Query { subject: Some(key.into()), device: Some(uuid), port };
         match self.node.authority().pin().decide(&query, UnixMillis::now()) {
             Decision::Allow(route) => Verdict::Allow(route.address),
-            Decision::Refuse(refusal) if format!("{refusal:?}").contains("Disputed") => Verdict::Disputed,
+            Decision::Refuse(Refusal::DeviceDisputed) => Verdict::Disputed,
             Decision::Refuse(_) | Decision::Undecided(_) => Verdict::Refuse,
         }
     }
 
-    /// Waits until the store has been read so many times more. False where it is not read any more.
-    pub fn is_read(&self, times: usize) -> bool {
+    /// Waits until a relation has been read so many times more, with or without success. False where it is not read any
+    /// more.
+    pub fn is_read(&self, relation: Relation, times: usize) -> bool {
         let give_up_at = Instant::now() + PATIENCE;
-        let mut stamp = self.stamp();
+        let mut stamp = self.stamp(relation);
         let mut left = times;
         while left > 0 {
             if Instant::now() > give_up_at {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(1));
-            let now = self.stamp();
+            let now = self.stamp(relation);
             left -= usize::from(now != stamp);
             stamp = now;
         }
@@ -85,14 +87,15 @@ impl RunningRelay {
 
     /// The guard's view, for people who look for the cause of a failure.
     pub fn holds(&self) -> String {
-        let status = self.node.status().get();
-        status.held.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        let held = self.node.status().get().held;
+        held.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
-    /// Changes with each read.
-    fn stamp(&self) -> (u64, i64, u64) {
+    /// Changes with each read of a relation.
+    fn stamp(&self, relation: Relation) -> Option<(Option<UnixMillis>, u64)> {
         let status = self.node.status().get();
-        (status.reads_of_everything, status.confirmed_at.0, status.store_errors)
+        let its = status.relations.iter().find(|status| status.relation == relation.name())?;
+        Some((its.read_at, its.errors))
     }
 }
 

@@ -8,6 +8,7 @@ use sluicegate::authz::{
     Credential, Device, DeviceId, DeviceUuid, FleetId, Grant, GrantId, KeyHash, PortRange, PrincipalId,
     Scope, UnixMillis,
 };
+use sluicegate::control::api::ChangeKind;
 use sluicegate::store::Relation;
 
 /// A row of any of the three relations.
@@ -136,9 +137,15 @@ impl Rights {
         self.rows.values().filter(move |row| row.key().relation() == relation)
     }
 
-    /// Rows of a relation that have not ended.
-    pub fn live(&self, relation: Relation, now: UnixMillis) -> usize {
-        self.of(relation).filter(|row| !row.has_ended(now)).count()
+    /// Rows of a relation that changes of a kind are counted against: those that have not ended, and devices that have
+    /// a location where locations change.
+    pub fn live(&self, relation: Relation, kind: ChangeKind, now: UnixMillis) -> usize {
+        let is_of_location = matches!(kind, ChangeKind::Moved | ChangeKind::Unlocated);
+        let counts = |row: &&RightsRow| match row {
+            RightsRow::Device(device) if is_of_location => device.online && device.address.is_some(),
+            row => !row.has_ended(now),
+        };
+        self.of(relation).filter(counts).count()
     }
 
     pub fn credentials_of(&self, principal: PrincipalId) -> impl Iterator<Item = KeyHash> {

@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
     }
 
     fn reads(&mut self, times: usize) {
-        if !self.relay().is_read(times) {
+        if !self.relay().is_read(self.case.mutator.relation, times) {
             self.fails("the store is not read any more".to_owned());
         }
     }
@@ -201,10 +201,10 @@ impl<'a> Run<'a> {
         let (relation, now) = (self.case.mutator.relation, UnixMillis::now());
         let changes = changes(&self.rights, relation, answer);
         self.inquiry = Inquiry::new(&self.installation, &self.rights, relation, &changes, now);
-        let live = self.rights.live(relation, now);
+        let live = |kind| self.rights.live(relation, kind, now);
         let budget = match self.case.ground {
-            Ground::Statements => law::explicit_budget(live),
-            _ => self.inquiry.kinds.iter().map(|kind| law::budget(*kind, live)).sum(),
+            Ground::Statements => law::explicit_budget(live(ChangeKind::Ended)),
+            _ => self.inquiry.kinds.iter().map(|kind| law::budget(*kind, live(*kind))).sum(),
         };
         let outcome = &mut self.outcome;
         outcome.kinds.extend(self.inquiry.kinds.iter().copied());
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
             self.outcome.unseen_ends += 1;
             return;
         }
-        let is_refused = self.is_refused(&question);
+        let is_refused = self.is_refused(relation, &question);
         self.outcome.end_latency = self.outcome.end_latency.max(began.elapsed());
         if !is_refused {
             self.fails(format!("H3: {key:?} has ended ({style:?}), and is not refused"));
@@ -306,13 +306,16 @@ impl<'a> Run<'a> {
         };
         let after = self.scene.answer(relation);
         let is_seen = live(before) == 1 && live(after.as_deref()) == 0;
+        if self.case.ground == Ground::ForeignEnded {
+            return true;
+        }
         if self.case.ground != Ground::Foreign {
             // When an expiry passes is the answer's to say.
             return style != EndStyle::Expire || is_seen;
         }
         let changes = changes(&self.rights, relation, after.as_deref());
         let so_far = |kind| changes.iter().filter(|change| law::kinds(change, now).contains(&kind)).count();
-        let live = self.rights.live(relation, now);
+        let live = self.rights.live(relation, ChangeKind::Absent, now);
         let is_full = [ChangeKind::Absent, ChangeKind::Ended].into_iter().any(|kind| {
             let budget = law::budget(kind, live);
             so_far(kind) <= budget && so_far(kind) + 1 > budget
@@ -320,11 +323,11 @@ impl<'a> Run<'a> {
         is_seen && !is_full
     }
 
-    fn is_refused(&self, question: &Question) -> bool {
+    fn is_refused(&self, relation: Relation, question: &Question) -> bool {
         let is_refused = || matches!(self.relay().decide(question), Verdict::Refuse);
         if self.case.ground == Ground::Foreign {
             // The first of these reads may have begun before the end.
-            return (0..HEALS_WITHIN).any(|_| self.relay().is_read(1) && is_refused());
+            return (0..HEALS_WITHIN).any(|_| self.relay().is_read(relation, 1) && is_refused());
         }
         let give_up_at = Instant::now() + ENDS_WITHIN;
         while !is_refused() {
