@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use sluicegate::authz::{Decision, Query, Refusal, UnixMillis};
 use sluicegate::config::{Audit, Authz, Config, EngineConfig, Limits, Listen, SelfProbeConfig, Vpn};
-use sluicegate::node::Node;
+use sluicegate::engine::EngineError;
+use sluicegate::node::{Node, NodeError};
 use sluicegate::store::Relation;
+use sluicegate::sys::ring::RingError;
 
 use super::bed::Scene;
 use super::rights::{HERE, Question, Verdict};
@@ -49,7 +51,7 @@ impl RunningRelay {
         config.admin.address = any_port;
         config.authz.guard.enabled = guard == Guard::On;
         config.authz.guard.probe_port = probe_port;
-        Self { node: Node::start(config).unwrap() }
+        Self { node: started(&config) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -96,6 +98,21 @@ impl RunningRelay {
         let status = self.node.status().get();
         let its = status.relations.iter().find(|status| status.relation == relation.name())?;
         Some((its.read_at, its.errors))
+    }
+}
+
+/// Starts a node. The kernel counts the memory of rings that were closed a moment ago as locked, so a start may fail for
+/// lack of it; then it is tried again.
+fn started(config: &Config) -> Node {
+    let give_up_at = Instant::now() + PATIENCE;
+    loop {
+        match Node::start(config.clone()) {
+            Ok(node) => return node,
+            Err(NodeError::Engine(EngineError::Ring(RingError::Memory))) if Instant::now() < give_up_at => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => panic!("the relay does not start: {error}"),
+        }
     }
 }
 
