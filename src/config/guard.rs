@@ -18,8 +18,6 @@ pub struct GuardConfig {
     /// What becomes of a mass of ends that exceeds its budget.
     pub prefer: Preference,
     pub budgets: Budgets,
-    /// Rows that may fail to decode. The last good version of such a row stays in force in any case.
-    pub max_bad_rows: Allowance,
     /// Least and greatest number of rows of each relation.
     pub bounds: Bounds,
     /// Canaries that must be permitted, as `principal:7 UUID:22` or `credential:0123456789abcdef UUID:22`. The
@@ -29,24 +27,11 @@ pub struct GuardConfig {
     pub must_refuse: Vec<Canary>,
     /// Uuids of devices that must be online and have an address.
     pub must_locate: Vec<CanaryUuid>,
-    /// Rows of a relation that may vanish in one read without a revocation. An answer that loses half of a relation
-    /// or all of it is held in any case.
-    pub max_loss: Allowance,
-    /// Grants that may, in one read, begin to name a principal or a target that does not exist.
-    pub max_dangling: Allowance,
-    /// Devices whose addresses may, in one read, move outside `vpn.allow`.
-    pub max_outside: Allowance,
-    /// Devices that may go offline in one read before the guard probes them over the network.
-    pub max_unlocated: Allowance,
-    /// The port of that probe. A device that refuses the connection is reachable too.
+    /// The port at which the guard probes devices that go offline in a mass, before it believes that. A device that refuses the connection is reachable too.
     pub probe_port: u16,
     /// Time that a probe waits for an answer.
     #[serde(with = "humantime_serde")]
     pub probe_time: Duration,
-    /// Number of recent decisions that are replayed against every candidate; 0 turns the rule off.
-    pub replay: usize,
-    /// Share of them that a candidate may refuse without a revocation.
-    pub max_replay_failures: f64,
     /// Time after a publication in which refusals are also decided by the generation before; 0 turns it off.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
@@ -113,6 +98,20 @@ pub enum CanaryHolder {
 #[serde(try_from = "String")]
 pub struct CanaryUuid(pub String);
 
+/// Keys of `[authz.guard]` in earlier versions, and what to set instead of each.
+pub(super) const FORMER_KEYS: [(&str, &str); 7] = [
+    ("max_bad_rows", "set `budgets.undecodable`"),
+    ("max_loss", "set `budgets.absent`, `budgets.ended` and `budgets.narrowed`"),
+    ("max_dangling", "set `budgets.gained` and `budgets.reassigned`"),
+    ("max_outside", "set `budgets.moved`"),
+    ("max_unlocated", "set `budgets.unlocated`"),
+    ("replay", "remove it; `budgets` bound what clients lose, and `max_regressions` what they notice"),
+    (
+        "max_replay_failures",
+        "remove it; `budgets` bound what clients lose, and `max_regressions` what they notice",
+    ),
+];
+
 /// The limits on regressions: refusals that the generation before would have allowed, without a revocation or expiry
 /// that explains them. Several principals must be affected, so that one client cannot restore a right by repeated
 /// requests.
@@ -152,20 +151,13 @@ impl Default for GuardConfig {
             window: Duration::from_secs(600),
             prefer: Preference::Availability,
             budgets: Budgets::default(),
-            max_bad_rows: Allowance { share: 0.0001, rows: 10 },
             bounds: Bounds::default(),
             must_allow: Vec::new(),
             must_refuse: Vec::new(),
             must_locate: Vec::new(),
-            max_loss: Allowance { share: 0.01, rows: 20 },
-            max_dangling: Allowance { share: 0.01, rows: 20 },
-            max_outside: Allowance { share: 0.01, rows: 20 },
-            max_unlocated: Allowance { share: 0.1, rows: 2 },
             // The host's SSH server on balenaOS.
             probe_port: 22222,
             probe_time: Duration::from_secs(1),
-            replay: 100_000,
-            max_replay_failures: 0.001,
             probation: Duration::from_secs(600),
             max_regressions: Regressions::default(),
             on_regression: OnRegression::Rollback,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::guard::FORMER_KEYS;
 use super::overrides::Overrides;
 use super::validate::{self, KeyProblem};
 use super::{Config, Listen, Vpn};
@@ -160,7 +161,8 @@ impl ConfigText {
             let key = error.span().and_then(|span| merged.key_at(span.start));
             match key.as_deref().and_then(|key| overrides.variable_of(key)) {
                 Some(variable) => {
-                    ConfigError::Override { variable: variable.to_owned(), problem: problem(&error) }
+                    let problem = problem(&error, key.as_deref());
+                    ConfigError::Override { variable: variable.to_owned(), problem }
                 }
                 None => merged.explain(&error),
             }
@@ -168,11 +170,13 @@ impl ConfigText {
     }
 
     fn explain(&self, error: &toml::de::Error) -> ConfigError {
+        let key = error.span().and_then(|span| self.key_at(span.start));
+        let problem = problem(error, key.as_deref());
         let position = match error.span() {
-            Some(span) => self.position(span.start, self.key_at(span.start)),
+            Some(span) => self.position(span.start, key),
             None => FilePosition { file: self.name.clone(), ..FilePosition::default() },
         };
-        ConfigError::Wrong { position, problem: problem(error) }
+        ConfigError::Wrong { position, problem }
     }
 
     fn position_of(&self, key: String) -> FilePosition {
@@ -240,8 +244,13 @@ fn visit_value(
     }
 }
 
-/// The parser's message in one line; for a mistake of syntax it has several.
-fn problem(error: &toml::de::Error) -> String {
+/// The parser's message about `key` in one line; for a mistake of syntax it has several.
+fn problem(error: &toml::de::Error, key: Option<&str>) -> String {
+    let is_unknown = error.message().starts_with("unknown field");
+    let name = key.and_then(|key| key.strip_prefix(GUARD)).filter(|_| is_unknown);
+    if let Some((former, instead)) = FORMER_KEYS.iter().find(|(former, _)| name == Some(former)) {
+        return format!("`{former}` is a key of earlier versions; {instead}");
+    }
     with_nearest(error.message()).replace('\n', ", ")
 }
 
@@ -258,6 +267,9 @@ fn with_nearest(message: &str) -> String {
         None => format!("unknown key `{unknown}`"),
     }
 }
+
+/// Section of the guard, as keys in it begin.
+const GUARD: &str = "authz.guard.";
 
 const LISTEN: &str = "listen";
 

@@ -7,7 +7,7 @@ impl Config {
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let taken = self.with_reloaded(next);
         let Authz { max_stale, max_replica_lag, reread, state, guard, .. } = &taken.authz;
-        let GuardConfig { probation, replay, max_regressions, enabled, .. } = guard;
+        let GuardConfig { probation, max_regressions, enabled, .. } = guard;
         let other = &next.authz;
         let differs = [
             ("store", taken.store != next.store),
@@ -25,7 +25,6 @@ impl Config {
             ("authz.state", *state != other.state),
             ("authz.guard.enabled", *enabled != other.guard.enabled),
             ("authz.guard.probation", *probation != other.guard.probation),
-            ("authz.guard.replay", *replay != other.guard.replay),
             ("authz.guard.max_regressions", *max_regressions != other.guard.max_regressions),
             ("admin", taken.admin != next.admin),
             ("probe", taken.probe != next.probe),
@@ -45,7 +44,6 @@ impl Config {
         let guard = GuardConfig {
             enabled: self.authz.guard.enabled,
             probation: self.authz.guard.probation,
-            replay: self.authz.guard.replay,
             max_regressions: self.authz.guard.max_regressions,
             ..next.authz.guard.clone()
         };

@@ -62,7 +62,7 @@ impl<'a> Node<'a> {
             forward.max_age = "3s"
             vpn = {{ node = "{name}", interface = "tun0", allow = ["{network}"], addresses = ["{addresses}"], report = true }}
             # For three devices, one that is lost is one too many not to ask the network.
-            authz.guard.max_unlocated = {{ share = 0.0, rows = 0 }}
+            authz.guard.budgets.unlocated = {{ share = 0.0, rows = 0 }}
             authz.reread = "100ms"
             "#,
             url = store.relay_url(),

@@ -99,7 +99,7 @@ fn a_rollback_by_an_operator_says_from_where_to_where() {
 fn regressions_are_told_once_for_each_pair_and_so_is_what_the_guard_does_about_them() {
     for (on_regression, outcome) in [("rollback", "rollback"), ("alarm", "regression-alarm")] {
         let site = Site::new(&format!(
-            "authz = {{ refresh = '20ms', guard = {{ replay = 0, on_regression = '{on_regression}',
+            "authz = {{ refresh = '20ms', guard = {{ on_regression = '{on_regression}',
             max_regressions = {{ pairs = 2, principals = 2 }} }} }}"
         ));
         site.cli(&["principal", "add", "bob"]);
@@ -136,7 +136,7 @@ fn regressions_are_told_once_for_each_pair_and_so_is_what_the_guard_does_about_t
 
 #[test]
 fn rows_that_do_not_decode_are_told_each_once_and_a_crowd_in_one_line() {
-    let scene = Scene::new("guard = { max_bad_rows = { rows = 1000, share = 1.0 } }");
+    let scene = Scene::new("guard = { budgets.undecodable = { rows = 1000, share = 1.0 } }");
     scene.sql("UPDATE devices SET address = 'nowhere' WHERE id = 1");
     let row = scene.audited("quarantine");
     assert_eq!(row["row"], "devices 1");

@@ -154,6 +154,31 @@ fn the_guard_counts_over_the_window_by_the_budgets_of_the_file() {
 }
 
 #[test]
+fn a_key_of_an_earlier_guard_is_refused_with_the_one_that_replaces_it() {
+    for (key, value, instead) in [
+        (
+            "max_loss",
+            "{ share = 0.1, rows = 5 }",
+            "set `budgets.absent`, `budgets.ended` and `budgets.narrowed`",
+        ),
+        ("max_bad_rows", "{ share = 0.1, rows = 5 }", "set `budgets.undecodable`"),
+        ("max_dangling", "{ share = 0.1, rows = 5 }", "set `budgets.gained` and `budgets.reassigned`"),
+        ("max_outside", "{ share = 0.1, rows = 5 }", "set `budgets.moved`"),
+        ("max_unlocated", "{ share = 0.1, rows = 5 }", "set `budgets.unlocated`"),
+        ("replay", "0", "remove it; `budgets` bound what clients lose"),
+        ("max_replay_failures", "0.1", "remove it; `budgets` bound what clients lose"),
+    ] {
+        let refused = refusal(&format!("[authz.guard]\n{key} = {value}"));
+        let place = format!("sluicegate.toml:2:1: authz.guard.{key}: `{key}` is a key of earlier versions; ");
+        assert!(refused.starts_with(&place) && refused[place.len()..].starts_with(instead), "{refused}");
+    }
+    let variable = "SLUICEGATE_AUTHZ__GUARD__REPLAY";
+    let refused = load(VPN, &[(variable, "0")]).unwrap_err();
+    assert!(refused.starts_with(&format!("the environment's {variable}: `replay` is a key")), "{refused}");
+    assert!(refusal("[probe]\nreplay = 1").contains("unknown key `replay`"), "elsewhere it never was one");
+}
+
+#[test]
 fn a_query_for_ended_rows_is_read_with_the_others_and_replaces_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ended.sql");

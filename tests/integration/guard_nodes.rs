@@ -123,7 +123,7 @@ fn a_revocation_passes_while_a_node_is_asked_what_it_holds() {
 #[test]
 fn devices_that_another_node_has_lost_are_offline_once_it_says_so() {
     // `node-b` believes the store, like a node whose devices did not answer its probes.
-    let fleet = Fleet::new("authz.guard.max_unlocated = { share = 1.0, rows = 1000 }");
+    let fleet = Fleet::new("authz.guard.budgets.unlocated = { share = 1.0, rows = 1000 }");
     fleet.sql(LOST);
     // Until then `node-a` hands requests to `node-b`, which refuses them.
     let is_refused_here = || {

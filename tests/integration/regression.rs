@@ -18,7 +18,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let site = Site::new("authz = { refresh = '20ms', guard = { replay = 0 } }");
+        let site = Site::new("authz = { refresh = '20ms' }");
         let mut tokens = vec![site.token.clone()];
         for name in ["bob", "carol"] {
             site.cli(&["principal", "add", name]);

@@ -281,7 +281,7 @@ fn a_device_that_comes_while_the_store_is_away_is_reached_where_it_came() {
         let database = cluster.database();
         let role = database.nodes_role();
         // Even one that another node has lost is a matter for the guard, which nobody can tell anything now.
-        let guard = "authz.guard.max_unlocated = { share = 0.0, rows = 0 }";
+        let guard = "authz.guard.budgets.unlocated = { share = 0.0, rows = 0 }";
         let mut site = Site::on_postgres(&database, guard);
         site.configure(&format!("forward.directory_url = '{}'", cluster.url(&role, &database.name)));
         site
