@@ -51,6 +51,8 @@ pub(super) struct ControlThread {
     clock: GuardClock,
     compared: (channel::Sender<commands::Compared>, Receiver<commands::Compared>),
     pass_time_at: Instant,
+    /// The first words were read, or could not be.
+    has_begun: bool,
 }
 
 /// A wall clock that never goes back.
@@ -116,7 +118,10 @@ impl ControlThread {
             clock,
             compared: channel::bounded(COMPARED_MAX),
             pass_time_at: Instant::now(),
+            has_begun: false,
         };
+        let follows_outbox = thread.factory.as_ref()().follows_outbox();
+        thread.follow(follows_outbox);
         if !config.authz.guard.enabled {
             tracing::warn!("authz.guard.enabled is false: whatever the store says is put in force unseen");
         }
@@ -197,6 +202,13 @@ impl ControlThread {
             if self.guard.in_force().is_some() || (is_read == [true; 3] && is_held) {
                 return Ok(());
             }
+        }
+    }
+
+    /// Sets which relations an outbox follows row by row.
+    fn follow(&mut self, follows_outbox: bool) {
+        for relation in Relation::ALL {
+            self.guard.follow(relation, follows_outbox && !self.is_replaced(relation));
         }
     }
 

@@ -101,7 +101,6 @@ impl ControlThread {
             // What the other store says differs, and is judged as any answer from here on.
             self.known.replace(Some(position));
             self.guard.forget_positions();
-            Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
         }
         if let Some(rows) = self.guard.held_digest() {
             accepted = self.guard.accept(&rows, group, now)?;
@@ -110,6 +109,7 @@ impl ControlThread {
             accepted.generation = generation;
         }
         self.probation.begin_anew();
+        Relation::ALL.into_iter().for_each(|relation| self.readers.read_afresh(relation));
         self.hold_log.record_accept();
         self.publish(Judged { published: true, ended: true }, None);
         Ok(accepted)
@@ -145,6 +145,7 @@ impl ControlThread {
     fn compare(&mut self, queries: Queries, purpose: Purpose) {
         let (factory, done) = (self.factory.clone(), self.compared.0.clone());
         let running = self.queries.clone();
+        // Where no thread can be started the sender of the answer is dropped, which is the reply.
         let started = std::thread::Builder::new().name("compare".to_owned()).spawn(move || {
             let compared = catch_unwind(AssertUnwindSafe(|| {
                 let mut reader = factory();
@@ -199,10 +200,7 @@ impl ControlThread {
         tracing::info!("reading by other queries");
         self.take_over(config);
         self.readers.replace(&self.queries, self.pace);
-        for relation in Relation::ALL {
-            let is_followed = self.store.follows_outbox() && !self.is_replaced(relation);
-            self.guard.follow(relation, is_followed);
-        }
+        self.follow(self.store.follows_outbox());
     }
 
     fn take_over(&mut self, config: &Config) {

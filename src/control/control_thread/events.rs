@@ -28,6 +28,9 @@ impl ControlThread {
     }
 
     fn fail(&mut self, relation: Option<Relation>, error: &ReadError, now: UnixMillis) {
+        if relation.is_none() {
+            self.read_after_words();
+        }
         self.store.fail_read(relation, error, now);
         if !self.store.is_reachable() {
             self.authority.lost_store();
@@ -35,17 +38,18 @@ impl ControlThread {
         self.publish(Judged::default(), None);
     }
 
+    /// The relations are read once the first words were, or could not be.
+    fn read_after_words(&mut self) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
+        }
+    }
+
     fn take_words(&mut self, answer: WordsAnswer, context: &ReadContext, now: UnixMillis) {
         let WordsAnswer { words, position, standing, readable_since } = answer;
         let lag_ms = i64::try_from(context.lag.as_millis()).unwrap_or(i64::MAX);
-        let is_first = !self.store.has_heard_words();
         self.store.succeed(None, context, UnixMillis(now.0.saturating_sub(lag_ms)));
-        if is_first {
-            Relation::ALL.into_iter().for_each(|relation| {
-                self.guard.follow(relation, context.follows_outbox && !self.is_replaced(relation));
-                self.readers.read_soon(relation);
-            });
-        }
+        self.read_after_words();
         if !self.believe(None, standing, position, now) {
             return self.publish(Judged::default(), None);
         }
@@ -79,8 +83,8 @@ impl ControlThread {
     ) {
         let RelationAnswer { rows, quarantined, ended, position, standing } = answer;
         self.store.succeed(Some(relation), context, now);
-        if !self.believe(Some(relation), standing, position, now) {
-            self.readers.read_soon(relation);
+        if !self.believe(Some(relation), standing, position, now) || self.guard.is_too_old(position) {
+            self.readers.read_afresh(relation);
             return self.publish(Judged::default(), None);
         }
         let (mut rows, twice) = rows.deduplicated();

@@ -178,11 +178,6 @@ impl StoreState {
         position
     }
 
-    /// Returns whether words have ever been read.
-    pub(super) fn has_heard_words(&self) -> bool {
-        self.words.heard_at.is_some()
-    }
-
     pub(super) fn held_position(&self) -> Option<Position> {
         self.lasting_trouble().map(|trouble| trouble.position)
     }

@@ -59,7 +59,7 @@ impl Guard {
     }
 
     /// Returns whether an answer was read before words that were lost.
-    fn is_too_old(&self, position: Position) -> bool {
+    pub(in crate::control) fn is_too_old(&self, position: Position) -> bool {
         self.words_lost_before.is_some_and(|lost| is_after(lost, position))
     }
 

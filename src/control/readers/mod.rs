@@ -34,6 +34,8 @@ pub(super) struct Readers {
 pub(super) enum Order {
     /// Read before the time.
     Soon,
+    /// Read before the time, and give all rows: the last answer was not used.
+    Afresh,
     /// Read by these queries from now on, at this pace.
     Replace(Box<Queries>, Pace),
 }
@@ -94,8 +96,8 @@ impl Readers {
         let mut relations = Vec::new();
         for relation in Relation::ALL {
             let (order, orders) = channel::bounded(ORDERS_MAX);
-            let is_replaced = is_replaced(queries, relation);
-            let reader = RelationReader::new(relation, factory(), orders, results.clone(), pace, is_replaced);
+            let reader =
+                RelationReader::new(relation, factory(), orders, results.clone(), pace, queries.clone());
             let name = match relation {
                 Relation::Credentials => "read-creds",
                 Relation::Grants => "read-grants",
@@ -115,6 +117,13 @@ impl Readers {
         let place = Relation::ALL.iter().position(|known| *known == relation).unwrap_or_default();
         // A full queue says the same already.
         let _is_asked_already = self.relations[place].try_send(Order::Soon);
+    }
+
+    /// Has `relation` read before its time, whether it has changed or not.
+    pub(super) fn read_afresh(&self, relation: Relation) {
+        let place = Relation::ALL.iter().position(|known| *known == relation).unwrap_or_default();
+        // With a full queue the next answer is asked for again.
+        let _is_busy = self.relations[place].try_send(Order::Afresh);
     }
 
     /// Has all read by `queries`. False where a reader is so busy that it cannot even be told.

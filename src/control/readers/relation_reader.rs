@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, Sender};
 
 use super::{Order, Pace, ReadError, ReadResult, context_of, is_replaced, jittered, message, pause, send};
+use crate::config::Queries;
 use crate::store::{Relation, StoreReader};
 use crate::sys::service_thread::StopSignal;
 
@@ -16,8 +17,7 @@ pub(super) struct RelationReader {
     orders: Receiver<Order>,
     results: Sender<ReadResult>,
     pace: Pace,
-    /// The operator's query reads the relation.
-    is_replaced: bool,
+    queries: Queries,
     failures: u32,
     /// Earliest time of a read that is asked for.
     soonest: Instant,
@@ -30,36 +30,47 @@ impl RelationReader {
         orders: Receiver<Order>,
         results: Sender<ReadResult>,
         pace: Pace,
-        is_replaced: bool,
+        queries: Queries,
     ) -> Self {
-        Self { relation, reader, orders, results, pace, is_replaced, failures: 0, soonest: Instant::now() }
+        Self { relation, reader, orders, results, pace, queries, failures: 0, soonest: Instant::now() }
     }
 
     pub(super) fn run(mut self, stop: &StopSignal) {
+        // Words come first: what was recorded is then no inferred change.
+        let mut first = Instant::now() + WORDS_TIME;
         loop {
-            if !self.read() || !self.wait(stop) {
+            if !self.wait_until(first, stop) || !self.read() {
                 return;
             }
+            first = self.due();
         }
     }
 
-    /// Waits for the time of the next read; false once the thread is to stop.
-    fn wait(&mut self, stop: &StopSignal) -> bool {
-        let period = if self.reader.follows_outbox() && !self.is_replaced {
+    /// Time of the next read that nobody asks for.
+    fn due(&self) -> Instant {
+        let period = if self.reader.follows_outbox() && !is_replaced(&self.queries, self.relation) {
             jittered(self.pace.reconcile)
         } else {
             self.pace.reread
         };
-        let now = Instant::now();
-        let mut due = now + if self.failures == 0 { period } else { pause(FIRST_PAUSE, self.failures) };
+        Instant::now() + if self.failures == 0 { period } else { pause(FIRST_PAUSE, self.failures) }
+    }
+
+    /// Waits for the time of the next read; false once the thread is to stop.
+    fn wait_until(&mut self, mut due: Instant, stop: &StopSignal) -> bool {
         loop {
             let next = channel::at(due);
             channel::select_biased! {
                 recv(stop.channel()) -> _ => return false,
                 recv(self.orders) -> order => match order {
                     Ok(Order::Soon) => due = due.min(self.soonest),
+                    Ok(Order::Afresh) => {
+                        // A reader by new queries remembers no answer.
+                        self.reader.replace_queries(self.queries.clone());
+                        due = due.min(self.soonest);
+                    }
                     Ok(Order::Replace(queries, pace)) => {
-                        self.is_replaced = is_replaced(&queries, self.relation);
+                        self.queries = (*queries).clone();
                         self.pace = pace;
                         self.reader.replace_queries(*queries);
                         due = Instant::now();
@@ -86,6 +97,9 @@ impl RelationReader {
         send(&self.results, ReadResult::Relation { relation, result, context })
     }
 }
+
+/// Longest wait for the first words before a relation is read.
+const WORDS_TIME: Duration = Duration::from_secs(2);
 
 /// First pause after a failed read.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
