@@ -7,7 +7,7 @@ use super::changed_key::{ChangedKey, EndedEntry};
 use super::value::{ColumnValue, Reason, StoreRow, shortened};
 use super::{Quarantined, Relation, RowKey};
 use crate::authz::{
-    Change, Credential, Device, DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope,
+    Credential, Device, DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope,
 };
 
 /// A row that does not decode.
@@ -22,15 +22,6 @@ impl BadRow {
     pub(super) fn ended_key(&self) -> Option<RowKey> {
         match &self.quarantined.key {
             key @ (RowKey::Credential(_) | RowKey::Grant(_)) if self.revoked => Some(key.clone()),
-            _ => None,
-        }
-    }
-
-    /// The end of the right, if the row says that it is revoked.
-    pub(super) fn end(&self) -> Option<Change> {
-        match self.quarantined.key {
-            RowKey::Credential(key) if self.revoked => Some(Change::CredentialGone(key)),
-            RowKey::Grant(id) if self.revoked => Some(Change::GrantGone(id)),
             _ => None,
         }
     }
@@ -286,12 +277,12 @@ mod tests {
 
     #[test]
     fn a_bad_row_that_is_revoked_still_ends_its_right() {
-        let end = |bad: Result<_, BadRow>| bad.err().and_then(|bad| bad.end());
+        let end = |bad: Result<_, BadRow>| bad.err().and_then(|bad| bad.ended_key());
         let key = KeyHash::from_bytes([1; 32]);
         let bad_credential = decoded(&format!("{KEY}, 'x', NULL, 1"), |row| credential(row).map(drop));
-        assert_eq!(end(bad_credential), Some(Change::CredentialGone(key)));
+        assert_eq!(end(bad_credential), Some(RowKey::Credential(key)));
         let bad_grant = decoded("4, 1, 'planet', NULL, 1, 2, NULL, 1", |row| grant(row).map(drop));
-        assert_eq!(end(bad_grant), Some(Change::GrantGone(GrantId(4))));
+        assert_eq!(end(bad_grant), Some(RowKey::Grant(GrantId(4))));
         let live = decoded("4, 1, 'planet', NULL, 1, 2, NULL, 0", |row| grant(row).map(drop));
         assert_eq!(end(live), None);
     }

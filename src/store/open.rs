@@ -1,4 +1,4 @@
-//! Makes sources, tables and commands for the store that the configuration names.
+//! Makes readers, tables and commands for the store that the configuration names.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -6,28 +6,10 @@ use sha2::{Digest, Sha256};
 use super::admin::Admin;
 use super::dialect::SQLITE;
 use super::nodes::NodeTable;
-use super::presence::{ClaimTable, LocatedSource, ReportQueue};
+use super::presence::ClaimTable;
 use super::relations::PerRelation;
-use super::{Initialised, KnownPosition, Relation, Source, StoreError, StoreReader, postgres, sqlite};
-use crate::config::{self, AddressSource, Authz, Config, StoreUrl};
-
-/// The source that the configuration names, with device addresses from where `vpn.addresses` says. It connects with its
-/// first read, and so never fails here. With `vpn.report`, `reports` gets what is to be written about devices.
-pub fn located_source(config: &Config, reports: &ReportQueue) -> Box<dyn Source> {
-    let source = source(&config.store, &config.authz);
-    match &*config.vpn.addresses {
-        [AddressSource::Store] => source,
-        _ => Box::new(LocatedSource::new(source, config, reports)),
-    }
-}
-
-/// The source that the configuration names, with the addresses that the store itself has.
-pub fn source(store: &config::Store, authz: &Authz) -> Box<dyn Source> {
-    match &store.url {
-        StoreUrl::Sqlite(path) => Box::new(sqlite::SqliteSource::new(path, authz)),
-        StoreUrl::Postgres(url) => Box::new(postgres::PostgresSource::new(url, store, authz)),
-    }
-}
+use super::{Initialised, KnownPosition, Relation, StoreError, StoreReader, postgres, sqlite};
+use crate::config::{self, Authz, Config, StoreUrl};
 
 /// A reader of the rights of the store that the configuration names. It connects with its first read, and so never
 /// fails here. All readers of one store share `known`.

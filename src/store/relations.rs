@@ -71,10 +71,7 @@ impl Rows {
             Relation::Grants => decode::grant(row).map(|row| self.grants.push(row)),
             Relation::Devices => decode::device(row).map(|row| self.devices.push(row)),
         };
-        if let Err(bad) = bad {
-            self.ended.extend(bad.end());
-            self.quarantined.push(bad.quarantined);
-        }
+        self.quarantined.extend(bad.err().map(|bad| bad.quarantined));
     }
 }
 

@@ -1,8 +1,8 @@
-//! Rows of the three relations, as a source gives them.
+//! Rows of the three relations, and the keys that name them.
 
 use std::fmt;
 
-use crate::authz::{Change, Credential, Device, DeviceId, Grant, GrantId, KeyHash};
+use crate::authz::{Credential, Device, DeviceId, Grant, GrantId, KeyHash};
 
 /// All rows of the three relations that decoded, and the keys of those that did not.
 #[derive(Debug, Default)]
@@ -11,8 +11,6 @@ pub struct Rows {
     pub grants: Vec<Grant>,
     pub devices: Vec<Device>,
     pub quarantined: Vec<Quarantined>,
-    /// Ends of rights whose rows are quarantined for another fault. They say that they are revoked, and that counts.
-    pub ended: Vec<Change>,
 }
 
 /// The rows that two sets of queries give as of one moment.
@@ -20,20 +18,6 @@ pub struct Rows {
 pub struct Comparison {
     pub running: Rows,
     pub candidate: Rows,
-}
-
-#[derive(Debug)]
-pub enum Changes {
-    Nothing,
-    /// Changes in commit order.
-    Some {
-        changes: Vec<Change>,
-        quarantined: Vec<Quarantined>,
-    },
-    /// All rows of a store that has no outbox. They differ from those of the read before.
-    All(Rows),
-    /// The outbox does not lead from the last read to now: read everything.
-    Behind,
 }
 
 /// A row that does not decode to the contract. Its last good version stays in force.

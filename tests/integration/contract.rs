@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use sluicegate::authz::{DeviceId, GrantId, KeyHash, PrincipalId, Scope};
 use sluicegate::config::{self, Authz, Config, Queries, RelationQuery, StoreUrl};
-use sluicegate::store::{self, Changes, Source, StoreError};
+use sluicegate::store::StoreError;
 
-use crate::support::{Cluster, Database, Device, Relay, Request, UUID, V4, assert_done, wait_for};
+use crate::support::{
+    Changes, Cluster, Database, Device, Relay, Request, Rows, StoreView, UUID, V4, assert_done, wait_for,
+};
 
 /// A schema that was there before us, with names and types of its own.
 const FOREIGN: &str = r#"
@@ -65,10 +67,10 @@ impl Files {
     }
 }
 
-fn source(url: &str, files: &Files) -> Box<dyn Source> {
+fn source(url: &str, files: &Files) -> StoreView {
     let store =
         config::Store { url: StoreUrl::try_from(url.to_owned()).unwrap(), ..config::Store::default() };
-    store::source(&store, &files.authz())
+    StoreView::new(&store, &files.authz())
 }
 
 fn foreign(cluster: &Cluster) -> Database<'_> {
@@ -78,7 +80,7 @@ fn foreign(cluster: &Cluster) -> Database<'_> {
 }
 
 /// The first thing that a store says that is new.
-fn next_rows(source: &mut Box<dyn Source>) -> store::Rows {
+fn next_rows(source: &mut StoreView) -> Rows {
     wait_for(|| match source.read_changes().unwrap() {
         Changes::All(rows) => Some(rows),
         Changes::Nothing => None,

@@ -2,11 +2,11 @@
 
 use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash};
 use sluicegate::store::admin::{DevicePatch, Revoked};
-use sluicegate::store::{Changes, Quarantined, Source, StoreError};
+use sluicegate::store::{Quarantined, StoreError};
 
-use crate::support::{Cluster, Rights, UUID, postgres_source, wait_for};
+use crate::support::{Changes, Cluster, Rights, StoreView, UUID, postgres_source, wait_for};
 
-fn changes(source: &mut Box<dyn Source>) -> (Vec<Change>, Vec<Quarantined>) {
+fn changes(source: &mut StoreView) -> (Vec<Change>, Vec<Quarantined>) {
     match source.read_changes().unwrap() {
         Changes::Some { changes, quarantined } => (changes, quarantined),
         other => panic!("no changes: {other:?}"),
@@ -27,11 +27,11 @@ fn reported(changes: &[Change]) -> Vec<String> {
     changes.iter().map(reported).collect()
 }
 
-fn is_nothing(source: &mut Box<dyn Source>) -> bool {
+fn is_nothing(source: &mut StoreView) -> bool {
     matches!(source.read_changes().unwrap(), Changes::Nothing)
 }
 
-fn is_behind(source: &mut Box<dyn Source>) -> bool {
+fn is_behind(source: &mut StoreView) -> bool {
     matches!(source.read_changes().unwrap(), Changes::Behind)
 }
 

@@ -6,18 +6,20 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use sluicegate::config::{self, Authz};
-use sluicegate::store::{self, Changes, Source, StoreError};
+use sluicegate::store::StoreError;
 
-use crate::support::{Cluster, Device, Relay, Request, Rights, Signal, Site, UUID, V4, store_at, wait_for};
+use crate::support::{
+    Changes, Cluster, Device, Relay, Request, Rights, Signal, Site, StoreView, UUID, V4, store_at, wait_for,
+};
 
 /// A source that gives a server little time.
-fn hasty_source(url: &str) -> Box<dyn Source> {
+fn hasty_source(url: &str) -> StoreView {
     let store = config::Store {
         statement_timeout: Duration::from_millis(500),
         connect_timeout: Duration::from_millis(500),
         ..store_at(url)
     };
-    store::source(&store, &Authz::default())
+    StoreView::new(&store, &Authz::default())
 }
 
 /// The status that a token gets which nobody issued.
@@ -184,14 +186,14 @@ fn a_password_comes_from_a_file_that_is_read_again_or_from_the_environment() {
     let file = folder.path().join("password");
     std::fs::write(&file, "wrong-one\n").unwrap();
     let store = config::Store { password_file: Some(file.clone()), ..store_at(&url) };
-    let mut source = store::source(&store, &Authz::default());
+    let mut source = StoreView::new(&store, &Authz::default());
     let error = source.read_all().unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error}");
     assert!(!error.to_string().contains("wrong-one"), "{error}");
     std::fs::write(&file, "right-one\n").unwrap();
     assert_eq!(source.read_all().unwrap().devices.len(), 1);
     std::fs::remove_file(&file).unwrap();
-    let error = store::source(&store, &Authz::default()).read_all().unwrap_err();
+    let error = StoreView::new(&store, &Authz::default()).read_all().unwrap_err();
     assert!(matches!(error, StoreError::PasswordFile { .. }), "{error}");
 
     let mut check = std::process::Command::new(crate::support::BINARY);

@@ -4,17 +4,16 @@
 use std::time::Duration;
 
 use sluicegate::authz::Change;
-use sluicegate::config::{self, AddressSource, Authz, Config};
-use sluicegate::store::{self, Changes, Source};
+use sluicegate::config::{self, Authz};
 
-use crate::support::{Cluster, Device, PATIENCE, Rights, Site, V4, store_at, wait_for};
+use crate::support::{Changes, Cluster, Device, PATIENCE, Rights, Site, StoreView, V4, store_at, wait_for};
 
 const LAG_MAX: Duration = Duration::from_millis(500);
 
 /// A source at `hosts`, in their order, that minds a lag soon.
-fn source(rights: &Rights, hosts: &[&Cluster], parameters: &str) -> Box<dyn Source> {
+fn source(rights: &Rights, hosts: &[&Cluster], parameters: &str) -> StoreView {
     let authz = Authz { max_replica_lag: LAG_MAX, ..Authz::default() };
-    store::source(&store(rights, hosts, parameters), &authz)
+    StoreView::new(&store(rights, hosts, parameters), &authz)
 }
 
 fn store(rights: &Rights, hosts: &[&Cluster], parameters: &str) -> config::Store {
@@ -24,7 +23,7 @@ fn store(rights: &Rights, hosts: &[&Cluster], parameters: &str) -> config::Store
 }
 
 /// Reads until there is a change that `is_wanted`.
-fn wait_for_change(source: &mut Box<dyn Source>, is_wanted: impl Fn(&Change) -> bool) -> Option<()> {
+fn wait_for_change(source: &mut StoreView, is_wanted: impl Fn(&Change) -> bool) -> Option<()> {
     wait_for(|| match source.read_changes().unwrap() {
         Changes::Some { changes, .. } => changes.iter().any(&is_wanted).then_some(()),
         Changes::Behind => {
@@ -122,20 +121,15 @@ fn a_standby_that_is_behind_is_not_chosen_first() {
 }
 
 #[test]
-fn a_file_of_addresses_keeps_neither_lag_nor_the_word_of_a_revocation_back() {
+fn a_reader_says_how_far_it_is_behind_and_since_when_a_revocation_could_be_read() {
     let Some(primary) = Cluster::start() else { return };
     let mut rights = Rights::new(&primary);
     let grant = rights.grant_any();
     let standby = primary.standby("");
     has_caught_up(&standby, &primary).unwrap();
-    let located = |hosts: &[&Cluster]| {
-        let mut config = Config { store: store(&rights, hosts, ""), ..Config::default() };
-        config.vpn.addresses = vec![AddressSource::File("/nowhere".into())];
-        store::located_source(&config, &store::ReportQueue::default())
-    };
-    let (mut at_primary, mut at_standby) = (located(&[&primary]), located(&[&standby]));
+    let (mut at_primary, mut at_standby) = (source(&rights, &[&primary], ""), source(&rights, &[&standby], ""));
     at_primary.read_all().unwrap();
-    let woken = at_primary.wake_ups();
+    let woken = at_primary.reader.wake_ups();
     // One comes of itself when somebody listens.
     woken.recv_timeout(PATIENCE).unwrap();
     standby.client("postgres").batch_execute("SELECT pg_wal_replay_pause()").unwrap();
@@ -145,11 +139,11 @@ fn a_file_of_addresses_keeps_neither_lag_nor_the_word_of_a_revocation_back() {
     assert!(woken.recv_timeout(PATIENCE).is_ok(), "it wakes");
     std::thread::sleep(LAG_MAX);
     assert!(wait_for_change(&mut at_primary, is_grant(grant.0)).is_some());
-    let told_at = at_primary.readable_since().expect("the outbox says when");
+    let told_at = at_primary.readable_since.expect("the outbox says when");
     assert!(told_at.elapsed() >= LAG_MAX, "since it was revoked, and not since it was read: {told_at:?}");
     let is_behind = || {
         at_standby.read_all().unwrap();
-        (at_standby.lag() >= LAG_MAX).then_some(())
+        (at_standby.reader.lag() >= LAG_MAX).then_some(())
     };
     assert!(wait_for(is_behind).is_some());
 }

@@ -8,9 +8,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, ServerConnection};
 use sluicegate::config::Authz;
-use sluicegate::store::{self, Source, StoreError};
+use sluicegate::store::StoreError;
 
-use crate::support::{Authority, Cluster, Device, Rights, V4, store_at};
+use crate::support::{Authority, Cluster, Device, Rights, StoreView, V4, store_at};
 
 /// A server with a certificate for 127.0.0.1, or for the names that are given.
 fn server(authority: &Authority, names: &[&str]) -> Option<Cluster> {
@@ -23,9 +23,9 @@ fn server(authority: &Authority, names: &[&str]) -> Option<Cluster> {
     )
 }
 
-fn source(rights: &Rights, parameters: &str) -> Box<dyn Source> {
+fn source(rights: &Rights, parameters: &str) -> StoreView {
     let url = format!("{}?application_name=reader&{parameters}", rights.database.relay_url());
-    store::source(&store_at(&url), &Authz::default())
+    StoreView::new(&store_at(&url), &Authz::default())
 }
 
 /// True if the server says that the relay's session is encrypted.
@@ -138,7 +138,7 @@ fn who_shows_a_certificate_without_having_its_key_is_refused_in_every_mode() {
             if mode == "require" { String::new() } else { format!("&sslrootcert={}", ours.file.display()) };
         let refusal = |server: &Device| {
             let url = format!("postgres://relay@{}/db?sslmode={mode}{root}", server.address());
-            store::source(&store_at(&url), &Authz::default()).read_all().unwrap_err().to_string()
+            StoreView::new(&store_at(&url), &Authz::default()).read_all().unwrap_err().to_string()
         };
         let refused = refusal(&without_key);
         assert!(refused.contains("invalid peer certificate: BadSignature"), "{mode}: {refused}");

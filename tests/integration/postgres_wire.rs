@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use sluicegate::config::{self, Authz};
-use sluicegate::store::{self, Changes, Source, StoreError};
+use sluicegate::store::StoreError;
 
-use crate::support::{Cluster, Database, Fault, Proxy, Rights, UUID, store_at};
+use crate::support::{Changes, Cluster, Database, Fault, Proxy, Rights, StoreView, UUID, store_at};
 
 /// Enough for an answer of many pieces.
 const DEVICES: usize = 3_000;
@@ -14,7 +14,7 @@ const DEVICES: usize = 3_000;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A source behind a wire of its own, and a store with many devices.
-fn scene<'a>(rights: &Rights<'a>, cluster: &Cluster) -> (Proxy, Box<dyn Source>) {
+fn scene<'a>(rights: &Rights<'a>, cluster: &Cluster) -> (Proxy, StoreView) {
     rights.by_hand(&format!(
         "INSERT INTO sluicegate.devices (uuid, address)
         SELECT lpad(to_hex(n), 32, '0'), '127.0.0.1' FROM generate_series(1, {DEVICES}) n"
@@ -24,7 +24,7 @@ fn scene<'a>(rights: &Rights<'a>, cluster: &Cluster) -> (Proxy, Box<dyn Source>)
     let url = format!("postgres://{}@127.0.0.1:{}/{name}", rights.database.relay(), proxy.port());
     let store =
         config::Store { statement_timeout: PATIENCE, connect_timeout: PATIENCE * 4, ..store_at(&url) };
-    (proxy, store::source(&store, &Authz::default()))
+    (proxy, StoreView::new(&store, &Authz::default()))
 }
 
 #[test]

@@ -8,8 +8,10 @@ use rusqlite::Connection;
 use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash, PortRange, PrincipalId};
 use sluicegate::config::Authz;
 use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice, Revoked};
-use sluicegate::store::sqlite::{self, SqliteSource};
-use sluicegate::store::{Changes, Initialised, Quarantined, Source, StoreError};
+use sluicegate::store::sqlite;
+use sluicegate::store::{Initialised, Quarantined, StoreError};
+
+use crate::support::{Changes, StoreView, store_at};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -34,7 +36,7 @@ impl Store {
     }
 
     /// A source that has read everything there is now.
-    fn source(&self) -> SqliteSource {
+    fn source(&self) -> StoreView {
         let mut source = source_at(&self.path());
         source.read_all().unwrap();
         source
@@ -61,8 +63,8 @@ impl Store {
     }
 }
 
-fn source_at(path: &Path) -> SqliteSource {
-    SqliteSource::new(path, &Authz::default())
+fn source_at(path: &Path) -> StoreView {
+    StoreView::new(&store_at(&format!("sqlite:{}", path.display())), &Authz::default())
 }
 
 fn device(uuid: &str) -> NewDevice {
@@ -76,7 +78,7 @@ fn device(uuid: &str) -> NewDevice {
     }
 }
 
-fn changes(source: &mut SqliteSource) -> (Vec<Change>, Vec<Quarantined>) {
+fn changes(source: &mut StoreView) -> (Vec<Change>, Vec<Quarantined>) {
     match source.read_changes().unwrap() {
         Changes::Some { changes, quarantined } => (changes, quarantined),
         other => panic!("no changes: {other:?}"),

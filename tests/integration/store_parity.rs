@@ -2,10 +2,10 @@
 //! the same changes and rows for a relay to read.
 
 use sluicegate::authz::{Change, DeviceUuid, GrantId, PortRange, UnixMillis};
+use sluicegate::config::Authz;
 use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice, Revoked};
-use sluicegate::store::{Changes, Rows, Source, source};
 
-use crate::support::{Cluster, store_at};
+use crate::support::{Changes, Cluster, Rows, StoreView, store_at};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 const OTHER: &str = "ffeeddccbbaa99887766554433221100";
@@ -14,7 +14,7 @@ const OTHER: &str = "ffeeddccbbaa99887766554433221100";
 struct Story {
     admin: Admin,
     /// Has read everything that was there before the last command.
-    source: Box<dyn Source>,
+    source: StoreView,
     lines: Vec<String>,
     /// Ids of the credentials in the order of their issue.
     credentials: Vec<String>,
@@ -23,7 +23,7 @@ struct Story {
 impl Story {
     fn new(url: &str) -> Self {
         Admin::init(&store_at(url)).unwrap();
-        let mut source = source(&store_at(url), &sluicegate::config::Authz::default());
+        let mut source = StoreView::new(&store_at(url), &Authz::default());
         source.read_all().unwrap();
         let admin = Admin::open(&store_at(url)).unwrap();
         Self { admin, source, lines: Vec::new(), credentials: Vec::new() }
@@ -185,7 +185,7 @@ fn run_story(url: &str) -> Vec<String> {
     story.add(again);
     story.add_device(&device(OTHER));
     story.list();
-    let rows = source(&store_at(url), &sluicegate::config::Authz::default()).read_all().unwrap();
+    let rows = StoreView::new(&store_at(url), &Authz::default()).read_all().unwrap();
     story.lines.extend(read(&rows));
     story.lines
 }

@@ -5,10 +5,9 @@ use std::process::{Command, Stdio};
 
 use postgres::Client;
 use sluicegate::config::{self, Authz, Profile};
-use sluicegate::store::{self, Source};
 use tempfile::TempDir;
 
-use super::{BINARY, Cluster, Database, Relay, Request, Signer, store_at};
+use super::{BINARY, Cluster, Database, Relay, Request, Signer, StoreView, store_at};
 
 /// Two connected devices, `1…1` at 127.0.0.1 and `2…2` at 127.0.0.2, and enough keys that one more or less is
 /// nothing to the guard.
@@ -161,17 +160,17 @@ impl<'a> OpenBalena<'a> {
         self.folder.path().join("addresses")
     }
 
-    /// The source of the relay of node 10.0.0.7, under the documented role.
-    pub fn source(&self) -> Box<dyn Source> {
+    /// What the relay reads of node 10.0.0.7, under the documented role.
+    pub fn source(&self) -> StoreView {
         let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };
-        store::source(&store, &Authz::default())
+        StoreView::new(&store, &Authz::default())
     }
 
-    /// The same source where the API's tokens count, which `signer` signs.
-    pub fn source_with_logins(&self, signer: &Signer) -> Box<dyn Source> {
+    /// The same where the API's tokens count, which `signer` signs.
+    pub fn source_with_logins(&self, signer: &Signer) -> StoreView {
         let tokens = format!("tokens = [{}]", signer.entry("claims = 'openbalena'"));
         let store = config::Store { profile: Profile::OpenBalena, ..store_at(&self.database.relay_url()) };
-        store::source(&store, &toml::from_str(&tokens).unwrap())
+        StoreView::new(&store, &toml::from_str(&tokens).unwrap())
     }
 
     pub fn start(&self) -> Relay {

@@ -3,9 +3,9 @@
 use sluicegate::authz::{DeviceUuid, GrantId, KeyHash, PortRange};
 use sluicegate::config::{self, Authz, StoreUrl};
 use sluicegate::store::admin::{Admin, GrantTarget, NewDevice};
-use sluicegate::store::{self, Initialised, Source, StoreError};
+use sluicegate::store::{Initialised, StoreError};
 
-use super::{Cluster, Database};
+use super::{Cluster, Database, StoreView};
 
 pub const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -22,13 +22,13 @@ impl<'a> Rights<'a> {
         Self { database, admin }
     }
 
-    /// A source under the relay's role that has read nothing yet.
-    pub fn source(&self) -> Box<dyn Source> {
+    /// A view under the relay's role that has read nothing yet.
+    pub fn source(&self) -> StoreView {
         postgres_source(&self.database.relay_url())
     }
 
-    /// A source that has read everything there is now.
-    pub fn read_source(&self) -> Box<dyn Source> {
+    /// A view that has read everything there is now.
+    pub fn read_source(&self) -> StoreView {
         let mut source = self.source();
         source.read_all().unwrap();
         source
@@ -75,8 +75,8 @@ impl<'a> Rights<'a> {
     }
 }
 
-pub fn postgres_source(url: &str) -> Box<dyn Source> {
-    store::source(&store_at(url), &Authz::default())
+pub fn postgres_source(url: &str) -> StoreView {
+    StoreView::new(&store_at(url), &Authz::default())
 }
 
 pub fn open_admin(url: &str) -> Result<Admin, StoreError> {

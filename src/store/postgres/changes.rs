@@ -9,7 +9,7 @@ use crate::authz::{Change, PrincipalId};
 use crate::store::RowKey;
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::POSTGRES;
-use crate::store::outbox::{ChangedKey, ReadChanges};
+use crate::store::changed_key::ChangedKey;
 use crate::store::relations::{LIVE_PRINCIPALS, PerRelation};
 
 /// The relations' queries by key, prepared on a session.
@@ -42,24 +42,6 @@ impl QueriesByKey {
                 devices: by(&queries.devices, "device")?,
             },
         })
-    }
-
-    /// Reads each row of `changed`, or its absence, in their order.
-    pub(super) fn read(
-        &self,
-        session: &PostgresSession,
-        changed: &[ChangedKey],
-    ) -> Result<ReadChanges, SessionError> {
-        let RowsByKey { mut rows, live } = self.find(session, changed)?;
-        let mut changes = ReadChanges::default();
-        for key in changed {
-            match (rows.remove(key), key) {
-                (Some(found), _) => found.into_iter().for_each(|row| changes.add(row)),
-                (None, ChangedKey::Principal(id)) if live.contains(id) => {}
-                (None, key) => changes.add(Ok(key.gone())),
-            }
-        }
-        Ok(changes)
     }
 
     /// Finds the rows of `changed`. Runs one query for each relation, for any number of rows.

@@ -1,4 +1,4 @@
-//! A store on PostgreSQL. The relay reads it ([`PostgresSource`]) under a role that needs no other right; the store
+//! A store on PostgreSQL. The relay reads it ([`PostgresReader`]) under a role that needs no other right; the store
 //! commands write it.
 
 mod admin;
@@ -7,17 +7,13 @@ mod connect;
 mod ended_query;
 mod horizon;
 mod listen;
-mod open_session;
 mod openbalena;
-mod outbox;
-mod outbox_reader;
 mod place;
 mod reader;
 mod reader_session;
 mod relations;
 mod schema;
 mod session;
-mod source;
 mod state;
 mod tls;
 mod transaction;
@@ -31,7 +27,6 @@ use tokio_postgres::error::SqlState;
 pub(super) use admin::{init, open};
 pub use reader::PostgresReader;
 pub(super) use relations::SourceSchema;
-pub use source::PostgresSource;
 pub(super) use writer::PostgresWriter;
 
 use super::{Relation, StoreError};

@@ -18,12 +18,13 @@ use super::reader_session::{OutboxUse, ReaderSession};
 use super::relations::SourceSchema;
 use super::state::ServerState;
 use super::words::{FollowedPlace, Following, ReadWords};
-use crate::authz::{Change, UnixMillis};
+use crate::authz::UnixMillis;
 use crate::config::{Authz, PostgresUrl, Queries, Store};
-use crate::store::polling::AnswerFingerprints;
+use crate::store::fingerprints::AnswerFingerprints;
+use crate::store::relations::DecodedRelation;
 use crate::store::{
     Bookmark, Comparison, Examples, KnownPosition, Position, Quarantined, Relation, RelationAnswer,
-    RelationRows, RowKey, Rows, StoreError, StoreReader, StoreWarnings, Word, Words, WordsAnswer,
+    StoreError, StoreReader, StoreWarnings, Word, Words, WordsAnswer,
 };
 use crate::telemetry::LogOnChange;
 
@@ -184,13 +185,7 @@ impl PostgresReader {
         if let Some(not_understood) = read.not_understood {
             self.record_not_understood(not_understood);
         }
-        let Rows { credentials, grants, devices, quarantined, ended } = read.rows;
-        let rows = match relation {
-            Relation::Credentials => RelationRows::Credentials(credentials),
-            Relation::Grants => RelationRows::Grants(grants),
-            Relation::Devices => RelationRows::Devices(devices),
-        };
-        let ended: Vec<_> = ended.iter().filter_map(ended_key).collect();
+        let DecodedRelation { rows, quarantined, ended } = read.decoded;
         let is_ours = self.schema == SourceSchema::Reference && !self.is_replaced(relation);
         let rows =
             if is_ours { rows } else { self.fingerprints.record(relation, rows, &quarantined, &ended) };
@@ -339,15 +334,6 @@ impl StoreReader for PostgresReader {
             // A snapshot of another schema on the same server must not pass for one of this.
             SourceSchema::OpenBalena(_) => format!("{name} (openBalena)"),
         }
-    }
-}
-
-/// The key of a right that its bad row says has ended.
-fn ended_key(end: &Change) -> Option<RowKey> {
-    match end {
-        Change::CredentialGone(key) => Some(RowKey::Credential(*key)),
-        Change::GrantGone(id) => Some(RowKey::Grant(*id)),
-        _ => None,
     }
 }
 

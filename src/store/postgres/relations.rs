@@ -10,7 +10,7 @@ use super::{PostgresName, openbalena};
 use crate::config::{Authz, Profile, Queries};
 use crate::store::contract::{self, GivenColumn};
 use crate::store::dialect::POSTGRES;
-use crate::store::relations::PerRelation;
+use crate::store::relations::{DecodedRelation, PerRelation};
 use crate::store::{Examples, Relation, Rows, StoreError};
 
 /// The schema that is read.
@@ -64,8 +64,7 @@ pub(super) struct PostgresRelation {
 
 /// Rows of one relation, and the rights among them that are not understood.
 pub(super) struct ReadRelation {
-    /// Has rows of that relation alone.
-    pub(super) rows: Rows,
+    pub(super) decoded: DecodedRelation,
     pub(super) not_understood: Option<Examples>,
 }
 
@@ -80,6 +79,7 @@ impl PostgresRelation {
     ) -> Result<Self, StoreError> {
         let sqls = schema.queries().replaced_by(queries);
         let query = prepare(session, relation, sqls.get(relation), name)?;
+        // An operator who replaces the query for grants decides what they mean.
         let is_read_by_us = matches!(schema, SourceSchema::OpenBalena(_)) && queries.grants.is_none();
         let not_understood = (is_read_by_us && relation == Relation::Grants)
             .then(|| session.prepare(openbalena::NOT_UNDERSTOOD))
@@ -96,8 +96,8 @@ impl PostgresRelation {
     ) -> Result<ReadRelation, StoreError> {
         session.batch(BEGIN_READ).map_err(|error| name.error(error))?;
         allow_full_read(session, name)?;
-        let mut rows = Rows::default();
-        read(session, name, self.relation, &self.query, |row| rows.add(self.relation, row))?;
+        let mut decoded = DecodedRelation::new(self.relation);
+        read(session, name, self.relation, &self.query, |row| decoded.add(row))?;
         let mut examples = Examples::default();
         if let Some(statement) = &self.not_understood {
             read(session, name, self.relation, statement, |row| {
@@ -105,16 +105,12 @@ impl PostgresRelation {
             })?;
         }
         session.batch("COMMIT").map_err(|error| name.error(error))?;
-        Ok(ReadRelation { rows, not_understood: self.not_understood.is_some().then_some(examples) })
+        Ok(ReadRelation { decoded, not_understood: self.not_understood.is_some().then_some(examples) })
     }
 }
 
-/// The relations' queries, prepared on a session.
-pub(super) struct PostgresRelations {
-    queries: PerRelation<Statement>,
-    /// Gives rights that the profile does not understand. `None` if the grants come from another query.
-    not_understood: Option<Statement>,
-}
+/// The queries of all relations, prepared on a session.
+pub(super) struct PostgresRelations(PerRelation<Statement>);
 
 impl PostgresRelations {
     /// Prepares the queries of `schema`, except for those that `queries` replaces, and checks their columns against
@@ -125,40 +121,18 @@ impl PostgresRelations {
         queries: &Queries,
         name: &PostgresName,
     ) -> Result<Self, StoreError> {
-        // An operator who replaces the query for grants decides what they mean.
-        let is_read_by_us = matches!(schema, SourceSchema::OpenBalena(_)) && queries.grants.is_none();
-        let not_understood = is_read_by_us.then(|| session.prepare(openbalena::NOT_UNDERSTOOD)).transpose();
-        let queries = schema
-            .queries()
-            .replaced_by(queries)
-            .try_map(|relation, sql| prepare(session, relation, sql, name))?;
-        let not_understood = not_understood.map_err(|error| name.relation_error(Relation::Grants, error))?;
-        Ok(Self { queries, not_understood })
+        let queries = schema.queries().replaced_by(queries);
+        queries.try_map(|relation, sql| prepare(session, relation, sql, name)).map(Self)
     }
 
     /// Reads all rows in the open transaction, and decodes them as they come.
     pub(super) fn read(&self, session: &PostgresSession, name: &PostgresName) -> Result<Rows, StoreError> {
         allow_full_read(session, name)?;
         let mut rows = Rows::default();
-        for (relation, statement) in self.queries.iter() {
+        for (relation, statement) in self.0.iter() {
             read(session, name, relation, statement, |row| rows.add(relation, row))?;
         }
         Ok(rows)
-    }
-
-    /// Reads the rights that are not understood, in the same transaction.
-    pub(super) fn read_not_understood(
-        &self,
-        session: &PostgresSession,
-        name: &PostgresName,
-    ) -> Result<Examples, StoreError> {
-        let mut examples = Examples::default();
-        if let Some(statement) = &self.not_understood {
-            read(session, name, Relation::Grants, statement, |row| {
-                examples.add(|| openbalena::describe(row));
-            })?;
-        }
-        Ok(examples)
     }
 }
 

@@ -11,7 +11,7 @@ use super::schema;
 use super::session::{PostgresSession, SessionError};
 use crate::authz::UnixMillis;
 use crate::store::StoreError;
-use crate::store::outbox::ChangedKey;
+use crate::store::changed_key::ChangedKey;
 use crate::store::value::Value;
 
 /// The outbox's statements, prepared on a session.

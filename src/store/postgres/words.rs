@@ -11,7 +11,7 @@ use super::word_outbox::{OutboxPoll, WordOutbox};
 use super::{PostgresName, schema};
 use crate::authz::{Change, UnixMillis};
 use crate::config::Queries;
-use crate::store::outbox::ChangedKey;
+use crate::store::changed_key::ChangedKey;
 use crate::store::{Position, Quarantined, StoreError, StoreId, Word, Words};
 
 /// The statements by which words are read, prepared on a session.

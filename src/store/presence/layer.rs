@@ -220,7 +220,7 @@ impl AddressLayer {
     }
 
     /// Locates the device of a change.
-    pub(super) fn lay_change(&mut self, change: &mut Change) {
+    fn lay_change(&mut self, change: &mut Change) {
         match change {
             _ if self.tables.is_empty() => {}
             Change::Device(device) => {
@@ -234,17 +234,12 @@ impl AddressLayer {
     }
 
     /// Forgets the store's rows that do not decode. The last good version of such a device stays in force.
-    pub(super) fn forget_quarantined(&mut self, quarantined: &[Quarantined]) {
+    fn forget_quarantined(&mut self, quarantined: &[Quarantined]) {
         for row in quarantined {
             if let RowKey::Device(id) = row.key {
                 self.devices.remove(id);
             }
         }
-    }
-
-    /// The store's last rows of the devices that have moved, for callers that have none in force.
-    pub(super) fn moved_rows(&self) -> HashMap<DeviceUuid, Device> {
-        self.moved.iter().filter_map(|uuid| Some((*uuid, self.devices.named(uuid)?.clone()))).collect()
     }
 
     fn poll_tables(&mut self, patience: Patience) {

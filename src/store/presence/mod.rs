@@ -1,8 +1,7 @@
 //! Addresses of devices from the sources that `vpn.addresses` names, laid over the rows of a store.
 //!
 //! `layer` owns the tables and says which address is whose. With `vpn.report`, it also reports to the store which devices
-//! are in this node's VPN. `located_source` wraps a source in it, whose callers then see the addresses as ones that
-//! the store gave.
+//! are in this node's VPN.
 
 mod address_list;
 mod claim_table;
@@ -10,7 +9,6 @@ mod claims;
 mod file;
 mod known_devices;
 mod layer;
-mod located_source;
 mod mailbox;
 mod openvpn;
 mod report_queue;
@@ -24,7 +22,6 @@ use table::PresenceTable;
 
 pub use claim_table::ClaimTable;
 pub use layer::{AddressHolder, AddressLayer, DeviceMoves, HolderChange};
-pub(super) use located_source::LocatedSource;
 pub use report_queue::{PresenceReport, ReportAnswer, ReportQueue};
 
 /// Addresses that are kept outside the store, and that change without it.

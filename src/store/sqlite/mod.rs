@@ -1,4 +1,4 @@
-//! The embedded store: an SQLite file in WAL mode. The relay reads it ([`SqliteSource`]), and the store commands write
+//! The embedded store: an SQLite file in WAL mode. The relay reads it ([`SqliteReader`]), and the store commands write
 //! it at the same time.
 
 mod admin;
@@ -11,7 +11,6 @@ mod position;
 mod reader;
 mod relations;
 mod schema;
-mod source;
 mod time_limit;
 mod transaction;
 mod words;
@@ -24,7 +23,6 @@ use rusqlite::ErrorCode;
 
 pub use admin::{init, open};
 pub use reader::SqliteReader;
-pub use source::SqliteSource;
 pub(super) use writer::SqliteWriter;
 
 use super::StoreError;

@@ -20,7 +20,7 @@ use super::words::ReadWords;
 use super::{SqlitePath, schema};
 use crate::authz::UnixMillis;
 use crate::config::{Authz, Queries, RelationQuery, Store};
-use crate::store::polling::AnswerFingerprints;
+use crate::store::fingerprints::AnswerFingerprints;
 use crate::store::relations::DecodedRelation;
 use crate::store::{
     Bookmark, Comparison, KnownPosition, Relation, RelationAnswer, StoreError, StoreReader, Words,

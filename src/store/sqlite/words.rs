@@ -2,13 +2,14 @@
 
 use rusqlite::{Row, Transaction};
 
+use super::OUTBOX_ROWS_MAX;
 use super::outbox::{by_key, changed_keys, is_live};
 use super::position::OutboxMark;
 use crate::authz::{Change, UnixMillis};
 use crate::config::Queries;
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::SQLITE;
-use crate::store::outbox::ChangedKey;
+use crate::store::changed_key::ChangedKey;
 use crate::store::relations::PerRelation;
 use crate::store::{Quarantined, Word};
 
@@ -30,7 +31,8 @@ pub(super) fn since(
     replaced: &Queries,
     now: UnixMillis,
 ) -> rusqlite::Result<Option<ReadWords>> {
-    if !bookmark.leads_to(transaction, newest)? {
+    let is_too_much = newest.number.saturating_sub(bookmark.number) > OUTBOX_ROWS_MAX;
+    if is_too_much || !bookmark.leads_to(transaction, newest)? {
         return Ok(None);
     }
     let Some(changed) = changed_keys(transaction, bookmark.number)? else {

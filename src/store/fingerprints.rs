@@ -1,74 +1,8 @@
-//! Polling of stores without an outbox: each is read whole on a period, and its rows count only if they have changed.
+//! Recognises an answer that is the same as the last one, for relations that are read whole on a period.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::time::{Duration, Instant};
 
-use super::{Changes, Quarantined, Relation, RelationRows, RowKey, Rows};
-
-/// The time of the next read, and a fingerprint of the last one.
-pub(super) struct Polling {
-    every: Duration,
-    /// `None` before the first read.
-    last: Option<LastRead>,
-    hashers: [RandomState; 2],
-}
-
-struct LastRead {
-    at: Instant,
-    fingerprint: Fingerprint,
-}
-
-/// Hash of all rows in any order. A store need not keep to one order.
-type Fingerprint = [u64; 2];
-
-impl Polling {
-    pub(super) fn new(every: Duration) -> Self {
-        Self { every, last: None, hashers: [RandomState::new(), RandomState::new()] }
-    }
-
-    pub(super) fn is_due(&self) -> bool {
-        self.last.as_ref().is_none_or(|last| last.at.elapsed() >= self.every)
-    }
-
-    /// Records the rows that were read.
-    pub(super) fn record(&mut self, rows: &Rows) {
-        self.last = Some(LastRead { at: Instant::now(), fingerprint: self.fingerprint(rows) });
-    }
-
-    /// Records the rows of a read that was due, and compares them with those of the read before.
-    pub(super) fn changes(&mut self, rows: Rows) -> Changes {
-        let before = self.last.as_ref().map(|last| last.fingerprint);
-        self.record(&rows);
-        let now = self.last.as_ref().map(|last| last.fingerprint);
-        if now == before { Changes::Nothing } else { Changes::All(rows) }
-    }
-
-    fn fingerprint(&self, rows: &Rows) -> Fingerprint {
-        let Rows { credentials, grants, devices, quarantined, ended } = rows;
-        let mut sum = Fingerprint::default();
-        let mut add = |each: &dyn Fn(&RandomState) -> u64| {
-            for (sum, hasher) in sum.iter_mut().zip(&self.hashers) {
-                *sum = sum.wrapping_add(each(hasher));
-            }
-        };
-        for row in credentials {
-            add(&|hasher| tagged(hasher, 0, row));
-        }
-        for row in grants {
-            add(&|hasher| tagged(hasher, 1, row));
-        }
-        for row in devices {
-            add(&|hasher| tagged(hasher, 2, row));
-        }
-        for row in quarantined {
-            add(&|hasher| tagged(hasher, 3, row));
-        }
-        for end in ended {
-            add(&|hasher| tagged(hasher, 4, end));
-        }
-        sum
-    }
-}
+use super::{Quarantined, Relation, RelationRows, RowKey};
 
 /// Fingerprints of the last answer for each relation, by which an answer that is the same is recognised.
 pub(super) struct AnswerFingerprints {
@@ -124,6 +58,9 @@ impl AnswerFingerprints {
     }
 }
 
+/// Hash of all rows in any order. A store need not keep to one order.
+type Fingerprint = [u64; 2];
+
 fn tagged(hasher: &RandomState, kind: u8, row: impl Hash) -> u64 {
     hasher.hash_one((kind, row))
 }
@@ -132,7 +69,6 @@ fn tagged(hasher: &RandomState, kind: u8, row: impl Hash) -> u64 {
 mod tests {
     use super::*;
     use crate::authz::{Device, DeviceId, DeviceUuid, GrantId};
-    use crate::store::{Quarantined, RowKey};
 
     fn device(id: i64) -> Device {
         let uuid = DeviceUuid::parse(&format!("{id:032x}")).unwrap();
@@ -147,35 +83,6 @@ mod tests {
         }
     }
 
-    fn rows(devices: &[i64]) -> Rows {
-        Rows { devices: devices.iter().copied().map(device).collect(), ..Rows::default() }
-    }
-
-    #[test]
-    fn only_other_rows_are_a_change_in_whatever_order_they_come() {
-        let mut polling = Polling::new(Duration::from_secs(60));
-        assert!(polling.is_due());
-        let mut is_change = |rows: Rows| matches!(polling.changes(rows), Changes::All(_));
-        assert!(is_change(rows(&[1, 2])));
-        assert!(!is_change(rows(&[2, 1])));
-        assert!(is_change(rows(&[1, 2, 2])), "a row that came twice");
-        assert!(is_change(rows(&[1])));
-        let offline = || {
-            let mut rows = rows(&[1]);
-            rows.devices[0].online = false;
-            rows
-        };
-        assert!(is_change(offline()));
-        let with_bad_row = || {
-            let mut rows = offline();
-            rows.quarantined.push(Quarantined { key: RowKey::Grant(GrantId(1)), reason: "bad".to_owned() });
-            rows
-        };
-        assert!(is_change(with_bad_row()));
-        assert!(!is_change(with_bad_row()));
-        assert!(is_change(rows(&[])));
-        assert!(!polling.is_due());
-    }
     #[test]
     fn an_answer_is_unchanged_only_against_the_last_one_for_its_relation() {
         let mut answers = AnswerFingerprints::new();
@@ -187,6 +94,14 @@ mod tests {
         assert!(!is_unchanged(devices(&[]), &[], &[]), "the first answer, even an empty one");
         assert!(!is_unchanged(devices(&[1, 2]), &[], &[]));
         assert!(is_unchanged(devices(&[2, 1]), &[], &[]));
+        assert!(!is_unchanged(devices(&[2, 1, 1]), &[], &[]), "a row that came twice");
+        let offline = || {
+            let mut row = device(1);
+            row.online = false;
+            RelationRows::Devices(vec![row])
+        };
+        assert!(!is_unchanged(devices(&[1]), &[], &[]));
+        assert!(!is_unchanged(offline(), &[], &[]), "the same key, another value");
         assert!(!is_unchanged(devices(&[2, 1, 1]), &[], &[]));
         let bad = [Quarantined { key: RowKey::Device(DeviceId(3)), reason: "bad".to_owned() }];
         assert!(!is_unchanged(devices(&[2, 1, 1]), &bad, &[]));
