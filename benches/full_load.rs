@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use sluicegate::authz::{Authority, Scope, UnixMillis};
 use sluicegate::config::Config;
-use sluicegate::control::Control;
-use sluicegate::store;
+use sluicegate::control::{Control, StoreAccess};
+use sluicegate::store::ReportQueue;
 use sluicegate::telemetry::AuditSender;
 use support::Population;
-use test_support::{Cluster, Database};
+use test_support::{Cluster, Database, StoreView};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,10 +53,10 @@ fn main() -> ExitCode {
     if loads[1] <= PROMISE.as_secs_f64() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Connects, and reads all rows.
+/// Connects, and reads all rows, one relation after the other.
 fn read(config: &Config) -> Duration {
     let began = Instant::now();
-    let rows = store::located_source(config, &store::ReportQueue::default()).read_all().unwrap();
+    let rows = StoreView::new(&config.store, &config.authz).read_all().unwrap();
     let took = began.elapsed();
     assert_eq!((rows.grants.len(), rows.quarantined.len()), (GRANTS, 0));
     took
@@ -66,9 +66,9 @@ fn read(config: &Config) -> Duration {
 fn load(config: &Config) -> Duration {
     let authority = Arc::new(Authority::new(Duration::from_secs(3600), None));
     let began = Instant::now();
-    let source = store::located_source(config, &store::ReportQueue::default());
+    let store = StoreAccess::of(config, &ReportQueue::default());
     let control =
-        Control::start(source, Arc::clone(&authority), || {}, AuditSender::disabled(), config).unwrap();
+        Control::start(store, Arc::clone(&authority), || {}, AuditSender::disabled(), config).unwrap();
     let took = began.elapsed();
     assert_eq!(authority.trouble(UnixMillis::now()), None);
     assert_eq!(authority.pin().get().unwrap().snapshot.row_counts().grants, GRANTS);

@@ -6,9 +6,7 @@
 use super::changed_key::{ChangedKey, EndedEntry};
 use super::value::{ColumnValue, Reason, StoreRow, shortened};
 use super::{Quarantined, Relation, RowKey};
-use crate::authz::{
-    Credential, Device, DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope,
-};
+use crate::authz::{Credential, Device, DeviceId, FleetId, Grant, GrantId, PortRange, PrincipalId, Scope};
 
 /// A row that does not decode.
 pub(super) struct BadRow {

@@ -35,16 +35,21 @@ pub enum Standing {
 
 /// The newest position that was believed. Shared by all readers of a store; the control thread writes it.
 #[derive(Clone, Default)]
-pub struct KnownPosition(Arc<Mutex<Option<Position>>>);
+pub struct KnownPosition {
+    position: Arc<Mutex<Option<Position>>>,
+    /// Place among the hosts of the store of the one that words come from, which all readers prefer. The reader of the
+    /// words writes it. `None` where they cannot be read.
+    words_host: Arc<Mutex<Option<usize>>>,
+}
 
 impl KnownPosition {
     pub fn get(&self) -> Option<Position> {
-        *self.0.lock()
+        *self.position.lock()
     }
 
     /// Moves on to `position`. One that is no newer in the same history changes nothing.
     pub fn advance(&self, position: Position) {
-        let mut known = self.0.lock();
+        let mut known = self.position.lock();
         let is_newer = known.is_none_or(|known| {
             known.store != position.store || (known.timeline, known.log) <= (position.timeline, position.log)
         });
@@ -55,6 +60,14 @@ impl KnownPosition {
 
     /// Believes `position` whatever was known: a person has accepted another store or another history.
     pub fn replace(&self, position: Option<Position>) {
-        *self.0.lock() = position;
+        *self.position.lock() = position;
+    }
+
+    pub(super) fn words_host(&self) -> Option<usize> {
+        *self.words_host.lock()
+    }
+
+    pub(super) fn set_words_host(&self, host: Option<usize>) {
+        *self.words_host.lock() = host;
     }
 }

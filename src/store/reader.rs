@@ -68,6 +68,8 @@ pub struct RelationAnswer {
     pub ended: Vec<RowKey>,
     /// Everything that was committed up to here is in the answer.
     pub position: Position,
+    /// The position as far as it is on the store's disk, to be made known. A standby gets nothing beyond it.
+    pub durable: Position,
     pub standing: Standing,
 }
 
@@ -87,6 +89,8 @@ pub struct WordsAnswer {
     pub words: Words,
     /// Nothing that was committed after this is in the answer.
     pub position: Position,
+    /// The position as far as it is on the store's disk, to be made known. A standby gets nothing beyond it.
+    pub durable: Position,
     pub standing: Standing,
     /// Time since when the oldest of the words could have been read, if the store says so.
     pub readable_since: Option<Instant>,

@@ -67,6 +67,7 @@ mod scale;
 mod secrets;
 mod session_tokens;
 mod sessions;
+mod slow_store;
 mod sqlite_files;
 mod sqlite_reader;
 mod store;

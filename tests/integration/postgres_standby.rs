@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluicegate::authz::Change;
 use sluicegate::config::{self, Authz};
+use sluicegate::store::{self, KnownPosition, Relation, Standing, StoreReader};
 
 use crate::support::{Changes, Cluster, Device, PATIENCE, Rights, Site, StoreView, V4, store_at, wait_for};
 
@@ -74,6 +75,67 @@ fn a_transaction_that_runs_while_a_standby_is_read_is_not_passed_over() {
     assert!(wait_for_change(&mut source, is_grant(2)).is_some());
 }
 
+/// Two readers that share what is known, as those of one node do: one for words, one for a relation.
+fn words_and_grants(rights: &Rights, hosts: &[&Cluster]) -> [Box<dyn StoreReader>; 2] {
+    let (known, store) = (KnownPosition::default(), store(rights, hosts, ""));
+    let authz = Authz { max_replica_lag: LAG_MAX, ..Authz::default() };
+    [(); 2].map(|()| store::reader(&store, &authz, known.clone()))
+}
+
+#[test]
+fn a_relation_is_read_from_the_host_of_the_words_while_that_can_be_reached() {
+    let Some(mut primary) = Cluster::start() else { return };
+    let standby = primary.standby("");
+    let [mut words, mut grants] = {
+        let rights = Rights::new(&primary);
+        has_caught_up(&standby, &primary).unwrap();
+        words_and_grants(&rights, &[&standby, &primary])
+    };
+    let pause = |function: &str| {
+        standby.client("postgres").batch_execute(&format!("SELECT pg_wal_replay_{function}()")).unwrap();
+    };
+    grants.read_relation(Relation::Grants).unwrap();
+    assert_eq!((readers(&standby), readers(&primary)), (1, 0));
+    // The words go to the primary, since the standby falls behind, and come to a standby that catches up.
+    pause("pause");
+    primary.client("postgres").batch_execute("CREATE TABLE more ()").unwrap();
+    std::thread::sleep(LAG_MAX * 2);
+    words.read_words().unwrap();
+    assert_eq!((readers(&standby), readers(&primary)), (1, 1));
+    pause("resume");
+    has_caught_up(&standby, &primary).unwrap();
+
+    grants.read_relation(Relation::Grants).unwrap();
+
+    assert_eq!((readers(&standby), readers(&primary)), (0, 2), "after the words");
+    primary.stop();
+    assert!(words.read_words().is_err() && grants.read_relation(Relation::Grants).is_err());
+    words.read_words().unwrap();
+    grants.read_relation(Relation::Grants).unwrap();
+    assert_eq!(readers(&standby), 2, "the words came here, since the primary is gone");
+}
+
+#[test]
+fn a_standby_is_not_older_than_the_words_of_an_idle_primary() {
+    let Some(primary) = Cluster::start() else { return };
+    let mut rights = Rights::new(&primary);
+    let standby = primary.standby("");
+    rights.grant_any();
+    let known = KnownPosition::default();
+    let reader = |host| store::reader(&store(&rights, &[host], ""), &Authz::default(), known.clone());
+    let (mut words, mut grants) = (reader(&primary), reader(&standby));
+    // Log that no commit waits for: it stays off the disk until something else is written.
+    let unwritten = "SELECT pg_logical_emit_message(false, 'test', 'idle')";
+    primary.client("postgres").batch_execute(unwritten).unwrap();
+    let answer = words.read_words().unwrap();
+    assert!(answer.durable.log < answer.position.log, "{answer:?}");
+    known.advance(answer.durable);
+
+    has_caught_up(&standby, &primary).unwrap();
+
+    assert_eq!(grants.read_relation(Relation::Grants).unwrap().standing, Standing::Newer);
+}
+
 #[test]
 fn a_standby_of_an_idle_primary_is_not_behind() {
     let Some(primary) = Cluster::start() else { return };
@@ -127,7 +189,8 @@ fn a_reader_says_how_far_it_is_behind_and_since_when_a_revocation_could_be_read(
     let grant = rights.grant_any();
     let standby = primary.standby("");
     has_caught_up(&standby, &primary).unwrap();
-    let (mut at_primary, mut at_standby) = (source(&rights, &[&primary], ""), source(&rights, &[&standby], ""));
+    let (mut at_primary, mut at_standby) =
+        (source(&rights, &[&primary], ""), source(&rights, &[&standby], ""));
     at_primary.read_all().unwrap();
     let woken = at_primary.reader.wake_ups();
     // One comes of itself when somebody listens.

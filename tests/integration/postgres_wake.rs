@@ -119,7 +119,7 @@ fn who_is_done_with_a_store_listens_no_more() {
     let Some(cluster) = Cluster::shared() else { return };
     let rights = Rights::new(cluster);
     let mut source = rights.read_source();
-    let _wake_ups = source.wake_ups();
+    let _wake_ups = source.reader.wake_ups();
     let connections = |wanted: i64| {
         let mut client = cluster.client("postgres");
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";

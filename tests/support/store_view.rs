@@ -46,7 +46,13 @@ pub enum Changes {
 impl StoreView {
     pub fn new(store: &config::Store, authz: &Authz) -> Self {
         let reader = store::reader(store, authz, KnownPosition::default());
-        Self { reader, reread_every: authz.reread, read_at: None, rows: Rows::default(), readable_since: None }
+        Self {
+            reader,
+            reread_every: authz.reread,
+            read_at: None,
+            rows: Rows::default(),
+            readable_since: None,
+        }
     }
 
     /// Reads everything. Changes are read from here on.

@@ -46,11 +46,11 @@ impl ControlThread {
     }
 
     fn take_words(&mut self, answer: WordsAnswer, context: &ReadContext, now: UnixMillis) {
-        let WordsAnswer { words, position, standing, readable_since } = answer;
+        let WordsAnswer { words, position, durable, standing, readable_since } = answer;
         let lag_ms = i64::try_from(context.lag.as_millis()).unwrap_or(i64::MAX);
         self.store.succeed(None, context, UnixMillis(now.0.saturating_sub(lag_ms)));
         self.read_after_words();
-        if !self.believe(None, standing, position, now) {
+        if !self.believe(None, standing, durable, now) {
             return self.publish(Judged::default(), None);
         }
         let judged = match words {
@@ -81,9 +81,9 @@ impl ControlThread {
         context: &ReadContext,
         now: UnixMillis,
     ) {
-        let RelationAnswer { rows, quarantined, ended, position, standing } = answer;
+        let RelationAnswer { rows, quarantined, ended, position, durable, standing } = answer;
         self.store.succeed(Some(relation), context, now);
-        if !self.believe(Some(relation), standing, position, now) || self.guard.is_too_old(position) {
+        if !self.believe(Some(relation), standing, durable, now) || self.guard.is_too_old(position) {
             self.readers.read_afresh(relation);
             return self.publish(Judged::default(), None);
         }

@@ -7,9 +7,9 @@ use tokio_postgres::{Row, Statement};
 use super::session::{PostgresSession, SessionError};
 use crate::authz::{Change, PrincipalId};
 use crate::store::RowKey;
+use crate::store::changed_key::ChangedKey;
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::POSTGRES;
-use crate::store::changed_key::ChangedKey;
 use crate::store::relations::{LIVE_PRINCIPALS, PerRelation};
 
 /// The relations' queries by key, prepared on a session.

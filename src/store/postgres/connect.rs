@@ -70,12 +70,7 @@ impl Connector {
         let fallback = (target == TargetSession::PreferStandby).then_some(TargetSession::Any);
         for target in std::iter::once(target).chain(fallback) {
             for host in 0..self.hosts() {
-                match self.connect_to(host, access) {
-                    Ok(connected) if !connected.state.suits(target) => {
-                        let what = if connected.state.is_standby { "a standby" } else { "a primary" };
-                        let detail = format!("is {what}, which target_session_attrs does not want");
-                        refusals.push((host, self.name.unreachable(detail)));
-                    }
+                match self.connect_to(host, target, access) {
                     Ok(connected) if connected.state.lag <= lag_max => return Ok(connected),
                     Ok(connected) => {
                         if behind.as_ref().is_none_or(|best| connected.state.lag < best.state.lag) {
@@ -87,6 +82,17 @@ impl Connector {
             }
         }
         behind.ok_or_else(|| self.refusal(refusals))
+    }
+
+    /// Opens a session to `host`, however far it is behind. Where standbys are preferred, a primary will do, too.
+    pub(super) fn connect_to_one(
+        &self,
+        host: usize,
+        target: TargetSession,
+        access: Access,
+    ) -> Result<Connected, StoreError> {
+        let target = if target == TargetSession::PreferStandby { TargetSession::Any } else { target };
+        self.connect_to(host, target, access)
     }
 
     /// Name of a host for log lines.
@@ -105,13 +111,24 @@ impl Connector {
         self.url.driver().get_hosts().len().max(self.url.driver().get_hostaddrs().len())
     }
 
-    fn connect_to(&self, host: usize, access: Access) -> Result<Connected, StoreError> {
+    /// Opens a session to `host` if it suits `target`.
+    fn connect_to(
+        &self,
+        host: usize,
+        target: TargetSession,
+        access: Access,
+    ) -> Result<Connected, StoreError> {
         let error = |error: SessionError| self.name.error(error);
         let tls = tls::connector(&self.url.tls).map_err(|error| self.name.unreachable(error))?;
         let config = self.driver_config(host)?;
         let session = PostgresSession::open(&config, &tls, self.connect_timeout, self.statement_timeout)
             .map_err(error)?;
         let state = ServerState::query(&session).map_err(error)?;
+        if !state.suits(target) {
+            let what = if state.is_standby { "a standby" } else { "a primary" };
+            let detail = format!("is {what}, which target_session_attrs does not want");
+            return Err(self.name.unreachable(detail));
+        }
         let read_only = match access {
             Access::Read => "on",
             Access::Write => "off",

@@ -6,6 +6,7 @@ mod changes;
 mod connect;
 mod ended_query;
 mod horizon;
+mod host_choice;
 mod listen;
 mod openbalena;
 mod place;

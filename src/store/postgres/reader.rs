@@ -4,19 +4,19 @@
 //! error of the server or the network the session is dropped, and the next read connects anew; how far the outbox was
 //! followed outlives sessions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver};
 use serde::{Deserialize, Serialize};
 
 use super::PostgresName;
-use super::connect::{Access, Connector};
+use super::connect::Connector;
 use super::ended_query::EndedQuery;
+use super::host_choice::HostChoice;
 use super::listen::WakeUps;
 use super::place::{ServerPlace, standing};
 use super::reader_session::{OutboxUse, ReaderSession};
 use super::relations::SourceSchema;
-use super::state::ServerState;
 use super::words::{FollowedPlace, Following, ReadWords};
 use crate::authz::UnixMillis;
 use crate::config::{Authz, PostgresUrl, Queries, Store};
@@ -34,12 +34,10 @@ pub struct PostgresReader {
     schema: SourceSchema,
     queries: Queries,
     reread_every: Duration,
-    lag_max: Duration,
     known: KnownPosition,
+    hosts: HostChoice,
     /// `None` before the first read and after an error.
     open: Option<ReaderSession>,
-    /// Earliest time to try the other hosts for one that is less behind.
-    try_hosts_at: Instant,
     following: Following,
     /// `None` without `authz.queries.ended`.
     ended: Option<EndedQuery>,
@@ -54,8 +52,6 @@ pub struct PostgresReader {
 /// What was logged last, each once until it changes.
 #[derive(Default)]
 struct LoggedStates {
-    host: LogOnChange,
-    behind: LogOnChange<()>,
     ended_failure: LogOnChange,
     no_outbox: LogOnChange,
 }
@@ -70,15 +66,15 @@ struct KeptPlace {
 
 impl PostgresReader {
     pub fn new(url: &PostgresUrl, store: &Store, authz: &Authz, known: KnownPosition) -> Self {
+        let connector = Connector::new(url, store);
         let mut reader = Self {
-            connector: Connector::new(url, store),
+            hosts: HostChoice::new(connector.clone(), authz.max_replica_lag, known.clone()),
+            connector,
             schema: SourceSchema::of(store.profile, authz),
             queries: Queries::default(),
             reread_every: authz.reread,
-            lag_max: authz.max_replica_lag,
             known,
             open: None,
-            try_hosts_at: Instant::now(),
             following: Following::default(),
             ended: None,
             fingerprints: AnswerFingerprints::new(),
@@ -97,14 +93,15 @@ impl PostgresReader {
     ) -> Result<T, StoreError> {
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.connect()?,
+            None => self.hosts.connect()?,
         };
         let name = self.connector.name.clone();
         match read(self, &mut open, &name) {
             Ok(value) => {
-                self.log_lag(open.state);
-                self.open = Some(open);
-                self.leave_if_behind();
+                self.hosts.log_lag(open.state);
+                if !self.hosts.is_to_be_left(&open) {
+                    self.open = Some(open);
+                }
                 Ok(value)
             }
             Err(error) => {
@@ -120,45 +117,12 @@ impl PostgresReader {
         }
     }
 
-    fn connect(&mut self) -> Result<ReaderSession, StoreError> {
-        let connector = &self.connector;
-        let connected = connector.connect(connector.target(), Access::Read, self.lag_max)?;
-        let kind = if connected.state.is_standby { "standby" } else { "primary" };
-        let host = format!("{}, a {kind}", connector.host_name(connected.host));
-        if self.logged.host.changes_to(host.clone()) {
-            tracing::info!("reading rights from {host}");
-        }
-        self.log_lag(connected.state);
-        Ok(ReaderSession::new(connected))
-    }
-
-    fn log_lag(&mut self, state: ServerState) {
-        let (store, lag) = (self.connector.name.describe(), state.lag.as_secs());
-        if state.lag <= self.lag_max {
-            if self.logged.behind.ends() {
-                tracing::info!("the standby of {store} has caught up");
-            }
-        } else if self.logged.behind.changes_to(()) {
-            tracing::warn!(
-                "the standby of {store} is {lag} s behind its primary, and no other host will do; what was revoked \
-                 since is not known here"
-            );
-        }
-    }
-
-    /// Drops the session to a host that is behind, if another host is not.
-    fn leave_if_behind(&mut self) {
-        let is_behind = self.open.as_ref().is_some_and(|open| open.state.lag > self.lag_max);
-        if !is_behind || !self.connector.has_choice() || Instant::now() < self.try_hosts_at {
-            return;
-        }
-        self.try_hosts_at = Instant::now() + TRY_HOSTS_EVERY;
-        let connector = &self.connector;
-        // An unreachable host is an error only if there is no other to read from.
-        let other = connector.connect(connector.target(), Access::Read, self.lag_max);
-        if other.is_ok_and(|other| other.state.lag <= self.lag_max) {
-            tracing::info!("leaving a standby that is behind");
-            self.open = None;
+    /// Goes over to the host of the words, where that is another one and can be read.
+    fn follow_words(&mut self) {
+        let session = self.open.as_ref().and_then(|open| self.hosts.follow_words(open));
+        if let Some(session) = session {
+            self.open = Some(session);
+            self.following.rewind();
         }
     }
 
@@ -189,8 +153,9 @@ impl PostgresReader {
         let is_ours = self.schema == SourceSchema::Reference && !self.is_replaced(relation);
         let rows =
             if is_ours { rows } else { self.fingerprints.record(relation, rows, &quarantined, &ended) };
-        let position = self.position(&place);
-        Ok(RelationAnswer { rows, quarantined, ended, position, standing: standing(position, known) })
+        let (position, durable) = self.positions(&place);
+        let standing = standing(position, known);
+        Ok(RelationAnswer { rows, quarantined, ended, position, durable, standing })
     }
 
     fn read_words_on(
@@ -216,8 +181,8 @@ impl PostgresReader {
             // After the snapshot of that query, too.
             place = ServerPlace::query(&open.session).map_err(|error| name.error(error))?;
         }
-        let position = self.position(&place);
-        Ok(WordsAnswer { words, position, standing: standing(position, known), readable_since })
+        let (position, durable) = self.positions(&place);
+        Ok(WordsAnswer { words, position, durable, standing: standing(position, known), readable_since })
     }
 
     /// Adds the words of `authz.queries.ended`, if it is due. Returns whether it was read. Its failure keeps no other
@@ -246,13 +211,14 @@ impl PostgresReader {
         }
     }
 
-    /// Position of the answer of a server at `place`.
-    fn position(&self, place: &ServerPlace) -> Position {
-        match self.schema {
+    /// Position of the answer of a server at `place`, and how much of it survives a crash of the server.
+    fn positions(&self, place: &ServerPlace) -> (Position, Position) {
+        let position = match self.schema {
             SourceSchema::Reference => place.position,
             // Our tables beside another schema say nothing about it.
             SourceSchema::OpenBalena(_) => place.position_of_database(),
-        }
+        };
+        (position, Position { log: position.log.min(place.flushed), ..position })
     }
 
     fn record_not_understood(&mut self, not_understood: Examples) {
@@ -267,11 +233,14 @@ impl PostgresReader {
 
 impl StoreReader for PostgresReader {
     fn read_relation(&mut self, relation: Relation) -> Result<RelationAnswer, StoreError> {
+        self.follow_words();
         self.with_session(|reader, open, name| reader.read_relation_on(open, relation, name))
     }
 
     fn read_words(&mut self) -> Result<WordsAnswer, StoreError> {
-        self.with_session(Self::read_words_on)
+        let read = self.with_session(Self::read_words_on);
+        self.hosts.set_words_host(self.open.as_ref().map(|open| open.host));
+        read
     }
 
     fn bookmark(&self) -> Option<Bookmark> {
@@ -292,6 +261,7 @@ impl StoreReader for PostgresReader {
     }
 
     fn compare(&mut self, candidate: &Queries) -> Result<Comparison, StoreError> {
+        self.follow_words();
         self.with_session(|reader, open, name| open.compare(reader.schema, &reader.queries, candidate, name))
     }
 
@@ -349,6 +319,3 @@ fn add_words(words: &mut Words, more: Vec<Word>, more_quarantined: Vec<Quarantin
         Words::Nothing | Words::Behind => *words = Words::Some { words: more, quarantined: more_quarantined },
     }
 }
-
-/// Time between two attempts to find a host that is less behind.
-const TRY_HOSTS_EVERY: Duration = Duration::from_secs(5);

@@ -17,6 +17,8 @@ use crate::telemetry::LogOnChange;
 
 pub(super) struct ReaderSession {
     pub(super) session: PostgresSession,
+    /// Place of the server among the hosts of the URL.
+    pub(super) host: usize,
     pub(super) state: ServerState,
     /// Time when the server was last seen to have no lag.
     caught_up_at: Option<Instant>,
@@ -42,8 +44,8 @@ pub(super) enum OutboxUse {
 
 impl ReaderSession {
     pub(super) fn new(connected: Connected) -> Self {
-        let Connected { session, state, .. } = connected;
-        Self { session, state, caught_up_at: None, relations: Default::default(), words: None }
+        let Connected { session, host, state } = connected;
+        Self { session, host, state, caught_up_at: None, relations: Default::default(), words: None }
     }
 
     /// Records the state of the server. The server measures its lag by the last commit that it has, which is too much

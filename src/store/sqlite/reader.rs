@@ -112,7 +112,7 @@ impl StoreReader for SqliteReader {
         let DecodedRelation { rows, quarantined, ended } = decoded;
         let rows = self.answers.record(relation, rows, &quarantined, &ended);
         let Place { position, standing, .. } = place;
-        Ok(RelationAnswer { rows, quarantined, ended, position, standing })
+        Ok(RelationAnswer { rows, quarantined, ended, position, durable: position, standing })
     }
 
     fn read_words(&mut self) -> Result<WordsAnswer, StoreError> {
@@ -136,7 +136,7 @@ impl StoreReader for SqliteReader {
             }
         };
         let Place { position, standing, .. } = place;
-        Ok(WordsAnswer { words, position, standing, readable_since: None })
+        Ok(WordsAnswer { words, position, durable: position, standing, readable_since: None })
     }
 
     fn bookmark(&self) -> Option<Bookmark> {

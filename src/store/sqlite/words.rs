@@ -7,9 +7,9 @@ use super::outbox::{by_key, changed_keys, is_live};
 use super::position::OutboxMark;
 use crate::authz::{Change, UnixMillis};
 use crate::config::Queries;
+use crate::store::changed_key::ChangedKey;
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::SQLITE;
-use crate::store::changed_key::ChangedKey;
 use crate::store::relations::PerRelation;
 use crate::store::{Quarantined, Word};
 
