@@ -77,7 +77,7 @@ impl Node {
             }
         };
         let reports = ReportQueue::default();
-        let access = StoreAccess::of(&config, &reports);
+        let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client());
         let control =
             Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
         let engine = Engine::start_on(
@@ -98,9 +98,14 @@ impl Node {
         let client_addresses: Vec<_> = bound(ListenerKind::Client).collect();
         let forward_address = bound(ListenerKind::Peer).next();
         let advertised = forward_address.map(|bound| advertised(config.forward.advertise, bound));
-        let heartbeat =
-            HeartbeatThread::start(store::node_table(&config), Arc::clone(&authority), advertised, &config)
-                .map_err(NodeError::Thread)?;
+        let heartbeat = HeartbeatThread::start(
+            store::node_table(&config),
+            Arc::clone(&authority),
+            control.status(),
+            advertised,
+            &config,
+        )
+        .map_err(NodeError::Thread)?;
         let table = store::claim_table(&config);
         let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;

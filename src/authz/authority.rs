@@ -27,6 +27,8 @@ pub struct Authority {
     /// Time when the store last confirmed that the view is current.
     confirmed_at: AtomicI64,
     store_reachable: AtomicBool,
+    /// Relations of which rows may be missing, as bits.
+    doubted: AtomicU64,
     /// Time when the newest end could first be read in the store, in µs after `began`.
     ended_at_us: AtomicU64,
     began: Instant,
@@ -54,6 +56,7 @@ impl Authority {
             root: EpochCell::empty(),
             confirmed_at: AtomicI64::new(i64::MIN),
             store_reachable: AtomicBool::new(false),
+            doubted: AtomicU64::new(0),
             ended_at_us: AtomicU64::new(0),
             began: Instant::now(),
             max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
@@ -71,14 +74,9 @@ impl Authority {
         self.root.publish(view);
     }
 
-    /// Records that the store confirmed the view in force at `at`, by the wall clock.
+    /// Records that the store confirmed the view in force at `at`, by [`Authority::time`].
     pub fn confirm(&self, at: UnixMillis) {
-        // The age of the view is measured by the time that rights expire by, which a clock that was set back is behind of.
-        let wall = UnixMillis::now();
-        let latest = self.time(wall).0;
-        let behind_ms = latest.saturating_sub(wall.0);
-        let at = if behind_ms > 0 { at.0.saturating_add(behind_ms).min(latest) } else { at.0 };
-        self.confirmed_at.store(at, Ordering::Relaxed);
+        self.confirmed_at.store(at.0, Ordering::Relaxed);
         self.store_reachable.store(true, Ordering::Relaxed);
     }
 
@@ -95,6 +93,13 @@ impl Authority {
     /// Returns whether the last read of the store succeeded.
     pub fn is_store_reachable(&self) -> bool {
         self.store_reachable.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether rows of credentials, grants and devices may be missing in the view: peers have others. Control thread
+    /// only.
+    pub fn set_doubted(&self, [credentials, grants, devices]: [bool; 3]) {
+        let bits = u64::from(credentials) | u64::from(grants) << 1 | u64::from(devices) << 2;
+        self.doubted.store(bits, Ordering::Relaxed);
     }
 
     /// Records that the store could not be read.
@@ -212,13 +217,23 @@ impl PinnedView<'_> {
         DecisionContext { revocations: &view.revocations, node: self.authority.node.as_deref(), now }
     }
 
-    /// A credential may be unknown only because the store cannot be read.
+    /// A credential may be unknown only because the store cannot be read, and whatever is missing may be so only because
+    /// the first answer of the store was wrong.
     fn trusted(&self, decision: Decision) -> Decision {
-        let is_unknown = decision == Decision::Refuse(Refusal::CredentialUnknown);
-        if is_unknown && !self.authority.store_reachable.load(Ordering::Relaxed) {
+        let Decision::Refuse(refusal) = decision else { return decision };
+        if refusal == Refusal::CredentialUnknown && !self.authority.store_reachable.load(Ordering::Relaxed) {
             return Decision::Undecided(Undecided::StoreUnreachable);
         }
-        decision
+        let relation = match refusal {
+            Refusal::CredentialUnknown => 1,
+            Refusal::NoGrant | Refusal::PortNotGranted => 1 << 1,
+            Refusal::DeviceUnknown => 1 << 2,
+            _ => return decision,
+        };
+        match self.authority.doubted.load(Ordering::Relaxed) & relation {
+            0 => decision,
+            _ => Decision::Undecided(Undecided::NoSnapshot),
+        }
     }
 
     pub fn get(&self) -> Option<&View> {

@@ -255,7 +255,7 @@ impl Refusal {
 /// Reason why the node cannot decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Undecided {
-    /// No snapshot was ever published.
+    /// No snapshot was ever published, or what would refuse may be missing in the first one: peers have it.
     NoSnapshot,
     /// The store has not confirmed the snapshot for longer than `authz.max_stale`.
     Stale,

@@ -5,6 +5,7 @@
 mod commands;
 mod events;
 mod locations;
+mod peers;
 mod state;
 mod status;
 
@@ -17,6 +18,7 @@ use crossbeam::channel::{self, Receiver};
 use super::commands::Request;
 use super::guard::{Guard, Judged};
 use super::hold_log::HoldLog;
+use super::neighbours::Inquiry;
 use super::probation::Probation;
 use super::publisher::{Publisher, ReadUpTo};
 use super::readers::{Pace, ReadError, ReadResult, ReaderFactory, Readers, message};
@@ -27,6 +29,7 @@ use crate::config::{Config, Queries};
 use crate::store::{AddressLayer, KnownPosition, Relation, StoreError};
 use crate::sys::service_thread::StopSignal;
 use locations::Locations;
+use peers::Peers;
 use state::StoreState;
 
 /// Everything that the control thread owns.
@@ -41,6 +44,7 @@ pub(super) struct ControlThread {
     authority: Arc<Authority>,
     layer: AddressLayer,
     locations: Locations,
+    peers: Peers,
     store: StoreState,
     probation: Probation,
     hold_log: HoldLog,
@@ -48,23 +52,10 @@ pub(super) struct ControlThread {
     status: StatusHandle,
     queries: Queries,
     pace: Pace,
-    clock: GuardClock,
     compared: (channel::Sender<commands::Compared>, Receiver<commands::Compared>),
     pass_time_at: Instant,
     /// The first words were read, or could not be.
     has_begun: bool,
-}
-
-/// A wall clock that never goes back.
-struct GuardClock {
-    latest: UnixMillis,
-}
-
-impl GuardClock {
-    fn now(&mut self) -> UnixMillis {
-        self.latest = self.latest.max(UnixMillis::now());
-        self.latest
-    }
 }
 
 /// What a control thread begins with.
@@ -74,6 +65,8 @@ pub(super) struct Parts {
     pub factory: ReaderFactory,
     pub known: KnownPosition,
     pub layer: AddressLayer,
+    /// The way to the peers, where there are any.
+    pub peers: Option<Inquiry>,
     pub authority: Arc<Authority>,
     pub publisher: Publisher,
     pub report: GuardReport,
@@ -83,16 +76,14 @@ impl ControlThread {
     /// Begins with what was kept on disk. Without it, waits for the first answers of the store, and fails where there
     /// are none.
     pub(super) fn start(parts: Parts, config: &Config) -> Result<Self, StartError> {
-        let Parts { name, factory, known, layer, authority, mut publisher, report } = parts;
+        let Parts { name, factory, known, layer, peers, authority, mut publisher, report } = parts;
         let pace = pace(config);
         let mut guard = Guard::new(config);
-        let mut clock = GuardClock { latest: UnixMillis::now() };
         let mut bookmark = None;
         if let Some(kept) = publisher.restore() {
-            clock.latest = clock.latest.max(kept.latest);
             known.replace(kept.position);
             bookmark = kept.bookmark;
-            guard.restore(kept.snapshot, kept.revocations, kept.memory, clock.now());
+            guard.restore(kept.snapshot, kept.revocations, kept.memory, authority.time(UnixMillis::now()));
         }
         let (readers, results) =
             Readers::start(&factory, bookmark, &config.authz.queries, pace).map_err(StartError::Thread)?;
@@ -108,6 +99,7 @@ impl ControlThread {
             authority,
             layer,
             locations: Locations::new(config),
+            peers: Peers::new(peers),
             store,
             probation: Probation::new(config, report.clone()),
             hold_log: HoldLog::new(report.clone()),
@@ -115,7 +107,6 @@ impl ControlThread {
             status: StatusHandle::new(status),
             queries: config.authz.queries.clone(),
             pace,
-            clock,
             compared: channel::bounded(COMPARED_MAX),
             pass_time_at: Instant::now(),
             has_begun: false,
@@ -133,6 +124,11 @@ impl ControlThread {
         }
         thread.update_status();
         Ok(thread)
+    }
+
+    /// The time that rights expire by. It never goes back, and is asked for with each tick, whatever the store does.
+    fn now(&self) -> UnixMillis {
+        self.authority.time(UnixMillis::now())
     }
 
     pub(super) fn status(&self) -> StatusHandle {
@@ -174,31 +170,26 @@ impl ControlThread {
     }
 
     fn wait_for_first_answers(&mut self) -> Result<(), StartError> {
+        let peers_deadline = self.ask_about_first();
         self.layer.wait_for_tables();
         self.guard.change_holders(&self.layer.drain_holders());
         let mut is_read = [false; 3];
         loop {
-            let Ok(result) = self.results.recv() else {
-                return Err(StartError::Fault("the readers have ended".to_owned()));
+            let (results, peers) = (self.results.clone(), self.peers_answer());
+            let peers_late = match self.guard.is_awaiting_peers() {
+                true => channel::at(peers_deadline),
+                false => channel::never(),
             };
-            match &result {
-                ReadResult::Words { result: Err(_), .. } | ReadResult::Relation { result: Err(_), .. } => {
-                    let (ReadResult::Words { result: Err(error), .. }
-                    | ReadResult::Relation { result: Err(error), .. }) = result
-                    else {
-                        continue;
-                    };
-                    return Err(match error {
-                        ReadError::Store(error) => StartError::Store(error),
-                        ReadError::Fault(fault) => StartError::Fault(fault),
-                    });
-                }
-                ReadResult::Relation { relation, .. } => is_read[*relation as usize] = true,
-                ReadResult::Words { .. } => {}
+            channel::select_biased! {
+                recv(peers) -> answer => self.hear_about_first(answer.ok()),
+                recv(peers_late) -> _ => self.hear_about_first(None),
+                recv(results) -> result => match result {
+                    Ok(result) => is_read = self.take_in_first(result, is_read)?,
+                    Err(_) => return Err(StartError::Fault("the readers have ended".to_owned())),
+                },
             }
-            self.take_in(result);
             // What the guard holds from the first is held; nothing decides until it is mended or accepted.
-            let is_held = !self.guard.status().holds.is_empty();
+            let is_held = !self.guard.is_awaiting_peers() && !self.guard.status().holds.is_empty();
             if self.guard.in_force().is_some() || (is_read == [true; 3] && is_held) {
                 return Ok(());
             }
@@ -210,6 +201,23 @@ impl ControlThread {
         for relation in Relation::ALL {
             self.guard.follow(relation, follows_outbox && !self.is_replaced(relation));
         }
+    }
+
+    /// Returns which relations have been read.
+    fn take_in_first(&mut self, result: ReadResult, mut is_read: [bool; 3]) -> Result<[bool; 3], StartError> {
+        match result {
+            ReadResult::Words { result: Err(error), .. }
+            | ReadResult::Relation { result: Err(error), .. } => {
+                return Err(match error {
+                    ReadError::Store(error) => StartError::Store(error),
+                    ReadError::Fault(fault) => StartError::Fault(fault),
+                });
+            }
+            ReadResult::Relation { relation, .. } => is_read[relation as usize] = true,
+            ReadResult::Words { .. } => {}
+        }
+        self.take_in(result);
+        Ok(is_read)
     }
 
     fn log_kept(&self) {
@@ -225,10 +233,11 @@ impl ControlThread {
 
     /// Regular work that waits for nothing.
     fn tick(&mut self) {
-        let now = self.clock.now();
+        let now = self.now();
         self.publisher.tidy();
         self.poll_tables(now);
         self.poll_network(now);
+        self.poll_peers(now);
         self.check_for_regressions(now);
         if Instant::now() >= self.pass_time_at {
             self.pass_time_at = Instant::now() + PASS_TIME_EVERY;
@@ -237,7 +246,7 @@ impl ControlThread {
             if self.guard.has_many_tombstones() {
                 Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
             }
-            self.publisher.keep(&self.guard, &self.known, self.store.bookmark(), now);
+            self.publisher.keep(&self.guard, &self.known, self.store.bookmark());
         }
     }
 
@@ -254,6 +263,7 @@ impl ControlThread {
         } else if unpublished.is_memory_changed {
             self.publisher.record_memory(&self.guard);
         }
+        self.authority.set_doubted(self.guard.doubted());
         self.hold_log.update(&self.all_holds(), self.guard.generation());
         for relation in Relation::ALL.into_iter().filter(|relation| self.guard.wants_read(*relation)) {
             self.readers.read_soon(relation);

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::api::{HoldStatus, Rule};
 use super::neighbours::NodeSummary;
 use super::readers::jittered;
+use super::status::StatusHandle;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeList, NodeTable, StoreError};
@@ -28,6 +30,7 @@ impl HeartbeatThread {
     pub fn start(
         table: NodeTable,
         authority: Arc<Authority>,
+        status: StatusHandle,
         forward: Option<SocketAddr>,
         config: &Config,
     ) -> io::Result<Self> {
@@ -38,6 +41,7 @@ impl HeartbeatThread {
         let mut keeper = Heartbeat {
             table,
             authority,
+            status,
             name: name.clone(),
             forward,
             heartbeat: config.forward.heartbeat,
@@ -61,6 +65,7 @@ impl HeartbeatThread {
 struct Heartbeat {
     table: NodeTable,
     authority: Arc<Authority>,
+    status: StatusHandle,
     name: String,
     forward: SocketAddr,
     heartbeat: Duration,
@@ -80,9 +85,10 @@ struct Counted {
 }
 
 /// The summary that was made last.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct LastSummary {
     generation: Option<Generation>,
+    summary: NodeSummary,
     made_at: Option<Instant>,
 }
 
@@ -122,20 +128,33 @@ impl Heartbeat {
         }
     }
 
-    /// Makes a summary for peers of the generation in force, at most once in [`SUMMARY_EVERY`]: it reads every row.
+    /// Makes a summary for peers of what is in force and held, at most once in [`SUMMARY_EVERY`]: it reads every row.
     fn summarise(&mut self) {
         let in_force = {
             let view = self.authority.pin();
             view.get().map(|view| (Arc::clone(&view.snapshot), Arc::clone(&view.revocations)))
         };
         let Some((snapshot, revocations)) = in_force else { return };
-        let generation = Some(snapshot.generation());
-        let is_due = self.summary.made_at.is_none_or(|at| at.elapsed() >= SUMMARY_EVERY);
-        if generation == self.summary.generation || !is_due {
+        if self.summary.made_at.is_some_and(|at| at.elapsed() < SUMMARY_EVERY) {
             return;
         }
-        self.authority.set_summary(NodeSummary::of(&snapshot, &revocations).encode().into());
-        self.summary = LastSummary { generation, made_at: Some(Instant::now()) };
+        let status = self.status.get();
+        if status.held.iter().any(|held| held.rule == Rule::Peers) {
+            // What this node has is no memory yet.
+            return;
+        }
+        let held = held_groups(&status.held);
+        let generation = Some(snapshot.generation());
+        let is_new = generation != self.summary.generation;
+        if !is_new && held == self.summary.summary.held {
+            return;
+        }
+        if is_new {
+            self.summary.summary = NodeSummary::of(&snapshot, &revocations);
+        }
+        self.summary.summary.held = held;
+        self.authority.set_summary(self.summary.summary.encode().into());
+        (self.summary.generation, self.summary.made_at) = (generation, Some(Instant::now()));
     }
 
     fn read(&mut self) -> Result<(), StoreError> {
@@ -166,6 +185,14 @@ impl Heartbeat {
             }
         }
     }
+}
+
+/// Groups that are held, with their rows.
+fn held_groups(held: &[HoldStatus]) -> Vec<(String, u64)> {
+    let mut groups: Vec<(String, u64)> =
+        held.iter().filter_map(|held| Some((held.group?.to_string(), held.rows as u64))).collect();
+    groups.sort_unstable();
+    groups
 }
 
 /// Pause between two summaries. A peer that starts compares counts within budgets, so that older ones serve as well.

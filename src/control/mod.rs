@@ -24,6 +24,7 @@ mod status;
 use std::sync::Arc;
 
 use crossbeam::channel;
+use rustls::ClientConfig;
 
 pub use commands::{
     Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, GuardCommandError, QueriesError,
@@ -41,6 +42,7 @@ use crate::store::{self, AddressLayer, KnownPosition, ReportQueue, StoreError, q
 use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::AuditSender;
 use control_thread::{ControlThread, Parts, StartError};
+use neighbours::Inquiry;
 use persist::Persistence;
 use publisher::Publisher;
 use report::GuardReport;
@@ -52,7 +54,7 @@ pub struct Control {
     commands: Commands,
 }
 
-/// The way to the store.
+/// The ways to the store, and to the nodes that share it.
 pub struct StoreAccess {
     /// Makes readers, each with a connection of its own.
     pub readers: ReaderFactory,
@@ -60,6 +62,8 @@ pub struct StoreAccess {
     pub known: KnownPosition,
     /// The node's own VPN tables.
     pub layer: AddressLayer,
+    /// Certificates for asking peers what they have in force; `None` asks nobody.
+    pub peer_tls: Option<Arc<ClientConfig>>,
 }
 
 impl StoreAccess {
@@ -68,7 +72,12 @@ impl StoreAccess {
         let known = KnownPosition::default();
         let (store, authz, shared) = (config.store.clone(), config.authz.clone(), known.clone());
         let readers: ReaderFactory = Arc::new(move || store::reader(&store, &authz, shared.clone()));
-        Self { readers, known, layer: AddressLayer::new(config, reports) }
+        Self { readers, known, layer: AddressLayer::new(config, reports), peer_tls: None }
+    }
+
+    /// Has a start without kept state ask the peers in the store's list of nodes.
+    pub fn with_peers(self, peer_tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { peer_tls, ..self }
     }
 }
 
@@ -96,14 +105,15 @@ impl Control {
         audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
-        let StoreAccess { readers: factory, known, layer } = store;
+        let StoreAccess { readers: factory, known, layer, peer_tls } = store;
+        let peers = Inquiry::new(config, peer_tls);
         let report = GuardReport::new(audit);
         let queries = queries_digest(&config.store, &config.authz);
         let name = factory().describe();
         let persistence =
             config.authz.state.as_ref().map(|folder| Persistence::new(folder, name.clone(), queries));
         let publisher = Publisher::new(Arc::clone(&authority), Box::new(on_publish), persistence);
-        let parts = Parts { name, factory, known, layer, authority, publisher, report };
+        let parts = Parts { name, factory, known, layer, peers, authority, publisher, report };
         let control = ControlThread::start(parts, config)?;
         let status = control.status();
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);

@@ -29,8 +29,6 @@ pub(super) struct Restored {
     pub memory: GuardMemory,
     pub position: Option<Position>,
     pub bookmark: Option<Bookmark>,
-    /// Latest time that was seen.
-    pub latest: UnixMillis,
 }
 
 /// How far the store was read, for the state on disk.
@@ -79,16 +77,11 @@ impl Publisher {
                 GuardMemory::default()
             })
         };
-        self.authority.confirm(confirmed_at);
+        self.authority.restore_latest_time(seen_at);
+        // A clock that was far ahead for a moment may have confirmed it then.
+        self.authority.confirm(confirmed_at.min(self.authority.time(UnixMillis::now())));
         self.authority.lost_store();
-        Some(Restored {
-            snapshot: Arc::new(snapshot),
-            revocations,
-            memory,
-            position,
-            bookmark,
-            latest: seen_at,
-        })
+        Some(Restored { snapshot: Arc::new(snapshot), revocations, memory, position, bookmark })
     }
 
     /// Puts `masked` in force, with the ends on top of it. What changed is on disk before.
@@ -149,15 +142,11 @@ impl Publisher {
     }
 
     /// Writes the state to disk where one is due.
-    pub(super) fn keep(
-        &mut self,
-        guard: &Guard,
-        known: &KnownPosition,
-        bookmark: Option<Bookmark>,
-        now: UnixMillis,
-    ) {
+    pub(super) fn keep(&mut self, guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) {
         let Some(persistence) = &mut self.persistence else { return };
-        persistence.record_time(now);
+        if let Some(latest) = self.authority.latest_time() {
+            persistence.record_time(latest);
+        }
         if persistence.wants_state()
             && let Some(view) = view_of(guard)
         {
@@ -211,9 +200,10 @@ impl Publisher {
     }
 }
 
-/// The view of what the guard has in force, without what only masks it.
+/// The view of what the guard has in force, without what only masks it. `None` while rows of the first answers are held
+/// back: a restart asks the peers again.
 fn view_of(guard: &Guard) -> Option<View> {
-    let snapshot = Arc::clone(guard.in_force()?);
+    let snapshot = Arc::clone(guard.in_force().filter(|_| !guard.is_first_incomplete())?);
     Some(View { snapshot, revocations: Arc::clone(guard.revocations()), previous: None })
 }
 

@@ -26,6 +26,7 @@ mod directory;
 mod doctor;
 mod fleet;
 mod forwarding;
+mod fresh_nodes;
 mod guard_nodes;
 mod head_parser;
 mod holding;

@@ -28,7 +28,7 @@ enum Purpose {
 
 impl ControlThread {
     pub(super) fn answer(&mut self, request: Request) {
-        let now = self.clock.now();
+        let now = self.now();
         // Ignore requesters that gave up.
         match request {
             Request::Diff(answer) => drop(answer.send(self.diff(now))),
@@ -164,7 +164,7 @@ impl ControlThread {
 
     pub(super) fn finish_comparison(&mut self, compared: Compared) {
         let Compared { result, purpose } = compared;
-        let now = self.clock.now();
+        let now = self.now();
         match purpose {
             Purpose::Report(answer) => {
                 let report = result.map(|comparison| self.judge(comparison, now));

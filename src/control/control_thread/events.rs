@@ -14,7 +14,7 @@ use crate::store::{
 
 impl ControlThread {
     pub(super) fn take_in(&mut self, result: ReadResult) {
-        let now = self.clock.now();
+        let now = self.now();
         match result {
             ReadResult::Words { result: Ok(answer), context } => self.take_words(answer, &context, now),
             ReadResult::Relation { relation, result: Ok(answer), context } => {
@@ -134,7 +134,7 @@ impl ControlThread {
     }
 
     /// Tells the engines how current their rights are.
-    fn confirm(&mut self) {
+    pub(super) fn confirm(&mut self) {
         if let Some(confirmed_at) = self.store.confirmed_at().filter(|_| self.store.is_reachable()) {
             self.publisher.confirm(confirmed_at);
         }

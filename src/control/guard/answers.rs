@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::decide::Trigger;
+use super::first_answers::FirstRow;
 use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, RelationHold};
 use super::row::{AnyRow, classify};
 use super::{Guard, Judged, LiveRows, index};
@@ -42,11 +43,13 @@ impl Guard {
             self.first.relations[index(relation)] = Some(answer);
             return self.publish_first(now);
         };
+        self.compare_with_peers(relation, &answer, now);
         self.collect(relation, &in_force, &answer, position, now);
         self.recent_words.retain(|key, at| key.relation() != relation || is_after(*at, position));
         self.tombstones.confirm(relation, position, &answer);
         let mut judged = self.decide(relation, Trigger::Answer, now);
         judged.published |= self.apply_accepted_overflow(relation, &answer, now);
+        self.complete_first(relation);
         let live = self.in_force.as_deref().map(|snapshot| LiveRows::of(snapshot, now));
         self.live = live.unwrap_or_default();
         judged
@@ -86,7 +89,11 @@ impl Guard {
                 return;
             }
             let kind = self.kind_of(&key, was.as_ref(), is.as_ref(), now);
-            let Some(kind) = kind else {
+            let first = match &is {
+                Some(row) if kind == Some(ChangeKind::Gained) => self.first_row(relation, row, now),
+                _ => FirstRow::Ordinary,
+            };
+            let Some(kind) = kind.filter(|_| first != FirstRow::Undoubted) else {
                 // A mend, or nothing that decides: it is applied in any case.
                 pending.insert(
                     key,
@@ -99,7 +106,10 @@ impl Guard {
             let kind_now = Some(kind);
             let known = before.get(&key).filter(|row| row.kind == kind_now);
             if *count <= PENDING_ROWS_MAX {
-                let held = known.and_then(|row| row.held);
+                let held = match first {
+                    FirstRow::Doubted => Some(Rule::Peers),
+                    _ => known.and_then(|row| row.held).filter(|rule| *rule != Rule::Peers),
+                };
                 let since = known.map_or(now, |row| row.since);
                 let first_read = known.map_or(reads, |row| row.first_read);
                 pending.insert(
@@ -198,11 +208,11 @@ impl Guard {
     }
 
     /// Publishes the first answers once there is one about each relation.
-    fn publish_first(&mut self, now: UnixMillis) -> Judged {
+    pub(super) fn publish_first(&mut self, now: UnixMillis) -> Judged {
         let [Some(credentials), Some(grants), Some(devices)] = &self.first.relations else {
             return Judged::default();
         };
-        if self.relations.iter().any(|state| state.relation_hold.is_some()) {
+        if self.is_awaiting_peers() || self.relations.iter().any(|state| state.relation_hold.is_some()) {
             return Judged::default();
         }
         let first = Snapshot::of_parts(Generation(1), credentials, grants, devices);
@@ -213,6 +223,7 @@ impl Guard {
             self.hold_by_canaries(Relation::Credentials, wrong, now);
             return Judged::default();
         }
+        let first = self.without_doubted(first, now);
         self.begin_with(first, now);
         Judged { published: true, ended: false }
     }

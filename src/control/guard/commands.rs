@@ -63,6 +63,7 @@ impl Guard {
             }
             is_anything |= state.relation_hold.is_some();
         }
+        is_anything |= self.doubted().contains(&true);
         is_anything.then(|| format!("{:016x}", (sum >> 64) as u64 ^ sum as u64))
     }
 
@@ -103,7 +104,13 @@ impl Guard {
             .collect();
         groups.sort_unstable();
         groups.dedup();
-        if groups.is_empty() && relation_holds.is_empty() {
+        let mut is_doubt_ended = false;
+        for relation in Relation::ALL {
+            if group.is_none_or(|group| group.relation == relation) {
+                is_doubt_ended |= self.end_doubt(relation);
+            }
+        }
+        if groups.is_empty() && relation_holds.is_empty() && !is_doubt_ended {
             return Err(group.map_or(GuardCommandError::NothingHeld, GuardCommandError::NotHeld));
         }
         self.is_memory_changed = true;

@@ -102,13 +102,16 @@ impl Guard {
         (free, charged)
     }
 
-    /// Leaves out the rows that were undone and that the store shows as before.
+    /// Leaves out the rows that were undone and that the store shows as before, and those that the peers doubt.
     fn without_rejected(&mut self, relation: Relation, keys: Vec<RowKey>) -> Vec<RowKey> {
         let pending = &mut self.relations[index(relation)].pending;
         let rejected = &self.rejected;
         keys.into_iter()
             .filter(|key| {
                 let Some(row) = pending.get_mut(key) else { return false };
+                if row.held == Some(Rule::Peers) {
+                    return false;
+                }
                 let undone = rejected.get(key).filter(|undone| undone.answer == row.after);
                 if let Some(undone) = undone {
                     row.held = Some(undone.rule);

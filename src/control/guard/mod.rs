@@ -9,6 +9,7 @@ mod budget;
 mod canaries;
 mod commands;
 mod decide;
+mod first_answers;
 mod ledger;
 mod memory;
 mod pending;
@@ -30,6 +31,7 @@ use crate::control::api::{ChangeKind, Expectation, Group, Publication, Rule, Wor
 use crate::store::{Position, Relation, RowKey, Word};
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
+use first_answers::FirstAnswers;
 use ledger::{Ledger, LedgerStep};
 pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
@@ -47,6 +49,7 @@ pub(super) struct Guard {
     in_force: Option<Arc<Snapshot>>,
     /// Rows of the first answers, before anything is in force.
     first: FirstRows,
+    first_answers: FirstAnswers,
     relations: [RelationState; 3],
     places: Places,
     /// Relations that an outbox follows row by row.
@@ -172,6 +175,7 @@ impl Guard {
             config: config.authz.guard.clone(),
             in_force: None,
             first: FirstRows::default(),
+            first_answers: FirstAnswers::default(),
             relations: Default::default(),
             places: Places::new(config),
             followed: [false; 3],
@@ -245,6 +249,7 @@ impl Guard {
             || !state.pending.is_empty()
             || !state.overflow.is_empty()
             || state.relation_hold.is_some()
+            || self.awaits_first(relation)
     }
 
     /// Lets time pass: baselines move on, announcements lapse, ends that nothing can revive are forgotten.
@@ -253,6 +258,7 @@ impl Guard {
         let relations = &self.relations;
         self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
         self.expectations.retain(|expectation| expectation.until > now);
+        self.end_old_doubts(now);
         while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
             self.recent_ends.pop_front();
         }

@@ -51,6 +51,7 @@ impl Guard {
         let mut holds = Vec::new();
         for relation in Relation::ALL {
             holds.extend(self.relation_hold(relation));
+            holds.extend(self.peers_hold(relation));
             holds.extend(self.group_holds(relation));
             holds.extend(self.undecodable(relation));
             holds.extend(self.waiting_ends(relation));
@@ -85,7 +86,8 @@ impl Guard {
         }
         let mut holds = Vec::new();
         for ((kind, rule), rows) in held {
-            if state.relation_hold.is_some() && rule == Rule::Canaries {
+            // They are in the hold of the relation.
+            if (state.relation_hold.is_some() && rule == Rule::Canaries) || rule == Rule::Peers {
                 continue;
             }
             let since = rows.iter().map(|(_, row)| row.since).min().unwrap_or_default();

@@ -6,20 +6,21 @@
 //! [`HELD_FOR_MAX`], or until an operator accepts it; rows in buckets on which a peer agrees are undoubted meanwhile.
 
 mod client;
+mod inquiry;
 mod sketch;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use client::{PeerAddress, ask_peers};
+pub(super) use inquiry::{Inquiry, InquiryAnswer};
 pub(super) use sketch::RelationSketch;
 
 use crate::authz::{Credential, Grant, Revocations, Snapshot};
 use crate::store::Relation;
 
 /// The rows that a node has in force, without any row. At most [`SUMMARY_BYTES_MAX`] bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct NodeSummary {
     /// Credentials, grants, devices.
     pub relations: [RelationSketch; 3],
@@ -35,6 +36,8 @@ pub(super) struct PeerObjection {
     pub peers: (usize, usize),
     /// Counts and names, in one sentence.
     pub figures: String,
+    /// The peers hold where devices are, which their checksums do not have.
+    pub is_of_places: bool,
 }
 
 /// The answers of the peers.
@@ -120,7 +123,11 @@ pub(super) fn objections(
             relation.name(),
             reasons[..reasons.len().min(REASONS_MAX)].join("; ")
         );
-        objections.push(PeerObjection { relation, peers: (reasons.len(), asked), figures });
+        let holds_moves =
+            |(_, summary): &&(Box<str>, NodeSummary)| summary.held.iter().any(|(group, _)| group == MOVES);
+        let is_of_places =
+            relation == Relation::Devices && peers.summaries.iter().filter(holds_moves).count() * 2 >= asked;
+        objections.push(PeerObjection { relation, peers: (reasons.len(), asked), figures, is_of_places });
     }
     objections
 }
@@ -136,6 +143,9 @@ const fn place(relation: Relation) -> usize {
 /// Longest time for which the peers can hold a relation of a node that has no memory. A peer that is wrong for longer must
 /// not keep a new node from its work; it holds its own answers by then.
 pub(super) const HELD_FOR_MAX: Duration = Duration::from_secs(600);
+
+/// The group of devices that have another address, as peers name it.
+const MOVES: &str = "devices.moved";
 
 /// Bytes of a summary: one TLS record. Three sketches have 12 KiB.
 pub(super) const SUMMARY_BYTES_MAX: usize = 16 * 1024;
@@ -232,16 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_come_and_go_leave_the_sketch_as_it_was() {
+    fn a_row_more_is_one_difference_and_is_doubted() {
         let mut summary = summary((0..300).map(device));
         let before = summary.clone();
         summary.relations[2].add_device(&device(900));
-        assert_eq!(before.sketch(Relation::Devices).difference(summary.sketch(Relation::Devices)), 1);
-        assert!(
-            summary.sketch(Relation::Devices).doubts_device(&device(900), before.sketch(Relation::Devices))
-        );
-        summary.relations[2].remove_device(&device(900));
-        assert_eq!(summary, before);
+        let (before, after) = (before.sketch(Relation::Devices), summary.sketch(Relation::Devices));
+        assert_eq!(before.difference(after), 1);
+        assert!(after.doubts_device(&device(900), before));
     }
 
     #[test]

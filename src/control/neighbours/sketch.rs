@@ -1,8 +1,7 @@
 //! A relation's count and checksums, by which two nodes compare what they have without any row.
 //!
-//! Each row falls into one of 1,024 buckets by its key, and adds a hash of its contents to the bucket's sum. A row can be
-//! taken out again, so that a sketch follows each change for the price of two hashes. Places of devices are left out, since
-//! they change all the time.
+//! Each row falls into one of 1,024 buckets by its key, and adds a hash of its contents to the bucket's sum. Places of
+//! devices are left out, since they change all the time.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
@@ -32,25 +31,13 @@ impl RelationSketch {
         self.add(RowDigest::of_credential(row));
     }
 
-    pub(in crate::control) fn remove_credential(&mut self, row: &Credential) {
-        self.remove(RowDigest::of_credential(row));
-    }
-
     /// Adds a grant. Leave out those that have ended.
     pub(in crate::control) fn add_grant(&mut self, row: &Grant) {
         self.add(RowDigest::of_grant(row));
     }
 
-    pub(in crate::control) fn remove_grant(&mut self, row: &Grant) {
-        self.remove(RowDigest::of_grant(row));
-    }
-
     pub(in crate::control) fn add_device(&mut self, row: &Device) {
         self.add(RowDigest::of_device(row));
-    }
-
-    pub(in crate::control) fn remove_device(&mut self, row: &Device) {
-        self.remove(RowDigest::of_device(row));
     }
 
     /// The number of rows that differ, at least. Exact while few do; a thousand times as many as there are buckets look
@@ -85,11 +72,6 @@ impl RelationSketch {
     fn add(&mut self, RowDigest { bucket, hash }: RowDigest) {
         self.rows = self.rows.saturating_add(1);
         self.sums[bucket] = self.sums[bucket].wrapping_add(hash);
-    }
-
-    fn remove(&mut self, RowDigest { bucket, hash }: RowDigest) {
-        self.rows = self.rows.saturating_sub(1);
-        self.sums[bucket] = self.sums[bucket].wrapping_sub(hash);
     }
 }
 

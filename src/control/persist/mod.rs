@@ -235,12 +235,16 @@ impl Persistence {
     /// Records that the store has confirmed at `now` what is in force.
     pub(super) fn confirm(&mut self, now: UnixMillis) {
         self.confirmed_at = now;
-        self.record_time(now);
+        self.write_due_times();
     }
 
-    /// Records the time that the node goes by.
+    /// Records the latest time that the node has seen and that is no mistake.
     pub(super) fn record_time(&mut self, now: UnixMillis) {
         self.seen_at = self.seen_at.max(now);
+        self.write_due_times();
+    }
+
+    fn write_due_times(&mut self) {
         let (confirmed_at, seen_at) = self.written_times;
         let since = |at: UnixMillis, written: UnixMillis| at.0.saturating_sub(written.0);
         if since(self.confirmed_at, confirmed_at).max(since(self.seen_at, seen_at)) > TIMES_EVERY_MS {

@@ -250,6 +250,7 @@ fn rows_memory_and_bookmark_come_back_as_of_one_moment() {
     in_force.bookmark = Some(Bookmark(vec![9]));
     let (folder, mut process) = StateFolder::kept(&in_force.view(), in_force.beside());
     process.confirm(UnixMillis(1_000_000));
+    process.record_time(UnixMillis(1_000_500));
     let step = JournalRecord {
         inferred: vec![Change::Grant(grant(1, true))],
         memory: MemoryChange::Delta(vec![4]),
@@ -261,7 +262,7 @@ fn rows_memory_and_bookmark_come_back_as_of_one_moment() {
 
     let kept = folder.process().load().unwrap().unwrap();
 
-    assert_eq!((kept.confirmed_at, kept.seen_at), (UnixMillis(1_000_000), UnixMillis(1_000_000)));
+    assert_eq!((kept.confirmed_at, kept.seen_at), (UnixMillis(1_000_000), UnixMillis(1_000_500)));
     assert_eq!((&kept.memory[..], &kept.since_memory), (&[1, 2, 3][..], &vec![step]));
     assert_eq!(kept.bookmark, Some(Bookmark(vec![10])));
     let kept = InForce::of(kept);
