@@ -242,6 +242,36 @@ fn who_shows_no_certificate_of_a_node_is_neither_asked_nor_let_in() {
 }
 
 #[test]
+fn a_peer_gets_counts_of_what_a_node_has_and_a_client_does_not() {
+    let fleet = Fleet::new("");
+    let near = fleet.start();
+    let forward = forward_address(&fleet.site, "node-a");
+    let ask = || {
+        let mut peer =
+            TlsClient::trusting(&fleet.authority).showing(&fleet.authority.issue("node-b", &["node-b"]));
+        let mut stream = peer.connect(forward, "node-a").unwrap();
+        let head = crate::support::ask_by_tls(&mut stream, &sluicegate::wire::summary_request()).unwrap();
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).unwrap();
+        (head, body)
+    };
+    // The first summary is made with the first heartbeat.
+    let (head, body) =
+        wait_for(|| Some(ask()).filter(|(head, _)| head.starts_with("HTTP/1.1 200 "))).unwrap();
+    let reply = [head.as_bytes(), &body].concat();
+    let summary = sluicegate::wire::parse_summary_reply(&reply).unwrap().unwrap();
+    assert!(summary.len() > 12_000, "three sketches, {} bytes", summary.len());
+    let uuid = hex::decode(FAR).unwrap();
+    assert!(!summary.windows(uuid.len()).any(|part| part == uuid), "no row is in it");
+
+    let mut client = TcpStream::connect(near.address()).unwrap();
+    client.write_all(b"GET /summary HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+}
+
+#[test]
 fn a_request_that_comes_round_again_is_a_loop() {
     let fleet = Fleet::new("");
     // By its own store, node-a holds the device.
