@@ -206,7 +206,8 @@ impl Guard {
             return;
         }
         self.entomb(sorted, &key, before.as_ref(), after.as_ref(), &word, position, now);
-        if before == after {
+        // A query may have come to the same first. From here on it is explicit, and no undoing gives it back.
+        if before == after && self.ledger.baseline(&key).is_none() {
             return;
         }
         let kind = kind.map(|kind| AppliedKind { kind, word: WordKind::Explicit, is_charged: false });
@@ -445,3 +446,54 @@ const UNKNOWN_POSITION: Position =
 
 /// Keys with words that answers which are being read may not know yet. More of them have the answers read again.
 const RECENT_WORDS_MAX: usize = 200_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Credential, KeyHash};
+    use crate::config::Config;
+    use crate::store::{RelationRows, StoreId};
+
+    fn credentials(revoked: u8) -> Vec<Credential> {
+        let credential = |number| Credential {
+            key: KeyHash::from_bytes([number; 32]),
+            principal: PrincipalId(1),
+            expires_at: None,
+            revoked: number == revoked,
+        };
+        (1..=4).map(credential).collect()
+    }
+
+    fn position(log: u64) -> Position {
+        Position { store: StoreId([1; 16]), timeline: 0, log, mark: 0 }
+    }
+
+    #[test]
+    fn an_end_that_a_query_shows_before_its_word_comes_is_explicit_once_it_has() {
+        let mut guard = Guard::new(&Config::default());
+        let now = UnixMillis(1_000_000);
+        guard.follow(Relation::Credentials, true);
+        for rows in [
+            RelationRows::Credentials(credentials(0)),
+            RelationRows::Grants(Vec::new()),
+            RelationRows::Devices(Vec::new()),
+        ] {
+            let relation = match rows {
+                RelationRows::Grants(_) => Relation::Grants,
+                RelationRows::Devices(_) => Relation::Devices,
+                _ => Relation::Credentials,
+            };
+            guard.answer(relation, rows, Vec::new(), position(1), now);
+        }
+        let shown = RelationRows::Credentials(credentials(2));
+        guard.answer(Relation::Credentials, shown, Vec::new(), position(2), now);
+        assert!(guard.before_losses().is_some(), "until the word comes it may be a mistake");
+
+        let word = Word::Row(Change::Credential(credentials(2)[1]));
+        let judged = guard.words(vec![word], Vec::new(), position(2), now);
+
+        assert!(judged.published && judged.ended, "open tunnels are closed at once");
+        assert!(guard.before_losses().is_none());
+        assert!(guard.roll_back(None, now).is_none(), "an explicit end is not undone");
+    }
+}
