@@ -89,11 +89,19 @@ fn every_step_passes_and_nothing_stays_behind() {
         "502 Device Port Closed",
         "502 Device Unreachable",
         "503 Device Offline",
+        "503 Device Address Disputed",
         "503 Authorization Unavailable",
         "503 Relay Draining",
         "504 Device Timed Out",
     ] {
         assert!(stdout.contains(&format!("HTTP/1.1 {reply} ")), "{reply} is missing in {stdout}");
+    }
+    for cause in [
+        "devices.absent: 12 of 12 devices are missing",
+        "grants.ended: 12 of 12 grants read as ended",
+        "devices.moved: 12 of 12 devices would change places",
+    ] {
+        assert!(stdout.contains(cause), "{cause} is missing in {stdout}");
     }
     assert!(stdout.lines().all(|line| line.chars().count() <= 100), "{stdout}");
     assert_eq!(left_in(folder.path()), 0);

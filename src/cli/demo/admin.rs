@@ -46,7 +46,7 @@ fn sum(text: &str, metric: &str, label: &str) -> u64 {
 }
 
 /// Body of the response.
-fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
+pub(super) fn get(admin: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&admin, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;

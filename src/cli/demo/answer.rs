@@ -84,6 +84,8 @@ pub(super) const DEVICE_ADDRESS: Expected = row("HTTP/1.1 502 Device Address Not
 pub(super) const DEVICE_PORT_CLOSED: Expected = row("HTTP/1.1 502 Device Port Closed", "device-port-closed");
 pub(super) const DEVICE_UNREACHABLE: Expected = row("HTTP/1.1 502 Device Unreachable", "device-unreachable");
 pub(super) const DEVICE_OFFLINE: Expected = row("HTTP/1.1 503 Device Offline", "device-offline");
+pub(super) const DISPUTED: Expected =
+    row("HTTP/1.1 503 Device Address Disputed", "device-disputed").with("Retry-After");
 pub(super) const UNDECIDED: Expected =
     row("HTTP/1.1 503 Authorization Unavailable", "undecided").with("Retry-After");
 pub(super) const DRAINING: Expected = row("HTTP/1.1 503 Relay Draining", "draining").with("Retry-After");

@@ -33,13 +33,18 @@ pub(super) struct SilentPort {
 impl DemoDevice {
     /// Serves `page` over HTTP/1.1, one request per connection.
     pub fn web(address: Ipv4Addr, page: String) -> io::Result<Self> {
+        Self::web_on(SocketAddr::from((address, 0)), page)
+    }
+
+    /// Serves `page` at this address and port.
+    pub fn web_on(address: SocketAddr, page: String) -> io::Result<Self> {
         Self::start("web", address, move |stream| serve_page(stream, &page))
     }
 
     /// Reads a line and carries it out: `echo`, `take BYTES` or `send BYTES`. The latter two end with a line with
     /// the checksum at this end.
     pub fn echo(address: Ipv4Addr) -> io::Result<Self> {
-        Self::start("echo", address, serve_line)
+        Self::start("echo", SocketAddr::from((address, 0)), serve_line)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -48,10 +53,10 @@ impl DemoDevice {
 
     fn start(
         name: &str,
-        address: Ipv4Addr,
+        address: SocketAddr,
         serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = Arc::new(TcpListener::bind((address, 0))?);
+        let listener = Arc::new(TcpListener::bind(address)?);
         let address = listener.local_addr()?;
         let accepting = Arc::clone(&listener);
         let serve = Arc::new(serve);

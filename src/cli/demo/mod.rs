@@ -10,6 +10,7 @@ mod bulk;
 mod client;
 mod devices;
 mod echo;
+mod incident;
 mod interrupt;
 mod latency;
 mod memory;
@@ -52,6 +53,8 @@ enum DemoError {
     SetUp { what: &'static str, source: io::Error },
     #[error("the demo's store: {0}")]
     Store(#[from] AdminError),
+    #[error("the demo's view: {0}")]
+    View(rusqlite::Error),
     #[error("the demo's relay: {0}")]
     Node(#[from] NodeError),
     #[error("{} cannot be removed: {source}; remove it by hand", .path.display())]
@@ -98,6 +101,8 @@ fn show_world(world: &DemoWorld, steps: &mut Steps, interrupt: &Interrupt) -> Re
     admin::show(world, steps);
     interrupt.check()?;
     second_node::show(world, steps)?;
+    interrupt.check()?;
+    incident::show(world, steps, interrupt)?;
     interrupt.check()?;
     memory::show(steps);
     Ok(())

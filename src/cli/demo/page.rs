@@ -28,11 +28,17 @@ pub(super) fn ssh_banner() -> Option<String> {
 }
 
 fn page(world: &DemoWorld) -> Result<String, DemoFailure> {
-    let mut stream = world.client.open(world.web(), &world.rights.token)?;
-    stream.write_all(GET).expecting("an accepted request")?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).expecting("the device's page")?;
+    let stream = world.client.open(world.web(), &world.rights.token)?;
+    let reply = fetch(stream).expecting("the device's page")?;
     check_page(&reply, &world.page)
+}
+
+/// Fetches the page of the device at the end of the tunnel: the whole reply.
+pub(super) fn fetch(mut tunnel: TcpStream) -> std::io::Result<String> {
+    tunnel.write_all(GET)?;
+    let mut reply = String::new();
+    tunnel.read_to_string(&mut reply)?;
+    Ok(reply)
 }
 
 /// Sends a request in one segment with the head. The device must get it.

@@ -52,7 +52,7 @@ fn revoke(world: &DemoWorld, visitor: &Visitor) -> Result<Duration, DemoFailure>
 }
 
 /// Waits for the end of the tunnel, by a FIN or by a reset.
-fn wait_for_close(mut tunnel: TcpStream) -> io::Result<Instant> {
+pub(super) fn wait_for_close(mut tunnel: TcpStream) -> io::Result<Instant> {
     match tunnel.read(&mut [0; 1]) {
         Ok(0) => Ok(Instant::now()),
         Ok(_) => Err(io::Error::other("bytes that nobody sent")),

@@ -20,7 +20,7 @@ pub(super) struct DemoRights {
     pub visitors: Vec<Visitor>,
     pub web: DeviceUuid,
     pub echo: DeviceUuid,
-    /// Listens like `echo`, but has no grant.
+    /// Has an address like `echo`, but no grant.
     pub private: DeviceUuid,
     pub offline: DeviceUuid,
     pub outside: DeviceUuid,
@@ -51,7 +51,7 @@ impl DemoRights {
         let mut add = |device: NewDevice| admin.add_device(&device).map(|_| device.uuid);
         let web = add(device("web", addresses.web, Some(FLEET))?)?;
         let echo = add(device("echo", addresses.echo, Some(FLEET))?)?;
-        let private = add(device("private", addresses.echo, None)?)?;
+        let private = add(device("private", PRIVATE, None)?)?;
         let offline = NewDevice { online: false, ..device("offline", addresses.echo, Some(FLEET))? };
         let offline = add(offline)?;
         let outside = add(device("outside", OUTSIDE, Some(FLEET))?)?;
@@ -132,6 +132,9 @@ const FLEET: &str = "demo";
 
 /// Number of revocations to measure.
 const VISITORS: usize = 5;
+
+/// Each device that is online has an address of its own, or nobody could tell whose it is.
+const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 4));
 
 /// Address that RFC 5737 reserves for documentation. The demo's `vpn.allow` is loopback.
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));

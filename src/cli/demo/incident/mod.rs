@@ -51,7 +51,8 @@ impl<'a> Incident<'a> {
         for (slip, number) in slips::all().iter().zip(1..) {
             steps.record(slip.name, self.slips(slip));
             steps.record("  authz status and the page", self.names(slip));
-            steps.record("  clients meanwhile", self.clients(slip.meanwhile));
+            steps.record("  the open tunnel", self.echoes());
+            steps.record("  new tunnels", self.new_tunnels(slip.meanwhile));
             if number == 1 {
                 let closed = self.revoked();
                 if let Ok(took) = &closed {
@@ -106,20 +107,26 @@ impl<'a> Incident<'a> {
         Ok(format!("{}: {cause}", slip.group))
     }
 
-    /// Checks that an open tunnel goes on, and what a new client gets.
-    fn clients(&mut self, meanwhile: Meanwhile) -> Result<String, DemoFailure> {
+    fn echoes(&mut self) -> Result<String, DemoFailure> {
         exchange(&mut self.tunnel, self.messages)?;
         self.messages += 1;
-        for device in &self.relay.pages {
-            match meanwhile {
-                Meanwhile::Tunnel => self.own_page(device)?,
-                Meanwhile::Disputed => self.disputed(device)?,
+        Ok("still echoes".to_owned())
+    }
+
+    /// Checks what a new client gets, and that it is never another device.
+    fn new_tunnels(&self, meanwhile: Meanwhile) -> Result<String, DemoFailure> {
+        let [lamp, pump] = &self.relay.pages;
+        match meanwhile {
+            Meanwhile::Tunnel => {
+                self.own_page(lamp)?;
+                self.own_page(pump)?;
+                Ok(format!("{}, each to its device", ESTABLISHED.status_line))
+            }
+            Meanwhile::Disputed => {
+                self.disputed(lamp)?;
+                self.disputed(pump)
             }
         }
-        Ok(match meanwhile {
-            Meanwhile::Tunnel => "the open tunnel echoes; new ones open, each to its device".to_owned(),
-            Meanwhile::Disputed => format!("{}; the open one echoes", DISPUTED.status_line),
-        })
     }
 
     fn own_page(&self, device: &PageDevice) -> Result<(), DemoFailure> {
@@ -129,13 +136,13 @@ impl<'a> Incident<'a> {
 
     /// Requests tunnels until the device is disputed. Until then a client may get the device that it asked for, and
     /// never another one.
-    fn disputed(&self, device: &PageDevice) -> Result<(), DemoFailure> {
+    fn disputed(&self, device: &PageDevice) -> Result<String, DemoFailure> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let request = device.target.connect(Some(&self.relay.token));
             let (stream, answer) = self.relay.client.request(&request).expecting(DISPUTED)?;
             if DISPUTED.check(&answer).is_ok() {
-                return Ok(());
+                return Ok(answer.to_columns());
             }
             ESTABLISHED.check(&answer)?;
             let page = super::page::fetch(stream).expecting("the device's page")?;
