@@ -131,7 +131,7 @@ pub struct Publication {
     pub by: String,
     /// Rows that changed, by the name of the group.
     pub changes: Vec<(Group, usize)>,
-    /// True where `authz rollback` can go back to before it.
+    /// True where it has inferred changes within the window, which `authz rollback` undoes.
     pub can_be_undone: bool,
 }
 

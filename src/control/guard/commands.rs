@@ -1,5 +1,7 @@
 //! What an operator may do: look at what is held, accept exactly that, announce a mass change.
 
+use std::collections::HashSet;
+
 use super::answers::{EXAMPLES_MAX, digest};
 use super::row::{AnyRow, row_of};
 use super::{Guard, index};
@@ -178,11 +180,11 @@ impl Guard {
 
     /// Publications so far, the newest first.
     pub(in crate::control) fn history(&self) -> Vec<Publication> {
-        let oldest =
-            self.ledger.iter().flat_map(|(_, entry)| entry.steps.iter().map(|step| step.generation)).min();
+        let steps = self.ledger.iter().flat_map(|(_, entry)| &entry.steps);
+        let in_ledger: HashSet<u64> = steps.map(|step| step.generation.0).collect();
         let mut history: Vec<Publication> = self.history.iter().rev().cloned().collect();
         for publication in &mut history {
-            publication.can_be_undone = oldest.is_some_and(|oldest| oldest <= publication.generation);
+            publication.can_be_undone = in_ledger.contains(&publication.generation.0);
         }
         history
     }
