@@ -295,11 +295,7 @@ fn a_failover_is_followed() {
     assert!(error.to_string().contains("cannot be reached"), "{error}");
     standby.client("postgres").batch_execute("SELECT pg_promote()").unwrap();
 
-    let followed = wait_for(|| match source.read_changes() {
-        Ok(Changes::Behind) => Some(()),
-        _ => None,
-    });
-    assert!(followed.is_some());
+    assert!(wait_for(|| source.read_changes().ok()).is_some());
     source.read_all().unwrap();
     standby.client(&name).batch_execute("UPDATE sluicegate.grants SET revoked_at = now()").unwrap();
     let is_revoked = |change: &Change| matches!(change, Change::Grant(row) if row.revoked);

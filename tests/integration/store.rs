@@ -15,6 +15,8 @@ use crate::support::{Changes, StoreView, store_at};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
+const PRUNE_ALL_BUT_THE_LAST: &str = "DELETE FROM changes WHERE id < (SELECT max(id) FROM changes)";
+
 /// A store in a folder of its own, with principal `alice`.
 struct Store {
     folder: tempfile::TempDir,
@@ -287,7 +289,7 @@ fn a_pruned_outbox_means_behind() {
     let mut source = store.source();
     store.grant_any();
     store.grant_any();
-    store.by_hand().execute_batch("DELETE FROM changes WHERE id <= 2").unwrap();
+    store.by_hand().execute_batch(PRUNE_ALL_BUT_THE_LAST).unwrap();
     assert!(matches!(source.read_changes(), Ok(Changes::Behind)));
 
     source.read_all().unwrap();
@@ -301,8 +303,21 @@ fn an_outbox_pruned_before_anything_was_seen_means_behind() {
     let mut source = store.source();
     store.grant_any();
     store.grant_any();
-    store.by_hand().execute_batch("DELETE FROM changes WHERE id = 1").unwrap();
+    store.by_hand().execute_batch(PRUNE_ALL_BUT_THE_LAST).unwrap();
     assert!(matches!(source.read_changes(), Ok(Changes::Behind)));
+}
+
+#[test]
+fn more_than_a_hundred_thousand_changes_are_read_by_reading_everything() {
+    for (rows, is_behind) in [(100_000, false), (100_001, true)] {
+        let store = Store::new();
+        let mut source = store.source();
+        let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+            INSERT INTO changes (relation, key) SELECT 'devices', i FROM n";
+        store.by_hand().execute(insert, [rows]).unwrap();
+        assert_eq!(matches!(source.read_changes(), Ok(Changes::Behind)), is_behind, "{rows}");
+        assert!(matches!(source.read_changes(), Ok(Changes::Nothing)), "{rows}: once");
+    }
 }
 
 #[test]
@@ -378,7 +393,7 @@ fn a_store_that_is_removed_is_missing_until_it_is_back() {
     assert!(error.to_string().contains("`sluicegate store init` creates it"), "{error}");
 
     std::fs::rename(&aside, store.path()).unwrap();
-    assert!(matches!(source.read_changes(), Ok(Changes::Behind)));
+    assert!(matches!(source.read_changes(), Ok(Changes::Nothing)), "it goes on where it was");
     assert_eq!(source.read_all().unwrap().grants.len(), 1);
 }
 
