@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use sluicegate::authz::{Authority, Decision, DecisionLog, DeviceUuid, KeyHash, Query, UnixMillis};
-use sluicegate::config::{Authz, Config, Vpn};
-use sluicegate::control::api::{Group, HoldStatus, Rule};
-use sluicegate::control::{Control, ControlError, ControlStatus, StoreAccess};
+use sluicegate::config::{Authz, Config, RelationQuery, Vpn};
+use sluicegate::control::api::{Accepted, Group, HoldStatus, Rule};
+use sluicegate::control::{Commands, Control, ControlError, ControlStatus, GuardCommandError, StoreAccess};
 use sluicegate::store::ReportQueue;
 use sluicegate::telemetry::AuditSender;
 use tempfile::TempDir;
@@ -140,14 +140,38 @@ impl Installation {
     /// Puts a view in the place of a table: the relay's query then reads what `select` gives from `relation_table`.
     /// The outbox records nothing.
     pub fn replace_query(&self, relation: &str, select: &str) {
+        let view = self.view(relation, select);
+        self.sql(&format!("BEGIN; ALTER TABLE {relation} RENAME TO {relation}_table; {view}; COMMIT"));
+    }
+
+    /// Puts another view in the place of the view.
+    pub fn change_query(&self, relation: &str, select: &str) {
+        let view = self.view(relation, select);
+        self.sql(&format!("BEGIN; DROP VIEW {relation}; {view}; COMMIT"));
+    }
+
+    fn view(&self, relation: &str, select: &str) -> String {
         let grant = match &self.store {
             InstallationStore::Sqlite => String::new(),
             InstallationStore::Postgres(database) => {
                 format!("; GRANT SELECT ON {relation} TO {}", database.relay())
             }
         };
+        format!("CREATE VIEW {relation} AS {select}{grant}")
+    }
+
+    /// Drops what keeps a person from taking an end back.
+    pub fn let_revocations_be_taken_back(&self) {
+        let table = |table: &str| match self.store {
+            InstallationStore::Sqlite => String::new(),
+            InstallationStore::Postgres(_) => format!(" ON {table}"),
+        };
         self.sql(&format!(
-            "BEGIN; ALTER TABLE {relation} RENAME TO {relation}_table; CREATE VIEW {relation} AS {select}{grant}; COMMIT"
+            "DROP TRIGGER credentials_stay_revoked{}; DROP TRIGGER grants_stay_revoked{};
+            DROP TRIGGER principals_stay_removed{}",
+            table("credentials"),
+            table("grants"),
+            table("principals")
         ));
     }
 
@@ -168,14 +192,35 @@ impl Installation {
         self.try_start(configure).unwrap()
     }
 
-    pub fn try_start(&self, configure: impl FnOnce(&mut Config)) -> Result<Judged, ControlError> {
+    /// The configuration of [`Self::start`].
+    pub fn config(&self) -> Config {
         let authz = Authz {
             refresh: Duration::from_millis(10),
             reconcile: Duration::from_millis(50),
+            reread: Duration::from_millis(50),
             ..Authz::default()
         };
-        let store = store_at(&self.store_url());
-        let mut config = Config { store, authz, vpn: Vpn::loopback(), ..Config::default() };
+        Config { store: store_at(&self.store_url()), authz, vpn: Vpn::loopback(), ..Config::default() }
+    }
+
+    /// A query of the operator's own.
+    pub fn query(sql: &str) -> Option<RelationQuery> {
+        Some(RelationQuery { file: PathBuf::from("own.sql"), sql: sql.to_owned() })
+    }
+
+    /// The name of a table as a query of the operator's writes it. The relay may read it from now on.
+    pub fn readable(&self, table: &str) -> String {
+        match &self.store {
+            InstallationStore::Sqlite => table.to_owned(),
+            InstallationStore::Postgres(database) => {
+                self.sql(&format!("GRANT SELECT ON {table} TO {}", database.relay()));
+                format!("sluicegate.{table}")
+            }
+        }
+    }
+
+    pub fn try_start(&self, configure: impl FnOnce(&mut Config)) -> Result<Judged, ControlError> {
+        let mut config = self.config();
         configure(&mut config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let source = StoreAccess::of(&config, &ReportQueue::default());
@@ -246,14 +291,47 @@ impl Judged {
         wait_for(|| self.held_by().is_none().then_some(())).is_some()
     }
 
+    /// Waits until exactly these groups are held; returns what the guard says of the first.
+    #[track_caller]
+    pub fn holds_groups(&self, groups: &[&str]) -> String {
+        assert!(
+            self.comes_to(|judged| judged.held_groups() == groups),
+            "{groups:?} were not held, but {:?}",
+            self.holds().iter().map(ToString::to_string).collect::<Vec<_>>()
+        );
+        self.holds()[0].to_string()
+    }
+
+    /// Asks the control thread, and waits for its answer.
+    pub fn command<T, Asked: Future<Output = T>>(&self, ask: impl FnOnce(Commands) -> Asked) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(ask(self.control.commands()))
+    }
+
+    /// Puts in force what is held, as an operator does who has looked at it.
+    pub fn accept(&self) -> Result<Accepted, GuardCommandError> {
+        self.command(|commands| async move {
+            let digest = commands.diff().await?.digest;
+            commands.accept(digest, None).await
+        })
+    }
+
     pub fn comes_to(&self, condition: impl Fn(&Self) -> bool) -> bool {
         wait_for(|| condition(self).then_some(())).is_some()
     }
 
-    /// Waits until the whole store has been read `times` times more.
+    /// Waits until each relation has been read whole `times` times more.
     pub fn read_whole(&self, times: u64) {
-        let seen = self.status().reads_of_everything;
-        assert!(self.comes_to(|judged| judged.status().reads_of_everything >= seen + times));
+        let read_at = |status: ControlStatus| status.relations.into_iter().map(|relation| relation.read_at);
+        let mut seen: Vec<_> = read_at(self.status()).map(|at| (at, 0)).collect();
+        let all = wait_for(|| {
+            for ((before, reads), at) in seen.iter_mut().zip(read_at(self.status())) {
+                *reads += u64::from(*before != at);
+                *before = at;
+            }
+            seen.iter().all(|(_, reads)| *reads >= times).then_some(())
+        });
+        assert!(all.is_some(), "the relations were not read: {:?}", self.status().relations);
     }
 }
 

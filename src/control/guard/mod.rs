@@ -291,8 +291,8 @@ impl Guard {
             }
             self.follow_place(before.as_ref(), after.as_ref(), word);
             self.live.count(before.as_ref(), after.as_ref(), now);
-            if self.tombstones.contains(&key) && after.as_ref().is_some_and(|row| row.is_live(now)) {
-                // Another right has the number now.
+            let revives = after.as_ref().is_some_and(|row| row.is_live(now) && self.tombstones.covers(&key, row));
+            if revives {
                 self.tombstones.remove(&key);
                 replaced.extend(change_to(&key, None));
             }

@@ -61,10 +61,7 @@ impl Tombstones {
 
     /// Returns whether `row` is the right that ended, and not another one under its number.
     pub(super) fn covers(&self, key: &RowKey, row: &AnyRow) -> bool {
-        self.rows.get(key).is_some_and(|tombstone| match (tombstone.right, right(row)) {
-            (Some(ended), Some(right)) => ended == right,
-            _ => true,
-        })
+        self.rows.get(key).is_some_and(|tombstone| tombstone.is_of(row))
     }
 
     pub(super) fn contains(&self, key: &RowKey) -> bool {
@@ -87,7 +84,8 @@ impl Tombstones {
     pub(super) fn confirm(&mut self, relation: Relation, position: Position, answer: &Snapshot) {
         for (key, tombstone) in &mut self.rows {
             let is_newer = !is_after(tombstone.position, position);
-            if key.relation() == relation && is_newer && row_of(answer, key).is_none() {
+            let is_gone = || row_of(answer, key).is_none_or(|row| !tombstone.is_of(&row));
+            if key.relation() == relation && is_newer && is_gone() {
                 tombstone.confirmed[index(relation)] = true;
             }
         }
@@ -105,6 +103,16 @@ impl Tombstones {
             if !is_after(tombstone.position, position) && held.get(id) != Some(&true) {
                 tombstone.confirmed[index(relation)] = true;
             }
+        }
+    }
+}
+
+impl Tombstone {
+    /// Another right may have the number later.
+    fn is_of(&self, row: &AnyRow) -> bool {
+        match (self.right, right(row)) {
+            (Some(ended), Some(right)) => ended == right,
+            _ => true,
         }
     }
 }
