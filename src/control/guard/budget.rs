@@ -5,8 +5,8 @@
 //!
 //! | rows | ends | gains | moves |
 //! |---|---|---|---|
-//! | 1 | 1 | 3 | 3 |
-//! | 5 | 2 | 3 | 6 |
+//! | 1 | 1 | 3 | 1 |
+//! | 5 | 2 | 3 | 2 |
 //! | 40 | 4 | 7 | 14 |
 //! | 300 | 9 | 18 | 36 |
 //! | 5,000 | 36 | 71 | 142 |
@@ -52,7 +52,7 @@ fn law(kind: ChangeKind, rows: usize) -> usize {
         | ChangeKind::Reassigned
         | ChangeKind::Undecodable => root.div_ceil(2).max(ENDS_MIN).min((rows.saturating_sub(1)) / 2).max(1),
         ChangeKind::Gained | ChangeKind::Widened => root.max(GAINS_MIN).min((rows / 2).max(GAINS_MIN)),
-        ChangeKind::Moved | ChangeKind::Unlocated => (2 * root).max(MOVES_MIN),
+        ChangeKind::Moved | ChangeKind::Unlocated => (2 * root).max(MOVES_MIN).min((rows / 2).max(1)),
         ChangeKind::Revived => 0,
     }
 }
@@ -63,7 +63,7 @@ const ENDS_MIN: usize = 3;
 /// Rows that may be added to any relation.
 const GAINS_MIN: usize = 3;
 
-/// Devices that may move or go offline in any installation.
+/// Devices that may move or go offline in an installation of more than five.
 const MOVES_MIN: usize = 3;
 
 /// Rows that may end explicitly within [`EXPLICIT_WINDOW_MS`], in any installation. Each was somebody's act.
@@ -93,17 +93,19 @@ mod tests {
         let gains = sizes.map(|rows| of(ChangeKind::Gained, WordKind::Inferred, rows));
         assert_eq!(gains, [3, 3, 7, 18, 71, 1_000]);
         let moves = sizes.map(|rows| of(ChangeKind::Moved, WordKind::Inferred, rows));
-        assert_eq!(moves, [3, 6, 14, 36, 142, 2_000]);
+        assert_eq!(moves, [1, 2, 14, 36, 142, 2_000]);
         let explicit = sizes.map(|rows| of(ChangeKind::Ended, WordKind::Explicit, rows));
         assert_eq!(explicit, [20, 20, 20, 30, 500, 100_000]);
         assert!(sizes.iter().all(|rows| of(ChangeKind::Revived, WordKind::Inferred, *rows) == 0));
     }
 
     #[test]
-    fn no_budget_of_ends_reaches_half_of_a_relation() {
+    fn no_budget_of_ends_or_moves_exceeds_half_of_a_relation() {
         for rows in 3..2_000 {
             let ends = of(ChangeKind::Ended, WordKind::Inferred, rows);
             assert!(ends * 2 < rows, "{ends} of {rows}");
+            let moves = of(ChangeKind::Unlocated, WordKind::Inferred, rows);
+            assert!(moves * 2 <= rows, "{moves} of {rows}");
         }
     }
 

@@ -89,12 +89,14 @@ impl Ledger {
         Some(entry)
     }
 
-    /// Moves the baseline on to `since`, but for the groups that are held.
+    /// Moves the baseline on to `since`, but for the groups that are held. Returns the rows of which what is in force is
+    /// the baseline now, with their kinds.
     pub(in crate::control) fn age(
         &mut self,
         since: UnixMillis,
         is_held: impl Fn(Relation, ChangeKind) -> bool,
-    ) {
+    ) -> Vec<(RowKey, ChangeKind)> {
+        let mut settled = Vec::new();
         let old = |entry: &LedgerEntry| entry.steps.front().is_some_and(|step| step.at < since);
         let aged: Vec<RowKey> = self
             .entries
@@ -107,10 +109,13 @@ impl Ledger {
             while entry.steps.front().is_some_and(|step| step.at < since) {
                 entry.steps.pop_front();
             }
-            if !entry.steps.is_empty() {
+            if entry.steps.is_empty() {
+                settled.push((key, entry.kind));
+            } else {
                 self.insert(key, entry);
             }
         }
+        settled
     }
 
     /// The rows that changed after `generation`, each with what it was at that generation.

@@ -26,6 +26,7 @@ pub(in crate::control) struct GuardMemory {
     expectations: Vec<(String, ChangeKind, u64, u64, UnixMillis)>,
     history: Vec<PublicationFields>,
     words_lost_before: Option<Position>,
+    inferred_ends: Vec<KeyFields>,
     positions: [Option<Position>; 3],
 }
 
@@ -128,6 +129,7 @@ impl Guard {
             expectations: self.expectations.iter().map(expectation).collect(),
             history: self.history.iter().map(PublicationFields::of).collect(),
             words_lost_before: self.words_lost_before,
+            inferred_ends: self.inferred_ends.iter().filter_map(KeyFields::of).collect(),
             positions: std::array::from_fn(|place| self.relations[place].position),
         }
     }
@@ -184,6 +186,7 @@ impl Guard {
         self.expectations = memory.expectations.into_iter().map(expectation).collect();
         self.history = memory.history.into_iter().map(PublicationFields::publication).collect();
         self.words_lost_before = memory.words_lost_before;
+        self.inferred_ends = memory.inferred_ends.iter().map(KeyFields::key).collect();
         self.hold_rejected(now);
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Guard {
     /// Relations that an outbox follows row by row.
     followed: [bool; 3],
     ledger: Ledger,
+    /// Rights that a query alone has ended, longer ago than the window, in a relation that an outbox follows: an answer
+    /// can give them back, as a right that is new.
+    inferred_ends: HashSet<RowKey>,
     /// Rights that ended and have no row in force any more.
     revocations: Arc<Revocations>,
     tombstones: Tombstones,
@@ -180,6 +183,7 @@ impl Guard {
             places: Places::new(config),
             followed: [false; 3],
             ledger: Ledger::default(),
+            inferred_ends: HashSet::new(),
             revocations: Arc::default(),
             tombstones: Tombstones::default(),
             live: LiveRows::default(),
@@ -256,7 +260,14 @@ impl Guard {
     pub(super) fn pass_time(&mut self, now: UnixMillis) -> Judged {
         let since = UnixMillis(now.0.saturating_sub(self.window_ms()));
         let relations = &self.relations;
-        self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
+        let settled = self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
+        for (key, kind) in settled {
+            let is_end = kind == ChangeKind::Ended && self.followed[index(key.relation())];
+            if is_end && self.inferred_ends.len() < INFERRED_ENDS_MAX {
+                self.inferred_ends.insert(key);
+                self.is_memory_changed = true;
+            }
+        }
         self.expectations.retain(|expectation| expectation.until > now);
         self.end_old_doubts(now);
         while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
@@ -304,6 +315,7 @@ impl Guard {
                 }
                 _ => self.is_memory_changed |= self.ledger.remove(&key).is_some(),
             }
+            self.inferred_ends.remove(&key);
             if let Some(AppliedKind { kind, word, .. }) = kind {
                 *groups.entry(Group { relation: key.relation(), kind, word }).or_default() += 1;
             }
@@ -426,6 +438,10 @@ const BY_VPN: &str = "vpn";
 const BY_ACCEPT: &str = "accept";
 const BY_ROLLBACK: &str = "rollback";
 const BY_START: &str = "start";
+
+/// Rights of which a query alone said that they have ended and that are remembered as such. The budgets let a few be new
+/// in each window; one beyond is taken for recorded by the store, and comes back by its word alone.
+const INFERRED_ENDS_MAX: usize = 10_000;
 
 /// Publications that `authz history` lists.
 const HISTORY_MAX: usize = 200;

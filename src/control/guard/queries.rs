@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::answers::differences;
 use super::commands::HeldRow;
-use super::row::{AnyRow, classify};
+use super::row::{AnyRow, classify, row_of};
 use super::{Guard, LiveRows, index};
 use crate::authz::{Generation, Snapshot, UnixMillis};
 use crate::control::api::{ChangeKind, Group, HoldStatus, Rule, WordKind};
@@ -38,6 +38,8 @@ impl Guard {
             differences(relation, &before, &after, |key, was, is| {
                 let kind = if bad.contains(&key) {
                     Some(ChangeKind::Undecodable)
+                } else if self.is_mend(&key, is.as_ref()) {
+                    None
                 } else if revives(was.as_ref(), is.as_ref(), now) || self.is_entombed(&key, is.as_ref(), now)
                 {
                     Some(ChangeKind::Revived)
@@ -82,6 +84,13 @@ impl Guard {
             refused.clear();
         }
         QueriesVerdict { rows, refused }
+    }
+
+    /// Returns whether the row is as it is in force, or was before a query changed it: that is never refused.
+    fn is_mend(&self, key: &RowKey, after: Option<&AnyRow>) -> bool {
+        let in_force = self.in_force.as_deref().and_then(|in_force| row_of(in_force, key));
+        let baseline = self.ledger.baseline(key).and_then(Option::as_ref);
+        in_force.as_ref() == after || self.ledger.baseline(key).is_some() && baseline == after
     }
 
     fn is_entombed(&self, key: &RowKey, after: Option<&AnyRow>, now: UnixMillis) -> bool {

@@ -139,6 +139,7 @@ impl Guard {
         is_followed
             && is_ended
             && self.ledger.baseline(key).is_none()
+            && !self.inferred_ends.contains(key)
             && !in_force.is_some_and(|row| row.is_another_right(after))
     }
 

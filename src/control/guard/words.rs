@@ -208,6 +208,7 @@ impl Guard {
         self.entomb(sorted, &key, before.as_ref(), after.as_ref(), &word, position, now);
         // A query may have come to the same first. From here on it is explicit, and no undoing gives it back.
         if before == after && self.ledger.baseline(&key).is_none() {
+            self.is_memory_changed |= self.inferred_ends.remove(&key);
             return;
         }
         let kind = kind.map(|kind| AppliedKind { kind, word: WordKind::Explicit, is_charged: false });
