@@ -27,19 +27,33 @@ enum Purpose {
 }
 
 impl ControlThread {
+    /// Answers once the status shows what was done.
     pub(super) fn answer(&mut self, request: Request) {
         let now = self.now();
         // Ignore requesters that gave up.
         match request {
             Request::Diff(answer) => drop(answer.send(self.diff(now))),
-            Request::Accept(digest, group, answer) => drop(answer.send(self.accept(&digest, group, now))),
-            Request::RollBack(generation, answer) => drop(answer.send(self.roll_back(generation, now))),
+            Request::Accept(digest, group, answer) => {
+                let accepted = self.accept(&digest, group, now);
+                self.update_status();
+                drop(answer.send(accepted));
+            }
+            Request::RollBack(generation, answer) => {
+                let undone = self.roll_back(generation, now);
+                self.update_status();
+                drop(answer.send(undone));
+            }
             Request::Expect(request, answer) => {
                 let expectation = self.guard.expect(&request, now);
                 self.publish(Judged { published: true, ended: false }, None);
+                self.update_status();
                 drop(answer.send(expectation));
             }
-            Request::ClearExpectation(group, answer) => drop(answer.send(self.clear(group))),
+            Request::ClearExpectation(group, answer) => {
+                let cleared = self.clear(group);
+                self.update_status();
+                drop(answer.send(cleared));
+            }
             Request::History(answer) => drop(answer.send(self.history())),
             Request::Compare(candidate, answer) => {
                 let queries = self.queries.replaced_by(&candidate);

@@ -144,8 +144,10 @@ impl Guard {
         let admitted: Vec<RowKey> = if is_open || rows <= room {
             keys
         } else if rows <= room + expected {
-            self.spend_expected(relation, kind, rows - room);
-            return self.apply(relation, kind, keys, Charge::Announced, now);
+            let applied = self.apply(relation, kind, keys, Charge::Announced, now);
+            // Absences count when they take effect, and not before a second answer confirms them.
+            self.spend_expected(relation, kind, applied.len().min(rows - room));
+            return applied;
         } else if network == NetworkVerdict::Silent && !state.overflow.contains_key(&kind) {
             return self.apply(relation, kind, keys, Charge::Explained, now);
         } else {

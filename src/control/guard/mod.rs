@@ -261,6 +261,8 @@ impl Guard {
         let since = UnixMillis(now.0.saturating_sub(self.window_ms()));
         let relations = &self.relations;
         let settled = self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
+        // Refusals are compared with the baseline from here on.
+        let has_settled = !settled.is_empty();
         for (key, kind) in settled {
             let is_end = kind == ChangeKind::Ended && self.followed[index(key.relation())];
             if is_end && self.inferred_ends.len() < INFERRED_ENDS_MAX {
@@ -273,7 +275,9 @@ impl Guard {
         while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
             self.recent_ends.pop_front();
         }
-        self.forget_tombstones(now)
+        let mut judged = self.forget_tombstones(now);
+        judged.published |= has_settled;
+        judged
     }
 
     fn window_ms(&self) -> i64 {
