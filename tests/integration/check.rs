@@ -37,7 +37,7 @@ fn a_configuration_that_works_is_fine() {
          RELATION     ENDED  ABSENT  NARROWED  REASSIGNED  GAINED  WIDENED  MOVED  UNLOCATED  UNDECODABLE  EXPLICIT\n\
          credentials  1      1       1         1           3       3        -      -          1            20\n\
          grants       1      1       1         1           3       3        -      -          1            20\n\
-         devices      -      1       -         1           3       -        4      4          1            20\n",
+         devices      -      1       -         1           3       -        1      1          1            20\n",
         site.config_path().display(),
         store.display()
     );

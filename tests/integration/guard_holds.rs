@@ -186,10 +186,10 @@ fn a_broken_relation_stops_no_other_one(store: StoreUnderTest) {
     // The outbox names a grant, whose row cannot be read, before it names a credential and a device.
     installation.sql(
         "UPDATE grants_table SET revoked_at = 1 WHERE id = 9;
-        UPDATE credentials SET revoked_at = 1 WHERE id = 1; DELETE FROM devices WHERE id = 2",
+        UPDATE credentials SET revoked_at = 1 WHERE id = 1; UPDATE devices SET online = false WHERE id = 2",
     );
     assert!(judged.comes_to(|judged| judged.decide(0) == Decision::Refuse(Refusal::CredentialRevoked)));
-    assert!(judged.comes_to(|judged| judged.decide(1) == Decision::Refuse(Refusal::DeviceUnknown)));
+    assert!(judged.comes_to(|judged| judged.decide(1) == Decision::Refuse(Refusal::DeviceOffline)));
     assert_eq!(judged.held_by(), Some(Rule::Contract));
 
     installation.restore_query("grants");
