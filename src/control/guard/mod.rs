@@ -305,6 +305,9 @@ impl Guard {
                 self.live.count(gone.as_ref(), None, now);
             }
             self.follow_place(before.as_ref(), after.as_ref(), word);
+            if is_explicit && before == after {
+                self.confirm_place(&key, after.as_ref());
+            }
             self.live.count(before.as_ref(), after.as_ref(), now);
             let revives = after.as_ref().is_some_and(|row| row.is_live(now) && self.tombstones.covers(&key, row));
             if revives {

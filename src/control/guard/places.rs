@@ -176,6 +176,14 @@ impl Guard {
         self.places.change(before, after, word);
     }
 
+    /// A word says what a query had come to before: if that was a move, the place is the device's from here on.
+    pub(super) fn confirm_place(&mut self, key: &RowKey, after: Option<&AnyRow>) {
+        let was_inferred = self.ledger.baseline(key).is_some_and(|baseline| baseline.as_ref() != after);
+        if let Some(AnyRow::Device(device)) = after.filter(|_| was_inferred) {
+            self.places.owners.confirm(device);
+        }
+    }
+
     /// Follows the rows that a change displaces: devices whose uuid another one has now.
     pub(super) fn displaced_by(&self, in_force: &Snapshot, after: Option<&AnyRow>) -> Option<RowKey> {
         let Some(AnyRow::Device(device)) = after else { return None };

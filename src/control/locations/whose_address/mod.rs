@@ -98,6 +98,13 @@ impl AddressOwners {
         }
     }
 
+    /// An explicit word says that the device is where its row in force says, and where a query had put it before.
+    pub(in crate::control) fn confirm(&mut self, device: &Device) {
+        if let Some(place) = self.place_of(Some(device)) {
+            self.update(place, device.id, |contest| contest.give_to(device.id));
+        }
+    }
+
     /// Sets the row that a held answer of the store has of a device. `None` once the answer agrees with what is in force.
     pub(in crate::control) fn set_pending(&mut self, id: DeviceId, answer: Option<&Device>) {
         let place = self.place_of(answer);

@@ -101,6 +101,15 @@ fn an_explicit_word_gives_the_address_to_the_device_that_it_moves_there() {
 }
 
 #[test]
+fn a_word_about_a_move_that_a_query_had_come_to_before_gives_the_address_as_well() {
+    let mut owners = owners(3);
+    owners.change(Some(&at(2, 2)), Some(&at(2, 1)), WordKind::Inferred);
+    assert_eq!(disputed(&owners), [1, 2]);
+    owners.confirm(&at(2, 1));
+    assert_eq!(disputed(&owners), [1]);
+}
+
+#[test]
 fn a_held_answer_disputes_the_device_whose_place_it_gives_away_and_no_other() {
     let mut owners = owners(4);
     (2..=4).for_each(|id| owners.set_pending(DeviceId(id), Some(&at(id, 1))));
