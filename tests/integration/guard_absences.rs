@@ -35,7 +35,10 @@ fn rarely_reading_whole(config: &mut Config) {
 fn settles(judged: &Judged, allowed: usize, held: &[&str]) {
     assert!(judged.comes_to(|judged| judged.allowed() == allowed), "{} are allowed", judged.allowed());
     judged.read_whole(2);
-    assert_eq!((judged.allowed(), judged.held_groups()), (allowed, held.iter().map(ToString::to_string).collect()));
+    assert_eq!(
+        (judged.allowed(), judged.held_groups()),
+        (allowed, held.iter().map(ToString::to_string).collect())
+    );
 }
 
 fn rows_within_the_budget_are_missed_at_the_second_read_and_come_back(store: StoreUnderTest) {
@@ -86,7 +89,10 @@ fn a_budget_that_is_configured_holds_beyond_it(store: StoreUnderTest) {
     });
     installation.replace_query("grants", &without("id <= 7"));
     let message = judged.holds_groups(&["grants.absent"]);
-    assert!(message.contains("7 of 40 grants are missing") && message.contains("the budget is 6"), "{message}");
+    assert!(
+        message.contains("7 of 40 grants are missing") && message.contains("the budget is 6"),
+        "{message}"
+    );
     installation.change_query("grants", &without("id <= 6"));
     settles(&judged, 34, &[]);
 }
@@ -144,8 +150,10 @@ fn a_truncated_key_holds_and_heals(store: StoreUnderTest) {
     };
     installation.replace_query(
         "credentials",
-        &format!("SELECT id, {key} AS key_sha256, principal, label, created_at, expires_at, revoked_at
-            FROM credentials_table"),
+        &format!(
+            "SELECT id, {key} AS key_sha256, principal, label, created_at, expires_at, revoked_at
+            FROM credentials_table"
+        ),
     );
     assert!(judged.comes_to(|judged| judged.held_groups().contains(&"credentials.absent".to_owned())));
     judged.read_whole(2);

@@ -43,7 +43,10 @@ fn nobody_is_elsewhere(judged: &Judged, devices: usize) -> usize {
     let is_reached = |device: &usize| {
         let decision = judged.decide(*device);
         let is_reached = dialled(judged, *device) == own(*device);
-        assert!(is_reached || decision == Decision::Refuse(Refusal::DeviceDisputed), "{device}: {decision:?}");
+        assert!(
+            is_reached || decision == Decision::Refuse(Refusal::DeviceDisputed),
+            "{device}: {decision:?}"
+        );
         is_reached
     };
     (0..devices).filter(is_reached).count()
@@ -100,7 +103,11 @@ fn an_address_that_was_given_to_another_device_is_that_ones_at_once(store: Store
     // A VPN server gives the address of the first device to the second one, and has nothing said of the first yet.
     installation.sql(&format!("UPDATE devices SET address = '{}' WHERE id = 2", Installation::address(0)));
     assert!(judged.comes_to(|judged| dialled(judged, 1) == own(0)));
-    assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceDisputed), "the address is the second one's");
+    assert_eq!(
+        judged.decide(0),
+        Decision::Refuse(Refusal::DeviceDisputed),
+        "the address is the second one's"
+    );
     assert_eq!((judged.allowed(), judged.held_by()), (11, None));
     installation.sql("UPDATE devices SET address = '127.1.9.9' WHERE id = 1");
     assert!(judged.comes_to(|judged| dialled(judged, 0) == Some("127.1.9.9".parse().unwrap())));
@@ -115,7 +122,8 @@ fn an_address_that_was_given_away_is_not_dialled_in_a_hold(store: StoreUnderTest
     judged.holds_groups(&["devices.unlocated"]);
     assert_eq!(judged.allowed(), 30);
     // Meanwhile the second device comes to where the fifth was.
-    installation.sql(&format!("UPDATE devices_table SET address = '{}' WHERE id = 2", Installation::address(4)));
+    installation
+        .sql(&format!("UPDATE devices_table SET address = '{}' WHERE id = 2", Installation::address(4)));
     let moved = judged.comes_to(|judged| dialled(judged, 1) == own(4));
     assert!(moved, "{:?}, {:?}, {:?}", judged.decide(1), judged.holds(), judged.status().last_error);
     assert!(judged.comes_to(|judged| dialled(judged, 4).is_none()));
@@ -127,7 +135,8 @@ fn a_device_that_is_missing_is_not_dialled_where_another_one_is(store: StoreUnde
     let judged = installation.start();
     installation.replace_query("devices", "SELECT * FROM devices_table WHERE id > 20 OR id = 2");
     judged.holds_groups(&["devices.absent"]);
-    installation.sql(&format!("UPDATE devices_table SET address = '{}' WHERE id = 2", Installation::address(0)));
+    installation
+        .sql(&format!("UPDATE devices_table SET address = '{}' WHERE id = 2", Installation::address(0)));
     assert!(judged.comes_to(|judged| dialled(judged, 1) == own(0)));
     assert_eq!(dialled(&judged, 0), None);
     assert_eq!((dialled(&judged, 5), judged.allowed()), (own(5), 29));

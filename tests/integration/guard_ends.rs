@@ -36,7 +36,8 @@ fn flagged(relation: &str, condition: &str) -> String {
 }
 
 /// Most grants give other ports.
-const NARROWED: &str = "SELECT id, principal, scope, target, CASE WHEN id > 10 THEN 443 ELSE port_min END AS port_min,
+const NARROWED: &str =
+    "SELECT id, principal, scope, target, CASE WHEN id > 10 THEN 443 ELSE port_min END AS port_min,
     port_max, created_at, expires_at, revoked_at FROM grants_table";
 
 const DEVICES: &str = "SELECT * FROM devices_table WHERE id > 27";
@@ -106,7 +107,11 @@ fn what_a_query_came_to_heals_after_a_restart(store: StoreUnderTest) {
     let judged = start();
     judged.read_whole(2);
     assert_eq!((judged.allowed(), judged.held_by()), (29, None));
-    assert_eq!(judged.decide(29), Decision::Refuse(Refusal::GrantRevoked), "what the store recorded stays ended");
+    assert_eq!(
+        judged.decide(29),
+        Decision::Refuse(Refusal::GrantRevoked),
+        "what the store recorded stays ended"
+    );
 }
 
 fn every_explicit_end_counts_through_every_hold(store: StoreUnderTest) {

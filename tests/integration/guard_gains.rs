@@ -33,7 +33,8 @@ fn allowed_pairs(judged: &crate::support::Judged, devices: usize) -> usize {
         let query = Query { subject, device: Some(Installation::uuid(device)), port: 22 };
         matches!(view.decide(&query, UnixMillis::now()), Decision::Allow(_))
     };
-    (0..3).flat_map(|principal| (0..devices).map(move |device| (principal, device)))
+    (0..3)
+        .flat_map(|principal| (0..devices).map(move |device| (principal, device)))
         .filter(|(principal, device)| is_allowed(*principal, *device))
         .count()
 }
@@ -92,7 +93,8 @@ fn grants_that_change_hands_hold(store: StoreUnderTest) {
 }
 
 fn credentials_that_change_hands_hold(store: StoreUnderTest) {
-    let select = "SELECT id, key_sha256, principal % 3 + 1 AS principal, label, created_at, expires_at, revoked_at
+    let select =
+        "SELECT id, key_sha256, principal % 3 + 1 AS principal, label, created_at, expires_at, revoked_at
         FROM credentials_table";
     is_held_and_heals(store, "credentials", select, "credentials.reassigned");
 }

@@ -43,7 +43,10 @@ fn a_query_that_loses_most_devices_holds_that_group_and_nothing_else(store: Stor
     let judged = installation.start();
     installation.replace_query("devices", &format!("SELECT {DEVICES} WHERE id > 27"));
     let message = judged.holds_groups(&["devices.absent"]);
-    assert!(message.contains("27 of 30 devices are missing") && message.contains("such as devices "), "{message}");
+    assert!(
+        message.contains("27 of 30 devices are missing") && message.contains("such as devices "),
+        "{message}"
+    );
 
     // A new right, a wider one and a new place take effect meanwhile, and so does an end.
     installation.sql(
@@ -72,8 +75,7 @@ fn an_answer_that_empties_a_relation_holds_however_small_it_is(store: StoreUnder
         let judged = installation.start();
         installation.replace_query(relation, &format!("SELECT * FROM {relation}_table WHERE false"));
         judged.holds_groups(&[&format!("{relation}.absent")]);
-        let message =
-            holds_and_heals(&judged, Rule::Budget, 3, || installation.restore_query(relation));
+        let message = holds_and_heals(&judged, Rule::Budget, 3, || installation.restore_query(relation));
         assert!(message.contains(&format!("3 of 3 {relation} are missing")), "{message}");
     }
 }
@@ -100,13 +102,18 @@ fn a_relation_outside_its_bounds_holds(store: StoreUnderTest) {
     });
     installation.replace_query("devices", &format!("SELECT {DEVICES} WHERE id <> 5"));
     let message = holds_and_heals(&judged, Rule::Bounds, 5, || installation.restore_query("devices"));
-    assert!(message.contains("devices has 4 rows") && message.contains("bounds.devices.min is 5"), "{message}");
+    assert!(
+        message.contains("devices has 4 rows") && message.contains("bounds.devices.min is 5"),
+        "{message}"
+    );
 
     installation.replace_query(
         "devices",
-        &format!("SELECT {DEVICES} UNION ALL SELECT id + 9, replace(uuid, 'd00d', 'beef'), name, fleet,
+        &format!(
+            "SELECT {DEVICES} UNION ALL SELECT id + 9, replace(uuid, 'd00d', 'beef'), name, fleet,
             CASE WHEN false THEN address END, node, online, created_at
-            FROM devices_table WHERE id < 3"),
+            FROM devices_table WHERE id < 3"
+        ),
     );
     let message = holds_and_heals(&judged, Rule::Bounds, 5, || installation.restore_query("devices"));
     assert!(message.contains("bounds.devices.max is 6"), "{message}");

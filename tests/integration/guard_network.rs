@@ -31,13 +31,20 @@ fn put_beyond_reach(installation: &Installation) -> IpNet {
 fn a_mass_loss_of_location_holds_where_devices_still_answer(store: StoreUnderTest) {
     for (what, lost) in [
         ("an inverted flag", DEVICES.replace("online", "NOT online AS online")),
-        ("addresses that are null", DEVICES.replace("address", "CASE WHEN false THEN address END AS address")),
+        (
+            "addresses that are null",
+            DEVICES.replace("address", "CASE WHEN false THEN address END AS address"),
+        ),
     ] {
         for devices in [3, 40] {
             let installation = Installation::on(store, devices);
             let judged = installation.start();
             installation.replace_query("devices", &format!("SELECT {lost}"));
-            assert!(judged.comes_to(|judged| judged.held_by() == Some(Rule::Location)), "{:?}", judged.holds());
+            assert!(
+                judged.comes_to(|judged| judged.held_by() == Some(Rule::Location)),
+                "{:?}",
+                judged.holds()
+            );
             let message = judged.holds_groups(&["devices.unlocated"]);
             let lost = format!("{devices} of {devices} devices have lost their location");
             assert!(message.contains(&lost) && message.contains("still answer"), "{message}");

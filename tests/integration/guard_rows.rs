@@ -83,7 +83,10 @@ fn a_join_that_fans_out_into_rows_that_differ_holds(store: StoreUnderTest) {
     );
     // Of each there are two, of which chance would choose; the two that are missing are ended.
     let message = judged.holds_groups(&["grants.undecodable"]);
-    assert!(message.contains("28 grants do not decode") && message.contains("2 rows have this key"), "{message}");
+    assert!(
+        message.contains("28 grants do not decode") && message.contains("2 rows have this key"),
+        "{message}"
+    );
     assert!(judged.comes_to(|judged| judged.allowed() == 28));
     installation.restore_query("grants");
     judged.read_whole(2);

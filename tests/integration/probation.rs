@@ -113,7 +113,10 @@ fn nobody_brings_a_right_back_by_knocking(store: StoreUnderTest) {
     let installation = Installation::on(store, 30);
     let judged = nine_narrowed(&installation, |_| {});
     // All pairs of one principal, and one pair of a second one, who also use what is left to them.
-    ask_for(&judged, (0..30).filter(|device| device % 3 == 0).chain([1]).chain((9..29).filter(|n| n % 3 == 1)));
+    ask_for(
+        &judged,
+        (0..30).filter(|device| device % 3 == 0).chain([1]).chain((9..29).filter(|n| n % 3 == 1)),
+    );
     judged.read_whole(2);
     assert_eq!((judged.held_by(), judged.allowed()), (None, 21));
     assert!(judged.status().regressions > 30);
@@ -164,7 +167,8 @@ fn an_operator_can_choose_an_alarm_without_a_rollback(store: StoreUnderTest) {
 
 fn after_the_window_a_refusal_is_a_refusal(store: StoreUnderTest) {
     let installation = Installation::on(store, 30);
-    let judged = nine_narrowed(&installation, |config| config.authz.guard.window = Duration::from_millis(200));
+    let judged =
+        nine_narrowed(&installation, |config| config.authz.guard.window = Duration::from_millis(200));
     assert!(judged.comes_to(|judged| !judged.status().on_probation));
     ask_for(&judged, 0..9);
     assert_eq!((judged.held_by(), judged.allowed(), judged.status().regressions), (None, 21, 0));
@@ -185,9 +189,8 @@ fn losses_one_by_one_are_undone_together(store: StoreUnderTest) {
 fn devices_that_were_deleted_or_went_offline_are_no_regressions(store: StoreUnderTest) {
     let installation = Installation::on(store, 30);
     let judged = installation.start();
-    installation.sql(
-        "DELETE FROM devices WHERE id <= 6; UPDATE devices SET online = false WHERE id BETWEEN 7 AND 9",
-    );
+    installation
+        .sql("DELETE FROM devices WHERE id <= 6; UPDATE devices SET online = false WHERE id BETWEEN 7 AND 9");
     assert!(judged.comes_to(|judged| judged.allowed() == 21));
     installation.replace_query("devices", "SELECT * FROM devices_table WHERE id NOT IN (10, 11)");
     assert!(judged.comes_to(|judged| judged.allowed() == 19), "two are missing as well");

@@ -309,7 +309,8 @@ impl Guard {
                 self.confirm_place(&key, after.as_ref());
             }
             self.live.count(before.as_ref(), after.as_ref(), now);
-            let revives = after.as_ref().is_some_and(|row| row.is_live(now) && self.tombstones.covers(&key, row));
+            let revives =
+                after.as_ref().is_some_and(|row| row.is_live(now) && self.tombstones.covers(&key, row));
             if revives {
                 self.tombstones.remove(&key);
                 replaced.extend(change_to(&key, None));
