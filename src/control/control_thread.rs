@@ -81,9 +81,13 @@ impl ControlThread {
         let mut guard = Guard::new(config);
         let mut bookmark = None;
         if let Some(kept) = publisher.restore() {
+            let now = authority.time(UnixMillis::now());
             known.replace(kept.position);
             bookmark = kept.bookmark;
-            guard.restore(kept.snapshot, kept.revocations, kept.memory, authority.time(UnixMillis::now()));
+            guard.restore(kept.snapshot, kept.revocations, kept.memory, now);
+            if let Some(position) = kept.position {
+                guard.remember_ends(position, now);
+            }
         }
         let (readers, results) =
             Readers::start(&factory, bookmark, &config.authz.queries, pace).map_err(StartError::Thread)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam::epoch;
 
 use super::guard::{Guard, GuardMemory, Unpublished};
-use super::persist::{JournalRecord, Kept, KeptBeside, MemoryChange, Persistence};
+use super::persist::{JournalRecord, Kept, KeptBeside, Persistence};
 use crate::authz::{Authority, Revocations, Snapshot, UnixMillis, View};
 use crate::store::{Bookmark, KnownPosition, Position, QueriesDigest};
 
@@ -157,9 +157,7 @@ impl Publisher {
     /// Writes the state to disk at the end of the process.
     pub(super) fn stop(&mut self, guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) {
         let Some(persistence) = &mut self.persistence else { return };
-        if let Some(view) = view_of(guard) {
-            persistence.stop(&view, beside(guard, known, bookmark));
-        }
+        persistence.stop(view_of(guard).as_ref(), beside(guard, known, bookmark));
     }
 
     /// What keeps the state from being written; `None` while all is well.
@@ -174,18 +172,15 @@ impl Publisher {
             // A whole state is smaller and is read faster.
             persistence.outdate();
         }
-        let memory = match is_memory_changed {
-            true if guard.memory_rows() <= JOURNAL_MEMORY_MAX => match postcard::to_allocvec(&guard.memory())
-            {
-                Ok(memory) => MemoryChange::Whole(memory),
-                Err(_) => MemoryChange::None,
-            },
-            true => {
-                persistence.outdate();
-                MemoryChange::None
-            }
-            false => MemoryChange::None,
+        let is_short = guard.memory_rows() <= JOURNAL_MEMORY_MAX;
+        let memory = match is_memory_changed && is_short {
+            true => postcard::to_allocvec(&guard.memory()).ok(),
+            false => None,
         };
+        if is_memory_changed && memory.is_none() {
+            // Rows and memory are of one moment: until the next state, which is due at once, only words and ends count.
+            persistence.outdate();
+        }
         let ReadUpTo { position, bookmark } = read_up_to;
         persistence.record(&JournalRecord {
             generation,
@@ -216,8 +211,8 @@ fn beside(guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) -> K
 /// Inferred rows that a record of the journal may have. More are written with the next state.
 const JOURNAL_ROWS_MAX: usize = 10_000;
 
-/// Rows of the guard's memory up to which it is written with each change. Beyond it a state is written.
-const JOURNAL_MEMORY_MAX: usize = 200;
+/// Rows of the guard's memory up to which it is written with each change: some 100 KiB. Beyond it a state is written.
+const JOURNAL_MEMORY_MAX: usize = 1_000;
 
 /// Views that are not in force any more, but that an engine may still be looking at.
 ///

@@ -40,6 +40,8 @@ mod head_parser;
 mod holding;
 mod incident;
 mod kept;
+mod kept_guard;
+mod kept_starts;
 mod lifecycle;
 mod limits;
 mod metrics;

@@ -8,7 +8,7 @@ use super::ledger::{LedgerEntry, LedgerStep};
 use super::tombstones::Tombstone;
 use super::{AnyRow, Guard, RecentEnds, RejectedRow, WaitingWord, index};
 use crate::authz::{
-    Credential, Device, DeviceId, DeviceUuid, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
+    Credential, Device, DeviceId, DeviceUuid, End, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
 };
 use crate::control::api::{ChangeKind, Expectation, Publication, Rule};
@@ -188,6 +188,27 @@ impl Guard {
         self.words_lost_before = memory.words_lost_before;
         self.inferred_ends = memory.inferred_ends.iter().map(KeyFields::key).collect();
         self.hold_rejected(now);
+    }
+
+    /// Remembers the ends that were recorded after the memory, at `position` at the latest: a newer word gives them back,
+    /// and answers that confirm them let them be forgotten.
+    pub(in crate::control) fn remember_ends(&mut self, position: Position, now: UnixMillis) {
+        let revocations = std::sync::Arc::clone(&self.revocations);
+        for end in revocations.ends() {
+            match end {
+                End::Principal(id) => self.tombstones.insert_missing_principal(id, position, now),
+                End::Credential(key) => self.remember_end(RowKey::Credential(key), position, now),
+                End::Grant(id, _) => self.remember_end(RowKey::Grant(id), position, now),
+            }
+        }
+    }
+
+    fn remember_end(&mut self, key: RowKey, position: Position, now: UnixMillis) {
+        let row = self.in_force.as_deref().and_then(|in_force| super::row_of(in_force, &key));
+        // A row that is in force says itself whether it has ended.
+        if row.is_none() && !self.tombstones.contains(&key) {
+            self.tombstones.insert(key, None, position, now);
+        }
     }
 }
 

@@ -43,6 +43,12 @@ impl Tombstones {
         self.principals.insert(id, Tombstone { position, at, right: None, confirmed: [false; 3] });
     }
 
+    pub(super) fn insert_missing_principal(&mut self, id: PrincipalId, position: Position, at: UnixMillis) {
+        if !self.principals.contains_key(&id) {
+            self.insert_principal(id, position, at);
+        }
+    }
+
     pub(super) fn restore(&mut self, key: RowKey, tombstone: Tombstone) {
         self.rows.insert(key, tombstone);
     }

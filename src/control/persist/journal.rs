@@ -119,15 +119,20 @@ impl JournalFile {
         Ok(())
     }
 
+    /// Makes all of it outlive a power cut, before another journal continues it.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        if !self.is_synced {
-            self.file.sync_data()?;
-            self.is_synced = true;
-        }
+        self.file.sync_data()?;
+        self.is_synced = true;
         Ok(())
     }
 
-    /// A handle of the file, to be synced on another thread.
+    /// A handle of the file, to be synced on another thread; `None` where that was asked for already.
+    pub(super) fn unsynced(&mut self) -> Option<io::Result<File>> {
+        let is_synced = std::mem::replace(&mut self.is_synced, true);
+        (!is_synced).then(|| self.handle())
+    }
+
+    /// A handle of the file.
     pub(super) fn handle(&self) -> io::Result<File> {
         self.file.try_clone()
     }

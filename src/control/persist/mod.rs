@@ -15,6 +15,7 @@ mod restore;
 mod row_fields;
 mod saving;
 mod state_file;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +34,10 @@ use journal::{JournalEnd, JournalFile};
 use kept_error::{describe_failure, describe_undestroyed};
 use record::{JournalEntry, encode};
 use saving::{SaveJob, Saving};
+use sync::SyncThread;
 
 pub(super) use kept_error::KeptError;
-pub(super) use record::{JournalRecord, MemoryChange};
+pub(super) use record::JournalRecord;
 
 /// A state from disk that a node can begin with, all of it as of the last step that was recorded.
 pub(super) struct Kept {
@@ -49,10 +51,8 @@ pub(super) struct Kept {
     pub other_queries: Vec<Relation>,
     pub position: Option<Position>,
     pub bookmark: Option<Bookmark>,
-    /// The guard's memory, as it was last recorded whole; empty where it never was.
+    /// The guard's memory of the same moment; empty where it never was recorded.
     pub memory: Vec<u8>,
-    /// Steps after `memory`, in their order. The rows and the ends already have them; the memory has to learn of them.
-    pub since_memory: Vec<JournalRecord>,
     /// Some steps at the end were not recorded whole. Of what came after them only words and ends are here.
     pub has_gap: bool,
 }
@@ -88,6 +88,7 @@ pub(super) struct Persistence {
     /// A state is on disk that a later start may use, though no journal follows it.
     is_unfollowed: bool,
     saving: Option<Saving>,
+    syncing: SyncThread,
     schedule: SaveSchedule,
     confirmed_at: UnixMillis,
     seen_at: UnixMillis,
@@ -141,6 +142,7 @@ impl Persistence {
             unsaved_bytes: 0,
             is_unfollowed: false,
             saving: None,
+            syncing: SyncThread::new(Box::new(File::sync_data)),
             schedule: SaveSchedule {
                 is_needed: true,
                 is_urgent: false,
@@ -211,15 +213,18 @@ impl Persistence {
     /// the journal keeps words and ends alone.
     pub(super) fn outdate(&mut self) {
         self.schedule.is_needed = true;
+        self.schedule.is_urgent = true;
         if !self.has_gap {
             self.has_gap = true;
             self.append_entry(&JournalEntry::Gap);
         }
     }
 
-    /// Makes what was recorded outlive a power cut. To be called once it is in force.
+    /// Has a thread make what was recorded outlive a power cut. To be called once it is in force.
     pub(super) fn sync(&mut self) {
-        if let Some(Err(error)) = self.journal.as_mut().map(JournalFile::sync) {
+        let unsynced = self.journal.as_mut().and_then(JournalFile::unsynced);
+        let requested = unsynced.map(|file| file.and_then(|file| self.syncing.request(file)));
+        if let Some(Err(error)) = requested {
             self.lose(&error);
         }
     }
@@ -258,7 +263,12 @@ impl Persistence {
         let SaveSchedule { is_needed, is_urgent, save_at, urgent_at, .. } = self.schedule;
         let is_due = is_needed || self.unsaved_bytes > self.limits.due;
         let at = if is_urgent { urgent_at.min(save_at) } else { save_at };
-        is_due && self.saving.is_none() && !self.is_elsewhere() && Instant::now() >= at
+        // A state is not begun on a disk that hangs: to begin a journal waits for the disk.
+        is_due
+            && !self.syncing.is_busy()
+            && self.saving.is_none()
+            && !self.is_elsewhere()
+            && Instant::now() >= at
     }
 
     /// Begins to write what is in force, which must have every step that was recorded so far. Does nothing while
@@ -275,6 +285,9 @@ impl Persistence {
 
     /// Ends writings, and retries what has failed. To be called from time to time.
     pub(super) fn turn(&mut self) {
+        if let Some(error) = self.syncing.failure() {
+            self.lose(&error);
+        }
         if self.saving.as_ref().is_some_and(Saving::is_finished) {
             self.finish_saving();
         }
@@ -296,11 +309,21 @@ impl Persistence {
         }
     }
 
-    /// Writes what is in force, if the files do not lead to it yet, and waits for that. For the end of the process.
-    pub(super) fn stop(&mut self, view: &View, beside: KeptBeside) {
-        self.finish_saving();
+    /// Writes what is in force, if the files do not lead to it yet, and waits for that. For the end of the process. On a
+    /// disk that hangs it gives up after [`STOP_SYNC_MAX`].
+    pub(super) fn stop(&mut self, view: Option<&View>, beside: KeptBeside) {
         self.write_times();
         self.sync();
+        if !self.syncing.wait(STOP_SYNC_MAX) {
+            tracing::warn!(
+                "the disk of {} does not answer: a power cut could lose what came into force last",
+                self.folder.path.display()
+            );
+            return;
+        }
+        self.turn();
+        self.finish_saving();
+        let Some(view) = view else { return };
         if self.schedule.is_needed && !self.is_elsewhere() {
             self.keep(view, beside);
             self.finish_saving();
@@ -530,6 +553,9 @@ const SAVE_PAUSE_FACTOR: u32 = 20;
 /// Pause and factor where the journal has a gap.
 const URGENT_PAUSE: Duration = Duration::from_secs(1);
 const URGENT_PAUSE_FACTOR: u32 = 4;
+
+/// Longest wait for the disk at the end of the process.
+const STOP_SYNC_MAX: Duration = Duration::from_secs(2);
 
 /// Pause between two attempts to become the writer.
 const OPEN_PAUSE: Duration = Duration::from_secs(1);

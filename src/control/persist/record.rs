@@ -22,22 +22,12 @@ pub(in crate::control) struct JournalRecord {
     pub lifted: Vec<End>,
     /// Ends that are added to [`Revocations`](crate::authz::Revocations).
     pub ended: Vec<End>,
-    pub memory: MemoryChange,
+    /// All that the guard remembers, in the guard's own form; `None` where it stays.
+    pub memory: Option<Vec<u8>>,
     /// The place from which words are read on; `None` where it stays.
     pub bookmark: Option<Bookmark>,
     /// The newest position that is believed; `None` where it stays.
     pub position: Option<Position>,
-}
-
-/// A change of what the guard remembers, in the guard's own form.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub(in crate::control) enum MemoryChange {
-    #[default]
-    None,
-    /// All that the guard remembers.
-    Whole(Vec<u8>),
-    /// A change to what was recorded before.
-    Delta(Vec<u8>),
 }
 
 /// One entry of a journal.
@@ -62,7 +52,7 @@ pub(super) struct RecordFields {
     words: Vec<ChangeFields>,
     lifted: Vec<EndFields>,
     ended: Vec<EndFields>,
-    memory: MemoryChange,
+    memory: Option<Vec<u8>>,
     bookmark: Option<Bookmark>,
     position: Option<Position>,
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::folder::Folder;
 use super::journal::{JournalEnd, JournalReader};
-use super::record::{JournalEntry, JournalRecord, MemoryChange};
+use super::record::{JournalEntry, JournalRecord};
 use super::state_file::{self, StateHeader, StateReader, StateRows};
 use super::{Kept, KeptError, Origin};
 use crate::authz::{Change, End, Generation, Revocations, UnixMillis};
@@ -63,7 +63,6 @@ struct Replay {
     gap_ends: HashSet<End>,
     /// `None` while it is the state's.
     memory: Option<Vec<u8>>,
-    since_memory: Vec<JournalRecord>,
     has_gap: bool,
 }
 
@@ -80,7 +79,6 @@ impl Replay {
             ends: rows.ends.iter().copied().collect(),
             gap_ends: HashSet::new(),
             memory: None,
-            since_memory: Vec::new(),
             has_gap: false,
         }
     }
@@ -105,7 +103,7 @@ impl Replay {
         true
     }
 
-    fn apply_record(&mut self, mut record: JournalRecord) {
+    fn apply_record(&mut self, record: JournalRecord) {
         if let Some(generation) = record.generation {
             self.generation = self.generation.max(generation);
         }
@@ -117,14 +115,8 @@ impl Replay {
         let ends = if self.has_gap { &mut self.gap_ends } else { &mut self.ends };
         ends.extend(&record.ended);
         self.position = record.position.or(self.position);
-        self.bookmark = record.bookmark.clone().or(self.bookmark.take());
-        match std::mem::take(&mut record.memory) {
-            MemoryChange::Whole(memory) => {
-                self.memory = Some(memory);
-                self.since_memory.clear();
-            }
-            memory => self.since_memory.push(JournalRecord { memory, ..record }),
-        }
+        self.bookmark = record.bookmark.or(self.bookmark.take());
+        self.memory = record.memory.or(self.memory.take());
     }
 
     fn kept(self, rows: StateRows, origin: &Origin) -> Kept {
@@ -144,7 +136,6 @@ impl Replay {
             position: self.position,
             bookmark: self.bookmark,
             memory: self.memory.unwrap_or(rows.memory),
-            since_memory: self.since_memory,
             has_gap: self.has_gap,
         }
     }

@@ -61,7 +61,7 @@ fn run(command: &[&str]) {
 /// Records steps until one does not fit.
 fn record_until_trouble(process: &mut Persistence) -> usize {
     for number in 0.. {
-        process.record(&JournalRecord { memory: MemoryChange::Delta(vec![1; 4_096]), ..deletion(1) });
+        process.record(&JournalRecord { memory: Some(vec![1; 4_096]), ..deletion(1) });
         if process.trouble().is_some() {
             return number;
         }

@@ -8,7 +8,7 @@ use super::*;
 fn step_of(memory_bytes: usize) -> JournalRecord {
     JournalRecord {
         inferred: vec![Change::Grant(grant(9, false))],
-        memory: MemoryChange::Whole(vec![7; memory_bytes]),
+        memory: Some(vec![7; memory_bytes]),
         ..deletion(1)
     }
 }

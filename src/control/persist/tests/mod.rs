@@ -4,6 +4,7 @@ mod damage;
 mod disk;
 mod limits;
 mod restarts;
+mod slow_disk;
 mod writers;
 
 use std::collections::HashSet;
@@ -115,30 +116,21 @@ impl InForce {
         self.snapshot = self.snapshot.apply(generation, &[&record.inferred[..], &record.words].concat());
         record.lifted.iter().for_each(|end| _ = self.ends.remove(end));
         self.ends.extend(&record.ended);
-        self.change_memory(&record.memory);
+        if let Some(memory) = &record.memory {
+            self.memory.clone_from(memory);
+        }
         self.bookmark = record.bookmark.clone().or(self.bookmark.take());
         self.position = record.position.or(self.position);
     }
 
-    /// The guard's memory of these tests: a delta is appended.
-    fn change_memory(&mut self, change: &MemoryChange) {
-        match change {
-            MemoryChange::None => {}
-            MemoryChange::Whole(memory) => self.memory.clone_from(memory),
-            MemoryChange::Delta(delta) => self.memory.extend(delta),
-        }
-    }
-
     fn of(kept: Kept) -> Self {
-        let mut in_force = Self {
+        Self {
             snapshot: kept.snapshot,
             ends: kept.revocations.ends().collect(),
             memory: kept.memory,
             bookmark: kept.bookmark,
             position: kept.position,
-        };
-        kept.since_memory.iter().for_each(|record| in_force.change_memory(&record.memory));
-        in_force
+        }
     }
 
     /// All of it in a form that compares.

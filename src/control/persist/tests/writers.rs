@@ -28,7 +28,7 @@ fn a_second_process_begins_with_the_state_and_becomes_the_writer_when_the_first_
     let kept = InForce::of(folder.restored().unwrap().unwrap());
     assert_eq!([1, 2, 3, 4].map(|id| kept.has_grant(id)), [false, true, false, true], "words alone count");
 
-    second.stop(&InForce::new(4..=4).view(), KeptBeside::default());
+    second.stop(Some(&InForce::new(4..=4).view()), KeptBeside::default());
     drop(second);
     let kept = InForce::of(folder.restored().unwrap().unwrap());
     assert_eq!([1, 2, 3, 4].map(|id| kept.has_grant(id)), [false, false, false, true]);
@@ -39,10 +39,10 @@ fn a_process_that_stops_writes_what_the_files_do_not_lead_to() {
     let (folder, mut process) = StateFolder::kept(&InForce::new(1..=2).view(), KeptBeside::default());
     let written = fs::metadata(folder.state()).unwrap().modified().unwrap();
     process.record(&deletion(1));
-    process.stop(&InForce::new(2..=2).view(), KeptBeside::default());
+    process.stop(Some(&InForce::new(2..=2).view()), KeptBeside::default());
     assert_eq!(fs::metadata(folder.state()).unwrap().modified().unwrap(), written, "the journal leads there");
     process.outdate();
-    process.stop(&InForce::new(3..=3).view(), KeptBeside::default());
+    process.stop(Some(&InForce::new(3..=3).view()), KeptBeside::default());
     assert!(has_grant(folder.restored(), 3));
 }
 
