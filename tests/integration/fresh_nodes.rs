@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Audit, Authority, Device, Relay, Request, Site, V4, node_section, wait_for};
+use crate::support::{Audit, Authority, Device, Relay, Request, Signal, Site, node_section, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,13 +32,18 @@ impl Fleet {
         let store = rusqlite::Connection::open(site.store_path()).unwrap();
         let rows = format!(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {DEVICES})
-            INSERT INTO devices (uuid, address, created_at) SELECT printf('%032x', i), '127.0.0.1', 0 FROM n;
+            INSERT INTO devices (uuid, address, created_at) SELECT printf('%032x', i), '127.0.1.' || i, 0 FROM n;
             INSERT INTO grants (principal, scope, target, port_min, port_max, created_at)
             SELECT (SELECT principal FROM grants LIMIT 1), 'device', id, 1, 65535, 0 FROM devices
             WHERE length(ltrim(uuid, '0')) <= 2"
         );
         store.execute_batch(&rows).unwrap();
-        Self { site, authority, device: Device::echo(V4), _certificates: certificates }
+        Self {
+            site,
+            authority,
+            device: Device::echo("0.0.0.0".parse().unwrap()),
+            _certificates: certificates,
+        }
     }
 
     /// Starts a node of its own name that reads grants where `condition` is true.
@@ -184,7 +189,9 @@ fn a_node_that_starts_alone_says_what_it_could_not_check() {
     let log = alone.relay.log();
     assert!(log.contains("there are no peers to ask"), "{log}");
     assert!(log.contains("there are no canaries (authz.guard.must_allow"), "{log}");
-    drop(alone);
+    let mut relay = alone.relay;
+    relay.signal(Signal::SIGTERM);
+    relay.wait().unwrap();
     // With its own memory it has something to compare with.
     let alone = fleet.node("node-a", HALF, "");
     assert!(!alone.relay.log().contains("no peers to ask"), "{}", alone.relay.log());

@@ -32,8 +32,13 @@ fn ends_are_recorded_while_the_disk_hangs_and_are_synced_together_afterwards() {
     let folder = folder();
     let (allow, allowed) = channel::unbounded();
     let (mut process, syncs) = process_that_waits(&folder, allowed);
+    process.record(&deletion(0));
+    process.sync();
+    while syncs.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let began = Instant::now();
-    for id in 0..200 {
+    for id in 1..200 {
         process.record(&deletion(id));
         process.sync();
         process.turn();
