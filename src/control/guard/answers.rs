@@ -346,7 +346,11 @@ pub(super) fn is_after(one: Position, other: Position) -> bool {
 
 /// Digest of a row that is to be applied. Digests of several rows are added, so that their order does not matter.
 pub(super) fn digest(key: &RowKey, after: Option<&AnyRow>) -> u128 {
-    let digest = Sha256::digest(format!("{key:?} {after:?}"));
+    text_digest(&format!("{key:?} {after:?}"))
+}
+
+pub(super) fn text_digest(text: &str) -> u128 {
+    let digest = Sha256::digest(text);
     let mut head = [0; 16];
     head.copy_from_slice(&digest[..16]);
     u128::from_le_bytes(head)

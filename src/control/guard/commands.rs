@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::answers::{EXAMPLES_MAX, digest};
+use super::answers::{EXAMPLES_MAX, digest, text_digest};
 use super::row::{AnyRow, row_of};
 use super::{Guard, index};
 use crate::authz::UnixMillis;
@@ -28,13 +28,16 @@ impl Guard {
         let before = |key: &RowKey| in_force.and_then(|in_force| row_of(in_force, key));
         let mut rows = Vec::new();
         for relation in Relation::ALL {
-            for (key, row) in &self.relations[index(relation)].pending {
+            let state = &self.relations[index(relation)];
+            for (key, row) in &state.pending {
+                // Where the relation as a whole waits, each of its changes does.
+                let is_held = row.held.is_some() || (state.relation_hold.is_some() && row.kind.is_some());
                 rows.push(HeldRow {
                     key: key.clone(),
                     group: row.kind.map(|kind| Group { relation, kind, word: WordKind::Inferred }),
                     before: before(key),
                     after: row.after.clone(),
-                    is_held: row.held.is_some(),
+                    is_held,
                 });
             }
         }
@@ -63,7 +66,11 @@ impl Guard {
                 sum = sum.wrapping_add(overflow.digest);
                 is_anything = true;
             }
-            is_anything |= state.relation_hold.is_some();
+            if let Some(hold) = &state.relation_hold {
+                // The counts that were shown belong to what is accepted.
+                sum = sum.wrapping_add(text_digest(&hold.figures));
+                is_anything = true;
+            }
         }
         is_anything |= self.doubted().contains(&true);
         is_anything.then(|| format!("{:016x}", (sum >> 64) as u64 ^ sum as u64))
@@ -202,5 +209,54 @@ impl Guard {
         let mut names: Vec<String> = keys.take(EXAMPLES_MAX).map(ToString::to_string).collect();
         names.sort_unstable();
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::{Device, DeviceId, DeviceUuid};
+    use crate::config::{Bound, Config};
+    use crate::store::{Position, RelationRows, StoreId};
+
+    const NOW: UnixMillis = UnixMillis(1_000_000);
+
+    fn answer(guard: &mut Guard, rows: RelationRows, relation: Relation) {
+        let position = Position { store: StoreId([1; 16]), timeline: 0, log: 1, mark: 0 };
+        guard.answer(relation, rows, Vec::new(), position, NOW);
+    }
+
+    fn devices(count: i64) -> RelationRows {
+        let device = |number| Device {
+            id: DeviceId(number),
+            uuid: DeviceUuid::parse(&format!("{number:032x}")).unwrap(),
+            fleet: None,
+            address: None,
+            node: None,
+            online: false,
+            disputed: false,
+        };
+        RelationRows::Devices((1..=count).map(device).collect())
+    }
+
+    #[test]
+    fn a_digest_is_of_the_rows_that_wait_for_a_whole_relation_too() {
+        let mut config = Config::default();
+        config.authz.guard.bounds.devices = Bound { min: Some(3), max: None };
+        let mut guard = Guard::new(&config);
+        answer(&mut guard, RelationRows::Credentials(Vec::new()), Relation::Credentials);
+        answer(&mut guard, RelationRows::Grants(Vec::new()), Relation::Grants);
+        answer(&mut guard, devices(4), Relation::Devices);
+        answer(&mut guard, devices(2), Relation::Devices);
+        let of_two = guard.held_digest().unwrap();
+
+        answer(&mut guard, devices(1), Relation::Devices);
+        let of_one = guard.held_digest().unwrap();
+        let refusal = guard.accept(&of_two, None, NOW).unwrap_err();
+        assert!(matches!(refusal, GuardCommandError::OtherDigest), "{refusal}");
+        assert_eq!(guard.in_force().unwrap().row_counts().devices, 4);
+
+        let accepted = guard.accept(&of_one, None, NOW).unwrap();
+        assert_eq!((accepted.rows, guard.in_force().unwrap().row_counts().devices), (3, 1));
     }
 }
