@@ -223,23 +223,26 @@ impl Bed {
         if self.ground.is_foreign() {
             sql += "DELETE FROM ended_rows;";
         }
-        for relation in Relation::ALL {
-            let name = relation.name();
-            match self.ground {
-                Ground::Foreign | Ground::ForeignEnded => {
-                    sql += &format!(
-                        "DELETE FROM truth_{name}; INSERT INTO truth_{name} SELECT * FROM pristine_{name};"
-                    );
-                    sql += &self.view(relation, None);
-                }
-                _ => {
-                    sql += &format!(
-                        "DO $$ BEGIN IF to_regclass('sluicegate.{name}_table') IS NOT NULL THEN
-                            DROP VIEW {name}; ALTER TABLE {name}_table RENAME TO {name}; END IF; END $$;
-                        DELETE FROM {name}; INSERT INTO {name} OVERRIDING SYSTEM VALUE SELECT * FROM pristine_{name};"
-                    );
-                }
+        if self.ground.is_foreign() {
+            for relation in Relation::ALL {
+                let name = relation.name();
+                sql += &format!(
+                    "DELETE FROM truth_{name}; INSERT INTO truth_{name} SELECT * FROM pristine_{name};"
+                );
+                sql += &self.view(relation, None);
             }
+            return sql;
+        }
+        // The triggers run whatever the session says, and what was granted on a device ends with it: all rows go first.
+        for name in Relation::ALL.map(Relation::name) {
+            sql += &format!(
+                "DO $$ BEGIN IF to_regclass('sluicegate.{name}_table') IS NOT NULL THEN
+                    DROP VIEW {name}; ALTER TABLE {name}_table RENAME TO {name}; END IF; END $$;"
+            );
+        }
+        sql += "DELETE FROM devices; DELETE FROM grants; DELETE FROM credentials; DELETE FROM changes;";
+        for name in Relation::ALL.map(Relation::name) {
+            sql += &format!("INSERT INTO {name} OVERRIDING SYSTEM VALUE SELECT * FROM pristine_{name};");
         }
         sql
     }

@@ -317,21 +317,32 @@ impl<'a> Run<'a> {
             // When an expiry passes is the answer's to say.
             return style != EndStyle::Expire || is_seen;
         }
-        let changes = changes(&self.rights, relation, after.as_deref());
-        let so_far = |kind| changes.iter().filter(|change| law::kinds(change, now).contains(&kind)).count();
-        let live = self.rights.live(relation, ChangeKind::Absent, now);
-        let is_full = [ChangeKind::Absent, ChangeKind::Ended].into_iter().any(|kind| {
-            let budget = law::budget(kind, live);
-            so_far(kind) <= budget && so_far(kind) + 1 > budget
-        });
-        is_seen && !is_full
+        is_seen && !self.is_budget_used_up(relation, after.as_deref())
+    }
+
+    /// True where wrong rows that are in force, or are about to be, leave no room for an end that nothing but the answer
+    /// tells.
+    fn is_budget_used_up(&self, relation: Relation, answer: Option<&[AnswerRow]>) -> bool {
+        let now = UnixMillis::now();
+        let changes = changes(&self.rights, relation, answer);
+        let wrong = self.inquiry.wrong(|question| self.relay().decide(question));
+        [ChangeKind::Absent, ChangeKind::Ended].into_iter().any(|kind| {
+            let budget = law::budget(kind, self.rights.live(relation, kind, now));
+            let so_far = changes.iter().filter(|change| law::kinds(change, now).contains(&kind)).count();
+            let in_force = wrong.by_kind.get(&kind).copied().unwrap_or_default();
+            let in_force = if relation == self.case.mutator.relation { in_force } else { 0 };
+            (so_far <= budget && so_far + 1 > budget) || in_force + 1 > budget
+        })
     }
 
     fn is_refused(&self, relation: Relation, question: &Question) -> bool {
         let is_refused = || matches!(self.relay().decide(question), Verdict::Refuse);
         if self.case.ground == Ground::Foreign {
             // The first of these reads may have begun before the end.
-            return (0..HEALS_WITHIN).any(|_| self.relay().is_read(relation, 1) && is_refused());
+            let is_in_time = (0..HEALS_WITHIN).any(|_| self.relay().is_read(relation, 1) && is_refused());
+            // What was read is put in force a moment later.
+            std::thread::sleep(if is_in_time { Duration::ZERO } else { SETTLES_WITHIN });
+            return is_in_time || is_refused();
         }
         let give_up_at = Instant::now() + ENDS_WITHIN;
         while !is_refused() {
@@ -380,7 +391,11 @@ impl<'a> Run<'a> {
         self.inquiry.spare_none();
         for reads in 1..=HEALS_MAX {
             self.reads(1);
-            let wrong = self.wrong();
+            let mut wrong = self.wrong();
+            if wrong.rows + wrong.disputed > 0 && reads == HEALS_WITHIN {
+                std::thread::sleep(SETTLES_WITHIN);
+                wrong = self.wrong();
+            }
             if wrong.rows + wrong.disputed == 0 {
                 self.outcome.heal_reads = reads;
                 break;
@@ -449,13 +464,16 @@ fn sample(installation: &Installation) -> Vec<usize> {
 }
 
 /// Time that a slow query takes.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_millis(700);
 
 /// Steps in which a fault drifts to its part.
 const DRIFT_STEPS: u8 = 5;
 
 /// Reads within which nothing is wrong any more after the mend: two, and one that had begun before.
 const HEALS_WITHIN: usize = 3;
+
+/// Time from a read to the decisions by it.
+const SETTLES_WITHIN: Duration = Duration::from_millis(100);
 
 /// Reads after which a case stops waiting for decisions to be right again.
 const HEALS_MAX: usize = 8;
