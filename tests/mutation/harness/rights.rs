@@ -331,7 +331,10 @@ impl Installation {
     pub fn device(&self, n: usize) -> Device {
         let (is_offline, is_elsewhere) = (n % 10 == 5, n % 10 == 9);
         // The address of a device that went offline is another one's by now.
-        let address = Self::address(if is_offline { n - 1 } else { n });
+        let address = match is_elsewhere {
+            true => Ipv4Addr::new(127, 2, (n / 250) as u8, (n % 250 + 1) as u8).into(),
+            false => Self::address(if is_offline { n - 1 } else { n }),
+        };
         Device {
             id: Self::device_id(n),
             uuid: Self::uuid(n),
@@ -347,6 +350,7 @@ impl Installation {
         DeviceUuid::parse(&format!("{:08x}{:024x}", n + 1, 0xfeed)).unwrap()
     }
 
+    /// The address of a device in this node's network. Those of other nodes' are nobody's here.
     pub fn address(n: usize) -> IpAddr {
         Ipv4Addr::new(127, 1, (n / 250) as u8, (n % 250 + 1) as u8).into()
     }

@@ -34,6 +34,8 @@ pub struct Outcome {
     pub end_latency: Duration,
     /// Ends that the answer did not show.
     pub unseen_ends: usize,
+    /// Devices at an address that its owner has left, as the answer has it, at most.
+    pub inherited: usize,
     pub requests: usize,
     pub failures: Vec<String>,
 }
@@ -50,6 +52,7 @@ impl Outcome {
             heal_reads: 0,
             end_latency: Duration::ZERO,
             unseen_ends: 0,
+            inherited: 0,
             requests: 0,
             failures: Vec::new(),
         }
@@ -225,6 +228,7 @@ impl<'a> Run<'a> {
         let wrong = self.wrong();
         self.outcome.wrong = self.outcome.wrong.max(wrong.rows);
         self.outcome.disputed = self.outcome.disputed.max(wrong.disputed);
+        self.outcome.inherited = self.outcome.inherited.max(wrong.inherited);
         if wrong.rows > self.outcome.budget {
             let (rows, budget) = (wrong.rows, self.outcome.budget);
             let kinds = &self.inquiry.kinds;

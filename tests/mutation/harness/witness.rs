@@ -29,6 +29,8 @@ pub struct Inquiry {
     /// Rows of questions that are not judged: they are being ended.
     spared: HashSet<KeyHash>,
     spared_devices: HashSet<DeviceUuid>,
+    /// Devices that are offline as an answer has it, and are not.
+    left: HashSet<DeviceUuid>,
 }
 
 /// Rows that are decided wrongly.
@@ -43,6 +45,9 @@ pub struct Wrong {
     pub misrouted: Vec<String>,
     /// Questions that are decided wrongly.
     pub questions: Vec<Question>,
+    /// Devices at an address that, as the answer has it, its true owner has left. No one can tell that from a VPN that
+    /// gives an address to the next one; it stays within the budget of moves.
+    pub inherited: usize,
     /// A few of the wrong decisions.
     pub examples: Vec<String>,
 }
@@ -131,7 +136,15 @@ impl Inquiry {
         }
         kinds.sort();
         kinds.dedup();
-        Self { base, witnesses, kinds, truth, spared: HashSet::new(), spared_devices: HashSet::new() }
+        Self {
+            base,
+            witnesses,
+            kinds,
+            truth,
+            spared: HashSet::new(),
+            spared_devices: HashSet::new(),
+            left: left(changes),
+        }
     }
 
     pub fn questions(&self) -> impl Iterator<Item = &Question> {
@@ -168,7 +181,11 @@ impl Inquiry {
                 && let Some(device) = Installation::device_at(address)
                 && Installation::uuid(device) != question.uuid
             {
-                wrong.misrouted.push(format!("{key:?}: {} leads to {address}", question.uuid));
+                if self.left.contains(&Installation::uuid(device)) {
+                    wrong.inherited += 1;
+                } else {
+                    wrong.misrouted.push(format!("{key:?}: {} leads to {address}", question.uuid));
+                }
             }
             wrong.questions.push(*question);
             let is_first = counted.insert(key);
@@ -196,6 +213,19 @@ impl Inquiry {
         }
         wrong
     }
+}
+
+fn left(changes: &[RowChange]) -> HashSet<DeviceUuid> {
+    let left = |change: &RowChange| match (&change.before, &change.after) {
+        (Some(RightsRow::Device(before)), Some(RightsRow::Device(after)))
+            if before.online && !after.online =>
+        {
+            Some(before.uuid)
+        }
+        (Some(RightsRow::Device(before)), None) => Some(before.uuid),
+        _ => None,
+    };
+    changes.iter().filter_map(left).collect()
 }
 
 /// Questions that a change could decide differently.
