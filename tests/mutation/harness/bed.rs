@@ -83,8 +83,9 @@ impl Ground {
     pub fn expresses(self, mutator: &Mutator) -> bool {
         match (self, mutator.operator, mutator.column) {
             (Self::Foreign | Self::ForeignEnded, ..) => true,
-            // The column is a time there, which is null or not.
-            (Self::Reference, Operator::Cast | Operator::Null, Some("revoked")) => false,
+            // The schema's own columns have their types, and its flag is a time, which is null or not.
+            (Self::Reference, Operator::Cast, _) => false,
+            (Self::Reference, Operator::Null, Some("revoked")) => false,
             (Self::Reference, ..) => true,
             (Self::Statements, Operator::Drop, _) => true,
             (Self::Statements, Operator::Narrow, Some("revoked" | "expires_at" | "port_max")) => true,

@@ -335,7 +335,10 @@ impl<'a> Run<'a> {
             let so_far = changes.iter().filter(|change| law::kinds(change, now).contains(&kind)).count();
             let in_force = wrong.by_kind.get(&kind).copied().unwrap_or_default();
             let in_force = if relation == self.case.mutator.relation { in_force } else { 0 };
-            (so_far <= budget && so_far + 1 > budget) || in_force + 1 > budget
+            // What drifts takes effect until the budget is used up.
+            let is_drifting = self.case.schedule == Schedule::Drifting;
+            let is_used_up = so_far + 1 > budget && (is_drifting || so_far <= budget);
+            is_used_up || in_force + 1 > budget
         })
     }
 
