@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::decide::Trigger;
 use super::first_answers::FirstRow;
-use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, RelationHold};
+use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, PendingRows, RelationHold};
 use super::row::{AnyRow, classify};
 use super::{Guard, Judged, LiveRows, index};
 use crate::authz::{Generation, Snapshot, UnixMillis};
@@ -80,7 +80,8 @@ impl Guard {
         let before = std::mem::take(&mut state.pending);
         let overflow_before = std::mem::take(&mut state.overflow);
         let bad = std::mem::take(&mut state.bad);
-        let mut pending: HashMap<RowKey, PendingRow> = HashMap::new();
+        let mut pending = PendingRows::default();
+        let mut is_news = false;
         let mut kinds: HashMap<ChangeKind, usize> = HashMap::new();
         let mut overflow: BTreeMap<ChangeKind, Overflow> = BTreeMap::new();
         differences(relation, in_force, answer, |key, was, is| {
@@ -105,6 +106,7 @@ impl Guard {
             *count += 1;
             let kind_now = Some(kind);
             let known = before.get(&key).filter(|row| row.kind == kind_now);
+            is_news |= known.is_none();
             if *count <= PENDING_ROWS_MAX {
                 let held = match first {
                     FirstRow::Doubted => Some(Rule::Peers),
@@ -136,7 +138,7 @@ impl Guard {
             {
                 overflow.digest = overflow.digest.wrapping_add(digest(key, row.after.as_ref()));
             }
-            pending.retain(|_, row| row.kind != Some(*kind));
+            pending.remove_kind(*kind);
         }
         // What was undone and has changed since is judged as any other answer.
         let undone = self.rejected.len();
@@ -144,7 +146,8 @@ impl Guard {
             let shown = pending.get(key).map(|row| &row.after);
             key.relation() != relation || shown == Some(&undone.answer)
         });
-        self.is_memory_changed |= self.rejected.len() != undone;
+        is_news |= before.charged() != pending.charged();
+        self.is_memory_changed |= is_news || self.rejected.len() != undone;
         let state = &mut self.relations[index(relation)];
         state.pending = pending;
         state.overflow = overflow;

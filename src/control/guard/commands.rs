@@ -29,7 +29,7 @@ impl Guard {
         let mut rows = Vec::new();
         for relation in Relation::ALL {
             let state = &self.relations[index(relation)];
-            for (key, row) in &state.pending {
+            for (key, row) in state.pending.iter() {
                 // Where the relation as a whole waits, each of its changes does.
                 let is_held = row.held.is_some() || (state.relation_hold.is_some() && row.kind.is_some());
                 rows.push(HeldRow {

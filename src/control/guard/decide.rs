@@ -1,12 +1,12 @@
 //! Which of the rows that differ take effect: by group, by budget, by canaries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::budget::budget;
 use super::pending::RelationHold;
 use super::row::{AnyRow, change_to};
 use super::{AppliedKind, AppliedRow, Guard, Judged, NetworkVerdict, PendingRow, index};
-use crate::authz::{Change, Generation, UnixMillis};
+use crate::authz::{Change, DeviceUuid, Generation, UnixMillis};
 use crate::config::Preference;
 use crate::control::api::{ChangeKind, Expectation, Group, Rule, WordKind};
 use crate::store::{Relation, RowKey};
@@ -31,12 +31,18 @@ impl Guard {
         let Some(in_force) = self.in_force.clone() else {
             return if trigger == Trigger::Event { self.accept_nothing() } else { Judged::default() };
         };
-        let (free, mut charged) = self.sort(relation, now);
-        let mut judged = self.put_in_force(free, super::BY_READ, now);
+        let contested = match relation {
+            Relation::Devices => self.hold_contested_moves(&in_force),
+            _ => HashSet::new(),
+        };
+        // Mends first: they make room.
+        let mends = self.mends(relation, &contested);
+        let mut judged = self.put_in_force(mends, super::BY_READ, now);
         if relation == Relation::Devices {
             self.follow_pending_devices();
             judged.published |= self.has_new_disputes();
         }
+        let mut charged = self.charged(relation, &contested, now);
         if charged.is_empty() {
             self.end_canary_hold(relation);
             return judged;
@@ -50,9 +56,7 @@ impl Guard {
                 let wrong_before = self.canaries.check(&in_force, &self.revocations, now).err();
                 if wrong_before.is_none_or(|before| before.wrong.len() < wrong.wrong.len()) {
                     for row in charged.drain(..) {
-                        if let Some(row) = self.relations[index(relation)].pending.get_mut(&row.key) {
-                            row.held = Some(Rule::Canaries);
-                        }
+                        self.relations[index(relation)].pending.hold(&row.key, Some(Rule::Canaries));
                     }
                     self.hold_by_canaries(relation, wrong, now);
                     return judged;
@@ -71,35 +75,56 @@ impl Guard {
         Judged::default()
     }
 
-    /// Sorts the rows that may take effect: those that are free, and those that count.
-    fn sort(&mut self, relation: Relation, now: UnixMillis) -> (Vec<AppliedRow>, Vec<AppliedRow>) {
-        let contested = match self.in_force.clone() {
-            Some(in_force) if relation == Relation::Devices => self.hold_contested_moves(&in_force),
-            _ => Default::default(),
-        };
-        let mut free = Vec::new();
-        let mut groups: HashMap<ChangeKind, Vec<RowKey>> = HashMap::new();
-        for (key, row) in &self.relations[index(relation)].pending {
-            match row.kind {
-                _ if contested.contains(key) => {}
-                None => free.push(AppliedRow { key: key.clone(), after: row.after.clone(), kind: None }),
-                Some(kind) => groups.entry(kind).or_default().push(key.clone()),
+    /// Rows that take effect in any case.
+    fn mends(&self, relation: Relation, contested: &HashSet<RowKey>) -> Vec<AppliedRow> {
+        let pending = self.relations[index(relation)].pending.iter();
+        let free = pending.filter(|(key, row)| row.kind.is_none() && !contested.contains(*key));
+        free.map(|(key, row)| AppliedRow { key: key.clone(), after: row.after.clone(), kind: None }).collect()
+    }
+
+    /// Rows that take effect, and count.
+    fn charged(
+        &mut self,
+        relation: Relation,
+        contested: &HashSet<RowKey>,
+        now: UnixMillis,
+    ) -> Vec<AppliedRow> {
+        let state = &self.relations[index(relation)];
+        if state.relation_hold.as_ref().is_some_and(|hold| hold.rule != Rule::Canaries) {
+            return Vec::new();
+        }
+        let mut groups: BTreeMap<ChangeKind, Vec<RowKey>> = BTreeMap::new();
+        for (key, row) in state.pending.iter() {
+            if let Some(kind) = row.kind.filter(|_| !contested.contains(key)) {
+                groups.entry(kind).or_default().push(key.clone());
             }
         }
         let mut charged = Vec::new();
-        if self.relations[index(relation)]
-            .relation_hold
-            .as_ref()
-            .is_some_and(|hold| hold.rule != Rule::Canaries)
-        {
-            return (free, charged);
-        }
         for (kind, keys) in groups {
             let keys = self.without_rejected(relation, keys);
             let admitted = self.admit(relation, kind, keys, now);
             charged.extend(admitted);
         }
-        (free, charged)
+        self.without_claimed(charged)
+    }
+
+    /// Leaves out devices whose uuid another device still has: it goes first, or the device waits for it.
+    fn without_claimed(&self, mut rows: Vec<AppliedRow>) -> Vec<AppliedRow> {
+        let Some(in_force) = &self.in_force else { return rows };
+        loop {
+            let left: HashMap<RowKey, Option<DeviceUuid>> =
+                rows.iter().map(|row| (row.key.clone(), row.after.as_ref().and_then(AnyRow::uuid))).collect();
+            let before = rows.len();
+            rows.retain(|row| {
+                let Some(uuid) = row.after.as_ref().and_then(AnyRow::uuid) else { return true };
+                let Some(holder) = in_force.device_named(uuid) else { return true };
+                let holder = RowKey::Device(holder.id);
+                holder == row.key || left.get(&holder).is_some_and(|kept| *kept != Some(uuid))
+            });
+            if rows.len() == before {
+                return rows;
+            }
+        }
     }
 
     /// Leaves out the rows that were undone and that the store shows as before, and those that the peers doubt.
@@ -108,13 +133,13 @@ impl Guard {
         let rejected = &self.rejected;
         keys.into_iter()
             .filter(|key| {
-                let Some(row) = pending.get_mut(key) else { return false };
+                let Some(row) = pending.get(key) else { return false };
                 if row.held == Some(Rule::Peers) {
                     return false;
                 }
                 let undone = rejected.get(key).filter(|undone| undone.answer == row.after);
                 if let Some(undone) = undone {
-                    row.held = Some(undone.rule);
+                    pending.hold(key, Some(undone.rule));
                 }
                 undone.is_none()
             })
@@ -154,10 +179,10 @@ impl Guard {
             // A mass that is held stays held; what comes later on its own is judged on its own.
             let pending = &state.pending;
             let is_fresh = |key: &&RowKey| pending.get(*key).is_some_and(|row| row.held.is_none());
-            let is_mass = |row: &PendingRow| matches!(row.held, Some(Rule::Budget | Rule::Location));
-            let has_held = pending.values().any(|row| row.kind == Some(kind) && is_mass(row))
-                || state.overflow.contains_key(&kind);
-            let fresh: Vec<RowKey> = keys.iter().filter(is_fresh).cloned().collect();
+            let has_held =
+                [Rule::Budget, Rule::Location].iter().any(|rule| pending.count(kind, Some(*rule)) > 0)
+                    || state.overflow.contains_key(&kind);
+            let fresh: HashSet<RowKey> = keys.iter().filter(is_fresh).cloned().collect();
             let (fresh, masses): (Vec<RowKey>, Vec<RowKey>) = if has_held && fresh.len() <= room {
                 keys.into_iter().partition(|key| fresh.contains(key))
             } else {
@@ -184,8 +209,8 @@ impl Guard {
         let reads = state.reads;
         let mut applied = Vec::with_capacity(keys.len());
         for key in keys {
-            let Some(row) = state.pending.get_mut(&key) else { continue };
-            row.held = None;
+            state.pending.hold(&key, None);
+            let Some(row) = state.pending.get(&key) else { continue };
             if is_guarded && kind == ChangeKind::Absent && row.first_read >= reads {
                 continue;
             }
@@ -200,12 +225,10 @@ impl Guard {
         let pending = &mut self.relations[index(relation)].pending;
         let mut is_new = false;
         for key in keys {
-            if let Some(row) = pending.get_mut(key) {
-                is_new |= row.held.is_none();
-                row.held = Some(rule);
-            }
+            is_new |= pending.hold(key, Some(rule)) == Some(None);
         }
         if is_new {
+            self.is_memory_changed = true;
             self.count_hold(rule);
         }
     }

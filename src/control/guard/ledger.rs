@@ -2,7 +2,8 @@
 //!
 //! The baseline is not kept: it is what is in force with this ledger undone. So it costs as much as changed, however
 //! large the installation is. A row whose changes are older than the window leaves the ledger, and what it is now is
-//! the baseline; while its group is held it stays, so that no slow drift can move the baseline along.
+//! the baseline; while anything of its relation is held it stays, so that no slow drift can move the baseline along, and a
+//! mend is known as one however late it comes.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -89,19 +90,19 @@ impl Ledger {
         Some(entry)
     }
 
-    /// Moves the baseline on to `since`, but for the groups that are held. Returns the rows of which what is in force is
-    /// the baseline now, with their kinds.
+    /// Moves the baseline on to `since`, but for relations of which anything is held. Returns the rows of which what
+    /// is in force is the baseline now, with their kinds.
     pub(in crate::control) fn age(
         &mut self,
         since: UnixMillis,
-        is_held: impl Fn(Relation, ChangeKind) -> bool,
+        is_held: impl Fn(Relation) -> bool,
     ) -> Vec<(RowKey, ChangeKind)> {
         let mut settled = Vec::new();
         let old = |entry: &LedgerEntry| entry.steps.front().is_some_and(|step| step.at < since);
         let aged: Vec<RowKey> = self
             .entries
             .iter()
-            .filter(|(key, entry)| old(entry) && !is_held(key.relation(), entry.kind))
+            .filter(|(key, entry)| old(entry) && !is_held(key.relation()))
             .map(|(key, _)| key.clone())
             .collect();
         for key in aged {
@@ -125,11 +126,13 @@ impl Ledger {
         self.entries.iter().filter_map(|(key, entry)| Some((key.clone(), first(entry)?.before))).collect()
     }
 
+    /// Makes room for many, so that the search for the oldest is worth its while.
     fn forget_oldest(&mut self) {
         let at = |entry: &LedgerEntry| entry.steps.front().map(|step| step.at);
-        if let Some(key) = self.entries.iter().min_by_key(|(_, entry)| at(entry)).map(|(key, _)| key.clone())
-        {
-            self.remove(&key);
+        let mut keys: Vec<_> = self.entries.iter().map(|(key, entry)| (at(entry), key.clone())).collect();
+        let (old, _, _) = keys.select_nth_unstable_by_key(LEDGER_ROWS_MAX / 10, |(at, _)| *at);
+        for (_, key) in old {
+            self.remove(key);
         }
     }
 }
@@ -176,11 +179,15 @@ mod tests {
             ledger.record(KEY, ChangeKind::Narrowed, step(generation, grant(10 - generation as u16)));
         }
         assert_eq!(ledger.baseline(&KEY), Some(&grant(9)));
-        ledger.age(UnixMillis(15), |_, _| true);
-        assert_eq!(ledger.baseline(&KEY), Some(&grant(9)), "a group that is held keeps its baseline");
-        ledger.age(UnixMillis(15), |_, _| false);
+        ledger.age(UnixMillis(15), |_| true);
+        assert_eq!(
+            ledger.baseline(&KEY),
+            Some(&grant(9)),
+            "a relation of which anything is held keeps its baseline"
+        );
+        ledger.age(UnixMillis(15), |_| false);
         assert_eq!(ledger.baseline(&KEY), Some(&grant(8)));
-        ledger.age(UnixMillis(31), |_, _| false);
+        ledger.age(UnixMillis(31), |_| false);
         assert_eq!((ledger.baseline(&KEY), ledger.count(Relation::Grants, ChangeKind::Narrowed)), (None, 0));
     }
 

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{LedgerEntry, LedgerStep};
+use super::pending::PENDING_KEPT_MAX;
 use super::tombstones::Tombstone;
-use super::{AnyRow, Guard, RecentEnds, RejectedRow, WaitingWord, index};
+use super::{AnyRow, Guard, PendingRow, RecentEnds, RejectedRow, WaitingWord, index};
 use crate::authz::{
     Credential, Device, DeviceId, DeviceUuid, End, FleetId, Generation, Grant, GrantId, KeyHash, PortRange,
     PrincipalId, Revocations, Scope, Snapshot, UnixMillis,
@@ -20,6 +21,8 @@ pub(in crate::control) struct GuardMemory {
     ledger: Vec<(KeyFields, ChangeKind, Vec<StepFields>)>,
     waiting_words: Vec<(KeyFields, Option<RowFields>, WordFields, ChangeKind, UnixMillis)>,
     rejected: Vec<(KeyFields, Option<RowFields>, Rule, UnixMillis)>,
+    /// Rows that are held or wait for a second answer, by which answers after a restart are judged as before.
+    pending: Vec<(KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>)>,
     tombstones: Vec<(KeyFields, TombstoneFields)>,
     principals: Vec<(i64, TombstoneFields)>,
     recent_ends: Vec<(u8, UnixMillis, u64)>,
@@ -123,6 +126,7 @@ impl Guard {
             ledger: ledger.collect(),
             waiting_words: waiting_words.collect(),
             rejected: rejected.collect(),
+            pending: self.pending_fields(),
             tombstones: tombstones.collect(),
             principals: principals.map(|(id, of)| (id.0, TombstoneFields::of(of))).collect(),
             recent_ends: self.recent_ends.iter().map(ends).collect(),
@@ -132,6 +136,14 @@ impl Guard {
             inferred_ends: self.inferred_ends.iter().filter_map(KeyFields::of).collect(),
             positions: std::array::from_fn(|place| self.relations[place].position),
         }
+    }
+
+    fn pending_fields(&self) -> Vec<(KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>)> {
+        let rows = self.relations.iter().flat_map(|state| state.pending.iter());
+        let fields = rows.filter_map(|(key, row)| {
+            Some((KeyFields::of(key)?, row.after.as_ref().map(RowFields::of), row.kind?, row.since, row.held))
+        });
+        fields.take(PENDING_KEPT_MAX).collect()
     }
 
     /// Begins with what an earlier process has kept.
@@ -163,6 +175,13 @@ impl Guard {
         for (key, row, rule, since) in memory.rejected {
             let answer = row.and_then(RowFields::row);
             self.rejected.insert(key.key(), RejectedRow { answer, rule, since });
+        }
+        for (key, row, kind, since, held) in memory.pending {
+            let (key, after) = (key.key(), row.and_then(RowFields::row));
+            let row = PendingRow { after, kind: Some(kind), since, first_read: 0, held };
+            if self.in_force.as_deref().and_then(|rows| super::row_of(rows, &key)) != row.after {
+                self.relations[index(key.relation())].pending.insert(key, row);
+            }
         }
         for (key, tombstone) in memory.tombstones {
             self.tombstones.restore(key.key(), tombstone.tombstone());

@@ -12,6 +12,8 @@ mod decide;
 mod first_answers;
 mod ledger;
 mod memory;
+#[cfg(test)]
+mod model;
 mod pending;
 mod places;
 mod preview;
@@ -61,7 +63,7 @@ pub(super) struct Guard {
     /// Rights that ended and have no row in force any more.
     revocations: Arc<Revocations>,
     tombstones: Tombstones,
-    /// Live rows by relation in the baseline, and devices that have a location.
+    /// Live rows by relation in force, and devices that have a location.
     live: LiveRows,
     /// The newest explicit word on a row, for answers that were read before it.
     recent_words: HashMap<RowKey, Position>,
@@ -231,7 +233,13 @@ impl Guard {
 
     /// Number of rows that a restart has to know of.
     pub(super) fn memory_rows(&self) -> usize {
-        self.ledger.len() + self.waiting_words.len() + self.rejected.len() + self.tombstones.len()
+        let pending: usize = self.relations.iter().map(|state| state.pending.charged()).sum();
+        pending
+            + self.inferred_ends.len()
+            + self.ledger.len()
+            + self.waiting_words.len()
+            + self.rejected.len()
+            + self.tombstones.len()
     }
 
     pub(super) fn in_force(&self) -> Option<&Arc<Snapshot>> {
@@ -259,8 +267,9 @@ impl Guard {
     /// Lets time pass: baselines move on, announcements lapse, ends that nothing can revive are forgotten.
     pub(super) fn pass_time(&mut self, now: UnixMillis) -> Judged {
         let since = UnixMillis(now.0.saturating_sub(self.window_ms()));
-        let relations = &self.relations;
-        let settled = self.ledger.age(since, |relation, kind| relations[index(relation)].is_held(kind));
+        // What a query lies about in one kind shows in others: nothing of the relation proves itself meanwhile.
+        let is_held = [0, 1, 2].map(|place| self.relations[place].is_anything_held());
+        let settled = self.ledger.age(since, |relation| is_held[index(relation)]);
         // Refusals are compared with the baseline from here on.
         let has_settled = !settled.is_empty();
         for (key, kind) in settled {
@@ -293,17 +302,13 @@ impl Guard {
         }
         let Some(in_force) = self.in_force.clone() else { return Judged::default() };
         let generation = Generation(in_force.generation().0 + 1);
+        let changes = with_displaced(&in_force, changes);
         let (mut gone, mut rest) = (Vec::new(), Vec::new());
         let (mut groups, mut replaced): (HashMap<Group, usize>, Vec<Change>) = Default::default();
         for AppliedRow { key, after, kind } in changes {
             let before = row_of(&in_force, &key);
             let is_explicit = matches!(by, BY_WORDS | BY_VPN | BY_ACCEPT);
             let word = if is_explicit { WordKind::Explicit } else { WordKind::Inferred };
-            if let Some(displaced) = self.displaced_by(&in_force, after.as_ref()) {
-                let gone = row_of(&in_force, &displaced);
-                self.follow_place(gone.as_ref(), None, word);
-                self.live.count(gone.as_ref(), None, now);
-            }
             self.follow_place(before.as_ref(), after.as_ref(), word);
             if is_explicit && before == after {
                 self.confirm_place(&key, after.as_ref());
@@ -362,6 +367,26 @@ impl Guard {
         let is_memory_changed = std::mem::take(&mut self.is_memory_changed);
         Unpublished { is_memory_changed, ..std::mem::take(&mut self.unpublished) }
     }
+}
+
+/// Adds the devices that go because another one has their uuid now: a uuid is one device's.
+fn with_displaced(in_force: &Snapshot, mut changes: Vec<AppliedRow>) -> Vec<AppliedRow> {
+    let claims = changes.iter().filter_map(|row| {
+        let holder = RowKey::Device(in_force.device_named(row.after.as_ref()?.uuid()?)?.id);
+        (holder != row.key).then_some((holder, row.kind))
+    });
+    let mut claims: Vec<(RowKey, Option<AppliedKind>)> = claims.collect();
+    if claims.is_empty() {
+        return changes;
+    }
+    let changed: HashSet<&RowKey> = changes.iter().map(|row| &row.key).collect();
+    claims.retain(|(key, _)| !changed.contains(key));
+    changes.extend(claims.into_iter().map(|(key, kind)| {
+        let absent = AppliedKind { kind: ChangeKind::Absent, word: WordKind::Inferred, is_charged: true };
+        let kind = kind.map_or(absent, |kind| AppliedKind { kind: ChangeKind::Absent, ..kind });
+        AppliedRow { key, after: None, kind: Some(kind) }
+    }));
+    changes
 }
 
 /// A row that is about to be put in force.

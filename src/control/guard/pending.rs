@@ -1,5 +1,6 @@
 //! Rows in which the store's newest answer differs from what is in force, by relation.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::row::AnyRow;
@@ -11,7 +12,7 @@ use crate::store::{Position, Quarantined, RowKey};
 #[derive(Default)]
 pub(in crate::control) struct RelationState {
     /// Rows that differ and were not applied.
-    pub(in crate::control) pending: HashMap<RowKey, PendingRow>,
+    pub(in crate::control) pending: PendingRows,
     /// Kinds of which more rows differ than are kept.
     pub(in crate::control) overflow: BTreeMap<ChangeKind, Overflow>,
     /// Answers so far that were believed.
@@ -58,12 +59,118 @@ pub(in crate::control) struct RelationHold {
     pub(in crate::control) since: UnixMillis,
 }
 
+/// Differing rows by their keys. Counts are kept, so that a look at what is held costs nothing while it stays.
+#[derive(Default)]
+pub(in crate::control) struct PendingRows {
+    rows: HashMap<RowKey, PendingRow>,
+    counts: BTreeMap<(Option<ChangeKind>, Option<Rule>), usize>,
+    /// Worked out when it is asked for; `None` once a row has changed.
+    held: RefCell<Option<Vec<HeldGroup>>>,
+}
+
+/// Rows of one kind that are held by one rule.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct HeldGroup {
+    pub(in crate::control) kind: ChangeKind,
+    pub(in crate::control) rule: Rule,
+    pub(in crate::control) rows: usize,
+    pub(in crate::control) since: UnixMillis,
+    pub(in crate::control) examples: Vec<String>,
+}
+
+impl PendingRows {
+    pub(in crate::control) fn insert(&mut self, key: RowKey, row: PendingRow) {
+        self.remove(&key);
+        *self.counts.entry((row.kind, row.held)).or_default() += 1;
+        self.held.take();
+        self.rows.insert(key, row);
+    }
+
+    pub(in crate::control) fn remove(&mut self, key: &RowKey) -> Option<PendingRow> {
+        let row = self.rows.remove(key)?;
+        self.uncount((row.kind, row.held));
+        Some(row)
+    }
+
+    /// Has the row held by `rule`, or by none. Returns what held it before; `None` where there is no such row.
+    pub(in crate::control) fn hold(&mut self, key: &RowKey, rule: Option<Rule>) -> Option<Option<Rule>> {
+        let row = self.rows.get_mut(key)?;
+        let (kind, before) = (row.kind, std::mem::replace(&mut row.held, rule));
+        if before != rule {
+            *self.counts.entry((kind, rule)).or_default() += 1;
+            self.uncount((kind, before));
+        }
+        Some(before)
+    }
+
+    pub(in crate::control) fn remove_kind(&mut self, kind: ChangeKind) {
+        self.rows.retain(|_, row| row.kind != Some(kind));
+        self.counts.retain(|(of, _), _| *of != Some(kind));
+        self.held.take();
+    }
+
+    pub(in crate::control) fn get(&self, key: &RowKey) -> Option<&PendingRow> {
+        self.rows.get(key)
+    }
+
+    pub(in crate::control) fn iter(&self) -> impl Iterator<Item = (&RowKey, &PendingRow)> {
+        self.rows.iter()
+    }
+
+    pub(in crate::control) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Number of rows that are no mends.
+    pub(in crate::control) fn charged(&self) -> usize {
+        self.counts.iter().filter(|((kind, _), _)| kind.is_some()).map(|(_, rows)| rows).sum()
+    }
+
+    /// Number of rows of `kind` that are held by `rule`, or by none.
+    pub(in crate::control) fn count(&self, kind: ChangeKind, rule: Option<Rule>) -> usize {
+        self.counts.get(&(Some(kind), rule)).copied().unwrap_or_default()
+    }
+
+    pub(in crate::control) fn is_anything_held(&self) -> bool {
+        self.counts.keys().any(|(_, rule)| rule.is_some())
+    }
+
+    /// What is held, by kind and rule.
+    pub(in crate::control) fn held(&self) -> Vec<HeldGroup> {
+        self.held.borrow_mut().get_or_insert_with(|| self.held_groups()).clone()
+    }
+
+    fn held_groups(&self) -> Vec<HeldGroup> {
+        let held = self.counts.iter().filter_map(|((kind, rule), rows)| Some(((*kind)?, (*rule)?, *rows)));
+        held.map(|(kind, rule, rows)| {
+            let of_group =
+                || self.rows.iter().filter(move |(_, row)| row.kind == Some(kind) && row.held == Some(rule));
+            let since = of_group().map(|(_, row)| row.since).min().unwrap_or_default();
+            let examples = super::Guard::examples(of_group().map(|(key, _)| key));
+            HeldGroup { kind, rule, rows, since, examples }
+        })
+        .collect()
+    }
+
+    fn uncount(&mut self, group: (Option<ChangeKind>, Option<Rule>)) {
+        self.held.take();
+        if let Some(count) = self.counts.get_mut(&group) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&group);
+            }
+        }
+    }
+}
+
 impl RelationState {
-    pub(in crate::control) fn is_held(&self, kind: ChangeKind) -> bool {
-        self.overflow.contains_key(&kind)
-            || self.pending.values().any(|row| row.kind == Some(kind) && row.held.is_some())
+    pub(in crate::control) fn is_anything_held(&self) -> bool {
+        self.relation_hold.is_some() || !self.overflow.is_empty() || self.pending.is_anything_held()
     }
 }
 
 /// Differing rows of one kind that are kept one by one. Held rows beyond are read again when they are accepted.
 pub(in crate::control) const PENDING_ROWS_MAX: usize = 100_000;
+
+/// Differing rows that outlive a restart. Of more, the next answers are judged as new ones.
+pub(in crate::control) const PENDING_KEPT_MAX: usize = 10_000;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::row::{AnyRow, row_of};
+use super::row::AnyRow;
 use super::{Guard, index};
 use crate::authz::{Change, Device, DeviceId, DeviceUuid, Snapshot};
 use crate::config::Config;
@@ -124,7 +124,7 @@ impl Guard {
             places.pending.remove(&id);
             places.owners.set_pending(id, None);
         }
-        for row in pending.values() {
+        for (_, row) in pending.iter() {
             if let Some(AnyRow::Device(device)) = &row.after
                 && !places.pending.contains_key(&device.id)
             {
@@ -144,7 +144,7 @@ impl Guard {
             Some(AnyRow::Device(device)) => Some(device.clone()),
             _ => None,
         };
-        for (key, row) in &self.relations[index(Relation::Devices)].pending {
+        for (key, row) in self.relations[index(Relation::Devices)].pending.iter() {
             let (RowKey::Device(id), Some(after)) = (key, device(&row.after)) else { continue };
             let is_mend = self.ledger.baseline(key).is_some_and(|baseline| *baseline == row.after);
             if !is_mend {
@@ -162,9 +162,10 @@ impl Guard {
         let pending = &mut self.relations[index(Relation::Devices)].pending;
         for id in contested {
             let key = RowKey::Device(id);
-            if let Some(row) = pending.get_mut(&key) {
+            if let Some(mut row) = pending.remove(&key) {
                 row.kind = row.kind.or(Some(ChangeKind::Moved));
                 row.held = Some(Rule::Address);
+                pending.insert(key.clone(), row);
                 held.insert(key);
             }
         }
@@ -182,18 +183,6 @@ impl Guard {
         if let Some(AnyRow::Device(device)) = after.filter(|_| was_inferred) {
             self.places.owners.confirm(device);
         }
-    }
-
-    /// Follows the rows that a change displaces: devices whose uuid another one has now.
-    pub(super) fn displaced_by(&self, in_force: &Snapshot, after: Option<&AnyRow>) -> Option<RowKey> {
-        let Some(AnyRow::Device(device)) = after else { return None };
-        let other = in_force.device_named(device.uuid)?;
-        (other.id != device.id).then_some(RowKey::Device(other.id))
-    }
-
-    /// The row in force, for callers that have only its key.
-    pub(super) fn row_in_force(&self, key: &RowKey) -> Option<AnyRow> {
-        row_of(self.in_force.as_ref()?, key)
     }
 }
 

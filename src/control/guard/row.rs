@@ -1,6 +1,6 @@
 //! A row of any relation, and what a change of it amounts to.
 
-use crate::authz::{Change, Credential, Device, Grant, Scope, Snapshot, UnixMillis};
+use crate::authz::{Change, Credential, Device, DeviceUuid, Grant, Scope, Snapshot, UnixMillis};
 use crate::control::api::ChangeKind;
 use crate::store::RowKey;
 
@@ -39,12 +39,28 @@ impl AnyRow {
         }
     }
 
+    pub(in crate::control) fn is_revoked(&self) -> bool {
+        match self {
+            Self::Credential(row) => row.revoked,
+            Self::Grant(row) => row.revoked,
+            Self::Device(_) => false,
+        }
+    }
+
     /// The row with its end recorded; a device has none.
     pub(in crate::control) fn revoked(self) -> Option<Self> {
         match self {
             Self::Credential(row) => Some(Self::Credential(Credential { revoked: true, ..row })),
             Self::Grant(row) => Some(Self::Grant(Grant { revoked: true, ..row })),
             Self::Device(_) => None,
+        }
+    }
+
+    /// The name by which clients know a device; other rows have none.
+    pub(in crate::control) fn uuid(&self) -> Option<DeviceUuid> {
+        match self {
+            Self::Device(row) => Some(row.uuid),
+            Self::Credential(_) | Self::Grant(_) => None,
         }
     }
 

@@ -1,11 +1,10 @@
 //! What is held, for status, logs and metrics.
 
-use std::collections::BTreeMap;
-
-use super::{Guard, GuardCounts, PendingRow, index};
+use super::pending::HeldGroup;
+use super::{Guard, GuardCounts, index};
 use crate::authz::UnixMillis;
 use crate::control::api::{ChangeKind, Group, HoldStatus, Rule, WordKind};
-use crate::store::{Relation, RowKey};
+use crate::store::Relation;
 
 /// A view of the guard for others.
 #[derive(Clone, Debug, Default)]
@@ -21,10 +20,8 @@ pub(in crate::control) struct GuardStatus {
 
 impl Guard {
     pub(in crate::control) fn status(&self) -> GuardStatus {
-        let absences = |relation: Relation| {
-            let waits = |row: &&PendingRow| row.kind == Some(ChangeKind::Absent) && row.held.is_none();
-            self.relations[index(relation)].pending.values().filter(waits).count()
-        };
+        let absences =
+            |relation: Relation| self.relations[index(relation)].pending.count(ChangeKind::Absent, None);
         let used = Relation::ALL.into_iter().flat_map(|relation| {
             ChangeKind::ALL.into_iter().filter_map(move |kind| {
                 let group = Group { relation, kind, word: WordKind::Inferred };
@@ -65,7 +62,7 @@ impl Guard {
             rule: hold.rule,
             group: None,
             relation: Some(relation.name().to_owned()),
-            rows: self.relations[index(relation)].pending.values().filter(|row| row.kind.is_some()).count(),
+            rows: self.relations[index(relation)].pending.charged(),
             figures: hold.figures.clone(),
             examples: hold.examples.iter().take(super::answers::EXAMPLES_MAX).cloned().collect(),
             since: hold.since,
@@ -78,21 +75,15 @@ impl Guard {
 
     fn group_holds(&self, relation: Relation) -> Vec<HoldStatus> {
         let state = &self.relations[index(relation)];
-        let mut held: BTreeMap<(ChangeKind, Rule), Vec<(&RowKey, &PendingRow)>> = BTreeMap::new();
-        for (key, row) in &state.pending {
-            if let (Some(kind), Some(rule)) = (row.kind, row.held) {
-                held.entry((kind, rule)).or_default().push((key, row));
-            }
-        }
         let mut holds = Vec::new();
-        for ((kind, rule), rows) in held {
-            // They are in the hold of the relation.
-            if (state.relation_hold.is_some() && rule == Rule::Canaries) || rule == Rule::Peers {
-                continue;
+        for group in state.pending.held() {
+            let HeldGroup { kind, rule, rows, since, examples } = group;
+            // Those of canaries are in the hold of the relation, those of peers in that of the first answers.
+            let is_elsewhere =
+                (state.relation_hold.is_some() && rule == Rule::Canaries) || rule == Rule::Peers;
+            if !is_elsewhere {
+                holds.push(self.group_hold(relation, kind, rule, rows, since, examples));
             }
-            let since = rows.iter().map(|(_, row)| row.since).min().unwrap_or_default();
-            let examples = Self::examples(rows.iter().map(|(key, _)| *key));
-            holds.push(self.group_hold(relation, kind, rule, rows.len(), since, examples));
         }
         for (kind, overflow) in &state.overflow {
             let examples = overflow.examples.clone();

@@ -137,13 +137,8 @@ impl Guard {
         }
         // The store records each end of a relation that its outbox follows, and each return as well.
         let is_followed = self.followed[index(key.relation())];
-        let is_ended = in_force.is_some_and(|row| match row {
-            AnyRow::Credential(row) => row.revoked,
-            AnyRow::Grant(row) => row.revoked,
-            AnyRow::Device(_) => false,
-        });
         is_followed
-            && is_ended
+            && in_force.is_some_and(AnyRow::is_revoked)
             && self.ledger.baseline(key).is_none()
             && !self.inferred_ends.contains(key)
             && !in_force.is_some_and(|row| row.is_another_right(after))

@@ -9,7 +9,7 @@ use super::row::{AnyRow, change_to, row_of};
 use super::{AppliedRow, Guard, Judged, RejectedRow, index};
 use crate::authz::{Change, Generation, Snapshot, UnixMillis};
 use crate::control::api::{ChangeKind, RolledBack, Rule};
-use crate::store::RowKey;
+use crate::store::{Relation, RowKey};
 
 /// The result of undoing.
 pub(in crate::control) type Undone = Option<RolledBack>;
@@ -45,8 +45,11 @@ impl Guard {
 
     /// Number of rows that were taken away within the window by inference.
     pub(in crate::control) fn losses(&self, of_locations: bool) -> usize {
-        let is_meant = |kind: ChangeKind| takes(kind) && of_locations == is_of_location(kind);
-        self.ledger.iter().filter(|(_, entry)| is_meant(entry.kind)).count()
+        let is_meant = |kind: &ChangeKind| takes(*kind) && of_locations == is_of_location(*kind);
+        let kinds = ChangeKind::ALL.into_iter().filter(is_meant);
+        let count =
+            |kind| Relation::ALL.map(|relation| self.ledger.count(relation, kind)).iter().sum::<usize>();
+        kinds.map(count).sum()
     }
 
     /// The snapshot that refusals are compared with: what is in force, with the losses of the window given back. `None`
@@ -103,7 +106,7 @@ impl Guard {
             let before = row_of(&in_force, key);
             let kind = self.kind_of(key, before.as_ref(), undone.answer.as_ref(), now);
             let state = &mut self.relations[index(key.relation())];
-            if kind.is_some() && !state.pending.contains_key(key) {
+            if kind.is_some() && state.pending.get(key).is_none() {
                 let row = super::PendingRow {
                     after: undone.answer.clone(),
                     kind,

@@ -194,7 +194,9 @@ impl Guard {
         self.is_memory_changed |= was_held;
         self.relations[index(key.relation())].pending.remove(&key);
         let is_live = after.as_ref().is_some_and(|row| row.is_live(now));
-        if is_live && self.tombstones.remove(&key) {
+        // A row that is live, or says of itself that it is revoked, needs nothing beside it.
+        let is_revoked = after.as_ref().is_some_and(AnyRow::is_revoked) && matches!(word, Word::Row(_));
+        if (is_live || is_revoked) && self.tombstones.remove(&key) {
             sorted.revived.extend(change_to(&key, None));
         }
         let kind = classify(before.as_ref(), after.as_ref(), now);
@@ -230,10 +232,12 @@ impl Guard {
         let is_right = !matches!(key, RowKey::Device(_));
         // An operator's query may not see the end that our own table records.
         let is_unseen = matches!(word, Word::Ended(_));
-        if after.is_none() || is_unseen {
+        // The row says that it has ended by its expiry alone, which a wrong answer takes away as easily.
+        let has_expired = after.is_some_and(|row| !row.is_live(now) && !row.is_revoked());
+        if after.is_none() || is_unseen || has_expired {
             self.tombstones.insert(key.clone(), before, position, now);
             self.is_memory_changed = true;
-            if is_right {
+            if is_right && !has_expired {
                 sorted.ended.extend(match before {
                     // The number alone may name another right later.
                     Some(AnyRow::Grant(row)) => Some(End::of_grant(row)),
