@@ -150,7 +150,8 @@ fn every_explicit_end_counts_through_every_hold(store: StoreUnderTest) {
         refuses(7, Refusal::CredentialExpired);
         installation.sql("UPDATE principals SET removed_at = 1 WHERE id = 1");
         assert!(judged.comes_to(|judged| !judged.allows(9)));
-        assert_eq!(judged.held_groups(), held, "the hold stands all the same");
+        // A whole read may have shown some of these ends before the outbox named them.
+        assert!(judged.comes_to(|judged| judged.held_groups() == held), "the hold stands all the same");
     }
 }
 

@@ -61,7 +61,8 @@ fn a_restart_without_the_store_goes_on_where_the_node_stopped() {
 
     assert_eq!((judged.allowed(), judged.status().generation), (8, generation));
     assert_eq!(judged.decide(0), Decision::Refuse(Refusal::GrantRevoked));
-    assert!(judged.status().last_error.unwrap().contains("does not exist"));
+    let is_missed = |error: String| error.contains("does not exist");
+    assert!(judged.comes_to(|judged| judged.status().last_error.is_some_and(is_missed)));
     let unknown = ask_unknown(&judged.authority);
     assert_eq!(unknown, Decision::Undecided(Undecided::StoreUnreachable), "nobody is told no");
 
