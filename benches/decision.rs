@@ -1,6 +1,6 @@
 //! What a decision costs, from a token's hash, at `SLUICEGATE_BENCH_GRANTS` grants (1,000,000 if unset): one
 //! alone, as an engine asks for a new client, and many together, as it asks again for all live tunnels after
-//! a publication; what a delta costs; and beside criterion's figures how decisions fare while deltas are
+//! a publication; what a delta costs; what grants that have ended cost the ones that have not; and beside criterion's figures how decisions fare while deltas are
 //! published every 100 ms, and what a grant takes of memory.
 
 mod support;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
 use sluicegate::authz::{
-    Change, DecisionContext, Device, Generation, Query, Revocations, Snapshot, UnixMillis,
+    Change, Decision, DecisionContext, Device, Generation, Grant, GrantId, PortRange, Query, Revocations,
+    Scope, Snapshot, UnixMillis,
 };
 use support::{Population, Published, resident_bytes};
 
@@ -75,7 +76,36 @@ fn decision(criterion: &mut Criterion) {
         );
     });
     group.finish();
+    past_grants(criterion);
     under_deltas(&population, snapshot, &queries);
+}
+
+/// Decisions of one principal on one device, by a grant that is the newest of many: all the others have ended.
+fn past_grants(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("a pair");
+    for past in PAST_GRANTS {
+        let Population { credentials, devices, .. } = Population::of_grants(10_000);
+        let (credential, device) = (credentials[0], devices[0].clone());
+        let grant = |number: usize| Grant {
+            id: GrantId(number as i64),
+            principal: credential.principal,
+            scope: Scope::Device(device.id),
+            ports: PortRange::ANY,
+            // They ended in both ways that a row tells.
+            expires_at: (number < past && number % 2 == 0).then_some(UnixMillis(-1)),
+            revoked: number < past && number % 2 == 1,
+        };
+        let grants = (0..=past).map(grant).collect();
+        let snapshot = Snapshot::build(Generation(1), credentials, grants, devices);
+        let revocations = Revocations::default();
+        let context = DecisionContext { revocations: &revocations, node: None, now: UnixMillis(0) };
+        let query = Query { subject: Some(credential.key.into()), device: Some(device.uuid), port: 22 };
+        assert!(matches!(snapshot.decide(&query, context), Decision::Allow(_)), "the newest grant allows it");
+        group.bench_function(format!("decide, {past} past grants"), |bencher| {
+            bencher.iter(|| black_box(snapshot.decide(black_box(&query), context)));
+        });
+    }
+    group.finish();
 }
 
 /// Prints how long turns of decisions take through the root pointer, alone and while another thread publishes.
@@ -136,6 +166,9 @@ fn decide_for(time: Duration, decide: impl Fn(&[Query]), queries: &[Query]) -> H
     }
     latency_ns
 }
+
+/// Grants of a pair that have ended, beside the one that has not.
+const PAST_GRANTS: [usize; 2] = [0, 50_000];
 
 /// Time between two publications: the default of `authz.refresh`.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);

@@ -21,27 +21,41 @@ pub struct Population {
 
 impl Population {
     pub fn of_grants(grants: usize) -> Self {
-        let mut random = Random(0x5117_1ce6_a7e0_0001);
-        let credentials = (grants / 10).max(1);
-        let devices = (grants / 5).max(1);
         Self {
-            credentials: (0..credentials).map(credential).collect(),
-            devices: (0..devices).map(|number| device(number, devices)).collect(),
-            grants: (0..grants)
-                .map(|number| Grant {
-                    id: GrantId(number as i64),
-                    principal: PrincipalId(random.below(credentials) as i64),
-                    scope: match random.below(100) {
-                        0 => Scope::Any,
-                        1..20 => Scope::Fleet(FleetId(random.below(fleets_of(devices)) as i64)),
-                        _ => Scope::Device(DeviceId(random.below(devices) as i64)),
-                    },
-                    ports: PortRange::ANY,
-                    expires_at: None,
-                    revoked: false,
-                })
-                .collect(),
+            credentials: Self::credentials_of(grants),
+            devices: Self::devices_of(grants),
+            grants: Self::grants_of(grants),
         }
+    }
+
+    /// The credentials of a population of so many grants.
+    pub fn credentials_of(grants: usize) -> Vec<Credential> {
+        (0..credentials(grants)).map(credential).collect()
+    }
+
+    /// The devices of a population of so many grants.
+    pub fn devices_of(grants: usize) -> Vec<Device> {
+        let devices = devices(grants);
+        (0..devices).map(|number| device(number, devices)).collect()
+    }
+
+    /// The grants of a population of so many.
+    pub fn grants_of(grants: usize) -> Vec<Grant> {
+        let mut random = Random(0x5117_1ce6_a7e0_0001);
+        let (credentials, devices) = (credentials(grants), devices(grants));
+        let grant = |number: usize| Grant {
+            id: GrantId(number as i64),
+            principal: PrincipalId(random.below(credentials) as i64),
+            scope: match random.below(100) {
+                0 => Scope::Any,
+                1..20 => Scope::Fleet(FleetId(random.below(fleets_of(devices)) as i64)),
+                _ => Scope::Device(DeviceId(random.below(devices) as i64)),
+            },
+            ports: PortRange::ANY,
+            expires_at: None,
+            revoked: false,
+        };
+        (0..grants).map(grant).collect()
     }
 
     /// Built row by row, as from a store.
@@ -142,6 +156,14 @@ pub fn resident_bytes() -> u64 {
 
 /// A prime, so that changes walk through all shards and not along one.
 const SCATTER: usize = 7919;
+
+fn credentials(grants: usize) -> usize {
+    (grants / 10).max(1)
+}
+
+fn devices(grants: usize) -> usize {
+    (grants / 5).max(1)
+}
 
 fn credential(number: usize) -> Credential {
     let key = KeyHash::of_token(format!("token {number}").as_bytes());

@@ -1,66 +1,61 @@
-//! How soon a revocation ends its tunnel, with 1,000 tunnels live: on a PostgreSQL of the bench's own, by its
-//! wake-up and by polling alone, and on SQLite.
-//!
-//! One right of a random tunnel is revoked at a time, in turn a credential and a grant: from the return of the
-//! commit to the end that the client sees, by one clock. What the relay's own histogram says of the same
-//! tunnels, from where its help begins, stands beside it.
-
-#[path = "../tests/support/mod.rs"]
-mod support;
+//! A relay with a thousand tunnels, each on rights of its own, and the store that has the rights.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
-use support::{Cluster, Device, Relay, Request, Site};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const TUNNELS: usize = 1_000;
-
-/// Tunnels that are ended one by one; as many are opened again in their places.
-const REVOCATIONS: usize = 400;
-
-/// Longest pause before each revocation, at random: a commit comes at any time between two polls, `authz.refresh` apart.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+use super::test_support::{self as support, Cluster, Database, Device, Relay, Request, Site};
 
 /// The way in which a relay learns that there is something to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Learns {
+pub enum Learns {
     ByWakeUp,
     /// The store's triggers write to the outbox and wake nobody.
     ByPolling,
 }
 
 /// The store of the rights, with a way to change them.
-enum Store {
-    Postgres(postgres::Client),
+pub enum Store {
+    /// With the role of the relay.
+    Postgres(postgres::Client, String),
     Sqlite(rusqlite::Connection),
 }
 
 /// A relay with a tunnel on each of as many principals' rights.
-struct Bench {
-    store: Store,
-    relay: Relay,
+pub struct Bench {
+    pub store: Store,
+    pub relay: Relay,
     device: Device,
     /// Tunnels by the number of their principal.
     tunnels: BTreeMap<usize, JoinHandle<End>>,
     /// Principals so far, each with one credential and one grant of the same number.
     rights: usize,
+    /// Table of the grants: a slip puts a view in its place.
+    pub grants: &'static str,
     _site: Site,
 }
 
 impl Bench {
-    fn on_postgres(cluster: &Cluster, learns: Learns) -> Self {
-        let database = cluster.database();
-        let site = Site::on_postgres(&database, SITE);
+    /// Fills a database, and starts a relay on it with `settings`, or on a standby of it.
+    pub fn on_postgres(
+        database: &Database<'_>,
+        standby: Option<&Cluster>,
+        learns: Learns,
+        settings: &str,
+    ) -> Self {
+        let mut site = Site::on_postgres(database, &format!("{SITE}\n{settings}"));
+        if let Some(standby) = standby {
+            // It reads the standby, and is woken by the primary.
+            let (ours, theirs) = (standby.port(), database.cluster.port());
+            let (role, name) = (database.relay(), &database.name);
+            let url = format!("postgres://{role}@127.0.0.1:{ours},127.0.0.1:{theirs}/{name}");
+            site.configure(&format!("store.url = \"{url}\""));
+        }
         database.by_hand(&format!(
             "BEGIN;
             INSERT INTO sluicegate.principals (id, name) OVERRIDING SYSTEM VALUE
@@ -70,6 +65,9 @@ impl Bench {
                 FROM generate_series(0, {RIGHTS} - 1) n;
             INSERT INTO sluicegate.grants (id, principal, scope, port_min, port_max) OVERRIDING SYSTEM VALUE
                 SELECT {BASE} + n, {BASE} + n, 'any', 1, 65535 FROM generate_series(0, {RIGHTS} - 1) n;
+            INSERT INTO sluicegate.devices (id, uuid, address) OVERRIDING SYSTEM VALUE
+                SELECT {BASE} + n, md5('device-' || n), '127.1.0.0'::inet + n
+                FROM generate_series(0, {OTHER_DEVICES} - 1) n;
             COMMIT"
         ));
         if learns == Learns::ByPolling {
@@ -81,11 +79,18 @@ impl Bench {
                 END $$",
             );
         }
-        Self::with(Store::Postgres(database.client()), site)
+        if let Some(standby) = standby {
+            let has_all = format!("SELECT count(*) = {OTHER_DEVICES} + 2 FROM sluicegate.devices");
+            let mut client = standby.client(&database.name);
+            let there =
+                support::wait_for(|| client.query_one(&has_all, &[]).ok()?.get::<_, bool>(0).then_some(()));
+            assert!(there.is_some(), "the standby follows");
+        }
+        Self::with(Store::Postgres(database.client(), database.relay()), site)
     }
 
-    fn on_sqlite() -> Self {
-        let site = Site::new(SITE);
+    pub fn on_sqlite(settings: &str) -> Self {
+        let site = Site::new(&format!("{SITE}\n{settings}"));
         let mut connection = rusqlite::Connection::open(site.store_path()).unwrap();
         connection.busy_timeout(support::PATIENCE).unwrap();
         let filling = connection.transaction().unwrap();
@@ -103,13 +108,20 @@ impl Bench {
                 &[&id],
             );
         }
+        for number in 0..OTHER_DEVICES {
+            let (id, uuid) = ((BASE + number) as i64, format!("{:032x}", 0xd00d_0000 + number));
+            let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
+            let sql = "INSERT INTO devices (id, uuid, address, created_at) VALUES (?1, ?2, ?3, 0)";
+            filling.execute(sql, (id, uuid, address)).unwrap();
+        }
         filling.commit().unwrap();
         Self::with(Store::Sqlite(connection), site)
     }
 
     fn with(store: Store, site: Site) -> Self {
         let (relay, device) = (site.start(), Device::echo(support::V4));
-        let mut bench = Self { store, relay, device, tunnels: BTreeMap::new(), rights: 0, _site: site };
+        let mut bench =
+            Self { store, relay, device, tunnels: BTreeMap::new(), rights: 0, grants: "grants", _site: site };
         (0..TUNNELS).for_each(|_| bench.open());
         bench
     }
@@ -122,15 +134,17 @@ impl Bench {
         self.rights += 1;
     }
 
-    fn revoke_one_by_one(&mut self) -> Histogram<u64> {
+    /// Revokes rights of so many tunnels, and opens as many anew; times from the commit to the end, in microseconds.
+    pub fn revoke_one_by_one(&mut self, revocations: usize) -> Histogram<u64> {
         let mut histogram = Histogram::new(3).unwrap();
-        for number in 0..REVOCATIONS {
+        for number in 0..revocations {
             let place = getrandom::u32().unwrap() as usize % self.tunnels.len();
             let owner = *self.tunnels.keys().nth(place).unwrap();
             let tunnel = self.tunnels.remove(&owner).unwrap();
             std::thread::sleep(PAUSE_MAX.mul_f64(f64::from(getrandom::u32().unwrap()) / f64::from(u32::MAX)));
             assert!(!tunnel.is_finished(), "it ended before its right did");
-            self.store.revoke(if number % 2 == 0 { "credentials" } else { "grants" }, owner);
+            let table = if number % 2 == 0 { "credentials" } else { self.grants };
+            self.store.revoke(table, owner);
             let committed = Instant::now();
             let end = tunnel.join().unwrap();
             assert!(end.is_reset, "not to be taken for a proper end");
@@ -144,10 +158,18 @@ impl Bench {
 }
 
 impl Store {
+    /// Runs statements as an operator does.
+    pub fn batch(&mut self, statements: &str) {
+        match self {
+            Self::Postgres(client, _) => client.batch_execute(statements).unwrap(),
+            Self::Sqlite(connection) => connection.execute_batch(statements).unwrap(),
+        }
+    }
+
     fn revoke(&mut self, table: &str, owner: usize) {
         let id = (BASE + owner) as i64;
         let changed = match self {
-            Self::Postgres(client) => {
+            Self::Postgres(client, _) => {
                 let sql = format!("UPDATE sluicegate.{table} SET revoked_at = now() WHERE id = $1");
                 client.execute(&sql, &[&id]).unwrap()
             }
@@ -157,75 +179,6 @@ impl Store {
             }
         };
         assert_eq!(changed, 1);
-    }
-}
-
-fn main() -> ExitCode {
-    let (_, descriptors_max) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, descriptors_max, descriptors_max).unwrap();
-    let cluster = Cluster::start();
-    println!(
-        "{REVOCATIONS} revocations beside {TUNNELS} live tunnels; milliseconds from the commit's return to the"
-    );
-    println!(
-        "end that the client sees, and, from the relay's own histogram, the bounds that so many lie under"
-    );
-    println!(
-        "{:<24} {:>6} {:>8} {:>8} {:>8}   {:>10} {:>10}",
-        "", "ends", "p50", "p99", "max", "own p50 <", "own p99 <"
-    );
-    let mut is_in_time = true;
-    if let Some(cluster) = &cluster {
-        let bench = Bench::on_postgres(cluster, Learns::ByWakeUp);
-        is_in_time &= measure("PostgreSQL, by wake-up", bench) < BY_WAKE_UP;
-        let bench = Bench::on_postgres(cluster, Learns::ByPolling);
-        is_in_time &= measure("PostgreSQL, by polling", bench) < BY_POLLING;
-    }
-    is_in_time &= measure("SQLite, by polling", Bench::on_sqlite()) < BY_POLLING;
-    if is_in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Prints one line of figures; gives the 99th percentile.
-fn measure(name: &str, mut bench: Bench) -> Duration {
-    let histogram = bench.revoke_one_by_one();
-    let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
-    let [p50, p99, max] = [0.5, 0.99, 1.0].map(at);
-    let own = OwnHistogram::read(&bench.relay);
-    assert_eq!(own.count, REVOCATIONS as u64, "the relay counts each end");
-    let [own_p50, own_p99] = [0.5, 0.99].map(|quantile| own.bound(quantile) * 1_000.0);
-    println!(
-        "{name:<24} {:>6} {:>8.1} {:>8.1} {:>8.1}   {own_p50:>10} {own_p99:>10}",
-        histogram.len(),
-        ms(p50),
-        ms(p99),
-        ms(max)
-    );
-    p99
-}
-
-/// The relay's own histogram of ends by revocation.
-struct OwnHistogram {
-    /// Upper bounds in seconds, in their order, and how many ends lie under each.
-    buckets: Vec<(f64, u64)>,
-    count: u64,
-}
-
-impl OwnHistogram {
-    fn read(relay: &Relay) -> Self {
-        let page = relay.admin_get("/metrics");
-        let buckets: Vec<(f64, u64)> = page
-            .lines()
-            .filter_map(|line| line.strip_prefix("sluicegate_revoked_to_closed_seconds_bucket{le=\""))
-            .map(|line| line.split_once("\"} ").expect("a bound and a count"))
-            .map(|(bound, count)| (bound.parse().unwrap(), count.parse().unwrap()))
-            .collect();
-        let count = buckets.last().expect("the relay exports it").1;
-        Self { buckets, count }
-    }
-
-    fn bound(&self, quantile: f64) -> f64 {
-        let wanted = (quantile * self.count as f64).ceil() as u64;
-        self.buckets.iter().find(|(_, count)| *count >= wanted).unwrap().0
     }
 }
 
@@ -250,18 +203,19 @@ fn token(number: usize) -> String {
     format!("token-{number}")
 }
 
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
-}
+pub const TUNNELS: usize = 1_000;
 
-const BY_WAKE_UP: Duration = Duration::from_millis(50);
-const BY_POLLING: Duration = Duration::from_millis(250);
+/// Longest pause before each revocation, at random: a commit comes at any time between two polls, `authz.refresh` apart.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Rights that are used up, with those of the tunnels that are left.
-const RIGHTS: usize = TUNNELS + REVOCATIONS;
+/// Rights that are there: those of the tunnels, and one for each revocation.
+const RIGHTS: usize = TUNNELS + 1_000;
+
+/// Devices beside that of the tunnels.
+pub const OTHER_DEVICES: usize = 2_000;
 
 /// Their numbers begin above those of the site's own.
-const BASE: usize = 1_000;
+pub const BASE: usize = 1_000;
 
 /// A thousand threads that do nothing but wait.
 const STACK_BYTES: usize = 64 * 1024;
