@@ -260,9 +260,10 @@ impl ControlThread {
         if judged.published {
             let ended_at = judged.ended.then(|| readable_since.unwrap_or_else(Instant::now));
             let read_up_to = ReadUpTo { position: self.known.get(), bookmark: self.store.bookmark() };
-            let changes = unpublished.inferred.iter().chain(&unpublished.words);
-            if let Some(masked) = self.guard.mask(changes) {
-                self.publisher.publish(&self.guard, masked, unpublished, ended_at, read_up_to);
+            let changes = || unpublished.inferred.iter().chain(&unpublished.words);
+            if let Some(masked) = self.guard.mask(changes()) {
+                let previous = self.guard.before_losses(changes());
+                self.publisher.publish(&self.guard, masked, previous, unpublished, ended_at, read_up_to);
             }
         } else if unpublished.is_memory_changed {
             self.publisher.record_memory(&self.guard);

@@ -84,11 +84,12 @@ impl Publisher {
         Some(Restored { snapshot: Arc::new(snapshot), revocations, memory, position, bookmark })
     }
 
-    /// Puts `masked` in force, with the ends on top of it. What changed is on disk before.
+    /// Puts `masked` in force, with the ends on top of it, to be compared with `previous`. What changed is on disk before.
     pub(super) fn publish(
         &mut self,
         guard: &Guard,
         masked: Arc<Snapshot>,
+        previous: Option<Arc<Snapshot>>,
         changed: Unpublished,
         ended_at: Option<Instant>,
         read_up_to: ReadUpTo,
@@ -97,11 +98,8 @@ impl Publisher {
         if let Some(ended_at) = ended_at {
             self.authority.record_ends(ended_at);
         }
-        let view = Arc::new(View {
-            snapshot: masked,
-            revocations: Arc::clone(guard.revocations()),
-            previous: guard.before_losses(),
-        });
+        let view =
+            Arc::new(View { snapshot: masked, revocations: Arc::clone(guard.revocations()), previous });
         self.authority.publish(Arc::clone(&view));
         if let Some(old) = self.in_force.replace(view) {
             self.retired.push(old);

@@ -1,6 +1,7 @@
 //! What the network and the peers say of masses of devices that the store lost sight of, or moved.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::ControlThread;
 use crate::authz::{Device, DeviceId, UnixMillis};
@@ -14,6 +15,8 @@ pub(super) struct Locations {
     node: Option<String>,
     unlocated: Asking,
     moved: Asking,
+    /// Time of the next look at the answers.
+    poll_at: Instant,
 }
 
 /// Questions about one kind of change.
@@ -25,7 +28,7 @@ struct Asking {
 impl Locations {
     pub(super) fn new(config: &Config) -> Self {
         let asking = || Asking { prober: Prober::new(config), peers: PeerPolls::new(config) };
-        Self { node: config.vpn.node.clone(), unlocated: asking(), moved: asking() }
+        Self { node: config.vpn.node.clone(), unlocated: asking(), moved: asking(), poll_at: Instant::now() }
     }
 
     pub(super) fn reconfigure(&mut self, config: &Config) {
@@ -47,6 +50,10 @@ impl Locations {
 impl ControlThread {
     /// Asks about the devices that are held for their number, and has the guard judge by the answer.
     pub(super) fn poll_network(&mut self, now: UnixMillis) {
+        if Instant::now() < self.locations.poll_at {
+            return;
+        }
+        self.locations.poll_at = Instant::now() + POLL_EVERY;
         for kind in [ChangeKind::Unlocated, ChangeKind::Moved] {
             let held = self.guard.held_devices(kind);
             if held.is_empty() {
@@ -118,3 +125,6 @@ impl ControlThread {
         }
     }
 }
+
+/// Time between two looks at the answers. A mass is as many devices as the store has, and each look goes through it.
+const POLL_EVERY: Duration = Duration::from_millis(200);

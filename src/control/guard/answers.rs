@@ -46,6 +46,7 @@ impl Guard {
         self.compare_with_peers(relation, &answer, now);
         self.collect(relation, &in_force, &answer, position, now);
         self.recent_words.retain(|key, at| key.relation() != relation || is_after(*at, position));
+        super::shrink(&mut self.recent_words);
         self.tombstones.confirm(relation, position, &answer);
         let mut judged = self.decide(relation, Trigger::Answer, now);
         judged.published |= self.apply_accepted_overflow(relation, &answer, now);
@@ -58,7 +59,7 @@ impl Guard {
     /// The relations are to be read again: the words from before `position` were lost.
     pub(in crate::control) fn lose_words(&mut self, position: Position) {
         self.words_lost_before = Some(position);
-        self.recent_words.clear();
+        self.recent_words = HashMap::new();
     }
 
     /// Returns whether an answer was read before words that were lost.
@@ -150,6 +151,7 @@ impl Guard {
         self.is_memory_changed |= is_news || self.rejected.len() != undone;
         let state = &mut self.relations[index(relation)];
         state.pending = pending;
+        state.pending.follow(before);
         state.overflow = overflow;
         state.bad = bad;
     }

@@ -5,7 +5,7 @@
 //! the baseline; while anything of its relation is held it stays, so that no slow drift can move the baseline along, and a
 //! mend is known as one however late it comes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::row::AnyRow;
 use crate::authz::{Generation, UnixMillis};
@@ -18,6 +18,8 @@ pub(in crate::control) struct Ledger {
     entries: HashMap<RowKey, LedgerEntry>,
     /// Number of entries by relation and kind.
     counts: HashMap<(Relation, ChangeKind), usize>,
+    /// Rows whose entry has come, gone or changed since the last drain.
+    changed: HashSet<RowKey>,
 }
 
 /// A row that was changed by inference.
@@ -78,16 +80,26 @@ impl Ledger {
     pub(in crate::control) fn insert(&mut self, key: RowKey, entry: LedgerEntry) {
         self.remove(&key);
         *self.counts.entry((key.relation(), entry.kind)).or_default() += 1;
+        self.changed.insert(key.clone());
         self.entries.insert(key, entry);
     }
 
     /// Forgets the row: what is in force is the baseline.
     pub(in crate::control) fn remove(&mut self, key: &RowKey) -> Option<LedgerEntry> {
         let entry = self.entries.remove(key)?;
+        self.changed.insert(key.clone());
         if let Some(count) = self.counts.get_mut(&(key.relation(), entry.kind)) {
             *count -= 1;
         }
         Some(entry)
+    }
+
+    pub(in crate::control) fn entry(&self, key: &RowKey) -> Option<&LedgerEntry> {
+        self.entries.get(key)
+    }
+
+    pub(in crate::control) fn drain_changed(&mut self) -> HashSet<RowKey> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Moves the baseline on to `since`, but for relations of which anything is held. Returns the rows of which what
@@ -116,6 +128,7 @@ impl Ledger {
                 self.insert(key, entry);
             }
         }
+        super::shrink(&mut self.entries);
         settled
     }
 

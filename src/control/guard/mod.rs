@@ -25,6 +25,7 @@ mod undo;
 mod words;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::authz::{Change, End, Generation, Revocations, Snapshot, UnixMillis};
@@ -57,6 +58,8 @@ pub(super) struct Guard {
     /// Relations that an outbox follows row by row.
     followed: [bool; 3],
     ledger: Ledger,
+    /// What refusals are compared with, as of the last publication.
+    before_losses: Option<Arc<Snapshot>>,
     /// Rights that a query alone has ended, longer ago than the window, in a relation that an outbox follows: an answer
     /// can give them back, as a right that is new.
     inferred_ends: HashSet<RowKey>,
@@ -185,6 +188,7 @@ impl Guard {
             places: Places::new(config),
             followed: [false; 3],
             ledger: Ledger::default(),
+            before_losses: None,
             inferred_ends: HashSet::new(),
             revocations: Arc::default(),
             tombstones: Tombstones::default(),
@@ -454,6 +458,16 @@ const fn relevant_kinds(relation: Relation) -> &'static [ChangeKind] {
         Relation::Devices => &[Absent, Reassigned, Gained, Moved, Unlocated, Undecodable],
     }
 }
+
+/// Gives back the memory of a map that has held many more entries than it holds now.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > SHRUNK_FROM && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
+    }
+}
+
+/// Entries of a map up to which it keeps its memory.
+const SHRUNK_FROM: usize = 1_024;
 
 /// Index of a relation in arrays of three.
 const fn index(relation: Relation) -> usize {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::row::AnyRow;
-use crate::authz::UnixMillis;
+use crate::authz::{DeviceId, UnixMillis};
 use crate::control::api::{ChangeKind, Rule};
 use crate::store::{Position, Quarantined, RowKey};
 
@@ -66,6 +66,8 @@ pub(in crate::control) struct PendingRows {
     counts: BTreeMap<(Option<ChangeKind>, Option<Rule>), usize>,
     /// Worked out when it is asked for; `None` once a row has changed.
     held: RefCell<Option<Vec<HeldGroup>>>,
+    /// Devices whose row here has come, gone or changed since the last drain.
+    changed_devices: HashSet<DeviceId>,
 }
 
 /// Rows of one kind that are held by one rule.
@@ -81,6 +83,7 @@ pub(in crate::control) struct HeldGroup {
 impl PendingRows {
     pub(in crate::control) fn insert(&mut self, key: RowKey, row: PendingRow) {
         self.remove(&key);
+        self.changed_devices.extend(device_of(&key));
         *self.counts.entry((row.kind, row.held)).or_default() += 1;
         self.held.take();
         self.rows.insert(key, row);
@@ -88,6 +91,7 @@ impl PendingRows {
 
     pub(in crate::control) fn remove(&mut self, key: &RowKey) -> Option<PendingRow> {
         let row = self.rows.remove(key)?;
+        self.changed_devices.extend(device_of(key));
         self.uncount((row.kind, row.held));
         Some(row)
     }
@@ -104,9 +108,20 @@ impl PendingRows {
     }
 
     pub(in crate::control) fn remove_kind(&mut self, kind: ChangeKind) {
-        self.rows.retain(|_, row| row.kind != Some(kind));
+        let gone = self.rows.extract_if(|_, row| row.kind == Some(kind));
+        self.changed_devices.extend(gone.filter_map(|(key, _)| device_of(&key)));
         self.counts.retain(|(of, _), _| *of != Some(kind));
         self.held.take();
+    }
+
+    /// Puts the rows of a newer answer in the place of `before`.
+    pub(in crate::control) fn follow(&mut self, before: Self) {
+        self.changed_devices.extend(before.changed_devices);
+        self.changed_devices.extend(before.rows.keys().filter_map(device_of));
+    }
+
+    pub(in crate::control) fn drain_changed_devices(&mut self) -> HashSet<DeviceId> {
+        std::mem::take(&mut self.changed_devices)
     }
 
     pub(in crate::control) fn get(&self, key: &RowKey) -> Option<&PendingRow> {
@@ -160,6 +175,13 @@ impl PendingRows {
                 self.counts.remove(&group);
             }
         }
+    }
+}
+
+const fn device_of(key: &RowKey) -> Option<DeviceId> {
+    match key {
+        RowKey::Device(id) => Some(*id),
+        _ => None,
     }
 }
 

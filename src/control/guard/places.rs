@@ -1,6 +1,6 @@
 //! Whose addresses are: follows the rows of devices, and marks those of which it cannot be told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::row::AnyRow;
@@ -14,8 +14,6 @@ use crate::store::{HolderChange, Relation, RowKey};
 /// Owners of addresses, and what is in force with the disputed devices marked.
 pub(super) struct Places {
     owners: AddressOwners,
-    /// Answers that are held, as the owners know them.
-    pending: HashMap<DeviceId, Device>,
     /// What was masked last, and what it was made of.
     masked: Option<Arc<Snapshot>>,
 }
@@ -23,7 +21,7 @@ pub(super) struct Places {
 impl Places {
     pub(super) fn new(config: &Config) -> Self {
         let owners = AddressOwners::new(config.vpn.node.as_deref());
-        Self { owners, pending: HashMap::new(), masked: None }
+        Self { owners, masked: None }
     }
 
     /// Follows a row in force.
@@ -64,7 +62,7 @@ impl Guard {
 
     /// Number of devices of which it cannot be told whose their address is.
     pub(in crate::control) fn disputed(&self) -> usize {
-        self.places.owners.disputed().count()
+        self.places.owners.disputed_count()
     }
 
     /// True if the place of the row is another device's: an answer from there is not the device's.
@@ -106,31 +104,15 @@ impl Guard {
         devices.filter_map(flag).collect()
     }
 
-    /// Follows the answers about devices that are held or wait.
+    /// Follows the answers about devices that are held or wait, where they have changed.
     pub(super) fn follow_pending_devices(&mut self) {
-        let pending = &self.relations[index(Relation::Devices)].pending;
-        let places = &mut self.places;
-        let answer = |id: &DeviceId| match pending.get(&RowKey::Device(*id)).map(|row| &row.after) {
-            Some(Some(AnyRow::Device(device))) => Some(device.clone()),
-            _ => None,
-        };
-        let gone: Vec<DeviceId> = places
-            .pending
-            .keys()
-            .filter(|id| answer(id).as_ref() != places.pending.get(id))
-            .copied()
-            .collect();
-        for id in gone {
-            places.pending.remove(&id);
-            places.owners.set_pending(id, None);
-        }
-        for (_, row) in pending.iter() {
-            if let Some(AnyRow::Device(device)) = &row.after
-                && !places.pending.contains_key(&device.id)
-            {
-                places.owners.set_pending(device.id, Some(device));
-                places.pending.insert(device.id, device.clone());
-            }
+        let pending = &mut self.relations[index(Relation::Devices)].pending;
+        for id in pending.drain_changed_devices() {
+            let answer = match pending.get(&RowKey::Device(id)).map(|row| &row.after) {
+                Some(Some(AnyRow::Device(device))) => Some(device),
+                _ => None,
+            };
+            self.places.owners.set_pending(id, answer);
         }
     }
 

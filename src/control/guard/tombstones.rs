@@ -166,6 +166,8 @@ impl Guard {
         if forgotten.is_empty() {
             return Judged::default();
         }
+        super::shrink(&mut self.tombstones.rows);
+        super::shrink(&mut self.tombstones.principals);
         self.is_memory_changed = true;
         self.revive_in_revocations(&forgotten);
         Judged { published: true, ended: false }

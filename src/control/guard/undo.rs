@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::row::{AnyRow, change_to, row_of};
+use super::row::{AnyRow, change_to, row_after, row_of};
 use super::{AppliedRow, Guard, Judged, RejectedRow, index};
 use crate::authz::{Change, Generation, Snapshot, UnixMillis};
 use crate::control::api::{ChangeKind, RolledBack, Rule};
@@ -53,19 +53,41 @@ impl Guard {
     }
 
     /// The snapshot that refusals are compared with: what is in force, with the losses of the window given back. `None`
-    /// where there are none.
-    pub(in crate::control) fn before_losses(&self) -> Option<Arc<Snapshot>> {
-        let in_force = self.in_force.as_ref()?;
-        let changes: Vec<Change> = self
-            .ledger
-            .iter()
-            .filter(|(_, entry)| takes(entry.kind))
-            .filter_map(|(key, entry)| change_to(key, entry.baseline()?.clone()))
-            .collect();
-        if changes.is_empty() {
+    /// where there are none. `changes` are those of what is in force since the last call.
+    pub(in crate::control) fn before_losses<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> Option<Arc<Snapshot>> {
+        let mut keys = self.ledger.drain_changed();
+        let known = self.before_losses.take();
+        if self.losses(false) + self.losses(true) == 0 {
             return None;
         }
-        Some(Arc::new(in_force.apply(in_force.generation(), &changes)))
+        let in_force = self.in_force.clone()?;
+        let from = match known {
+            Some(known) => {
+                keys.extend(changes.cloned().filter_map(row_after).map(|(key, _)| key));
+                known
+            }
+            None => {
+                keys = self.ledger.iter().map(|(key, _)| key.clone()).collect();
+                Arc::clone(&in_force)
+            }
+        };
+        let (mut gone, mut rest) = (Vec::new(), Vec::new());
+        for key in keys {
+            let lost = self.ledger.entry(&key).filter(|entry| takes(entry.kind));
+            let row = match lost.and_then(|entry| entry.baseline()) {
+                Some(baseline) => baseline.clone(),
+                None => row_of(&in_force, &key),
+            };
+            let into = if row.is_none() { &mut gone } else { &mut rest };
+            into.extend(change_to(&key, row));
+        }
+        gone.append(&mut rest);
+        let before = Arc::new(from.apply(in_force.generation(), &gone));
+        self.before_losses = Some(Arc::clone(&before));
+        Some(before)
     }
 
     fn undo(
@@ -134,4 +156,82 @@ const fn takes(kind: ChangeKind) -> bool {
 
 const fn is_of_location(kind: ChangeKind) -> bool {
     matches!(kind, ChangeKind::Unlocated | ChangeKind::Moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::authz::{Grant, GrantId, PortRange, PrincipalId, Scope};
+    use crate::config::Config;
+    use crate::store::{Position, RelationRows, StoreId, Word};
+
+    fn grant(id: i64, max: u16) -> Grant {
+        let ports = PortRange::new(1, max).unwrap();
+        let (principal, scope) = (PrincipalId(1), Scope::Any);
+        Grant { id: GrantId(id), principal, scope, ports, expires_at: None, revoked: false }
+    }
+
+    fn rows(snapshot: Option<&Snapshot>) -> Option<Vec<Grant>> {
+        let mut rows: Vec<Grant> = snapshot?.grants().collect();
+        rows.sort_unstable_by_key(|row| row.id.0);
+        Some(rows)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// Steps: grants of which an answer lacks one and narrows one, a word on one, or a window that passes.
+        #[test]
+        fn what_refusals_are_compared_with_follows_each_change(
+            steps in prop::collection::vec((0..3u8, 0..300i64, 0..300i64), 1..40)
+        ) {
+            let mut guard = Guard::new(&Config::default());
+            let (mut at, mut now) = (0, UnixMillis(1_000));
+            let mut answer = |guard: &mut Guard, now: UnixMillis, rows: RelationRows| {
+                at += 1;
+                let relation = match rows {
+                    RelationRows::Credentials(_) => Relation::Credentials,
+                    RelationRows::Devices(_) => Relation::Devices,
+                    _ => Relation::Grants,
+                };
+                let position = Position { store: StoreId([1; 16]), timeline: 0, log: at, mark: 0 };
+                guard.answer(relation, rows, Vec::new(), position, now);
+                position
+            };
+            answer(&mut guard, now, RelationRows::Credentials(Vec::new()));
+            answer(&mut guard, now, RelationRows::Devices(Vec::new()));
+            answer(&mut guard, now, RelationRows::Grants((0..300).map(|id| grant(id, 100)).collect()));
+            for (step, one, other) in steps {
+                now.0 += 1_000;
+                match step {
+                    0 => {
+                        let max = |id| if id == other { 50 } else { 100 };
+                        let all = || (0..300).filter(|id| *id != one).map(|id| grant(id, max(id))).collect();
+                        // An absence needs a second answer.
+                        answer(&mut guard, now, RelationRows::Grants(all()));
+                        answer(&mut guard, now, RelationRows::Grants(all()));
+                    }
+                    1 => {
+                        let position = answer(&mut guard, now, RelationRows::Unchanged);
+                        let word = Word::Row(Change::Grant(grant(one, 70)));
+                        guard.words(vec![word], Vec::new(), position, now);
+                    }
+                    _ => {
+                        now.0 += 10 * 60 * 1_000;
+                        guard.pass_time(now);
+                    }
+                }
+                let unpublished = guard.drain_unpublished();
+                let changes = unpublished.inferred.iter().chain(&unpublished.words);
+                let followed = guard.before_losses(changes);
+                guard.before_losses = None;
+                let anew = guard.before_losses([].iter());
+                prop_assert_eq!(rows(followed.as_deref()), rows(anew.as_deref()));
+                // The next step follows what was followed.
+                guard.before_losses = followed;
+            }
+        }
+    }
 }

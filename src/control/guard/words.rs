@@ -265,7 +265,7 @@ impl Guard {
                 if rows > room {
                     self.spend_expected_ends(relation, rows - room);
                 }
-                self.recent_ends.push_back(RecentEnds { relation, at: now, rows });
+                self.record_ends(relation, rows, now);
                 self.apply_ends(&mut sorted, ends, position, now);
             } else {
                 self.count_hold(Rule::Budget);
@@ -371,7 +371,17 @@ impl Guard {
     fn spend_on_principals(&mut self, explained: &Explained, now: UnixMillis) {
         let rows = explained.principals.len();
         if rows > 0 {
-            self.recent_ends.push_back(RecentEnds { relation: Relation::Credentials, at: now, rows });
+            self.record_ends(Relation::Credentials, rows, now);
+        }
+    }
+
+    /// Counts explicit ends. Those of one second are kept as one, so that many single ones stay few.
+    fn record_ends(&mut self, relation: Relation, rows: usize, now: UnixMillis) {
+        let is_of_now = |ends: &&mut RecentEnds| now.0.saturating_sub(ends.at.0) < RECENT_ENDS_STEP_MS;
+        let mut recent = self.recent_ends.iter_mut().rev().take_while(is_of_now);
+        match recent.find(|ends| ends.relation == relation) {
+            Some(ends) => ends.rows += rows,
+            None => self.recent_ends.push_back(RecentEnds { relation, at: now, rows }),
         }
     }
 
@@ -449,6 +459,9 @@ const FORGOTTEN: RowKey = RowKey::Unreadable { relation: Relation::Devices, key:
 const UNKNOWN_POSITION: Position =
     Position { store: crate::store::StoreId([0; 16]), timeline: 0, log: 0, mark: 0 };
 
+/// Time in which explicit ends are counted as one, in ms.
+const RECENT_ENDS_STEP_MS: i64 = 1_000;
+
 /// Keys with words that answers which are being read may not know yet. More of them have the answers read again.
 const RECENT_WORDS_MAX: usize = 200_000;
 
@@ -492,13 +505,13 @@ mod tests {
         }
         let shown = RelationRows::Credentials(credentials(2));
         guard.answer(Relation::Credentials, shown, Vec::new(), position(2), now);
-        assert!(guard.before_losses().is_some(), "until the word comes it may be a mistake");
+        assert!(guard.before_losses([].iter()).is_some(), "until the word comes it may be a mistake");
 
         let word = Word::Row(Change::Credential(credentials(2)[1]));
         let judged = guard.words(vec![word], Vec::new(), position(2), now);
 
         assert!(judged.published && judged.ended, "open tunnels are closed at once");
-        assert!(guard.before_losses().is_none());
+        assert!(guard.before_losses([].iter()).is_none());
         assert!(guard.roll_back(None, now).is_none(), "an explicit end is not undone");
     }
 }

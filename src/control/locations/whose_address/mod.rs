@@ -184,6 +184,12 @@ impl AddressOwners {
         self.at_doubtful_place.iter().chain(others).copied()
     }
 
+    /// Number of disputed devices. Counts only the suspects one by one.
+    pub(in crate::control) fn disputed_count(&self) -> usize {
+        let others = self.suspects.iter().filter(|id| !self.at_doubtful_place.contains(id));
+        self.at_doubtful_place.len() + others.count()
+    }
+
     /// True if [`AddressOwners::drain_changed`] has something to give.
     pub(in crate::control) fn has_changed(&self) -> bool {
         !self.changed.is_empty()
