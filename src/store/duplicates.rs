@@ -14,11 +14,11 @@ impl RelationRows {
     pub fn deduplicated(self) -> (Self, Vec<Quarantined>) {
         match self {
             Self::Credentials(mut rows) => {
-                let bad = settle(&mut rows, |row| row.key, |key| RowKey::Credential(*key));
+                let bad = settle(&mut rows, |row| row.key, |row| row.revoked, |key| RowKey::Credential(*key));
                 (Self::Credentials(rows), bad)
             }
             Self::Grants(mut rows) => {
-                let bad = settle(&mut rows, |row| row.id, |id| RowKey::Grant(*id));
+                let bad = settle(&mut rows, |row| row.id, |row| row.revoked, |id| RowKey::Grant(*id));
                 (Self::Grants(rows), bad)
             }
             Self::Devices(mut rows) => {
@@ -29,7 +29,7 @@ impl RelationRows {
                     claims.entry(row.uuid).or_default().insert(row.id);
                 }
                 claims.retain(|_, devices| devices.len() > 1);
-                let mut bad = settle(&mut rows, |row| row.id, |id| RowKey::Device(*id));
+                let mut bad = settle(&mut rows, |row| row.id, |_| false, |id| RowKey::Device(*id));
                 let quarantined: HashSet<_> = bad.iter().map(|bad| bad.key.clone()).collect();
                 rows.retain(|row| {
                     let Some(devices) = claims.get(&row.uuid) else {
@@ -49,10 +49,12 @@ impl RelationRows {
     }
 }
 
-/// Leaves each row once, and none of those that differ and have one key. Returns the keys of these.
+/// Leaves each row once, and none of those that differ and have one key. Returns the keys of these. Rows of one key that
+/// all say that they have ended agree in what counts, and leave the first.
 fn settle<R: PartialEq, K: Hash + Eq>(
     rows: &mut Vec<R>,
     key: impl Fn(&R) -> K,
+    has_ended: impl Fn(&R) -> bool,
     name: impl Fn(&K) -> RowKey,
 ) -> Vec<Quarantined> {
     let repeated = repeated(rows, &key);
@@ -65,7 +67,8 @@ fn settle<R: PartialEq, K: Hash + Eq>(
         let repetition =
             firsts.entry(key(row)).or_insert(Repetition { first: place, rows: 0, differs: false });
         repetition.rows += 1;
-        repetition.differs |= rows[repetition.first] != *row;
+        let first = &rows[repetition.first];
+        repetition.differs |= first != row && !(has_ended(first) && has_ended(row));
     }
     let mut place = 0;
     rows.retain(|row| {

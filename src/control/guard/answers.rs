@@ -147,6 +147,7 @@ impl Guard {
             let shown = pending.get(key).map(|row| &row.after);
             key.relation() != relation || shown == Some(&undone.answer)
         });
+        self.release_mended(relation);
         is_news |= before.charged() != pending.charged();
         self.is_memory_changed |= is_news || self.rejected.len() != undone;
         let state = &mut self.relations[index(relation)];
@@ -172,6 +173,10 @@ impl Guard {
             Some(baseline) => baseline.as_ref(),
             None => in_force,
         };
+        // The mend of a gain that has become the baseline takes nothing from anybody who had it before.
+        if self.aged_gains.get(key).is_some_and(|before| before.as_ref() == after) {
+            return None;
+        }
         // The same right again, however it is written.
         if baseline == after {
             return None;

@@ -31,6 +31,14 @@ pub(in crate::control) struct LedgerEntry {
     pub(in crate::control) steps: VecDeque<LedgerStep>,
 }
 
+/// A row whose changes have become the baseline.
+pub(in crate::control) struct SettledRow {
+    pub(in crate::control) key: RowKey,
+    pub(in crate::control) kind: ChangeKind,
+    /// The row in the baseline before.
+    pub(in crate::control) before: Option<AnyRow>,
+}
+
 /// One change of a row.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct LedgerStep {
@@ -108,7 +116,7 @@ impl Ledger {
         &mut self,
         since: UnixMillis,
         is_held: impl Fn(Relation) -> bool,
-    ) -> Vec<(RowKey, ChangeKind)> {
+    ) -> Vec<SettledRow> {
         let mut settled = Vec::new();
         let old = |entry: &LedgerEntry| entry.steps.front().is_some_and(|step| step.at < since);
         let aged: Vec<RowKey> = self
@@ -119,11 +127,12 @@ impl Ledger {
             .collect();
         for key in aged {
             let Some(mut entry) = self.remove(&key) else { continue };
+            let before = entry.baseline().cloned().flatten();
             while entry.steps.front().is_some_and(|step| step.at < since) {
                 entry.steps.pop_front();
             }
             if entry.steps.is_empty() {
-                settled.push((key, entry.kind));
+                settled.push(SettledRow { key, kind: entry.kind, before });
             } else {
                 self.insert(key, entry);
             }

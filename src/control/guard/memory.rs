@@ -21,6 +21,7 @@ pub(in crate::control) struct GuardMemory {
     ledger: Vec<(KeyFields, ChangeKind, Vec<StepFields>)>,
     waiting_words: Vec<(KeyFields, Option<RowFields>, WordFields, ChangeKind, UnixMillis)>,
     rejected: Vec<(KeyFields, Option<RowFields>, Rule, UnixMillis)>,
+    aged_gains: Vec<(KeyFields, Option<RowFields>)>,
     /// Rows that are held or wait for a second answer, by which answers after a restart are judged as before.
     pending: Vec<(KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>)>,
     tombstones: Vec<(KeyFields, TombstoneFields)>,
@@ -115,6 +116,10 @@ impl Guard {
             let answer = row.answer.as_ref().map(RowFields::of);
             Some((KeyFields::of(key)?, answer, row.rule, row.since))
         });
+        let aged_gains = self
+            .aged_gains
+            .iter()
+            .filter_map(|(key, before)| Some((KeyFields::of(key)?, before.as_ref().map(RowFields::of))));
         let tombstones = self.tombstones.rows();
         let tombstones =
             tombstones.filter_map(|(key, of)| Some((KeyFields::of(key)?, TombstoneFields::of(of))));
@@ -126,6 +131,7 @@ impl Guard {
             ledger: ledger.collect(),
             waiting_words: waiting_words.collect(),
             rejected: rejected.collect(),
+            aged_gains: aged_gains.collect(),
             pending: self.pending_fields(),
             tombstones: tombstones.collect(),
             principals: principals.map(|(id, of)| (id.0, TombstoneFields::of(of))).collect(),
@@ -174,7 +180,7 @@ impl Guard {
         }
         for (key, row, rule, since) in memory.rejected {
             let answer = row.and_then(RowFields::row);
-            self.rejected.insert(key.key(), RejectedRow { answer, rule, since });
+            self.rejected.insert(key.key(), RejectedRow { answer, rule, since, undone: 0 });
         }
         for (key, row, kind, since, held) in memory.pending {
             let (key, after) = (key.key(), row.and_then(RowFields::row));
@@ -182,6 +188,9 @@ impl Guard {
             if self.in_force.as_deref().and_then(|rows| super::row_of(rows, &key)) != row.after {
                 self.relations[index(key.relation())].pending.insert(key, row);
             }
+        }
+        for (key, before) in memory.aged_gains {
+            self.aged_gains.insert(key.key(), before.and_then(RowFields::row));
         }
         for (key, tombstone) in memory.tombstones {
             self.tombstones.restore(key.key(), tombstone.tombstone());
@@ -206,6 +215,7 @@ impl Guard {
         self.history = memory.history.into_iter().map(PublicationFields::publication).collect();
         self.words_lost_before = memory.words_lost_before;
         self.inferred_ends = memory.inferred_ends.iter().map(KeyFields::key).collect();
+        self.count_undone();
         self.hold_rejected(now);
     }
 

@@ -35,7 +35,7 @@ use crate::store::{Position, Relation, RowKey, Word};
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
 use first_answers::FirstAnswers;
-use ledger::{Ledger, LedgerStep};
+use ledger::{Ledger, LedgerStep, SettledRow};
 pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
 use places::Places;
@@ -78,6 +78,9 @@ pub(super) struct Guard {
     recent_ends: VecDeque<RecentEnds>,
     /// Rows that were undone, each with the answer that is not to come back by itself.
     rejected: HashMap<RowKey, RejectedRow>,
+    /// Rows that were gained or widened by inference and have become the baseline, as they were before: their mend is
+    /// never a loss.
+    aged_gains: HashMap<RowKey, Option<AnyRow>>,
     expectations: Vec<Expectation>,
     history: VecDeque<Publication>,
     /// Groups whose masses of lost locations the network has confirmed or denied.
@@ -139,6 +142,8 @@ struct RejectedRow {
     answer: Option<AnyRow>,
     rule: Rule,
     since: UnixMillis,
+    /// Rows of the relation that were undone with it.
+    undone: usize,
 }
 
 /// The network's answers about masses of devices that lost their location or moved.
@@ -198,6 +203,7 @@ impl Guard {
             waiting_words: HashMap::new(),
             recent_ends: VecDeque::new(),
             rejected: HashMap::new(),
+            aged_gains: HashMap::new(),
             expectations: Vec::new(),
             history: VecDeque::new(),
             network: NetworkVerdicts::default(),
@@ -276,7 +282,15 @@ impl Guard {
         let settled = self.ledger.age(since, |relation| is_held[index(relation)]);
         // Refusals are compared with the baseline from here on.
         let has_settled = !settled.is_empty();
-        for (key, kind) in settled {
+        for SettledRow { key, kind, before } in settled {
+            if matches!(kind, ChangeKind::Gained | ChangeKind::Widened) {
+                if self.aged_gains.len() >= AGED_GAINS_MAX {
+                    self.aged_gains.clear();
+                }
+                self.aged_gains.insert(key, before);
+                self.is_memory_changed = true;
+                continue;
+            }
             let is_end = kind == ChangeKind::Ended && self.followed[index(key.relation())];
             if is_end && self.inferred_ends.len() < INFERRED_ENDS_MAX {
                 self.inferred_ends.insert(key);
@@ -288,8 +302,8 @@ impl Guard {
         while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
             self.recent_ends.pop_front();
         }
-        let mut judged = self.forget_tombstones(now);
-        judged.published |= has_settled;
+        let mut judged = self.admit_waiting(now);
+        judged.published |= self.forget_tombstones(now).published | has_settled;
         judged
     }
 
@@ -311,6 +325,8 @@ impl Guard {
         let (mut groups, mut replaced): (HashMap<Group, usize>, Vec<Change>) = Default::default();
         for AppliedRow { key, after, kind } in changes {
             let before = row_of(&in_force, &key);
+            // What it is now is nobody's gain any more.
+            self.aged_gains.remove(&key);
             let is_explicit = matches!(by, BY_WORDS | BY_VPN | BY_ACCEPT);
             let word = if is_explicit { WordKind::Explicit } else { WordKind::Inferred };
             self.follow_place(before.as_ref(), after.as_ref(), word);
@@ -489,6 +505,9 @@ const BY_START: &str = "start";
 /// Rights of which a query alone said that they have ended and that are remembered as such. The budgets let a few be new
 /// in each window; one beyond is taken for recorded by the store, and comes back by its word alone.
 const INFERRED_ENDS_MAX: usize = 10_000;
+
+/// Rows whose gain has become the baseline and is remembered. Far more than budgets let in within a day.
+const AGED_GAINS_MAX: usize = 100_000;
 
 /// Publications that `authz history` lists.
 const HISTORY_MAX: usize = 200;

@@ -139,7 +139,8 @@ impl Guard {
             let (before, after) = (device(baseline), in_force.device(*id));
             moves.push(self.places.owners.place_move(*id, before.as_ref(), after.as_ref(), true));
         }
-        let contested = self.places.owners.judge_moves(&moves, self.live.devices);
+        let mut contested = self.places.owners.judge_moves(&moves, self.live.devices);
+        contested.extend(self.contested_uuids(in_force));
         let mut held = HashSet::new();
         let pending = &mut self.relations[index(Relation::Devices)].pending;
         for id in contested {
@@ -152,6 +153,24 @@ impl Guard {
             }
         }
         held
+    }
+
+    /// Devices whose rows would have the uuid of another row in force: whoever asks for the one would reach the other. The
+    /// other one stays as well.
+    fn contested_uuids(&self, in_force: &Snapshot) -> Vec<DeviceId> {
+        let mut contested = Vec::new();
+        for (key, row) in self.relations[index(Relation::Devices)].pending.iter() {
+            let (RowKey::Device(id), Some(AnyRow::Device(after))) = (key, &row.after) else { continue };
+            let Some(before) = in_force.device(*id).filter(|before| before.uuid != after.uuid) else {
+                continue;
+            };
+            let is_mend = self.ledger.baseline(key).is_some_and(|baseline| *baseline == row.after);
+            let other = in_force.device_named(after.uuid).filter(|other| other.id != before.id);
+            if let Some(other) = other.filter(|_| !is_mend) {
+                contested.extend([*id, other.id]);
+            }
+        }
+        contested
     }
 
     /// Follows a row that was put in force.

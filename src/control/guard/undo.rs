@@ -106,19 +106,43 @@ impl Guard {
                 continue;
             }
             self.relations[index(key.relation())].pending.remove(&key);
-            self.rejected.insert(key.clone(), RejectedRow { answer, rule, since: now });
+            self.rejected.insert(key.clone(), RejectedRow { answer, rule, since: now, undone: 0 });
             applied.push(AppliedRow { key, after: before, kind: None });
         }
         if applied.is_empty() {
             return None;
         }
         let rows = applied.len();
+        self.count_undone();
         self.counts.rollbacks += 1;
         self.is_memory_changed = true;
         self.count_hold(rule);
         let Judged { .. } = self.put_in_force(applied, super::BY_ROLLBACK, now);
         self.hold_rejected(now);
         Some(RolledBack { from, to, in_force: self.generation()?, rows })
+    }
+
+    /// Notes with each row that was undone how many there are of its relation.
+    pub(super) fn count_undone(&mut self) {
+        let mut counts = [0; 3];
+        self.rejected.keys().for_each(|key| counts[index(key.relation())] += 1);
+        for (key, undone) in &mut self.rejected {
+            undone.undone = counts[index(key.relation())];
+        }
+    }
+
+    /// Judges anew what the guard has undone of `relation`, once the answer shows most of it mended: what is left says
+    /// of single rows that they have ended.
+    pub(super) fn release_mended(&mut self, relation: Relation) {
+        let of_relation =
+            |key: &RowKey, row: &RejectedRow| key.relation() == relation && row.rule == Rule::Probation;
+        let left = self.rejected.iter().filter(|(key, row)| of_relation(key, row)).count();
+        let undone =
+            self.rejected.iter().filter(|(key, row)| of_relation(key, row)).map(|(_, row)| row.undone).max();
+        if undone.is_some_and(|undone| left * 2 <= undone) {
+            self.rejected.retain(|key, row| !of_relation(key, row));
+            self.is_memory_changed = true;
+        }
     }
 
     /// Shows what was undone as held, as long as the store has not answered anew.

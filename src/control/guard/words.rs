@@ -276,6 +276,7 @@ impl Guard {
                 }
             }
         }
+        self.admit_small_rests(&mut sorted, position, now);
         let SortedWords { applied, ended, revived, .. } = sorted;
         let applied = self.hold_lost_locations(applied, now);
         let mut judged = self.put_in_force(applied, super::BY_WORDS, now);
@@ -288,6 +289,29 @@ impl Guard {
             self.revocations = Arc::new(more);
             judged.published = true;
         }
+        judged
+    }
+
+    /// Ends that waited as a mass and are few now take effect: most were taken back, or a minute has passed.
+    fn admit_small_rests(&mut self, sorted: &mut SortedWords, position: Position, now: UnixMillis) {
+        for relation in Relation::ALL {
+            let rows = self.waiting_words.keys().filter(|key| key.relation() == relation).count();
+            if rows > 0 && rows <= self.room_for_ends(relation, now) {
+                self.recent_ends.push_back(RecentEnds { relation, at: now, rows });
+                let ends = self.drain_waiting(relation);
+                self.apply_ends(sorted, ends, position, now);
+            }
+        }
+    }
+
+    /// Has the rest of a mass of explicit ends take effect once it is small enough.
+    pub(super) fn admit_waiting(&mut self, now: UnixMillis) -> Judged {
+        if self.waiting_words.is_empty() {
+            return Judged::default();
+        }
+        let position = self.recent_words.values().next().copied().unwrap_or(UNKNOWN_POSITION);
+        let mut judged = self.put_words(SortedWords::default(), position, now);
+        judged.ended |= judged.published;
         judged
     }
 
@@ -332,27 +356,31 @@ impl Guard {
 
     /// Applies the explicit ends of `relation` that wait, for a person has accepted them.
     pub(super) fn accept_words(&mut self, relation: Relation, now: UnixMillis) -> usize {
+        let mut sorted = SortedWords::default();
+        let ends = self.drain_waiting(relation);
+        let rows = ends.len();
+        let position = self.recent_words.values().next().copied().unwrap_or(UNKNOWN_POSITION);
+        self.apply_ends(&mut sorted, ends, position, now);
+        self.put_words(sorted, position, now);
+        rows
+    }
+
+    /// Takes out the explicit ends of `relation` that wait.
+    fn drain_waiting(&mut self, relation: Relation) -> Vec<EndWord> {
+        let Some(in_force) = self.in_force.clone() else { return Vec::new() };
         let keys: Vec<RowKey> =
             self.waiting_words.keys().filter(|key| key.relation() == relation).cloned().collect();
-        let Some(in_force) = self.in_force.clone() else { return 0 };
-        let mut sorted = SortedWords::default();
-        let mut position = None;
         let mut ends = Vec::new();
         for key in keys {
             let Some(waiting) = self.waiting_words.remove(&key) else { continue };
-            position = position.or(self.recent_words.get(&key).copied());
             let after = match &waiting.word {
                 Word::Row(change) => row_after(change.clone()).and_then(|(_, after)| after),
                 _ => row_of(&in_force, &key).and_then(AnyRow::revoked),
             };
             ends.push(EndWord { key, after, kind: waiting.kind, word: waiting.word });
         }
-        let rows = ends.len();
-        self.is_memory_changed = true;
-        let position = position.unwrap_or(UNKNOWN_POSITION);
-        self.apply_ends(&mut sorted, ends, position, now);
-        self.put_words(sorted, position, now);
-        rows
+        self.is_memory_changed |= !ends.is_empty();
+        ends
     }
 
     /// Number of explicit ends that `relation` may still have now.
