@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::api;
 use crate::authz::{Generation, RowCounts, UnixMillis};
-use crate::store::{Relation, StoreWarnings};
+use crate::store::StoreWarnings;
 
 #[derive(Clone, Debug, Default)]
 pub struct ControlStatus {
@@ -54,31 +54,6 @@ pub struct ControlStatus {
     pub reads_of_everything: u64,
     /// Rows and lines of the store and of the address sources that are not understood.
     pub warnings: StoreWarnings,
-}
-
-impl ControlStatus {
-    /// All relations were read at `now`, together.
-    pub(super) fn record_relations(&mut self, now: UnixMillis) {
-        let RowCounts { credentials, grants, devices } = self.rows;
-        let counts = [credentials, grants, devices];
-        let errors: Vec<u64> = self.relations.iter().map(|relation| relation.errors).collect();
-        let relation = |(place, relation): (usize, Relation)| api::RelationStatus {
-            relation: relation.name().to_owned(),
-            rows: counts[place],
-            read_at: Some(now),
-            error: None,
-            errors: errors.get(place).copied().unwrap_or_default(),
-        };
-        self.relations = Relation::ALL.into_iter().enumerate().map(relation).collect();
-    }
-
-    /// No relation could be read.
-    pub(super) fn record_relation_error(&mut self, error: &str) {
-        for relation in &mut self.relations {
-            relation.error = Some(error.to_owned());
-            relation.errors += 1;
-        }
-    }
 }
 
 /// A way to the newest status, from any thread. Cheap to clone.

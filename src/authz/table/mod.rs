@@ -98,7 +98,7 @@ impl<R: Row> Table<R> {
         let digest = self.digest(key);
         let mut bucket = self.bucket(digest);
         if bucket.len() > SCANNED_ROWS_MAX {
-            bucket = self.from_first(bucket, digest, key);
+            bucket = self.cut_to_first(bucket, digest, key);
         }
         memory::prefetch(bucket);
         Sought { key, bucket }
@@ -107,7 +107,7 @@ impl<R: Row> Table<R> {
     /// Cuts off the rows before the first one with `key`, in a bucket that one key, perhaps another one, crowds. Empty
     /// where there is none.
     #[cold]
-    fn from_first<'a>(&self, bucket: &'a [R], digest: KeyDigest, key: R::Key) -> &'a [R] {
+    fn cut_to_first<'a>(&self, bucket: &'a [R], digest: KeyDigest, key: R::Key) -> &'a [R] {
         let is_before = |row: &R| (self.digest(row.key()), row.key()) < (digest, key);
         let bucket = &bucket[bucket.partition_point(is_before)..];
         if bucket.first().is_some_and(|row| row.key() == key) { bucket } else { &[] }

@@ -135,7 +135,7 @@ impl ControlThread {
         now: UnixMillis,
     ) -> Result<RolledBack, GuardCommandError> {
         let undone = self.guard.roll_back(generation, now);
-        let undone = undone.ok_or_else(|| match generation {
+        let undone = undone.ok_or(match generation {
             Some(generation) => GuardCommandError::NoSuchGeneration(generation),
             None => GuardCommandError::NoHistory,
         })?;

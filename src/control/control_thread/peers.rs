@@ -94,13 +94,10 @@ impl ControlThread {
 
     /// Asks again while the peers object.
     pub(super) fn poll_peers(&mut self, now: UnixMillis) {
-        match self.peers.poll() {
-            Some(Ok(said)) => {
-                let judged = self.guard.hear_peers(said, now);
-                self.publish(judged, None);
-            }
-            // What they have said before counts on; it is asked again.
-            Some(Err(_)) | None => {}
+        // Where nobody answers, what they have said before counts on; it is asked again.
+        if let Some(Ok(said)) = self.peers.poll() {
+            let judged = self.guard.hear_peers(said, now);
+            self.publish(judged, None);
         }
         let is_doubted = self.guard.doubted().contains(&true);
         if is_doubted && self.peers.answer.is_none() && Instant::now() >= self.peers.ask_at {

@@ -178,7 +178,7 @@ impl Guard {
         } else {
             // A mass that is held stays held; what comes later on its own is judged on its own.
             let pending = &state.pending;
-            let is_fresh = |key: &&RowKey| pending.get(*key).is_some_and(|row| row.held.is_none());
+            let is_fresh = |key: &&RowKey| pending.get(key).is_some_and(|row| row.held.is_none());
             let has_held =
                 [Rule::Budget, Rule::Location].iter().any(|rule| pending.count(kind, Some(*rule)) > 0)
                     || state.overflow.contains_key(&kind);

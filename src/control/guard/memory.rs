@@ -15,15 +15,21 @@ use crate::authz::{
 use crate::control::api::{ChangeKind, Expectation, Publication, Rule};
 use crate::store::{Position, Relation, RowKey, Word};
 
+/// A row that is held or waits: its answer, kind, since when, and the rule.
+type PendingFields = (KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>);
+
+/// An explicit end that waits.
+type WaitingFields = (KeyFields, Option<RowFields>, WordFields, ChangeKind, UnixMillis);
+
 /// See the module.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(in crate::control) struct GuardMemory {
     ledger: Vec<(KeyFields, ChangeKind, Vec<StepFields>)>,
-    waiting_words: Vec<(KeyFields, Option<RowFields>, WordFields, ChangeKind, UnixMillis)>,
+    waiting_words: Vec<WaitingFields>,
     rejected: Vec<(KeyFields, Option<RowFields>, Rule, UnixMillis)>,
     aged_gains: Vec<(KeyFields, Option<RowFields>)>,
     /// Rows that are held or wait for a second answer, by which answers after a restart are judged as before.
-    pending: Vec<(KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>)>,
+    pending: Vec<PendingFields>,
     tombstones: Vec<(KeyFields, TombstoneFields)>,
     principals: Vec<(i64, TombstoneFields)>,
     recent_ends: Vec<(u8, UnixMillis, u64)>,
@@ -144,7 +150,7 @@ impl Guard {
         }
     }
 
-    fn pending_fields(&self) -> Vec<(KeyFields, Option<RowFields>, ChangeKind, UnixMillis, Option<Rule>)> {
+    fn pending_fields(&self) -> Vec<PendingFields> {
         let rows = self.relations.iter().flat_map(|state| state.pending.iter());
         let fields = rows.filter_map(|(key, row)| {
             Some((KeyFields::of(key)?, row.after.as_ref().map(RowFields::of), row.kind?, row.since, row.held))

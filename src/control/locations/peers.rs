@@ -40,7 +40,6 @@ pub(in crate::control) struct PeerPolls {
     /// The node has a directory, so it may have peers.
     has_neighbours: bool,
     asked: HashMap<Box<str>, Instant>,
-    is_waiting: bool,
 }
 
 impl DisplacedDevices {
@@ -57,7 +56,6 @@ impl PeerPolls {
             max_age: config.forward.max_age,
             has_neighbours: config.forward.listen.is_some(),
             asked: HashMap::new(),
-            is_waiting: false,
         }
     }
 
@@ -69,9 +67,7 @@ impl PeerPolls {
         directory: &Directory,
     ) -> PeerWord {
         self.asked.retain(|node, _| displaced.iter().any(|displaced| displaced.node == *node));
-        let word = self.word(displaced, directory);
-        self.is_waiting = word == PeerWord::Awaited;
-        word
+        self.word(displaced, directory)
     }
 
     fn word(&mut self, displaced: &[DisplacedDevices], directory: &Directory) -> PeerWord {
@@ -112,11 +108,6 @@ impl PeerPolls {
             return PeerWord::Contradicts(Contradiction { node, figures });
         }
         word
-    }
-
-    /// A word is waited for.
-    pub(in crate::control) fn is_asking(&self) -> bool {
-        self.is_waiting
     }
 }
 
@@ -186,6 +177,5 @@ mod tests {
         ] {
             assert_eq!(ask(agrees.clone()), PeerWord::Agrees, "{agrees:?}");
         }
-        assert!(!peer_polls.is_asking());
     }
 }

@@ -98,11 +98,6 @@ impl Prober {
         network
     }
 
-    /// An answer is waited for.
-    pub(in crate::control) fn is_asking(&self) -> bool {
-        self.running.is_some()
-    }
-
     fn poll_running(&mut self, is_its_own: impl Fn(&ProbeTarget) -> bool) {
         if self.running.as_mut().is_some_and(|probe| probe.is_over(is_its_own))
             && let Some(probe) = self.running.take()
@@ -232,8 +227,7 @@ mod tests {
     /// A prober, and devices at addresses where everything answers.
     fn answering(devices: u8) -> (Prober, HashSet<DeviceId>, Vec<ProbeTarget>, TcpListener) {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let mut config = Config::default();
-        config.vpn = Vpn::loopback();
+        let mut config = Config { vpn: Vpn::loopback(), ..Config::default() };
         config.authz.guard.probe_port = listener.local_addr().unwrap().port();
         let target =
             |id: u8| ProbeTarget { device: DeviceId(id.into()), address: IpAddr::from([127, 0, 0, id]) };

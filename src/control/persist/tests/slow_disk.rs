@@ -15,7 +15,7 @@ fn process_that_waits(folder: &StateFolder, allowed: Receiver<()>) -> (Persisten
     process.syncing = SyncThread::new(Box::new(move |file| {
         begun.fetch_add(1, Ordering::SeqCst);
         // Without a sender the disk has never hung.
-        drop(allowed.recv());
+        let _sender_is_gone = allowed.recv();
         file.sync_data()
     }));
     (process, syncs)

@@ -144,7 +144,7 @@ fn a_device_moves_that_the_store_s_last_answer_lacks_or_that_did_not_decode() {
     for is_quarantined in [true, false] {
         let mut bench = LayerBench::new(1, true);
         bench.write(0, &[(A, "10.8.0.1")]);
-        bench.laid(&[in_force.clone()]);
+        bench.laid(std::slice::from_ref(&in_force));
         if is_quarantined {
             let row = Quarantined { key: RowKey::Device(in_force.id), reason: String::new() };
             bench.layer.lay_words(&mut [], &[row]);
