@@ -92,8 +92,8 @@ fn past_grants(criterion: &mut Criterion) {
             scope: Scope::Device(device.id),
             ports: PortRange::ANY,
             // They ended in both ways that a row tells.
-            expires_at: (number < past && number % 2 == 0).then_some(UnixMillis(-1)),
-            revoked: number < past && number % 2 == 1,
+            expires_at: (number < past && number.is_multiple_of(2)).then_some(UnixMillis(-1)),
+            revoked: number < past && !number.is_multiple_of(2),
         };
         let grants = (0..=past).map(grant).collect();
         let snapshot = Snapshot::build(Generation(1), credentials, grants, devices);

@@ -17,7 +17,7 @@ struct Scene {
 impl Scene {
     fn held() -> Self {
         let site = Site::new("authz = { reconcile = '100ms', refresh = '20ms' }");
-        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
         let relay = site.start();
         let scene = Self { site, relay, device: Device::echo(V4) };
         assert_eq!(scene.ask(), 200);
@@ -165,7 +165,7 @@ fn an_operator_goes_back_and_forth() {
 #[test]
 fn what_is_announced_takes_effect_and_the_announcement_survives_a_restart() {
     let site = Site::new("authz = { reconcile = '100ms', refresh = '20ms' }");
-    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     let relay = site.start();
     let mut scene = Scene { site, relay, device: Device::echo(V4) };
     let too_long = scene.refusal(&["expect", "devices", "absent", "2", "--for", "25h"]);

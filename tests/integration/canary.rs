@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support::{
-    Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Signal, Site, V4, assert_done, output_of,
+    ALL_V4, Authority, BINARY, DEVICE, Device, OTHER_DEVICE, Relay, Signal, Site, V4, assert_done, output_of,
     read_head, receive,
 };
 use serde_json::Value;
@@ -80,7 +80,7 @@ impl Drop for Scene {
 }
 
 fn ssh() -> Device {
-    Device::serving(V4, |mut socket| {
+    Device::serving(ALL_V4, |mut socket| {
         let _gone = socket.write_all(b"SSH-2.0-dropbear\r\n");
         receive(&mut socket);
     })
@@ -126,7 +126,7 @@ fn steps_in(metrics: &str) -> Vec<&str> {
 #[test]
 fn a_relay_that_works_is_found_so_step_by_step() {
     let scene = Scene::new();
-    scene.site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    scene.site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     assert!(scene.relay.metric_becomes("sluicegate_snapshot_rows", |rows| rows >= 5.0));
     let other = format!("{OTHER_DEVICE}:{}", scene.device.port());
     let mut command = scene.canary();

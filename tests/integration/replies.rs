@@ -124,7 +124,7 @@ fn what_does_not_exist_and_what_is_not_permitted_get_one_answer_byte_for_byte() 
         let line = [&["grant", "add", "bob", "--device", OTHER_DEVICE, "--ports", ports], more].concat();
         site.cli(&line)["id"].as_i64().unwrap()
     };
-    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     let revoked = grant("4", &[]);
     site.cli(&["grant", "revoke", &revoked.to_string()]);
     grant("5", &["--expires", "1s"]);

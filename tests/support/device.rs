@@ -11,6 +11,8 @@ use super::PATIENCE;
 use super::client::connect;
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Every address of this machine: for one listener that stands for several devices.
+pub const ALL_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// A listening socket. Gives its connections to the test, unless it was made to serve them itself.

@@ -43,7 +43,7 @@ pub(crate) use both_stores::on_both_stores;
 pub use browser::Browser;
 pub use client::{Answer, Request, connect, read_head};
 pub use content::{Content, Digest, End, receive, receive_slowly};
-pub use device::{Device, Silent, V4, V6, reset};
+pub use device::{ALL_V4, Device, Silent, V4, V6, reset};
 pub use ethernet::Switch;
 pub use http::{HttpAnswer, exchange};
 pub use installation::{Installation, Judged};

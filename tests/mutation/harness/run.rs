@@ -419,7 +419,7 @@ impl<'a> Run<'a> {
     fn tunnels_close(&mut self) {
         let is_explicit = self.case.ground != Ground::Foreign;
         for row in std::mem::take(&mut self.refused) {
-            let is_waited_for = is_explicit || self.case.number() % FEW == 0;
+            let is_waited_for = is_explicit || self.case.number().is_multiple_of(FEW);
             if is_waited_for && !self.traffic.closes(row, CLOSES_WITHIN) {
                 self.fails(format!("H3: what row {row} rests on has ended, and its tunnel stays open"));
             }
