@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::slips::View;
+use super::slips::{DEVICES, View};
 use crate::admin::api::SourceStatus;
 use crate::admin::routes;
 use crate::authz::{CredentialId, DeviceUuid};
@@ -153,8 +153,6 @@ const fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, 1 + number)
 }
 
-/// Devices of the installation, so few that a person can count them.
-pub(super) const DEVICES: u8 = 12;
 
 /// Short, so that the demo does not wait. The default is 10 s.
 const REREAD: Duration = Duration::from_millis(100);

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::installation::DEVICES;
-
 /// A view by which the relay reads a relation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum View {
@@ -100,3 +98,6 @@ mod tests {
         }
     }
 }
+
+/// Devices of the installation, so few that a person can count them.
+pub(super) const DEVICES: u8 = 12;
