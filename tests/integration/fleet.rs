@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use crate::support::{
-    Answer, Authority, Cluster, Database, Device, Namespace, Relay, Request, Signal, Site, Switch,
+    ALL_V4, Answer, Authority, Cluster, Database, Device, Namespace, Relay, Request, Signal, Site, Switch,
     node_section_at, root_or_skip, tools_or_skip, wait_for,
 };
 use tempfile::TempDir;
@@ -52,6 +52,11 @@ fn device_address(node: usize) -> String {
     format!("10.9.{node}.2")
 }
 
+/// The address of a second device there, which comes over from another node.
+fn guest_address(node: usize) -> String {
+    format!("10.9.{node}.3")
+}
+
 impl Machine {
     fn new(switch: &Switch, node: usize) -> Self {
         let namespace = switch.plug(NODES[node].0, &address_of(node));
@@ -59,11 +64,11 @@ impl Machine {
         namespace.ip(&format!("link add vpn0 type veth peer name eth0 netns {}", device.id()));
         namespace.ip(&format!("address add 10.9.{node}.1/24 dev vpn0"));
         namespace.ip("link set vpn0 up");
-        device.ip(&format!("address add {}/24 dev eth0", device_address(node)));
+        for address in [device_address(node), guest_address(node)] {
+            device.ip(&format!("address add {address}/24 dev eth0"));
+        }
         device.ip("link set eth0 up");
-        let echo = device.enter(|| {
-            Device::echo_at((device_address(node).parse::<std::net::IpAddr>().unwrap(), ECHO_PORT).into())
-        });
+        let echo = device.enter(|| Device::echo_at((ALL_V4, ECHO_PORT).into()));
         Self { namespace, _device: (device, echo) }
     }
 }
@@ -182,7 +187,7 @@ fn what_one_node_or_the_primary_held_is_all_that_is_lost_with_it() {
     // It comes back by another node's VPN.
     let by_hand =
         |cluster: &Cluster, sql: &str| store.enter(|| cluster.client(&name).batch_execute(sql).unwrap());
-    let address = device_address(0);
+    let address = guest_address(0);
     let moved =
         format!("UPDATE sluicegate.devices SET node = 'node-a', address = '{address}' WHERE node = 'node-c'");
     by_hand(&primary, &moved);

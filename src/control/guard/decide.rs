@@ -31,6 +31,7 @@ impl Guard {
         let Some(in_force) = self.in_force.clone() else {
             return if trigger == Trigger::Event { self.accept_nothing() } else { Judged::default() };
         };
+        self.relations[index(relation)].decided_at = now;
         let contested = match relation {
             Relation::Devices => self.hold_contested_moves(&in_force),
             _ => HashSet::new(),

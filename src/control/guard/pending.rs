@@ -17,6 +17,8 @@ pub(in crate::control) struct RelationState {
     pub(in crate::control) overflow: BTreeMap<ChangeKind, Overflow>,
     /// Answers so far that were believed.
     pub(in crate::control) reads: u64,
+    /// Time of the last judgement.
+    pub(in crate::control) decided_at: UnixMillis,
     pub(in crate::control) read_at: Option<UnixMillis>,
     pub(in crate::control) position: Option<Position>,
     /// Rows of the last answer, with those that did not decode.
@@ -144,6 +146,11 @@ impl PendingRows {
     /// Number of rows of `kind` that are held by `rule`, or by none.
     pub(in crate::control) fn count(&self, kind: ChangeKind, rule: Option<Rule>) -> usize {
         self.counts.get(&(Some(kind), rule)).copied().unwrap_or_default()
+    }
+
+    /// True where no row waits for a second answer or is free.
+    pub(in crate::control) fn is_all_held(&self) -> bool {
+        self.counts.keys().all(|(kind, rule)| kind.is_some() && rule.is_some())
     }
 
     pub(in crate::control) fn is_anything_held(&self) -> bool {

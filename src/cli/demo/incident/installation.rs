@@ -153,7 +153,6 @@ const fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, 1 + number)
 }
 
-
 /// Short, so that the demo does not wait. The default is 10 s.
 const REREAD: Duration = Duration::from_millis(100);
 
