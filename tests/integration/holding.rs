@@ -7,7 +7,7 @@ use crate::support::{DEVICE_V6, Device, OTHER_DEVICE, Site, V4};
 #[test]
 fn a_hold_is_told_everywhere_and_takes_nothing_from_anybody() {
     let mut site = Site::new("authz.reconcile = '100ms'");
-    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     site.configure("authz.refresh = '50ms'");
     let relay = site.start();
     let device = Device::echo(V4);

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::support::{Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
+use crate::support::{ALL_V4, Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
 
 /// True if bytes still go both ways through a tunnel to an echo device.
 fn is_alive(mut tunnel: &TcpStream) -> bool {
@@ -55,9 +55,9 @@ fn one_principal_at_its_limit_leaves_room_for_others() {
 #[test]
 fn one_device_at_its_limit_leaves_room_for_others() {
     let site = Site::new("limits.sessions_per_device = 2");
-    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     let relay = site.start();
-    let device = Device::echo(V4);
+    let device = Device::echo(ALL_V4);
     let mut tunnels: Vec<_> = (0..2).map(|_| site.ask(&relay, device.port()).opened()).collect();
     assert_eq!(site.ask(&relay, device.port()).status, 429);
     assert_eq!(site.audit().wait_for_events(1)[0]["cause"], "limit-device");

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{DEVICE, Device, End, Relay, Request, Site, V4, receive};
+use crate::support::{ALL_V4, DEVICE, Device, End, Relay, Request, Site, receive};
 
 /// Three people who may reach every device, each with a live tunnel, and two devices.
 struct Scene {
@@ -27,9 +27,9 @@ impl Scene {
         }
         for number in 0..2 {
             let uuid = format!("{number:032x}");
-            site.cli(&["device", "add", &uuid, "--address", "127.0.0.1"]);
+            site.cli(&["device", "add", &uuid, "--address", &format!("127.0.0.{}", number + 2)]);
         }
-        let (relay, device) = (site.start(), Device::echo(V4));
+        let (relay, device) = (site.start(), Device::echo(ALL_V4));
         let open =
             |token: &String| Request::to(DEVICE, device.port()).bearer(token).send(relay.address()).opened();
         let tunnels = tokens.iter().map(open).collect();

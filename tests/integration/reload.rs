@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{Cluster, DEVICE_V6, Database, Device, Relay, Request, Signal, Site, V4};
+use crate::support::{ALL_V4, Cluster, DEVICE_V6, Database, Device, Relay, Request, Signal, Site, V4};
 use serde_json::Value;
 
 /// A relay on a store whose queries can be replaced, with a device and a tunnel to it.
@@ -32,9 +32,9 @@ impl<'a> Scene<'a> {
     /// Six devices, so that the loss of most is more than a person's work.
     fn on(site: Site, database: Option<Database<'a>>) -> Self {
         for number in 1..=4 {
-            site.cli(&["device", "add", &format!("{number:032x}"), "--address", "127.0.0.1"]);
+            site.cli(&["device", "add", &format!("{number:032x}"), "--address", &format!("127.0.0.{}", number + 1)]);
         }
-        let (relay, device) = (site.start(), Device::echo(V4));
+        let (relay, device) = (site.start(), Device::echo(ALL_V4));
         let tunnel = site.request(&device).send(relay.address()).opened();
         Self { site, relay, device, tunnel, database }
     }
@@ -112,7 +112,7 @@ const FAST: &str = "authz = { refresh = '20ms', reread = '100ms' }";
 
 /// The reference schema's query, with another address for one device.
 const MOVED: &str = "SELECT id AS device, uuid, fleet,
-    CASE uuid WHEN '66666666666666666666666666666666' THEN '127.0.0.1' ELSE address END AS address, node, online
+    CASE uuid WHEN '66666666666666666666666666666666' THEN '127.0.0.8' ELSE address END AS address, node, online
     FROM @devices";
 
 #[test]
@@ -199,7 +199,7 @@ fn both_queries_are_put_to_one_moment() {
     std::thread::scope(|scope| {
         let diff = scope.spawn(|| scene.diff("credentials", slow));
         std::thread::sleep(Duration::from_millis(500));
-        scene.site.cli(&["device", "add", &"c".repeat(32), "--address", "127.0.0.1"]);
+        scene.site.cli(&["device", "add", &"c".repeat(32), "--address", "127.0.0.9"]);
         let (diff, code) = diff.join().unwrap();
         assert_eq!(
             (&diff["devices"]["new"], &diff["holds"][0], code),
