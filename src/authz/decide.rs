@@ -101,7 +101,8 @@ impl Snapshot {
     #[inline]
     fn seek<'a>(&'a self, query: &'a Query) -> Result<SoughtQuery<'a>, Refusal> {
         let subject = query.subject.as_ref().ok_or(Refusal::CredentialMissing)?;
-        let credential = subject.credential().map(|key| self.credentials.seek(key));
+        // A login's token has a row of its own only where the token was ended before its time.
+        let credential = Some(self.credentials.seek(subject.key()));
         let device = query.device.as_ref().map(|uuid| self.devices.seek(uuid));
         Ok(SoughtQuery { subject, credential, device })
     }
@@ -116,7 +117,9 @@ impl Snapshot {
         let SoughtQuery { subject, credential, device } = asked;
         let held = match subject {
             Subject::Principal { id, until, .. } | Subject::Bearer { id, until, .. } => {
-                Some(HeldCredential { principal: *id, expires_at: Some(*until), revoked: false })
+                let ended = credential.as_ref().and_then(SoughtCredential::get);
+                let revoked = ended.is_some_and(|row| row.revoked);
+                Some(HeldCredential { principal: *id, expires_at: Some(*until), revoked })
             }
             Subject::Key(_) | Subject::Secret { .. } | Subject::Login { .. } => {
                 credential.as_ref().and_then(SoughtCredential::get)

@@ -28,27 +28,28 @@ fn a_hold_is_told_everywhere_and_takes_nothing_from_anybody() {
     assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 1.0));
     let metrics = relay.admin_get("/metrics");
     for line in [
-        "sluicegate_guard_held{rule=\"loss\"} 1",
-        "sluicegate_guard_held{rule=\"decode\"} 0",
-        "sluicegate_guard_holds_total{rule=\"loss\"} 1",
+        "sluicegate_guard_held{rule=\"budget\",relation=\"devices\",kind=\"absent\"} 1",
+        "sluicegate_guard_held{rule=\"canaries\",relation=\"all\",kind=\"all\"} 0",
+        "sluicegate_guard_held_rows{rule=\"budget\",relation=\"devices\",kind=\"absent\"} 2",
+        "sluicegate_guard_holds_total{rule=\"budget\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     let ready = relay.admin_get("/readyz");
-    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("holding by rule loss"), "{ready}");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("devices.absent"), "{ready}");
     tunnel.write_all(b"ping").unwrap();
     tunnel.read_exact(&mut [0; 4]).unwrap();
     assert_eq!(site.ask(&relay, device.port()).status, 200);
 
     store.execute_batch("DROP VIEW devices; ALTER TABLE devices_table RENAME TO devices").unwrap();
     assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 0.0));
-    assert!(relay.logs("the guard holds no more"));
+    assert!(relay.logs("the guard holds devices.absent by rule budget no more"));
     let log = relay.log();
     let message: Vec<&str> =
-        log.lines().filter(|line| line.contains("the guard holds by rule loss")).collect();
+        log.lines().filter(|line| line.contains("the guard holds devices.absent by rule budget:")).collect();
     assert_eq!(message.len(), 1, "{log}");
     assert!(
-        message[0].contains("2 of 3 devices have vanished") && message[0].contains("such as devices"),
+        message[0].contains("2 of 3 devices are missing") && message[0].contains("such as devices"),
         "{log}"
     );
     assert!(relay.admin_get("/readyz").ends_with("ready\n"));

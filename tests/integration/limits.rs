@@ -7,7 +7,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::support::{ALL_V4, Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip};
+use crate::support::{
+    ALL_V4, Answer, Device, OTHER_DEVICE, Relay, Request, Site, V4, connect, tools_or_skip,
+};
 
 /// True if bytes still go both ways through a tunnel to an echo device.
 fn is_alive(mut tunnel: &TcpStream) -> bool {

@@ -32,7 +32,13 @@ impl<'a> Scene<'a> {
     /// Six devices, so that the loss of most is more than a person's work.
     fn on(site: Site, database: Option<Database<'a>>) -> Self {
         for number in 1..=4 {
-            site.cli(&["device", "add", &format!("{number:032x}"), "--address", &format!("127.0.0.{}", number + 1)]);
+            site.cli(&[
+                "device",
+                "add",
+                &format!("{number:032x}"),
+                "--address",
+                &format!("127.0.0.{}", number + 1),
+            ]);
         }
         let (relay, device) = (site.start(), Device::echo(ALL_V4));
         let tunnel = site.request(&device).send(relay.address()).opened();
@@ -139,15 +145,28 @@ fn a_query_that_takes_rights_away_is_refused_by_name_and_the_old_one_goes_on() {
     let grants = "SELECT id AS grant_id, principal, scope, target, port_min, port_max, expires_at";
     let credentials = "SELECT key_sha256, principal, expires_at";
     let broken = [
-        ("devices", format!("{devices} WHERE id < 0"), "loss"),
-        ("devices", format!("{devices} WHERE id = fleet"), "loss"),
-        ("devices", format!("{devices} UNION ALL {devices}"), "unique"),
-        ("devices", devices.replace("address", "CASE WHEN id < 0 THEN address END AS address"), "location"),
-        ("devices", devices.replace("online", "NOT online AS online"), "location"),
+        ("devices", format!("{devices} WHERE id < 0"), "devices.absent"),
+        ("devices", format!("{devices} WHERE id = fleet"), "devices.absent"),
+        // Every device in two places.
+        (
+            "devices",
+            format!("{devices} UNION ALL {}", devices.replace("address,", "'127.0.0.99' AS address,")),
+            "devices.moved",
+        ),
+        (
+            "devices",
+            devices.replace("address", "CASE WHEN id < 0 THEN address END AS address"),
+            "devices.unlocated",
+        ),
+        ("devices", devices.replace("online", "NOT online AS online"), "devices.unlocated"),
         ("devices", devices.replace(" node,", ""), "breaks the contract"),
-        ("devices", devices.replace("address", "'203.0.113.9' AS address"), "addresses"),
-        ("grants", format!("{grants}, revoked_at IS NULL AS revoked FROM @grants"), "loss"),
-        ("credentials", format!("{credentials}, revoked_at IS NULL AS revoked FROM @credentials"), "loss"),
+        ("devices", devices.replace("address", "'203.0.113.9' AS address"), "devices.moved"),
+        ("grants", format!("{grants}, revoked_at IS NULL AS revoked FROM @grants"), "grants.ended"),
+        (
+            "credentials",
+            format!("{credentials}, revoked_at IS NULL AS revoked FROM @credentials"),
+            "credentials.ended",
+        ),
     ];
     on_each_store(|mut scene| {
         // More than a person's work.
@@ -155,18 +174,18 @@ fn a_query_that_takes_rights_away_is_refused_by_name_and_the_old_one_goes_on() {
             scene.site.cli(&["grant", "add", "alice", "--any"]);
             scene.site.cli(&["token", "issue", "alice"]);
         }
-        for (relation, sql, rule) in &broken {
-            if *rule != "breaks the contract" {
+        for (relation, sql, held) in &broken {
+            if *held != "breaks the contract" {
                 let (diff, code) = scene.diff(relation, sql);
                 assert_eq!(
-                    (diff["holds"][0]["rule"].as_str(), code),
-                    (Some(*rule), Some(1)),
+                    (diff["holds"][0]["group"].as_str(), code),
+                    (Some(*held), Some(1)),
                     "{sql}: {diff}"
                 );
             }
             let outcome = scene.reload_query(relation, sql);
             assert!(outcome.contains("reload refused"), "{sql}: {outcome}");
-            assert!(outcome.contains(rule), "{sql}: {outcome}");
+            assert!(outcome.contains(held), "{sql}: {outcome}");
             assert!(scene.is_allowed() && scene.tunnel_still_works(), "{sql}");
             assert_eq!(scene.relay.metric("sluicegate_guard_held"), Some(0.0), "nothing else is held for it");
             scene.site.unconfigure("authz", "queries");
@@ -184,9 +203,9 @@ fn what_is_revoked_comes_back_by_no_query() {
         let sql = "SELECT id AS grant_id, principal, scope, target, port_min, port_max, expires_at,
             id < 0 AS revoked FROM @grants";
         let (diff, code) = scene.diff("grants", sql);
-        assert_eq!((diff["holds"][0]["rule"].as_str(), code), (Some("revival"), Some(1)), "{diff}");
+        assert_eq!((diff["holds"][0]["group"].as_str(), code), (Some("grants.revived"), Some(1)), "{diff}");
         let outcome = scene.reload_query("grants", sql);
-        assert!(outcome.contains("rule revival: 1 rights that are revoked"), "{outcome}");
+        assert!(outcome.contains("grants.revived by rule budget: 1 of 1 rows"), "{outcome}");
     });
 }
 
@@ -287,15 +306,16 @@ fn a_query_that_was_changed_while_the_relay_was_down_is_not_believed_either() {
     let relay = site.start();
     assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 1.0), "{}", relay.log());
     let hold = site.cli(&["authz", "status"])["holds"][0].clone();
-    assert_eq!(hold["rule"], "loss");
+    assert_eq!((&hold["rule"], &hold["group"]), (&"budget".into(), &"grants.ended".into()), "{hold}");
     let figures = hold["figures"].as_str().unwrap();
     assert!(
-        figures.contains("5 of 10 live rows of grants read as revoked by queries that have changed"),
+        figures.contains("5 of 10 grants read as ended, 0 more have within 10m; the budget is 3"),
         "{figures}"
     );
     assert_eq!(site.ask(&relay, device.port()).status, 200);
 
-    site.cli(&["authz", "accept"]);
+    let digest = site.cli(&["authz", "diff"])["digest"].clone();
+    site.cli(&["authz", "accept", digest.as_str().unwrap()]);
     assert_eq!(site.cli(&["authz", "status"])["holds"][0], Value::Null);
     assert_eq!(site.ask(&relay, device.port()).status, 200, "the other five grants stand");
 }

@@ -266,7 +266,10 @@ fn trouble_with_the_store(site: &Site, relay: &Relay) {
             CREATE VIEW devices AS SELECT * FROM devices_table WHERE uuid = '{DEVICE_V6}'"
         ))
         .unwrap();
-    assert!(relay.metric_becomes("sluicegate_guard_held", |held| held == 1.0));
+    let held = "sluicegate_guard_held{rule=\"budget\",relation=\"devices\",kind=\"absent\"} 1";
+    assert!(relay.admin_comes_to_say("/metrics", held), "{}", relay.admin_get("/metrics"));
+    let quarantined = |rows| rows == 1.0;
+    assert!(relay.metric_becomes("sluicegate_store_quarantined_rows", quarantined));
 }
 
 /// All that an operator can look at, with the right admin token and with a wrong one.
