@@ -107,7 +107,7 @@ impl<'a> Node<'a> {
         outcome.expect("a reload comes to an end")
     }
 
-    /// The rule by which the guard holds, if it does.
+    /// The rule by which the guard holds the first group that it holds, if it does.
     pub fn held_by(&self) -> Option<String> {
         let mut status = self.place.command(BINARY);
         status.args(["authz", "status", "--json", "--config"]).arg(config_file(self.place));

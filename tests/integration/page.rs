@@ -3,16 +3,19 @@
 //! With SLUICEGATE_SCREENSHOTS set to a folder, it also leaves a light and a dark picture there.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, V4, exchange, tools_or_skip,
+    Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, exchange, tools_or_skip,
     wait_for,
 };
+
+/// Both IPv4 devices answer here, each by its own address.
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -35,9 +38,9 @@ impl Scene {
     fn new(fragment: &str) -> Self {
         let mut site = Site::new("authz = { reconcile = '200ms', refresh = '50ms' }");
         site.configure(fragment);
-        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
         let relay = site.start();
-        let (browser, device) = (Browser::start(), Device::serving(V4, answer_threefold));
+        let (browser, device) = (Browser::start(), Device::serving(ANY, answer_threefold));
         let moving = Arc::new(AtomicBool::new(true));
         Self { site, relay, browser, device, moving, tunnels: Vec::new(), threads: Vec::new() }
     }
