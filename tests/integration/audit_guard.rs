@@ -55,8 +55,10 @@ fn a_hold_is_told_when_it_begins_and_when_it_ends_with_what_is_in_force_and_so_i
     let scene = Scene::new("guard = {}");
     scene.lose_devices();
     let begin = scene.audited("hold-begin");
-    assert_eq!((&begin["rule"], &begin["held"], &begin["generation"]),
-        (&"budget".into(), &"devices.absent".into(), &1.into()));
+    assert_eq!(
+        (&begin["rule"], &begin["held"], &begin["generation"]),
+        (&"budget".into(), &"devices.absent".into(), &1.into())
+    );
     assert!(begin["figures"].as_str().unwrap().starts_with("2 of 3 devices "), "{begin}");
     assert!(begin["examples"][0].as_str().unwrap().starts_with("devices "), "{begin}");
 
@@ -69,7 +71,10 @@ fn a_hold_is_told_when_it_begins_and_when_it_ends_with_what_is_in_force_and_so_i
     for (rule, held) in [("contract", "devices"), ("budget", "devices.absent")] {
         let is_end = |event: &Value| event["event"] == "hold-end" && event["held"] == held;
         let end = scene.site.audit().wait_for(is_end);
-        assert_eq!((&end["by"], &end["rule"], &end["generation"]), (&"guard".into(), &rule.into(), &1.into()));
+        assert_eq!(
+            (&end["by"], &end["rule"], &end["generation"]),
+            (&"guard".into(), &rule.into(), &1.into())
+        );
         assert!(end["held_s"].is_u64(), "{end}");
     }
     let of_holds = |event: &&Value| event["event"].as_str().unwrap().starts_with("hold-");

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, exchange, tools_or_skip,
-    wait_for,
+    Browser, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Relay, Request, Site, exchange, tools_or_skip, wait_for,
 };
 
 /// Both IPv4 devices answer here, each by its own address.
