@@ -1,5 +1,5 @@
-//! Once a revocation was applied, no later decision of the node allows it: at random, through holds,
-//! rollbacks, accepts, restarts, and a store that goes away or takes it back.
+//! Once a revocation was applied, no later decision of the node allows it, unless the store or a person gives it back
+//! explicitly: at random, through holds, rollbacks, restarts, and a store that goes away.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,6 +12,9 @@ use sluicegate::control::{Commands, GuardCommandError};
 
 const DEVICES: usize = 12;
 
+/// Time in which the node has read what was written.
+const WORDS_ARE_READ: std::time::Duration = std::time::Duration::from_millis(300);
+
 #[derive(Clone, Debug)]
 enum Step {
     RevokeGrant(usize),
@@ -19,7 +22,7 @@ enum Step {
     RemovePrincipal(usize),
     /// Deletes a grant without a revocation: it counts once a second read confirms it.
     DeleteGrant(usize),
-    /// A store that was restored from a backup, or a replica that is behind.
+    /// The store itself records that nothing is revoked: a newer explicit word, which gives back.
     TakeBackRevocations,
     /// Most devices vanish from the query.
     BreakQuery,
@@ -108,10 +111,13 @@ impl Scene {
                 self.sql(&format!("UPDATE principals SET removed_at = 1 WHERE id = {}", principal + 1));
             }
             Step::DeleteGrant(device) => self.sql(&format!("DELETE FROM grants WHERE id = {}", device + 1)),
-            Step::TakeBackRevocations => self.sql(
-                "UPDATE grants SET revoked_at = NULL; UPDATE credentials SET revoked_at = NULL;
-                UPDATE principals SET removed_at = NULL",
-            ),
+            Step::TakeBackRevocations if !self.is_store_lost => {
+                self.sql(
+                    "UPDATE grants SET revoked_at = NULL; UPDATE credentials SET revoked_at = NULL;
+                    UPDATE principals SET removed_at = NULL",
+                );
+                self.begin_anew();
+            }
             Step::BreakQuery if !self.is_query_broken && !self.is_store_lost => {
                 self.installation.replace_query("devices", "SELECT * FROM devices_table WHERE id = 1");
                 self.is_query_broken = true;
@@ -125,10 +131,13 @@ impl Scene {
             Step::Ask => (0..DEVICES).for_each(|device| {
                 let _whatever_it_is_told = self.judged().ask(device);
             }),
-            Step::Accept => self.command(|commands| {
-                let digest = block_on(commands.diff())?.digest;
-                block_on(commands.accept(digest, None)).map(drop)
-            }),
+            Step::Accept => {
+                self.command(|commands| {
+                    let digest = block_on(commands.diff())?.digest;
+                    block_on(commands.accept(digest, None)).map(drop)
+                });
+                self.begin_anew();
+            }
             Step::RollBack => self.command(|commands| block_on(commands.roll_back(None)).map(drop)),
             Step::Restart => {
                 self.judged = None;
@@ -142,8 +151,18 @@ impl Scene {
                 fs::rename(self.aside(), self.installation.store_path()).unwrap();
                 self.is_store_lost = false;
             }
-            Step::BreakQuery | Step::MendQuery | Step::LoseStore | Step::RegainStore => {}
+            Step::TakeBackRevocations
+            | Step::BreakQuery
+            | Step::MendQuery
+            | Step::LoseStore
+            | Step::RegainStore => {}
         }
+    }
+
+    /// What was given back explicitly, by the store or by a person, may be allowed from here on.
+    fn begin_anew(&mut self) {
+        std::thread::sleep(WORDS_ARE_READ);
+        self.revoked.clear();
     }
 
     /// A store that is away cannot be told anything.
