@@ -83,7 +83,9 @@ impl Model {
                 (key, Some(until), row(key))
             }
             Subject::Principal { id, token, until } | Subject::Bearer { id, token, until, .. } => {
-                let stands_in = Credential { key: token, principal: id, expires_at: None, revoked: false };
+                // A row of the token ends it before its time.
+                let revoked = row(token).is_some_and(|row| row.revoked);
+                let stands_in = Credential { key: token, principal: id, expires_at: None, revoked };
                 (token, Some(until), Some(stands_in))
             }
         };
