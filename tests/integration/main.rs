@@ -38,7 +38,6 @@ mod guard_nodes;
 mod guard_rows;
 mod head_parser;
 mod holding;
-mod incident;
 mod kept;
 mod kept_guard;
 mod kept_starts;
