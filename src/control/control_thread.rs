@@ -126,6 +126,8 @@ impl ControlThread {
         } else {
             thread.wait_for_first_answers()?;
         }
+        // What an operator says next is to outlive a crash.
+        thread.keep_state();
         thread.update_status();
         Ok(thread)
     }
@@ -250,8 +252,13 @@ impl ControlThread {
             if self.guard.has_many_tombstones() {
                 Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
             }
-            self.publisher.keep(&self.guard, &self.known, self.store.bookmark());
+            self.keep_state();
         }
+    }
+
+    /// Writes the state to disk where one is due.
+    fn keep_state(&mut self) {
+        self.publisher.keep(&self.guard, &self.known, self.store.bookmark());
     }
 
     /// Puts in force what `judged` changed. `readable_since` says since when its ends could have been read.

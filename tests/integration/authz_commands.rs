@@ -180,6 +180,9 @@ fn what_is_announced_takes_effect_and_the_announcement_survives_a_restart() {
     );
     assert_eq!(scene.audited("authz-expect")["detail"], "devices absent, 2 rows for 15m");
 
+    // A state is written right after the start; until then a crash loses what was announced.
+    let state = scene.site.folder().join("state/last-good.snapshot");
+    assert!(wait_for(|| state.exists().then_some(())).is_some());
     drop(scene.relay);
     scene.relay = scene.site.start();
     let is_kept = || (scene.status()["expectations"][0]["rows"] == 2).then_some(());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Audit, Authority, Content, Device, End, Relay, Request, Signal, Site, TlsClient, V4, node_section,
+    ALL_V4, Audit, Authority, Content, Device, End, Relay, Request, Signal, Site, TlsClient, node_section,
     receive, wait_for,
 };
 use rustls::pki_types::pem::PemObject;
@@ -37,7 +37,7 @@ impl Fleet {
         let mut site = Site::new("");
         site.configure(&node_section("node-a", &authority));
         site.configure(fragment);
-        site.cli(&["device", "add", FAR, "--address", "127.0.0.1", "--node", "node-b"]);
+        site.cli(&["device", "add", FAR, "--address", "127.0.0.2", "--node", "node-b"]);
         Self { site, authority }
     }
 
@@ -89,7 +89,7 @@ impl Drop for Fleet {
 #[test]
 fn a_device_elsewhere_is_reached_by_the_node_that_holds_it() {
     let fleet = Fleet::new("");
-    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     let mut tunnel = fleet.request(device.port()).early(b"early").send(near.address()).opened();
     tunnel.write_all(b" and late").unwrap();
@@ -115,7 +115,7 @@ fn a_device_elsewhere_is_reached_by_the_node_that_holds_it() {
 #[test]
 fn megabytes_by_two_nodes_arrive_whole_and_in_order() {
     let content = Content::new(11, 32 << 20);
-    let device = Device::serving(V4, move |mut stream| {
+    let device = Device::serving(ALL_V4, move |mut stream| {
         let _client_gone = content.send(&mut stream);
         let _client_gone = stream.shutdown(Shutdown::Write);
         let _rest = receive(&mut stream);
@@ -130,7 +130,7 @@ fn megabytes_by_two_nodes_arrive_whole_and_in_order() {
 #[test]
 fn an_echo_by_two_nodes_is_whole_however_often_it_is_asked() {
     let fleet = Fleet::new("");
-    let (near, _far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    let (near, _far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     let content = Content::new(1, 1 << 20);
     for _ in 0..20 {
@@ -164,7 +164,7 @@ fn what_the_next_node_says_no_with_is_what_the_client_is_told() {
 #[test]
 fn a_revocation_ends_a_tunnel_by_two_nodes() {
     let fleet = Fleet::new("");
-    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
     fleet.site.cli(&["grant", "revoke", &fleet.site.grant.to_string()]);
@@ -187,7 +187,7 @@ fn a_node_that_dies_is_told_at_once_and_known_to_be_gone_after_a_while() {
     assert_eq!(found.unwrap(), (503, "device-offline".to_owned(), "node-unreachable".to_owned()));
     assert!(near.metric_becomes("sluicegate_nodes{state=\"stale\"}", |stale| stale == 1.0));
     assert_eq!(fleet.refusal(&near).2, "node-stale");
-    let (_again, device) = (fleet.node("node-b", None), Device::echo(V4));
+    let (_again, device) = (fleet.node("node-b", None), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     fleet.request(device.port()).send(near.address()).opened();
 }
@@ -276,7 +276,7 @@ fn a_request_that_comes_round_again_is_a_loop() {
     let fleet = Fleet::new("");
     // By its own store, node-a holds the device.
     let other = Site::new("");
-    other.cli(&["device", "add", FAR, "--address", "127.0.0.1", "--node", "node-a"]);
+    other.cli(&["device", "add", FAR, "--address", "127.0.0.2", "--node", "node-a"]);
     let hash = "UPDATE credentials SET key_sha256 = ?1 WHERE revoked_at IS NULL";
     let digest = sha2::Digest::finalize(sha2::Digest::chain_update(
         <sha2::Sha256 as sha2::Digest>::new(),
@@ -295,7 +295,7 @@ fn a_request_that_comes_round_again_is_a_loop() {
     assert_eq!((answer.status, answer.slug().as_deref()), (508, Some("loop")));
     assert!(far.audit.has(|event| event["cause"] == "loop"));
     // A client cannot make one up.
-    let device = Device::echo(V4);
+    let device = Device::echo(ALL_V4);
     let request = fleet.site.request(&device).header("Sluicegate-Hops: node-a, node-b, node-c");
     request.send(near.address()).opened();
 }
@@ -322,7 +322,7 @@ fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
         b"HTTP/1.1 503 Device Offline\r\nSluicegate-Reason: device-offline\r\n\r\n".to_vec()
     });
     fleet.pretend("node-b", node.address);
-    let (near, device) = (fleet.start(), Device::echo(V4));
+    let (near, device) = (fleet.start(), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     let mut tunnel = fleet.request(device.port()).send(near.address()).opened();
     tunnel.write_all(b"x").unwrap();
@@ -337,7 +337,7 @@ fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
 #[test]
 fn later_requests_go_by_connections_that_are_there_already() {
     let fleet = Fleet::new("engine.threads = 1");
-    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(V4));
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(ALL_V4));
     fleet.wait_for_nodes(&near, 2.0);
     let open = || fleet.request(device.port()).send(near.address()).opened();
     let mut tunnels = vec![open()];
