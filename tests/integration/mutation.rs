@@ -31,7 +31,7 @@ fn no_fault_beside_an_outbox_breaks_a_promise() {
 fn with_the_guard_off_the_same_faults_break_promises() {
     let cases: Vec<_> =
         Case::sample(StoreKind::Sqlite).into_iter().filter(Case::is_caught_by_the_guard).collect();
-    assert!(cases.len() >= 10, "{} cases", cases.len());
+    assert!(cases.len() >= 5, "{} cases", cases.len());
     let outcomes = run_all(&cases, Guard::Off, THREADS, |_| {});
     let kept: Vec<_> = outcomes.iter().filter(|outcome| outcome.failures.is_empty()).collect();
     let kept: Vec<_> = kept.iter().map(|outcome| outcome.case.to_string()).collect();

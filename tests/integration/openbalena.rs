@@ -332,9 +332,13 @@ fn only_a_device_that_is_connected_to_this_nodes_vpn_is_dialled() {
         wait_for(|| (OpenBalena::status(&relay, "all", A, device.port()) == wanted).then_some(())).is_some()
     };
     assert!(becomes(OPEN));
-    world.by_hand(r#"UPDATE "device" SET "is connected to vpn" = false"#);
+    // One device; of a mass the network is asked first, and these answer.
+    let set = |is_connected: bool| {
+        format!(r#"UPDATE "device" SET "is connected to vpn" = {is_connected} WHERE "uuid" = '{A}'"#)
+    };
+    world.by_hand(&set(false));
     assert!(becomes(503), "{}", relay.log());
-    world.by_hand(r#"UPDATE "device" SET "is connected to vpn" = true"#);
+    world.by_hand(&set(true));
     assert!(becomes(OPEN));
     world.by_hand(r#"UPDATE "service instance" SET "ip address" = '10.0.0.8'"#);
     assert!(becomes(503), "{}", relay.log());

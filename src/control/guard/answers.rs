@@ -152,7 +152,6 @@ impl Guard {
             let shown = pending.get(key).map(|row| &row.after);
             key.relation() != relation || shown == Some(&undone.answer)
         });
-        self.release_mended(relation);
         is_news |= before.charged() != pending.charged();
         self.is_memory_changed |= is_news || self.rejected.len() != undone;
         let state = &mut self.relations[index(relation)];

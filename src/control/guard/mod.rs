@@ -142,7 +142,7 @@ struct RejectedRow {
     answer: Option<AnyRow>,
     rule: Rule,
     since: UnixMillis,
-    /// Rows of the relation that were undone with it.
+    /// Rows that were undone with it.
     undone: usize,
 }
 

@@ -122,26 +122,36 @@ impl Guard {
         Some(RolledBack { from, to, in_force: self.generation()?, rows })
     }
 
-    /// Notes with each row that was undone how many there are of its relation.
+    /// Notes with each row that was undone how many there are.
     pub(super) fn count_undone(&mut self) {
-        let mut counts = [0; 3];
-        self.rejected.keys().for_each(|key| counts[index(key.relation())] += 1);
-        for (key, undone) in &mut self.rejected {
-            undone.undone = counts[index(key.relation())];
-        }
+        let count = self.rejected.len();
+        self.rejected.values_mut().for_each(|undone| undone.undone = count);
     }
 
-    /// Judges anew what the guard has undone of `relation`, once the answer shows most of it mended: what is left says
-    /// of single rows that they have ended.
-    pub(super) fn release_mended(&mut self, relation: Relation) {
-        let of_relation =
-            |key: &RowKey, row: &RejectedRow| key.relation() == relation && row.rule == Rule::Probation;
-        let left = self.rejected.iter().filter(|(key, row)| of_relation(key, row)).count();
-        let undone =
-            self.rejected.iter().filter(|(key, row)| of_relation(key, row)).map(|(_, row)| row.undone).max();
-        if undone.is_some_and(|undone| left * 2 <= undone) {
-            self.rejected.retain(|key, row| !of_relation(key, row));
-            self.is_memory_changed = true;
+    /// Judges anew what the guard has undone, once the answers show most of it mended: what is left says of single rows
+    /// that they have ended.
+    pub(super) fn release_mended(&mut self) {
+        let by_guard = |row: &&RejectedRow| row.rule == Rule::Probation;
+        let left = self.rejected.values().filter(by_guard).count();
+        let undone = self.rejected.values().filter(by_guard).map(|row| row.undone).max();
+        if !undone.is_some_and(|undone| left * 2 <= undone) {
+            return;
+        }
+        self.rejected.retain(|_, row| row.rule != Rule::Probation);
+        self.is_memory_changed = true;
+        for state in &mut self.relations {
+            let held: Vec<RowKey> = state
+                .pending
+                .iter()
+                .filter(|(_, row)| row.held == Some(Rule::Probation))
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in held {
+                if let Some(mut row) = state.pending.remove(&key) {
+                    row.held = None;
+                    state.pending.insert(key, row);
+                }
+            }
         }
     }
 
