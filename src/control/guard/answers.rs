@@ -159,6 +159,7 @@ impl Guard {
         state.pending.follow(before);
         state.overflow = overflow;
         state.bad = bad;
+        self.release_mended();
     }
 
     /// Kind of the change from the baseline to `after`; `None` for a mend and for what changes no decision.
