@@ -122,7 +122,7 @@ fn a_rollback_by_an_operator_says_from_where_to_where() {
 fn regressions_are_told_once_for_each_pair_and_so_is_what_the_guard_does_about_them() {
     for (on_regression, outcome) in [("rollback", "rollback"), ("alarm", "regression-alarm")] {
         let site = Site::new(&format!(
-            "authz = {{ refresh = '20ms', guard = {{ on_regression = '{on_regression}',
+            "authz = {{ refresh = '20ms', reconcile = '100ms', guard = {{ on_regression = '{on_regression}',
             max_regressions = {{ pairs = 2, principals = 2 }}, budgets.narrowed = {{ rows = 9, share = 1.0 }} }} }}"
         ));
         site.cli(&["principal", "add", "bob"]);
