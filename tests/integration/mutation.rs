@@ -29,13 +29,21 @@ fn no_fault_beside_an_outbox_breaks_a_promise() {
 
 #[test]
 fn with_the_guard_off_the_same_faults_break_promises() {
-    let cases: Vec<_> =
-        Case::sample(StoreKind::Sqlite).into_iter().filter(Case::is_caught_by_the_guard).collect();
-    assert!(cases.len() >= 5, "{} cases", cases.len());
+    let cases: Vec<_> = Case::sample(StoreKind::Sqlite)
+        .into_iter()
+        .filter(Case::is_caught_by_the_guard)
+        .filter(is_of_rights)
+        .collect();
+    assert!(cases.len() >= 4, "{} cases", cases.len());
     let outcomes = run_all(&cases, Guard::Off, THREADS, |_| {});
     let kept: Vec<_> = outcomes.iter().filter(|outcome| outcome.failures.is_empty()).collect();
     let kept: Vec<_> = kept.iter().map(|outcome| outcome.case.to_string()).collect();
     assert_eq!(kept, [""; 0], "break no promise without the guard");
+}
+
+/// A device that reads as offline is refused with or without a guard, for a while: the harness counts it apart.
+fn is_of_rights(case: &Case) -> bool {
+    !case.to_string().starts_with("devices.online")
 }
 
 fn keep_the_promises(file: &str, cases: &[Case]) {
