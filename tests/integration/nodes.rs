@@ -366,9 +366,9 @@ fn later_requests_go_by_connections_that_are_there_already() {
 #[test]
 fn a_connection_that_was_there_and_fails_is_replaced_by_a_new_one() {
     let fleet = Fleet::new("engine.threads = 1");
-    // Ends the connection of the second request without a word.
+    // Ends the connection of the second tunnel's request without a word. The first request of all asks for a summary.
     let node = FakeNode::start(&fleet.authority, "node-b", |_, count| match count {
-        1 => Vec::new(),
+        2 => Vec::new(),
         _ => b"HTTP/1.1 200 Connection Established\r\n\r\n".to_vec(),
     });
     fleet.pretend("node-b", node.address);
