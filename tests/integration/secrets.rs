@@ -257,14 +257,14 @@ fn trouble_with_the_store(site: &Site, relay: &Relay) {
         .unwrap();
     assert!(relay.metric_becomes("sluicegate_store_quarantined_rows", |rows| rows == 1.0));
     store
-        .execute_batch(&format!(
+        .execute_batch(
             "ALTER TABLE credentials RENAME TO credentials_table;
             CREATE VIEW credentials AS
                 SELECT CAST(key_sha256 AS TEXT) AS key_sha256, principal, label, created_at, expires_at, revoked_at
                 FROM credentials_table WHERE length(key_sha256) <> 32;
             ALTER TABLE devices RENAME TO devices_table;
             CREATE VIEW devices AS SELECT * FROM devices_table WHERE id < 0"
-        ))
+        )
         .unwrap();
     let held = "sluicegate_guard_held{rule=\"budget\",relation=\"devices\",kind=\"absent\"} 1";
     assert!(relay.admin_comes_to_say("/metrics", held), "{}", relay.admin_get("/metrics"));

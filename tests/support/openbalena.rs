@@ -192,7 +192,7 @@ impl<'a> OpenBalena<'a> {
             vpn.addresses = ["file:{}"]
             authz.reread = "20ms"
             # A handful of rows; what a test writes is no mass.
-            authz.guard.budgets = {{ gained = {{ rows = 100, share = 1.0 }}, widened = {{ rows = 100, share = 1.0 }} }}
+            authz.guard.budgets = {{ gained = {{ rows = 100, share = 1.0 }}, widened = {{ rows = 100, share = 1.0 }}, moved = {{ rows = 100, share = 1.0 }} }}
             {}
             "#,
             self.database.relay_url(),

@@ -134,7 +134,7 @@ impl Guard {
         let by_guard = |row: &&RejectedRow| row.rule == Rule::Probation;
         let left = self.rejected.values().filter(by_guard).count();
         let undone = self.rejected.values().filter(by_guard).map(|row| row.undone).max();
-        if !undone.is_some_and(|undone| left * 2 <= undone) {
+        if undone.is_none_or(|undone| left * 2 > undone) {
             return;
         }
         self.rejected.retain(|_, row| row.rule != Rule::Probation);

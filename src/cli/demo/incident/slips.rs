@@ -87,6 +87,9 @@ const DEVICES_QUERY: &str = "SELECT id AS device, uuid, fleet, address, node, on
 const GRANTS_QUERY: &str = "SELECT id AS grant_id, principal, scope, target, port_min, port_max, \
                             expires_at, revoked_at IS NOT NULL AS revoked FROM grants";
 
+/// Devices of the installation, so few that a person can count them.
+pub(super) const DEVICES: u8 = 12;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +101,3 @@ mod tests {
         }
     }
 }
-
-/// Devices of the installation, so few that a person can count them.
-pub(super) const DEVICES: u8 = 12;
