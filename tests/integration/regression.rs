@@ -87,7 +87,7 @@ fn clients_notice_and_seconds_later_nothing_has_happened() {
     );
     assert!(broken.elapsed() < Duration::from_secs(5), "took {:?}", broken.elapsed());
     assert!(scene.relay.logs("undid 3 rows: 6 pairs of principal and device, of 3 principals"));
-    assert!(scene.relay.admin_comes_to_say("/readyz", "by rule probation"));
+    assert!(scene.relay.admin_comes_to_say("/readyz", "holding"));
     assert_eq!(scene.relay.metric("sluicegate_guard_rollbacks_total"), Some(1.0));
     std::thread::sleep(Duration::from_secs(6));
     assert!(scene.all_echo(), "no tunnel that stood has ended");

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Site, V4, receive};
+use crate::support::{ALL_V4, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Site, receive};
 use serde_json::Value;
 
 /// The promise is 250 ms; this leaves room for a machine that has other things to do.
@@ -27,11 +27,11 @@ impl Scene {
     fn new() -> Self {
         let site = Site::new("");
         site.cli(&["principal", "add", "bob"]);
-        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+        site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
         let issued = site.cli(&["token", "issue", "bob"]);
         let grant = site.cli(&["grant", "add", "bob", "--device", OTHER_DEVICE])["id"].as_i64().unwrap();
         let relay = site.start();
-        let device = Device::echo(V4);
+        let device = Device::echo(ALL_V4);
         let text = |key: &str| issued[key].as_str().unwrap().to_owned();
         let (token, credential) = (text("token"), text("credential"));
         let tunnel = Request::to(OTHER_DEVICE, device.port()).bearer(&token).send(relay.address()).opened();
@@ -163,7 +163,7 @@ fn outlived(issue: impl FnOnce(&Site) -> String) -> (End, Value, u16) {
     // The timeouts of stages that are over must not be what ends it.
     let site = Site::new("timeouts = { head = '1h', connect = '1h' }");
     site.cli(&["principal", "add", "bob"]);
-    let device = Device::echo(V4);
+    let device = Device::echo(ALL_V4);
     let token = issue(&site);
     let relay = site.start();
     let request = Request::to(DEVICE, device.port()).bearer(&token);
@@ -204,10 +204,10 @@ fn a_grant_that_expires_closes_its_tunnels() {
 fn a_right_that_is_given_while_the_relay_runs_counts_soon() {
     let site = Site::new("");
     let relay = site.start();
-    let device = Device::echo(V4);
+    let device = Device::echo(ALL_V4);
     site.cli(&["principal", "add", "carol"]);
     let token = site.cli(&["token", "issue", "carol"])["token"].as_str().unwrap().to_owned();
-    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.1"]);
+    site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
     site.cli(&["grant", "add", "carol", "--device", OTHER_DEVICE]);
     let committed = Instant::now();
     let request = Request::to(OTHER_DEVICE, device.port()).bearer(&token);

@@ -156,7 +156,7 @@ fn a_pipe_in_the_place_of_the_file_is_told_and_not_waited_for() {
 }
 
 #[test]
-fn a_device_whose_row_has_turned_bad_stays_where_it_was() {
+fn a_device_whose_row_has_turned_bad_goes_on_to_follow_its_vpn() {
     let world = World::new(r#"["FILE"]"#, &format!("{DEVICE} 127.0.0.1\n"));
     let relay = world.site.start();
     world.by_hand(&format!(
@@ -165,7 +165,7 @@ fn a_device_whose_row_has_turned_bad_stays_where_it_was() {
     assert!(relay.metric_becomes("sluicegate_store_quarantined_rows", |rows| rows == 1.0));
     replace(&world.file, &format!("{DEVICE} 127.0.0.3\n{OTHER_DEVICE} 127.0.0.2\n"));
     assert!(world.becomes(&relay, OTHER_DEVICE, PORT_CLOSED));
-    assert_eq!(world.status(&relay, DEVICE), 200);
+    assert_eq!(world.status(&relay, DEVICE), PORT_CLOSED);
 }
 
 #[test]
