@@ -23,7 +23,7 @@ fn no_fault_of_a_query_breaks_a_promise_on_postgres() {
 fn no_fault_beside_an_outbox_breaks_a_promise() {
     let beside_an_outbox: Vec<_> = Case::selected()
         .into_iter()
-        .filter(|case| case.has_outbox() && case.size == 40)
+        .filter(|case| case.has_outbox() && case.size == 40 && !reads_words_by_a_view(case))
         .step_by(17)
         .collect();
     keep_the_promises("mutation-outbox.md", &beside_an_outbox);
@@ -46,6 +46,12 @@ fn with_the_guard_off_the_same_faults_break_promises() {
 /// A device that reads as offline is refused with or without a guard, for a while: the harness counts it apart.
 fn is_of_rights(case: &Case) -> bool {
     !case.to_string().starts_with("devices.online")
+}
+
+/// A view in the place of one of our tables lies in the words as well, since they are read by it; what it says of a row that
+/// changes meanwhile counts as the store's own word. `make mutate` runs these as well.
+fn reads_words_by_a_view(case: &Case) -> bool {
+    case.to_string().contains(" reference ")
 }
 
 /// Where a fault drifts within its budget and no outbox names single ends, probation may give an end back beside the fault,
