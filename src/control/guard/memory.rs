@@ -221,7 +221,7 @@ impl Guard {
         self.history = memory.history.into_iter().map(PublicationFields::publication).collect();
         self.words_lost_before = memory.words_lost_before;
         self.inferred_ends = memory.inferred_ends.iter().map(KeyFields::key).collect();
-        self.count_undone();
+        [Rule::Operator, Rule::Probation].into_iter().for_each(|rule| self.count_undone(rule));
         self.hold_rejected(now);
     }
 

@@ -113,7 +113,7 @@ impl Guard {
             return None;
         }
         let rows = applied.len();
-        self.count_undone();
+        self.count_undone(rule);
         self.counts.rollbacks += 1;
         self.is_memory_changed = true;
         self.count_hold(rule);
@@ -122,10 +122,11 @@ impl Guard {
         Some(RolledBack { from, to, in_force: self.generation()?, rows })
     }
 
-    /// Notes with each row that was undone how many there are.
-    pub(super) fn count_undone(&mut self) {
-        let count = self.rejected.len();
-        self.rejected.values_mut().for_each(|undone| undone.undone = count);
+    /// Notes with each row that was undone by `rule` how many there are.
+    pub(super) fn count_undone(&mut self, rule: Rule) {
+        let rows = self.rejected.values().filter(|undone| undone.rule == rule).count();
+        let of_rule = self.rejected.values_mut().filter(|undone| undone.rule == rule);
+        of_rule.for_each(|undone| undone.undone = rows);
     }
 
     /// Judges anew what the guard has undone, once the answers show most of it mended: what is left says of single rows
@@ -211,6 +212,39 @@ mod tests {
         let mut rows: Vec<Grant> = snapshot?.grants().collect();
         rows.sort_unstable_by_key(|row| row.id.0);
         Some(rows)
+    }
+
+    #[test]
+    fn what_probation_undid_stays_undone_whatever_an_operator_undid_before() {
+        let mut guard = Guard::new(&Config::default());
+        let (mut at, mut now) = (0, UnixMillis(1_000));
+        let mut answer = |guard: &mut Guard, relation: Relation, rows: RelationRows| {
+            at += 1;
+            now.0 += 1_000;
+            let position = Position { store: StoreId([1; 16]), timeline: 0, log: at, mark: 0 };
+            guard.answer(relation, rows, Vec::new(), position, now);
+            now
+        };
+        answer(&mut guard, Relation::Credentials, RelationRows::Credentials(Vec::new()));
+        answer(&mut guard, Relation::Devices, RelationRows::Devices(Vec::new()));
+        let max = |id, narrowed: i64| if id < narrowed { 50 } else { 100 };
+        let all = |narrowed, without: i64| {
+            let ids = (0..300).filter(move |id| *id < 300 - without);
+            RelationRows::Grants(ids.map(|id| grant(id, max(id, narrowed))).collect())
+        };
+        answer(&mut guard, Relation::Grants, all(0, 0));
+        let now = answer(&mut guard, Relation::Grants, all(8, 0));
+        assert_eq!(guard.roll_back(None, now).map(|undone| undone.rows), Some(8));
+        answer(&mut guard, Relation::Grants, all(8, 3));
+        let now = answer(&mut guard, Relation::Grants, all(8, 3));
+        assert_eq!(guard.undo_losses(false, now).map(|undone| undone.rows), Some(3));
+
+        // The store goes on as before: nothing is mended, so nothing is judged anew.
+        answer(&mut guard, Relation::Grants, all(8, 3));
+        answer(&mut guard, Relation::Grants, all(8, 3));
+        let undone = guard.rejected.values().filter(|undone| undone.rule == Rule::Probation).count();
+        assert_eq!(undone, 3);
+        assert_eq!(rows(guard.in_force().map(Arc::as_ref)).map(|rows| rows.len()), Some(300));
     }
 
     proptest! {
