@@ -58,6 +58,11 @@ impl ControlThread {
             let held = self.guard.held_devices(kind);
             if held.is_empty() {
                 self.locations.asking(kind).prober.forget();
+                if self.guard.network_verdict_on(kind) != NetworkVerdict::Unknown {
+                    // The answer was about a mass that is over; the next one is asked about anew.
+                    let judged = self.guard.set_network_verdict(kind, NetworkVerdict::Unknown, now);
+                    self.publish(judged, None);
+                }
                 continue;
             }
             let verdict = self.ask(kind, &held);
