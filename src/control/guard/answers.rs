@@ -179,7 +179,7 @@ impl Guard {
             None => in_force,
         };
         // The mend of a gain that has become the baseline takes nothing from anybody who had it before.
-        if self.aged_gains.get(key).is_some_and(|before| before.as_ref() == after) {
+        if self.aged_gains.is_mend(key, after) {
             return None;
         }
         // The same right again, however it is written.

@@ -124,8 +124,8 @@ impl Guard {
         });
         let aged_gains = self
             .aged_gains
-            .iter()
-            .filter_map(|(key, before)| Some((KeyFields::of(key)?, before.as_ref().map(RowFields::of))));
+            .rows()
+            .filter_map(|(key, before)| Some((KeyFields::of(key)?, before.map(RowFields::of))));
         let tombstones = self.tombstones.rows();
         let tombstones =
             tombstones.filter_map(|(key, of)| Some((KeyFields::of(key)?, TombstoneFields::of(of))));
@@ -196,7 +196,7 @@ impl Guard {
             }
         }
         for (key, before) in memory.aged_gains {
-            self.aged_gains.insert(key.key(), before.and_then(RowFields::row));
+            self.aged_gains.remember(key.key(), before.and_then(RowFields::row));
         }
         for (key, tombstone) in memory.tombstones {
             self.tombstones.restore(key.key(), tombstone.tombstone());

@@ -4,6 +4,7 @@
 //! `words` put in what was read, `decide` sorts and counts what differs, `commands` is what an operator may do, and
 //! `memory` is what a restart keeps.
 
+mod aged_gains;
 mod answers;
 mod budget;
 mod canaries;
@@ -32,6 +33,7 @@ use crate::authz::{Change, End, Generation, Revocations, Snapshot, UnixMillis};
 use crate::config::{Config, GuardConfig};
 use crate::control::api::{ChangeKind, Expectation, Group, Publication, Rule, WordKind};
 use crate::store::{Position, Relation, RowKey, Word};
+use aged_gains::AgedGains;
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
 use first_answers::FirstAnswers;
@@ -78,9 +80,7 @@ pub(super) struct Guard {
     recent_ends: VecDeque<RecentEnds>,
     /// Rows that were undone, each with the answer that is not to come back by itself.
     rejected: HashMap<RowKey, RejectedRow>,
-    /// Rows that were gained or widened by inference and have become the baseline, as they were before: their mend is
-    /// never a loss.
-    aged_gains: HashMap<RowKey, Option<AnyRow>>,
+    aged_gains: AgedGains,
     expectations: Vec<Expectation>,
     history: VecDeque<Publication>,
     /// Groups whose masses of lost locations the network has confirmed or denied.
@@ -203,7 +203,7 @@ impl Guard {
             waiting_words: HashMap::new(),
             recent_ends: VecDeque::new(),
             rejected: HashMap::new(),
-            aged_gains: HashMap::new(),
+            aged_gains: AgedGains::default(),
             expectations: Vec::new(),
             history: VecDeque::new(),
             network: NetworkVerdicts::default(),
@@ -250,6 +250,7 @@ impl Guard {
             + self.waiting_words.len()
             + self.rejected.len()
             + self.tombstones.len()
+            + self.aged_gains.len()
     }
 
     pub(super) fn in_force(&self) -> Option<&Arc<Snapshot>> {
@@ -284,10 +285,7 @@ impl Guard {
         let has_settled = !settled.is_empty();
         for SettledRow { key, kind, before } in settled {
             if matches!(kind, ChangeKind::Gained | ChangeKind::Widened) {
-                if self.aged_gains.len() >= AGED_GAINS_MAX {
-                    self.aged_gains.clear();
-                }
-                self.aged_gains.insert(key, before);
+                self.aged_gains.remember(key, before);
                 self.is_memory_changed = true;
                 continue;
             }
@@ -297,6 +295,7 @@ impl Guard {
                 self.is_memory_changed = true;
             }
         }
+        self.bound_aged_gains();
         self.expectations.retain(|expectation| expectation.until > now);
         self.end_old_doubts(now);
         while self.recent_ends.front().is_some_and(|ends| ends.at.0 + budget::EXPLICIT_WINDOW_MS < now.0) {
@@ -305,6 +304,15 @@ impl Guard {
         let mut judged = self.admit_waiting(now);
         judged.published |= self.forget_tombstones(now).published | has_settled;
         judged
+    }
+
+    /// Remembers no more aged gains than one window lets in.
+    fn bound_aged_gains(&mut self) {
+        for relation in Relation::ALL {
+            let of_kind = |kind| self.budget(Group { relation, kind, word: WordKind::Inferred });
+            let most = of_kind(ChangeKind::Gained) + of_kind(ChangeKind::Widened);
+            self.aged_gains.keep_newest(relation, most);
+        }
     }
 
     fn window_ms(&self) -> i64 {
@@ -326,7 +334,7 @@ impl Guard {
         for AppliedRow { key, after, kind } in changes {
             let before = row_of(&in_force, &key);
             // What it is now is nobody's gain any more.
-            self.aged_gains.remove(&key);
+            self.aged_gains.forget(&key);
             let is_explicit = matches!(by, BY_WORDS | BY_VPN | BY_ACCEPT);
             let word = if is_explicit { WordKind::Explicit } else { WordKind::Inferred };
             self.follow_place(before.as_ref(), after.as_ref(), word);
@@ -505,9 +513,6 @@ const BY_START: &str = "start";
 /// Rights of which a query alone said that they have ended and that are remembered as such. The budgets let a few be new
 /// in each window; one beyond is taken for recorded by the store, and comes back by its word alone.
 const INFERRED_ENDS_MAX: usize = 10_000;
-
-/// Rows whose gain has become the baseline and is remembered. Far more than budgets let in within a day.
-const AGED_GAINS_MAX: usize = 100_000;
 
 /// Publications that `authz history` lists.
 const HISTORY_MAX: usize = 200;

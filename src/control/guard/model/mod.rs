@@ -500,7 +500,15 @@ impl History {
             let expired = self.guard.tombstones.rows().filter(is_there).count();
             let inferred =
                 self.guard.inferred_ends.iter().filter(|key| self.store.row(key).is_some()).count();
-            assert_eq!(self.guard.memory_rows(), expired + inferred, "{self}");
+            let aged = self.guard.aged_gains.len();
+            assert_eq!(self.guard.memory_rows(), expired + inferred + aged, "{self}");
+            let of_kind =
+                |relation, kind| self.guard.budget(Group { relation, kind, word: WordKind::Inferred });
+            let most: usize = Relation::ALL
+                .map(|of| of_kind(of, ChangeKind::Gained) + of_kind(of, ChangeKind::Widened))
+                .iter()
+                .sum();
+            assert!(aged <= most, "{aged} aged gains are remembered, {most} may be: {self}");
             assert_eq!(self.guard.revocations().len(), 0, "{self}");
         }
         assert!(self.guard.recent_words.is_empty(), "{self}");
