@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::decide::Trigger;
 use super::first_answers::FirstRow;
 use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, PendingRows, RelationHold};
 use super::row::{AnyRow, classify};
@@ -38,7 +37,7 @@ impl Guard {
             if is_soon && state.pending.is_all_held() {
                 return Judged::default();
             }
-            return self.decide(relation, Trigger::Answer, now);
+            return self.decide(relation, now);
         };
         state.rows = row_count(&answer, relation) + quarantined.len();
         state.bad_examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
@@ -53,7 +52,7 @@ impl Guard {
         self.recent_words.retain(|key, at| key.relation() != relation || is_after(*at, position));
         super::shrink(&mut self.recent_words);
         self.tombstones.confirm(relation, position, &answer);
-        let mut judged = self.decide(relation, Trigger::Answer, now);
+        let mut judged = self.decide(relation, now);
         judged.published |= self.apply_accepted_overflow(relation, &answer, now);
         self.complete_first(relation);
         let live = self.in_force.as_deref().map(|snapshot| LiveRows::of(snapshot, now));

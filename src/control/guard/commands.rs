@@ -141,7 +141,7 @@ impl Guard {
             self.accept_first(now);
         }
         for relation in Relation::ALL {
-            self.decide(relation, super::decide::Trigger::Event, now);
+            self.decide(relation, now);
         }
         let generation = self.generation().ok_or(GuardCommandError::NothingHeld)?;
         Ok(Accepted { groups, rows, generation })
@@ -168,7 +168,7 @@ impl Guard {
         };
         self.expectations.push(expectation.clone());
         self.is_memory_changed = true;
-        self.decide(relation, super::decide::Trigger::Event, now);
+        self.decide(relation, now);
         self.admit_waiting_words(relation, now);
         Ok(expectation)
     }

@@ -11,26 +11,10 @@ use crate::config::Preference;
 use crate::control::api::{ChangeKind, Expectation, Group, Rule, WordKind};
 use crate::store::{Relation, RowKey};
 
-/// Why a relation is judged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::control) enum Trigger {
-    /// An answer about it came.
-    Answer,
-    /// Something else has changed: time, an announcement, the network's answer.
-    Event,
-}
-
 impl Guard {
     /// Judges the rows of `relation` that differ, and puts in force what may be.
-    pub(in crate::control) fn decide(
-        &mut self,
-        relation: Relation,
-        trigger: Trigger,
-        now: UnixMillis,
-    ) -> Judged {
-        let Some(in_force) = self.in_force.clone() else {
-            return if trigger == Trigger::Event { self.accept_nothing() } else { Judged::default() };
-        };
+    pub(in crate::control) fn decide(&mut self, relation: Relation, now: UnixMillis) -> Judged {
+        let Some(in_force) = self.in_force.clone() else { return Judged::default() };
         self.relations[index(relation)].decided_at = now;
         let contested = match relation {
             Relation::Devices => self.hold_contested_moves(&in_force),
@@ -43,7 +27,7 @@ impl Guard {
             self.follow_pending_devices();
             judged.published |= self.has_new_disputes();
         }
-        let mut charged = self.charged(relation, &contested, now);
+        let mut charged = self.charged(relation, &contested);
         if charged.is_empty() {
             self.end_canary_hold(relation);
             return judged;
@@ -72,10 +56,6 @@ impl Guard {
         judged
     }
 
-    fn accept_nothing(&self) -> Judged {
-        Judged::default()
-    }
-
     /// Rows that take effect in any case.
     fn mends(&self, relation: Relation, contested: &HashSet<RowKey>) -> Vec<AppliedRow> {
         let pending = self.relations[index(relation)].pending.iter();
@@ -84,12 +64,7 @@ impl Guard {
     }
 
     /// Rows that take effect, and count.
-    fn charged(
-        &mut self,
-        relation: Relation,
-        contested: &HashSet<RowKey>,
-        now: UnixMillis,
-    ) -> Vec<AppliedRow> {
+    fn charged(&mut self, relation: Relation, contested: &HashSet<RowKey>) -> Vec<AppliedRow> {
         let state = &self.relations[index(relation)];
         if state.relation_hold.as_ref().is_some_and(|hold| hold.rule != Rule::Canaries) {
             return Vec::new();
@@ -103,7 +78,7 @@ impl Guard {
         let mut charged = Vec::new();
         for (kind, keys) in groups {
             let keys = self.without_rejected(relation, keys);
-            let admitted = self.admit(relation, kind, keys, now);
+            let admitted = self.admit(relation, kind, keys);
             charged.extend(admitted);
         }
         self.without_claimed(charged)
@@ -148,13 +123,7 @@ impl Guard {
     }
 
     /// Returns the rows of one kind that take effect, and holds the others.
-    fn admit(
-        &mut self,
-        relation: Relation,
-        kind: ChangeKind,
-        keys: Vec<RowKey>,
-        now: UnixMillis,
-    ) -> Vec<AppliedRow> {
+    fn admit(&mut self, relation: Relation, kind: ChangeKind, keys: Vec<RowKey>) -> Vec<AppliedRow> {
         let group = Group { relation, kind, word: WordKind::Inferred };
         let state = &self.relations[index(relation)];
         let is_counted_already = |key: &&RowKey| self.ledger.kind(key) == Some(kind);
@@ -164,18 +133,17 @@ impl Guard {
         let room = self.budget(group).saturating_sub(used);
         let expected = self.expected(relation, kind);
         let is_end = matches!(kind, ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed);
-        let is_open = !self.config.enabled
-            || (is_end && self.config.prefer == Preference::Security && kind != ChangeKind::Revived);
+        let is_open = !self.config.enabled || (is_end && self.config.prefer == Preference::Security);
         let network = self.network_verdict(relation, kind);
         let admitted: Vec<RowKey> = if is_open || rows <= room {
             keys
         } else if rows <= room + expected {
-            let applied = self.apply(relation, kind, keys, Charge::Announced, now);
+            let applied = self.apply(relation, kind, keys, Charge::Announced);
             // Absences count when they take effect, and not before a second answer confirms them.
             self.spend_expected(relation, kind, applied.len().min(rows - room));
             return applied;
         } else if network == NetworkVerdict::Silent && !state.overflow.contains_key(&kind) {
-            return self.apply(relation, kind, keys, Charge::Explained, now);
+            return self.apply(relation, kind, keys, Charge::Explained);
         } else {
             // A mass that is held stays held; what comes later on its own is judged on its own.
             let pending = &state.pending;
@@ -193,7 +161,7 @@ impl Guard {
             self.hold(relation, &masses, rule);
             fresh
         };
-        self.apply(relation, kind, admitted, Charge::Budget, now)
+        self.apply(relation, kind, admitted, Charge::Budget)
     }
 
     /// Turns keys into the rows to apply, but for absences that no second answer has confirmed.
@@ -203,7 +171,6 @@ impl Guard {
         kind: ChangeKind,
         keys: Vec<RowKey>,
         charge: Charge,
-        _now: UnixMillis,
     ) -> Vec<AppliedRow> {
         let is_guarded = self.config.enabled;
         let state = &mut self.relations[index(relation)];
@@ -291,7 +258,7 @@ impl Guard {
             ChangeKind::Moved => self.network.moved = verdict,
             _ => self.network.unlocated = verdict,
         }
-        let judged = self.decide(Relation::Devices, Trigger::Event, now);
+        let judged = self.decide(Relation::Devices, now);
         if verdict == NetworkVerdict::Silent {
             // Silence counts once: devices that come back and are lost again have been there in between.
             self.network = super::NetworkVerdicts::default();

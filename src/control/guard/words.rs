@@ -109,7 +109,7 @@ impl Guard {
             let row = PendingRow { after, kind, since: now, first_read: state.reads, held: None };
             state.pending.insert(key, row);
         }
-        self.decide(Relation::Devices, super::decide::Trigger::Event, now)
+        self.decide(Relation::Devices, now)
     }
 
     fn sort_words(
@@ -187,8 +187,7 @@ impl Guard {
         now: UnixMillis,
     ) {
         let before = row_of(in_force, &key);
-        let is_bad = self.relations[index(key.relation())].bad.remove(&key) && after.is_some();
-        let _ = is_bad;
+        self.relations[index(key.relation())].bad.remove(&key);
         self.recent_words.insert(key.clone(), position);
         let was_held = self.waiting_words.remove(&key).is_some() | self.rejected.remove(&key).is_some();
         self.is_memory_changed |= was_held;
@@ -297,7 +296,7 @@ impl Guard {
         for relation in Relation::ALL {
             let rows = self.waiting_words.keys().filter(|key| key.relation() == relation).count();
             if rows > 0 && rows <= self.room_for_ends(relation, now) {
-                self.recent_ends.push_back(RecentEnds { relation, at: now, rows });
+                self.record_ends(relation, rows, now);
                 let ends = self.drain_waiting(relation);
                 self.apply_ends(sorted, ends, position, now);
             }
