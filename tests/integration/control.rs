@@ -13,10 +13,11 @@ use sluicegate::authz::{
 };
 use sluicegate::config::{self, Authz, Config, StoreUrl};
 use sluicegate::control::{Control, ControlError, StoreAccess};
-use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice};
-use sluicegate::store::sqlite;
+use sluicegate::store::admin::{DevicePatch, GrantTarget, NewDevice};
 use sluicegate::store::{ReportQueue, StoreError};
 use sluicegate::telemetry::AuditSender;
+
+use crate::support::StoreFile;
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
@@ -25,18 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store with principal `alice`, who may reach every port of the one device.
 struct Store {
-    folder: tempfile::TempDir,
-    admin: Admin,
+    file: StoreFile,
 }
 
 impl Store {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        sqlite::init(&path).unwrap();
-        let mut admin = sqlite::open(&path).unwrap();
-        admin.add_principal("alice").unwrap();
-        admin
+        let mut file = StoreFile::new();
+        file.admin
             .add_device(&NewDevice {
                 uuid: uuid(),
                 name: None,
@@ -46,21 +42,20 @@ impl Store {
                 online: true,
             })
             .unwrap();
-        admin.add_grant("alice", &GrantTarget::Device(uuid()), PortRange::ANY, None).unwrap();
-        Self { folder, admin }
+        file.admin.add_grant("alice", &GrantTarget::Device(uuid()), PortRange::ANY, None).unwrap();
+        Self { file }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("store.db")
+        self.file.path()
     }
 
     fn issue(&mut self) -> KeyHash {
-        let issued = self.admin.issue_token("alice", None, None).unwrap();
-        KeyHash::of_token(issued.token.as_bytes())
+        self.file.issue()
     }
 
     fn revoke(&mut self, key: KeyHash) {
-        self.admin.revoke_credential(&key.credential_id().to_string()).unwrap();
+        self.file.admin.revoke_credential(&key.credential_id().to_string()).unwrap();
     }
 
     /// Runs statements with the schema's checks off, as a person with the sqlite3 shell could.
@@ -202,13 +197,13 @@ fn every_change_decides() {
     assert!(node.allows(key));
 
     let offline = DevicePatch { online: Some(false), ..DevicePatch::default() };
-    store.admin.set_device(uuid(), &offline).unwrap();
+    store.file.admin.set_device(uuid(), &offline).unwrap();
     wait_for("the device is offline", || node.refuses(key, Refusal::DeviceOffline));
 
-    store.admin.revoke_grant(GrantId(1)).unwrap();
+    store.file.admin.revoke_grant(GrantId(1)).unwrap();
     wait_for("the grant is revoked", || node.refuses(key, Refusal::GrantRevoked));
 
-    store.admin.remove_device(uuid()).unwrap();
+    store.file.admin.remove_device(uuid()).unwrap();
     wait_for("the device is gone", || node.refuses(key, Refusal::DeviceUnknown));
 
     store.by_hand("UPDATE principals SET removed_at = 1");
@@ -249,7 +244,7 @@ fn a_lost_store_leaves_the_last_snapshot_in_force() {
     let node = store.node();
     assert!(node.refuses(unknown, Refusal::CredentialUnknown));
 
-    let aside = store.folder.path().join("aside.db");
+    let aside = store.file.folder.path().join("aside.db");
     std::fs::rename(store.path(), &aside).unwrap();
     wait_for("the loss is noticed", || node.store_is_lost());
 
@@ -271,7 +266,7 @@ fn damage_to_a_running_store_decides_nothing() {
     let mut store = Store::new();
     let key = store.issue();
     let node = store.node();
-    let damaged = store.folder.path().join("damaged.db");
+    let damaged = store.file.folder.path().join("damaged.db");
     std::fs::write(&damaged, vec![0xa5; 65_536]).unwrap();
     std::fs::rename(&damaged, store.path()).unwrap();
     wait_for("the damage is noticed", || node.store_is_lost());

@@ -1,59 +1,24 @@
 //! What a reader of a store file says: one relation at a time, and the words on single rows.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash, PortRange, PrincipalId};
+use sluicegate::authz::{Change, DeviceUuid, GrantId, PrincipalId};
 use sluicegate::config::{Authz, Queries, RelationQuery, Store as StoreConfig, StoreUrl};
-use sluicegate::store::admin::{Admin, GrantTarget, NewDevice, Revoked};
+use sluicegate::store::admin::{NewDevice, Revoked};
 use sluicegate::store::{
     Initialised, KnownPosition, Relation, RelationRows, RowKey, Standing, StoreError, StoreReader, Word,
     Words, reader, sqlite,
 };
 
-use crate::support::wait_for;
+use crate::support::{StoreFile, wait_for};
 
-/// A store with principal `alice`, which is number 1.
-struct Store {
-    folder: tempfile::TempDir,
-    admin: Admin,
-}
-
-impl Store {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        sqlite::init(&path).unwrap();
-        let mut admin = sqlite::open(&path).unwrap();
-        admin.add_principal("alice").unwrap();
-        Self { folder, admin }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("store.db")
-    }
-
-    /// A connection as a person with the sqlite3 shell has it: the schema's checks can be turned off.
-    fn by_hand(&self) -> Connection {
-        let connection = Connection::open(self.path()).unwrap();
-        connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
-        connection
-    }
-
+impl StoreFile {
     fn execute(&self, sql: &str) {
         self.by_hand().execute_batch(sql).unwrap();
     }
 
-    fn grant_any(&mut self) -> GrantId {
-        self.admin.add_grant("alice", &GrantTarget::Any, PortRange::ANY, None).unwrap()
-    }
-
-    fn issue(&mut self) -> KeyHash {
-        KeyHash::of_token(self.admin.issue_token("alice", None, None).unwrap().token.as_bytes())
-    }
-
-    fn add_device(&mut self, number: u8) {
+    fn add_numbered_device(&mut self, number: u8) {
         let uuid = DeviceUuid::parse(&format!("{number:032x}")).unwrap();
         let (name, fleet, address, node) = (None, None, None, None);
         self.admin.add_device(&NewDevice { uuid, name, fleet, address, node, online: true }).unwrap();
@@ -115,12 +80,12 @@ fn next(reader: &mut dyn StoreReader) -> Vec<String> {
 
 #[test]
 fn words_of_every_kind_come_in_the_order_of_their_commits() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut reader = store.reader();
     assert_eq!(next(&mut *reader), [""; 0]);
     store.issue();
     store.grant_any();
-    store.add_device(1);
+    store.add_numbered_device(1);
     assert_eq!(next(&mut *reader), ["credential revoked=false", "grant 1 revoked=false", "device 1"]);
     store.admin.revoke_grant(GrantId(1)).unwrap();
     store.execute("DELETE FROM devices; DELETE FROM credentials");
@@ -130,7 +95,7 @@ fn words_of_every_kind_come_in_the_order_of_their_commits() {
 
 #[test]
 fn a_principal_that_ends_or_comes_to_exist_has_a_word_of_its_own() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut reader = store.reader();
     store.admin.add_principal("bob").unwrap();
     assert_eq!(next(&mut *reader), ["principal 2 live"]);
@@ -147,10 +112,10 @@ fn a_principal_that_ends_or_comes_to_exist_has_a_word_of_its_own() {
 /// REPLACE deletes what is in its way without the triggers of a DELETE.
 #[test]
 fn a_row_that_replaces_another_one_ends_it() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.issue();
-    store.add_device(1);
-    store.add_device(2);
+    store.add_numbered_device(1);
+    store.add_numbered_device(2);
     let mut reader = store.reader();
     store.execute(
         "INSERT OR REPLACE INTO credentials (id, key_sha256, principal, created_at) VALUES (1, zeroblob(32), 1, 0)",
@@ -170,7 +135,7 @@ fn a_row_that_replaces_another_one_ends_it() {
 
 #[test]
 fn a_row_that_does_not_decode_ends_its_right_if_it_says_so() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.grant_any();
     store.grant_any();
     let mut reader = store.reader();
@@ -182,7 +147,7 @@ fn a_row_that_does_not_decode_ends_its_right_if_it_says_so() {
 
 #[test]
 fn of_a_relation_with_a_query_of_the_operators_words_say_only_what_has_ended() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let replaced = "SELECT id AS grant_id, 42 AS principal, 'any' AS scope, NULL AS target, 1 AS port_min, 2 AS port_max,
         NULL AS expires_at, 0 AS revoked FROM grants";
     let queries = Queries { grants: store.query("grants", replaced), ..Queries::default() };
@@ -207,7 +172,7 @@ fn of_a_relation_with_a_query_of_the_operators_words_say_only_what_has_ended() {
 
 #[test]
 fn words_go_on_from_a_bookmark_in_another_process() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut reader = store.reader();
     store.grant_any();
     next(&mut *reader);
@@ -237,7 +202,7 @@ fn words_go_on_from_a_bookmark_in_another_process() {
 
 #[test]
 fn a_relation_that_breaks_its_contract_stops_no_other_one() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.issue();
     store.grant_any();
     let queries =
@@ -253,7 +218,7 @@ fn a_relation_that_breaks_its_contract_stops_no_other_one() {
 
 #[test]
 fn a_relation_is_unchanged_until_one_of_its_rows_changes() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut reader = store.reader();
     let mut is_unchanged =
         |relation| matches!(reader.read_relation(relation).unwrap().rows, RelationRows::Unchanged);
@@ -267,13 +232,13 @@ const ENDED: &str = "SELECT relation, id, ended_at FROM gone";
 const GONE: &str = "CREATE TABLE gone (relation, id, ended_at)";
 
 /// A file of another program, whose query for relation `ended` is `sql`.
-fn foreign(sql: &str) -> (Store, Box<dyn StoreReader>) {
+fn foreign(sql: &str) -> (StoreFile, Box<dyn StoreReader>) {
     let folder = tempfile::tempdir().unwrap();
     Connection::open(folder.path().join("store.db")).unwrap().execute_batch(GONE).unwrap();
     let aside = tempfile::tempdir().unwrap();
     sqlite::init(&aside.path().join("unused.db")).unwrap();
     let admin = sqlite::open(&aside.path().join("unused.db")).unwrap();
-    let store = Store { folder, admin };
+    let store = StoreFile { folder, admin };
     let nothing = |columns: &str| format!("SELECT {columns} WHERE 0");
     let queries = Queries {
         credentials: store
@@ -310,7 +275,7 @@ fn a_query_for_ended_that_is_broken_or_endless_keeps_no_word_back() {
         ("SELECT relation, key AS id FROM changes", "ended.ended_at is missing, wanted is timestamptz"),
         (endless, "the query for ended on"),
     ] {
-        let mut store = Store::new();
+        let mut store = StoreFile::new();
         let queries = Queries { ended: store.query("ended", sql), ..Queries::default() };
         let mut reader = store.reader_by(queries);
         store.grant_any();

@@ -2,41 +2,22 @@
 //! file is not what it should be.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::Connection;
 use sluicegate::authz::{Change, DeviceUuid, GrantId, KeyHash, PortRange, PrincipalId};
 use sluicegate::config::Authz;
-use sluicegate::store::admin::{Admin, DevicePatch, GrantTarget, NewDevice, Revoked};
+use sluicegate::store::admin::{DevicePatch, GrantTarget, NewDevice, Revoked};
 use sluicegate::store::sqlite;
 use sluicegate::store::{Initialised, Quarantined, StoreError};
 
-use crate::support::{Changes, StoreView, store_at};
+use crate::support::{Changes, StoreFile, StoreView, store_at};
 
 const UUID: &str = "00112233445566778899aabbccddeeff";
 
 const PRUNE_ALL_BUT_THE_LAST: &str = "DELETE FROM changes WHERE id < (SELECT max(id) FROM changes)";
 
-/// A store in a folder of its own, with principal `alice`.
-struct Store {
-    folder: tempfile::TempDir,
-    admin: Admin,
-}
-
-impl Store {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.db");
-        sqlite::init(&path).unwrap();
-        let mut admin = sqlite::open(&path).unwrap();
-        admin.add_principal("alice").unwrap();
-        Self { folder, admin }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("store.db")
-    }
-
+impl StoreFile {
     /// A source that has read everything there is now.
     fn source(&self) -> StoreView {
         let mut source = source_at(&self.path());
@@ -44,24 +25,8 @@ impl Store {
         source
     }
 
-    /// A connection as a person with the sqlite3 shell has it: the schema's checks can be turned off.
-    fn by_hand(&self) -> Connection {
-        let connection = Connection::open(self.path()).unwrap();
-        connection.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
-        connection
-    }
-
     fn add_device(&mut self, uuid: &str) {
         self.admin.add_device(&device(uuid)).unwrap();
-    }
-
-    fn grant_any(&mut self) -> GrantId {
-        self.admin.add_grant("alice", &GrantTarget::Any, PortRange::ANY, None).unwrap()
-    }
-
-    fn issue(&mut self) -> KeyHash {
-        let issued = self.admin.issue_token("alice", None, None).unwrap();
-        KeyHash::of_token(issued.token.as_bytes())
     }
 }
 
@@ -103,7 +68,7 @@ fn message(changes: &[Change]) -> Vec<String> {
 
 #[test]
 fn everything_that_was_written_is_read() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let key = store.issue();
     store.add_device(UUID);
     let uuid = DeviceUuid::parse(UUID).unwrap();
@@ -121,7 +86,7 @@ fn everything_that_was_written_is_read() {
 
 #[test]
 fn changes_come_in_commit_order_and_each_row_once() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut source = store.source();
     assert!(matches!(source.read_changes(), Ok(Changes::Nothing)));
 
@@ -142,7 +107,7 @@ fn changes_come_in_commit_order_and_each_row_once() {
 
 #[test]
 fn a_commit_that_touches_no_relation_is_no_change() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut source = store.source();
     store.admin.add_principal("bob").unwrap();
     assert!(matches!(source.read_changes(), Ok(Changes::Nothing)));
@@ -150,7 +115,7 @@ fn a_commit_that_touches_no_relation_is_no_change() {
 
 #[test]
 fn ends_of_every_kind_are_told() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.add_device(UUID);
     store.grant_any();
     let uuid = DeviceUuid::parse(UUID).unwrap();
@@ -174,7 +139,7 @@ fn ends_of_every_kind_are_told() {
 
 #[test]
 fn removing_a_principal_ends_it_and_all_that_it_holds() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.issue();
     store.grant_any();
     let mut source = store.source();
@@ -189,7 +154,7 @@ fn removing_a_principal_ends_it_and_all_that_it_holds() {
 
 #[test]
 fn what_a_deleted_principal_held_is_nobodys_and_absent() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.issue();
     store.grant_any();
     let mut source = store.source();
@@ -203,7 +168,7 @@ fn what_a_deleted_principal_held_is_nobodys_and_absent() {
 
 #[test]
 fn a_row_that_gets_another_key_ends_the_old_one() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let key = store.issue();
     let mut source = store.source();
     store.by_hand().execute("UPDATE credentials SET key_sha256 = ?1", [[9; 32]]).unwrap();
@@ -214,7 +179,7 @@ fn a_row_that_gets_another_key_ends_the_old_one() {
 
 #[test]
 fn a_revoked_right_cannot_be_brought_back() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.issue();
     store.grant_any();
     store.admin.remove_principal("alice").unwrap();
@@ -231,7 +196,7 @@ fn a_revoked_right_cannot_be_brought_back() {
 
 #[test]
 fn bad_rows_are_quarantined_and_the_others_read() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.add_device(UUID);
     store.grant_any();
     let mut source = store.source();
@@ -267,7 +232,7 @@ fn bad_rows_are_quarantined_and_the_others_read() {
 
 #[test]
 fn a_row_that_turns_bad_is_quarantined_among_the_changes() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.add_device(UUID);
     let grant = store.grant_any();
     let mut source = store.source();
@@ -284,7 +249,7 @@ fn a_row_that_turns_bad_is_quarantined_among_the_changes() {
 
 #[test]
 fn a_pruned_outbox_means_behind() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.add_device(UUID);
     let mut source = store.source();
     store.grant_any();
@@ -299,7 +264,7 @@ fn a_pruned_outbox_means_behind() {
 
 #[test]
 fn an_outbox_pruned_before_anything_was_seen_means_behind() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut source = store.source();
     store.grant_any();
     store.grant_any();
@@ -310,7 +275,7 @@ fn an_outbox_pruned_before_anything_was_seen_means_behind() {
 #[test]
 fn more_than_a_hundred_thousand_changes_are_read_by_reading_everything() {
     for (rows, is_behind) in [(100_000, false), (100_001, true)] {
-        let store = Store::new();
+        let store = StoreFile::new();
         let mut source = store.source();
         let insert = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
             INSERT INTO changes (relation, key) SELECT 'devices', i FROM n";
@@ -322,7 +287,7 @@ fn more_than_a_hundred_thousand_changes_are_read_by_reading_everything() {
 
 #[test]
 fn the_store_prunes_its_outbox_itself_whoever_writes() {
-    let store = Store::new();
+    let store = StoreFile::new();
     let by_hand = store.by_hand();
     let outbox = || {
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
@@ -342,7 +307,7 @@ fn the_store_prunes_its_outbox_itself_whoever_writes() {
 
 #[test]
 fn a_store_restored_in_place_means_behind() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.add_device(UUID);
     store.grant_any();
     let mut source = store.source();
@@ -363,11 +328,11 @@ fn a_store_restored_in_place_means_behind() {
 
 #[test]
 fn a_file_that_takes_the_place_of_the_store_is_read_instead() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.grant_any();
     let mut source = store.source();
 
-    let mut other = Store::new();
+    let mut other = StoreFile::new();
     other.issue();
     drop(other.admin);
     std::fs::rename(other.folder.path().join("store.db"), store.path()).unwrap();
@@ -382,7 +347,7 @@ fn a_file_that_takes_the_place_of_the_store_is_read_instead() {
 
 #[test]
 fn a_store_that_is_removed_is_missing_until_it_is_back() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.grant_any();
     let mut source = store.source();
     let aside = store.folder.path().join("aside.db");
@@ -415,7 +380,7 @@ fn a_file_that_is_no_database_is_damaged() {
 
 #[test]
 fn overwritten_pages_are_damage() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     for n in 0..200 {
         store.add_device(&format!("{n:032x}"));
     }
@@ -430,7 +395,7 @@ fn overwritten_pages_are_damage() {
 
 #[test]
 fn a_store_of_another_schema_version_names_the_remedy() {
-    let store = Store::new();
+    let store = StoreFile::new();
     for (version, remedy) in [(0, "`sluicegate store init` brings it"), (99, "or a newer one")] {
         store.by_hand().pragma_update(None, "user_version", version).unwrap();
         let error = source_at(&store.path()).read_all().unwrap_err();
@@ -441,7 +406,7 @@ fn a_store_of_another_schema_version_names_the_remedy() {
 
 #[test]
 fn a_store_that_is_migrated_under_a_relay_is_told() {
-    let store = Store::new();
+    let store = StoreFile::new();
     let mut source = store.source();
     store.by_hand().execute_batch("PRAGMA user_version = 99").unwrap();
     let error = source.read_changes().unwrap_err();
@@ -475,7 +440,7 @@ fn another_programs_database_is_refused_and_left_alone() {
 
 #[test]
 fn a_store_that_somebody_holds_exclusively_is_locked() {
-    let store = Store::new();
+    let store = StoreFile::new();
     let path = store.path();
     drop(store.admin);
     let holder = Connection::open(&path).unwrap();
@@ -492,7 +457,7 @@ fn a_store_that_somebody_holds_exclusively_is_locked() {
 
 #[test]
 fn readers_and_writers_do_not_wait_for_each_other() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     let mut source = store.source();
     let mut writer = store.by_hand();
     let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
@@ -513,7 +478,7 @@ fn a_folder_made_for_the_store_is_its_owners_alone() {
 
 #[test]
 fn init_can_be_repeated() {
-    let mut store = Store::new();
+    let mut store = StoreFile::new();
     store.grant_any();
     let outcome = sqlite::init(&store.path()).unwrap();
     assert_eq!(outcome, Initialised::UpToDate);

@@ -33,6 +33,7 @@ mod rights;
 mod site;
 mod skip;
 pub mod sshd;
+mod store_file;
 mod store_view;
 
 use std::time::{Duration, Instant};
@@ -64,6 +65,7 @@ pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at
 pub use site::{DEVICE, DEVICE_V6, OTHER_DEVICE, Site};
 pub use skip::{ipv6_or_skip, root_or_skip, skip, tools_or_skip};
 pub use sshd::Sshd;
+pub use store_file::StoreFile;
 pub use store_view::{Changes, Rows, StoreView};
 
 /// Longest wait for anything without a deadline of its own. A busy two-core machine needs far less, so a wait that
