@@ -62,6 +62,7 @@ impl Kept {
     fn start(&self) -> Node {
         let mut config = Config::load(Some(&self.site.config_path()), []).unwrap();
         config.authz.state = Some(self.site.folder().join("state"));
+        config.admin.socket = Some(self.site.folder().join("admin.sock"));
         Node::start(config).unwrap_or_else(|error| panic!("{error}"))
     }
 

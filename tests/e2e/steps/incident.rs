@@ -24,7 +24,7 @@ pub fn the_query_change_of_30_september_is_held(world: &mut World) {
     goes_on();
 
     for fault in FAULTS {
-        deploy(world, &location(fault), "rule location");
+        deploy(world, &location(fault), "devices.unlocated by rule budget");
         goes_on();
     }
 
