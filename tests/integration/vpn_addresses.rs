@@ -2,6 +2,7 @@
 //! no address away.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::support::{
     DEVICE, Device, OTHER_DEVICE, Relay, Request, Site, V4, assert_done, replace, wait_for,
@@ -84,7 +85,10 @@ fn a_device_that_the_store_learns_of_later_is_found_in_the_file() {
     world.site.cli(&["device", "add", uuid]);
     assert!(world.becomes(&relay, uuid, 200));
     world.site.cli(&["device", "set", uuid, "--address", "127.0.0.2"]);
-    assert!(world.becomes(&relay, uuid, PORT_CLOSED), "the store knows it now");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(world.status(&relay, uuid), 200, "the node's own table comes first");
+    replace(&world.file, &format!("{DEVICE} 127.0.0.1\n"));
+    assert!(world.becomes(&relay, uuid, PORT_CLOSED), "the store knows where it is");
 }
 
 #[test]
@@ -209,7 +213,9 @@ fn a_file_that_loses_many_devices_that_still_answer_is_held_by_the_location_rule
 
     replace(&world.file, &line((9, &devices[9])));
 
-    assert!(relay.logs("9 of 10 devices have lost their location, but 9 of 9"), "{}", relay.log());
+    let says =
+        "9 of 10 devices have lost their location, but most of those that were asked still answer there";
+    assert!(relay.logs(says), "{}", relay.log());
     assert!(relay.admin_comes_to_say("/readyz", "holding"));
     assert_eq!(world.status(&relay, &devices[0]), 200);
     replace(&world.file, &all);

@@ -80,14 +80,24 @@ impl Guard {
             let is_known = before
                 .as_ref()
                 .is_some_and(|before| !before.is_another_right(after.as_ref().unwrap_or(before)));
-            if !is_known || before == after {
+            if !is_known {
                 continue;
             }
-            let kind = classify(before.as_ref(), after.as_ref(), now);
-            let kind = kind.filter(|kind| matches!(kind, ChangeKind::Moved | ChangeKind::Unlocated));
+            let is_place = |kind: &ChangeKind| matches!(kind, ChangeKind::Moved | ChangeKind::Unlocated);
+            let pending = &mut self.relations[index(Relation::Devices)].pending;
+            if pending.get(&key).and_then(|row| row.kind).is_some_and(|kind| is_place(&kind)) {
+                // What was inferred of its place is over.
+                pending.remove(&key);
+                self.is_memory_changed = true;
+            }
+            if before == after {
+                continue;
+            }
+            let kind = classify(before.as_ref(), after.as_ref(), now).filter(is_place);
             let kind = kind.map(|kind| AppliedKind { kind, word: WordKind::Explicit, is_charged: false });
             applied.push(AppliedRow { key, after, kind });
         }
+        self.follow_pending_devices();
         self.put_in_force(applied, super::BY_VPN, now)
     }
 

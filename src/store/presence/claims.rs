@@ -82,6 +82,8 @@ impl PresenceClaims {
             self.unsettled.remove(&device.uuid);
             if is_filled && is_ours && device.online {
                 self.reports.put(device.uuid, PresenceReport::Gone);
+                // The row says that it is here, and nobody knows better than the VPN itself.
+                device.online = false;
             } else {
                 self.reports.withdraw(&device.uuid);
             }
