@@ -32,7 +32,7 @@ fn a_device_is_online_while_its_handshake_is_young_and_a_command_that_fails_take
     std::fs::write(&peers, format!("keyA= {DEVICE}\nkeyB= {OTHER_DEVICE}\n")).unwrap();
     print(&dump, &[peer("keyA=", "127.0.0.1", 30), peer("keyB=", "127.0.0.2", 30)]);
     // Everything answers on this machine, so that none that is lost is believed gone beyond the budget.
-    site.configure("authz.guard.budgets.unlocated = { rows = 2 }");
+    site.configure("authz.guard.budgets.unlocated = { share = 1, rows = 2 }");
     site.configure(&format!(
         "vpn = {{ addresses = [\"wireguard:wg9\"], wireguard_peers = {peers:?}, wireguard_command = {wg:?} }}"
     ));

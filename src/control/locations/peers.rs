@@ -92,7 +92,8 @@ impl PeerPolls {
                 continue;
             };
             let more = devices.saturating_sub(lost.left);
-            if !self.allowance.is_exceeded_by(more, devices) {
+            let has_most = 2 * more > lost.devices.len();
+            if !has_most && !self.allowance.is_exceeded_by(more, devices) {
                 continue;
             }
             if readable_since < asked_at + NODE_PATIENCE {
@@ -111,7 +112,7 @@ impl PeerPolls {
     }
 }
 
-/// Devices by which a peer's count may differ: it counts at another moment.
+/// Devices by which a peer's count may differ, unless they are most of those that it lost: it counts at another moment.
 const DIFFERENCE_MAX: Allowance = Allowance { share: 0.1, rows: 2 };
 
 /// Time for a peer to read what this node has read, and to ask its devices, before its answer counts.
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_a_node_says_counts_once_it_can_know() {
-        let displaced = displaced(20, 0);
+        let (one, displaced) = (displaced(1, 0), displaced(20, 0));
         let mut peer_polls = PeerPolls::new(&Config::default());
         let now = Instant::now();
         let (fresh, long) = (Duration::ZERO, Duration::from_secs(60));
@@ -168,6 +169,10 @@ mod tests {
             panic!("it still has them")
         };
         assert_eq!(figures, "there says that it holds 20 devices, of which it would hold 0");
+        let mut few = PeerPolls::new(&Config::default());
+        few.asked.insert("there".into(), now);
+        let word = few.ask(&one, &directory(Some(1), fresh, later));
+        assert!(matches!(word, PeerWord::Contradicts(_)), "the one device of a small fleet: {word:?}");
         for agrees in [
             directory(Some(0), fresh, now),
             directory(Some(2), fresh, later),
