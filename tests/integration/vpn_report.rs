@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Authority, Cluster, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site, assert_done,
-    node_section, receive, replace, wait_for,
+    Authority, Cluster, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site, node_section,
+    receive, replace, wait_for,
 };
 use serde_json::Value;
 use sluicegate::authz::{DeviceUuid, UnixMillis};
