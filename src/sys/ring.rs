@@ -134,8 +134,8 @@ pub struct Ring {
     /// Entries that found the submission queue full; the next turn submits them first. Bounded by the operations
     /// that sessions can have in flight.
     backlog: VecDeque<squeue::Entry>,
-    /// Addresses of connects that are not submitted yet. Boxed, so that they keep their place in memory while
-    /// the list grows.
+    /// Addresses of connects that are not submitted yet, in the queue or in the backlog. Boxed, so that they keep their
+    /// place in memory while the list grows.
     #[allow(clippy::vec_box)]
     addresses: Vec<Box<SockAddr>>,
     /// User data of accepts, whose results are descriptors that we then own. A handful at most.
@@ -223,9 +223,7 @@ impl Ring {
             Err(error) if !is_no_failure(&error) => return Err(error),
             _ => {}
         }
-        if self.ring.submission().is_empty() {
-            self.addresses.clear();
-        }
+        self.forget_submitted_addresses();
         let accept_user_data = &self.accept_user_data;
         completions.extend(self.ring.completion().map(|entry| {
             Completion {
@@ -271,6 +269,14 @@ impl Ring {
         self.ring.params().is_feature_min_timeout()
     }
 
+    /// Frees the addresses of connects once no entry is left that could point to one. The kernel has copied those of
+    /// entries that it took.
+    fn forget_submitted_addresses(&mut self) {
+        if self.has_submitted_all() {
+            self.addresses.clear();
+        }
+    }
+
     /// Submits queued entries without a wait. Returns whether the kernel took any.
     fn flush(&mut self) -> io::Result<bool> {
         let queued = self.ring.submission().len();
@@ -292,7 +298,7 @@ impl Ring {
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: an entry points to no memory but the buffer group's, whose owner drops it after this ring,
-        // and a connect's address, which `addresses` keeps until the kernel has copied it
+        // and a connect's address, which `addresses` keeps until queue and backlog are empty: the kernel has copied it
         // (IORING_FEAT_SUBMIT_STABLE was checked). Descriptors are plain numbers to the kernel.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
@@ -455,6 +461,33 @@ mod tests {
                 assert!(began.elapsed() >= gather.patience);
             }
         }
+    }
+
+    #[test]
+    fn the_address_of_a_connect_lives_as_long_as_its_entry_waits_in_the_backlog() {
+        let mut ring = Ring::new().unwrap();
+        let wake = super::super::wake::Wake::new().unwrap();
+        for user_data in 0..u64::from(SUBMISSIONS) {
+            ring.push(user_data, Operation::PollReadable { fd: wake.as_fd() });
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let address = listener.local_addr().unwrap();
+        ring.push(u64::MAX, Operation::Connect { socket: socket.as_fd(), address });
+
+        // As in a turn whose last flush was the last that the kernel would take.
+        assert!(ring.flush().unwrap());
+        ring.forget_submitted_addresses();
+        assert_eq!((ring.backlog.len(), ring.addresses.len()), (1, 1));
+
+        let mut completions = Vec::new();
+        ring.turn(Wait::Until(Duration::from_secs(5)), None, &mut completions).unwrap();
+        assert_eq!(
+            completions.iter().map(|one| (one.user_data, one.result)).collect::<Vec<_>>(),
+            [(u64::MAX, 0)]
+        );
+        assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(address));
+        assert!(ring.addresses.is_empty());
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::sys::ring::First;
 /// The state of a direction that splices.
 pub(super) struct SplicePath<P> {
     pipe: Option<P>,
+    /// The ring fills or drains the pipe. How many bytes are in it is not known until that completes; if its session
+    /// ends first, nobody learns it.
+    is_pipe_in_flight: bool,
     /// Bytes that the flow had moved when its source last became readable.
     burst_began_at: u64,
     /// Bursts in a row that were too small to justify a pipe.
@@ -36,17 +39,33 @@ enum SpliceProgress {
 impl<P> SplicePath<P> {
     /// The path of a flow that has moved `bytes` so far.
     pub fn beginning_at(bytes: u64) -> Self {
-        Self { pipe: None, burst_began_at: bytes, quiet_in_a_row: 0, wants_turn: false }
+        Self {
+            pipe: None,
+            is_pipe_in_flight: false,
+            burst_began_at: bytes,
+            quiet_in_a_row: 0,
+            wants_turn: false,
+        }
     }
 
     pub fn wants_turn(&self) -> bool {
         self.wants_turn
     }
 
+    /// Gives the pipe back. One that the ring had when the session ended may hold bytes of this tunnel: it is closed.
     pub fn release<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) {
-        if let Some(pipe) = self.pipe.take() {
-            kernel.put_pipe(pipe);
+        match self.pipe.take() {
+            Some(pipe) if self.is_pipe_in_flight => kernel.close_pipe(pipe),
+            Some(pipe) => kernel.put_pipe(pipe),
+            None => {}
         }
+        self.is_pipe_in_flight = false;
+    }
+
+    /// Takes the pipe back from the ring, whose operation on it has completed.
+    fn take_from_ring(&mut self) -> Option<P> {
+        self.is_pipe_in_flight = false;
+        self.pipe.take()
     }
 }
 
@@ -105,7 +124,7 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
-        let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
+        let Some(mut pipe) = path.take_from_ring() else { return Ok(()) };
         let step = match result {
             0 => self.end_source(ends).map(|()| SpliceProgress::SourceEnded),
             filled @ 1.. => {
@@ -127,7 +146,7 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         let Path::Splice(path) = &mut self.path else { return Ok(()) };
-        let Some(mut pipe) = path.pipe.take() else { return Ok(()) };
+        let Some(mut pipe) = path.take_from_ring() else { return Ok(()) };
         let step = match result {
             drained @ 0.. => {
                 pipe.record_drained(drained as usize);
@@ -220,6 +239,7 @@ impl<P: Conveyor> Flow<P> {
         io.submit(self.direction.purpose(half), operation);
         if let Path::Splice(path) = &mut self.path {
             path.pipe = Some(pipe);
+            path.is_pipe_in_flight = true;
         }
     }
 

@@ -151,6 +151,36 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// The kernel checks that a pipe which counts as clean is empty.
+    #[test]
+    fn no_pipe_goes_back_with_bytes_of_a_tunnel_that_ended_at_any_moment(
+        forwarding in forwardings(),
+        seed in any::<u64>(),
+        steps in 0usize..40,
+    ) {
+        let mut bench = FlowBench::new(forwarding, seed);
+        bench.sink.state().room.set(bench.kernel.roll(100_000));
+        bench.start(&[]).unwrap();
+        bench.source.state().incoming.borrow_mut().extend(vec![1; 300_000]);
+        for _ in 0..steps {
+            bench.step().unwrap();
+        }
+        // The session has ended. What was in flight completes, and the flow does not hear of it.
+        while let Some((purpose, outcome)) = bench.kernel.step() {
+            if let Some(buffer) = outcome.buffer {
+                bench.kernel.give_back(buffer);
+            }
+            if !outcome.more {
+                bench.in_flight.end(purpose);
+            }
+        }
+        bench.flow.release(&mut bench.kernel);
+        prop_assert_eq!(bench.kernel.pipes_left, 2, "every pipe is back or closed");
+    }
+}
+
 #[test]
 fn a_tls_source_that_ends_without_close_notify_is_cut_off() {
     for forwarding in [Forwarding::Copy, Forwarding::Splice, Forwarding::RingSplice] {

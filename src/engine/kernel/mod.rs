@@ -61,6 +61,8 @@ pub(super) trait Kernel {
     fn take_pipe(&mut self) -> Option<Self::Pipe>;
     /// Takes a pipe back: pooled where it is clean, closed where bytes are left in it.
     fn put_pipe(&mut self, pipe: Self::Pipe);
+    /// Closes a pipe of which it is not known whether bytes are left in it.
+    fn close_pipe(&mut self, pipe: Self::Pipe);
     fn fill_pipe(&self, pipe: &mut Self::Pipe, from: &Self::Socket) -> Result<usize>;
     fn drain_pipe(&self, pipe: &mut Self::Pipe, to: &Self::Socket) -> Result<usize>;
 }

@@ -42,9 +42,13 @@ pub(in crate::engine) struct SocketState {
 
 #[derive(Default)]
 pub(in crate::engine) struct SimulatedPipe {
-    bytes: RefCell<VecDeque<u8>>,
+    /// Bytes that are really in it. Shared with the ring's operations in flight.
+    bytes: PipeBytes,
+    /// Bytes that the relay knows of.
     held_bytes: usize,
 }
+
+type PipeBytes = Rc<RefCell<VecDeque<u8>>>;
 
 /// An operation that the relay waits for.
 pub(in crate::engine) struct Pending {
@@ -59,8 +63,8 @@ enum What {
     Readable(Socket),
     Writable(Socket),
     Hangup,
-    Fill(Socket),
-    Drain(Socket),
+    Fill(Socket, PipeBytes),
+    Drain(PipeBytes, Socket),
 }
 
 /// Numbers from a test's seed, so that a failure can be run again.
@@ -220,9 +224,9 @@ impl SimulatedKernel {
             }
             What::Readable(_) | What::Writable(_) => return None,
             // The relay asks only once the socket was ready; bad luck makes it come to nothing.
-            What::Fill(_) | What::Drain(_) if luck == 0 => end(-libc::EAGAIN),
-            What::Fill(socket) => end(self.ring_fill(socket)),
-            What::Drain(socket) => end(self.ring_drain(socket)),
+            What::Fill(..) | What::Drain(..) if luck == 0 => end(-libc::EAGAIN),
+            What::Fill(socket, pipe) => end(self.ring_fill(socket, pipe)),
+            What::Drain(pipe, socket) => end(ring_drain(pipe, socket)),
         })
     }
 
@@ -255,28 +259,27 @@ impl SimulatedKernel {
         BufferId(self.next_buffer)
     }
 
-    fn ring_fill(&self, socket: &Socket) -> i32 {
+    fn ring_fill(&self, socket: &Socket, pipe: &PipeBytes) -> i32 {
         let bytes = socket.take_incoming(self.pipe_bytes);
         if bytes.is_empty() {
             return socket
                 .end_of_splice()
                 .map_or_else(|error| -error.raw_os_error().unwrap_or(libc::EAGAIN), |_| 0);
         }
-        RING_PIPE.with_borrow_mut(|pipe| pipe.extend(&bytes));
+        pipe.borrow_mut().extend(&bytes);
         bytes.len() as i32
     }
+}
 
-    fn ring_drain(&self, socket: &Socket) -> i32 {
-        RING_PIPE.with_borrow_mut(|pipe| {
-            let count = socket.0.room.get().min(pipe.len());
-            if count == 0 {
-                return -libc::EAGAIN;
-            }
-            socket.0.room.set(socket.0.room.get() - count);
-            socket.0.sent.borrow_mut().extend_from_slice(&take_front(pipe, count));
-            count as i32
-        })
+fn ring_drain(pipe: &PipeBytes, socket: &Socket) -> i32 {
+    let mut pipe = pipe.borrow_mut();
+    let count = socket.0.room.get().min(pipe.len());
+    if count == 0 {
+        return -libc::EAGAIN;
     }
+    socket.0.room.set(socket.0.room.get() - count);
+    socket.0.sent.borrow_mut().extend_from_slice(&take_front(&mut pipe, count));
+    count as i32
 }
 
 /// Removes the first `count` bytes. Copies slices: byte by byte, most of the tests' time would go into this.
@@ -286,11 +289,6 @@ fn take_front(queue: &mut VecDeque<u8>, count: usize) -> Vec<u8> {
     let bytes = [&front[..from_front], &back[..count - from_front]].concat();
     queue.drain(..count);
     bytes
-}
-
-thread_local! {
-    /// Bytes in the pipe of the ring's own splices. A test drives one flow by them at a time.
-    static RING_PIPE: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
 }
 
 impl Kernel for SimulatedKernel {
@@ -314,8 +312,8 @@ impl Kernel for SimulatedKernel {
             SocketOperation::PollReadable(socket) => What::Readable(socket.clone()),
             SocketOperation::PollWritable(socket) => What::Writable(socket.clone()),
             SocketOperation::PollHangup(_) => What::Hangup,
-            SocketOperation::SpliceIn(socket, _) => What::Fill(socket.clone()),
-            SocketOperation::SpliceOut(_, socket) => What::Drain(socket.clone()),
+            SocketOperation::SpliceIn(socket, pipe) => What::Fill(socket.clone(), Rc::clone(&pipe.bytes)),
+            SocketOperation::SpliceOut(pipe, socket) => What::Drain(Rc::clone(&pipe.bytes), socket.clone()),
         };
         self.pending.push(Pending { purpose, what, cancelled: false });
     }
@@ -416,7 +414,15 @@ impl Kernel for SimulatedKernel {
         Some(SimulatedPipe::default())
     }
 
-    fn put_pipe(&mut self, _pipe: SimulatedPipe) {
+    fn put_pipe(&mut self, pipe: SimulatedPipe) {
+        assert!(
+            pipe.held_bytes > 0 || pipe.bytes.borrow().is_empty(),
+            "a pipe goes back to the pool as clean with a tunnel's bytes in it"
+        );
+        self.pipes_left += 1;
+    }
+
+    fn close_pipe(&mut self, _pipe: SimulatedPipe) {
         self.pipes_left += 1;
     }
 

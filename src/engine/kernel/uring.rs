@@ -231,6 +231,10 @@ impl Kernel for UringKernel {
         self.pipes.put(pipe);
     }
 
+    fn close_pipe(&mut self, pipe: Pipe) {
+        self.pipes.close(pipe);
+    }
+
     fn fill_pipe(&self, pipe: &mut Pipe, from: &UringSocket) -> io::Result<usize> {
         pipe.fill_from(from.as_fd())
     }
@@ -286,10 +290,16 @@ impl PipePool {
     }
 
     fn put(&mut self, pipe: Pipe) {
-        self.out -= 1;
-        if pipe.is_clean() {
-            self.clean.push(pipe);
+        if !pipe.is_clean() {
+            return self.close(pipe);
         }
+        self.out -= 1;
+        self.clean.push(pipe);
+    }
+
+    fn close(&mut self, pipe: Pipe) {
+        self.out -= 1;
+        drop(pipe);
     }
 }
 
