@@ -29,6 +29,7 @@ impl Random {
 pub(super) struct TrueStore {
     pub(super) rows: Vec<AnyRow>,
     pub(super) size: i64,
+    timeline: u64,
     log: u64,
 }
 
@@ -60,11 +61,16 @@ impl TrueStore {
                 disputed: false,
             }));
         }
-        Self { rows, size, log: 1 }
+        Self { rows, size, timeline: 1, log: 1 }
     }
 
     pub(super) fn position(&self) -> Position {
-        Position { store: StoreId([7; 16]), timeline: 1, log: self.log, mark: 0 }
+        Position { store: StoreId([7; 16]), timeline: self.timeline, log: self.log, mark: 0 }
+    }
+
+    /// A standby that has everything takes over.
+    pub(super) fn fail_over(&mut self) {
+        self.timeline += 1;
     }
 
     pub(super) fn row(&self, key: &RowKey) -> Option<&AnyRow> {
@@ -136,15 +142,21 @@ pub(super) enum Fault {
     Expire,
     LoseExpiry,
     NextPrincipal,
+    /// Two neighbouring rows have each other's principals.
+    SwapPrincipals,
     Widen,
     Narrow,
     Truncate,
     FanOut,
     Offline,
+    NoAddress,
     OneAddress,
     ShiftAddress,
+    SwapAddresses,
     ShiftUuid,
+    SwapUuids,
     OtherFleet,
+    NoFleet,
     Undecodable,
 }
 
@@ -153,9 +165,17 @@ impl Lens {
         use Fault::*;
         let relation = Relation::ALL[random.below(3)];
         let faults: &[Fault] = match relation {
-            Relation::Credentials => {
-                &[Drop, Revoke, Unrevoke, Expire, LoseExpiry, NextPrincipal, Truncate, Undecodable]
-            }
+            Relation::Credentials => &[
+                Drop,
+                Revoke,
+                Unrevoke,
+                Expire,
+                LoseExpiry,
+                NextPrincipal,
+                SwapPrincipals,
+                Truncate,
+                Undecodable,
+            ],
             Relation::Grants => &[
                 Drop,
                 Revoke,
@@ -163,14 +183,25 @@ impl Lens {
                 Expire,
                 LoseExpiry,
                 NextPrincipal,
+                SwapPrincipals,
                 Widen,
                 Narrow,
                 FanOut,
                 Undecodable,
             ],
-            Relation::Devices => {
-                &[Drop, Offline, OneAddress, ShiftAddress, ShiftUuid, OtherFleet, Undecodable]
-            }
+            Relation::Devices => &[
+                Drop,
+                Offline,
+                NoAddress,
+                OneAddress,
+                ShiftAddress,
+                SwapAddresses,
+                ShiftUuid,
+                SwapUuids,
+                OtherFleet,
+                NoFleet,
+                Undecodable,
+            ],
         };
         Self {
             relation,
@@ -193,6 +224,8 @@ impl Lens {
             RowKey::Device(id) => id.0 as u64,
             RowKey::Unreadable { .. } => 0,
         };
+        let swaps = matches!(self.fault, Fault::SwapPrincipals | Fault::SwapAddresses | Fault::SwapUuids);
+        let number = if swaps { number.div_ceil(2) } else { number };
         relation == self.relation && mixed(self.salt ^ number) % 100 < self.part
     }
 
@@ -222,6 +255,10 @@ impl Lens {
                     Fault::Unrevoke => (row.revoked, row.expires_at) = (false, None),
                     Fault::Expire => row.expires_at = Some(now),
                     Fault::LoseExpiry => row.expires_at = None,
+                    Fault::SwapPrincipals => {
+                        let id = i64::from(row.key.as_bytes()[0]);
+                        row.principal = principal(partner(id, size), size);
+                    }
                     _ => row.principal = next(row.principal, size),
                 }
                 seen.push(AnyRow::Credential(row));
@@ -234,6 +271,7 @@ impl Lens {
                     Fault::LoseExpiry => row.expires_at = None,
                     Fault::Widen => (row.scope, row.ports) = (Scope::Any, PortRange::ANY),
                     Fault::Narrow => row.ports = PortRange::new(22, 22).unwrap(),
+                    Fault::SwapPrincipals => row.principal = principal(partner(row.id.0, size), size),
                     _ => row.principal = next(row.principal, size),
                 }
                 seen.push(AnyRow::Grant(row));
@@ -241,6 +279,10 @@ impl Lens {
             (fault, AnyRow::Device(mut row)) => {
                 match fault {
                     Fault::Offline => row.online = false,
+                    Fault::NoAddress => row.address = None,
+                    Fault::SwapAddresses => row.address = Some(address(partner(row.id.0, size))),
+                    Fault::SwapUuids => row.uuid = uuid(partner(row.id.0, size)),
+                    Fault::NoFleet => row.fleet = None,
                     Fault::OneAddress => row.address = Some(address(0)),
                     Fault::ShiftAddress => row.address = Some(address(row.id.0 % size + 1)),
                     Fault::OtherFleet => row.fleet = Some(FleetId(9)),
@@ -269,6 +311,12 @@ fn principal(id: i64, size: i64) -> PrincipalId {
 
 fn next(principal: PrincipalId, size: i64) -> PrincipalId {
     PrincipalId(1 + principal.0 % (size / 2 + 1))
+}
+
+/// The row that changes values with row `id`; the last of an odd number keeps its own.
+fn partner(id: i64, size: i64) -> i64 {
+    let other = if id % 2 == 1 { id + 1 } else { id - 1 };
+    if (1..=size).contains(&other) { other } else { id }
 }
 
 fn uuid(id: i64) -> DeviceUuid {
