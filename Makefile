@@ -26,7 +26,7 @@ test: tools ## Install what the tests need, and run every test
 	$(MAKE) --no-print-directory loom
 
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
-	@exec cargo test --locked --test mutation -- $(ARGS)
+	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
@@ -39,7 +39,7 @@ kernels: tools ## The tests that depend on the kernel, on Debian's 6.1 and 6.12 
 loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 	@export RUSTFLAGS='--cfg crossbeam_loom' CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/loom"
 	cargo clippy --locked -p sluicegate-loom --tests -- -D warnings
-	exec cargo test --locked -p sluicegate-loom --profile loom --no-fail-fast --quiet
+	exec cargo test --locked -p sluicegate-loom --profile thorough --no-fail-fast --quiet
 
 lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check

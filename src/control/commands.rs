@@ -76,6 +76,8 @@ pub enum GuardCommandError {
     Busy,
     #[error("the control thread has ended; restart the relay")]
     Gone,
+    #[error("the relay could not carry this out; its log says why")]
+    Dropped,
 }
 
 /// Reason why queries were not compared, or not applied; each text ends in what to do.
@@ -133,14 +135,14 @@ impl Commands {
     pub fn reload(&self, config: Config) -> Result<(), QueriesError> {
         self.send(|answer| Request::Reload(Box::new(config), answer))?
             .blocking_recv()
-            .unwrap_or_else(|_| Err(GuardCommandError::Gone.into()))
+            .unwrap_or_else(|_| Err(GuardCommandError::Dropped.into()))
     }
 
     async fn request<T, E: From<GuardCommandError>>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
     ) -> Result<T, E> {
-        self.send(request)?.await.unwrap_or(Err(GuardCommandError::Gone.into()))
+        self.send(request)?.await.unwrap_or(Err(GuardCommandError::Dropped.into()))
     }
 
     fn send<T>(

@@ -11,6 +11,7 @@ on_both_stores! {
     two_groups_are_held_and_heal_each_by_itself,
     a_relation_outside_its_bounds_holds,
     a_query_that_kills_a_canary_holds,
+    a_canary_that_was_waived_counts_again_once_it_is_right,
     a_device_that_another_node_holds_has_a_location,
     a_broken_relation_stops_no_other_one,
     a_node_whose_first_read_is_held_decides_nothing_and_heals,
@@ -164,6 +165,26 @@ fn a_query_that_kills_a_canary_holds(store: StoreUnderTest) {
         let message = holds_and_heals(&judged, Rule::Canaries, 5, || installation.restore_query(relation));
         assert!(message.contains("1 of 4 canaries") && message.contains(named), "{message}");
     }
+}
+
+fn a_canary_that_was_waived_counts_again_once_it_is_right(store: StoreUnderTest) {
+    let installation = Installation::on(store, 5);
+    let judged = installation.start_with(|config| {
+        config.authz.guard.must_locate = vec![CanaryUuid(Installation::uuid(2).to_string())];
+    });
+    let offline = format!("SELECT {}", DEVICES.replace("online", "online AND id <> 3 AS online"));
+    installation.replace_query("devices", &offline);
+    assert_eq!(judged.hold().0, Rule::Canaries);
+    judged.accept().unwrap();
+    judged.read_whole(2);
+    assert_eq!((judged.held_by(), judged.allowed()), (None, 4));
+
+    installation.restore_query("devices");
+    assert!(judged.comes_to(|judged| judged.allowed() == 5));
+    judged.read_whole(1);
+    installation.replace_query("devices", &offline);
+    assert_eq!(judged.hold().0, Rule::Canaries, "it was waived for one mistake, and not for ever");
+    assert_eq!(judged.allowed(), 5);
 }
 
 fn a_device_that_another_node_holds_has_a_location(store: StoreUnderTest) {

@@ -68,7 +68,7 @@ impl Fleet {
     /// been asked, they are held for their number.
     #[track_caller]
     fn comes_to_hold_by_location(&self) {
-        let says = "but most of those that were asked still answer there";
+        let says = "but node-b says that it holds 20 devices, of which it would hold 0";
         let is_so = |held: &String| held.starts_with("location: 20 of 22 devices ") && held.ends_with(says);
         let held = wait_for(|| self.held_by().filter(is_so));
         assert!(held.is_some(), "{:?}: {}", self.held_by(), self.near.log());

@@ -1,6 +1,7 @@
 //! What the network and the peers say of masses of devices that the store lost sight of, or moved.
 
 use std::collections::{HashMap, HashSet};
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
 
 use super::ControlThread;
@@ -58,7 +59,7 @@ impl ControlThread {
             let held = self.guard.held_devices(kind);
             if held.is_empty() {
                 self.locations.asking(kind).prober.forget();
-                if self.guard.network_verdict_on(kind) != NetworkVerdict::Unknown {
+                if *self.guard.network_verdict_on(kind) != NetworkVerdict::Unknown {
                     // The answer was about a mass that is over; the next one is asked about anew.
                     let judged = self.guard.set_network_verdict(kind, NetworkVerdict::Unknown, now);
                     self.publish(judged, None);
@@ -66,7 +67,9 @@ impl ControlThread {
                 continue;
             }
             let verdict = self.ask(kind, &held);
-            if verdict != NetworkVerdict::Unknown && verdict != self.guard.network_verdict_on(kind) {
+            // Other figures of the same answer change nothing.
+            let is_new = discriminant(&verdict) != discriminant(self.guard.network_verdict_on(kind));
+            if verdict != NetworkVerdict::Unknown && is_new {
                 let judged = self.guard.set_network_verdict(kind, verdict, now);
                 self.publish(judged, None);
             }
@@ -83,7 +86,9 @@ impl ControlThread {
         let by_network = self.ask_devices(kind, &here);
         let by_peers = self.ask_peers(kind, &elsewhere);
         match (by_network, by_peers) {
-            (NetworkVerdict::Answers, _) | (_, NetworkVerdict::Answers) => NetworkVerdict::Answers,
+            (answers @ NetworkVerdict::Answers { .. }, _) | (_, answers @ NetworkVerdict::Answers { .. }) => {
+                answers
+            }
             (NetworkVerdict::Silent, NetworkVerdict::Silent) => NetworkVerdict::Silent,
             _ => NetworkVerdict::Unknown,
         }
@@ -99,7 +104,9 @@ impl ControlThread {
         let is_its_own = |target: &ProbeTarget| !guard.is_anothers_place(target.device);
         match self.locations.asking(kind).prober.poll(&devices, &targets, is_its_own) {
             NetworkAnswer::Silent => NetworkVerdict::Silent,
-            NetworkAnswer::Answers { .. } => NetworkVerdict::Answers,
+            NetworkAnswer::Answers { answered, sampled } => NetworkVerdict::Answers {
+                figures: format!("{answered} of {sampled} that were asked still answer there").into(),
+            },
             NetworkAnswer::Asked | NetworkAnswer::Unasked => NetworkVerdict::Unknown,
         }
     }
@@ -126,7 +133,7 @@ impl ControlThread {
         match self.locations.asking(kind).peers.ask(&displaced, &directory) {
             PeerWord::Agrees => NetworkVerdict::Silent,
             PeerWord::Awaited => NetworkVerdict::Unknown,
-            PeerWord::Contradicts(_) => NetworkVerdict::Answers,
+            PeerWord::Contradicts(figures) => NetworkVerdict::Answers { figures },
         }
     }
 }

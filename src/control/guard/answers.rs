@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::first_answers::FirstRow;
 use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, PendingRows, RelationHold};
-use super::row::{AnyRow, classify};
-use super::{Guard, Judged, LiveRows, index};
+use super::row::{AnyRow, classify, row_of};
+use super::undo::is_of_location;
+use super::{Guard, Judged, LiveRows, RejectedRow, index};
 use crate::authz::{Generation, Snapshot, UnixMillis};
 use crate::control::api::{ChangeKind, Rule};
 use crate::store::{Position, Quarantined, Relation, RelationRows, RowKey};
@@ -146,19 +147,26 @@ impl Guard {
             pending.remove_kind(*kind);
         }
         // What was undone and has changed since is judged as any other answer.
-        let undone = self.rejected.len();
-        self.rejected.retain(|key, undone| {
-            let shown = pending.get(key).map(|row| &row.after);
-            key.relation() != relation || shown == Some(&undone.answer)
+        let changed: Vec<(RowKey, RejectedRow)> = self
+            .rejected
+            .extract_if(|key, undone| {
+                let shown = pending.get(key).map(|row| &row.after);
+                key.relation() == relation && shown != Some(&undone.answer)
+            })
+            .collect();
+        let is_right_mended = changed.iter().any(|(key, undone)| {
+            let kind = classify(row_of(in_force, key).as_ref(), undone.answer.as_ref(), now);
+            let is_mended = undone.rule == Rule::Probation && pending.get(key).is_none();
+            is_mended && kind.is_some_and(|kind| !is_of_location(kind))
         });
         is_news |= before.charged() != pending.charged();
-        self.is_memory_changed |= is_news || self.rejected.len() != undone;
+        self.is_memory_changed |= is_news || !changed.is_empty();
         let state = &mut self.relations[index(relation)];
         state.pending = pending;
         state.pending.follow(before);
         state.overflow = overflow;
         state.bad = bad;
-        self.release_mended();
+        self.release_mended(is_right_mended);
     }
 
     /// Kind of the change from the baseline to `after`; `None` for a mend and for what changes no decision.

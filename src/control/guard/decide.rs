@@ -16,6 +16,7 @@ impl Guard {
     pub(in crate::control) fn decide(&mut self, relation: Relation, now: UnixMillis) -> Judged {
         let Some(in_force) = self.in_force.clone() else { return Judged::default() };
         self.relations[index(relation)].decided_at = now;
+        self.end_canary_waiver(relation, now);
         let contested = match relation {
             Relation::Devices => self.hold_contested_moves(&in_force),
             _ => HashSet::new(),
@@ -134,7 +135,7 @@ impl Guard {
         let expected = self.expected(relation, kind);
         let is_end = matches!(kind, ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed);
         let is_open = !self.config.enabled || (is_end && self.config.prefer == Preference::Security);
-        let network = self.network_verdict(relation, kind);
+        let network = self.network_verdict(relation, kind).clone();
         let admitted: Vec<RowKey> = if is_open || rows <= room {
             keys
         } else if rows <= room + expected {
@@ -157,7 +158,8 @@ impl Guard {
             } else {
                 (Vec::new(), keys)
             };
-            let rule = if network == NetworkVerdict::Answers { Rule::Location } else { Rule::Budget };
+            let answers = matches!(network, NetworkVerdict::Answers { .. });
+            let rule = if answers { Rule::Location } else { Rule::Budget };
             self.hold(relation, &masses, rule);
             fresh
         };
@@ -234,16 +236,16 @@ impl Guard {
         }
     }
 
-    fn network_verdict(&self, relation: Relation, kind: ChangeKind) -> NetworkVerdict {
+    pub(super) fn network_verdict(&self, relation: Relation, kind: ChangeKind) -> &NetworkVerdict {
         match (relation, kind) {
-            (Relation::Devices, ChangeKind::Unlocated) => self.network.unlocated,
-            (Relation::Devices, ChangeKind::Moved) => self.network.moved,
-            _ => NetworkVerdict::Unknown,
+            (Relation::Devices, ChangeKind::Unlocated) => &self.network.unlocated,
+            (Relation::Devices, ChangeKind::Moved) => &self.network.moved,
+            _ => &NetworkVerdict::Unknown,
         }
     }
 
     /// The network's last answer about a mass of `kind`.
-    pub(in crate::control) fn network_verdict_on(&self, kind: ChangeKind) -> NetworkVerdict {
+    pub(in crate::control) fn network_verdict_on(&self, kind: ChangeKind) -> &NetworkVerdict {
         self.network_verdict(Relation::Devices, kind)
     }
 
@@ -254,12 +256,13 @@ impl Guard {
         verdict: NetworkVerdict,
         now: UnixMillis,
     ) -> Judged {
+        let is_silent = verdict == NetworkVerdict::Silent;
         match kind {
             ChangeKind::Moved => self.network.moved = verdict,
             _ => self.network.unlocated = verdict,
         }
         let judged = self.decide(Relation::Devices, now);
-        if verdict == NetworkVerdict::Silent {
+        if is_silent {
             // Silence counts once: devices that come back and are lost again have been there in between.
             self.network = super::NetworkVerdicts::default();
         }
@@ -294,6 +297,15 @@ impl Guard {
         state.relation_hold = Some(RelationHold { rule: Rule::Canaries, figures, examples, since });
         if is_new {
             self.count_hold(Rule::Canaries);
+        }
+    }
+
+    /// Ends what an operator waived, once what is in force answers the canaries rightly again.
+    fn end_canary_waiver(&mut self, relation: Relation, now: UnixMillis) {
+        let waiver = (Rule::Canaries, relation);
+        let Some(in_force) = self.in_force.as_ref().filter(|_| self.waived.contains(&waiver)) else { return };
+        if self.canaries.check(in_force, &self.revocations, now).is_ok() {
+            self.waived.remove(&waiver);
         }
     }
 

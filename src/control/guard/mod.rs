@@ -147,21 +147,21 @@ struct RejectedRow {
 }
 
 /// The network's answers about masses of devices that lost their location or moved.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct NetworkVerdicts {
     unlocated: NetworkVerdict,
     moved: NetworkVerdict,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(super) enum NetworkVerdict {
     /// Nobody has asked, or no answer has come.
     #[default]
     Unknown,
     /// The devices do not answer at their old addresses.
     Silent,
-    /// They do.
-    Answers,
+    /// They do, or a peer says that it has them.
+    Answers { figures: Box<str> },
 }
 
 /// Numbers since the start.

@@ -1,7 +1,7 @@
 //! What is held, for status, logs and metrics.
 
 use super::pending::HeldGroup;
-use super::{Guard, GuardCounts, index};
+use super::{Guard, GuardCounts, NetworkVerdict, index};
 use crate::authz::UnixMillis;
 use crate::control::api::{ChangeKind, Group, HoldStatus, Rule, WordKind};
 use crate::store::Relation;
@@ -125,9 +125,11 @@ impl Guard {
                  they are refused with device-disputed where it cannot be told"
             ),
             Rule::Location => {
-                format!(
-                    "{rows} of {total} {name} {what}, but most of those that were asked still answer there"
-                )
+                let says = match self.network_verdict(relation, kind) {
+                    NetworkVerdict::Answers { figures } => figures,
+                    _ => "they are asked anew whether they still answer there",
+                };
+                format!("{rows} of {total} {name} {what}, but {says}")
             }
             Rule::Budget if kind == ChangeKind::Revived => format!(
                 "{rows} {name} that have ended read as live, and nothing that the store recorded says so"

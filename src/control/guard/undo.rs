@@ -129,13 +129,13 @@ impl Guard {
         of_rule.for_each(|undone| undone.undone = rows);
     }
 
-    /// Judges anew what the guard has undone, once the answers show most of it mended: what is left says of single rows
-    /// that they have ended.
-    pub(super) fn release_mended(&mut self) {
+    /// Judges anew what the guard has undone, once the answers show that its cause is mended: what is left says of single
+    /// rows that they have ended. A right that is mended shows that; of devices, which come and go, it takes half.
+    pub(super) fn release_mended(&mut self, is_right_mended: bool) {
         let by_guard = |row: &&RejectedRow| row.rule == Rule::Probation;
         let left = self.rejected.values().filter(by_guard).count();
         let undone = self.rejected.values().filter(by_guard).map(|row| row.undone).max();
-        if undone.is_none_or(|undone| left * 2 > undone) {
+        if left == 0 || undone.is_none_or(|undone| !is_right_mended && left * 2 > undone) {
             return;
         }
         self.rejected.retain(|_, row| row.rule != Rule::Probation);
@@ -189,7 +189,7 @@ const fn takes(kind: ChangeKind) -> bool {
     )
 }
 
-const fn is_of_location(kind: ChangeKind) -> bool {
+pub(super) const fn is_of_location(kind: ChangeKind) -> bool {
     matches!(kind, ChangeKind::Unlocated | ChangeKind::Moved)
 }
 
@@ -214,37 +214,78 @@ mod tests {
         Some(rows)
     }
 
+    /// A guard that has 300 grants in force.
+    struct Bench {
+        guard: Guard,
+        position: Position,
+        now: UnixMillis,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let position = Position { store: StoreId([1; 16]), timeline: 0, log: 0, mark: 0 };
+            let mut bench = Self { guard: Guard::new(&Config::default()), position, now: UnixMillis(1_000) };
+            bench.answer(Relation::Credentials, RelationRows::Credentials(Vec::new()));
+            bench.answer(Relation::Devices, RelationRows::Devices(Vec::new()));
+            bench.answer_grants(0, 0);
+            bench
+        }
+
+        fn answer(&mut self, relation: Relation, rows: RelationRows) {
+            self.position.log += 1;
+            self.now.0 += 1_000;
+            self.guard.answer(relation, rows, Vec::new(), self.position, self.now);
+        }
+
+        /// Answers with the 300 grants, of which the first `narrowed` give less and the last `absent` are missing.
+        fn answer_grants(&mut self, narrowed: i64, absent: i64) {
+            let max = |id| if id < narrowed { 50 } else { 100 };
+            let grants = (0..300 - absent).map(|id| grant(id, max(id))).collect();
+            self.answer(Relation::Grants, RelationRows::Grants(grants));
+        }
+
+        fn undo_losses(&mut self) -> Option<usize> {
+            self.guard.undo_losses(false, self.now).map(|undone| undone.rows)
+        }
+
+        fn grants(&self) -> usize {
+            rows(self.guard.in_force().map(Arc::as_ref)).map_or(0, |rows| rows.len())
+        }
+
+        /// Rows that probation has undone.
+        fn undone(&self) -> usize {
+            self.guard.rejected.values().filter(|undone| undone.rule == Rule::Probation).count()
+        }
+    }
+
     #[test]
     fn what_probation_undid_stays_undone_whatever_an_operator_undid_before() {
-        let mut guard = Guard::new(&Config::default());
-        let (mut at, mut now) = (0, UnixMillis(1_000));
-        let mut answer = |guard: &mut Guard, relation: Relation, rows: RelationRows| {
-            at += 1;
-            now.0 += 1_000;
-            let position = Position { store: StoreId([1; 16]), timeline: 0, log: at, mark: 0 };
-            guard.answer(relation, rows, Vec::new(), position, now);
-            now
-        };
-        answer(&mut guard, Relation::Credentials, RelationRows::Credentials(Vec::new()));
-        answer(&mut guard, Relation::Devices, RelationRows::Devices(Vec::new()));
-        let max = |id, narrowed: i64| if id < narrowed { 50 } else { 100 };
-        let all = |narrowed, without: i64| {
-            let ids = (0..300).filter(move |id| *id < 300 - without);
-            RelationRows::Grants(ids.map(|id| grant(id, max(id, narrowed))).collect())
-        };
-        answer(&mut guard, Relation::Grants, all(0, 0));
-        let now = answer(&mut guard, Relation::Grants, all(8, 0));
-        assert_eq!(guard.roll_back(None, now).map(|undone| undone.rows), Some(8));
-        answer(&mut guard, Relation::Grants, all(8, 3));
-        let now = answer(&mut guard, Relation::Grants, all(8, 3));
-        assert_eq!(guard.undo_losses(false, now).map(|undone| undone.rows), Some(3));
+        let mut bench = Bench::new();
+        bench.answer_grants(8, 0);
+        assert_eq!(bench.guard.roll_back(None, bench.now).map(|undone| undone.rows), Some(8));
+        bench.answer_grants(8, 3);
+        bench.answer_grants(8, 3);
+        assert_eq!(bench.undo_losses(), Some(3));
 
         // The store goes on as before: nothing is mended, so nothing is judged anew.
-        answer(&mut guard, Relation::Grants, all(8, 3));
-        answer(&mut guard, Relation::Grants, all(8, 3));
-        let undone = guard.rejected.values().filter(|undone| undone.rule == Rule::Probation).count();
-        assert_eq!(undone, 3);
-        assert_eq!(rows(guard.in_force().map(Arc::as_ref)).map(|rows| rows.len()), Some(300));
+        bench.answer_grants(8, 3);
+        bench.answer_grants(8, 3);
+        assert_eq!((bench.undone(), bench.grants()), (3, 300));
+    }
+
+    /// Where nothing but an answer says that a right has ended, probation undoes a true end beside a wrong one.
+    #[test]
+    fn a_true_end_that_was_undone_beside_a_mistake_counts_once_the_mistake_is_mended() {
+        let mut bench = Bench::new();
+        bench.answer_grants(1, 5);
+        bench.answer_grants(1, 5);
+        assert_eq!(bench.undo_losses(), Some(6));
+        bench.answer_grants(1, 5);
+        assert_eq!((bench.undone(), bench.grants()), (6, 300));
+
+        bench.answer_grants(0, 5);
+        bench.answer_grants(0, 5);
+        assert_eq!((bench.undone(), bench.grants()), (0, 295));
     }
 
     proptest! {

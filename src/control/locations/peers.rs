@@ -18,19 +18,13 @@ pub(in crate::control) struct DisplacedDevices {
     left: usize,
 }
 
-/// Figures by which a peer contradicts that its devices are gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::control) struct Contradiction {
-    pub node: Box<str>,
-    pub figures: String,
-}
-
 /// The peers' answer about displaced devices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::control) enum PeerWord {
     Agrees,
     Awaited,
-    Contradicts(Contradiction),
+    /// The figures by which a peer contradicts that its devices are gone.
+    Contradicts(Box<str>),
 }
 
 /// Polls peers about the devices that they hold.
@@ -80,12 +74,12 @@ impl PeerPolls {
                     word = PeerWord::Awaited;
                     continue;
                 }
-                let (node, count) = (lost.node.clone(), lost.devices.len());
+                let (node, count) = (&lost.node, lost.devices.len());
                 let figures = format!(
                     "{node} held {count} devices that it would not hold any more, and the directory, where it says \
                      what it holds, cannot be read"
                 );
-                return PeerWord::Contradicts(Contradiction { node, figures });
+                return PeerWord::Contradicts(figures.into());
             }
             let entry = directory.find(&lost.node, self.max_age).ok();
             let Some(Holds { devices, readable_since }) = entry.and_then(|entry| entry.holds) else {
@@ -103,10 +97,10 @@ impl PeerPolls {
                 }
                 continue;
             }
-            let (node, left) = (lost.node.clone(), lost.left);
+            let (node, left) = (&lost.node, lost.left);
             let figures =
                 format!("{node} says that it holds {devices} devices, of which it would hold {left}");
-            return PeerWord::Contradicts(Contradiction { node, figures });
+            return PeerWord::Contradicts(figures.into());
         }
         word
     }
@@ -137,9 +131,7 @@ mod tests {
         config.forward.listen = Some("192.0.2.2:3130".parse().unwrap());
         assert_eq!(ask(&config), PeerWord::Awaited);
         config.forward.max_age = Duration::ZERO;
-        let PeerWord::Contradicts(Contradiction { figures, .. }) = ask(&config) else {
-            panic!("nobody says that they are gone")
-        };
+        let PeerWord::Contradicts(figures) = ask(&config) else { panic!("nobody says that they are gone") };
         assert!(figures.contains("the directory, where it says what it holds, cannot be read"), "{figures}");
     }
 
@@ -164,11 +156,10 @@ mod tests {
         assert_eq!(impatient.ask(&displaced, &silent), PeerWord::Agrees, "as a dead one");
 
         let later = Instant::now() + NODE_PATIENCE;
-        let PeerWord::Contradicts(Contradiction { figures, .. }) = ask(directory(Some(20), fresh, later))
-        else {
+        let PeerWord::Contradicts(figures) = ask(directory(Some(20), fresh, later)) else {
             panic!("it still has them")
         };
-        assert_eq!(figures, "there says that it holds 20 devices, of which it would hold 0");
+        assert_eq!(&*figures, "there says that it holds 20 devices, of which it would hold 0");
         let mut few = PeerPolls::new(&Config::default());
         few.asked.insert("there".into(), now);
         let word = few.ask(&one, &directory(Some(1), fresh, later));

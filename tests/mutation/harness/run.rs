@@ -313,7 +313,9 @@ impl<'a> Run<'a> {
             rows.filter(|row| row.key() == key && !row.has_ended(now)).count()
         };
         let after = self.scene.answer(relation);
-        let is_seen = live(before) == 1 && live(after.as_deref()) == 0;
+        // Of a row that does not decode, the last good version stays.
+        let is_readable = !after.iter().flatten().any(|row| matches!(row, Err(Some(of)) if *of == key));
+        let is_seen = live(before) == 1 && live(after.as_deref()) == 0 && is_readable;
         if self.case.ground == Ground::ForeignEnded {
             return true;
         }
