@@ -93,6 +93,11 @@ impl RunningRelay {
         held.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
+    /// True where probation has undone something.
+    pub fn has_undone(&self) -> bool {
+        self.node.status().get().rollbacks > 0
+    }
+
     /// Changes with each read of a relation.
     fn stamp(&self, relation: Relation) -> Option<(Option<UnixMillis>, u64)> {
         let status = self.node.status().get();

@@ -12,13 +12,14 @@ use super::run::Outcome;
 /// One line for each case.
 pub fn of_cases(outcomes: &[Outcome]) -> String {
     let mut text = String::from(
-        "| relation and column, operator, part, devices, store, ground, schedule | groups | rows in the answer | wrong | disputed | budget | heals after reads | end to refusal | ends not shown | broken promises |\n|---|---|--:|--:|--:|--:|--:|--:|--:|---|\n",
+        "| relation and column, operator, part, devices, store, ground, schedule | groups | rows in the answer | wrong | disputed | budget | heals after reads | end to refusal | ends not shown | ends given back | broken promises |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for outcome in outcomes {
-        let Outcome { case, touched, wrong, disputed, budget, heal_reads, unseen_ends, .. } = outcome;
+        let Outcome { case, touched, wrong, disputed, budget, heal_reads, unseen_ends, given_back, .. } =
+            outcome;
         writeln!(
             text,
-            "| {case} | {groups} | {touched} | {wrong} | {disputed} | {budget} | {heal_reads} | {latency} ms | {unseen_ends} | {failures} |",
+            "| {case} | {groups} | {touched} | {wrong} | {disputed} | {budget} | {heal_reads} | {latency} ms | {unseen_ends} | {given_back} | {failures} |",
             groups = groups(&outcome.kinds),
             latency = outcome.end_latency.as_millis(),
             failures = outcome.failures.join("; ").replace('|', "/"),
@@ -35,7 +36,7 @@ pub fn of_faults(outcomes: &[Outcome]) -> String {
         faults.entry(outcome.case.mutator.to_string()).or_default().push(outcome);
     }
     let mut text = String::from(
-        "| the query's fault | cases | groups | most wrong, of the budget | 503 disputed | heals after reads | end to refusal, with outbox |\n|---|--:|---|---|--:|--:|--:|\n",
+        "| the query's fault | cases | groups | most wrong, of the budget | 503 disputed | heals after reads | end to refusal, with outbox | ends given back by probation, without outbox |\n|---|--:|---|---|--:|--:|--:|--:|\n",
     );
     for (fault, outcomes) in faults {
         let mut kinds: Vec<_> = outcomes.iter().flat_map(|outcome| outcome.kinds.iter().copied()).collect();
@@ -59,7 +60,8 @@ pub fn of_faults(outcomes: &[Outcome]) -> String {
             if latency == Duration::ZERO { "–".to_owned() } else { format!("{} ms", latency.as_millis()) };
         writeln!(
             text,
-            "| {fault} | {cases} | {groups} | {worst} | {disputed} | {heal_reads} | {latency} |",
+            "| {fault} | {cases} | {groups} | {worst} | {disputed} | {heal_reads} | {latency} | {given_back} |",
+            given_back = outcomes.iter().map(|outcome| outcome.given_back).sum::<usize>(),
             cases = outcomes.len(),
             groups = groups(&kinds),
         )
