@@ -20,6 +20,10 @@ pub enum StoreError {
     #[error("{store} cannot be reached ({detail}); see that it runs and that `store.url` leads to it")]
     Unreachable { store: String, detail: String },
     #[error(
+        "TLS with {store} failed ({detail}); see sslmode and sslrootcert in `store.url`, and the server's certificate"
+    )]
+    Tls { store: String, detail: String },
+    #[error(
         "{store} refuses its role ({detail}); see to its password and to the rights in docs/postgresql.md"
     )]
     Denied { store: String, detail: String },
@@ -64,6 +68,7 @@ impl StoreError {
             Self::Unreadable { detail, .. }
             | Self::Corrupt { detail, .. }
             | Self::Unreachable { detail, .. }
+            | Self::Tls { detail, .. }
             | Self::Denied { detail, .. }
             | Self::Full { detail, .. }
             | Self::Slow { detail, .. }

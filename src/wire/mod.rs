@@ -16,4 +16,8 @@ pub use session_token::{Claims, LoginRights, OpenBalenaLogin, SessionTokenError,
 pub use summary_request::{
     SUMMARY_HEAD_BYTES_MAX, is_summary_request, parse_summary_reply, summary_reply, summary_request,
 };
-pub use tls::{AnyCertificate, Sealed, TlsConfigs, TlsConnection, TlsError, TlsFileError, TlsLoadError};
+pub use tls::{
+    AnyCertificate, CertificateState, PemFileError, Sealed, ShownCertificate, TlsConfigs, TlsConnection,
+    TlsError, TlsFileError, TlsLoadError, TrustError, TrustedCertificates, explain, explain_certificate,
+    explain_io, instead, read_certificates, read_private_key,
+};

@@ -328,7 +328,7 @@ fn new_certificates_are_shown_after_a_reload_and_a_bad_one_changes_nothing() {
     std::fs::write(scene.folder().join("one.key"), "no key at all").unwrap();
     scene.relay.signal(Signal::SIGHUP);
     assert!(scene.relay.logs("reload refused, and nothing has changed"));
-    assert!(scene.relay.logs("one.key: no private key in PEM"));
+    assert!(scene.relay.logs("one.key: it is not PEM"));
     assert!(echoes(&mut scene.tunnel()));
 
     other.issue(NAME, &[NAME]).write(scene.folder(), "one");
@@ -347,8 +347,11 @@ fn files_that_cannot_be_used_are_told_with_their_place() {
     let at = scene.folder();
     for (certificates, message) in [
         ("[]", "`certificates` is empty"),
-        ("[{ chain = 'DIR/none.crt', key = 'DIR/one.key' }]", "none.crt: No such file"),
-        ("[{ chain = 'DIR/one.key', key = 'DIR/one.key' }]", "one.key: no certificate in PEM"),
+        ("[{ chain = 'DIR/none.crt', key = 'DIR/one.key' }]", "none.crt: it cannot be read: No such file"),
+        (
+            "[{ chain = 'DIR/one.key', key = 'DIR/one.key' }]",
+            "one.key: there is no certificate in it, but PRIVATE KEY",
+        ),
         ("[{ chain = 'DIR/one.crt', key = 'DIR/two.key' }]", "two.key: its key does not belong"),
     ] {
         let certificates = certificates.replace("DIR", &at.display().to_string());

@@ -1,4 +1,4 @@
-//! `sluicegate tunnel --tls`, our own client, against a relay whose listener speaks TLS.
+//! `sluicegate tunnel` with TLS, our own client, against a relay whose listener speaks TLS.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{
-    Authority, BINARY, Content, DEVICE, Device, End, Fault, Proxy, Relay, Running, Site, V4, assert_done,
-    connect, output_of, receive, receive_slowly, reset, wait_for,
+    Authority, BINARY, Content, DEVICE, Device, End, Fault, Pair, Proxy, Relay, Running, Site, V4,
+    assert_done, connect, output_of, receive, receive_slowly, reset, wait_for,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -313,6 +313,36 @@ fn a_certificate_of_a_stranger_is_told_with_the_remedy() {
     assert!(message.contains("not signed by a CA that we trust") && message.contains("--ca"), "{message}");
 }
 
+/// What `openssl req -x509` makes: a CA's certificate that a server shows itself.
+#[test]
+fn a_certificate_that_signed_itself_is_enough_where_it_is_trusted() {
+    let scene = Scene::new(Device::echo(V4));
+    let (chain, key) = Pair::self_signed(&[NAME]).write(scene.folder(), "own");
+    let mut site = Site::new("");
+    site.configure(&format!(
+        "listen = [{{ address = '127.0.0.1:0', tls = {{ certificates = [{{ chain = '{}', key = '{}' }}] }} }}]",
+        chain.display(),
+        key.display(),
+    ));
+    let relay = site.start();
+    let client = |name: &str, ca: &Path| {
+        let mut command = scene.bare(relay.address());
+        command.env("SLUICEGATE_TOKEN", &site.token).args(["--server-name", name, "--stdio", "--ca"]).arg(ca);
+        command
+    };
+    let output = output_of(&mut client(NAME, &chain), b"hello");
+    assert_done(&output);
+    assert_eq!(output.stdout, b"hello");
+    let message = failure(&mut client("other.example", &chain));
+    assert!(message.contains(&format!("not for other.example but for {NAME}; ")), "{message}");
+    let message = failure(&mut client(NAME, &scene.authority.file));
+    assert!(
+        message.contains("is a CA's own certificate (CA:TRUE)") || message.contains("not signed by a CA"),
+        "{message}"
+    );
+    assert!(!message.contains("CaUsedAsEndEntity"), "{message}");
+}
+
 #[test]
 fn the_wrong_name_is_told_with_those_that_the_certificate_has() {
     let scene = Scene::new(Device::echo(V4));
@@ -344,7 +374,7 @@ fn a_certificate_that_has_expired_is_told() {
     ));
     let relay = site.start();
     let message = failure(scene.client(relay.address()).arg("--stdio"));
-    assert!(message.contains("has expired; renew it"), "{message}");
+    assert!(message.contains("has expired on 2020-02-01 00:00:00 UTC; renew it"), "{message}");
 }
 
 #[test]
@@ -372,7 +402,7 @@ fn a_file_without_certificates_and_a_lonely_option_are_told() {
     std::fs::write(&empty, "nothing\n").unwrap();
     let mut command = scene.bare(scene.relay.address());
     let message = failure(command.arg("--ca").arg(&empty).arg("--stdio"));
-    assert!(message.contains("empty.pem cannot be read as PEM: there is no certificate in it"), "{message}");
+    assert!(message.contains("--ca ") && message.contains("empty.pem: it is not PEM"), "{message}");
     let mut command = Command::new(BINARY);
     command.args(["tunnel", &format!("{DEVICE}:22"), "--relay", "127.0.0.1:1", "--server-name", NAME]);
     let output = output_of(&mut command, b"");

@@ -80,6 +80,15 @@ fn params(common_name: &str, alternative_names: &[&str]) -> CertificateParams {
 }
 
 impl Pair {
+    /// A certificate with its own signature that is a CA's too, as `openssl req -x509` makes it.
+    pub fn self_signed(alternative_names: &[&str]) -> Self {
+        let names: Vec<String> = alternative_names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    }
+
     /// Writes `NAME.crt` and `NAME.key` into `folder`; their paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let paths = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));

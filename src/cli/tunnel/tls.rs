@@ -1,14 +1,14 @@
 //! TLS to a relay: trusted certificates, the expected name, and explanations of failures.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, RootCertStore};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, Error};
 
 use super::names::RelayName;
+use crate::wire::{TrustError, TrustedCertificates, explain, explain_certificate, instead};
 
 /// TLS settings that all connections to one relay share, with sessions that can be resumed.
 pub struct ClientTls {
@@ -20,14 +20,14 @@ pub struct ClientTls {
 /// Reason why TLS to a relay failed. Each text ends in a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
-    #[error("{} cannot be read as PEM: {detail}; name the file of the CA's certificate with --ca", path.display())]
-    Pem { path: PathBuf, detail: String },
+    #[error("--ca {0}")]
+    Ca(#[from] TrustError),
     #[error("this machine trusts no certificate; install ca-certificates or name a CA's file with --ca")]
     NoRoots,
     #[error("a certificate cannot be for {0}; give another name with --server-name")]
     NoName(RelayName),
-    #[error("TLS cannot be set up: {0}; please report it")]
-    Setup(Error),
+    #[error("TLS cannot be set up: {}; please report it", explain(.0))]
+    Setup(#[from] Error),
     #[error(
         "the certificate of {relay} is not signed by a CA that we trust; name the file of its CA with --ca, or \
          check which server answers there"
@@ -35,13 +35,14 @@ pub enum ClientTlsError {
     UnknownIssuer { relay: RelayName },
     #[error("the certificate of {relay} is not for {wanted}{others}; give the right name with --server-name")]
     WrongName { relay: RelayName, wanted: String, others: String },
-    #[error("the certificate of {relay} has expired; renew it there, or correct this machine's clock")]
-    Expired { relay: RelayName },
-    #[error("the certificate of {relay} is not valid yet; correct this machine's clock, or the relay's")]
-    NotYet { relay: RelayName },
-    #[error("the certificate of {relay} cannot be used: {detail}; replace it there")]
+    #[error("the certificate of {relay} {detail}; renew it there, or correct this machine's clock")]
+    Time { relay: RelayName, detail: String },
+    #[error("the certificate of {relay} {detail}; replace it there")]
     Certificate { relay: RelayName, detail: String },
-    #[error("{relay} does not speak TLS; use the relay's port for TLS, or connect without TLS")]
+    #[error(
+        "{relay} does not speak TLS; use the relay's port for TLS, or --plain, with which everybody on the way can \
+         read the token"
+    )]
     NotSpoken { relay: RelayName },
     #[error("{relay} requires a client certificate, and this program has none; use another port of it")]
     ClientCertificate { relay: RelayName },
@@ -61,11 +62,15 @@ impl ClientTls {
             None => ServerName::try_from(relay.host().to_owned())
                 .map_err(|_| ClientTlsError::NoName(relay.clone()))?,
         };
+        let trusted = match ca {
+            Some(file) => TrustedCertificates::read(file)?,
+            None => TrustedCertificates::of_machine().ok_or(ClientTlsError::NoRoots)?,
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(ClientTlsError::Setup)?
-            .with_root_certificates(roots(ca)?)
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(trusted.server_verifier(provider)?)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { name, config: Arc::new(config) })
@@ -91,7 +96,7 @@ impl ClientTlsError {
             Error::InvalidCertificate(problem) => Self::of_certificate(relay, wanted, problem),
             Error::InvalidMessage(_) => Self::NotSpoken { relay },
             Error::AlertReceived(AlertDescription::CertificateRequired) => Self::ClientCertificate { relay },
-            other => Self::Handshake { relay, detail: other.to_string() },
+            other => Self::Handshake { relay, detail: explain(other) },
         }
     }
 
@@ -102,11 +107,15 @@ impl ClientTlsError {
             Problem::UnknownIssuer => Self::UnknownIssuer { relay },
             Problem::NotValidForName => Self::WrongName { relay, wanted, others: String::new() },
             Problem::NotValidForNameContext { presented, .. } => {
-                Self::WrongName { relay, wanted, others: named(presented) }
+                Self::WrongName { relay, wanted, others: instead(presented) }
             }
-            Problem::Expired | Problem::ExpiredContext { .. } => Self::Expired { relay },
-            Problem::NotValidYet | Problem::NotValidYetContext { .. } => Self::NotYet { relay },
-            other => Self::Certificate { relay, detail: other.to_string() },
+            Problem::Expired
+            | Problem::ExpiredContext { .. }
+            | Problem::NotValidYet
+            | Problem::NotValidYetContext { .. } => {
+                Self::Time { relay, detail: explain_certificate(problem) }
+            }
+            other => Self::Certificate { relay, detail: explain_certificate(other) },
         }
     }
 }
@@ -115,39 +124,3 @@ impl ClientTlsError {
 pub fn server_name(text: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(text.to_owned()).map_err(|_| "write a DNS name or an IP address, without a port")
 }
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, ClientTlsError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca {
-        let unusable = |detail: String| ClientTlsError::Pem { path: path.to_owned(), detail };
-        let certificates =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        for certificate in certificates.map_err(|error| unusable(error.to_string()))? {
-            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(unusable("there is no certificate in it".to_owned()));
-        }
-        return Ok(roots);
-    }
-    // Unusable certificates are skipped, as other programs on this machine do.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() { Err(ClientTlsError::NoRoots) } else { Ok(roots) }
-}
-
-/// Names that a certificate is for instead, such as ` but for a.example`.
-fn named(presented: &[String]) -> String {
-    // The library writes them as DnsName("a.example").
-    let bare = |name: &String| match name.split_once('"').and_then(|(_, rest)| rest.rsplit_once('"')) {
-        Some((name, _)) => name.to_owned(),
-        None => name.clone(),
-    };
-    let names: Vec<String> = presented.iter().take(NAMES_SHOWN_MAX).map(bare).collect();
-    match names.as_slice() {
-        [] => " nor for any name".to_owned(),
-        names => format!(" but for {}", names.join(", ")),
-    }
-}
-
-/// Number of names that the text lists. Some certificates have hundreds.
-const NAMES_SHOWN_MAX: usize = 4;

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::{NodeSummary, PeerSummaries, SUMMARY_BYTES_MAX};
-use crate::wire::{SUMMARY_HEAD_BYTES_MAX, parse_summary_reply, summary_request};
+use crate::wire::{SUMMARY_HEAD_BYTES_MAX, explain_io, parse_summary_reply, summary_request};
 
 /// A peer of the directory.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 fn told(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NO_ANSWER.to_owned(),
-        _ => error.to_string(),
+        _ => explain_io(error),
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
             result.silent.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
         reasons.sort_unstable();
         assert_eq!(reasons.len(), 4, "{reasons:?}");
-        assert!(reasons[0].starts_with("broken: invalid peer certificate"), "{reasons:?}");
+        assert!(reasons[0].starts_with("broken: the other side's certificate is not"), "{reasons:?}");
         assert!(reasons[1].contains("405") && reasons[2].contains("too long"), "{reasons:?}");
         assert_eq!(reasons[3], "silent: no answer in time");
     }

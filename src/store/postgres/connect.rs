@@ -119,7 +119,7 @@ impl Connector {
         access: Access,
     ) -> Result<Connected, StoreError> {
         let error = |error: SessionError| self.name.error(error);
-        let tls = tls::connector(&self.url.tls).map_err(|error| self.name.unreachable(error))?;
+        let tls = tls::connector(&self.url.tls).map_err(|error| self.name.tls(error))?;
         let config = self.driver_config(host)?;
         let session = PostgresSession::open(&config, &tls, self.connect_timeout, self.statement_timeout)
             .map_err(error)?;

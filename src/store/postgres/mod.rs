@@ -31,6 +31,7 @@ pub(super) use relations::SourceSchema;
 pub(super) use writer::PostgresWriter;
 
 use super::{Relation, StoreError};
+use crate::wire::{explain, explain_io};
 use session::SessionError;
 
 /// Name of a store in errors: its URL without secrets.
@@ -40,6 +41,10 @@ struct PostgresName(String);
 impl PostgresName {
     fn describe(&self) -> String {
         self.0.clone()
+    }
+
+    fn tls(&self, detail: impl ToString) -> StoreError {
+        StoreError::Tls { store: self.describe(), detail: detail.to_string() }
     }
 
     fn unreachable(&self, detail: impl ToString) -> StoreError {
@@ -70,7 +75,10 @@ impl PostgresName {
         };
         let detail = detail(&error);
         let Some(code) = error.code() else {
-            return StoreError::Unreachable { store, detail };
+            return match detail.strip_prefix(TLS_FAILED) {
+                Some(cause) => StoreError::Tls { store, detail: cause.to_owned() },
+                None => StoreError::Unreachable { store, detail },
+            };
         };
         match *code {
             SqlState::INSUFFICIENT_PRIVILEGE
@@ -105,6 +113,15 @@ fn is_outdated_plan(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().and_then(|error| error.routine()) == Some("RevalidateCachedQuery")
 }
 
+/// A cause in plain words. The driver passes on errors of the TLS library.
+fn cause(cause: &(dyn std::error::Error + 'static)) -> String {
+    match (cause.downcast_ref::<std::io::Error>(), cause.downcast_ref::<rustls::Error>()) {
+        (Some(error), _) => explain_io(error),
+        (_, Some(error)) => explain(error),
+        _ => cause.to_string(),
+    }
+}
+
 /// The error in one line: the server's message, or else the driver's with its causes.
 fn detail(error: &tokio_postgres::Error) -> String {
     let message = error.as_db_error().map(|error| match error.detail() {
@@ -113,10 +130,10 @@ fn detail(error: &tokio_postgres::Error) -> String {
     });
     let line = message.unwrap_or_else(|| {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-        std::iter::once(error.to_string())
-            .chain(causes.map(ToString::to_string))
-            .collect::<Vec<_>>()
-            .join(": ")
+        std::iter::once(error.to_string()).chain(causes.map(cause)).collect::<Vec<_>>().join(": ")
     });
     line.replace('\n', ", ")
 }
+
+/// How the driver begins its error for a TLS connection that cannot be made. It has no other mark.
+const TLS_FAILED: &str = "error performing TLS handshake: ";

@@ -1,28 +1,32 @@
 //! TLS to a server by rustls, with the meaning that libpq gives `sslmode`.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::postgres::{PostgresTls, RootCertificates, TlsMode};
-use crate::wire::AnyCertificate;
+use crate::wire::{
+    AnyCertificate, PemFileError, TrustError, TrustedCertificates, explain, read_certificates,
+    read_private_key,
+};
 
 /// Reason why TLS to a server cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostgresTlsError {
-    #[error("{path} cannot be read as PEM: {detail}")]
-    Pem { path: String, detail: String },
+    #[error("sslrootcert {0}")]
+    Root(TrustError),
+    #[error("sslcert {0}")]
+    Certificate(PemFileError),
+    #[error("sslkey {0}")]
+    Key(PemFileError),
     #[error("this machine trusts no certificate; name one by sslrootcert")]
     NoRoots,
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Refused(#[from] Error),
 }
 
@@ -41,8 +45,9 @@ pub(super) fn connector(tls: &PostgresTls) -> Result<MakeRustlsConnect, Postgres
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let config = match &tls.client {
         Some(client) => {
-            let key = PrivateKeyDer::from_pem_file(&client.key).map_err(|error| pem(&client.key, &error))?;
-            builder.with_client_auth_cert(certificates(&client.certificate)?, key)?
+            let key = read_private_key(&client.key).map_err(PostgresTlsError::Key)?;
+            let chain = read_certificates(&client.certificate).map_err(PostgresTlsError::Certificate)?;
+            builder.with_client_auth_cert(chain, key)?
         }
         None => builder.with_no_client_auth(),
     };
@@ -77,46 +82,18 @@ fn verification(tls: &PostgresTls) -> Verification {
 fn chain_verifier(
     root: &RootCertificates,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, PostgresTlsError> {
-    let mut roots = RootCertStore::empty();
-    match root {
-        RootCertificates::File(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate)?;
-            }
-        }
-        RootCertificates::System => {
-            // A certificate that does not parse is left out, as other programs on the machine do.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(PostgresTlsError::NoRoots);
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| PostgresTlsError::Refused(Error::General(error.to_string())))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PostgresTlsError> {
-    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match certificates.map_err(|error| pem(path, &error))? {
-        none if Vec::is_empty(&none) => Err(PostgresTlsError::Pem {
-            path: path.display().to_string(),
-            detail: "there is no certificate in it".to_owned(),
-        }),
-        certificates => Ok(certificates),
-    }
-}
-
-fn pem(path: &Path, error: &rustls::pki_types::pem::Error) -> PostgresTlsError {
-    PostgresTlsError::Pem { path: path.display().to_string(), detail: error.to_string() }
+) -> Result<Arc<dyn ServerCertVerifier>, PostgresTlsError> {
+    let trusted = match root {
+        RootCertificates::File(path) => TrustedCertificates::read(path).map_err(PostgresTlsError::Root)?,
+        RootCertificates::System => TrustedCertificates::of_machine().ok_or(PostgresTlsError::NoRoots)?,
+    };
+    Ok(trusted.server_verifier(provider)?)
 }
 
 /// Follows the certificate to a root, and accepts it for any host: `verify-ca`.
 #[derive(Debug)]
 struct AnyNameVerifier {
-    chain: Arc<WebPkiServerVerifier>,
+    chain: Arc<dyn ServerCertVerifier>,
 }
 
 impl ServerCertVerifier for AnyNameVerifier {

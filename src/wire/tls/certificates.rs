@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use rustls::SignatureScheme;
 use rustls::client::{ResolvesClientCert, verify_server_name};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+
+use super::explain::{explain, explain_certificate};
 
 /// Certificate chains with their keys; at least one.
 #[derive(Debug)]
@@ -16,9 +18,14 @@ pub struct Certificates(Vec<Arc<CertifiedKey>>);
 pub enum CertificatesError {
     #[error("there is no certificate")]
     None,
-    #[error("its key does not belong to the certificate")]
+    #[error("its key does not belong to the certificate; name the two files that were made together")]
     OtherKey,
-    #[error("the certificate is not understood: {0}")]
+    #[error(
+        "the chain is in the wrong order: the key belongs to certificate {place} of the file; put that one first, and then \
+         each one's signer"
+    )]
+    Order { place: usize },
+    #[error("the certificate {}", explain_malformed(.0))]
     Malformed(rustls::Error),
 }
 
@@ -69,7 +76,25 @@ fn check(key: &CertifiedKey) -> Result<(), CertificatesError> {
     match key.keys_match() {
         // Some keys cannot be compared.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(()),
-        Err(_) => Err(CertificatesError::OtherKey),
+        Err(_) => Err(match place_of_key(key) {
+            Some(place) => CertificatesError::Order { place },
+            None => CertificatesError::OtherKey,
+        }),
+    }
+}
+
+/// The place in the chain of the certificate that the key belongs to, from 1.
+fn place_of_key(key: &CertifiedKey) -> Option<usize> {
+    let belongs = |certificate: &CertificateDer<'static>| {
+        CertifiedKey::new(vec![certificate.clone()], Arc::clone(&key.key)).keys_match().is_ok()
+    };
+    key.cert.iter().position(belongs).map(|place| place + 1)
+}
+
+fn explain_malformed(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(problem) => explain_certificate(problem),
+        other => format!("cannot be used: {}", explain(other)),
     }
 }
 
@@ -110,6 +135,14 @@ mod tests {
         let names = ["a.example", "x.wide.example", "first.example", "other.example", "wide.example", "?"];
         assert_eq!(names.map(|name| shown(Some(name))), [1, 1, 0, 0, 0, 0]);
         assert_eq!(shown(None), 0);
+    }
+
+    #[test]
+    fn a_chain_that_does_not_begin_with_the_keys_certificate_is_told() {
+        let (mut own, other) = (key(&["a.example"]), key(&["b.example"]));
+        own.cert.insert(0, other.cert[0].clone());
+        let refused = Certificates::new(vec![own]).unwrap_err().to_string();
+        assert!(refused.contains("wrong order: the key belongs to certificate 2"), "{refused}");
     }
 
     #[test]

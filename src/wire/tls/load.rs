@@ -3,20 +3,19 @@
 //! The files are read here and only here: when a configuration is read. A file that changes later counts from the
 //! next read on, which is a reload or a start.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
 
+use super::explain::explain;
+use super::pem::{PemFileError, read_certificates, read_private_key};
+use super::trust::{ClientCertificate, TrustError, TrustedCertificates};
+use super::validity::ShownCertificate;
 use super::{Certificates, CertificatesError};
 use crate::config::{
     CertificateFiles, ClientCertificates, ClientListenerTls, Config, ForwardTls, KeyProblem, Listen,
@@ -30,6 +29,8 @@ pub struct TlsConfigs {
     clients: Vec<Option<Arc<ServerConfig>>>,
     /// `None` for a node that stands alone.
     peers: Option<PeerTlsConfigs>,
+    /// The certificates of all of them.
+    shown: Vec<ShownCertificate>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,21 +53,20 @@ pub struct TlsLoadError {
 /// A certificate file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
-    #[error("{}: {source}", .file.display())]
-    Unreadable { file: PathBuf, source: std::io::Error },
-    #[error("{}: larger than {PEM_BYTES_MAX} bytes, so it is no PEM file of certificates", .0.display())]
-    TooLarge(PathBuf),
-    #[error("{}: no {what} in PEM: {source}", .file.display())]
-    NotPem { file: PathBuf, what: &'static str, source: pem::Error },
-    #[error("{}: a key of a kind that is not supported: {source}", .file.display())]
+    #[error(transparent)]
+    Pem(#[from] PemFileError),
+    #[error(
+        "{}: a key of a kind that is not supported ({}); use ECDSA (P-256 or P-384), Ed25519, or RSA of 2048 bits or more",
+        .file.display(), explain(.source)
+    )]
     Key { file: PathBuf, source: rustls::Error },
     #[error("{}: {source}", .file.display())]
     Certificate { file: PathBuf, source: CertificatesError },
-    #[error("{}: not usable as certificates of a CA: {detail}", .file.display())]
-    Ca { file: PathBuf, detail: String },
+    #[error(transparent)]
+    Ca(#[from] TrustError),
     #[error("the certificate is not for {0}, so other nodes would refuse it; make one for that name")]
     OtherName(String),
-    #[error("TLS cannot be set up: {0}")]
+    #[error("TLS cannot be set up: {}; please report it", explain(.0))]
     Setup(#[from] rustls::Error),
 }
 
@@ -74,16 +74,39 @@ impl TlsConfigs {
     /// Reads all certificate files that `config` names.
     pub fn load(config: &Config) -> Result<Self, TlsLoadError> {
         let mut clients = Vec::with_capacity(config.listen.len());
+        let mut shown = Vec::new();
         for (place, listen) in config.listen.iter().enumerate() {
             let Some(ListenTls::Clients(tls)) = &listen.tls else {
                 clients.push(None);
                 continue;
             };
-            let at_key = |source| TlsLoadError { key: format!("listen.{place}.tls"), source };
-            clients.push(Some(Arc::new(client_listener(tls).map_err(at_key)?)));
+            let key = listener_key(place);
+            let at_key = |source| TlsLoadError { key: key.clone(), source };
+            let provider = Arc::new(default_provider());
+            let keys = certified_keys(&tls.certificates, &provider).map_err(at_key)?;
+            let chains = tls.certificates.iter().zip(&keys);
+            shown.extend(
+                chains.filter_map(|(files, own)| ShownCertificate::of(&key, files.chain.clone(), &own.cert)),
+            );
+            clients.push(Some(Arc::new(client_listener(tls, keys, provider).map_err(at_key)?)));
         }
         let peers = config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose()?;
-        Ok(Self { clients, peers })
+        let peers = peers.map(|(peers, certificate)| {
+            shown.extend(certificate);
+            peers
+        });
+        Ok(Self { clients, peers, shown })
+    }
+
+    /// The certificates that this node shows to clients and to other nodes.
+    pub fn shown(&self) -> &[ShownCertificate] {
+        &self.shown
+    }
+
+    /// The certificates that clients of the listener at `place` of `listen` may get.
+    pub fn shown_by_listener(&self, place: usize) -> impl Iterator<Item = &ShownCertificate> {
+        let key = listener_key(place);
+        self.shown.iter().filter(move |shown| shown.key == key)
     }
 
     /// The settings of the listener at `place` of `listen`; `None` where it speaks no TLS.
@@ -107,9 +130,12 @@ impl From<TlsLoadError> for KeyProblem {
 }
 
 impl PeerTlsConfigs {
-    fn load(tls: &ForwardTls, config: &Config) -> Result<Self, TlsLoadError> {
-        let at_key = |source| TlsLoadError { key: "forward.tls".to_owned(), source };
-        let certificates = peer_certificates(tls).map_err(at_key)?;
+    fn load(tls: &ForwardTls, config: &Config) -> Result<(Self, Option<ShownCertificate>), TlsLoadError> {
+        let at_key = |source| TlsLoadError { key: PEERS_KEY.to_owned(), source };
+        let certified = certified_key(&tls.chain, &tls.key, &default_provider()).map_err(at_key)?;
+        let shown = ShownCertificate::of(PEERS_KEY, tls.chain.clone(), &certified.cert);
+        let certificates = Certificates::new(vec![certified])
+            .map_err(|source| at_key(TlsFileError::Certificate { file: tls.chain.clone(), source }))?;
         // A node without a listener or with a name that cannot be used is refused for that.
         let name =
             config.vpn.node.as_deref().filter(|name| config.forward.listen.is_some() && is_node_name(name));
@@ -119,22 +145,22 @@ impl PeerTlsConfigs {
             let source = TlsFileError::OtherName(name.to_owned());
             return Err(TlsLoadError { key: "forward.tls.chain".to_owned(), source });
         }
-        Self::new(tls, Arc::new(certificates)).map_err(at_key)
+        Ok((Self::new(tls, Arc::new(certificates)).map_err(at_key)?, shown))
     }
 
     fn new(tls: &ForwardTls, certificates: Arc<Certificates>) -> Result<Self, TlsFileError> {
         let provider = Arc::new(default_provider());
-        let roots = Arc::new(read_roots(&tls.ca)?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| TlsFileError::Ca { file: tls.ca.clone(), detail: error.to_string() })?;
+        let trusted = TrustedCertificates::read(&tls.ca)?;
+        let verifier = trusted.client_verifier(Arc::clone(&provider), ClientCertificate::Required)?;
+        let of_server = trusted.server_verifier(Arc::clone(&provider))?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::<Certificates>::clone(&certificates));
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(of_server)
             .with_client_cert_resolver(certificates);
         // The kernel needs the secrets where it takes over a connection.
         (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
@@ -142,14 +168,11 @@ impl PeerTlsConfigs {
     }
 }
 
-fn peer_certificates(tls: &ForwardTls) -> Result<Certificates, TlsFileError> {
-    let certified = certified_key(&tls.chain, &tls.key, &default_provider())?;
-    Certificates::new(vec![certified])
-        .map_err(|source| TlsFileError::Certificate { file: tls.chain.clone(), source })
-}
-
-fn client_listener(tls: &ClientListenerTls) -> Result<ServerConfig, TlsFileError> {
-    let provider = Arc::new(default_provider());
+fn client_listener(
+    tls: &ClientListenerTls,
+    keys: Vec<CertifiedKey>,
+    provider: Arc<CryptoProvider>,
+) -> Result<ServerConfig, TlsFileError> {
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         MinTlsVersion::Tls12 => &[&version::TLS12, &version::TLS13],
         MinTlsVersion::Tls13 => &[&version::TLS13],
@@ -160,7 +183,11 @@ fn client_listener(tls: &ClientListenerTls) -> Result<ServerConfig, TlsFileError
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_cert_resolver(Arc::new(certificates(&tls.certificates, &provider)?));
+    let certificates = Certificates::new(keys).map_err(|source| {
+        let file = tls.certificates.first().map(|files| files.chain.clone()).unwrap_or_default();
+        TlsFileError::Certificate { file, source }
+    })?;
+    let mut server = builder.with_cert_resolver(Arc::new(certificates));
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     server.ticketer = Ticketer::new()?;
     // The kernel needs the secrets where it takes over a connection.
@@ -168,12 +195,11 @@ fn client_listener(tls: &ClientListenerTls) -> Result<ServerConfig, TlsFileError
     Ok(server)
 }
 
-fn certificates(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Certificates, TlsFileError> {
-    let keys = files.iter().map(|CertificateFiles { chain, key }| certified_key(chain, key, provider));
-    Certificates::new(keys.collect::<Result<_, _>>()?).map_err(|source| {
-        let file = files.first().map(|files| files.chain.clone()).unwrap_or_default();
-        TlsFileError::Certificate { file, source }
-    })
+fn certified_keys(
+    files: &[CertificateFiles],
+    provider: &CryptoProvider,
+) -> Result<Vec<CertifiedKey>, TlsFileError> {
+    files.iter().map(|CertificateFiles { chain, key }| certified_key(chain, key, provider)).collect()
 }
 
 /// The check of clients' certificates; `None` where clients are not asked for one.
@@ -184,22 +210,19 @@ fn client_verifier(
     let (ClientCertificates::Optional { ca } | ClientCertificates::Required { ca }) = asked else {
         return Ok(None);
     };
-    let roots = Arc::new(read_roots(ca)?);
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
-    let builder = match asked {
-        ClientCertificates::Optional { .. } => builder.allow_unauthenticated(),
-        ClientCertificates::NotAsked | ClientCertificates::Required { .. } => builder,
+    let asked = match asked {
+        ClientCertificates::Optional { .. } => ClientCertificate::Optional,
+        ClientCertificates::NotAsked | ClientCertificates::Required { .. } => ClientCertificate::Required,
     };
-    let unusable = |error: rustls::server::VerifierBuilderError| TlsFileError::Ca {
-        file: ca.clone(),
-        detail: error.to_string(),
-    };
-    builder.build().map(Some).map_err(unusable)
+    Ok(Some(TrustedCertificates::read(ca)?.client_verifier(Arc::clone(provider), asked)?))
 }
 
 /// Reads a certificate, the ones between it and its root, and the private key that belongs to it.
 fn certified_key(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFileError> {
-    let certified = CertifiedKey::new(read_certificates(chain)?, read_key(key, provider)?);
+    let unsupported = |source| TlsFileError::Key { file: key.to_owned(), source };
+    let certificates = read_certificates(chain)?;
+    let own = provider.key_provider.load_private_key(read_private_key(key)?).map_err(unsupported)?;
+    let certified = CertifiedKey::new(certificates, own);
     Certificates::new(vec![certified.clone()]).map_err(|source| {
         let file = if matches!(source, CertificatesError::OtherKey) { key } else { chain };
         TlsFileError::Certificate { file: file.to_owned(), source }
@@ -207,46 +230,10 @@ fn certified_key(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<
     Ok(certified)
 }
 
-/// Reads the certificates of CAs.
-fn read_roots(file: &Path) -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsFileError::Ca { file: file.to_owned(), detail: error.to_string() })?;
-    }
-    Ok(roots)
+/// The key of a listener's TLS settings.
+fn listener_key(place: usize) -> String {
+    format!("listen.{place}.tls")
 }
 
-/// Reads all certificates of a PEM file, which has at least one.
-fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let not_pem = |source| TlsFileError::NotPem { file: file.to_owned(), what: "certificate", source };
-    let text = read(file)?;
-    let certificates =
-        CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(not_pem)?;
-    if certificates.is_empty() { Err(not_pem(pem::Error::NoItemsFound)) } else { Ok(certificates) }
-}
-
-fn read_key(
-    file: &Path,
-    provider: &CryptoProvider,
-) -> Result<Arc<dyn rustls::sign::SigningKey>, TlsFileError> {
-    let key = PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|source| TlsFileError::NotPem {
-        file: file.to_owned(),
-        what: "private key",
-        source,
-    })?;
-    let unsupported = |source| TlsFileError::Key { file: file.to_owned(), source };
-    provider.key_provider.load_private_key(key).map_err(unsupported)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, TlsFileError> {
-    let mut text = Vec::new();
-    File::open(file)
-        .and_then(|opened| opened.take(PEM_BYTES_MAX + 1).read_to_end(&mut text))
-        .map_err(|source| TlsFileError::Unreadable { file: file.to_owned(), source })?;
-    if text.len() as u64 > PEM_BYTES_MAX { Err(TlsFileError::TooLarge(file.to_owned())) } else { Ok(text) }
-}
-
-/// Bytes of a PEM file. A bundle of all public CAs has about 250 KiB.
-const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The key of the TLS settings between nodes.
+const PEERS_KEY: &str = "forward.tls";

@@ -2,10 +2,14 @@
 
 mod any_certificate;
 mod certificates;
+mod explain;
 mod load;
+mod pem;
 mod sealed;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod validity;
 
 use std::sync::Arc;
 
@@ -18,8 +22,12 @@ use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use crate::sys::kernel_tls::Keys;
 pub use any_certificate::AnyCertificate;
 use certificates::{Certificates, CertificatesError};
+pub use explain::{explain, explain_certificate, explain_io, instead};
 pub use load::{TlsConfigs, TlsFileError, TlsLoadError};
+pub use pem::{PemFileError, read_certificates, read_private_key};
 pub use sealed::Sealed;
+pub use trust::{TrustError, TrustedCertificates};
+pub use validity::{CertificateState, ShownCertificate};
 
 /// One side of a TLS connection.
 pub struct TlsConnection {
@@ -40,7 +48,7 @@ enum TlsSide {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol, or its offer or its certificate is not accepted.
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Protocol(#[from] rustls::Error),
     #[error("nothing can be sent before the handshake is over")]
     NotOpen,

@@ -183,7 +183,7 @@ fn a_client_gets_the_refusal_of_its_certificate_although_it_has_sent_a_request()
     put(&mut pair.to_client, |out| pair.server.receive(&pair.to_server, &mut plain, out)).unwrap_err();
     assert!(plain.is_empty());
     let alert = pair.client.receive(&pair.to_client, &mut plain, &mut Sealed::default()).unwrap_err();
-    assert!(alert.to_string().contains("UnknownCA"), "{alert}");
+    assert!(alert.to_string().contains("unknown_ca"), "{alert}");
 }
 
 proptest! {
