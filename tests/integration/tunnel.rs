@@ -82,6 +82,59 @@ fn a_tunnel_that_breaks_is_a_failure_even_while_stdin_stays_open() {
 }
 
 #[test]
+fn a_closed_stdout_is_told_as_that() {
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::listening(V4);
+    let mut client = piped(&site, &relay, device.port());
+    let mut device = device.accept();
+    drop(client.stdout.take());
+    device.write_all(b"for nobody").unwrap();
+    let status = wait_for(|| client.try_wait().unwrap()).expect("it ends");
+    assert_eq!(status.code(), Some(1));
+    let mut message = String::new();
+    client.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert!(message.contains("stdout was closed; the program that reads it has ended"), "{message}");
+}
+
+/// What a program that listens where a relay should be hears of the client. It answers nothing but nonsense.
+fn heard_of(site: &Site, host: &str, option: Option<&str>) -> Vec<u8> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = format!("{host}:{}", listener.local_addr().unwrap().port());
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(|| {
+            let mut socket = listener.accept().unwrap().0;
+            let mut heard = vec![0; 4096];
+            let len = socket.read(&mut heard).unwrap();
+            heard.truncate(len);
+            socket.write_all(b"nonsense\r\n\r\n").unwrap();
+            heard
+        });
+        let output = output_of(tunnel(site, &relay, 22).arg("--stdio").args(option), b"");
+        assert_eq!(output.status.code(), Some(1));
+        heard.join().unwrap()
+    })
+}
+
+#[test]
+fn a_token_is_sent_in_the_clear_only_to_loopback_or_where_that_is_asked_for() {
+    let site = Site::new("");
+    let has_token = |heard: &[u8]| String::from_utf8_lossy(heard).contains(&site.token);
+    // This leads to this machine too, and yet is no loopback address.
+    let other = heard_of(&site, "0.0.0.0", None);
+    assert!(!has_token(&other) && other.starts_with(&[TLS_HANDSHAKE]), "{other:?}");
+    assert!(has_token(&heard_of(&site, "0.0.0.0", Some("--plain"))));
+    for host in ["127.0.0.1", "localhost"] {
+        assert!(has_token(&heard_of(&site, host, None)), "{host}");
+        let with_tls = heard_of(&site, host, Some("--tls"));
+        assert!(!has_token(&with_tls) && with_tls.starts_with(&[TLS_HANDSHAKE]), "{host}: {with_tls:?}");
+    }
+}
+
+/// The first byte of a TLS handshake's record.
+const TLS_HANDSHAKE: u8 = 22;
+
+#[test]
 fn every_refusal_is_told_in_words_and_leaves_stdout_empty() {
     let site = Site::new("timeouts.connect = '300ms'\nlimits.sessions_per_device = 1");
     let relay = site.start();
@@ -180,6 +233,21 @@ fn a_refused_local_connection_is_reset_and_told_and_the_next_one_is_tried_anew()
     let mut received = [0; 5];
     at_device.read_exact(&mut received).unwrap();
     assert_eq!(&received, b"hello");
+}
+
+#[test]
+fn a_local_connection_that_breaks_is_told_as_that() {
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::listening(V4);
+    let (mut running, address) = listening(tunnel(&site, &relay.address().to_string(), device.port()));
+    let local = connect(address);
+    let mut at_device = device.accept();
+    reset(local);
+    let mut message = String::new();
+    BufReader::new(running.0.stderr.as_mut().unwrap()).read_line(&mut message).unwrap();
+    assert!(message.contains("the local connection broke"), "{message}");
+    assert_eq!(receive(&mut at_device).1, End::Reset);
 }
 
 #[test]

@@ -344,6 +344,17 @@ fn a_certificate_that_signed_itself_is_enough_where_it_is_trusted() {
 }
 
 #[test]
+fn a_closed_stdout_is_told_as_that() {
+    let scene = Scene::new(Device::listening(V4));
+    let mut client = scene.piped();
+    let mut device = scene.device.accept();
+    drop(client.stdout.take());
+    device.write_all(b"for nobody").unwrap();
+    let message = end_of(client);
+    assert!(message.contains("stdout was closed; the program that reads it has ended"), "{message}");
+}
+
+#[test]
 fn the_wrong_name_is_told_with_those_that_the_certificate_has() {
     let scene = Scene::new(Device::echo(V4));
     let mut command = scene.bare(scene.relay.address());
@@ -405,6 +416,6 @@ fn a_file_without_certificates_and_a_lonely_option_are_told() {
     assert!(message.contains("--ca ") && message.contains("empty.pem: it is not PEM"), "{message}");
     let mut command = Command::new(BINARY);
     command.args(["tunnel", &format!("{DEVICE}:22"), "--relay", "127.0.0.1:1", "--server-name", NAME]);
-    let output = output_of(&mut command, b"");
-    assert_eq!(output.status.code(), Some(2), "it makes no sense without --tls");
+    let output = output_of(command.arg("--plain"), b"");
+    assert_eq!(output.status.code(), Some(2), "it makes no sense with --plain");
 }

@@ -15,16 +15,22 @@ use crate::cli::tunnel::{
     ClientTls, RelayConnection, RelayEndpoint, RelayName, TunnelError, TunnelRefusal, TunnelTarget,
     read_token,
 };
-use crate::wire::Token;
+use crate::wire::{Token, explain_io};
 
 /// Reason why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepFailure {
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
-    #[error("{target} opened, but its first bytes did not arrive: {source}; check the service on the device")]
+    #[error(
+        "{target} opened, but its first bytes did not arrive: {}; check the service on the device",
+        explain_io(source)
+    )]
     Silent { target: TunnelTarget, source: io::Error },
-    #[error("{target} opened, but did not accept a request: {source}; check the service on the device")]
+    #[error(
+        "{target} opened, but did not accept a request: {}; check the service on the device",
+        explain_io(source)
+    )]
     Deaf { target: TunnelTarget, source: io::Error },
     #[error("{target} began with \"{}\" instead of \"{expected}\"; check the service there, or --expect and --http",
         came.escape_ascii())]
@@ -127,9 +133,7 @@ impl CanaryRun {
     fn connect(&self, until: Instant) -> Result<TcpStream, StepFailure> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = resolve(&self.relay.name, until).map_err(unresolved)?;
-        let left = until.saturating_duration_since(Instant::now());
-        let each = left / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        Ok(self.relay.connect(&addresses, each.max(CONNECT_TIME_MIN))?)
+        Ok(self.relay.connect(&addresses, until)?)
     }
 
     fn link(&self, until: Instant) -> Result<RelayConnection, StepFailure> {
@@ -211,6 +215,3 @@ fn resolve(relay: &RelayName, until: Instant) -> io::Result<Vec<SocketAddr>> {
 
 /// First bytes of every HTTP response.
 const HTTP: &str = "HTTP/1.";
-
-/// Shortest time to connect. A connect without any time fails.
-const CONNECT_TIME_MIN: Duration = Duration::from_millis(1);

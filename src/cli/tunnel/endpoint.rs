@@ -10,9 +10,9 @@ use socket2::{SockRef, TcpKeepalive};
 use super::connection::{DeadlineStream, RelayConnection};
 use super::names::{RelayName, TunnelTarget};
 use super::refusal::TunnelRefusal;
-use super::reply;
 use super::tls::ClientTls;
 use super::{ClientTlsError, TunnelError};
+use super::{race, reply};
 use crate::wire::Token;
 
 /// A relay, with the TLS settings for it.
@@ -23,22 +23,15 @@ pub struct RelayEndpoint {
 }
 
 impl RelayEndpoint {
-    /// Connects to the first of `addresses` that accepts, each within `each`.
-    pub fn connect(&self, addresses: &[SocketAddr], each: Duration) -> Result<TcpStream, TunnelError> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(address, each) {
-                Ok(stream) => {
-                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-                    // Both settings only help; a tunnel works without them.
-                    let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-                    let _unset = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(TunnelError::Connect { relay: self.name.clone(), source: last })
+    /// Connects to the first of `addresses` that accepts by `until`. They are tried side by side.
+    pub fn connect(&self, addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, TunnelError> {
+        let stream = race::connect_first(addresses, until)
+            .map_err(|source| TunnelError::Connect { relay: self.name.clone(), source })?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
+        // Both settings only help; a tunnel works without them.
+        let _unset = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let _unset = stream.set_nodelay(true);
+        Ok(stream)
     }
 
     /// Runs the TLS handshake, where the relay uses TLS.

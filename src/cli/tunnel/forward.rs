@@ -18,7 +18,23 @@ pub(super) enum TunnelEnd {
     /// Both directions ended by a FIN, which was passed on.
     Whole,
     /// One direction failed. Both sockets were reset.
-    Broken(io::Error),
+    Broken(BrokenEnd),
+}
+
+/// The end that failed.
+#[derive(Debug)]
+pub(super) enum BrokenEnd {
+    Tunnel(io::Error),
+    /// The local end, from which bytes go to the device.
+    Input(io::Error),
+    /// The local end that gets the device's bytes.
+    Output(io::Error),
+}
+
+impl From<io::Error> for BrokenEnd {
+    fn from(error: io::Error) -> Self {
+        Self::Tunnel(error)
+    }
 }
 
 /// Forwards until both directions have ended.
@@ -27,10 +43,11 @@ pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<TunnelEnd
     std::thread::scope(|scope| {
         let up = std::thread::Builder::new()
             .name("tunnel-up".into())
-            .spawn_scoped(scope, || pair.forward(local, tunnel))
+            .spawn_scoped(scope, || pair.forward(|| upward(local, tunnel), tunnel))
             .map_err(TunnelError::Thread)?;
-        let down = pair.forward(tunnel, local);
-        let up = up.join().unwrap_or_else(|_| Err(io::Error::other("a thread of this program failed")));
+        let down = pair.forward(|| downward(tunnel, local), local);
+        let failed = || Err(io::Error::other("a thread of this program failed").into());
+        let up = up.join().unwrap_or_else(|_| failed());
         Ok(match up.and(down) {
             Ok(()) => TunnelEnd::Whole,
             Err(error) => TunnelEnd::Broken(error),
@@ -41,24 +58,24 @@ pub(super) fn sockets(local: &TcpStream, tunnel: &TcpStream) -> Result<TunnelEnd
 /// Forwards stdin and stdout until both directions have ended, or one has failed.
 ///
 /// A thread that reads stdin cannot be woken, so the caller must end the process after a failure.
-pub(super) fn stdio(tunnel: TcpStream) -> Result<(), TunnelError> {
+pub(super) fn stdio(tunnel: TcpStream) -> Result<TunnelEnd, TunnelError> {
     let (input, output) = take_stdio().map_err(TunnelError::Stdio)?;
     let (done, ends) = bounded(2);
-    let upward = tunnel.try_clone().map_err(TunnelError::Stdio)?;
+    let to_device = tunnel.try_clone().map_err(TunnelError::Stdio)?;
     let up_done = done.clone();
     let up = move || {
-        let ended = pump(&input, &upward).and_then(|()| upward.shutdown(Shutdown::Write));
+        let ended = upward(&input, &to_device).and_then(|()| Ok(to_device.shutdown(Shutdown::Write)?));
         let _nobody_waits = up_done.send(ended);
     };
     let down = move || {
-        let ended = pump(&tunnel, &output);
+        let ended = downward(&tunnel, &output);
         // Close stdout, so that its reader sees the device's FIN while stdin is still forwarded.
         drop(output);
         let _nobody_waits = done.send(ended);
     };
     std::thread::Builder::new().name("tunnel-up".into()).spawn(up).map_err(TunnelError::Thread)?;
     std::thread::Builder::new().name("tunnel-down".into()).spawn(down).map_err(TunnelError::Thread)?;
-    ends.iter().collect::<io::Result<()>>().map_err(TunnelError::Broken)
+    Ok(ends.iter().collect::<Result<(), BrokenEnd>>().map_or_else(TunnelEnd::Broken, |()| TunnelEnd::Whole))
 }
 
 /// Two connected sockets, shared by the threads of both directions.
@@ -70,8 +87,13 @@ struct SocketPair<'a> {
 }
 
 impl SocketPair<'_> {
-    fn forward(&self, source: &TcpStream, sink: &TcpStream) -> io::Result<()> {
-        match pump(source, sink) {
+    /// Runs one direction, and passes its end on to `sink`.
+    fn forward(
+        &self,
+        direction: impl FnOnce() -> Result<(), BrokenEnd>,
+        sink: &TcpStream,
+    ) -> Result<(), BrokenEnd> {
+        match direction() {
             Ok(()) if self.is_broken.load(Ordering::Acquire) => Ok(()),
             Ok(()) => {
                 // A failure means that the sink is gone, which the other direction will see.
@@ -95,15 +117,30 @@ impl SocketPair<'_> {
     }
 }
 
+/// Copies the local end's bytes to the device.
+fn upward(input: impl Read, tunnel: impl Write) -> Result<(), BrokenEnd> {
+    pump(input, tunnel, BrokenEnd::Input, BrokenEnd::Tunnel)
+}
+
+/// Copies the device's bytes to the local end.
+fn downward(tunnel: impl Read, output: impl Write) -> Result<(), BrokenEnd> {
+    pump(tunnel, output, BrokenEnd::Tunnel, BrokenEnd::Output)
+}
+
 /// Copies bytes; each chunk is written before the next is read. `io::copy` has 8 KiB chunks and half the speed.
-fn pump(mut source: impl Read, mut sink: impl Write) -> io::Result<()> {
+fn pump(
+    mut source: impl Read,
+    mut sink: impl Write,
+    source_failed: fn(io::Error) -> BrokenEnd,
+    sink_failed: fn(io::Error) -> BrokenEnd,
+) -> Result<(), BrokenEnd> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match source.read(&mut chunk) {
             Ok(0) => return Ok(()),
-            Ok(len) => sink.write_all(&chunk[..len])?,
+            Ok(len) => sink.write_all(&chunk[..len]).map_err(sink_failed)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(source_failed(error)),
         }
     }
 }

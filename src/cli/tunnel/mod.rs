@@ -6,6 +6,7 @@ mod connection;
 mod endpoint;
 mod forward;
 mod names;
+mod race;
 mod refusal;
 mod reply;
 mod tls;
@@ -24,7 +25,7 @@ use socket2::SockRef;
 
 use super::output::CommandError;
 use crate::wire::Token;
-use forward::TunnelEnd;
+use forward::{BrokenEnd, TunnelEnd};
 
 pub use connection::RelayConnection;
 pub use endpoint::RelayEndpoint;
@@ -54,15 +55,26 @@ pub struct TunnelArgs {
     /// Read the token from this file instead of SLUICEGATE_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Connect with TLS.
+    /// Connect without TLS. Everybody on the way can then read the token.
+    #[arg(long, conflicts_with_all = ["tls", "ca", "server_name"])]
+    plain: bool,
+    /// Connect with TLS to a loopback address too. To all others, TLS is the default.
     #[arg(long)]
     tls: bool,
-    /// PEM file with the CA certificates to trust, instead of those of this machine.
-    #[arg(long, value_name = "FILE", requires = "tls")]
+    /// PEM file with the certificates to trust, instead of those of this machine: of a CA, or of the relay itself.
+    #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Name that the relay's certificate must have, if it differs from the host in --relay.
-    #[arg(long, value_name = "NAME", requires = "tls", value_parser = server_name)]
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
     server_name: Option<ServerName<'static>>,
+}
+
+impl TunnelArgs {
+    /// True where the token and the tunnel go through TLS. An option that only TLS has a use for asks for it.
+    fn uses_tls(&self) -> bool {
+        let asks = self.tls || self.ca.is_some() || self.server_name.is_some();
+        asks || !(self.plain || self.relay.is_loopback())
+    }
 }
 
 /// Reason why a tunnel failed. Each text ends in a remedy.
@@ -92,6 +104,14 @@ pub enum TunnelError {
     Refused(TunnelRefusal),
     #[error("the tunnel broke: {0}; the device or the relay has ended it, or a right was revoked")]
     Broken(io::Error),
+    #[error("the local connection broke: {0}; the program on this machine has ended it")]
+    Local(io::Error),
+    #[error("stdin cannot be read: {0}; check where it comes from")]
+    Stdin(io::Error),
+    #[error("stdout was closed; the program that reads it has ended, and so does the tunnel")]
+    StdoutClosed,
+    #[error("stdout cannot be written: {0}; check where it leads to")]
+    Stdout(io::Error),
     #[error("no thread can be started: {0}; raise the limit on processes")]
     Thread(io::Error),
     #[error("stdin and stdout cannot be used: {0}")]
@@ -101,7 +121,8 @@ pub enum TunnelError {
 /// Runs until the tunnel ends (`--stdio`), or until the process is killed (`--listen`).
 pub fn run(args: TunnelArgs) -> Result<(), CommandError> {
     let token = token::read(args.token_file.as_deref())?;
-    let tls = args.tls.then(|| ClientTls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
+    let tls =
+        args.uses_tls().then(|| ClientTls::new(&args.relay, args.ca.as_deref(), args.server_name.as_ref()));
     let tls = tls.transpose().map_err(TunnelError::from)?;
     let client = TunnelClient { relay: RelayEndpoint { name: args.relay, tls }, target: args.target, token };
     if args.stdio {
@@ -124,7 +145,7 @@ impl TunnelClient {
     fn open(&self) -> Result<RelayConnection, TunnelError> {
         let unresolved = |source| TunnelError::Resolve { relay: self.relay.name.clone(), source };
         let addresses = self.relay.name.resolve().map_err(unresolved)?;
-        let socket = self.relay.connect(&addresses, CONNECT_TIMEOUT)?;
+        let socket = self.relay.connect(&addresses, Instant::now() + CONNECT_TIMEOUT)?;
         let mut link = self.relay.secure(socket, Instant::now() + REPLY_TIMEOUT)?;
         link.set_deadline(Instant::now() + REPLY_TIMEOUT);
         match self.relay.request(&mut link, &self.target, &self.token)? {
@@ -136,13 +157,14 @@ impl TunnelClient {
     fn carry_stdio(&self) -> Result<(), TunnelError> {
         match self.open()? {
             RelayConnection::Plain(socket) => {
-                forward::stdio(socket.into_socket().map_err(TunnelError::Broken)?)
+                let tunnel = socket.into_socket().map_err(TunnelError::Broken)?;
+                forward::stdio(tunnel)?.into_result(LocalKind::Stdio)
             }
             RelayConnection::Tls(stream) => {
                 let (input, output) = forward::take_stdio().map_err(TunnelError::Stdio)?;
                 let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
                 let local = tls_carrier::LocalEnd { input: input.into(), output: output.into() };
-                tls_carrier::carry(stream.conn, socket, local).into_result()
+                tls_carrier::carry(stream.conn, socket, local).into_result(LocalKind::Stdio)
             }
         }
     }
@@ -183,14 +205,14 @@ impl TunnelClient {
             match link {
                 RelayConnection::Plain(socket) => {
                     let tunnel = socket.into_socket().map_err(TunnelError::Broken)?;
-                    forward::sockets(&local, &tunnel)?.into_result()
+                    forward::sockets(&local, &tunnel)?.into_result(LocalKind::Connection)
                 }
                 RelayConnection::Tls(stream) => {
                     let ends = local.try_clone().and_then(|input| Ok((input, local.try_clone()?)));
                     let (input, output) = ends.map_err(TunnelError::Broken)?;
                     let socket = stream.sock.into_socket().map_err(TunnelError::Broken)?;
                     let local = tls_carrier::LocalEnd { input: input.into(), output: output.into() };
-                    tls_carrier::carry(stream.conn, socket, local).into_result()
+                    tls_carrier::carry(stream.conn, socket, local).into_result(LocalKind::Connection)
                 }
             }
         });
@@ -221,11 +243,33 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// The local end of a tunnel.
+#[derive(Clone, Copy)]
+enum LocalKind {
+    Stdio,
+    Connection,
+}
+
 impl TunnelEnd {
-    fn into_result(self) -> Result<(), TunnelError> {
+    fn into_result(self, local: LocalKind) -> Result<(), TunnelError> {
         match self {
             Self::Whole => Ok(()),
-            Self::Broken(error) => Err(TunnelError::Broken(error)),
+            Self::Broken(broken) => Err(broken.into_error(local)),
+        }
+    }
+}
+
+impl BrokenEnd {
+    /// Names the end that failed as the user knows it.
+    fn into_error(self, local: LocalKind) -> TunnelError {
+        match (self, local) {
+            (Self::Tunnel(error), _) => TunnelError::Broken(error),
+            (Self::Input(error) | Self::Output(error), LocalKind::Connection) => TunnelError::Local(error),
+            (Self::Input(error), LocalKind::Stdio) => TunnelError::Stdin(error),
+            (Self::Output(error), LocalKind::Stdio) if error.kind() == io::ErrorKind::BrokenPipe => {
+                TunnelError::StdoutClosed
+            }
+            (Self::Output(error), LocalKind::Stdio) => TunnelError::Stdout(error),
         }
     }
 }
@@ -238,7 +282,7 @@ impl From<TunnelError> for CommandError {
 
 const ANY_LOCAL_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Time to connect to each address of the relay. A relay is near, or not there.
+/// Time to connect to the relay, at whichever of its addresses. A relay is near, or not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for the TLS handshake, and for a reply. A relay replies within `timeouts.head` plus `timeouts.connect`.

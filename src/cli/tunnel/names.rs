@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use crate::authz::DeviceUuid;
@@ -19,9 +19,26 @@ pub struct TunnelTarget {
 pub struct RelayName(String);
 
 impl RelayName {
-    /// Resolves the name.
+    /// Resolves the name. `localhost` is this machine, whatever a name server says of it (RFC 6761, section 6.3).
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        Ok(self.0.to_socket_addrs()?.collect())
+        let addresses = self.0.to_socket_addrs()?;
+        if self.is_localhost() {
+            return Ok(addresses.filter(|address| address.ip().to_canonical().is_loopback()).collect());
+        }
+        Ok(addresses.collect())
+    }
+
+    /// True for a loopback address and for `localhost`: what is sent there stays on this machine. Another name is none,
+    /// wherever it leads, since a name server must not decide whether a token is sent in the clear.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host().parse::<IpAddr>();
+        self.is_localhost() || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    }
+
+    fn is_localhost(&self) -> bool {
+        let host = self.host().to_ascii_lowercase();
+        let host = host.trim_end_matches('.');
+        host == "localhost" || host.ends_with(".localhost")
     }
 
     /// Host without port and brackets.
@@ -117,6 +134,21 @@ mod tests {
         }
         for text in ["localhost", "::1:3128", "localhost:0", ":3128", "localhost:http"] {
             assert!(text.parse::<RelayName>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        let is_loopback = |text: &str| text.parse::<RelayName>().unwrap().is_loopback();
+        for text in
+            ["localhost:1", "LocalHost.:1", "a.localhost:1", "127.8.9.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"]
+        {
+            assert!(is_loopback(text), "{text}");
+        }
+        for text in
+            ["relay.example:1", "localhost.example:1", "192.0.2.1:1", "[::2]:1", "127.0.0.1.example:1"]
+        {
+            assert!(!is_loopback(text), "{text}");
         }
     }
 }

@@ -50,7 +50,7 @@ impl fmt::Display for TunnelRefusal {
             Reply::Established => f.write_str("the tunnel is open"),
             Reply::Malformed | Reply::Method => {
                 f.write_str("the relay did not understand our request; check that both have the same version, and \
-                 whether the port needs TLS (--tls)")
+                 whether the port needs TLS (--tls, and no --plain)")
             }
             Reply::NotPermitted => write!(
                 f,

@@ -16,7 +16,8 @@ use nix::sys::socket::{MsgFlags, send, shutdown};
 use rustls::ClientConnection;
 use socket2::SockRef;
 
-use super::forward::{CHUNK_BYTES, TunnelEnd};
+use super::forward::{BrokenEnd, CHUNK_BYTES, TunnelEnd};
+use crate::wire::explain;
 
 /// The local end of the tunnel: one socket twice, or stdin and stdout. It may be blocking.
 pub(super) struct LocalEnd {
@@ -69,7 +70,7 @@ struct ReadySides {
 }
 
 impl TlsCarrier {
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> Result<(), BrokenEnd> {
         self.tunnel.set_nonblocking(true)?;
         self.tls.set_buffer_limit(None);
         loop {
@@ -104,10 +105,11 @@ impl TlsCarrier {
     }
 
     /// Writes received bytes to the output, until it would block or nothing is left.
-    fn write_output(&mut self) -> io::Result<()> {
+    fn write_output(&mut self) -> Result<(), BrokenEnd> {
         while let Some(output) = &self.output {
             if !self.unwritten.is_empty() {
-                match write_some(output.as_fd(), &self.chunk[self.unwritten.clone()])? {
+                let unwritten = &self.chunk[self.unwritten.clone()];
+                match write_some(output.as_fd(), unwritten).map_err(BrokenEnd::Output)? {
                     0 => return Ok(()),
                     written => self.unwritten.start += written,
                 }
@@ -122,9 +124,9 @@ impl TlsCarrier {
                 Ok(len) => self.unwritten = 0..len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(io::Error::new(error.kind(), TRUNCATED));
+                    return Err(io::Error::new(error.kind(), TRUNCATED).into());
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -164,7 +166,7 @@ impl TlsCarrier {
         self.output.is_some() && self.unwritten.is_empty() && self.tls.wants_read()
     }
 
-    fn read_input(&mut self) -> io::Result<()> {
+    fn read_input(&mut self) -> Result<(), BrokenEnd> {
         let Some(input) = &self.input else { return Ok(()) };
         match nix::unistd::read(input, &mut self.input_buffer) {
             Ok(0) => {
@@ -172,9 +174,9 @@ impl TlsCarrier {
                 self.input = None;
                 Ok(())
             }
-            Ok(len) => self.tls.writer().write_all(&self.input_buffer[..len]),
+            Ok(len) => Ok(self.tls.writer().write_all(&self.input_buffer[..len])?),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(BrokenEnd::Input(error.into())),
         }
     }
 
@@ -189,7 +191,7 @@ impl TlsCarrier {
             };
             self.tls
                 .process_new_packets()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, explain(&error)))?;
             if came == 0 {
                 break;
             }

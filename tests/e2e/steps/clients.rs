@@ -53,7 +53,11 @@ pub fn fetches_the_page(world: &World, front: &str, uuid: &str) {
 pub fn ssh_goes_through_a_nodes_plain_port(world: &mut World) {
     for device in [1, 2] {
         let relay = world.nodes[HOMES[device]].plain();
-        ssh_carries_a_mebibyte(world, device, &format!("{BINARY} tunnel %h:%p --relay {relay} --stdio"));
+        ssh_carries_a_mebibyte(
+            world,
+            device,
+            &format!("{BINARY} tunnel %h:%p --relay {relay} --plain --stdio"),
+        );
     }
 }
 
@@ -61,7 +65,7 @@ pub fn sluicegate_tunnel_carries_a_local_port(world: &mut World) {
     let place = &world.ground.client;
     let mut tunnel = place.command(BINARY);
     tunnel.args(["tunnel", &format!("{}:{ECHO_PORT}", world.devices[1].uuid)]);
-    tunnel.args(["--relay", &world.nodes[A].plain(), "--listen", "127.0.0.1:0"]);
+    tunnel.args(["--relay", &world.nodes[A].plain(), "--plain", "--listen", "127.0.0.1:0"]);
     let program = place.start("tunnel", tunnel.env("SLUICEGATE_TOKEN", &world.alice));
     let local = program.listens_on();
     echoes_a_mebibyte(&mut place.enter(|| connect(local)));

@@ -24,7 +24,11 @@ pub fn every_client_reaches_a_device_of_the_other_node(world: &mut World) {
 
         fetches_the_page(world, &front_of(world.ground.nodes[node].name), uuid);
         let relay = world.nodes[node].plain();
-        ssh_carries_a_mebibyte(world, device, &format!("{BINARY} tunnel %h:%p --relay {relay} --stdio"));
+        ssh_carries_a_mebibyte(
+            world,
+            device,
+            &format!("{BINARY} tunnel %h:%p --relay {relay} --plain --stdio"),
+        );
     }
 }
 
