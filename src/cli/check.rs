@@ -86,6 +86,7 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
         let text = format!("{name}: the first `sluicegate run` creates it");
         return Ok(StoreFacts { text, ..StoreFacts::default() });
     }
+    store::check_sessions(&config.store)?;
     let (mut credentials, mut grants, mut devices) = (Vec::new(), Vec::new(), Vec::new());
     let mut quarantined = Vec::new();
     for relation in Relation::ALL {

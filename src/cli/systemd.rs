@@ -113,7 +113,10 @@ impl Watchdog {
         let has_lost_it = self.has_served && !has_snapshot;
         self.has_served |= has_snapshot;
         match stuck {
-            Some(number) => Err(format!("engine thread {number} has not turned for {:?}", self.interval)),
+            Some(number) => {
+                let interval = humantime::format_duration(self.interval);
+                Err(format!("engine thread {number} has not turned for {interval}"))
+            }
             None if has_lost_it => Err("there is no snapshot any more".to_owned()),
             None => Ok(()),
         }

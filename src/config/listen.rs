@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::ListenTls;
+use super::network::networks;
 
 /// One client listener, served by every engine thread.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -17,7 +18,7 @@ pub struct Listen {
     pub suffixes: Vec<String>,
     /// Networks of load balancers, which name their client by a PROXY header (version 1 or 2). Where this is set, a
     /// connection from elsewhere or without a header is refused.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "networks")]
     pub proxy_from: Vec<IpNet>,
     /// The kind of its clients.
     #[serde(skip)]

@@ -12,6 +12,7 @@ mod forward;
 mod guard;
 mod listen;
 mod load;
+mod network;
 mod overrides;
 pub mod postgres;
 mod queries;

@@ -6,6 +6,8 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::hmac;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
@@ -38,6 +40,11 @@ pub enum TokenKeyError {
     Unreadable(std::io::Error),
     #[error("it can be read by everybody, who could then make tokens; run `chmod o= FILE`")]
     Exposed,
+    #[error(
+        "it is {0}, which anybody may have, and whoever has an HS256 secret can make tokens; set the algorithm of that key, \
+         or make a secret with `openssl rand -hex 32`"
+    )]
+    PublicSecret(&'static str),
     #[error("its secret is shorter than {SECRET_BYTES_MIN} bytes; make one with `openssl rand -hex 32`")]
     Weak,
     #[error(
@@ -116,7 +123,32 @@ impl fmt::Debug for TokenKey {
 /// The secret in a file's text, without the white space around it.
 fn secret(text: &[u8]) -> Result<Vec<u8>, TokenKeyError> {
     let secret = text.trim_ascii();
+    if let Some(kind) = public_kind(text) {
+        return Err(TokenKeyError::PublicSecret(kind));
+    }
     if secret.len() < SECRET_BYTES_MIN { Err(TokenKeyError::Weak) } else { Ok(secret.to_vec()) }
+}
+
+/// The kind of public key or certificate that a text is, in any of the usual forms.
+fn public_kind(text: &[u8]) -> Option<&'static str> {
+    let secret = text.trim_ascii();
+    let line = String::from_utf8_lossy(secret);
+    let is_spki = |der: &[u8]| RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(der)).is_ok();
+    let jwk = || serde_json::from_slice::<serde_json::Value>(secret).ok();
+    // A JSON Web Key has `d` where it is private, and `k` where it is a secret (RFC 7518, section 6).
+    let is_public_jwk =
+        |key: &serde_json::Value| key.get("kty").is_some() && key.get("d").or(key.get("k")).is_none();
+    if line.contains("-----BEGIN CERTIFICATE-----") {
+        Some("a certificate")
+    } else if line.contains("PUBLIC KEY-----") || SSH_KEYS.iter().any(|kind| line.starts_with(kind)) {
+        Some("a public key")
+    } else if is_spki(secret) || BASE64.decode(secret).is_ok_and(|der| is_spki(&der)) {
+        Some("a public key")
+    } else if jwk().is_some_and(|key| is_public_jwk(&key) || key.get("keys").is_some()) {
+        Some("a public JSON Web Key")
+    } else {
+        None
+    }
 }
 
 fn public_key(
@@ -150,6 +182,9 @@ fn verify(
         .verify_signature(public, message, signature)
 }
 
+/// How the public keys of OpenSSH begin.
+const SSH_KEYS: [&str; 3] = ["ssh-rsa ", "ssh-ed25519 ", "ecdsa-sha2-"];
+
 /// Bytes of a secret at least: as many as the HMAC has (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
@@ -160,6 +195,29 @@ const RSA_KEY_BYTES_MIN: usize = 290;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_that_anybody_may_have_is_refused() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new([]).unwrap().self_signed(&pair).unwrap();
+        let der = rcgen::PublicKeyData::subject_public_key_info(&pair);
+        let jwk = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        for (public, kind) in [
+            (pair.public_key_pem().into_bytes(), "a public key"),
+            (certificate.pem().into_bytes(), "a certificate"),
+            (der.clone(), "a public key"),
+            (BASE64.encode(&der).into_bytes(), "a public key"),
+            (b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0 relay@example\n".to_vec(), "a public key"),
+            (jwk.into(), "a public JSON Web Key"),
+            (format!("{{\"keys\":[{jwk}]}}").into_bytes(), "a public JSON Web Key"),
+        ] {
+            let refused = secret(&public).unwrap_err();
+            assert!(matches!(refused, TokenKeyError::PublicSecret(found) if found == kind), "{refused}");
+        }
+        let secrets =
+            ["0123456789abcdef0123456789abcdef", r#"{"kty":"oct","k":"c2VjcmV0IHNlY3JldCBzZWNyZXQ"}"#];
+        assert!(secrets.iter().all(|text| secret(text.as_bytes()).is_ok()));
+    }
 
     #[test]
     fn a_key_is_never_shown() {

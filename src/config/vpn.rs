@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::AddressSource;
+use super::network::networks;
 
 /// The section `[vpn]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -15,6 +16,7 @@ use super::AddressSource;
 pub struct Vpn {
     /// Networks of the device addresses. Nothing is dialled outside them. A file must name them; only a node without a
     /// file starts with loopback.
+    #[serde(deserialize_with = "networks")]
     pub allow: Vec<IpNet>,
     /// Sources of device addresses. The first table that holds a device counts, and the store after all tables.
     pub addresses: Vec<AddressSource>,

@@ -17,12 +17,23 @@ pub enum StoreError {
     Version { store: String, found: i64, wanted: i64, remedy: &'static str },
     #[error("{store} cannot be used ({detail}); check its path, permissions and disk")]
     Unreadable { store: String, detail: String },
+    #[error(
+        "{store} cannot be opened: {user} may not write {path} ({reason}), and SQLite writes beside a store even to read \
+         it; give the folder and the store's files to that user (`chown`), or run as the user who owns them"
+    )]
+    Unwritable { store: String, path: String, reason: &'static str, user: String },
     #[error("{store} cannot be reached ({detail}); see that it runs and that `store.url` leads to it")]
     Unreachable { store: String, detail: String },
     #[error(
         "TLS with {store} failed ({detail}); see sslmode and sslrootcert in `store.url`, and the server's certificate"
     )]
     Tls { store: String, detail: String },
+    #[error(
+        "{store} is behind a pooler that gives each transaction another connection (PgBouncer's pool_mode = transaction); \
+         a relay's time limits, prepared queries and notifications belong to a session, and are lost there: connect to \
+         the server itself, or set pool_mode = session"
+    )]
+    Pooled { store: String },
     #[error(
         "{store} refuses its role ({detail}); see to its password and to the rights in docs/postgresql.md"
     )]

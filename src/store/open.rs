@@ -20,6 +20,14 @@ pub fn reader(store: &config::Store, authz: &Authz, known: KnownPosition) -> Box
     }
 }
 
+/// Fails where the store is behind something that a relay cannot work through.
+pub fn check_sessions(store: &config::Store) -> Result<(), StoreError> {
+    match &store.url {
+        StoreUrl::Sqlite(_) => Ok(()),
+        StoreUrl::Postgres(url) => postgres::check_sessions(url, store),
+    }
+}
+
 /// SHA-256 of the texts of the queries that read the relations, in the order of [`Relation::ALL`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct QueriesDigest([[u8; 32]; 3]);

@@ -117,6 +117,11 @@ pub enum RingError {
          enables it, and a container's seccomp profile must allow io_uring_setup"
     )]
     Disabled,
+    #[error(
+        "this kernel, or the sandbox around this process, does not support io_uring; run sluicegate on Linux 6.1 or later \
+         itself and not in gVisor, WSL 1 or an emulator (`sluicegate doctor` tests it)"
+    )]
+    NotOffered,
     #[error("this kernel lacks {feature}; sluicegate needs Linux 6.1 or later")]
     Unsupported { feature: &'static str },
     #[error("no memory for an io_uring; raise the memlock limit (`ulimit -l`, LimitMEMLOCK=) or free memory")]
@@ -367,6 +372,7 @@ fn is_no_failure(error: &io::Error) -> bool {
 fn setup_error(error: io::Error) -> RingError {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => RingError::Disabled,
+        Some(libc::EOPNOTSUPP) => RingError::NotOffered,
         Some(libc::EINVAL) => RingError::Unsupported { feature: "SINGLE_ISSUER and DEFER_TASKRUN rings" },
         Some(libc::ENOMEM) => RingError::Memory,
         Some(libc::EMFILE | libc::ENFILE) => RingError::Descriptors,
@@ -406,6 +412,8 @@ mod tests {
         assert!(disabled.contains("kernel.io_uring_disabled=0"), "{disabled}");
         let old = setup_error(io::Error::from_raw_os_error(libc::EINVAL)).to_string();
         assert!(old.contains("Linux 6.1"), "{old}");
+        let sandbox = setup_error(io::Error::from_raw_os_error(libc::EOPNOTSUPP)).to_string();
+        assert!(sandbox.contains("does not support io_uring; run sluicegate on Linux 6.1"), "{sandbox}");
     }
 
     #[test]

@@ -359,6 +359,26 @@ fn an_address_that_maps_ipv4_is_judged_as_ipv4() {
 }
 
 #[test]
+fn an_address_without_a_prefix_is_that_address_alone() {
+    let text = "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_from = [\"192.0.2.7\"]\n\
+                [vpn]\nallow = [\"10.0.0.1\", \"fd00::1\"]\n";
+    let config = load(text, &[]).unwrap();
+    for address in ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1"] {
+        assert!(config.vpn.allows(address.parse().unwrap()), "{address}");
+    }
+    for address in ["10.0.0.2", "fd00::2"] {
+        assert!(!config.vpn.allows(address.parse().unwrap()), "{address}");
+    }
+    let listen = &config.listen[0];
+    assert!(listen.trusts_proxy([192, 0, 2, 7].into()) && !listen.trusts_proxy([192, 0, 2, 8].into()));
+    let message = refusal("[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_from = [\"balancer.example\"]");
+    assert!(
+        message.starts_with("sluicegate.toml:3:14: listen.0.proxy_from: `balancer.example` is neither"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_signer_of_session_tokens_that_cannot_work_is_told_where_it_stands() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");

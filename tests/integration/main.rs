@@ -25,6 +25,7 @@ mod control;
 mod demo;
 mod directory;
 mod doctor;
+mod error_causes;
 mod fleet;
 mod forwarding;
 mod fresh_nodes;

@@ -367,6 +367,44 @@ fn files_that_cannot_be_used_are_told_with_their_place() {
 }
 
 #[test]
+fn what_openssl_makes_and_no_client_takes_is_told_by_its_cause() {
+    if !tools_or_skip("what_openssl_makes_and_no_client_takes_is_told_by_its_cause", &["openssl", "sh"]) {
+        return;
+    }
+    let scene = Scene::new(Device::echo(V4));
+    let script = "openssl pkey -in one.key -aes128 -passout pass:secret -out locked.key
+        head -c 300 one.crt >cut.crt
+        openssl req -new -key one.key -subj /CN=relay.example -out one.csr
+        openssl x509 -req -in one.csr -signkey one.key -days 9 -out v1.crt
+        cat root.pem one.crt >turned.crt";
+    assert_done(&output_of(Command::new("sh").args(["-ec", script]).current_dir(scene.folder()), b""));
+    for (chain, key, message) in [
+        (
+            "one.crt",
+            "locked.key",
+            "locked.key: its private key has a password, which nobody is there to type",
+        ),
+        ("cut.crt", "one.key", "cut.crt: it ends in the middle of its CERTIFICATE"),
+        ("v1.crt", "one.key", "v1.crt: the certificate is of X.509 version 1"),
+        (
+            "turned.crt",
+            "one.key",
+            "turned.crt: the chain is in the wrong order: the key belongs to certificate 2",
+        ),
+    ] {
+        let file = scene.folder().join("wrong.toml");
+        let at = scene.folder().display();
+        let tls = format!("{{ certificates = [{{ chain = '{at}/{chain}', key = '{at}/{key}' }}] }}");
+        let text = format!("vpn.allow = ['10.0.0.1']\n[[listen]]\naddress = '127.0.0.1:0'\ntls = {tls}\n");
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(BINARY).arg("check").arg("--config").arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(message) && said.contains("; "), "`{message}` is not in: {said}");
+    }
+}
+
+#[test]
 fn a_full_node_tells_so_by_tls() {
     let mut scene = Scene::new(Device::echo(V4)).configured("limits.sessions = 1");
     let mut only = scene.tunnel();

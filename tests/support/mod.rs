@@ -58,7 +58,7 @@ pub use pki::{
     Authority, Pair, TlsClient, TlsStream, ask_by_tls, exchange_all, kernel_has_tls, node_section,
     node_section_at, shake_hands,
 };
-pub use postgres::{Cluster, Database};
+pub use postgres::{Cluster, Database, Pooler};
 pub use process::{BINARY, Relay, Running, Signal, assert_done, output_of};
 pub use proxy::{Fault, Proxy};
 pub use rights::{Rights, UUID, init_store, open_admin, postgres_source, store_at};

@@ -183,6 +183,55 @@ impl Server {
     }
 }
 
+/// A PgBouncer in front of a cluster's databases. It ends when this is dropped.
+pub struct Pooler {
+    program: Child,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Pooler {
+    /// Starts one with this `pool_mode`, for these users. `None` where PgBouncer is not installed, which is then noted.
+    pub fn start(cluster: &Cluster, pool_mode: &str, users: &[&str]) -> Option<Self> {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        if !super::tools_or_skip(&name, &["pgbouncer"]) {
+            return None;
+        }
+        let folder = data_folder();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listed: String = users.iter().map(|user| format!("\"{user}\" \"\"\n")).collect();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {pool_mode}\n",
+            cluster.port,
+            folder.join("users").display()
+        );
+        for (file, text) in [("users", &listed), ("pgbouncer.ini", &settings)] {
+            std::fs::write(folder.join(file), text).unwrap();
+            own(&folder.join(file), 0o600);
+        }
+        let mut command = as_unprivileged(Command::new("pgbouncer"));
+        command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("--quiet").arg(folder.join("pgbouncer.ini"));
+        let program =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let pooler = Self { program, port, folder };
+        let is_up = || std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        wait_for(is_up).expect("the pooler accepts connections");
+        Some(pooler)
+    }
+
+    pub fn url(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _gone = self.program.kill().and_then(|()| self.program.wait());
+        let _removed_already = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if let Some(Server { mut supervisor, stdin }) = self.server.take() {

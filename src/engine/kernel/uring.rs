@@ -42,6 +42,7 @@ impl UringKernel {
         let buffers =
             ring.register_buffers(config.engine.buffers).map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOMEM) => RingError::Memory,
+                Some(libc::EOPNOTSUPP) => RingError::NotOffered,
                 Some(libc::EINVAL) => RingError::Unsupported { feature: "provided-buffer rings" },
                 _ => RingError::Setup(error),
             })?;

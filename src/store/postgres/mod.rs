@@ -10,6 +10,7 @@ mod host_choice;
 mod listen;
 mod openbalena;
 mod place;
+mod pooler;
 mod reader;
 mod reader_session;
 mod relations;
@@ -26,6 +27,7 @@ mod writer;
 use tokio_postgres::error::SqlState;
 
 pub(super) use admin::{init, open};
+pub(super) use pooler::check_sessions;
 pub use reader::PostgresReader;
 pub(super) use relations::SourceSchema;
 pub(super) use writer::PostgresWriter;
@@ -85,6 +87,10 @@ impl PostgresName {
             | SqlState::INVALID_PASSWORD
             | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => StoreError::Denied { store, detail },
             SqlState::TOO_MANY_CONNECTIONS => StoreError::Full { store, detail },
+            // A statement that this session has prepared is unknown, or one of another session has its name.
+            SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT => {
+                StoreError::Pooled { store }
+            }
             SqlState::QUERY_CANCELED | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => {
                 StoreError::Slow { store, detail }
             }

@@ -19,6 +19,8 @@ mod writer;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, Uid, User, access};
 use rusqlite::ErrorCode;
 
 pub use admin::{init, open};
@@ -70,10 +72,33 @@ impl SqlitePath {
         }
     }
 
+    /// The file beside the store that this user may not write, or the folder in which SQLite makes it; with the reason.
+    fn unwritable(&self) -> Option<(PathBuf, Errno)> {
+        let database = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        let beside = ["-wal", "-shm"].map(|suffix| {
+            let mut name = database.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        });
+        let folder = match database.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        beside.into_iter().chain([folder]).find_map(|path| match access(&path, AccessFlags::W_OK) {
+            Err(reason @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)) => Some((path, reason)),
+            _ => None,
+        })
+    }
+
     /// Sorts an error of SQLite by what a person can do about it.
     fn error(&self, error: rusqlite::Error) -> StoreError {
         let (store, detail) = (self.describe(), detail(&error));
-        match error.sqlite_error_code() {
+        let code = error.sqlite_error_code();
+        if let Some((path, reason)) = code.filter(is_of_files).and_then(|_| self.unwritable()) {
+            let path = path.display().to_string();
+            return StoreError::Unwritable { store, path, reason: reason.desc(), user: user_name() };
+        }
+        match code {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked { store },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 StoreError::Corrupt { store, detail }
@@ -90,6 +115,24 @@ impl SqlitePath {
             _ => StoreError::Query { store, detail },
         }
     }
+}
+
+/// True for errors that a lack of rights on the files can have.
+const fn is_of_files(code: &ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::FileLockingProtocolFailed
+    )
+}
+
+/// Name of the user that this process runs as, or its number.
+fn user_name() -> String {
+    let id = Uid::effective();
+    User::from_uid(id).ok().flatten().map_or_else(|| format!("uid {id}"), |user| user.name)
 }
 
 /// The error in one line, without the statement that rusqlite would add.
