@@ -4,20 +4,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Readiness, Sources, metrics as rendered};
+use super::{Readiness, Sources, certificates, metrics as rendered};
 
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
 pub(super) async fn readyz(State(sources): State<Sources>) -> Response {
-    match sources.readiness() {
+    let answer = match sources.readiness() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
         Readiness::Holding(subjects) => (StatusCode::OK, format!("ready, holding {subjects}\n")),
         Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
         Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
-    }
-    .into_response()
+    };
+    certificates::amend_readiness(answer, &sources.engine).into_response()
 }
 
 pub(super) async fn metrics(State(sources): State<Sources>) -> Response {

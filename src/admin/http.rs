@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, serve_connection};
 use super::local::LocalSocket;
-use super::{AdminState, routes};
+use super::{AdminState, certificates, routes};
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way.
 pub(super) async fn serve(
@@ -19,6 +19,7 @@ pub(super) async fn serve(
     state: AdminState,
     stopped: oneshot::Receiver<()>,
 ) {
+    let certificates = certificates::watch(state.sources.clone());
     let routes = routes::all(state);
     let locally = async {
         match &local {
@@ -29,6 +30,7 @@ pub(super) async fn serve(
     tokio::select! {
         error = accept(listener, &routes) => tracing::error!(%error, "the admin server has stopped"),
         error = locally => tracing::error!(%error, "the admin server has stopped: its local socket failed"),
+        never = certificates => match never {},
         _ = stopped => {}
     }
 }

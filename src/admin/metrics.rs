@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::openmetrics::{counter, gauge};
-use super::{Sources, engine_metrics, guard, label_counts, nodes, self_probe};
+use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe};
 use crate::authz::UnixMillis;
 use crate::store::StoreWarnings;
 
@@ -47,6 +47,7 @@ impl Collector for MetricsCollector {
         self_probe::encode(&mut encoder, &self.sources.probe.get())?;
         engine_metrics::encode_traffic(&mut encoder, &self.sources.engine)?;
         nodes::encode(&mut encoder, &self.sources)?;
+        certificates::encode(&mut encoder, &self.sources.engine)?;
         self.encode_snapshot(&mut encoder)?;
         guard::encode(&mut encoder, &self.sources.control.get())
     }

@@ -8,6 +8,7 @@
 pub mod api;
 mod authz;
 mod caller;
+mod certificates;
 mod connection;
 mod engine_metrics;
 mod guard;

@@ -1,5 +1,7 @@
 //! `sluicegate check`: tests whether a relay could start with this configuration.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value, json};
 
 use super::Loaded;
@@ -18,7 +20,9 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let store = check_store(loaded)?;
     let nodes = check_directory(loaded)?;
     let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
-    let warnings: Vec<String> = shortage.into_iter().chain(store.warnings).chain(nodes.bad).collect();
+    let certificates = certificate_warnings(loaded);
+    let warnings: Vec<String> =
+        shortage.into_iter().chain(certificates).chain(store.warnings).chain(nodes.bad).collect();
     let budgets: Map<String, Value> =
         store.budgets.iter().map(|budget| (budget_column(budget.group), budget.rows.into())).collect();
     let facts = json!({
@@ -29,6 +33,13 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let note = (!lines.is_empty()).then(|| lines.join("\n"));
     CommandAnswer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
         .print(output)
+}
+
+/// Certificates that end soon, have ended or are not valid yet, and chains that are not in order.
+fn certificate_warnings(loaded: &Loaded) -> Vec<String> {
+    let now = SystemTime::now();
+    let shown = loaded.tls.shown();
+    shown.iter().flat_map(|each| each.warning(now).into_iter().chain(each.order_warning())).collect()
 }
 
 /// Check of a store that a relay could start with.

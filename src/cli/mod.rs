@@ -140,7 +140,7 @@ impl CommandLine {
             Command::Sessions(args) => sessions::run(&args, &global.loaded()?, global.output()),
             Command::Top => top::run(&global.loaded()?, global.output()),
             Command::Node(command) => node::run(command, &global.loaded()?, global.output()),
-            Command::Doctor(args) => doctor::run(args, &global.loaded()?.config, global.output()),
+            Command::Doctor(args) => doctor::run(args, &global.loaded()?, global.output()),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
             Command::Canary(args) => canary::run(args, global.output()),

@@ -44,6 +44,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use crossbeam::channel::{Sender, bounded};
 
@@ -52,7 +53,7 @@ use crate::config::{Config, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{TlsConfigs, TlsLoadError, Verifier};
+use crate::wire::{ShownCertificate, TlsConfigs, TlsLoadError, Verifier};
 use fd_budget::sessions_max;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
@@ -255,6 +256,16 @@ impl EngineHandle {
     /// Uses the certificates of `tls` for new connections. Its listeners must be those of the engine.
     pub fn replace_certificates(&self, tls: TlsConfigs) {
         self.shared.replace_certificates(tls);
+    }
+
+    /// The certificates that this node shows to clients and to other nodes.
+    pub fn certificates(&self) -> Vec<ShownCertificate> {
+        self.shared.certificates()
+    }
+
+    /// True where the certificates let clients in at one listener at least.
+    pub fn has_usable_listener(&self, now: SystemTime) -> bool {
+        self.shared.has_usable_listener(now)
     }
 
     /// Counts the nodes in the directory.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::SystemTime;
 
 use nix::unistd::gettid;
 use parking_lot::RwLock;
@@ -10,7 +11,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::limits::SessionLimits;
 use crate::authz::{Authority, DecisionLog};
-use crate::config::{Config, KernelTls};
+use crate::config::{Config, KernelTls, ListenerKind};
 use crate::engine::requests::{EngineBusy, PendingEnd, PendingList, RequestQueue, thread_of};
 use crate::engine::self_probe::SelfProbe;
 use crate::engine::token_rate_limit::TokenRateLimit;
@@ -18,7 +19,7 @@ use crate::engine::worker::signals::Signals;
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{TlsConfigs, Verifier};
+use crate::wire::{ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
     pub config: Arc<Config>,
@@ -138,6 +139,20 @@ impl Shared {
     /// The TLS settings for connections to other nodes; `None` where this node stands alone.
     pub fn peer_tls(&self) -> Option<Arc<ClientConfig>> {
         self.tls.read().peer_client()
+    }
+
+    /// The certificates that this node shows.
+    pub fn certificates(&self) -> Vec<ShownCertificate> {
+        self.tls.read().shown().to_vec()
+    }
+
+    /// True where at least one listener for clients speaks no TLS, or has a certificate that clients accept now.
+    pub fn has_usable_listener(&self, now: SystemTime) -> bool {
+        let tls = self.tls.read();
+        let listeners = self.config.listen.iter().enumerate();
+        listeners.filter(|(_, listen)| listen.from == ListenerKind::Client).any(|(place, listen)| {
+            listen.tls.is_none() || tls.shown_by_listener(place).any(|shown| shown.is_usable(now))
+        })
     }
 
     /// Shows new clients the certificates of `tls`, whose listeners are the same.

@@ -14,6 +14,7 @@ mod authz_commands;
 mod authz_rollback;
 mod cache_model;
 mod canary;
+mod certificate_age;
 mod check;
 mod clients;
 mod compare_generator;

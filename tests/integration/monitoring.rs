@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Device, Relay, Request, Running, Site, V4, tools_or_skip, wait_for};
+use crate::support::{Authority, Device, Relay, Request, Running, Site, V4, tools_or_skip, wait_for};
 use serde_json::Value;
 
 fn shipped(name: &str) -> PathBuf {
@@ -121,7 +121,15 @@ fn every_query_finds_what_a_running_relay_tells() {
     if !tools_or_skip("every_query_finds_what_a_running_relay_tells", &["prometheus", "curl"]) {
         return;
     }
-    let site = Site::new("probe.interval = '1s'");
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "root");
+    let (chain, key) = authority.issue("relay", &["relay.example"]).write(folder.path(), "relay");
+    let site = Site::new(&format!(
+        "probe.interval = '1s'\nlisten = [{{ address = '127.0.0.1:0' }}, {{ address = '127.0.0.1:0', tls = {{
+         certificates = [{{ chain = '{}', key = '{}' }}] }} }}]",
+        chain.display(),
+        key.display(),
+    ));
     let relay = site.start();
     let prometheus = Prometheus::start(&relay);
     assert!(wait_for(|| prometheus.series("sluicegate_build_info")).is_some(), "nothing was scraped");

@@ -56,6 +56,13 @@ impl Authority {
         self.sign(params)
     }
 
+    /// One that is valid from this year on.
+    pub fn issue_from(&self, name: &str, year: i32) -> Pair {
+        let mut params = params(name, &[name]);
+        params.not_before = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params)
+    }
+
     /// One that ends on this day.
     pub fn issue_until(&self, name: &str, year: i32, month: u8, day: u8) -> Pair {
         let mut params = params(name, &[name]);

@@ -2,6 +2,7 @@
 //!
 //! It reads files, and tests io_uring with a ring of its own. It changes nothing.
 
+mod certificates;
 mod cgroup;
 mod finding;
 mod hardware;
@@ -11,10 +12,12 @@ mod machine;
 mod profile;
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::json;
 
+use super::Loaded;
 use super::output::{CommandError, OutputFormat, print};
 use crate::config::Config;
 use finding::{FindingVerdict, MachineFinding};
@@ -35,10 +38,12 @@ pub struct DoctorArgs {
     root: Option<PathBuf>,
 }
 
-/// Prints all findings. Fails where one limits `config`.
-pub fn run(args: DoctorArgs, config: &Config, output: OutputFormat) -> Result<(), CommandError> {
+/// Prints all findings. Fails where one limits the configuration.
+pub fn run(args: DoctorArgs, loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let machine = Machine::new(args.root, args.pid);
-    let findings = examine(&machine, config, args.profile);
+    let mut findings = examine(&machine, &loaded.config, args.profile);
+    findings.extend(certificates::findings(loaded.tls.shown(), SystemTime::now()));
+    findings.sort_by_key(|finding| finding.verdict);
     match output {
         OutputFormat::Text => print(&finding::text(&findings))?,
         OutputFormat::Json => print(&format!("{:#}\n", json!(findings)))?,

@@ -84,10 +84,10 @@ impl TlsConfigs {
             let at_key = |source| TlsLoadError { key: key.clone(), source };
             let provider = Arc::new(default_provider());
             let keys = certified_keys(&tls.certificates, &provider).map_err(at_key)?;
-            let chains = tls.certificates.iter().zip(&keys);
-            shown.extend(
-                chains.filter_map(|(files, own)| ShownCertificate::of(&key, files.chain.clone(), &own.cert)),
-            );
+            let chains = tls.certificates.iter().zip(&keys).enumerate();
+            shown.extend(chains.filter_map(|(number, (files, own))| {
+                ShownCertificate::of(&format!("{key}.certificates.{number}"), files.chain.clone(), &own.cert)
+            }));
             clients.push(Some(Arc::new(client_listener(tls, keys, provider).map_err(at_key)?)));
         }
         let peers = config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose()?;
@@ -105,8 +105,8 @@ impl TlsConfigs {
 
     /// The certificates that clients of the listener at `place` of `listen` may get.
     pub fn shown_by_listener(&self, place: usize) -> impl Iterator<Item = &ShownCertificate> {
-        let key = listener_key(place);
-        self.shown.iter().filter(move |shown| shown.key == key)
+        let key = format!("{}.", listener_key(place));
+        self.shown.iter().filter(move |shown| shown.key.starts_with(&key))
     }
 
     /// The settings of the listener at `place` of `listen`; `None` where it speaks no TLS.

@@ -13,9 +13,9 @@ use x509_cert::ext::pkix::name::GeneralName;
 use super::explain::date_of;
 
 /// A certificate that this node shows, with those that it shows along.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ShownCertificate {
-    /// The configuration key that names its file, such as `listen.0.tls`.
+    /// The configuration key that names its file, such as `listen.0.tls.certificates.0`.
     pub key: String,
     pub file: PathBuf,
     /// Its first alternative name, or its subject.
@@ -77,20 +77,38 @@ impl ShownCertificate {
         }
     }
 
-    /// What an operator should do something about, in one sentence. `None` where all is fine.
-    pub fn warning(&self, now: SystemTime) -> Option<String> {
-        let problem = match self.state(now) {
-            CertificateState::Valid => return None,
+    /// Seconds until it is valid; 0 once it is.
+    pub fn seconds_to_begin(&self, now: SystemTime) -> f64 {
+        self.valid_from.duration_since(now).unwrap_or_default().as_secs_f64()
+    }
+
+    /// The time at which it ends, for people.
+    pub fn good_until(&self) -> String {
+        date_of(self.valid_until)
+    }
+
+    /// What is wrong with its time, as the rest of a sentence that begins with the certificate. `None` where all is fine.
+    pub fn problem(&self, now: SystemTime) -> Option<String> {
+        match self.state(now) {
+            CertificateState::Valid => None,
             CertificateState::EndsSoon => {
                 let left = self.valid_until.duration_since(now).unwrap_or_default();
-                format!("ends in {}, on {}", in_days(left), date_of(self.valid_until))
+                Some(format!("ends in {}, on {}", in_days(left), date_of(self.valid_until)))
             }
-            CertificateState::Expired => format!("has expired on {}", date_of(self.valid_until)),
+            CertificateState::Expired => Some(format!("has expired on {}", date_of(self.valid_until))),
             CertificateState::NotYetValid => {
-                format!("is not valid before {}; is this machine's clock right?", date_of(self.valid_from))
+                Some(format!("is not valid before {}", date_of(self.valid_from)))
             }
+        }
+    }
+
+    /// The problem with its time and what to do about it. `None` where all is fine.
+    pub fn warning(&self, now: SystemTime) -> Option<String> {
+        let remedy = match self.state(now) {
+            CertificateState::NotYetValid => "set this machine's clock right, or use another certificate",
+            _ => "renew it and run `systemctl reload sluicegate`",
         };
-        Some(format!("{self} {problem}; renew it and run `systemctl reload sluicegate`"))
+        self.problem(now).map(|problem| format!("{self} {problem}; {remedy}"))
     }
 
     /// Tells of a chain that is not in order. Clients that speak TLS 1.2 follow it as it stands.
