@@ -29,8 +29,8 @@ pub enum ConfigError {
     )]
     StorePostgresUrl { detail: String },
     #[error(
-        "`{name}` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or \
-         `wireguard:INTERFACE`"
+        "`{name}` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH`, \
+         `openvpn:HOST:PORT` (an IPv6 address in brackets) or `wireguard:INTERFACE`"
     )]
     AddressSource { name: String },
     #[error("the key in {file} cannot be used: {detail}")]

@@ -10,6 +10,7 @@ mod budgets;
 mod engine;
 mod forward;
 mod guard;
+mod libpq;
 mod listen;
 mod load;
 mod network;
@@ -26,7 +27,7 @@ mod vpn;
 
 use serde::Deserialize;
 
-pub use addresses::AddressSource;
+pub use addresses::{AddressSource, OpenVpnInterface};
 pub use admin::{Admin, Audit, Log, LogFormat, LogLevel, SelfProbeConfig};
 pub use authz::Authz;
 pub use budgets::Budgets;

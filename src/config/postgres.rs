@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::Host;
 
-use super::ConfigError;
+use super::{ConfigError, libpq};
 
 /// The address of a PostgreSQL store and its connection options.
 #[derive(Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum TargetSession {
 impl PostgresUrl {
     pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
         let wrong = |detail: String| ConfigError::StorePostgresUrl { detail };
-        let (base, own, others) = split(url);
+        let (base, own, others) = split(url).map_err(wrong)?;
         let driver: tokio_postgres::Config =
             format!("{base}{others}").parse().map_err(|error: tokio_postgres::Error| {
                 // The driver's message names the option, never its value.
@@ -140,28 +140,32 @@ impl fmt::Debug for PostgresUrl {
     }
 }
 
-/// Splits a URL into the part before its parameters, the parameters that are read here (decoded), and the others
-/// (unchanged).
-fn split(url: &str) -> (&str, Vec<(&str, String)>, String) {
+/// Splits a URL into the part before its parameters, the parameters that are read here (decoded), and those for the
+/// driver (unchanged). Fails for one that nobody would follow.
+fn split(url: &str) -> Result<(&str, OwnParameters<'_>, String), String> {
     // A password may hold a `?`, which begins the parameters elsewhere.
     let credentials_end = url.find('@').unwrap_or(0);
     let Some(begin) = url[credentials_end..].find('?').map(|begin| credentials_end + begin) else {
-        return (url, Vec::new(), String::new());
+        return Ok((url, Vec::new(), String::new()));
     };
     let (mut own, mut others) = (Vec::new(), String::new());
     for parameter in url[begin + 1..].split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some((name, value)) if OWN_PARAMETERS.contains(&name) => {
-                own.push((name, percent_decode_str(value).decode_utf8_lossy().into_owned()));
-            }
-            _ => {
-                others.push(if others.is_empty() { '?' } else { '&' });
-                others.push_str(parameter);
-            }
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = percent_decode_str(value).decode_utf8_lossy();
+        if OWN_PARAMETERS.contains(&name) {
+            own.push((name, value.into_owned()));
+        } else if let Some(checked) = libpq::check(name, &value) {
+            checked?;
+        } else {
+            others.push(if others.is_empty() { '?' } else { '&' });
+            others.push_str(parameter);
         }
     }
-    (&url[..begin], own, others)
+    Ok((&url[..begin], own, others))
 }
+
+/// Names and decoded values of [`OWN_PARAMETERS`].
+type OwnParameters<'a> = Vec<(&'a str, String)>;
 
 fn one_of<T: Copy>(name: &str, value: &str, known: &[(&str, T)]) -> Result<T, ConfigError> {
     known.iter().find(|(each, _)| *each == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -215,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn parameters_of_libpq_that_ask_for_what_is_done_anyway_are_taken() {
+        let url = parsed(
+            "postgres://relay@db/rights?client_encoding=utf8&gssencmode=prefer&keepalives=1&sslsni=1\
+             &load_balance_hosts=disable&connect_timeout=7&channel_binding=require",
+        );
+        assert_eq!(url.to_string(), "postgres://relay@db:5432/rights");
+        assert_eq!(url.driver().get_connect_timeout(), Some(&std::time::Duration::from_secs(7)));
+    }
+
+    #[test]
     fn a_folder_of_sockets_is_a_host() {
         let url = parsed("postgresql://relay@%2Fvar%2Frun%2Fpostgresql/rights");
         assert_eq!(url.to_string(), "postgres://relay@/var/run/postgresql:5432/rights");
@@ -240,6 +254,14 @@ mod tests {
             ("postgres://a:secret@h/d?target_session_attrs=x", "`x` is none of any, read-write"),
             ("postgres://a:secret@h/d?sslcert=x", "sslcert and sslkey go together"),
             ("postgres://a:secret@h/d?nonsense=1", "unknown option `nonsense`"),
+            (
+                "postgres://a:secret@h/d?client_encoding=LATIN1",
+                "client_encoding other than `UTF8` cannot be used here",
+            ),
+            ("postgres://a:secret@h/d?gssencmode=require", "this program has no GSSAPI: encrypt by sslmode"),
+            ("postgres://a:secret@h/d?passfile=%2Fx", "alone by `store.password_file`"),
+            ("postgres://a:secret@h/d?service=rights", "write the host, user and database of the service"),
+            ("postgres://a:secret@h/d?keepalives_idle=9", "the relay sets keepalives itself"),
             ("postgres://a:secret@h:port/d", "invalid value for option `port`"),
             ("postgres://a:secret@/d", "it names no host"),
             ("postgres://h/d", "it names no user"),

@@ -79,6 +79,7 @@ fn a_device_is_reached_where_the_management_socket_has_it_until_it_disconnects()
     }
     follow_a_device(MANAGEMENT, BY_MANAGEMENT);
     follow_a_device(&format!("{MANAGEMENT}\nserver-ipv6 fd00:77::/64"), BY_MANAGEMENT);
+    follow_a_device("management 127.0.0.1 7505", "openvpn:127.0.0.1:7505");
 }
 
 #[test]

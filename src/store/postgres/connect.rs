@@ -43,7 +43,7 @@ impl Connector {
             name: PostgresName(url.to_string()),
             url: url.clone(),
             password_file: store.password_file.clone(),
-            connect_timeout: store.connect_timeout,
+            connect_timeout: url.driver().get_connect_timeout().copied().unwrap_or(store.connect_timeout),
             statement_timeout: store.statement_timeout,
         }
     }

@@ -69,7 +69,7 @@ impl AddressLayer {
             match source {
                 AddressSource::Store => None,
                 AddressSource::File(path) => Some(Box::new(WatchedFile::new(path.clone()))),
-                AddressSource::OpenVpn(path) => Some(Box::new(OpenVpn::new(path.clone()))),
+                AddressSource::OpenVpn(at) => Some(Box::new(OpenVpn::new(at.clone()))),
                 AddressSource::WireGuard(interface) => Some(Box::new(WireGuard::new(interface, vpn))),
             }
         };

@@ -1,29 +1,28 @@
-//! A connection to an OpenVPN server's management socket. Each line, in or out, has a deadline.
+//! A connection to an OpenVPN server's management interface. Each line, in or out, has a deadline.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::config::OpenVpnInterface;
+
 pub(super) struct ManagementConnection {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Socket>,
     /// The line that is being read.
     line: Vec<u8>,
 }
 
 impl ManagementConnection {
-    /// Connects. Fails at once if the queue of the server's socket is full.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A blocking socket would wait for room in the queue without end.
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)?;
-        socket.set_nonblocking(false)?;
-        let stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
-        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self { reader: BufReader::new(stream), line: Vec::new() })
+    pub(super) fn open(at: &OpenVpnInterface) -> io::Result<Self> {
+        let socket = match at {
+            OpenVpnInterface::Path(path) => connect_unix(path)?,
+            OpenVpnInterface::Tcp(address) => connect_tcp(address)?,
+        };
+        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        Ok(Self { reader: BufReader::new(socket), line: Vec::new() })
     }
 
     pub(super) fn send(&self, command: &str) -> io::Result<()> {
@@ -68,6 +67,31 @@ impl ManagementConnection {
     }
 }
 
+/// Connects. Fails at once if the queue of the server's socket is full.
+fn connect_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A blocking socket would wait for room in the queue without end.
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
+/// Connects to the first address that accepts.
+fn connect_tcp(address: &str) -> io::Result<Socket> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream.into()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Longest wait for a server at one address over TCP. It is on this machine, or near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Size limit of a line. The longest lines are certificates in notifications.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
@@ -79,15 +103,21 @@ const READ_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::net::TcpListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::PathBuf;
 
     use super::*;
+
+    fn open(path: PathBuf) -> io::Result<ManagementConnection> {
+        ManagementConnection::open(&OpenVpnInterface::Path(path))
+    }
 
     fn connected() -> (ManagementConnection, UnixStream) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("management");
         let listener = UnixListener::bind(&path).unwrap();
-        let connection = ManagementConnection::open(&path).unwrap();
+        let connection = open(path).unwrap();
         (connection, listener.accept().unwrap().0)
     }
 
@@ -129,7 +159,23 @@ mod tests {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
-        let _queued = ManagementConnection::open(&path).unwrap();
-        assert_eq!(ManagementConnection::open(&path).err().unwrap().kind(), ErrorKind::WouldBlock);
+        let _queued = open(path.clone()).unwrap();
+        assert_eq!(open(path).err().unwrap().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_server_over_tcp_is_asked_in_the_same_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut connection = ManagementConnection::open(&OpenVpnInterface::Tcp(address)).unwrap();
+        let mut server = BufReader::new(listener.accept().unwrap().0);
+        connection.send("status 3").unwrap();
+        let mut asked = String::new();
+        server.read_line(&mut asked).unwrap();
+        assert_eq!(asked, "status 3\n");
+        server.get_mut().write_all(b"END\r\n").unwrap();
+        let line = connection.line(Instant::now() + WRITE_TIMEOUT).unwrap();
+        assert_eq!(line.as_deref(), Some("END"));
+        assert_eq!(connection.line(soon()).unwrap(), None, "a silent server");
     }
 }

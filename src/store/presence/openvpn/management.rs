@@ -1,16 +1,16 @@
-//! Follows an OpenVPN server at its management socket, by a thread of its own.
+//! Follows an OpenVPN server at its management interface, by a thread of its own.
 //!
 //! The thread asks for the whole status: every few seconds, and soon after a notification that a client has come or gone.
 //! OpenVPN does not notify of all of these, so a notification is a hint that nothing depends on.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::ManagementConnection;
 use super::status::{OpenVpnStatus, StatusError, StatusProgress};
+use crate::config::OpenVpnInterface;
 use crate::store::presence::mailbox::{Mailbox, PresenceUpdate};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 
@@ -21,10 +21,10 @@ pub(super) struct ManagementSocket {
 }
 
 impl ManagementSocket {
-    pub(super) fn start(path: PathBuf) -> Result<Self, String> {
+    pub(super) fn start(at: OpenVpnInterface) -> Result<Self, String> {
         let latest = Arc::new(Mailbox::default());
         let to_thread = Arc::clone(&latest);
-        let follow = move |stop| ManagementFollower { path, stop, latest: to_thread }.run();
+        let follow = move |stop| ManagementFollower { at, stop, latest: to_thread }.run();
         let thread = ServiceThread::start_detached("openvpn", follow)
             .map_err(|error| format!("there is no thread to follow it with ({error})"))?;
         Ok(Self { latest, _thread: thread })
@@ -38,7 +38,7 @@ impl ManagementSocket {
 
 /// State of the thread.
 struct ManagementFollower {
-    path: PathBuf,
+    at: OpenVpnInterface,
     stop: StopSignal,
     latest: Arc<Mailbox>,
 }
@@ -60,7 +60,8 @@ enum FollowEnd {
     )]
     Silent,
     #[error(
-        "the management socket asks for a password; protect it by `management-client-group` instead, or by its folder"
+        "the management interface asks for a password; let it be a Unix socket, and protect that by \
+         `management-client-group` or by its folder instead"
     )]
     Password,
     #[error("{0}")]
@@ -95,7 +96,7 @@ impl ManagementFollower {
     }
 
     fn follow(&self, has_answered: &mut bool) -> Result<Infallible, FollowEnd> {
-        let mut connection = ManagementConnection::open(&self.path)?;
+        let mut connection = ManagementConnection::open(&self.at)?;
         let mut query_at = Instant::now();
         let mut hint_pause = HINT_PAUSE_MIN;
         loop {
@@ -125,7 +126,7 @@ impl ManagementFollower {
     ) -> Result<bool, FollowEnd> {
         connection.send("status 3")?;
         let give_up_at = Instant::now() + ANSWER_TIMEOUT;
-        let mut status = OpenVpnStatus::new(self.path.display().to_string());
+        let mut status = OpenVpnStatus::new(self.at.to_string());
         let mut hinted = false;
         loop {
             let line = connection.line(give_up_at.min(Instant::now() + STOP_CHECK_EVERY))?;
@@ -206,7 +207,11 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("management");
             let listener = UnixListener::bind(&path).unwrap();
-            Self { _folder: folder, listener, management: ManagementSocket::start(path).unwrap() }
+            Self {
+                _folder: folder,
+                listener,
+                management: ManagementSocket::start(OpenVpnInterface::Path(path)).unwrap(),
+            }
         }
 
         fn accept(&self) -> UnixStream {

@@ -1,4 +1,4 @@
-//! The devices that are connected to an OpenVPN server on this machine, from its management socket or its status file.
+//! The devices that are connected to an OpenVPN server, from its management interface or its status file.
 //!
 //! A common name is a device's uuid. A complete status counts even if it names nobody, since the server has said so. While
 //! the server is away, its last addresses stay.
@@ -9,20 +9,20 @@ mod status;
 mod status_file;
 
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::mailbox::PresenceUpdate;
 use super::table::PresenceTable;
 use super::{Patience, PresenceSource};
 use crate::authz::DeviceUuid;
+use crate::config::OpenVpnInterface;
 use management::ManagementSocket;
 use status_file::StatusFile;
 
 /// A source that is an OpenVPN server.
 pub(super) struct OpenVpn {
-    path: PathBuf,
-    /// `None` while there has been nothing at the path.
+    at: OpenVpnInterface,
+    /// `None` while there has been nothing at the path, or no thread to follow the server.
     interface: Option<StatusInterface>,
     table: PresenceTable,
 }
@@ -34,23 +34,29 @@ enum StatusInterface {
 }
 
 impl OpenVpn {
-    pub(super) fn new(path: PathBuf) -> Self {
-        let table = PresenceTable::new(path.display().to_string());
-        Self { path, interface: None, table }
+    pub(super) fn new(at: OpenVpnInterface) -> Self {
+        let table = PresenceTable::new(at.to_string());
+        Self { at, interface: None, table }
     }
 
     /// The interface that is at the path now. It may be of another kind than before.
     fn interface(&mut self) -> Result<&mut StatusInterface, String> {
-        let kind = std::fs::metadata(&self.path).map(|metadata| metadata.file_type());
+        let management = || ManagementSocket::start(self.at.clone()).map(StatusInterface::Management);
+        let OpenVpnInterface::Path(path) = &self.at else {
+            if self.interface.is_none() {
+                self.interface = Some(management()?);
+            }
+            return self.interface.as_mut().ok_or_else(|| "there is nothing".to_owned());
+        };
+        let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
         match (kind, &self.interface) {
             (Ok(kind), Some(StatusInterface::Management(_))) if kind.is_socket() => {}
             (Ok(kind), Some(StatusInterface::StatusFile(_))) if kind.is_file() => {}
             (Ok(kind), _) if kind.is_socket() => {
-                self.interface =
-                    Some(StatusInterface::Management(ManagementSocket::start(self.path.clone())?));
+                self.interface = Some(management()?);
             }
             (Ok(kind), _) if kind.is_file() => {
-                self.interface = Some(StatusInterface::StatusFile(StatusFile::new(self.path.clone())));
+                self.interface = Some(StatusInterface::StatusFile(StatusFile::new(path.clone())));
             }
             (Ok(_), _) => return Err("it is neither a management socket nor a status file".to_owned()),
             // The connection may outlive its name. It reports itself when it is lost.
