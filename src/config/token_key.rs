@@ -138,11 +138,11 @@ fn public_kind(text: &[u8]) -> Option<&'static str> {
     // A JSON Web Key has `d` where it is private, and `k` where it is a secret (RFC 7518, section 6).
     let is_public_jwk =
         |key: &serde_json::Value| key.get("kty").is_some() && key.get("d").or(key.get("k")).is_none();
+    let is_pem_or_ssh =
+        line.contains("PUBLIC KEY-----") || SSH_KEYS.iter().any(|kind| line.starts_with(kind));
     if line.contains("-----BEGIN CERTIFICATE-----") {
         Some("a certificate")
-    } else if line.contains("PUBLIC KEY-----") || SSH_KEYS.iter().any(|kind| line.starts_with(kind)) {
-        Some("a public key")
-    } else if is_spki(secret) || BASE64.decode(secret).is_ok_and(|der| is_spki(&der)) {
+    } else if is_pem_or_ssh || is_spki(secret) || BASE64.decode(secret).is_ok_and(|der| is_spki(&der)) {
         Some("a public key")
     } else if jwk().is_some_and(|key| is_public_jwk(&key) || key.get("keys").is_some()) {
         Some("a public JSON Web Key")

@@ -37,7 +37,7 @@ pub(in crate::control) fn ask_peers(
         let (asked, tls, sender) = (peer.clone(), Arc::clone(tls), sender.clone());
         // Each thread ends at the deadline, give or take one read.
         let started = std::thread::Builder::new().name("ask-peer".to_owned()).spawn(move || {
-            let answer = ask(&asked, tls, deadline).map_err(|error| told(&error));
+            let answer = ask(&asked, tls, deadline).map_err(|error| failure_text(&error));
             drop(sender.send((asked.name, answer)));
         });
         match started {
@@ -112,7 +112,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 }
 
 /// Words of a failure. A socket's time limit shows as an operation that would block.
-fn told(error: &io::Error) -> String {
+fn failure_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NO_ANSWER.to_owned(),
         _ => explain_io(error),
