@@ -25,7 +25,7 @@ pub struct PeerRequest<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerReply {
     pub reply: Reply,
-    /// Bytes of the reply; the bytes after them are the device's.
+    /// Bytes of the reply's head. The bytes after it are the device's, or a refusal's text for a person.
     pub len: usize,
 }
 
@@ -151,8 +151,9 @@ mod tests {
     fn a_node_understands_every_reply_of_its_peer() {
         for reply in Reply::ALL {
             let bytes = [reply.bytes(HttpVersion::Http11), b"device's own"].concat();
-            let len = bytes.len() - b"device's own".len();
+            let len = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
             assert_eq!(parse_peer_reply(&bytes), Ok(Some(PeerReply { reply, len })));
+            assert_eq!(parse_peer_reply(&bytes[..len]), Ok(Some(PeerReply { reply, len })), "without its text");
             assert_eq!(parse_peer_reply(&bytes[..len - 1]), Ok(None));
         }
     }

@@ -118,6 +118,44 @@ impl Reply {
         })
     }
 
+    /// The sentence behind the reason in the body, for a person: what happened, and what to do. It says no more than
+    /// the status line does, since the true cause is not for everybody. Empty for the one reply that is no refusal.
+    const fn explanation(self) -> &'static str {
+        match self {
+            Self::Established => "",
+            Self::Malformed => {
+                "the request, the PROXY header or the first TLS record is not valid; a request begins with CONNECT \
+                 <uuid>.balena:<port> HTTP/1.1"
+            }
+            Self::NotPermitted => {
+                "there is no such device, or this token may not reach this port of it; ask the relay's operator for a \
+                 grant"
+            }
+            Self::Method => "the relay opens tunnels and serves no pages; the only method is CONNECT",
+            Self::Credentials => {
+                "there is no token, or it is unknown, expired, revoked or not valid; send a valid one, by Bearer or as \
+                 the password of Basic"
+            }
+            Self::HeadTimeout => "the request was not complete in time; send it at once",
+            Self::Limit => {
+                "the principal, the device, the node or the client's network is at a limit; close sessions, or try \
+                 again later"
+            }
+            Self::HeadTooLarge => "the request has more than 8 KiB or more than 64 headers; send fewer headers",
+            Self::DeviceAddress => "the device's address is outside the relay's vpn.allow; tell the relay's operator",
+            Self::DevicePortClosed => "nothing listens on this port of the device; start the service there",
+            Self::DeviceUnreachable => "no way leads to the device now; try again later",
+            Self::DeviceOffline => "the device has no VPN connection, or its node cannot be reached; try again later",
+            Self::DeviceDisputed => {
+                "the relay cannot tell whether the address that it has is still this device's; try again in 5 seconds"
+            }
+            Self::Undecided => "the relay cannot decide now whether this is permitted; try again in 5 seconds",
+            Self::Draining => "the relay is about to stop; try again in 5 seconds, or at another node",
+            Self::DeviceTimeout => "the device, or the node that holds it, did not answer in time; try again later",
+            Self::Loop => "the relay's nodes pass this request to each other in a circle; tell the relay's operator",
+        }
+    }
+
     /// The whole reply, rendered once per process.
     pub fn bytes(self, version: HttpVersion) -> &'static [u8] {
         &RENDERED[self as usize][version as usize]
@@ -145,15 +183,20 @@ impl Reply {
         let mut text = format!("{version} {} {}\r\n", self.status(), self.reason());
         // A 200 has no header: the bytes after its empty line are the device's, and a Content-Length would make
         // some clients expect a body there.
-        if let Some(slug) = self.slug() {
-            write!(
-                text,
-                "Sluicegate-Reason: {slug}\r\n{}Content-Length: 0\r\nConnection: close\r\n",
-                self.own_headers()
-            )
-            .expect("writing to a string cannot fail");
-        }
-        text.push_str("\r\n");
+        let Some(slug) = self.slug() else {
+            text.push_str("\r\n");
+            return text.into_bytes().into();
+        };
+        // PuTTY waits for a byte behind the empty line before it believes that the head is complete.
+        let body = format!("{}: {}\n", self.reason(), self.explanation());
+        write!(
+            text,
+            "Sluicegate-Reason: {slug}\r\n{}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.own_headers(),
+            body.len()
+        )
+        .expect("writing to a string cannot fail");
         text.into_bytes().into()
     }
 }
@@ -191,8 +234,11 @@ mod tests {
         Sluicegate-Reason: credentials
         Proxy-Authenticate: Basic realm="sluicegate"
         Proxy-Authenticate: Bearer realm="sluicegate"
-        Content-Length: 0
+        Content-Type: text/plain; charset=utf-8
+        Content-Length: 155
         Connection: close
+
+        Proxy Authentication Required: there is no token, or it is unknown, expired, revoked or not valid; send a valid one, by Bearer or as the password of Basic
         "#);
     }
 
@@ -219,13 +265,16 @@ mod tests {
             (Reply::Loop, "508 Loop Detected", "loop"),
         ];
         assert_eq!(table.map(|(reply, ..)| reply), Reply::ALL);
+        let mut bodies = std::collections::HashSet::new();
         for (reply, status_line, slug) in table {
             for (version, name) in [(HttpVersion::Http10, "HTTP/1.0"), (HttpVersion::Http11, "HTTP/1.1")] {
                 let bytes = reply.bytes(version);
                 let mut headers = [httparse::EMPTY_HEADER; 16];
                 let mut response = httparse::Response::new(&mut headers);
-                let parsed = response.parse(bytes).unwrap();
-                assert_eq!(parsed, httparse::Status::Complete(bytes.len()), "{reply:?} has no body");
+                let httparse::Status::Complete(head) = response.parse(bytes).unwrap() else {
+                    panic!("{reply:?} has a whole head");
+                };
+                let body = std::str::from_utf8(&bytes[head..]).unwrap();
                 assert!(bytes.starts_with(format!("{name} {status_line}\r\n").as_bytes()), "{reply:?}");
                 let header = |name: &str| {
                     response
@@ -238,10 +287,17 @@ mod tests {
                 let retries = matches!(reply, Reply::DeviceDisputed | Reply::Undecided | Reply::Draining);
                 assert_eq!(header("Retry-After"), if retries { "5" } else { "" }, "{reply:?}");
                 assert_eq!(header("Allow"), if reply == Reply::Method { "CONNECT" } else { "" });
-                if reply != Reply::Established {
-                    assert_eq!(header("Connection"), "close", "{reply:?}");
-                    assert_eq!(header("Content-Length"), "0", "{reply:?}");
+                if reply == Reply::Established {
+                    assert_eq!(body, "", "the bytes behind it are the device's");
+                    continue;
                 }
+                assert_eq!(header("Connection"), "close", "{reply:?}");
+                assert_eq!(header("Content-Type"), "text/plain; charset=utf-8", "{reply:?}");
+                assert_eq!(header("Content-Length"), body.len().to_string(), "{reply:?}");
+                let explanation = body.strip_prefix(&format!("{}: ", reply.reason()));
+                assert!(explanation.is_some_and(|text| text.len() > 20 && text.ends_with('\n')), "{body}");
+                assert!(bodies.insert((body.to_owned(), name)), "no two replies say the same: {body}");
+                assert!(bytes.len() <= 1024, "{reply:?} fits into one segment");
             }
         }
     }

@@ -24,8 +24,8 @@ fn assert_refused(site: &Site, mut answer: Answer, row: &Row) {
     let Row { status, reason, slug, cause } = *row;
     assert_eq!((answer.status, answer.reason.as_str()), (status, reason));
     assert_eq!(answer.slug().as_deref(), Some(slug));
-    assert_eq!(answer.header("Content-Length"), ["0"]);
-    assert_eq!(answer.rest().expect("the reply is followed by a FIN, not by a reset"), b"");
+    let body = answer.rest().expect("the reply is followed by a FIN, not by a reset");
+    assert_body(&answer, &body);
     let events = site.audit().wait_for_events(1);
     assert_eq!(events.len(), 1, "one session, one event: {events:?}");
     let event = &events[0];
@@ -33,6 +33,32 @@ fn assert_refused(site: &Site, mut answer: Answer, row: &Row) {
     assert_eq!(event["status"], status, "{event}");
     assert_eq!(event["slug"], slug, "{event}");
     assert_eq!(event["cause"], cause, "{event}");
+}
+
+/// The body of a refusal: its reason, and a sentence for a person. The head announces it.
+#[track_caller]
+fn assert_body(answer: &Answer, body: &[u8]) {
+    assert_eq!(answer.header("Content-Type"), ["text/plain; charset=utf-8"]);
+    assert_eq!(answer.header("Content-Length"), [body.len().to_string()]);
+    let text = std::str::from_utf8(body).unwrap();
+    let sentence = text.strip_prefix(&format!("{}: ", answer.reason));
+    assert!(sentence.is_some_and(|sentence| sentence.len() > 20 && sentence.ends_with('\n')), "{text:?}");
+}
+
+/// Some clients take a head for complete only when a byte follows it, and some read once.
+#[test]
+fn a_refusal_comes_in_one_segment_with_its_body() {
+    let site = Site::new("");
+    let relay = site.start();
+    let mut client = connect(relay.address());
+    client.write_all(&Request::to(DEVICE, 22).bytes()).unwrap();
+    let mut segment = [0; 4096];
+    let len = client.read(&mut segment).unwrap();
+    let text = String::from_utf8_lossy(&segment[..len]);
+    let (head, body) = text.split_once("\r\n\r\n").expect("the head is whole");
+    assert!(head.starts_with("HTTP/1.1 407 "), "{head}");
+    assert!(body.starts_with("Proxy Authentication Required: ") && body.ends_with('\n'), "{body:?}");
+    assert_eq!(client.read(&mut segment).unwrap(), 0, "and nothing comes behind it");
 }
 
 #[test]
@@ -89,7 +115,8 @@ fn a_head_that_is_no_head_is_a_bad_request_and_hurts_nobody_else() {
         let mut answer = Answer::to_bytes(relay.address(), head);
         assert_eq!((answer.status, answer.reason.as_str()), (row.status, row.reason), "head {number}");
         assert_eq!(answer.slug().as_deref(), Some(row.slug), "head {number}");
-        assert_eq!(answer.rest().unwrap(), b"", "head {number}");
+        let body = answer.rest().unwrap();
+        assert_body(&answer, &body);
     }
     let events = site.audit().wait_for_events(heads.len());
     assert_eq!(events.len(), heads.len());
@@ -144,11 +171,16 @@ fn what_does_not_exist_and_what_is_not_permitted_get_one_answer_byte_for_byte() 
         let mut answer = Request::to(uuid, port).bearer(&token).send(relay.address());
         assert_eq!(
             String::from_utf8_lossy(&answer.head),
-            "HTTP/1.1 403 Tunnel Not Permitted\r\nSluicegate-Reason: not-permitted\r\nContent-Length: 0\r\n\
-             Connection: close\r\n\r\n",
+            "HTTP/1.1 403 Tunnel Not Permitted\r\nSluicegate-Reason: not-permitted\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: 129\r\nConnection: close\r\n\r\n",
             "{cause}"
         );
-        assert_eq!(answer.rest().unwrap(), b"", "{cause}");
+        assert_eq!(
+            String::from_utf8(answer.rest().unwrap()).unwrap(),
+            "Tunnel Not Permitted: there is no such device, or this token may not reach this port of it; ask the \
+             relay's operator for a grant\n",
+            "{cause}"
+        );
     }
     let events = site.audit().wait_for_events(cases.len());
     let causes: BTreeMap<_, _> = events
@@ -191,7 +223,7 @@ fn a_client_without_a_valid_token_is_asked_for_one_and_only_the_audit_log_knows_
         // Removing a principal revokes its tokens.
         (5, token(&orphaned), "credential-revoked"),
     ];
-    let mut heads = Vec::new();
+    let mut replies = Vec::new();
     for (port, token, cause) in &cases {
         let request = Request::to(DEVICE, *port);
         let request = token.iter().fold(request, |request, token| request.bearer(token));
@@ -204,10 +236,11 @@ fn a_client_without_a_valid_token_is_asked_for_one_and_only_the_audit_log_knows_
         assert_eq!(answer.slug().as_deref(), Some("credentials"), "{cause}");
         let challenges = answer.header("Proxy-Authenticate");
         assert_eq!(challenges, ["Basic realm=\"sluicegate\"", "Bearer realm=\"sluicegate\""], "{cause}");
-        assert_eq!(answer.rest().unwrap(), b"", "{cause}");
-        heads.push(answer.head);
+        let body = answer.rest().unwrap();
+        assert_body(&answer, &body);
+        replies.push([answer.head, body].concat());
     }
-    assert!(heads.iter().all(|head| *head == heads[0]), "the reply tells nothing more");
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "the reply tells nothing more");
     let events = site.audit().wait_for_events(cases.len());
     let causes: BTreeMap<_, _> = events
         .iter()
@@ -351,7 +384,8 @@ fn a_draining_relay_sends_new_clients_away() {
     assert_eq!((answer.status, answer.reason.as_str()), (503, "Relay Draining"));
     assert_eq!(answer.slug().as_deref(), Some("draining"));
     assert_eq!(answer.header("Retry-After").len(), 1);
-    assert_eq!(answer.rest().unwrap(), b"");
+    let body = answer.rest().unwrap();
+    assert_body(&answer, &body);
     let event = site.audit().wait_for(|event| event["event"] == "refusal");
     assert_eq!(
         (&event["status"], &event["slug"], &event["cause"]),

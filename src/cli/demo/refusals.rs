@@ -96,9 +96,15 @@ fn refuse(world: &DemoWorld, case: &Case) -> Result<Refused, DemoFailure> {
     let held = if case.name == OVER_THE_LIMIT { fill_device(world)? } else { Vec::new() };
     let (mut stream, answer) = world.client.request(&case.request).expecting(case.expected)?;
     case.expected.check(&answer)?;
-    let after = stream.read(&mut [0; 64]).expecting("a close after the reply")?;
-    if after != 0 {
-        return Err(DemoFailure::new("a close after the reply", "more bytes"));
+    let mut body = String::new();
+    stream.read_to_string(&mut body).expecting("a text after the head, and a close after that")?;
+    let announced = answer.header("Content-Length");
+    if body.trim_end().is_empty() || announced != body.len().to_string() {
+        let found = format!("{} bytes", body.len());
+        return Err(DemoFailure::new(
+            format!("a text of the {announced} bytes that the head announces"),
+            found,
+        ));
     }
     let client = stream.local_addr().expecting("an address of the client")?;
     for tunnel in held {
