@@ -4,42 +4,12 @@
 //! same error however its bytes arrive: the first byte that makes it invalid decides, and later bytes never change
 //! the error.
 
-use std::fmt;
-
-use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-
+use super::credentials::{CredentialForm, ParsedCredentials, Token, parse_credentials};
+use super::framing::check_framing;
 use super::{HttpVersion, Reply};
 
 /// Bytes of a head at most; a longer one is refused with 431.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
-
-/// A client's token. It is secret: nothing prints it, not even `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Vec<u8>);
-
-impl Token {
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes)
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The token as Basic credentials of a user without a name, which can carry any bytes.
-    pub fn basic(&self) -> Vec<u8> {
-        let user = [b":", self.0.as_slice()].concat();
-        [b"Basic ", BASE64.encode(user).as_bytes()].concat()
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
 
 /// A complete, valid head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +20,7 @@ pub struct ConnectHead<'a> {
     pub port: u16,
     /// `None` where the head carries no usable `Proxy-Authorization`.
     pub token: Option<Token>,
+    pub credential_form: CredentialForm,
     /// Bytes of the head, its empty line included; the bytes after it are the device's.
     pub len: usize,
 }
@@ -84,14 +55,16 @@ impl HeadError {
 }
 
 /// Parses a head; `Ok(None)` while it is not complete. Returns an error as soon as the method, the target or a
-/// forbidden byte makes it invalid. Checks the credentials only at the end of the head.
+/// forbidden byte makes it invalid. Checks the fields, which may contradict each other, only at the end of the head.
+///
+/// The value of a field that is not parsed may hold bytes above 127, which mean nothing here (RFC 9110, section 5.5).
 ///
 /// It parses from the first byte at each call. That is quadratic for a client that sends byte by byte;
 /// [`HEAD_BYTES_MAX`] limits it.
 pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<ConnectHead<'a>>, HeadError> {
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-    // Bytes after the head are the device's and may have any value, so parse the bytes before a bad byte first.
-    let bad_byte = window.iter().position(|&byte| byte == 0 || !byte.is_ascii());
+    // Of the request line, parse the bytes before a bad byte first: they may be wrong already.
+    let bad_byte = request_line(window).iter().position(|&byte| byte == 0 || !byte.is_ascii());
     let text = &window[..bad_byte.unwrap_or(window.len())];
 
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -112,11 +85,12 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
     match parsed {
         Ok(httparse::Status::Complete(len)) => {
             let ConnectTarget { uuid, port } = target.expect("a complete head has a request line");
-            let token = parse_token(request.headers).map_err(malformed)?;
-            Ok(Some(ConnectHead { version, uuid, port, token, len }))
+            check_framing(request.headers).map_err(malformed)?;
+            let ParsedCredentials { token, form } = parse_credentials(request.headers).map_err(malformed)?;
+            Ok(Some(ConnectHead { version, uuid, port, token, credential_form: form, len }))
         }
         Ok(httparse::Status::Partial) if bad_byte.is_some() => {
-            Err(malformed("the head holds a NUL or a byte that is not ASCII"))
+            Err(malformed("the request line holds a NUL or a byte that is not ASCII"))
         }
         Ok(httparse::Status::Partial) if window.len() == HEAD_BYTES_MAX => {
             Err(HeadError::TooLarge { version })
@@ -131,6 +105,13 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
             _ => "the request line is not that of an HTTP request",
         })),
     }
+}
+
+/// The bytes up to the end of the request line, with the empty lines that may precede it (RFC 9112, section 2.2).
+fn request_line(head: &[u8]) -> &[u8] {
+    let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(head.len());
+    let end = head[begin..].iter().position(|&byte| byte == b'\n').map_or(head.len(), |end| begin + end);
+    &head[..end]
 }
 
 /// The device and port that a CONNECT names.
@@ -164,40 +145,6 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| port != 0)
 }
 
-/// The token of the `Proxy-Authorization` header, of which there may be one; `None` where it is absent or unusable.
-fn parse_token(headers: &[httparse::Header<'_>]) -> Result<Option<Token>, &'static str> {
-    let mut credentials = headers.iter().filter(|h| h.name.eq_ignore_ascii_case("Proxy-Authorization"));
-    let first = credentials.next();
-    if credentials.next().is_some() {
-        return Err("the head has more than one Proxy-Authorization");
-    }
-    Ok(first.and_then(|header| token_of(header.value)))
-}
-
-fn token_of(credentials: &[u8]) -> Option<Token> {
-    let scheme_end = credentials.iter().position(|byte| matches!(byte, b' ' | b'\t'))?;
-    let (scheme, secret) = credentials.split_at(scheme_end);
-    let secret = secret.trim_ascii();
-    let token = if scheme.eq_ignore_ascii_case(b"Basic") {
-        let decoded = BASE64.decode(secret).ok()?;
-        match decoded.iter().position(|&byte| byte == b':') {
-            Some(colon) => decoded[colon + 1..].to_vec(),
-            None => decoded,
-        }
-    } else if scheme.eq_ignore_ascii_case(b"Bearer") {
-        secret.to_vec()
-    } else {
-        return None;
-    };
-    (!token.is_empty()).then(|| Token::new(token))
-}
-
-/// Base64 with or without padding: some clients leave it out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// The port of a target that names none.
 const PORT_DEFAULT: u16 = 80;
 
@@ -223,11 +170,6 @@ mod tests {
         parse(head).unwrap().unwrap_or_else(|| panic!("{head:?} is complete"))
     }
 
-    fn token_in(header: &str) -> Option<Vec<u8>> {
-        let head = format!("CONNECT {UUID}.balena:22 HTTP/1.1\r\n{header}\r\n\r\n");
-        complete(&head).token.map(|token| token.as_bytes().to_vec())
-    }
-
     #[test]
     fn the_head_that_the_balena_cli_sends_is_understood() {
         let head = format!(
@@ -239,6 +181,7 @@ mod tests {
             uuid: UUID,
             port: 22222,
             token: Some(Token::new(b"token".to_vec())),
+            credential_form: CredentialForm::Password,
             len: head.len(),
         };
         assert_eq!(complete(&sent), expected);
@@ -293,32 +236,6 @@ mod tests {
     }
 
     #[test]
-    fn a_basic_token_is_what_follows_the_first_colon() {
-        let basic = |text: &str| token_in(&format!("Proxy-Authorization: Basic {}", BASE64.encode(text)));
-        assert_eq!(basic("user:token"), Some(b"token".to_vec()));
-        assert_eq!(basic("user:to:ken"), Some(b"to:ken".to_vec()));
-        assert_eq!(basic(":token"), Some(b"token".to_vec()));
-        assert_eq!(basic("token"), Some(b"token".to_vec()));
-        assert_eq!(basic("user:"), None);
-    }
-
-    #[test]
-    fn schemes_and_header_names_have_no_case() {
-        assert_eq!(token_in("PROXY-authorization:bEARER  token "), Some(b"token".to_vec()));
-        assert_eq!(token_in("proxy-authorization: BASIC dXNlcjp0b2tlbg"), Some(b"token".to_vec()));
-    }
-
-    #[test]
-    fn credentials_that_cannot_be_used_count_as_none() {
-        for value in
-            ["", "Basic", "Basic ", "Basic %%%%", "Basic dXNlcjo=", "Bearer", "Bearer \t", "Digest x"]
-        {
-            assert_eq!(token_in(&format!("Proxy-Authorization: {value}")), None, "{value}");
-        }
-        assert_eq!(token_in("Authorization: Bearer token"), None);
-    }
-
-    #[test]
     fn two_credentials_are_malformed_rather_than_chosen_between() {
         let head = format!(
             "CONNECT {UUID} HTTP/1.1\r\nProxy-Authorization: Bearer a\r\nproxy-authorization: Bearer a\r\n\r\n"
@@ -351,15 +268,58 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_or_a_non_ascii_byte_is_refused_where_it_stands() {
-        for bad in [0, 0x80, 0xff] {
-            for place in ["CONNECT ab", "CONNECT ab HTTP/1.1\r\nX", "CONNECT ab HTTP/1.1\r\nX: y"] {
-                let mut head = place.as_bytes().to_vec();
-                assert_eq!(parse_head(&head, &suffixes()), Ok(None), "{place}");
-                head.push(bad);
-                let error = parse_head(&head, &suffixes()).unwrap_err();
-                assert_eq!(error.reply(), Reply::Malformed, "{place}");
-            }
+    fn a_nul_or_a_non_ascii_byte_is_refused_where_it_may_not_stand() {
+        let line = ["", "CONN", "CONNECT ab", "CONNECT ab HTTP/1", "\r\n\r\nCONNECT ab"];
+        let name = ["CONNECT ab HTTP/1.1\r\n", "CONNECT ab HTTP/1.1\r\nX"];
+        let value = ["CONNECT ab HTTP/1.1\r\nX: y"];
+        let in_places = |places: &[&'static str], bad: &[u8]| {
+            places.iter().flat_map(|place| bad.iter().map(move |bad| (*place, *bad))).collect::<Vec<_>>()
+        };
+        let refused = [
+            in_places(&line, &[0, 0x80, 0xff]),
+            in_places(&name, &[0, 0x80, 0xff]),
+            in_places(&value, &[0, 0x7f]),
+        ];
+        for (place, bad) in refused.concat() {
+            let mut head = place.as_bytes().to_vec();
+            assert_eq!(parse_head(&head, &suffixes()), Ok(None), "{place}");
+            head.push(bad);
+            let error = parse_head(&head, &suffixes()).unwrap_err();
+            assert_eq!(error.reply(), Reply::Malformed, "{bad} behind {place}");
+        }
+    }
+
+    #[test]
+    fn the_value_of_a_field_that_nobody_reads_may_hold_any_text() {
+        for value in
+            ["Mac OS/Версия (arm64)".as_bytes(), "São Paulo".as_bytes(), b"S\xe3o Paulo", b"\x80\xff\t"]
+        {
+            let start = format!("CONNECT {UUID}.balena:22 HTTP/1.1\r\nUser-Agent: ");
+            let head = [start.as_bytes(), value, b"\r\nProxy-Authorization: Bearer token\r\n\r\n"].concat();
+            let parsed = parse_head(&head, &suffixes()).unwrap().expect("it is complete");
+            assert_eq!(parsed.token, Some(Token::new(b"token".to_vec())));
+            assert_eq!(parsed.len, head.len());
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_read_holds_ascii_alone() {
+        for field in
+            [&b"Proxy-Authorization: Bearer tok\xe9n"[..], b"Host: \xc3\xa9", b"Content-Length: \xb2"]
+        {
+            let head = [b"CONNECT ab HTTP/1.1\r\n", field, b"\r\n\r\n"].concat();
+            let error = parse_head(&head, &suffixes()).unwrap_err();
+            assert_eq!(error.reply(), Reply::Malformed, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_whose_framing_contradicts_itself_is_malformed_at_its_end() {
+        for field in ["Host: other", "Content-Length: abc", "Content-Length: 4\r\nContent-Length: 5"] {
+            let head = format!("CONNECT {UUID} HTTP/1.0\r\nHost: {UUID}\r\n{field}\r\n");
+            assert_eq!(parse(&head), Ok(None), "{field}");
+            let error = parse(&format!("{head}\r\nBODY")).unwrap_err();
+            assert_eq!((error.reply(), error.version()), (Reply::Malformed, HttpVersion::Http10), "{field}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The client protocol: bytes in, values out. No I/O, apart from the certificate files of `tls::load`.
 
+mod credentials;
+mod framing;
 mod head;
 mod peer_request;
 mod proxy;
@@ -8,7 +10,8 @@ mod session_token;
 mod summary_request;
 mod tls;
 
-pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, Token, parse_head};
+pub use credentials::{CredentialForm, Token};
+pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, parse_head};
 pub use peer_request::{PeerReply, PeerReplyError, PeerRequest, parse_hops, parse_peer_reply};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};

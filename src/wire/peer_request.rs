@@ -153,7 +153,11 @@ mod tests {
             let bytes = [reply.bytes(HttpVersion::Http11), b"device's own"].concat();
             let len = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
             assert_eq!(parse_peer_reply(&bytes), Ok(Some(PeerReply { reply, len })));
-            assert_eq!(parse_peer_reply(&bytes[..len]), Ok(Some(PeerReply { reply, len })), "without its text");
+            assert_eq!(
+                parse_peer_reply(&bytes[..len]),
+                Ok(Some(PeerReply { reply, len })),
+                "without its text"
+            );
             assert_eq!(parse_peer_reply(&bytes[..len - 1]), Ok(None));
         }
     }

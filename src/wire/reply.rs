@@ -141,18 +141,30 @@ impl Reply {
                 "the principal, the device, the node or the client's network is at a limit; close sessions, or try \
                  again later"
             }
-            Self::HeadTooLarge => "the request has more than 8 KiB or more than 64 headers; send fewer headers",
-            Self::DeviceAddress => "the device's address is outside the relay's vpn.allow; tell the relay's operator",
+            Self::HeadTooLarge => {
+                "the request has more than 8 KiB or more than 64 headers; send fewer headers"
+            }
+            Self::DeviceAddress => {
+                "the device's address is outside the relay's vpn.allow; tell the relay's operator"
+            }
             Self::DevicePortClosed => "nothing listens on this port of the device; start the service there",
             Self::DeviceUnreachable => "no way leads to the device now; try again later",
-            Self::DeviceOffline => "the device has no VPN connection, or its node cannot be reached; try again later",
+            Self::DeviceOffline => {
+                "the device has no VPN connection, or its node cannot be reached; try again later"
+            }
             Self::DeviceDisputed => {
                 "the relay cannot tell whether the address that it has is still this device's; try again in 5 seconds"
             }
-            Self::Undecided => "the relay cannot decide now whether this is permitted; try again in 5 seconds",
+            Self::Undecided => {
+                "the relay cannot decide now whether this is permitted; try again in 5 seconds"
+            }
             Self::Draining => "the relay is about to stop; try again in 5 seconds, or at another node",
-            Self::DeviceTimeout => "the device, or the node that holds it, did not answer in time; try again later",
-            Self::Loop => "the relay's nodes pass this request to each other in a circle; tell the relay's operator",
+            Self::DeviceTimeout => {
+                "the device, or the node that holds it, did not answer in time; try again later"
+            }
+            Self::Loop => {
+                "the relay's nodes pass this request to each other in a circle; tell the relay's operator"
+            }
         }
     }
 

@@ -44,6 +44,24 @@ fn curl_fetches_a_page_with_either_scheme() {
 }
 
 #[test]
+fn curl_takes_a_token_in_the_url_of_the_proxy_as_user_name_or_as_password() {
+    if !tools_or_skip("curl_takes_a_token_in_the_url_of_the_proxy_as_user_name_or_as_password", &["curl"]) {
+        return;
+    }
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::http(PAGE);
+    let token = &site.token;
+    for user in [format!("{token}@"), format!("{token}:@"), format!("anybody:{token}@"), format!(":{token}@")]
+    {
+        let mut curl = curl(relay.address(), device.port());
+        let output = output_of(curl.arg("--proxy").arg(format!("http://{user}{}", relay.address())), b"");
+        assert_done(&output);
+        assert_eq!(output.stdout, PAGE, "{}", user.replace(token, "TOKEN"));
+    }
+}
+
+#[test]
 fn curl_shows_a_refusal_as_it_was_said() {
     if !tools_or_skip("curl_shows_a_refusal_as_it_was_said", &["curl"]) {
         return;

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
-use sluicegate::wire::{ConnectHead, HEAD_BYTES_MAX, HttpVersion, Token, parse_head};
+use sluicegate::wire::{ConnectHead, CredentialForm, HEAD_BYTES_MAX, HttpVersion, Token, parse_head};
 
 /// A valid head, what it says, and what the client sends right behind it.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ struct Sent {
     uuid: String,
     port: u16,
     token: Option<Vec<u8>>,
+    form: CredentialForm,
     head: String,
     payload: Vec<u8>,
 }
@@ -27,6 +28,7 @@ impl Sent {
             uuid: &self.uuid,
             port: self.port,
             token: self.token.clone().map(Token::new),
+            credential_form: self.form,
             len: self.head.len(),
         }
     }
@@ -36,23 +38,28 @@ fn suffixes() -> Vec<String> {
     ["balena", "vpn", "resin"].map(String::from).to_vec()
 }
 
-/// A `Proxy-Authorization` line, or none, and the token that a relay must find in it.
-fn credentials() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
+/// A `Proxy-Authorization` line, or none; the token that a relay must find in it, and its form.
+fn credentials() -> impl Strategy<Value = (String, Option<Vec<u8>>, CredentialForm)> {
     let name = "[Pp]roxy-[Aa]uthorization: {0,2}";
     let basic = (name, "(Basic|basic|BASIC) {1,2}", "[a-z]{0,4}", prop::collection::vec(any::<u8>(), 1..24));
     let without_user = (name, "[!-9;-~]{1,24}");
     let bearer = (name, "(Bearer|bEARER) {1,2}", "[!-~]{1,24}");
     prop_oneof![
-        Just((String::new(), None)),
+        Just((String::new(), None, CredentialForm::Absent)),
         basic.prop_map(|(name, scheme, user, token)| {
             let pair = [user.as_bytes(), b":", &token].concat();
-            (format!("{name}{scheme}{}\r\n", BASE64_STANDARD.encode(pair)), Some(token))
+            (
+                format!("{name}{scheme}{}\r\n", BASE64_STANDARD.encode(pair)),
+                Some(token),
+                CredentialForm::Password,
+            )
         }),
         without_user.prop_map(|(name, token)| {
-            (format!("{name}Basic {}\r\n", BASE64_STANDARD.encode(&token)), Some(token.into_bytes()))
+            let line = format!("{name}Basic {}\r\n", BASE64_STANDARD.encode(&token));
+            (line, Some(token.into_bytes()), CredentialForm::NoColon)
         }),
         bearer.prop_map(|(name, scheme, token)| {
-            (format!("{name}{scheme}{token}\r\n"), Some(token.into_bytes()))
+            (format!("{name}{scheme}{token}\r\n"), Some(token.into_bytes()), CredentialForm::Bearer)
         }),
     ]
 }
@@ -60,7 +67,8 @@ fn credentials() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
 fn sent() -> impl Strategy<Value = Sent> {
     let suffix = prop_oneof![Just(String::new()), "\\.([bB]alena|BALENA|vpn|ReSin)".boxed()];
     let version = prop_oneof![Just(HttpVersion::Http10), Just(HttpVersion::Http11)];
-    let others = "(X-[A-Za-z0-9-]{0,8}:[ -~]{0,12}\r\n){0,4}";
+    // Values may hold bytes above 127, here those of UTF-8.
+    let others = "(X-[A-Za-z0-9-]{0,8}:[ -~\u{80}-\u{2000}]{0,12}\r\n){0,4}";
     let payload = prop::collection::vec(any::<u8>(), 0..40);
     (
         "[0-9a-fA-F]{1,62}",
@@ -72,12 +80,12 @@ fn sent() -> impl Strategy<Value = Sent> {
         others,
         payload,
     )
-        .prop_map(|(uuid, suffix, port, version, before, (line, token), after, payload)| {
+        .prop_map(|(uuid, suffix, port, version, before, (line, token, form), after, payload)| {
             let port_text = port.map(|port| format!(":{port}")).unwrap_or_default();
             let version_text = if version == HttpVersion::Http10 { "HTTP/1.0" } else { "HTTP/1.1" };
             let head =
                 format!("CONNECT {uuid}{suffix}{port_text} {version_text}\r\n{before}{line}{after}\r\n");
-            Sent { version, uuid, port: port.unwrap_or(80), token, head, payload }
+            Sent { version, uuid, port: port.unwrap_or(80), token, form, head, payload }
         })
 }
 
@@ -110,6 +118,10 @@ fn near_misses() -> impl Strategy<Value = Vec<u8>> {
         "\u{16}",
         "Proxy-Authorization: Bearer t\r\n",
         "Proxy-Authorization: Basic !\r\n",
+        "Host: a\r\n",
+        "Content-Length: 4\r\n",
+        "Content-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\n",
     ]);
     prop::collection::vec(pieces, 0..10).prop_map(|pieces| pieces.concat().into_bytes())
 }

@@ -90,6 +90,7 @@ fn every_way_of_showing_a_token_is_understood() {
         basic(&format!("anybody:{token}")),
         basic(&format!(":{token}")),
         basic(token),
+        basic(&format!("{token}:")),
     ] {
         let answer = Request::to(DEVICE, device.port()).header(&line).send(relay.address());
         assert_eq!(answer.status, 200, "{line}");
@@ -129,6 +130,50 @@ fn a_head_that_is_no_head_is_a_bad_request_and_hurts_nobody_else() {
     let mut echoed = [0; 10];
     neighbour.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"still here");
+}
+
+#[test]
+fn a_head_whose_framing_contradicts_itself_is_a_bad_request_and_dials_nobody() {
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::listening(V4);
+    let cases = [
+        (&["Host: one", "Host: other"][..], "more than one Host"),
+        (&["Host: o ne"], "not a host"),
+        (&["Content-Length: abc"], "not a number"),
+        (&["Content-Length: 4", "Content-Length: 5"], "differ"),
+        (&["Transfer-Encoding: chunked"], "Transfer-Encoding"),
+    ];
+    for (fields, _) in cases {
+        let request = site.request(&device).early(b"BODY");
+        let request = fields.iter().fold(request, |request, field| request.header(field));
+        let answer = request.send(relay.address());
+        assert_eq!((answer.status, answer.slug().as_deref()), (400, Some("malformed")), "{fields:?}");
+    }
+    let events = site.audit().wait_for_events(cases.len());
+    for (event, (fields, detail)) in events.iter().zip(cases) {
+        assert!(event["detail"].as_str().unwrap().contains(detail), "{fields:?}: {event}");
+    }
+    // What agrees with itself opens the tunnel, and the bytes behind the head are the device's.
+    let request = site.request(&device).early(b"BODY");
+    let request = request.header("Host: one").header("Content-Length: 4").header("Content-Length: 4");
+    let _client = request.send(relay.address()).opened();
+    let mut body = [0; 4];
+    device.accept().read_exact(&mut body).unwrap();
+    assert_eq!(&body, b"BODY", "the first connection to the device is this one");
+}
+
+#[test]
+fn a_header_that_nobody_reads_may_hold_bytes_above_127() {
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::echo(V4);
+    for name in ["Mac OS/Версия (arm64)".as_bytes(), b"S\xe3o Paulo"] {
+        let request = site.request(&device).bytes();
+        let head = request.strip_suffix(b"\r\n").unwrap();
+        let answer = Answer::to_bytes(relay.address(), &[head, b"User-Agent: ", name, b"\r\n\r\n"].concat());
+        assert_eq!(answer.status, 200, "{name:?}");
+    }
 }
 
 #[test]
@@ -247,9 +292,41 @@ fn a_client_without_a_valid_token_is_asked_for_one_and_only_the_audit_log_knows_
         .map(|event| (event["port"].as_u64().unwrap(), event["cause"].as_str().unwrap()))
         .collect();
     assert_eq!(causes, cases.map(|(port, _, cause)| (u64::from(port), cause)).into());
+    for event in events {
+        let form = match event["cause"].as_str() {
+            Some("credential-missing") => "the request has no Proxy-Authorization",
+            _ => "the token came by Bearer",
+        };
+        assert_eq!(event["detail"], form, "{event}");
+    }
     let log = std::fs::read_to_string(site.folder().join("audit.jsonl")).unwrap();
     assert!(!log.contains("sg_"), "no token in the audit log");
     assert!(!relay.log().contains("sg_"), "no token in the log");
+}
+
+#[test]
+fn the_audit_log_says_in_which_form_refused_credentials_came() {
+    use base64::Engine;
+    let basic = |text: &str| format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(text));
+    let site = Site::new("");
+    let relay = site.start();
+    let cases = [
+        ("Digest x".to_owned(), "credential-missing", "neither Basic nor Bearer"),
+        ("Basic %%%".to_owned(), "credential-missing", "not base64"),
+        (basic(":"), "credential-missing", "no token"),
+        (basic("sg_nobody"), "credential-unknown", "without a colon"),
+        (basic("sg_nobody:"), "credential-unknown", "as the user name"),
+        (basic("me:sg_nobody"), "credential-unknown", "as the password"),
+    ];
+    for (value, ..) in &cases {
+        let request = Request::to(DEVICE, 22).header(&format!("Proxy-Authorization: {value}"));
+        assert_eq!(request.send(relay.address()).status, 407, "{value}");
+    }
+    let events = site.audit().wait_for_events(cases.len());
+    for (event, (value, cause, detail)) in events.iter().zip(cases) {
+        assert_eq!(event["cause"], cause, "{value}: {event}");
+        assert!(event["detail"].as_str().unwrap().contains(detail), "{value}: {event}");
+    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::engine::token_rate_limit::Budget;
 use crate::engine::turn::TurnCx;
 use crate::telemetry::Cause;
 use crate::wire::{
-    ConnectHead, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, is_summary_request, parse_head,
-    parse_hops, parse_proxy_header, summary_reply,
+    ConnectHead, CredentialForm, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, is_summary_request,
+    parse_head, parse_hops, parse_proxy_header, summary_reply,
 };
 
 /// The head is incomplete.
@@ -36,6 +36,7 @@ pub(super) struct ClientRequest<K: Kernel> {
     pub early: Vec<u8>,
     /// The client's token, for a peer that the request may be handed to.
     pub token: Option<Token>,
+    pub credential_form: CredentialForm,
     /// The nodes that the request has come by.
     pub hops: Vec<Box<str>>,
     /// A peer was asked, and does not hold the device any more.
@@ -156,7 +157,7 @@ impl<K: Kernel> ReadingRequest<K> {
             Ok(Some(head)) => {
                 let (query, unusable) = read_query(&head, cx);
                 core.query = Some(query);
-                let (version, len) = (head.version, head.len);
+                let (version, len, credential_form) = (head.version, head.len, head.credential_form);
                 let token = head.token.filter(|_| cx.shared.config.forward.tls.is_some());
                 let hops = match core.comes_from_peer(cx) {
                     true => parse_hops(&self.head[..len]),
@@ -165,8 +166,16 @@ impl<K: Kernel> ReadingRequest<K> {
                 let Self { client, head: mut bytes } = self;
                 let early = bytes.split_off(len);
                 let (has_asked_peer, skips_pool) = (false, false);
-                let request =
-                    ClientRequest { client, version, early, token, hops, has_asked_peer, skips_pool };
+                let request = ClientRequest {
+                    client,
+                    version,
+                    early,
+                    token,
+                    credential_form,
+                    hops,
+                    has_asked_peer,
+                    skips_pool,
+                };
                 match unusable {
                     Some(unusable) if !cx.shared.is_draining() => request.reject_token(unusable, core, cx),
                     _ => request.decide(core, cx),
@@ -251,9 +260,13 @@ impl<K: Kernel> ClientRequest<K> {
             }
             Decision::Refuse(Refusal::DeviceElsewhere) => State::ask_peer(self, core, cx),
             Decision::Refuse(Refusal::CredentialUnknown) => {
-                self.reject_unknown(Rejection::refused(Refusal::CredentialUnknown), core, cx)
+                let rejection = self.refused(Refusal::CredentialUnknown);
+                self.reject_unknown(rejection, core, cx)
             }
-            Decision::Refuse(refusal) => self.reject(Rejection::refused(refusal), core, cx),
+            Decision::Refuse(refusal) => {
+                let rejection = self.refused(refusal);
+                self.reject(rejection, core, cx)
+            }
             Decision::Undecided(undecided) => {
                 cx.counters.sessions.undecided.add(u64::from(!core.is_probe(cx)));
                 self.reject(Rejection::undecided(undecided), core, cx)
@@ -263,6 +276,13 @@ impl<K: Kernel> ClientRequest<K> {
 
     pub fn reject(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         State::reject(self.client, self.version, rejection, core, cx)
+    }
+
+    /// The rejection for `refusal`. Where the credentials are refused, it says in which form they came.
+    fn refused(&self, refusal: Refusal) -> Rejection {
+        let is_of_credentials = refusal.reply() == Reply::Credentials;
+        let detail = is_of_credentials.then(|| self.credential_form.to_string());
+        Rejection { detail, ..Rejection::refused(refusal) }
     }
 
     /// The token can be valid in no snapshot.
