@@ -70,7 +70,7 @@ pub struct Timeouts {
     /// Time without a byte in either direction, after which a tunnel ends.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// Time without a byte after one direction has ended, after which a tunnel ends.
+    /// Time without a byte after one direction has ended, after which a tunnel ends where no side is slow.
     #[serde(with = "humantime_serde")]
     pub half_closed: Duration,
     /// Time from SIGTERM to the end of the tunnels that are still open.
@@ -82,7 +82,8 @@ pub struct Timeouts {
     /// Silence after which TCP probes the other end, for clients and devices. The kernel counts whole seconds.
     #[serde(with = "humantime_serde")]
     pub keepalive: Duration,
-    /// Time that bytes or probes may stay unacknowledged before the connection ends, for clients and devices.
+    /// Time that a client or a device may answer nothing before it counts as gone. One that answers and does not read
+    /// is slow, and waits until `idle`.
     #[serde(with = "humantime_serde")]
     pub user_timeout: Duration,
 }

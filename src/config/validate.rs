@@ -357,7 +357,7 @@ const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 /// `MAX_TCP_KEEPIDLE` of Linux.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
-/// TCP_USER_TIMEOUT is milliseconds in an int; whole days read better than its exact limit.
+/// Longer than anybody waits for a peer that is gone. Milliseconds of it fit into an int of the kernel.
 const USER_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// A longer busy poll would keep a CPU busy all the time.

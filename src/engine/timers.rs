@@ -22,6 +22,11 @@ pub(super) struct Tick(pub u64);
 impl Tick {
     /// A time that does not come.
     pub const NEVER: Self = Self(u64::MAX);
+
+    /// The tick that is `duration` later.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 impl Instant {
@@ -31,8 +36,7 @@ impl Instant {
 
     /// The tick after `duration`, rounded up.
     pub fn after(self, duration: Duration) -> Tick {
-        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Tick(self.tick().0.saturating_add(ms).saturating_add(1))
+        Tick(self.tick().after(duration).0.saturating_add(1))
     }
 
     pub fn us_since(self, earlier_us: u64) -> u64 {

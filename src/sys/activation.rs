@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{SockRef, Socket};
 
-use super::socket::{BACKLOG, WatchForSilence, watch_for_silence};
+use super::silence::{WatchForSilence, watch_for_silence};
+use super::socket::BACKLOG;
 
 /// Takes the sockets that were passed to this process. Empty where none were, and at each later call.
 pub fn take() -> io::Result<Vec<OwnedFd>> {

@@ -15,5 +15,6 @@ pub mod pipe;
 mod receive;
 pub mod ring;
 pub mod service_thread;
+pub mod silence;
 pub mod socket;
 pub mod wake;

@@ -6,22 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv, send};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Time without traffic after which TCP probes the peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Keepalive(pub Duration);
-
-/// Time that bytes or probes may stay unacknowledged before the connection fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct UserTimeout(pub Duration);
-
-/// The options by which every connection, to clients and to devices, finds out that its peer is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WatchForSilence {
-    pub keepalive: Keepalive,
-    pub user_timeout: UserTimeout,
-}
+use super::silence::{WatchForSilence, watch_for_silence};
 
 /// Opens a listener for the calling thread; the kernel spreads clients over all listeners of one address.
 /// Accepted sockets inherit `options`, so that an accept needs no call for each option.
@@ -61,17 +48,6 @@ pub fn open(to: SocketAddr, interface: Option<&str>) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Lets the kernel detect that the peer of a connected socket has gone silent.
-pub fn watch_for_silence(socket: &impl AsFd, options: WatchForSilence) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    let interval = (options.keepalive.0 / KEEPALIVE_PROBES).max(Duration::from_secs(1));
-    let keepalive = TcpKeepalive::new()
-        .with_time(options.keepalive.0.max(Duration::from_secs(1)))
-        .with_interval(interval);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout.0))
-}
-
 /// The address that a listener is bound to.
 pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     SockRef::from(socket).local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
@@ -104,7 +80,3 @@ pub fn reset_on_close(socket: &impl AsFd) {
 
 /// Connections that may wait for an accept, per listener; the kernel limits it to `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
-
-/// Unanswered probes in the time of one keepalive. The user timeout ends the connection (tcp(7)), so the kernel's
-/// own number of probes does not matter.
-const KEEPALIVE_PROBES: u32 = 4;

@@ -80,6 +80,7 @@ mod scale;
 mod secrets;
 mod session_tokens;
 mod sessions;
+mod silence;
 mod slow_store;
 mod sqlite_files;
 mod sqlite_reader;

@@ -16,6 +16,7 @@ use super::user_data::UserData;
 use crate::sys::buffers::BufferId;
 use crate::sys::kernel_tls::{Keys, Record};
 use crate::sys::ring::First;
+use crate::sys::silence::Delivery;
 
 /// The calls and operations that the engine needs of the system. None of them waits.
 pub(super) trait Kernel {
@@ -42,6 +43,8 @@ pub(super) trait Kernel {
     fn open_peer_socket(&self, address: SocketAddr) -> Result<Self::Socket>;
     /// Turns on the detection of a remote side that went away silently. Client sockets have it from the start.
     fn watch_for_silence(&self, socket: &Self::Socket);
+    /// Finds out whether the other side has taken what was sent to it, and whether it is still there.
+    fn delivery(&self, socket: &Self::Socket) -> Delivery;
 
     /// Prepares the socket for TLS in the kernel; an error where the kernel has none.
     fn prepare_tls(&self, socket: &Self::Socket) -> Result<()>;

@@ -14,6 +14,7 @@ use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::engine::user_data::{Purpose, UserData};
 use crate::sys::buffers::{BUFFER_BYTES, BufferId};
 use crate::sys::kernel_tls::{Keys, Record};
+use crate::sys::silence::Delivery;
 
 /// One end of a connection, as the relay holds it. Clones are the test's view of the same one.
 #[derive(Clone, Default)]
@@ -36,6 +37,8 @@ pub(in crate::engine) struct SocketState {
     pub record: Cell<Option<Record>>,
     /// The relay has sent the alert `close_notify`.
     pub close_notify_sent: Cell<bool>,
+    /// The state of the bytes that the relay has sent.
+    pub delivery: Cell<Delivery>,
     /// The errno of every call from now on.
     pub broken: Cell<Option<i32>>,
 }
@@ -388,6 +391,10 @@ impl Kernel for SimulatedKernel {
     }
 
     fn watch_for_silence(&self, _socket: &Socket) {}
+
+    fn delivery(&self, socket: &Socket) -> Delivery {
+        socket.0.delivery.get()
+    }
 
     fn open_device_socket(&self, _address: SocketAddr) -> io::Result<Socket> {
         self.device.check()?;

@@ -13,7 +13,8 @@ use crate::sys::buffers::{BufferId, Buffers};
 use crate::sys::kernel_tls::{self, Keys, Record};
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, Gather, Operation, Ring, RingError, Wait};
-use crate::sys::socket::{self, Keepalive, UserTimeout, WatchForSilence};
+use crate::sys::silence::{self, Delivery, Keepalive, UserTimeout, WatchForSilence};
+use crate::sys::socket;
 use crate::telemetry::HotCounters;
 
 /// A socket of a session or of a pooled connection.
@@ -212,7 +213,11 @@ impl Kernel for UringKernel {
 
     fn watch_for_silence(&self, socket: &UringSocket) {
         // The connection may have failed already, which its next completion tells.
-        let _failed_already = socket::watch_for_silence(socket, self.silence);
+        let _failed_already = silence::watch_for_silence(socket, self.silence);
+    }
+
+    fn delivery(&self, socket: &UringSocket) -> Delivery {
+        silence::delivery(socket, self.silence.user_timeout)
     }
 
     fn received(&self, buffer: BufferId, len: usize) -> &[u8] {

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::engine::EngineError;
 use crate::engine::kernel::uring::silence_options;
 use crate::engine::listener::{Listener, Sharing};
+use crate::sys::silence::WatchForSilence;
 use crate::sys::{activation, socket};
 
 /// Client listeners that a service manager opened before the node started.
@@ -93,7 +94,7 @@ pub(in crate::engine) fn bind_all(
 fn bind(
     address: SocketAddr,
     threads: usize,
-    options: socket::WatchForSilence,
+    options: WatchForSilence,
 ) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     if address.port() != 0 {
         socket::check_free(address)?;
@@ -111,7 +112,7 @@ fn bind(
 
 /// Prepares inherited sockets: at least one per thread, and every one has a thread, since clients of a socket
 /// without a thread would wait for ever.
-fn adopt(passed: Vec<OwnedFd>, threads: usize, options: socket::WatchForSilence) -> io::Result<Vec<OwnedFd>> {
+fn adopt(passed: Vec<OwnedFd>, threads: usize, options: WatchForSilence) -> io::Result<Vec<OwnedFd>> {
     let ours = passed.into_iter().map(|socket| activation::make_ours(socket, options));
     let mut sockets = ours.collect::<io::Result<Vec<_>>>()?;
     let passed = sockets.len();

@@ -350,6 +350,14 @@ impl<K: Kernel> Session<K> {
         });
     }
 
+    /// Looks whether the peers of a tunnel have taken what was sent to them, and are still there.
+    pub fn check_delivery(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(tunnel) = &mut self.state {
+            let answered = tunnel.check_delivery(cx);
+            self.close_tunnel(answered, cx);
+        }
+    }
+
     /// Goes on moving bytes, where the session [wants a turn](Session::wants_turn).
     pub fn resume(&mut self, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(tunnel) = &mut self.state {
@@ -465,6 +473,12 @@ impl<K: Kernel> Session<K> {
     /// The session is a tunnel whose right ends at a time.
     pub fn expires(&self) -> bool {
         matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires_at.is_some())
+    }
+
+    /// The session is a tunnel that has sent bytes of which [`Session::check_delivery`] does not know yet that they
+    /// have arrived.
+    pub fn has_sent(&self) -> bool {
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.has_sent)
     }
 
     /// True where there are bytes to move that no completion announces.

@@ -10,7 +10,7 @@ use super::request::ClientRequest;
 use crate::authz::{Decision, Refusal, UnixMillis};
 use crate::engine::forward::{Direction, Flow, FlowEnd, FlowError, FlowOperation, FlowSockets};
 use crate::engine::kernel::Kernel;
-use crate::engine::kernel::io::{Io, Outcome};
+use crate::engine::kernel::io::{Io, Outcome, errno};
 use crate::engine::limits::TunnelPermit;
 use crate::engine::session_view::TunnelRow;
 use crate::engine::timers::Tick;
@@ -18,6 +18,7 @@ use crate::engine::tls::ktls::give_to_kernel;
 use crate::engine::tls::scratch::ScratchMemory;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
+use crate::sys::silence::Delivery;
 use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy};
 use crate::wire::Reply;
 
@@ -41,14 +42,16 @@ pub(super) struct Tunnel<K: Kernel> {
     permit: Option<TunnelPermit>,
     /// Time of the last byte in either direction.
     active_at: Tick,
+    /// Bytes were sent, to either side, of which it is not known that they have arrived.
+    pub(super) has_sent: bool,
     /// Time for what only a tunnel that lasts is worth; [`Tick::NEVER`] once it is done.
     settle_at: Tick,
     pub(super) expires_at: Option<UnixMillis>,
     /// The right to the tunnel is gone, which may be a mistake of the snapshot in force. The tunnel ends at this
     /// time, unless the right comes back.
     reprieved_until: Option<Tick>,
-    /// Time from accept to the reply.
-    handshake_us: u64,
+    /// Time from accept to the reply. Half of a number, since every open tunnel has one.
+    handshake_us: u32,
 }
 
 /// The end of a tunnel: its cause, and the sides whose close is to be a reset.
@@ -92,10 +95,12 @@ impl<K: Kernel> Tunnel<K> {
             down: flow(Direction::Down),
             permit,
             active_at: cx.now.tick(),
+            // The reply.
+            has_sent: true,
             settle_at: cx.now.after(LASTS_AFTER),
             expires_at,
             reprieved_until: None,
-            handshake_us,
+            handshake_us: u32::try_from(handshake_us).unwrap_or(u32::MAX),
         });
         // The deadline of the connect is over; `drive` sets the tunnel's own.
         core.deadline = None;
@@ -163,8 +168,30 @@ impl<K: Kernel> Tunnel<K> {
             core.deadline = Some(self.deadline(cx));
             return Ok(());
         }
+        if self.is_half_closed() && self.idle_until(cx) > cx.now.tick() {
+            self.check_delivery(cx)?;
+            if self.has_sent {
+                // A side answers and has no room: it is slow, and a slow one has the time of an idle tunnel.
+                let next_look = cx.now.after(cx.shared.config.timeouts.half_closed);
+                core.deadline = Some(next_look.min(self.idle_until(cx)));
+                return Ok(());
+            }
+        }
         let cause = if self.is_half_closed() { Cause::HalfClosedTimeout } else { Cause::IdleTimeout };
         Err(TunnelExit::reset(cause))
+    }
+
+    /// Looks whether both sides have taken what was sent to them. Ends the tunnel where one answers nothing any more.
+    pub fn check_delivery(&mut self, cx: &TurnCx<'_, K>) -> Result<(), TunnelExit> {
+        self.has_sent = false;
+        for (side, socket) in [(Side::Client, &self.client.socket), (Side::Device, &self.device.socket)] {
+            match cx.kernel.delivery(socket) {
+                Delivery::Complete => {}
+                Delivery::Pending => self.has_sent = true,
+                Delivery::Unanswered => return Err(side.broken(&errno(-libc::ETIMEDOUT))),
+            }
+        }
+        Ok(())
     }
 
     /// The view has changed, or a right has expired.
@@ -267,6 +294,7 @@ impl<K: Kernel> Tunnel<K> {
         let stepped = step(&mut self.up, &mut self.down, &mut sockets, &mut io);
         if self.bytes() != bytes_before {
             self.active_at = cx.now.tick();
+            self.has_sent = true;
         }
         if let Err((side, error)) = stepped {
             return Err(side.broken(&error));
@@ -303,7 +331,7 @@ impl<K: Kernel> Tunnel<K> {
             cause: end.cause,
             bytes_up: self.up.bytes,
             bytes_down: self.down.bytes,
-            handshake_us: self.handshake_us,
+            handshake_us: self.handshake_us.into(),
             duration_ms: cx.now.us_since(core.accepted_at_us) / 1000,
         });
         cx.counters.sessions.tunnels_closed.add(1);
@@ -323,7 +351,7 @@ impl<K: Kernel> Tunnel<K> {
 
     /// The tunnel as an operator sees it.
     pub fn row(&self) -> TunnelRow {
-        TunnelRow { up: self.up.row(), down: self.down.row(), handshake_us: self.handshake_us }
+        TunnelRow { up: self.up.row(), down: self.down.row(), handshake_us: self.handshake_us.into() }
     }
 
     pub fn is_half_closed(&self) -> bool {
@@ -344,10 +372,16 @@ impl<K: Kernel> Tunnel<K> {
 
     /// Time at which the tunnel has been quiet for too long, if nothing moves before.
     fn quiet_until(&self, cx: &TurnCx<'_, K>) -> Tick {
-        let timeouts = &cx.shared.config.timeouts;
-        let patience = if self.is_half_closed() { timeouts.half_closed } else { timeouts.idle };
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        Tick(self.active_at.0.saturating_add(patience_ms))
+        if self.is_half_closed() {
+            self.active_at.after(cx.shared.config.timeouts.half_closed)
+        } else {
+            self.idle_until(cx)
+        }
+    }
+
+    /// Time at which even a tunnel with a slow side has been quiet for too long.
+    fn idle_until(&self, cx: &TurnCx<'_, K>) -> Tick {
+        self.active_at.after(cx.shared.config.timeouts.idle)
     }
 
     fn deadline(&self, cx: &TurnCx<'_, K>) -> Tick {

@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::delivery_checks::DeliveryChecks;
 use super::idle::IdlePolicy;
 use super::scheduler::Scheduler;
 use super::serve_requests::RequestsInProgress;
@@ -47,6 +48,7 @@ pub(super) struct SessionDriver {
     has_drained: bool,
     /// Tunnels whose right ends at a time.
     expiring: usize,
+    delivery_checks: DeliveryChecks,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -57,6 +59,8 @@ struct Arrangement {
     among_streams: bool,
     /// The session is counted in [`SessionDriver::expiring`].
     expires: bool,
+    /// The slot is listed in [`SessionDriver::delivery_checks`]; perhaps for an earlier session.
+    delivery_check: bool,
 }
 
 impl SessionDriver {
@@ -77,6 +81,7 @@ impl SessionDriver {
             requests: RequestsInProgress::default(),
             has_drained: false,
             expiring: 0,
+            delivery_checks: DeliveryChecks::new(shared.config.timeouts.user_timeout),
         };
         watch_wake(&shared.threads[number], kernel);
         for listener in 0..driver.listeners.len() {
@@ -127,6 +132,7 @@ impl SessionDriver {
             found.confirm();
         }
         self.fire_timers(cx);
+        self.check_deliveries(cx);
     }
 
     /// Puts the queries of the next sessions of a sweep to the view in force.
@@ -258,12 +264,24 @@ impl SessionDriver {
             }
             return;
         }
-        let (deadline, wants_turn) = (session.deadline(), session.wants_turn());
+        let (deadline, wants_turn, has_sent) = (session.deadline(), session.wants_turn(), session.has_sent());
         if wants_turn && !std::mem::replace(&mut self.arrangement(slot).among_streams, true) {
             self.streams.add(slot);
         }
         if let Some(deadline) = deadline {
             self.set_timer(slot, deadline);
+        }
+        if has_sent && !std::mem::replace(&mut self.arrangement(slot).delivery_check, true) {
+            self.delivery_checks.add(slot, cx.now.tick());
+        }
+    }
+
+    /// Checks the next tunnels whose peers may not have taken what was sent to them.
+    fn check_deliveries(&mut self, cx: &mut UringCx<'_>) {
+        for _ in 0..CHECKS_PER_TURN {
+            let Some(slot) = self.delivery_checks.next_due(cx.now.tick()) else { return };
+            self.arrangement(slot).delivery_check = false;
+            self.with_session(slot, cx, Session::check_delivery);
         }
     }
 
@@ -372,10 +390,10 @@ impl SessionDriver {
         self.expiring > 0
     }
 
-    /// Time at which a timer is due, or a listener's pause ends.
+    /// Time at which a timer or a check is due, or a listener's pause ends.
     pub fn next_timer(&self) -> Option<Tick> {
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
-        [self.timers.next(), paused_until].into_iter().flatten().min()
+        [self.timers.next(), paused_until, self.delivery_checks.next_time()].into_iter().flatten().min()
     }
 
     fn arrangement(&mut self, slot: Slot) -> &mut Arrangement {
@@ -414,6 +432,9 @@ const OVER_LIMIT_MAX: usize = 256;
 
 /// Bytes that are spliced in the time that it takes to open or seal one.
 const RECORD_COST: u64 = 8;
+
+/// Tunnels that one turn checks for deliveries: some 0.1 ms, so that messages do not wait.
+const CHECKS_PER_TURN: usize = 64;
 
 /// Sessions that one turn rechecks.
 const SWEEP_SESSIONS: usize = 256;

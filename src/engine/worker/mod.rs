@@ -1,6 +1,7 @@
 //! One engine thread: it takes completions, lets sessions act, submits their operations, and sleeps when there is
 //! no work.
 
+pub(super) mod delivery_checks;
 pub(super) mod driver;
 pub(super) mod idle;
 pub(super) mod scheduler;
