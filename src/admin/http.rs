@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, serve_connection};
 use super::local::LocalSocket;
 use super::{AdminState, certificates, routes};
+use crate::sys::address::canonical;
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way.
 pub(super) async fn serve(
@@ -46,7 +47,7 @@ async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let routes = routes.clone().layer(Extension(Caller::Remote(peer)));
+                let routes = routes.clone().layer(Extension(Caller::Remote(canonical(peer))));
                 drop(tokio::spawn(serve_connection(stream, routes, permit, REMOTE_TIME_MAX)));
             }
             Err(error) => {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::ListenTls;
 use super::network::networks;
+use crate::sys::address::any_contains;
 
 /// One client listener, served by every engine thread.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -49,8 +50,7 @@ impl Listen {
     }
 
     pub fn trusts_proxy(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.proxy_from.iter().any(|network| network.contains(&address))
+        any_contains(&self.proxy_from, address)
     }
 }
 

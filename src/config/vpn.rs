@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::AddressSource;
 use super::network::networks;
+use crate::sys::address::any_contains;
 
 /// The section `[vpn]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,8 +40,7 @@ impl Vpn {
     /// True where a device address may be dialled, whatever the store says. An IPv4-mapped IPv6 address counts as the
     /// IPv4 address that the kernel would dial.
     pub fn allows(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.allow.iter().any(|network| network.contains(&address))
+        any_contains(&self.allow, address)
     }
 
     /// True where every device address is from the VPN, and none from the store.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{SockRef, Socket};
 
+use super::address::canonical;
 use super::silence::{WatchForSilence, watch_for_silence};
 use super::socket::BACKLOG;
 
@@ -29,7 +30,12 @@ pub fn take() -> io::Result<Vec<OwnedFd>> {
 pub fn listening_address(socket: &OwnedFd) -> Option<SocketAddr> {
     let socket = SockRef::from(socket);
     let listens = socket.is_listener().ok()? && socket.r#type().ok()? == socket2::Type::STREAM;
-    socket.local_addr().ok()?.as_socket().filter(|_| listens)
+    socket.local_addr().ok()?.as_socket().filter(|_| listens).map(canonical)
+}
+
+/// True where a listener on an IPv6 address takes IPv4 clients as well. That can no more be changed.
+pub fn takes_both_families(socket: &OwnedFd) -> bool {
+    SockRef::from(socket).only_v6().is_ok_and(|only_v6| !only_v6)
 }
 
 /// Sets on an inherited listener the options that [`super::socket::listen`] sets on its own.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod activation;
+pub mod address;
 pub mod atomic;
 pub mod buffers;
 pub mod cpu;

@@ -8,9 +8,11 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::address::canonical;
 use super::silence::{WatchForSilence, watch_for_silence};
 
-/// Opens a listener for the calling thread; the kernel spreads clients over all listeners of one address.
+/// Opens a listener for the calling thread; the kernel spreads clients over all listeners of one address. One on an
+/// IPv6 address takes IPv6 clients alone.
 /// Accepted sockets inherit `options`, so that an accept needs no call for each option.
 pub fn listen(address: SocketAddr, options: WatchForSilence) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -53,9 +55,9 @@ pub fn local_address(socket: &impl AsFd) -> io::Result<SocketAddr> {
     SockRef::from(socket).local_addr()?.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// The peer's address; `None` where the connection is gone already.
+/// The peer's address in its one form; `None` where the connection is gone already.
 pub fn peer_address(socket: &impl AsFd) -> Option<SocketAddr> {
-    SockRef::from(socket).peer_addr().ok()?.as_socket()
+    SockRef::from(socket).peer_addr().ok()?.as_socket().map(canonical)
 }
 
 /// Sends without a wait; `WouldBlock` where there is no room.

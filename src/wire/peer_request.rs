@@ -58,7 +58,7 @@ impl PeerRequest<'_> {
     fn proxy_header(&self) -> Vec<u8> {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let (command, client) = match self.client {
-            Some(client) => (v2::Command::Proxy, SocketAddr::new(client.ip().to_canonical(), client.port())),
+            Some(client) => (v2::Command::Proxy, client),
             None => (v2::Command::Local, nowhere),
         };
         // The destination is not used, but it must be of the client's address family.

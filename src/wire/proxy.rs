@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ppp::{v1, v2};
 
+use crate::sys::address::canonical;
+
 /// Bytes of a header at most. Version 2 could announce more, which the relay does not need.
 pub const PROXY_HEADER_BYTES_MAX: usize = 2 * 1024;
 
@@ -73,8 +75,9 @@ fn text(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
     Ok(Some(ParsedProxyHeader { client, len }))
 }
 
+/// The client's address in its one form: a load balancer with a dual-stack socket writes IPv4 clients as IPv6.
 fn socket(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
-    SocketAddr::new(ip.into(), port)
+    canonical(SocketAddr::new(ip.into(), port))
 }
 
 /// True where `bytes` begin with `prefix` or are a beginning of it.
@@ -117,6 +120,8 @@ mod tests {
         for (header, wanted) in [
             (TEXT.to_vec(), Some("192.0.2.7:51000")),
             (b"PROXY TCP6 2001:db8::1 2001:db8::2 51000 443\r\n".to_vec(), Some("[2001:db8::1]:51000")),
+            (b"PROXY TCP6 ::ffff:192.0.2.9 ::ffff:203.0.113.1 1 443\r\n".to_vec(), Some("192.0.2.9:1")),
+            (proxy("[::ffff:192.0.2.9]:1"), Some("192.0.2.9:1")),
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
             (proxy("192.0.2.7:51000"), Some("192.0.2.7:51000")),

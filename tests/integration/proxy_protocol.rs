@@ -32,6 +32,43 @@ fn the_client_is_the_one_that_the_header_names() {
     assert_eq!(audited_client(&site, "closed"), "192.0.2.7:51000".parse().unwrap());
 }
 
+/// A load balancer with a dual-stack socket writes IPv4 clients as IPv6.
+#[test]
+fn an_ipv4_client_is_one_client_however_the_header_writes_its_address() {
+    let (site, device) = (Site::new(BEHIND), Device::echo(V4));
+    let relay = site.start();
+    let headers: [&[u8]; 3] = [
+        b"PROXY TCP4 192.0.2.9 203.0.113.1 51000 443\r\n",
+        b"PROXY TCP6 ::ffff:192.0.2.9 ::ffff:203.0.113.1 51000 443\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\
+          \0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\x02\x09\0\0\0\0\0\0\0\0\0\0\xff\xff\xcb\0\x71\x01\xc7\x38\x01\xbb",
+    ];
+    let tunnels = headers.map(|header| ask(&site, &relay, &device, header).opened());
+    let sessions = site.cli(&["sessions"]);
+    for session in sessions.as_array().unwrap() {
+        assert_eq!(session["client"], "192.0.2.9:51000", "{sessions}");
+    }
+    for filter in ["192.0.2.9", "::ffff:192.0.2.9", "192.0.2.0/24", "192.0.2.9:51000"] {
+        let found = site.cli(&["sessions", "--client", filter]);
+        assert_eq!(found.as_array().unwrap().len(), headers.len(), "{filter}");
+    }
+    for filter in ["192.0.2.90", "192.0.2.9:5100", "::/0"] {
+        assert_eq!(site.cli(&["sessions", "--client", filter]).as_array().unwrap().len(), 0, "{filter}");
+    }
+    drop(tunnels);
+    for event in site.audit().wait_for_events(headers.len()) {
+        assert_eq!(event["client"], "192.0.2.9:51000", "{event}");
+    }
+}
+
+#[test]
+fn a_network_of_load_balancers_may_be_written_as_ipv6() {
+    let behind = "listen = [{ address = '127.0.0.1:0', proxy_from = ['::ffff:127.0.0.0/104'] }]";
+    let (site, device) = (Site::new(behind), Device::echo(V4));
+    let relay = site.start();
+    drop(ask(&site, &relay, &device, b"PROXY TCP4 192.0.2.9 203.0.113.1 51000 443\r\n").opened());
+}
+
 #[test]
 fn a_header_that_comes_in_pieces_is_waited_for_and_a_balancers_own_look_is_answered() {
     let (site, device) = (Site::new(BEHIND), Device::echo(V4));

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Device, Relay, Request, Signal, Site, V4, tools_or_skip, wait_for};
+use crate::support::{Device, Relay, Request, Signal, Site, V4, ipv6_or_skip, tools_or_skip, wait_for};
 
 /// Largest exposure on the scale of `systemd-analyze security`: 0 is nothing, 10 everything.
 const EXPOSURE_MAX: f64 = 2.0;
@@ -170,6 +170,35 @@ fn clients_come_by_the_sockets_that_a_manager_opened() {
             assert_eq!(crate::support::Answer::to_bytes(address, asked.as_bytes()).status, 200, "{suffix}");
         }
     }
+}
+
+/// systemd's `[::]` takes both families by default, the relay's own does not; each says so.
+#[test]
+fn a_listener_on_all_ipv6_addresses_says_which_families_it_takes() {
+    let name = "a_listener_on_all_ipv6_addresses_says_which_families_it_takes";
+    if !ipv6_or_skip(name) || !tools_or_skip(name, &["systemd-socket-activate"]) {
+        return;
+    }
+    let device = Device::echo(V4);
+    let all = |port: u16| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    let by_v4 = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let ask = |site: &Site, address| site.request(&device).send(address);
+
+    let own = Site::new("listen = [{ address = '[::]:0' }]");
+    let relay = own.start();
+    assert!(relay.logs("this listener takes IPv6 clients alone; for IPv4, add one on 0.0.0.0 to `listen`"));
+    assert!(std::net::TcpStream::connect(by_v4(relay.address().port())).is_err());
+    let by_v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, relay.address().port()));
+    drop(ask(&own, by_v6).opened());
+    assert!(own.audit().wait_for_events(1)[0]["client"].as_str().unwrap().starts_with("[::1]:"));
+
+    let port = free_address().port();
+    let passed = Site::new(&format!("listen = [{{ address = '[::]:{port}' }}]"));
+    let relay = start_activated(&passed, &[all(port)], &Manager::new());
+    assert!(relay.logs("this listener takes IPv4 and IPv6 clients; its socket unit says so (BindIPv6Only=)"));
+    drop(ask(&passed, by_v4(port)).opened());
+    let event = passed.audit().wait_for(|event| event["cause"] == "closed");
+    assert!(event["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{event}");
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Selects and sorts the sessions of a relay, and formats their parts.
 
 use std::cmp::Reverse;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use crate::admin::api::SessionInfo;
+use crate::sys::address::{any_contains, canonical};
 
 /// Conditions on a session; a session must meet every one that is given.
 #[derive(Clone, Default, Debug, Args)]
@@ -15,9 +19,17 @@ pub struct SessionFilter {
     /// Show only sessions of this principal; `principal list` shows its id.
     #[arg(long, value_name = "ID")]
     pub principal: Option<i64>,
-    /// Show only sessions from client addresses that begin like this.
+    /// Show only sessions from this client: an address, with or without a port, or a network such as 192.0.2.0/24.
     #[arg(long, value_name = "ADDRESS")]
-    pub client: Option<String>,
+    pub client: Option<ClientFilter>,
+}
+
+/// The clients that a person asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientFilter {
+    Network(IpNet),
+    /// One connection.
+    Address(SocketAddr),
 }
 
 /// Order of sessions: the largest value first, or alphabetical.
@@ -35,14 +47,36 @@ pub enum SortKey {
 
 impl SessionFilter {
     pub fn fits(&self, session: &SessionInfo) -> bool {
-        let begins = |wanted: &Option<String>, found: Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| {
-                found.is_some_and(|found| found.starts_with(&wanted.to_ascii_lowercase()))
-            })
-        };
-        begins(&self.device, session.uuid.map(|uuid| uuid.to_string()))
-            && begins(&self.client, client(session))
+        let is_device = self.device.as_ref().is_none_or(|wanted| {
+            session.uuid.is_some_and(|uuid| uuid.to_string().starts_with(&wanted.to_ascii_lowercase()))
+        });
+        is_device
+            && self.client.is_none_or(|wanted| session.client.is_some_and(|client| wanted.fits(client)))
             && self.principal.is_none_or(|wanted| principal(session) == Some(wanted))
+    }
+}
+
+impl ClientFilter {
+    fn fits(self, client: SocketAddr) -> bool {
+        match self {
+            Self::Network(network) => any_contains(&[network], client.ip()),
+            Self::Address(address) => canonical(address) == canonical(client),
+        }
+    }
+}
+
+impl FromStr for ClientFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // An IPv6 address may stand in brackets, as in front of a port.
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(Self::Network(ip.into()));
+        }
+        text.parse().map(Self::Network).or_else(|_| text.parse().map(Self::Address)).map_err(|_| {
+            "not an address (192.0.2.7, 2001:db8::1, with a port 192.0.2.7:5000) or a network (192.0.2.0/24)".to_owned()
+        })
     }
 }
 
@@ -68,7 +102,7 @@ pub fn sort(sessions: &mut [SessionInfo], by: SortKey) {
         SortKey::Age => {}
         SortKey::Device => sessions.sort_by_cached_key(target),
         SortKey::Principal => sessions.sort_by_key(principal),
-        SortKey::Client => sessions.sort_by_cached_key(client),
+        SortKey::Client => sessions.sort_by_key(|session| session.client),
     }
 }
 
@@ -170,14 +204,44 @@ pub mod tests {
     #[test]
     fn a_filter_wants_all_that_it_names() {
         let fits = |device: Option<&str>, principal, client: Option<&str>| {
-            let [device, client] = [device, client].map(|text| text.map(str::to_owned));
+            let client = client.map(|text| text.parse().unwrap());
+            let device = device.map(str::to_owned);
             SessionFilter { device, principal, client }.fits(&session(1))
         };
         assert!(fits(None, None, None));
         assert!(fits(Some("0000000"), Some(1), Some("192.0.2.1")));
         assert!(!fits(Some("00000009"), None, None));
         assert!(!fits(None, Some(2), None));
-        assert!(!fits(Some("0000000"), Some(1), Some("192.0.3.")));
+        assert!(!fits(Some("0000000"), Some(1), Some("192.0.3.0/24")));
+    }
+
+    #[test]
+    fn a_client_is_found_by_its_address_and_not_by_the_text_of_it() {
+        let finds = |filter: &str, client: &str| {
+            let session = SessionInfo { client: client.parse().ok(), ..session(1) };
+            SessionFilter { client: Some(filter.parse().unwrap()), ..SessionFilter::default() }.fits(&session)
+        };
+        let client = "192.0.2.9:5000";
+        for filter in [
+            "192.0.2.9",
+            "::ffff:192.0.2.9",
+            "::ffff:c000:209",
+            "192.0.2.0/24",
+            "::ffff:192.0.2.0/120",
+            client,
+        ] {
+            assert!(finds(filter, client), "{filter}");
+        }
+        for filter in ["192.0.2.90", "192.0.3.0/24", "192.0.2.9:5001", "2001:db8::1", "::/0"] {
+            assert!(!finds(filter, client), "{filter}");
+        }
+        for filter in ["2001:db8:0::1", "[2001:DB8::1]", "2001:db8::/32", "[2001:db8::1]:5000"] {
+            assert!(finds(filter, "[2001:db8::1]:5000"), "{filter}");
+        }
+        assert!(!finds("192.0.2.1", "192.0.2.10:1"), "an address is not the beginning of another");
+        for text in ["", "192.0.2.", "192.0.2.0/33", "relay.example", "192.0.2.9:"] {
+            assert!(text.parse::<ClientFilter>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::engine::EngineError;
 use crate::engine::kernel::uring::silence_options;
 use crate::engine::listener::{Listener, Sharing};
+use crate::sys::address::canonical;
 use crate::sys::silence::WatchForSilence;
 use crate::sys::{activation, socket};
 
@@ -69,9 +70,10 @@ pub(in crate::engine) fn bind_all(
     let mut addresses = Vec::with_capacity(config.listen.len());
     let mut by_thread: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
     for (place, listen) in config.listen.iter().enumerate() {
-        let address = listen.address;
+        let address = canonical(listen.address);
         let passed = inherited.take_for(address);
         let sharing = if (1..threads).contains(&passed.len()) { Sharing::Shared } else { Sharing::Own };
+        log_families(address, &passed);
         let (address, sockets) = if passed.is_empty() {
             let refused = |source| EngineError::Listen { address, source };
             bind(address, threads, options).map_err(refused)?
@@ -87,6 +89,20 @@ pub(in crate::engine) fn bind_all(
     match inherited.sockets.first() {
         Some(&(address, _)) => Err(InheritedError::Unknown { address }.into()),
         None => Ok((addresses, by_thread)),
+    }
+}
+
+/// Logs which clients a listener on all IPv6 addresses takes: elsewhere `[::]` may stand for both families.
+fn log_families(address: SocketAddr, passed: &[OwnedFd]) {
+    if !address.is_ipv6() || !address.ip().is_unspecified() {
+        return;
+    }
+    if passed.iter().any(activation::takes_both_families) {
+        tracing::info!(%address, "this listener takes IPv4 and IPv6 clients; its socket unit says so (BindIPv6Only=)");
+    } else if passed.is_empty() {
+        tracing::info!(%address, "this listener takes IPv6 clients alone; for IPv4, add one on 0.0.0.0 to `listen`");
+    } else {
+        tracing::info!(%address, "this listener takes IPv6 clients alone; its socket unit says so (BindIPv6Only=)");
     }
 }
 
