@@ -185,7 +185,7 @@ const SUMMED: [SummedCounter; 12] = [
     },
     SummedCounter {
         name: "balancer_checks",
-        help: "Health checks of load balancers.",
+        help: "Connections that closed without asking for anything, such as health checks of load balancers.",
         of: |engine| &engine.sessions.balancer_checks,
     },
     SummedCounter {

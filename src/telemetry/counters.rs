@@ -96,7 +96,7 @@ pub struct SessionCounters {
     pub accepted: Counter,
     pub refused: Counter,
     pub undecided: Counter,
-    /// Connections of a load balancer that only looked whether the node lives.
+    /// Connections that closed without a word of their client: a load balancer looked whether the node lives.
     pub balancer_checks: Counter,
     pub tunnels_opened: Counter,
     /// Tunnels that were opened by way of a peer; `tunnels_opened` includes them.

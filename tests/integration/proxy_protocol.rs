@@ -5,7 +5,9 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use crate::support::{Answer, Device, Relay, Running, Site, V4, connect, reset, tools_or_skip, wait_for};
+use crate::support::{
+    Answer, Authority, Device, Relay, Running, Site, TlsClient, V4, connect, reset, tools_or_skip, wait_for,
+};
 
 const BEHIND: &str = "listen = [{ address = '127.0.0.1:0', proxy_from = ['127.0.0.0/8'] }]";
 
@@ -184,6 +186,43 @@ fn a_balancer_that_only_looks_is_counted_and_not_noted() {
     assert!(site.audit().has(|event| event["cause"] == "closed"));
     let noted: Vec<_> = site.audit().events().iter().map(|event| event["cause"].clone()).collect();
     assert_eq!(noted.len(), 3, "{noted:?}");
+}
+
+/// Without `proxy_from`, a balancer's look is a client that says nothing; by TLS, after the handshake.
+#[test]
+fn a_balancer_that_only_looks_is_counted_on_a_listener_without_a_header_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca");
+    let (chain, key) = authority.issue("relay", &["relay"]).write(folder.path(), "relay");
+    let site = Site::new(&format!(
+        "listen = [{{ address = '127.0.0.1:0' }}, {{ address = '127.0.0.1:0', tls = {{ certificates = [{{ chain = '{}', \
+         key = '{}' }}] }} }}]",
+        chain.display(),
+        key.display()
+    ));
+    let relay = site.start();
+    let [plain, tls] = *relay.addresses() else { panic!("two listeners") };
+    for address in [plain, tls] {
+        for leave in [drop, reset] {
+            leave(connect(address));
+        }
+    }
+    drop(TlsClient::trusting(&authority).connect(tls, "relay").unwrap());
+    let counted =
+        |wanted: f64| relay.metric_becomes("sluicegate_balancer_checks_total", |checks| checks == wanted);
+    assert!(counted(5.0), "{}", relay.log());
+    // A client that begins to ask is none.
+    connect(plain).write_all(b"C").unwrap();
+    connect(tls).write_all(b"\x16").unwrap();
+    let mut causes: Vec<_> = site
+        .audit()
+        .wait_for_events(2)
+        .iter()
+        .map(|event| event["cause"].as_str().unwrap().to_owned())
+        .collect();
+    causes.sort();
+    assert_eq!(causes, ["client-closed", "head-truncated"]);
+    assert!(counted(5.0));
 }
 
 #[test]

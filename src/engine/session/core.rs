@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::authz::{
     Decision, DeviceId, DeviceRight, Generation, GrantId, PrincipalId, Query, Refusal, Route,
 };
-use crate::config::ListenerKind;
+use crate::config::{Listen, ListenerKind};
 use crate::engine::kernel::io::Io;
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::limits::SessionPermit;
@@ -92,7 +92,12 @@ impl SessionCore {
 
     /// The client is a peer: its certificate says so, and the listener takes none without one.
     pub fn comes_from_peer<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
-        cx.shared.config.listen[self.listener as usize].from == ListenerKind::Peer
+        self.listener(cx).from == ListenerKind::Peer
+    }
+
+    /// The configuration of the listener that accepted the client.
+    pub fn listener<'a, K: Kernel>(&self, cx: &TurnCx<'a, K>) -> &'a Listen {
+        &cx.shared.config.listen[self.listener as usize]
     }
 
     /// The node probes itself, or a peer probes this node, with a token that belongs to nobody.

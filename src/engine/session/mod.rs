@@ -205,8 +205,25 @@ impl<K: Kernel> State<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> Self {
-        core.record_lost_client(cause, error, cx);
+        // A load balancer without a PROXY header checks that the node answers, every second or so.
+        let is_check = matches!(cause, Cause::ClientClosed | Cause::ClientError)
+            && !core.listener(cx).has_proxy_header()
+            && self.has_no_word();
+        if is_check {
+            cx.counters.sessions.balancer_checks.add(1);
+        } else {
+            core.record_lost_client(cause, error, cx);
+        }
         self.close(core, cx)
+    }
+
+    /// The client has sent no byte of a request, nor of a TLS handshake that is under way.
+    fn has_no_word(&self) -> bool {
+        match self {
+            Self::TlsHandshake(state) => state.has_no_word(),
+            Self::Request(state) => state.has_no_word(),
+            _ => false,
+        }
     }
 
     /// Any state → Closing. Permits are given back at once. A tunnel comes by [`Tunnel::close`], which records its end.

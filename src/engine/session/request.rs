@@ -199,6 +199,11 @@ impl<K: Kernel> ReadingRequest<K> {
         State::Request(Box::new(self))
     }
 
+    /// The client has sent no byte of a head.
+    pub fn has_no_word(&self) -> bool {
+        self.head.is_empty()
+    }
+
     /// A peer has made the connection for later requests, and has sent none.
     pub fn is_idle_peer(&self, core: &SessionCore, cx: &TurnCx<'_, K>) -> bool {
         self.head.is_empty() && self.client.transport.is_user_tls() && core.comes_from_peer(cx)
@@ -322,7 +327,7 @@ impl<K: Kernel> ClientRequest<K> {
 impl SessionCore {
     /// The listener expects a load balancer in front of its clients, and this client is not one.
     pub fn comes_past_proxy<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
-        let listen = &cx.shared.config.listen[self.listener as usize];
+        let listen = self.listener(cx);
         let is_trusted = |address: SocketAddr| listen.trusts_proxy(address.ip());
         let expects_proxy = self.proxy_header == ProxyHeader::Expected && !self.comes_from_peer(cx);
         expects_proxy && !self.client_address.is_some_and(is_trusted)

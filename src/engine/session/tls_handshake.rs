@@ -79,6 +79,11 @@ impl<K: Kernel> TlsHandshake<K> {
         }
     }
 
+    /// The client has sent nothing.
+    pub fn has_no_word(&self) -> bool {
+        self.received_bytes == 0
+    }
+
     /// Has a handshake thread take the next step.
     fn go_on(
         mut self,
