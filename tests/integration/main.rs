@@ -17,6 +17,7 @@ mod canary;
 mod certificate_age;
 mod check;
 mod clients;
+mod clock;
 mod compare_generator;
 mod compare_network;
 mod compare_report;
