@@ -22,6 +22,7 @@ mod nodes;
 mod openmetrics;
 mod page;
 mod process;
+mod readiness;
 mod response;
 pub mod routes;
 mod self_probe;
@@ -40,13 +41,12 @@ use std::sync::atomic::AtomicU64;
 use axum::extract::FromRef;
 use tokio::sync::oneshot;
 
-use crate::authz::{Authority, UnixMillis};
+use crate::authz::Authority;
 use crate::config;
-use crate::control::api::HoldStatus;
 use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
-use crate::telemetry::{AuditSender, Cause, LostEvents};
+use crate::telemetry::{AuditSender, LostEvents};
 
 use local::LocalSocket;
 use sessions::SessionListCache;
@@ -131,17 +131,6 @@ pub enum AdminServerError {
     Token { path: String, source: TokenError },
 }
 
-/// Readiness of the node for new clients.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Readiness {
-    Ready,
-    /// Ready: the guard holds these groups, and the rest is in force.
-    Holding(String),
-    Draining,
-    /// Not ready: there is no snapshot, or it is too old.
-    Undecided(Cause),
-}
-
 impl AdminServer {
     pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
         let address = config.address;
@@ -174,24 +163,5 @@ impl AdminServer {
 
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-}
-
-impl Sources {
-    fn readiness(&self) -> Readiness {
-        if self.engine.is_draining() {
-            return Readiness::Draining;
-        }
-        match self.authority.trouble(UnixMillis::now()) {
-            Some(undecided) => Readiness::Undecided(undecided.into()),
-            None => {
-                let held = self.control.get().held;
-                if held.is_empty() {
-                    return Readiness::Ready;
-                }
-                let subjects: Vec<String> = held.iter().map(HoldStatus::subject).collect();
-                Readiness::Holding(subjects.join(", "))
-            }
-        }
     }
 }

@@ -12,7 +12,8 @@ use super::api::{
     SessionId, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 use super::caller::{Denied, Viewer};
-use super::{AdminState, Readiness, Sources, response, threads};
+use super::readiness::Readiness;
+use super::{AdminState, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
@@ -150,7 +151,9 @@ fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
     match readiness {
         Readiness::Ready => (ReadinessState::Ready, None),
         Readiness::Holding(subjects) => (ReadinessState::Holding, Some(subjects)),
+        Readiness::Impaired(why) => (ReadinessState::Impaired, Some(why)),
         Readiness::Draining => (ReadinessState::Draining, None),
+        Readiness::Unable(missing) => (ReadinessState::Unable, Some(missing)),
         Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
     }
 }

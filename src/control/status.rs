@@ -52,6 +52,8 @@ pub struct ControlStatus {
     pub rollbacks: u64,
     /// Full reads so far.
     pub reads_of_everything: u64,
+    /// Addresses come from this node's own tables alone, and no table has given any since the start.
+    pub lacks_addresses: bool,
     /// Rows and lines of the store and of the address sources that are not understood.
     pub warnings: StoreWarnings,
 }

@@ -56,6 +56,10 @@ impl SessionLimits {
         self.sessions_max
     }
 
+    pub fn is_full(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed) >= self.sessions_max
+    }
+
     /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
@@ -179,8 +183,9 @@ mod tests {
         let limits = limits(1, 9, 9);
         let place = limits.enter();
         assert!(place.is_some());
-        assert!(limits.enter().is_none());
+        assert!(limits.is_full() && limits.enter().is_none());
         drop(place);
+        assert!(!limits.is_full());
         assert!(limits.enter().is_some());
     }
 

@@ -248,6 +248,11 @@ impl EngineHandle {
         self.shared.end_session(session)
     }
 
+    /// True where there is no place for another session.
+    pub fn is_full(&self) -> bool {
+        self.shared.limits.is_full()
+    }
+
     /// The limit on sessions: `limits.sessions`, or fewer where the descriptors do not suffice.
     pub fn sessions_max(&self) -> u32 {
         self.shared.limits.sessions_max()

@@ -38,6 +38,22 @@ fn a_node_takes_so_many_sessions_and_one_more_when_one_has_ended() {
 }
 
 #[test]
+fn a_node_without_room_for_a_session_is_not_ready() {
+    let site = Site::new("limits.sessions = 1");
+    let relay = site.start();
+    assert!(relay.admin_get("/readyz").ends_with("ready\n"));
+    let device = Device::echo(V4);
+    let tunnel = site.ask(&relay, device.port()).opened();
+    let ready = relay.admin_get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.ends_with("there is no room for another session; 1 is the most\n"), "{ready}");
+    let status = site.cli(&["status"]);
+    assert_eq!(status["readiness"], "unable", "{status}");
+    drop(tunnel);
+    assert!(relay.admin_comes_to_say("/readyz", "\r\n\r\nready\n"), "a session has ended");
+}
+
+#[test]
 fn one_principal_at_its_limit_leaves_room_for_others() {
     let site = Site::new("limits.sessions_per_principal = 2");
     site.cli(&["principal", "add", "bob"]);
@@ -152,6 +168,17 @@ fn without_a_descriptor_for_the_device_a_session_is_refused() {
     let event = &site.audit().wait_for_events(1)[0];
     assert_eq!(event["cause"], "descriptors", "{event}");
     assert!(tunnels.iter().all(is_alive));
+
+    // One for the connection of who asks, and none or one for a session that needs two.
+    for free in [1, 2] {
+        let limit = limit_with_free(&relay, free);
+        limit_descriptors(&relay, limit);
+        let ready = relay.admin_get("/readyz");
+        assert!(ready.starts_with("HTTP/1.1 503 "), "{free} left: {ready}");
+        assert!(ready.ends_with("no file descriptor is left for another session\n"), "{ready}");
+    }
+    limit_descriptors(&relay, 2000);
+    assert!(relay.admin_get("/readyz").ends_with("ready\n"));
 }
 
 #[test]

@@ -133,8 +133,14 @@ fn a_file_that_vanishes_or_turns_empty_takes_no_address_away() {
         assert!(stale(1.0), "{message}");
         assert!(relay.logs(message), "{}", relay.log());
         assert_eq!(world.status(&relay, DEVICE), 200, "{message}");
+        let ready = relay.admin_get("/readyz");
+        assert!(
+            ready.starts_with("HTTP/1.1 200 ") && ready.contains("ready, but 1 of the sources"),
+            "{ready}"
+        );
         replace(&world.file, &line);
         assert!(stale(0.0), "{message}");
+        assert!(relay.admin_comes_to_say("/readyz", "\r\n\r\nready\n"), "{message}");
     }
 }
 
@@ -145,8 +151,12 @@ fn a_relay_starts_without_the_file_and_says_so() {
     let relay = world.site.start();
     assert_eq!(world.status(&relay, DEVICE), OFFLINE);
     assert!(relay.logs("No such file or directory"));
+    let ready = relay.admin_get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.contains("no source in vpn.addresses has given an address since the start"), "{ready}");
     replace(&world.file, &format!("{DEVICE} 127.0.0.1\n"));
     assert!(world.becomes(&relay, DEVICE, 200));
+    assert!(relay.admin_comes_to_say("/readyz", "\r\n\r\nready\n"));
 }
 
 #[test]

@@ -49,9 +49,13 @@ pub enum ReadinessState {
     Ready,
     /// Ready: the guard holds some changes, and the rest is in force.
     Holding,
+    /// Ready: something is missing that does not keep clients from being served now.
+    Impaired,
     Draining,
     /// Not ready: there is no snapshot, or it is too old.
     Undecided,
+    /// Not ready: something is missing that every new client needs.
+    Unable,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -219,8 +223,10 @@ impl fmt::Display for ReadinessState {
         f.write_str(match self {
             Self::Ready => "ready",
             Self::Holding => "holding",
+            Self::Impaired => "impaired",
             Self::Draining => "draining",
             Self::Undecided => "undecided",
+            Self::Unable => "unable",
         })
     }
 }

@@ -46,6 +46,7 @@ impl ControlThread {
             status.regressions = self.probation.total();
             status.rollbacks = guard.counts.rollbacks;
             status.reads_of_everything = self.guard.whole_reads();
+            status.lacks_addresses = self.layer.lacks_addresses();
             status.warnings = warnings;
         });
     }

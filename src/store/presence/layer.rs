@@ -112,6 +112,11 @@ impl AddressLayer {
         self.tables.iter().all(|table| table.table().is_filled())
     }
 
+    /// True if addresses come from own tables alone, and no table has given any yet.
+    pub fn lacks_addresses(&self) -> bool {
+        !self.is_store_listed && !self.tables.iter().any(|table| table.table().is_filled())
+    }
+
     /// Locates all devices of a full read.
     pub fn lay_relation(&mut self, devices: &mut [Device]) {
         if self.tables.is_empty() {

@@ -1,0 +1,66 @@
+//! Whether the node can serve a new client: its own state, and everything that each client needs. Certificates are added
+//! by `certificates`.
+
+use std::fs::File;
+
+use super::Sources;
+use crate::authz::UnixMillis;
+use crate::control::api::HoldStatus;
+use crate::telemetry::Cause;
+
+/// Readiness of the node for new clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Readiness {
+    Ready,
+    /// Ready: the guard holds these groups, and the rest is in force.
+    Holding(String),
+    /// Ready: something is missing that does not keep clients from being served now.
+    Impaired(String),
+    Draining,
+    /// Not ready: there is no snapshot, or it is too old.
+    Undecided(Cause),
+    /// Not ready: something is missing that every new client needs.
+    Unable(String),
+}
+
+impl Sources {
+    pub(super) fn readiness(&self) -> Readiness {
+        if self.engine.is_draining() {
+            return Readiness::Draining;
+        }
+        if let Some(undecided) = self.authority.trouble(UnixMillis::now()) {
+            return Readiness::Undecided(undecided.into());
+        }
+        let status = self.control.get();
+        let missing = self.missing_room().or_else(|| status.lacks_addresses.then(no_addresses));
+        if let Some(missing) = missing {
+            return Readiness::Unable(missing);
+        }
+        if !status.held.is_empty() {
+            let subjects: Vec<String> = status.held.iter().map(HoldStatus::subject).collect();
+            return Readiness::Holding(subjects.join(", "));
+        }
+        match status.warnings.stale_addresses.len() {
+            0 => Readiness::Ready,
+            // Everybody may read this, and their names are paths.
+            sources => Readiness::Impaired(format!(
+                "{sources} of the sources in vpn.addresses gives no newer addresses; `sluicegate status` says which"
+            )),
+        }
+    }
+
+    /// What a new session has no room for.
+    fn missing_room(&self) -> Option<String> {
+        if self.engine.is_full() {
+            let sessions = self.engine.sessions_max();
+            return Some(format!("there is no room for another session; {sessions} is the most"));
+        }
+        // One for the client, and one for the device.
+        let opened = [(); 2].map(|()| File::open("/dev/null"));
+        opened.iter().any(Result::is_err).then(|| "no file descriptor is left for another session".to_owned())
+    }
+}
+
+fn no_addresses() -> String {
+    "no source in vpn.addresses has given an address since the start, so no device can be reached".to_owned()
+}
