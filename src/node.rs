@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{AdminServer, AdminServerError, SelfProbeThread, Sources};
 use crate::authz::Authority;
-use crate::config::{Config, ListenerKind};
+use crate::config::{Config, KeyProblem, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
@@ -141,6 +141,11 @@ impl Node {
             audit,
             authority,
         })
+    }
+
+    /// Returns the reasons why [`start`](Self::start) would fail that are in files which the configuration names.
+    pub fn check_files(config: &Config) -> Vec<KeyProblem> {
+        AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.

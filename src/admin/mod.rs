@@ -42,7 +42,7 @@ use axum::extract::FromRef;
 use tokio::sync::oneshot;
 
 use crate::authz::Authority;
-use crate::config;
+use crate::config::{self, KeyProblem};
 use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
@@ -132,6 +132,16 @@ pub enum AdminServerError {
 }
 
 impl AdminServer {
+    /// Returns the reasons why [`start`](Self::start) would fail, as far as files show them. Opens no socket.
+    pub fn check(config: &config::Admin) -> Vec<KeyProblem> {
+        let Some(file) = config.token_file.as_deref() else { return Vec::new() };
+        let problem = |error: TokenError| KeyProblem {
+            key: "admin.token_file".to_owned(),
+            problem: format!("{} cannot be used: {error}", file.display()),
+        };
+        TokenGate::open(Some(file)).err().map(problem).into_iter().collect()
+    }
+
     pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
         let address = config.address;
         let refused = |source| AdminServerError::Listen { address, source };

@@ -1,28 +1,77 @@
-//! `sluicegate check`: tests whether a relay could start with this configuration.
+//! `sluicegate check`: tests whether a relay could start with this configuration, and tells all that is wrong.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::Loaded;
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, Done, OutputFormat};
-use crate::config::{Config, StoreUrl};
+use super::{Global, log};
+use crate::config::{self, Config, ConfigInspection, StoreUrl};
 use crate::control::api::{BudgetUse, Group, WordKind};
-use crate::control::{GuardPreview, StoreAccess};
-use crate::engine::Shortage;
-use crate::store::{self, NodeList, Relation, RelationRows, ReportQueue};
+use crate::control::{Control, GuardPreview, StoreAccess};
+use crate::engine::{Engine, Shortage};
+use crate::node::Node;
+use crate::store::{self, NodeList, Relation, RelationRows, ReportQueue, StoreError};
+use crate::wire::TlsConfigs;
 
-/// Checks the store, the canaries and the directory of nodes; the configuration was read already. Every row of the
-/// store must decode. Also prints the warnings that a relay would log, and the budgets of the guard.
-pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
-    let file = loaded.file.as_ref().map(|file| file.display().to_string());
+/// Checks the configuration, what it names on this machine, the store, the canaries and the directory of nodes. All
+/// errors are printed, in the order of the file. Every row of the store must decode. Also prints the warnings that a
+/// relay would log, and the budgets of the guard.
+pub(super) fn run(global: &Global) -> Result<(), CommandError> {
+    let file = global.file()?;
+    let environment = config::environment().map_err(CommandError::failed)?;
+    let mut inspection = ConfigInspection::of(file.as_deref(), environment).map_err(CommandError::failed)?;
+    let tls = inspection.add_errors_of(TlsConfigs::load_all);
+    for problem in Node::check_files(&inspection.config) {
+        inspection.add(problem);
+    }
+    let mut errors = log::check(&inspection.config.log);
+    errors.extend(Engine::check(&inspection.config).err().map(|error| error.to_string()));
+    let (mut store, mut nodes) = (StoreFacts::default(), DirectoryFacts::default());
+    // What the store says is judged by these sections, so it is read only where they are right.
+    if inspection.is_right(&["store", "authz", "vpn"]) {
+        match check_store(&inspection.config, file.is_some()) {
+            Ok(facts) => store = facts,
+            Err(failed) => errors.extend(failed),
+        }
+        if inspection.is_right(&["forward"]) {
+            match check_directory(&inspection.config) {
+                Ok(facts) => nodes = facts,
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+    }
+    let (config, mut told) = match inspection.finish() {
+        Ok(config) => (Some(config), Vec::new()),
+        Err(wrong) => (None, vec![wrong.to_string()]),
+    };
+    told.append(&mut errors);
+    let Some(config) = config.filter(|_| told.is_empty()) else {
+        return Err(CommandError::failed(told.join("\n")));
+    };
+    report(&config, tls.as_ref(), file, store, nodes).print(global.output())
+}
+
+/// The answer where nothing is wrong.
+fn report(
+    config: &Config,
+    tls: Option<&TlsConfigs>,
+    file: Option<PathBuf>,
+    store: StoreFacts,
+    nodes: DirectoryFacts,
+) -> CommandAnswer {
+    let file = file.map(|file| file.display().to_string());
     let shown = file.as_deref().unwrap_or("the embedded defaults");
-    let store = check_store(loaded)?;
-    let nodes = check_directory(loaded)?;
-    let shortage = Shortage::of(&loaded.config).map(|shortage| shortage.to_string());
-    let certificates = certificate_warnings(loaded);
-    let warnings: Vec<String> =
-        shortage.into_iter().chain(certificates).chain(store.warnings).chain(nodes.bad).collect();
+    let of_machine = Shortage::of(config).map(|shortage| shortage.to_string());
+    let of_state = Control::check_state(config);
+    let warnings: Vec<String> = of_machine
+        .into_iter()
+        .chain(certificate_warnings(tls))
+        .chain(of_state)
+        .chain(store.warnings)
+        .chain(nodes.bad)
+        .collect();
     let budgets: Map<String, Value> =
         store.budgets.iter().map(|budget| (budget_column(budget.group), budget.rows.into())).collect();
     let facts = json!({
@@ -32,13 +81,12 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let lines: Vec<_> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     let note = (!lines.is_empty()).then(|| lines.join("\n"));
     CommandAnswer::Done(Done { text: format!("{shown}: fine\n{}{}", store.text, nodes.text), note, facts })
-        .print(output)
 }
 
 /// Certificates that end soon, have ended or are not valid yet, and chains that are not in order.
-fn certificate_warnings(loaded: &Loaded) -> Vec<String> {
+fn certificate_warnings(tls: Option<&TlsConfigs>) -> Vec<String> {
     let now = SystemTime::now();
-    let shown = loaded.tls.shown();
+    let shown = tls.map(TlsConfigs::shown).unwrap_or_default();
     shown.iter().flat_map(|each| each.warning(now).into_iter().chain(each.order_warning())).collect()
 }
 
@@ -67,8 +115,7 @@ struct DirectoryFacts {
 
 /// Reads the directory. The heartbeat of this node is not tested here: a relay logs whether it can write it. The
 /// table of locations is tested by writing no locations.
-fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
-    let config = &loaded.config;
+fn check_directory(config: &Config) -> Result<DirectoryFacts, StoreError> {
     if config.forward.listen.is_none() {
         return Ok(DirectoryFacts::default());
     }
@@ -84,24 +131,32 @@ fn check_directory(loaded: &Loaded) -> Result<DirectoryFacts, CommandError> {
     })
 }
 
-/// Reads the store as a relay does, and puts the canaries to what it answers.
-fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
-    let config = &loaded.config;
+/// Reads the store as a relay does, and puts the canaries to what it answers. Fails with a line for each error.
+fn check_store(config: &Config, has_file: bool) -> Result<StoreFacts, Vec<String>> {
     let StoreAccess { readers, mut layer, .. } = StoreAccess::of(config, &ReportQueue::default());
     let mut reader = readers();
     let name = reader.describe();
     if let StoreUrl::Sqlite(path) = &config.store.url
-        && loaded.file.is_none()
+        && !has_file
         && !path.exists()
     {
         let text = format!("{name}: the first `sluicegate run` creates it");
         return Ok(StoreFacts { text, ..StoreFacts::default() });
     }
-    store::check_sessions(&config.store)?;
+    store::check_sessions(&config.store).map_err(|error| vec![error.to_string()])?;
     let (mut credentials, mut grants, mut devices) = (Vec::new(), Vec::new(), Vec::new());
-    let mut quarantined = Vec::new();
+    let (mut quarantined, mut errors) = (Vec::new(), Vec::<String>::new());
     for relation in Relation::ALL {
-        let answer = reader.read_relation(relation)?;
+        let answer = match reader.read_relation(relation) {
+            Ok(answer) => answer,
+            Err(error) => {
+                // The other relations would mostly fail in the same way.
+                if !errors.contains(&error.to_string()) {
+                    errors.push(error.to_string());
+                }
+                continue;
+            }
+        };
         quarantined.extend(answer.quarantined);
         match answer.rows {
             RelationRows::Credentials(rows) => credentials = rows,
@@ -111,12 +166,14 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
         }
     }
     if let Some(first) = quarantined.first() {
-        return Err(CommandError::failed(format!(
-            "{name}: {} rows do not decode; the first is {}: {}",
-            quarantined.len(),
-            first.key,
-            first.reason
-        )));
+        let count = quarantined.len();
+        errors.push(format!(
+            "{name}: {count} rows do not decode; the first is {}: {}",
+            first.key, first.reason
+        ));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
     }
     layer.wait_for_tables();
     layer.lay_relation(&mut devices);
@@ -127,10 +184,10 @@ fn check_store(loaded: &Loaded) -> Result<StoreFacts, CommandError> {
     if !preview.wrong_canaries.is_empty() {
         let (wrong, all) = (preview.wrong_canaries.len(), preview.canaries);
         let list = preview.wrong_canaries.join("; ");
-        return Err(CommandError::failed(format!(
+        return Err(vec![format!(
             "{name}: {wrong} of {all} canaries are answered wrongly: {list}; mend the rows, the queries or \
              authz.guard"
-        )));
+        )]);
     }
     let (credentials, grants, devices) = counts;
     let guard = guard_text(&preview, config);

@@ -6,11 +6,12 @@ use clap::{CommandFactory, Subcommand};
 use clap_complete::{Shell, generate_to};
 
 use super::CommandLine;
+use super::manual;
 use super::output::CommandError;
 
 #[derive(Debug, Subcommand)]
 pub enum GenerateCommand {
-    /// Write manual pages, one per command.
+    /// Write manual pages: one per command, and the one of the configuration, sluicegate.toml(5).
     Man {
         /// Folder to write to; it must exist.
         folder: PathBuf,
@@ -24,7 +25,8 @@ pub enum GenerateCommand {
 
 pub fn run(command: GenerateCommand) -> Result<(), CommandError> {
     let written = match &command {
-        GenerateCommand::Man { folder } => clap_mangen::generate_to(CommandLine::command(), folder),
+        GenerateCommand::Man { folder } => clap_mangen::generate_to(CommandLine::command(), folder)
+            .and_then(|()| std::fs::write(folder.join(CONFIG_PAGE), manual::config_page())),
         GenerateCommand::Completions { folder } => {
             let mut shells = [Shell::Bash, Shell::Zsh, Shell::Fish].into_iter();
             let name = env!("CARGO_PKG_NAME");
@@ -37,3 +39,6 @@ pub fn run(command: GenerateCommand) -> Result<(), CommandError> {
         CommandError::failed(format!("{} cannot be written to ({error}); is it a folder?", folder.display()))
     })
 }
+
+/// File of the manual page of the configuration.
+const CONFIG_PAGE: &str = "sluicegate.toml.5";

@@ -31,10 +31,16 @@ pub fn start(log: &Log) -> Result<LevelSwitch, CommandError> {
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match log.format {
         _ if log.journald => registry.with(journal()?).init(),
-        LogFormat::Text => registry.with(to_stderr.with_ansi(io::stderr().is_terminal())).init(),
+        LogFormat::Text => registry.with(to_stderr.with_ansi(has_colours())).init(),
         LogFormat::Json => registry.with(to_stderr.json()).init(),
     }
     Ok(LevelSwitch(handle))
+}
+
+/// Returns the reasons why [`start`] would fail, in one line each.
+pub fn check(log: &Log) -> Vec<String> {
+    let journal = if log.journald { journal().err() } else { None };
+    filter(log.level).err().into_iter().chain(journal).map(|error| error.to_string()).collect()
 }
 
 fn journal() -> Result<tracing_journald::Layer, CommandError> {
@@ -49,6 +55,11 @@ fn journal() -> Result<tracing_journald::Layer, CommandError> {
         .with_syslog_identifier("sluicegate".to_owned())
         .with_field_prefix(Some("SLUICEGATE".to_owned()))
         .with_priority_mappings(priorities))
+}
+
+/// True where colours are of use: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
+fn has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn filter(level: LogLevel) -> Result<EnvFilter, CommandError> {

@@ -10,6 +10,7 @@ mod doctor;
 mod generate;
 pub mod grant;
 mod log;
+mod manual;
 mod node;
 pub mod output;
 pub mod principal;
@@ -117,7 +118,8 @@ pub fn main() -> ExitCode {
     match CommandLine::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluicegate: {error}");
+            // An error of several lines is several errors.
+            error.to_string().lines().for_each(|line| eprintln!("sluicegate: {line}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -129,7 +131,7 @@ impl CommandLine {
         match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
-            Command::Check => check::run(&global.loaded()?, global.output()),
+            Command::Check => check::run(&global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),
             Command::Token(on) => token::run(on.command, &global.context(on.store)?),
@@ -160,14 +162,19 @@ pub struct Loaded {
 
 impl Global {
     fn loaded(&self) -> Result<Loaded, CommandError> {
-        let file = match &self.config {
-            Some(file) => Some(file.clone()),
-            None => installed_config()?,
-        };
+        let file = self.file()?;
         let environment = config::environment().map_err(CommandError::failed)?;
-        let (config, tls) = Config::load_with(file.as_deref(), environment, TlsConfigs::load)
+        let (config, tls) = Config::load_with(file.as_deref(), environment, TlsConfigs::load_all)
             .map_err(CommandError::failed)?;
         Ok(Loaded { config, tls, file })
+    }
+
+    /// The configuration file; `None` for the built-in values.
+    fn file(&self) -> Result<Option<PathBuf>, CommandError> {
+        match &self.config {
+            Some(file) => Ok(Some(file.clone())),
+            None => installed_config(),
+        }
     }
 
     /// Context for a command on `store`, or on the configured store.

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::log::LevelSwitch;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigErrors};
 use crate::control::QueriesError;
 use crate::node::Node;
 use crate::wire::TlsConfigs;
@@ -22,7 +22,7 @@ pub struct Reload<'a> {
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ConfigErrors),
     #[error("changes in {0} need a restart")]
     NeedsRestart(String),
     #[error(transparent)]
@@ -35,12 +35,20 @@ impl Reload<'_> {
         node.audit_reopener().reopen();
         match self.apply(node) {
             Ok(()) => tracing::info!("reloaded"),
-            Err(error) => tracing::error!("reload refused, and nothing has changed: {error}"),
+            // One line of the log, whatever the number of errors.
+            Err(error) => {
+                let errors = error.to_string().replace('\n', "; ");
+                tracing::error!("reload refused, and nothing has changed: {errors}");
+            }
         }
     }
 
     fn apply(&mut self, node: &Node) -> Result<(), ReloadError> {
-        let (next, tls) = Config::load_with(self.file, config::environment()?, TlsConfigs::load)?;
+        let (next, tls) = Config::load_with(
+            self.file,
+            config::environment().map_err(ConfigErrors::from)?,
+            TlsConfigs::load_all,
+        )?;
         let changed = self.config.needs_restart(&next);
         if !changed.is_empty() {
             return Err(ReloadError::NeedsRestart(changed.join(", ")));

@@ -1,24 +1,29 @@
 //! The configuration file as values: every key, its default and its unit. [`Config::load`] reads the file and the
 //! environment's overrides.
 //!
-//! Each file here has one section or a few. `load`, `overrides` and `validate` make them a checked [`Config`].
+//! Each file here has one section or a few. `load`, `text`, `overrides` and `validate` make them a checked [`Config`], or
+//! all errors at once. `reference` knows how each key is written.
 
 mod addresses;
 mod admin;
 mod authz;
 mod budgets;
 mod engine;
+mod error;
 mod forward;
 mod guard;
 mod libpq;
 mod listen;
 mod load;
+mod message;
 mod network;
 mod overrides;
 pub mod postgres;
 mod queries;
+pub mod reference;
 mod reload;
 mod store;
+mod text;
 mod tls;
 mod token_key;
 mod tokens;
@@ -32,13 +37,14 @@ pub use admin::{Admin, Audit, Log, LogFormat, LogLevel, SelfProbeConfig};
 pub use authz::Authz;
 pub use budgets::Budgets;
 pub use engine::{EngineConfig, Forwarding, KernelTls, Limits, Timeouts};
+pub use error::{ConfigError, ConfigErrors, FilePosition};
 pub use forward::{Forward, ForwardTls};
 pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Preference,
     Regressions,
 };
 pub use listen::{Listen, ListenerKind};
-pub use load::{ConfigError, FilePosition, state_folder};
+pub use load::{ConfigInspection, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, RelationQuery};

@@ -58,8 +58,9 @@ impl Overrides {
         self.0.is_empty()
     }
 
-    pub fn apply(&self, table: &mut Table) -> Result<(), ConfigError> {
-        self.0.iter().try_for_each(|each| each.apply(table))
+    /// Sets the values in `table`. Returns an error for each variable that cannot be applied.
+    pub fn apply(&self, table: &mut Table) -> Vec<ConfigError> {
+        self.0.iter().filter_map(|each| each.apply(table).err()).collect()
     }
 
     /// The variable that set the dotted `key`, a part of it, or a section that contains it.

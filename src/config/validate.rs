@@ -16,71 +16,77 @@ pub struct KeyProblem {
     pub problem: String,
 }
 
-pub(super) fn check(config: &Config) -> Result<(), KeyProblem> {
-    check_store(config)?;
-    check_listeners(config)?;
-    check_durations(config)?;
-    check_counts(config)?;
-    check_tokens(config)?;
-    check_guard(&config.authz.guard)?;
-    check_admin(config)?;
-    check_probe(config)?;
-    check_vpn(config)?;
-    check_forward(config)
+/// Returns every problem of the values, in no particular order.
+pub(super) fn check(config: &Config) -> Vec<KeyProblem> {
+    let mut problems = Problems::default();
+    check_store(config, &mut problems);
+    check_listeners(config, &mut problems);
+    check_durations(config, &mut problems);
+    check_counts(config, &mut problems);
+    check_tokens(config, &mut problems);
+    check_guard(&config.authz.guard, &mut problems);
+    check_admin(config, &mut problems);
+    check_probe(config, &mut problems);
+    check_vpn(config, &mut problems);
+    check_forward(config, &mut problems);
+    problems.0
 }
 
-fn check_forward(config: &Config) -> Result<(), KeyProblem> {
+/// The problems that were found.
+#[derive(Default)]
+struct Problems(Vec<KeyProblem>);
+
+impl Problems {
+    fn add(&mut self, key: &str, problem: &str) {
+        self.0.push(KeyProblem { key: key.to_owned(), problem: problem.to_owned() });
+    }
+}
+
+fn check_forward(config: &Config, problems: &mut Problems) {
     let forward = &config.forward;
     if forward.directory_password_file.is_some() && forward.directory_url.is_none() {
-        return found(
+        problems.add(
             "forward.directory_password_file",
             "it belongs to the role of `forward.directory_url`; set that too",
         );
     }
+    if !(1..=HOPS_MAX).contains(&forward.hops_max) {
+        problems.add("forward.hops_max", &format!("must be between 1 and {HOPS_MAX}"));
+    }
+    if forward.idle_connections > IDLE_CONNECTIONS_MAX {
+        problems.add("forward.idle_connections", &format!("must be at most {IDLE_CONNECTIONS_MAX}"));
+    }
+    if forward.max_age <= forward.heartbeat.saturating_add(forward.refresh) {
+        problems.add("forward.max_age", "must be longer than forward.heartbeat and forward.refresh together");
+    }
     let Some(listen) = forward.listen else {
-        return match &forward.tls {
-            Some(_) => found("forward.listen", "other nodes need an address of this node; set it"),
-            None => Ok(()),
-        };
+        if forward.tls.is_some() {
+            problems.add("forward.listen", "other nodes need an address of this node; set it");
+        }
+        return;
     };
     let advertised = forward.advertise.unwrap_or(listen);
-    let Some(name) = &config.vpn.node else {
-        return found("forward.listen", "other nodes know this one by its name; set `vpn.node`");
-    };
-    if forward.tls.is_none() {
-        return found("forward.tls", "nodes know each other by certificates; set `chain`, `key` and `ca`");
-    }
-    if !is_node_name(name) {
-        return found(
+    match &config.vpn.node {
+        None => problems.add("forward.listen", "other nodes know this one by its name; set `vpn.node`"),
+        Some(name) if !is_node_name(name) => problems.add(
             "vpn.node",
             "other nodes know this one by its name; use only letters, digits, `-`, `_` and `.`",
-        );
+        ),
+        Some(_) => {}
+    }
+    if forward.tls.is_none() {
+        problems.add("forward.tls", "nodes know each other by certificates; set `chain`, `key` and `ca`");
     }
     if config.store.profile == Profile::OpenBalena && forward.directory_url.is_none() {
-        return found(
+        problems.add(
             "forward.directory_url",
             "openBalena's database has no directory of nodes; name a store of sluicegate's own for it",
         );
     }
     if advertised.ip().is_unspecified() {
-        return found(
-            "forward.advertise",
-            "other nodes cannot reach this address; set an address of this node",
-        );
+        problems
+            .add("forward.advertise", "other nodes cannot reach this address; set an address of this node");
     }
-    if !(1..=HOPS_MAX).contains(&forward.hops_max) {
-        return found("forward.hops_max", &format!("must be between 1 and {HOPS_MAX}"));
-    }
-    if forward.idle_connections > IDLE_CONNECTIONS_MAX {
-        return found("forward.idle_connections", &format!("must be at most {IDLE_CONNECTIONS_MAX}"));
-    }
-    if forward.max_age <= forward.heartbeat + forward.refresh {
-        return found(
-            "forward.max_age",
-            "must be longer than forward.heartbeat and forward.refresh together",
-        );
-    }
-    Ok(())
 }
 
 /// True for a name that can stand in a certificate and in a header.
@@ -89,42 +95,39 @@ pub fn is_node_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NODE_NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
-fn check_store(config: &Config) -> Result<(), KeyProblem> {
-    match (config.store.profile, &config.store.url) {
-        (Profile::OpenBalena, StoreUrl::Sqlite(_)) => {
-            found("store.profile", "openBalena's database is on PostgreSQL; give `store.url` as postgres://…")
-        }
-        _ => Ok(()),
+fn check_store(config: &Config, problems: &mut Problems) {
+    if let (Profile::OpenBalena, StoreUrl::Sqlite(_)) = (config.store.profile, &config.store.url) {
+        problems
+            .add("store.profile", "openBalena's database is on PostgreSQL; give `store.url` as postgres://…");
     }
 }
 
-fn check_probe(config: &Config) -> Result<(), KeyProblem> {
+fn check_probe(config: &Config, problems: &mut Problems) {
     let probe = &config.probe;
     match (&probe.device, &probe.token_file) {
-        (Some(_), None) => {
-            found("probe.device", "a tunnel to the device needs a token; set its file in `probe.token_file`")
+        (Some(_), None) => problems
+            .add("probe.device", "a tunnel to the device needs a token; set its file in `probe.token_file`"),
+        (None, Some(_)) => {
+            problems.add("probe.token_file", "the token has no device to reach; set `probe.device`")
         }
-        (None, Some(_)) => found("probe.token_file", "the token has no device to reach; set `probe.device`"),
-        (Some(_), Some(_)) if probe.port == 0 => found("probe.port", "0 is not a port"),
+        (Some(_), Some(_)) if probe.port == 0 => problems.add("probe.port", "0 is not a port"),
         _ if !probe.interval.is_zero() && probe.interval < PROBE_INTERVAL_MIN => {
-            found("probe.interval", "must be at least 1s; 0s turns the probe off")
+            problems.add("probe.interval", "must be at least 1s; 0s turns the probe off")
         }
-        _ => Ok(()),
+        _ => {}
     }
 }
 
-fn check_listeners(config: &Config) -> Result<(), KeyProblem> {
+fn check_listeners(config: &Config, problems: &mut Problems) {
     if config.listen.is_empty() {
-        return found(
-            "listen",
-            "no listener; add one, such as `[[listen]]` with `address = \"127.0.0.1:3128\"`",
-        );
+        problems
+            .add("listen", "no listener; add one, such as `[[listen]]` with `address = \"127.0.0.1:3128\"`");
     }
     let mut seen = HashSet::new();
     for (place, listen) in config.listen.iter().enumerate() {
         if listen.address.port() != 0 && !seen.insert(listen.address) {
             let problem = format!("{} is listed twice", listen.address);
-            return found(&format!("listen.{place}.address"), &problem);
+            problems.add(&format!("listen.{place}.address"), &problem);
         }
         for suffix in &listen.suffixes {
             let is_label =
@@ -132,17 +135,16 @@ fn check_listeners(config: &Config) -> Result<(), KeyProblem> {
             if !is_label {
                 let problem =
                     format!("`{suffix}` is not a suffix; use letters, digits and `-`, without the dot");
-                return found(&format!("listen.{place}.suffixes"), &problem);
+                problems.add(&format!("listen.{place}.suffixes"), &problem);
             }
         }
     }
     if config.admin.address.port() != 0 && seen.contains(&config.admin.address) {
-        return found("admin.address", "is also the address of a client listener; set another port");
+        problems.add("admin.address", "is also the address of a client listener; set another port");
     }
-    Ok(())
 }
 
-fn check_durations(config: &Config) -> Result<(), KeyProblem> {
+fn check_durations(config: &Config, problems: &mut Problems) {
     let (timeouts, authz) = (&config.timeouts, &config.authz);
     let bounded = [
         ("timeouts.head", timeouts.head, TICK..=LONGEST),
@@ -171,16 +173,15 @@ fn check_durations(config: &Config) -> Result<(), KeyProblem> {
     for (key, duration, range) in bounded {
         if !range.contains(&duration) {
             let [min, max] = [range.start(), range.end()].map(|end| humantime::format_duration(*end));
-            return found(key, &format!("must be between {min} and {max}"));
+            problems.add(key, &format!("must be between {min} and {max}"));
         }
     }
     if authz.max_stale <= authz.refresh {
-        return found("authz.max_stale", "must be longer than authz.refresh, or nothing is ever decided");
+        problems.add("authz.max_stale", "must be longer than authz.refresh, or nothing is ever decided");
     }
-    Ok(())
 }
 
-fn check_counts(config: &Config) -> Result<(), KeyProblem> {
+fn check_counts(config: &Config, problems: &mut Problems) {
     let limits = &config.limits;
     let positive = [
         ("limits.sessions", limits.sessions),
@@ -189,41 +190,40 @@ fn check_counts(config: &Config) -> Result<(), KeyProblem> {
     ];
     for (key, count) in positive {
         if count == 0 {
-            return found(key, "must be at least 1");
+            problems.add(key, "must be at least 1");
         }
     }
     if limits.unknown_tokens_per_minute > UNKNOWN_TOKENS_MAX {
         let problem = format!("must be at most {UNKNOWN_TOKENS_MAX}; 0 means no bound");
-        return found("limits.unknown_tokens_per_minute", &problem);
+        problems.add("limits.unknown_tokens_per_minute", &problem);
     }
     let engine = &config.engine;
     if engine.threads > THREADS_MAX {
-        return found("engine.threads", &format!("must be at most {THREADS_MAX}; 0 means one per CPU"));
+        problems.add("engine.threads", &format!("must be at most {THREADS_MAX}; 0 means one per CPU"));
     }
     if !engine.buffers.is_power_of_two() || engine.buffers > 32768 {
-        return found("engine.buffers", "must be a power of two of at most 32768");
+        problems.add("engine.buffers", "must be a power of two of at most 32768");
     }
     if !(PIPE_BYTES_MIN..=PIPE_BYTES_MAX).contains(&engine.pipe_bytes) {
-        return found("engine.pipe_bytes", &format!("must be between {PIPE_BYTES_MIN} and {PIPE_BYTES_MAX}"));
+        problems.add("engine.pipe_bytes", &format!("must be between {PIPE_BYTES_MIN} and {PIPE_BYTES_MAX}"));
     }
     if engine.pipes > PIPES_MAX {
-        return found("engine.pipes", &format!("must be at most {PIPES_MAX}; each takes two descriptors"));
+        problems.add("engine.pipes", &format!("must be at most {PIPES_MAX}; each takes two descriptors"));
     }
-    Ok(())
 }
 
-fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
+fn check_tokens(config: &Config, problems: &mut Problems) {
     let signers = &config.authz.tokens;
     if signers.len() > SIGNERS_MAX {
         let problem = format!("must be at most {SIGNERS_MAX}, since a forged token is checked against each");
-        return found("authz.tokens", &problem);
+        problems.add("authz.tokens", &problem);
     }
     for (place, signer) in signers.iter().enumerate() {
         if signer.leeway > LEEWAY_MAX {
             let max = humantime::format_duration(LEEWAY_MAX);
             let problem =
                 format!("must be at most {max}, since tokens stay valid that long after their `exp`");
-            return found(&format!("authz.tokens.{place}.leeway"), &problem);
+            problems.add(&format!("authz.tokens.{place}.leeway"), &problem);
         }
         let is_openbalena = config.store.profile == Profile::OpenBalena;
         match signer.who {
@@ -231,27 +231,26 @@ fn check_tokens(config: &Config) -> Result<(), KeyProblem> {
             SubjectClaims::Secret { .. } if is_openbalena => {
                 let problem = "does not suit the profile openbalena; write `claims = \"openbalena\"` instead of \
                                `secret_claim` and `principal_claim`";
-                return found(&format!("authz.tokens.{place}.secret_claim"), problem);
+                problems.add(&format!("authz.tokens.{place}.secret_claim"), problem);
             }
             SubjectClaims::OpenBalena if !is_openbalena => {
                 let problem =
                     "needs `store.profile = \"openbalena\"`, whose queries know the users and their roles";
-                return found(&format!("authz.tokens.{place}.claims"), problem);
+                problems.add(&format!("authz.tokens.{place}.claims"), problem);
             }
             _ => {}
         }
     }
-    Ok(())
 }
 
-fn check_guard(guard: &GuardConfig) -> Result<(), KeyProblem> {
+fn check_guard(guard: &GuardConfig, problems: &mut Problems) {
     let share = 0.0..=1.0;
     if !share.contains(&guard.max_regressions.share) {
-        return found("authz.guard.max_regressions.share", "must be a share from 0 to 1");
+        problems.add("authz.guard.max_regressions.share", "must be a share from 0 to 1");
     }
     for (key, budget) in guard.budgets.all() {
         if budget.is_some_and(|budget| !share.contains(&budget.share)) {
-            return found(&format!("authz.guard.budgets.{key}.share"), "must be a share from 0 to 1");
+            problems.add(&format!("authz.guard.budgets.{key}.share"), "must be a share from 0 to 1");
         }
     }
     let bounds = &guard.bounds;
@@ -259,28 +258,28 @@ fn check_guard(guard: &GuardConfig) -> Result<(), KeyProblem> {
         [("credentials", bounds.credentials), ("grants", bounds.grants), ("devices", bounds.devices)]
     {
         if bound.min.zip(bound.max).is_some_and(|(min, max)| min > max) {
-            return found(&format!("authz.guard.bounds.{relation}"), "min is greater than max");
+            problems.add(&format!("authz.guard.bounds.{relation}"), "min is greater than max");
         }
     }
     if guard.probe_port == 0 {
-        return found("authz.guard.probe_port", "must be at least 1");
+        problems.add("authz.guard.probe_port", "must be at least 1");
     }
-    Ok(())
 }
 
-fn check_admin(config: &Config) -> Result<(), KeyProblem> {
-    match &config.admin.socket_group {
-        Some(group) if !matches!(Group::from_name(group), Ok(Some(_))) => found(
+fn check_admin(config: &Config, problems: &mut Problems) {
+    if let Some(group) = &config.admin.socket_group
+        && !matches!(Group::from_name(group), Ok(Some(_)))
+    {
+        problems.add(
             "admin.socket_group",
             &format!("there is no group `{group}` on this machine; create it with `groupadd`"),
-        ),
-        _ => Ok(()),
+        );
     }
 }
 
-fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
+fn check_vpn(config: &Config, problems: &mut Problems) {
     if config.vpn.allow.is_empty() {
-        return found(
+        problems.add(
             "vpn.allow",
             "no network is allowed, so no device could be reached; set the VPN's network, such as \
              `allow = [\"10.8.0.0/16\"]`",
@@ -288,17 +287,17 @@ fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
     }
     let addresses = &config.vpn.addresses;
     if addresses.is_empty() {
-        return found(
+        problems.add(
             "vpn.addresses",
             "no source is listed, so no device could be reached; the default is `[\"store\"]`",
         );
     }
     if (1..addresses.len()).any(|place| addresses[..place].contains(&addresses[place])) {
-        return found("vpn.addresses", "a source is listed twice");
+        problems.add("vpn.addresses", "a source is listed twice");
     }
     for source in addresses {
         if let (AddressSource::WireGuard(interface), None) = (source, &config.vpn.wireguard_peers) {
-            return found(
+            problems.add(
                 "vpn.addresses",
                 &format!(
                     "wireguard:{interface} needs vpn.wireguard_peers, a file with lines of `PUBLIC-KEY uuid`"
@@ -306,40 +305,35 @@ fn check_vpn(config: &Config) -> Result<(), KeyProblem> {
             );
         }
     }
-    check_report(config)?;
-    match &config.vpn.interface {
-        Some(interface) if if_nametoindex(interface.as_str()).is_err() => {
-            found("vpn.interface", &format!("there is no network interface `{interface}` on this machine"))
-        }
-        _ => Ok(()),
+    check_report(config, problems);
+    if let Some(interface) = &config.vpn.interface
+        && if_nametoindex(interface.as_str()).is_err()
+    {
+        let problem = format!("there is no network interface `{interface}` on this machine");
+        problems.add("vpn.interface", &problem);
     }
 }
 
-fn check_report(config: &Config) -> Result<(), KeyProblem> {
+fn check_report(config: &Config, problems: &mut Problems) {
     let key = "vpn.report";
     if !config.vpn.report {
-        return Ok(());
+        return;
     }
     if config.store.profile == Profile::OpenBalena {
-        return found(key, "openBalena's own VPN reports where devices are; remove it");
+        problems.add(key, "openBalena's own VPN reports where devices are; remove it");
     }
     if config.forward.listen.is_none() {
-        return found(
+        problems.add(
             key,
             "a node that reports its devices must also report itself; set `forward.listen`, `.tls` and `vpn.node`",
         );
     }
     if config.vpn.addresses.contains(&AddressSource::Store) {
-        return found(
+        problems.add(
             "vpn.addresses",
             "with vpn.report, the store has only the addresses that nodes report; remove `store`",
         );
     }
-    Ok(())
-}
-
-fn found(key: &str, problem: &str) -> Result<(), KeyProblem> {
-    Err(KeyProblem { key: key.to_owned(), problem: problem.to_owned() })
 }
 
 /// The unit in which engine threads and the control thread count time.

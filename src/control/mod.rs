@@ -122,6 +122,12 @@ impl Control {
         Ok(Self { _thread: thread, status, commands: Commands { queue } })
     }
 
+    /// Says why the state that a node keeps in `authz.state` would not be used at a start.
+    pub fn check_state(config: &Config) -> Option<String> {
+        let error = persist::check_permissions(config.authz.state.as_deref()?).err()?;
+        Some(error.to_string())
+    }
+
     /// The handle of the thread's status, which stays readable after the thread has stopped.
     pub fn status(&self) -> StatusHandle {
         self.status.clone()

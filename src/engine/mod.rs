@@ -49,7 +49,7 @@ use std::time::SystemTime;
 use crossbeam::channel::{Sender, bounded};
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::{Config, TokenSigner};
+use crate::config::{Config, KernelTls, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -164,6 +164,11 @@ impl Engine {
             return Err(error.into());
         }
         Ok(engine)
+    }
+
+    /// Tests whether this machine gives a thread what it needs: a ring with its buffers. Opens no socket.
+    pub fn check(config: &Config) -> Result<(), RingError> {
+        UringKernel::new(config, KernelTls::Off).map(drop)
     }
 
     /// The addresses of the client listeners, in the order of `listen`; real ports where the config has 0.

@@ -1,5 +1,6 @@
 //! What `sluicegate check` says of a configuration and its store, and by which exit code.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::Site;
@@ -85,13 +86,95 @@ fn embedded_defaults_are_fine_before_their_store_exists() {
 #[test]
 fn a_mistake_is_told_in_one_line_with_its_place() {
     let site = Site::new("");
-    std::fs::write(site.config_path(), "[timeouts]\nhaed = \"3s\"\n").unwrap();
+    let text = "[timeouts]\nhaed = \"3s\"\n[vpn]\nallow = [\"10.0.0.0/8\"]\n";
+    std::fs::write(
+        site.config_path(),
+        format!("{text}[store]\nurl = \"sqlite:{}\"\n", site.store_path().display()),
+    )
+    .unwrap();
     let (code, said, message) = outcome(check(&site));
     let expected = format!(
         "sluicegate: {}:2:1: timeouts.haed: unknown key `haed`; the nearest known key is `head`\n",
         site.config_path().display()
     );
     assert_eq!((code, said.as_str(), message), (1, "", expected));
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_the_files_and_the_store_included() {
+    let site = Site::new("");
+    let token = site.folder().join("admin-token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let folder = site.folder().display();
+    let text = format!(
+        "[vpn]\nallow = [\"127.0.0.0/8\"]\n\n[audit]\npath = \"{folder}/nowhere/audit.jsonl\"\n\n[limits]\n\
+         sessions = 0\n\n[admin]\ntoken_file = \"{folder}/admin-token\"\n\n[log]\nlevel = 7\n\n[[listen]]\n\
+         address = \"127.0.0.1:0\"\ntls = {{ certificates = [{{ chain = \"{folder}/no.pem\", key = \"{folder}/no.key\" }}] }}\n\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificates = [{{ chain = \"{folder}/none.pem\", key = \"{folder}/no.key\" }}] }}\n\n\
+         [store]\nurl = \"sqlite:{folder}/none.db\"\n"
+    );
+    std::fs::write(site.config_path(), text).unwrap();
+    let (code, said, message) = outcome(check(&site));
+    assert_eq!((code, said.as_str()), (1, ""));
+    let file = site.config_path().display().to_string();
+    let expected = [
+        format!("{file}:5:1: audit.path: {folder}/nowhere/audit.jsonl cannot be opened: there is no folder"),
+        format!("{file}:8:1: limits.sessions: must be at least 1"),
+        format!("{file}:11:1: admin.token_file: {folder}/admin-token cannot be used: every user can read it"),
+        format!("{file}:14:9: log.level: 7 stands here, and it must be a text in quotes"),
+        format!("{file}:18:1: listen.0.tls: {folder}/no.pem: "),
+        format!("{file}:22:1: listen.1.tls: {folder}/none.pem: "),
+        format!("sqlite:{folder}/none.db does not exist; `sluicegate store init` creates it"),
+    ];
+    assert_eq!(message.lines().count(), expected.len(), "{message}");
+    for (line, expected) in message.lines().zip(expected) {
+        assert!(line.starts_with(&format!("sluicegate: {expected}")), "{line}\nis not\n{expected}");
+    }
+    assert!(!site.folder().join("nowhere").exists());
+}
+
+#[test]
+fn what_run_refuses_is_told_by_check() {
+    let site = Site::new("");
+    let folder = site.folder();
+    std::fs::write(folder.join("file"), "").unwrap();
+    std::fs::write(folder.join("short"), "0123").unwrap();
+    std::fs::set_permissions(folder.join("short"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (key, file) in [
+        ("audit.path", "nowhere/audit.jsonl"),
+        ("audit.path", "file/audit.jsonl"),
+        ("audit.path", "."),
+        ("admin.token_file", "nowhere"),
+        ("admin.token_file", "short"),
+    ] {
+        let mut site = Site::new("");
+        site.configure(&format!("{key} = '{}'", folder.join(file).display()));
+        let (code, _, message) = outcome(check(&site));
+        assert!(code == 1 && message.contains(&format!(" {key}: ")), "{key} {file}: {message}");
+        let run = site.command(&["run"]).output().unwrap();
+        assert_eq!(run.status.code(), Some(1), "{key} {file}: run starts");
+    }
+    let mut command = check(&site);
+    command.env("RUST_LOG", "a=b=c");
+    let (code, _, message) = outcome(command);
+    assert!(code == 1 && message.starts_with("sluicegate: RUST_LOG is not understood: "), "{message}");
+}
+
+#[test]
+fn a_state_that_others_could_have_written_is_a_warning() {
+    let mut site = Site::new("");
+    let state = site.folder().join("kept");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+    site.configure(&format!("authz.state = '{}'", state.display()));
+    let (code, _, warned) = outcome(check(&site));
+    assert_eq!(code, 0);
+    assert!(
+        warned.starts_with(&format!("warning: {} can be written by other users", state.display())),
+        "{warned}"
+    );
 }
 
 #[test]

@@ -40,9 +40,17 @@ fn an_unknown_key_is_told_with_its_line_and_the_nearest_known_one() {
 #[test]
 fn a_value_of_the_wrong_kind_is_told_with_its_key() {
     let message = refusal("[limits]\nsessions = \"many\"");
-    assert!(message.starts_with("sluicegate.toml:2:12: limits.sessions: invalid type: string"), "{message}");
+    assert_eq!(
+        message,
+        "sluicegate.toml:2:12: limits.sessions: the text \"many\" stands here, and it must be a whole number that is \
+         not negative; for example `sessions = 8000`"
+    );
     let message = refusal("[timeouts]\nhead = \"3 fortnights\"");
-    assert!(message.starts_with("sluicegate.toml:2:8: timeouts.head: "), "{message}");
+    assert_eq!(
+        message,
+        "sluicegate.toml:2:8: timeouts.head: the text \"3 fortnights\" stands here, and it must be a time in quotes, a \
+         number with its unit (`us`, `ms`, `s`, `m`, `h`, `days`); for example `head = \"10s\"`"
+    );
     let message = refusal("[store]\nurl = \"mysql://db\"");
     assert_eq!(
         message,
@@ -50,7 +58,123 @@ fn a_value_of_the_wrong_kind_is_told_with_its_key() {
          `postgres://USER@HOST/DATABASE`"
     );
     let message = refusal("[engine]\nforwarding = \"warp\"");
-    assert!(message.contains("engine.forwarding") && message.contains("ring-splice"), "{message}");
+    assert_eq!(
+        message,
+        "sluicegate.toml:2:14: engine.forwarding: `warp` is not one of the values that it may have: `auto`, `copy`, \
+         `splice`, `ring-splice`; for example `forwarding = \"auto\"`"
+    );
+}
+
+#[test]
+fn a_value_of_any_wrong_kind_is_told_with_what_is_allowed_and_an_example_and_no_name_of_a_type() {
+    let wrong = ["1", "-1", "1.5", "true", "\"x\"", "[]", "[1]", "[[1]]", "{ a = 1 }", "{}", "1979-05-27"];
+    let mut refused = 0;
+    for section in sluicegate::config::reference::sections() {
+        for key in &section.keys {
+            for value in wrong {
+                let header = section.header;
+                let allow = "allow = [\"10.0.0.0/8\"]";
+                let networks = match (header, key.name) {
+                    ("[vpn]", "allow") => String::new(),
+                    ("[vpn]", _) => allow.to_owned(),
+                    _ => format!("[vpn]\n{allow}"),
+                };
+                // Some keys do take some of these values.
+                let text = format!("{header}\n{} = {value}\n{networks}\n", key.name);
+                let Err(errors) = load(&text, &[]) else { continue };
+                let name = format!("{}.", section.name());
+                for error in errors.lines() {
+                    refused += 1;
+                    let is_ours = [
+                        "struct ",
+                        "enum ",
+                        "map",
+                        "sequence",
+                        "variant",
+                        "u32",
+                        "u64",
+                        "usize",
+                        "expected ",
+                    ];
+                    let found = is_ours.iter().find(|word| error.contains(*word));
+                    assert!(found.is_none(), "{section_name}{}: {error}", key.name, section_name = name);
+                    // A value out of bounds is told with its bounds, any other with an example.
+                    let says_what_to_write = error.contains('`') || error.contains("must be ");
+                    assert!(error.contains(": ") && says_what_to_write, "no key or no example: {error}");
+                }
+            }
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+#[test]
+fn the_keys_of_the_guard_are_told_as_they_are_written() {
+    assert_eq!(
+        refusal("[authz.guard.budgets]\ngained = 50"),
+        "sluicegate.toml:2:10: authz.guard.budgets.gained: 50 stands here, and it must be a table of keys in `{` and `}`, \
+         or a section; for example `gained = { rows = 50, share = 0.01 }`"
+    );
+    assert_eq!(
+        refusal("[authz.guard.budgets]\ngained = { share = 0.5 }"),
+        "sluicegate.toml:2:10: authz.guard.budgets.gained: the key `rows` is missing here; for example \
+         `gained = { rows = 50, share = 0.01 }`"
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
+    let text = "[limits]\nsessions = 0\nsession = 3\n\n[timeouts]\nhead = 5\nidle = \"0s\"\n\n[[listen]]\n\
+                address = \"nowhere\"\n\n[authz.guard]\nbudgets.gained = 7\nwindow = \"25h\"\n\n[vpn]\n\
+                allow = [\"10.0.0.0/8\", \"10.x\"]\nreport = true\n";
+    let environment =
+        [("SLUICEGATE_ENGINE__BUFFERS", "1000"), ("SLUICEGATE_LOG__LEVEL", "5"), ("SLUICEGATE_LOG__X", "5")];
+    let errors = load(text, &environment).unwrap_err();
+    let places: Vec<&str> = errors.lines().map(|line| line.split(": ").take(2).last().unwrap()).collect();
+    let lines: Vec<&str> = errors.lines().map(|line| line.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines[..8], ["2", "3", "6", "7", "10", "13", "14", "17"], "{errors}");
+    assert_eq!(
+        places[..9],
+        [
+            "limits.sessions",
+            "limits.session",
+            "timeouts.head",
+            "timeouts.idle",
+            "listen.0.address",
+            "authz.guard.budgets.gained",
+            "authz.guard.window",
+            "vpn.allow.1",
+            "vpn.report"
+        ],
+        "{errors}"
+    );
+    for variable in ["SLUICEGATE_ENGINE__BUFFERS", "SLUICEGATE_LOG__LEVEL", "SLUICEGATE_LOG__X"] {
+        assert_eq!(errors.matches(variable).count(), 1, "{errors}");
+    }
+    assert_eq!(errors.lines().count(), 13, "a mistake is told once, and its consequences never: {errors}");
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_no_mistake_of_its_own() {
+    for text in [
+        // The address was wrong, so it is not missing, and there is a listener.
+        "[[listen]]\naddress = 5",
+        // The names were wrong, so they are not missing where they are needed.
+        "[vpn]\nnode = 5\nallow = [\"10.0.0.0/8\"]\n[forward]\nlisten = \"10.0.0.1:1\"\ntls = { chain = 1, key = \"b\", ca = \"c\" }",
+        "[authz]\nrefresh = 5\nmax_stale = \"50ms\"",
+    ] {
+        let text = if text.contains("[vpn]") { text.to_owned() } else { format!("{text}\n{VPN}") };
+        let errors = load(&text, &[]).unwrap_err();
+        let count = if text.contains("node = 5") { 2 } else { 1 };
+        assert_eq!(errors.lines().count(), count, "{errors}");
+    }
+}
+
+#[test]
+fn every_broken_line_is_told() {
+    let errors = refusal("[timeouts]\nhead = \nidle = 3h\n[limits\nsessions = 5");
+    let lines: Vec<&str> = errors.lines().map(|line| line.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["2", "3", "4"], "{errors}");
 }
 
 #[test]
@@ -257,10 +381,14 @@ fn a_wrong_override_names_its_variable() {
         "the environment's SLUICEGATE_LISTEN__ADDRESS: `address` should be a place in a list, from 0"
     );
     let message = load(VPN, &[("SLUICEGATE_LISTEN__1__SUFFIXES", "[]")]).unwrap_err();
-    assert_eq!(message, "the environment's SLUICEGATE_LISTEN__1__SUFFIXES: missing field `address`");
+    assert_eq!(
+        message,
+        "the environment's SLUICEGATE_LISTEN__1__SUFFIXES: the key `address` is missing here; for example \
+         `address = \"127.0.0.1:3128\"`"
+    );
     let message = load(VPN, &[("SLUICEGATE_TIMEOUTS__HEAD__MAX", "3s")]).unwrap_err();
     assert!(
-        message.starts_with("the environment's SLUICEGATE_TIMEOUTS__HEAD__MAX: invalid type: map"),
+        message.starts_with("the environment's SLUICEGATE_TIMEOUTS__HEAD__MAX: a table stands here"),
         "{message}"
     );
 }
@@ -275,7 +403,7 @@ fn a_value_that_an_override_set_is_not_blamed_on_the_file() {
         load(&text, &[("SLUICEGATE_ENGINE__BUFFERS", "64"), ("SLUICEGATE_LIMITS__SESSIONS", "many")]);
     let message = message.unwrap_err();
     assert!(
-        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: the text \"many\" stands here"),
         "{message}"
     );
     let message =
@@ -308,7 +436,7 @@ fn the_order_of_the_environment_means_nothing() {
 fn an_override_is_one_value_and_never_a_piece_of_toml() {
     let message = load(VPN, &[("SLUICEGATE_LIMITS__SESSIONS", "7\nsessions_per_device = 3")]).unwrap_err();
     assert!(
-        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: invalid type: string"),
+        message.starts_with("the environment's SLUICEGATE_LIMITS__SESSIONS: the text \"7\\nsessions"),
         "{message}"
     );
     assert!(!message.contains('\n'), "{message}");
@@ -340,6 +468,10 @@ fn the_password_of_a_store_is_told_to_nobody() {
     assert!(!message.contains("hunter2"), "{message}");
     let message = refusal("[store]\nurl = \"mysql://relay:hunter2@db/balena\"");
     assert!(!message.contains("hunter2"), "{message}");
+    for url in ["postgres://relay:hunter2@db/balena?hostaddr=10.x", "postgres://relay:hunter2@[::1/balena"] {
+        let message = refusal(&format!("[store]\nurl = \"{url}\""));
+        assert!(message.contains("store.url: ") && !message.contains("hunter2"), "{message}");
+    }
     let text = format!("{VPN}[store]\nurl = \"postgres://relay:hunter2@db/balena\"");
     let config = load(&text, &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
@@ -398,7 +530,8 @@ fn a_signer_of_session_tokens_that_cannot_work_is_told_where_it_stands() {
     );
     let message = refusal(&signer.replace("HS256", "none"));
     assert!(
-        message.starts_with("sluicegate.toml:2:13: authz.tokens.0.algorithm: unknown variant `none`"),
+        message
+            .starts_with("sluicegate.toml:2:13: authz.tokens.0.algorithm: `none` is not one of the values"),
         "{message}"
     );
     assert!(message.contains("`EdDSA`"), "{message}");

@@ -209,7 +209,7 @@ fn the_package_is_as_dpkg_and_its_reader_expect() {
     {
         assert!(contents.contains(&format!("/usr/lib/systemd/system/{unit}\n")), "{unit}");
     }
-    for file in ["README.md", "docs/audit.md", "docs/guard.md", "copyright"] {
+    for file in ["README.md", "docs/audit.md", "docs/guard.md", "docs/reference.toml", "copyright"] {
         assert!(contents.contains(&format!("/usr/share/doc/sluicegate/{file}\n")), "{file}");
     }
 }
@@ -251,11 +251,15 @@ fn every_command_has_a_manual_page_and_is_completed() {
     let commands: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(commands.contains(&"doctor") && !commands.contains(&"generate"), "{commands:?}");
     let output = in_a_fresh_root(
-        "dpkg -i $deb >/dev/null; ls /usr/share/man/man1; cat /usr/share/bash-completion/completions/sluicegate \
+        "dpkg -i $deb >/dev/null; ls /usr/share/man/man1; ls /usr/share/man/man5; ls -d /run/openvpn-sluicegate; cat /usr/share/bash-completion/completions/sluicegate \
          /usr/share/zsh/vendor-completions/_sluicegate /usr/share/fish/vendor_completions.d/sluicegate.fish",
     );
     crate::support::assert_done(&output);
     let message = stdout(&output);
+    assert!(
+        message.contains("sluicegate.toml.5.gz\n") && message.contains("/run/openvpn-sluicegate\n"),
+        "{message}"
+    );
     for command in commands.into_iter().filter(|command| *command != "help") {
         assert!(message.contains(&format!("sluicegate-{command}.1.gz\n")), "{command}");
         assert!(message.contains(&format!("sluicegate,{command})")), "bash: {command}");

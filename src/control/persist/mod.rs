@@ -39,6 +39,11 @@ use sync::SyncThread;
 pub(super) use kept_error::KeptError;
 pub(super) use record::JournalRecord;
 
+/// Fails if users other than the relay's could have written the state in `folder`.
+pub(super) fn check_permissions(folder: &Path) -> Result<(), KeptError> {
+    Folder { path: folder.to_owned() }.check_permissions()
+}
+
 /// A state from disk that a node can begin with, all of it as of the last step that was recorded.
 pub(super) struct Kept {
     pub snapshot: Snapshot,

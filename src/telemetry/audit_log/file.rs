@@ -8,6 +8,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+
 use super::LostEvents;
 use super::destination::{AuditLine, DestinationState};
 
@@ -111,6 +114,29 @@ impl<F: Write> LogFile<F> {
 
 fn open(path: &Path) -> io::Result<File> {
     File::options().append(true).read(true).create(true).mode(FILE_MODE).open(path)
+}
+
+/// Says why the file at `path` could not be opened for lines, without making it.
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    match File::options().append(true).read(true).open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("{error}; check its permissions")),
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let shown = folder.display();
+    match access(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) if folder.is_dir() => Ok(()),
+        Err(Errno::ENOENT) => Err(format!("there is no folder {shown}; create it for the relay's user")),
+        Ok(()) | Err(Errno::ENOTDIR) => Err(format!("{shown} is no folder; name another file")),
+        Err(error) => Err(format!(
+            "no file can be made in {shown} ({}); let the relay's user write there",
+            error.desc()
+        )),
+    }
 }
 
 fn is_same(one: &File, other: &File) -> io::Result<bool> {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::channel::{Sender, bounded};
 
 use super::AuditSender;
-use crate::config;
+use crate::config::{self, KeyProblem};
 use crate::sys::service_thread::ServiceThread;
 use file::LogFile;
 use journal::SystemJournal;
@@ -77,6 +77,23 @@ impl AuditLog {
             journal: journal.transpose()?,
         };
         start(writer, lost).map_err(AuditError::Thread)
+    }
+
+    /// Returns the reasons why [`start`](Self::start) would fail. Makes no file.
+    pub fn check(config: &config::Audit) -> Vec<KeyProblem> {
+        let problem = |key: &str, problem| KeyProblem { key: key.to_owned(), problem };
+        let file = config.path.as_deref().and_then(|path| {
+            let detail = file::check(path).err()?;
+            Some(problem("audit.path", format!("{} cannot be opened: {detail}", path.display())))
+        });
+        let journal = config.journald.then(|| {
+            SystemJournal::connect(Path::new(JOURNALD), LostEvents::default()).err().map(|error| {
+                let told =
+                    format!("nobody listens at {JOURNALD} ({error}); turn it off where there is no journald");
+                problem("audit.journald", told)
+            })
+        });
+        file.into_iter().chain(journal.flatten()).collect()
     }
 
     pub fn reopener(&self) -> AuditReopener {

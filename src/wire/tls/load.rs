@@ -71,8 +71,15 @@ pub enum TlsFileError {
 }
 
 impl TlsConfigs {
-    /// Reads all certificate files that `config` names.
+    /// Reads all certificate files that `config` names. Fails with the first one that cannot be used.
     pub fn load(config: &Config) -> Result<Self, TlsLoadError> {
+        Self::load_all(config).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// Reads all certificate files that `config` names. Fails with an error for each listener, and one for the nodes,
+    /// whose files cannot be used.
+    pub fn load_all(config: &Config) -> Result<Self, Vec<TlsLoadError>> {
+        let mut errors = Vec::new();
         let mut clients = Vec::with_capacity(config.listen.len());
         let mut shown = Vec::new();
         for (place, listen) in config.listen.iter().enumerate() {
@@ -81,21 +88,27 @@ impl TlsConfigs {
                 continue;
             };
             let key = listener_key(place);
-            let at_key = |source| TlsLoadError { key: key.clone(), source };
-            let provider = Arc::new(default_provider());
-            let keys = certified_keys(&tls.certificates, &provider).map_err(at_key)?;
-            let chains = tls.certificates.iter().zip(&keys).enumerate();
-            shown.extend(chains.filter_map(|(number, (files, own))| {
-                ShownCertificate::of(&format!("{key}.certificates.{number}"), files.chain.clone(), &own.cert)
-            }));
-            clients.push(Some(Arc::new(client_listener(tls, keys, provider).map_err(at_key)?)));
+            match client_listener(&key, tls) {
+                Ok((server, certificates)) => {
+                    shown.extend(certificates);
+                    clients.push(Some(Arc::new(server)));
+                }
+                Err(source) => errors.push(TlsLoadError { key, source }),
+            }
         }
-        let peers = config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose()?;
-        let peers = peers.map(|(peers, certificate)| {
-            shown.extend(certificate);
-            peers
-        });
-        Ok(Self { clients, peers, shown })
+        let peers = config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose();
+        match peers {
+            Ok(peers) if errors.is_empty() => {
+                let peers = peers.map(|(peers, certificate)| {
+                    shown.extend(certificate);
+                    peers
+                });
+                return Ok(Self { clients, peers, shown });
+            }
+            Ok(_) => {}
+            Err(error) => errors.push(error),
+        }
+        Err(errors)
     }
 
     /// The certificates that this node shows to clients and to other nodes.
@@ -168,11 +181,18 @@ impl PeerTlsConfigs {
     }
 }
 
+/// Returns the settings of the client listener at `key`, and the certificates that it shows.
 fn client_listener(
+    key: &str,
     tls: &ClientListenerTls,
-    keys: Vec<CertifiedKey>,
-    provider: Arc<CryptoProvider>,
-) -> Result<ServerConfig, TlsFileError> {
+) -> Result<(ServerConfig, Vec<ShownCertificate>), TlsFileError> {
+    let provider = Arc::new(default_provider());
+    let keys = certified_keys(&tls.certificates, &provider)?;
+    let chains = tls.certificates.iter().zip(&keys).enumerate();
+    let shown = chains.filter_map(|(number, (files, own))| {
+        ShownCertificate::of(&format!("{key}.certificates.{number}"), files.chain.clone(), &own.cert)
+    });
+    let shown: Vec<ShownCertificate> = shown.collect();
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         MinTlsVersion::Tls12 => &[&version::TLS12, &version::TLS13],
         MinTlsVersion::Tls13 => &[&version::TLS13],
@@ -192,7 +212,7 @@ fn client_listener(
     server.ticketer = Ticketer::new()?;
     // The kernel needs the secrets where it takes over a connection.
     server.enable_secret_extraction = true;
-    Ok(server)
+    Ok((server, shown))
 }
 
 fn certified_keys(

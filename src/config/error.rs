@@ -1,0 +1,98 @@
+//! The errors of a configuration: each with its position and the remedy, and all of them together.
+
+use std::fmt;
+
+/// An error in a configuration, its position, and the remedy.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path} cannot be read: {detail}")]
+    Unreadable { path: String, detail: String },
+    #[error("{position}{problem}")]
+    Wrong { position: FilePosition, problem: String },
+    #[error("the environment's {variable}: {problem}")]
+    Override { variable: String, problem: String },
+    #[error("`{scheme}` is not a store; use `sqlite:PATH` or `postgres://USER@HOST/DATABASE`")]
+    StoreUrl { scheme: String },
+    #[error(
+        "this is not a PostgreSQL URL ({detail}); write `postgres://USER@HOST[:PORT],…/DATABASE?OPTION=VALUE&…`"
+    )]
+    StorePostgresUrl { detail: String },
+    #[error(
+        "`{name}` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH`, \
+         `openvpn:HOST:PORT` (an IPv6 address in brackets) or `wireguard:INTERFACE`"
+    )]
+    AddressSource { name: String },
+    #[error("the key in {file} cannot be used: {detail}")]
+    TokenKey { file: String, detail: String },
+    #[error("`claims` names every claim of these tokens; leave out `secret_claim` and `principal_claim`")]
+    TokenClaims,
+    #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]
+    Query { file: String, detail: String },
+}
+
+/// All errors of a configuration, in the order of the file; shown as one line for each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+/// A position in a configuration file; shown as `FILE:LINE:COLUMN: KEY: `, as far as it is known.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct FilePosition {
+    pub file: Option<String>,
+    /// Line and column, from 1.
+    pub position: Option<(usize, usize)>,
+    pub key: Option<String>,
+}
+
+impl ConfigError {
+    /// Its order among others: errors of the file by their position, then those without one.
+    fn order(&self) -> (bool, Option<(usize, usize)>) {
+        match self {
+            Self::Wrong { position, .. } => (position.position.is_none(), position.position),
+            _ => (true, None),
+        }
+    }
+}
+
+impl ConfigErrors {
+    /// `None` where nothing is wrong.
+    pub(super) fn new(mut errors: Vec<ConfigError>) -> Option<Self> {
+        errors.sort_by_key(ConfigError::order);
+        (!errors.is_empty()).then_some(Self(errors))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
+        self.0.iter()
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if place > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FilePosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+        }
+        if let Some((line, column)) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        if self.file.is_some() {
+            f.write_str(" ")?;
+        }
+        self.key.as_ref().map_or(Ok(()), |key| write!(f, "{key}: "))
+    }
+}
