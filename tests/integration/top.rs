@@ -110,7 +110,7 @@ fn top_shows_filters_and_ends_sessions_and_gives_the_terminal_back() {
     terminal.shows(&format!("1 sessions, by bytes, with `{client}`"));
     // Typed, not done: these letters are keys elsewhere.
     terminal.press("\rx");
-    terminal.shows("end session ");
+    terminal.shows(&format!(", {client} to {DEVICE}:{}? y/n", device.port()));
     terminal.press("n");
     terminal.shows("ended nothing");
     terminal.press("xy");
@@ -142,6 +142,24 @@ fn top_gives_the_terminal_back_when_it_is_told_to_end() {
 }
 
 #[test]
+fn top_ends_when_its_terminal_is_gone() {
+    if !tools_or_skip("top and a hang-up", &["script", "stty"]) {
+        return;
+    }
+    let (site, _relay, _device) = scene();
+    let mut terminal = Terminal::start(&site);
+    terminal.shows("sessions 0 of 8000");
+    let shell = children_of(terminal.child.id());
+    let top = shell.iter().flat_map(|shell| children_of(*shell)).next().unwrap();
+    // The other end of the terminal closes, as when an ssh connection breaks off.
+    terminal.child.kill().unwrap();
+    let is_gone = || (!std::path::Path::new(&format!("/proc/{top}/exe")).exists()).then_some(());
+    let has_ended = wait_for(is_gone).is_some();
+    let _gone_already = kill(Pid::from_raw(top as i32), Signal::SIGKILL);
+    assert!(has_ended, "top still runs without its terminal");
+}
+
+#[test]
 fn top_waits_for_a_relay_that_is_gone_and_goes_on_when_it_is_back() {
     if !tools_or_skip("top without a relay", &["script", "stty"]) {
         return;
@@ -151,6 +169,7 @@ fn top_waits_for_a_relay_that_is_gone_and_goes_on_when_it_is_back() {
     terminal.shows("sessions 0 of 8000");
     drop(relay);
     terminal.shows("no relay can be asked at");
+    terminal.shows("gives no answer; these figures are from ");
     let relay = site.start();
     let _tunnel = site.request(&device).send(relay.address()).opened();
     terminal.shows("sessions 1 of 8000");

@@ -1,8 +1,10 @@
 //! `sluicegate top`: shows a running relay live, with keys to sort, filter and end sessions.
 //!
-//! The terminal is restored however this ends: by a key, a signal, an error or a panic.
+//! The terminal is restored however this ends: by a key, a signal, an error or a panic. Where the terminal itself is gone,
+//! the process ends.
 
 mod feed;
+mod hangup;
 mod picture;
 mod view;
 
@@ -36,6 +38,7 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     for signal in [SIGTERM, SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(CommandError::failed)?;
     }
+    hangup::exit_on_hangup().map_err(CommandError::failed)?;
     let feed = Feed::start(relay).map_err(CommandError::failed)?;
     let mut terminal = take_terminal().map_err(CommandError::failed)?;
     let outcome = watch(&mut terminal, &feed, &ended);

@@ -33,7 +33,12 @@ fn head_lines(view: &TopView) -> Vec<Line<'static>> {
         Some(why) => format!("{readiness}, {why}"),
         None => readiness.to_string(),
     };
-    let state = if *readiness == ReadinessState::Ready { state.green() } else { state.yellow() };
+    let state = match (&view.trouble, *readiness) {
+        // What it said last is not what it is.
+        (Some(_), _) => format!("gives no answer; these figures are from {}", time_of_day(*at)).red(),
+        (None, ReadinessState::Ready) => state.green(),
+        (None, _) => state.yellow(),
+    };
     let rates = view.rates.clone().unwrap_or_default();
     let generation =
         source.generation.map_or_else(|| "none".to_owned(), |generation| generation.0.to_string());
@@ -133,7 +138,9 @@ fn columns_for(width: u16) -> Vec<&'static SessionColumn> {
 
 fn foot_line(view: &TopView) -> Line<'static> {
     match (&view.mode, &view.trouble, &view.message) {
-        (TopMode::Asking(session), _, _) => Line::from(format!("end session {session}? y/n")).yellow().bold(),
+        (TopMode::Asking { session, whose }, _, _) => {
+            Line::from(format!("end session {session}, {whose}? y/n")).yellow().bold()
+        }
         (TopMode::Filtering, _, _) => {
             Line::from(format!("filter: {}_   Enter keeps it, Esc clears it", view.filter)).yellow()
         }
@@ -143,6 +150,12 @@ fn foot_line(view: &TopView) -> Line<'static> {
             Line::from(format!("q quit  s sort  / filter  x end  ↑↓ move{message}")).dim()
         }
     }
+}
+
+/// The time of day in UTC, as `HH:MM:SS`.
+fn time_of_day(at: UnixMillis) -> String {
+    let seconds = at.0.div_euclid(1000).rem_euclid(24 * 3600);
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// One property of a session.
@@ -229,7 +242,8 @@ mod tests {
     fn a_question_a_filter_and_trouble_are_seen() {
         let mut view = watching(4);
         view.press(KeyEvent::from(KeyCode::Char('x')));
-        assert!(drawn(&view, 100, 24).contains("end session 2? y/n"));
+        let question = format!("end session 2, 192.0.2.2:5000 to {:032x}:80? y/n", 8);
+        assert!(drawn(&view, 100, 24).contains(&question));
         view.press(KeyEvent::from(KeyCode::Char('n')));
         view.press(KeyEvent::from(KeyCode::Char('/')));
         view.press(KeyEvent::from(KeyCode::Char('7')));
@@ -240,7 +254,10 @@ mod tests {
         );
         view.press(KeyEvent::from(KeyCode::Enter));
         view.apply(FeedEvent::Trouble("no relay can be asked".to_owned()));
-        assert!(drawn(&view, 100, 24).contains("no relay can be asked"));
+        let picture = drawn(&view, 100, 24);
+        assert!(picture.contains("no relay can be asked"), "{picture}");
+        assert!(picture.contains("gives no answer; these figures are from 00:00:02"), "{picture}");
+        assert!(!picture.contains("ready"), "{picture}");
     }
 
     #[test]

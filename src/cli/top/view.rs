@@ -6,7 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::feed::FeedEvent;
 use crate::admin::api::{SessionId, SessionInfo, SessionListing, StatusReport};
-use crate::cli::watch::{Rates, SortKey, mentions, sort};
+use crate::cli::watch::{Rates, SortKey, client, mentions, sort, target};
 
 pub struct TopView {
     /// The newest report. `rates` are those since the report before it.
@@ -33,8 +33,11 @@ pub enum TopMode {
     Watching,
     /// The user types a filter.
     Filtering,
-    /// The user is asked whether to end this session.
-    Asking(SessionId),
+    /// The user is asked whether to end this session of this client to this device.
+    Asking {
+        session: SessionId,
+        whose: String,
+    },
 }
 
 /// Action that a key requests.
@@ -99,7 +102,7 @@ impl TopView {
                 self.press_filtering(key.code);
                 KeyAction::Nothing
             }
-            TopMode::Asking(session) => match key.code {
+            TopMode::Asking { session, .. } => match key.code {
                 KeyCode::Char('y' | 'Y') => KeyAction::End(session),
                 _ => {
                     self.show_message("ended nothing".to_owned());
@@ -124,8 +127,10 @@ impl TopView {
             }
             KeyCode::Char('/') => self.mode = TopMode::Filtering,
             KeyCode::Char('x') | KeyCode::Delete => {
-                if let Some(session) = self.selected {
-                    self.mode = TopMode::Asking(session);
+                if let Some(session) = self.cursor().and_then(|place| self.sessions.get(place)) {
+                    let client = client(session).unwrap_or_else(|| "a client".to_owned());
+                    let whose = format!("{client} to {}", target(session));
+                    self.mode = TopMode::Asking { session: session.id, whose };
                 }
             }
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
