@@ -28,6 +28,8 @@ mod vpn;
 mod watch;
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod support;
 
 use std::path::PathBuf;

@@ -26,6 +26,7 @@ mod contract;
 mod control;
 mod demo;
 mod directory;
+mod docs;
 mod doctor;
 mod error_causes;
 mod fleet;
