@@ -173,6 +173,14 @@ impl Reply {
         &RENDERED[self as usize][version as usize]
     }
 
+    /// The whole reply to a session that is refused, with its number, by which the audit log has the true cause.
+    pub fn bytes_for(self, version: HttpVersion, session: u64) -> Vec<u8> {
+        let bytes = self.bytes(version);
+        let status_line_end = bytes.windows(2).position(|two| two == b"\r\n").map_or(0, |at| at + 2);
+        let (status_line, rest) = bytes.split_at(status_line_end);
+        [status_line, format!("Sluicegate-Session: {session}\r\n").as_bytes(), rest].concat()
+    }
+
     /// The header lines that only this reply has.
     const fn own_headers(self) -> &'static str {
         match self {
@@ -236,6 +244,14 @@ mod tests {
             Reply::Established.bytes(HttpVersion::Http11),
             b"HTTP/1.1 200 Connection Established\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_refusal_names_its_session_right_behind_the_status_line() {
+        let text = String::from_utf8(Reply::Limit.bytes_for(HttpVersion::Http10, 4711)).unwrap();
+        let begin =
+            "HTTP/1.0 429 Too Many Sessions\r\nSluicegate-Session: 4711\r\nSluicegate-Reason: limit\r\n";
+        assert!(text.starts_with(begin) && text.contains("\r\n\r\n"), "{text}");
     }
 
     #[test]

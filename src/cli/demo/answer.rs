@@ -30,6 +30,12 @@ impl RelayReply {
         self.header("Sluicegate-Reason")
     }
 
+    /// The head without the number of its session, which differs each time and says nothing of the cause.
+    pub fn without_session(&self) -> String {
+        let lines = self.head.lines().filter(|line| !line.starts_with("Sluicegate-Session: "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// Formats the reply for a list of refusals.
     pub fn to_columns(&self) -> String {
         format!("{:<44}  {}", self.status_line(), self.slug())

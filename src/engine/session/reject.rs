@@ -69,8 +69,8 @@ impl<K: Kernel> Rejecting<K> {
         let subject = core.query.and_then(|query| query.subject);
         cx.shared.self_probe.note_refusal(subject, cause, rejection.detail.as_deref());
         // A new connection has room for a reply. Where it has none, the client cannot get one.
-        let is_sent =
-            matches!(send_reply(&mut client, reply.bytes(version), AfterReply::End, cx.kernel), Ok(true));
+        let bytes = reply.bytes_for(version, core.id);
+        let is_sent = matches!(send_reply(&mut client, &bytes, AfterReply::End, cx.kernel), Ok(true));
         core.record_reply(Some(cause), cx);
         core.record_refusal(rejection, cx);
         let mut io = core.io(cx);
