@@ -14,6 +14,7 @@ mod manual;
 mod node;
 pub mod output;
 pub mod principal;
+mod principal_names;
 mod reload;
 pub mod run;
 pub mod sessions;

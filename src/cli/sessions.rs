@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, OutputFormat, print};
+use super::principal_names::PrincipalNames;
 use super::watch::{self, SessionFilter, SortKey, ago, bytes, rate, sort};
 use crate::admin::api::{SessionInfo, SessionListing};
 use crate::admin::routes;
@@ -40,38 +42,67 @@ pub fn run(args: &SessionsArgs, loaded: &Loaded, output: OutputFormat) -> Result
             let ended = relay.post(&routes::session_end(&id.to_string()))?;
             CommandAnswer::done(format!("ended session {id}"), ended.json).print(output)
         }
-        None => list(args, &relay, output),
+        None => list(args, &relay, &PrincipalNames::read(&loaded.config), output),
     }
 }
 
-fn list(args: &SessionsArgs, relay: &AdminClient, output: OutputFormat) -> Result<(), CommandError> {
+fn list(
+    args: &SessionsArgs,
+    relay: &AdminClient,
+    names: &PrincipalNames,
+    output: OutputFormat,
+) -> Result<(), CommandError> {
+    let principal = args.filter.principal.as_deref().map(|wanted| {
+        names.find(wanted).ok_or_else(|| {
+            CommandError::failed(format!(
+                "no principal is named `{wanted}`; `sluicegate principal list` shows them all"
+            ))
+        })
+    });
+    let principal = principal.transpose()?;
     if args.sort == SortKey::Rate {
         // The relay computes rates from two lists.
         relay.sessions()?;
         std::thread::sleep(RATE_PERIOD);
     }
     let SessionListing { mut sessions, left_out } = relay.sessions()?;
-    sessions.retain(|session| args.filter.fits(session));
+    sessions.retain(|session| args.filter.fits(session, principal));
     sort(&mut sessions, args.sort);
     if left_out > 0 {
         eprintln!("{left_out} sessions began while the list was made, and are not on it");
     }
     match output {
         OutputFormat::Json => {
-            let json = serde_json::to_value(&sessions).map_err(CommandError::failed)?;
+            let named = sessions.iter().map(|session| NamedSession {
+                session,
+                principal_name: session.principal.and_then(|id| names.name(id)),
+            });
+            let json = serde_json::to_value(named.collect::<Vec<_>>()).map_err(CommandError::failed)?;
             print(&format!("{json:#}\n"))
         }
-        OutputFormat::Text => CommandAnswer::Table(table(&sessions)).print(output),
+        OutputFormat::Text => CommandAnswer::Table(table(&sessions, names)).print(output),
     }
 }
 
-fn table(sessions: &[SessionInfo]) -> AnswerTable {
+/// A session with the name of its principal, where the store gives it.
+#[derive(Serialize)]
+struct NamedSession<'a> {
+    #[serde(flatten)]
+    session: &'a SessionInfo,
+    principal_name: Option<&'a str>,
+}
+
+fn table(sessions: &[SessionInfo], names: &PrincipalNames) -> AnswerTable {
     let now = UnixMillis::now();
     let rows = sessions.iter().map(|session| {
         vec![
             Cell::from(session.id.to_string()),
             Cell::from(watch::client(session)),
-            watch::principal(session).map_or(Cell::Empty, Cell::Number),
+            match (session.principal, session.principal.and_then(|id| names.name(id))) {
+                (_, Some(name)) => Cell::Text(name.to_owned()),
+                (Some(id), None) => Cell::Number(id.0),
+                (None, None) => Cell::Empty,
+            },
             Cell::from(session.credential.map(|credential| credential.to_string())),
             Cell::from(watch::target(session)),
             Cell::from(session.state.to_string()),

@@ -106,6 +106,8 @@ fn sessions_are_filtered_and_sorted_by_what_was_asked_for() {
     let principal = listed(&[])[0]["principal"].to_string();
     assert_eq!(listed(&["--principal", &principal]).len(), 4);
     assert_eq!(listed(&["--principal", "424242"]).len(), 0);
+    assert_eq!(listed(&["--principal", "alice"]).len(), 4);
+    assert!(listed(&[]).iter().all(|session| session["principal_name"] == "alice"));
     assert_eq!(listed(&["--client", "127.0.0.0/8", "--device", DEVICE_V6]).len(), 1);
     assert_eq!(listed(&["--client", "127.0.0.9"]).len(), 0);
     let rates = listed(&["--sort", "rate"]);

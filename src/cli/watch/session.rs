@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::admin::api::SessionInfo;
+use crate::authz::PrincipalId;
 use crate::sys::address::{any_contains, canonical};
 
 /// Conditions on a session; a session must meet every one that is given.
@@ -16,9 +17,9 @@ pub struct SessionFilter {
     /// Show only sessions to this device; the first digits of its uuid are enough.
     #[arg(long, value_name = "UUID")]
     pub device: Option<String>,
-    /// Show only sessions of this principal; `principal list` shows its id.
-    #[arg(long, value_name = "ID")]
-    pub principal: Option<i64>,
+    /// Show only sessions of this principal, by its name or its number.
+    #[arg(long, value_name = "NAME")]
+    pub principal: Option<String>,
     /// Show only sessions from this client: an address, with or without a port, or a network such as 192.0.2.0/24.
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<ClientFilter>,
@@ -46,13 +47,14 @@ pub enum SortKey {
 }
 
 impl SessionFilter {
-    pub fn fits(&self, session: &SessionInfo) -> bool {
+    /// Tests a session. `principal` is the one that the filter names.
+    pub fn fits(&self, session: &SessionInfo, principal: Option<PrincipalId>) -> bool {
         let is_device = self.device.as_ref().is_none_or(|wanted| {
             session.uuid.is_some_and(|uuid| uuid.to_string().starts_with(&wanted.to_ascii_lowercase()))
         });
         is_device
             && self.client.is_none_or(|wanted| session.client.is_some_and(|client| wanted.fits(client)))
-            && self.principal.is_none_or(|wanted| principal(session) == Some(wanted))
+            && principal.is_none_or(|wanted| session.principal == Some(wanted))
     }
 }
 
@@ -206,20 +208,21 @@ pub mod tests {
         let fits = |device: Option<&str>, principal, client: Option<&str>| {
             let client = client.map(|text| text.parse().unwrap());
             let device = device.map(str::to_owned);
-            SessionFilter { device, principal, client }.fits(&session(1))
+            SessionFilter { device, client, ..SessionFilter::default() }.fits(&session(1), principal)
         };
         assert!(fits(None, None, None));
-        assert!(fits(Some("0000000"), Some(1), Some("192.0.2.1")));
+        assert!(fits(Some("0000000"), Some(PrincipalId(1)), Some("192.0.2.1")));
         assert!(!fits(Some("00000009"), None, None));
-        assert!(!fits(None, Some(2), None));
-        assert!(!fits(Some("0000000"), Some(1), Some("192.0.3.0/24")));
+        assert!(!fits(None, Some(PrincipalId(2)), None));
+        assert!(!fits(Some("0000000"), Some(PrincipalId(1)), Some("192.0.3.0/24")));
     }
 
     #[test]
     fn a_client_is_found_by_its_address_and_not_by_the_text_of_it() {
         let finds = |filter: &str, client: &str| {
             let session = SessionInfo { client: client.parse().ok(), ..session(1) };
-            SessionFilter { client: Some(filter.parse().unwrap()), ..SessionFilter::default() }.fits(&session)
+            let filter = SessionFilter { client: Some(filter.parse().unwrap()), ..SessionFilter::default() };
+            filter.fits(&session, None)
         };
         let client = "192.0.2.9:5000";
         for filter in [

@@ -34,6 +34,15 @@ impl Admin {
         })
     }
 
+    /// The names of all principals. Counts nothing, so it is quick where there are many grants.
+    pub fn principal_names(&mut self) -> Result<Vec<(PrincipalId, String)>, AdminError> {
+        let query = "SELECT id, name FROM {schema}principals WHERE removed_at IS NULL";
+        self.list(query, |row| {
+            let id = PrincipalId(ColumnValue::of(row, 0, "id").integer()?);
+            Ok((id, ColumnValue::of(row, 1, "name").text()?.to_owned()))
+        })
+    }
+
     /// Ends the principal and everything that it holds. Its name may be used again, its number is not.
     pub fn remove_principal(&mut self, name: &str) -> Result<PrincipalId, AdminError> {
         self.write(|store| {
