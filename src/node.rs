@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
 use crate::admin::{AdminServer, AdminServerError, SelfProbeThread, Sources};
-use crate::authz::Authority;
-use crate::config::{Config, KeyProblem, ListenerKind};
+use crate::authz::{Authority, UnixMillis};
+use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
@@ -111,6 +112,7 @@ impl Node {
             .map_err(NodeError::Thread)?;
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
+            identity: identity(&config, engine.client_addresses()),
             engine: handle.clone(),
             probe: probe.status(),
             control: control.status(),
@@ -143,9 +145,11 @@ impl Node {
         })
     }
 
-    /// Returns the reasons why [`start`](Self::start) would fail that are in files which the configuration names.
-    pub fn check_files(config: &Config) -> Vec<KeyProblem> {
-        AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
+    /// Returns the reasons why [`start`](Self::start) would fail that are in the files and the addresses which the
+    /// configuration names.
+    pub fn check(config: &Config) -> Vec<KeyProblem> {
+        let files = AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin));
+        files.chain(Engine::check_addresses(config)).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.
@@ -214,6 +218,23 @@ impl Drop for Node {
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }
+    }
+}
+
+/// The node for operators. `bound` are the addresses of `config.listen`, in their order.
+fn identity(config: &Config, bound: &[SocketAddr]) -> NodeIdentity {
+    let listener = |(listen, address): (&Listen, &SocketAddr)| ListenerInfo {
+        address: *address,
+        serves: match listen.from {
+            ListenerKind::Client => ListenerUse::Clients,
+            ListenerKind::Peer => ListenerUse::Nodes,
+        },
+        tls: listen.tls.is_some(),
+    };
+    NodeIdentity {
+        name: config.vpn.node.clone(),
+        started_at: UnixMillis::now(),
+        listeners: config.listen.iter().zip(bound).map(listener).collect(),
     }
 }
 

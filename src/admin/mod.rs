@@ -48,6 +48,7 @@ use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::{AuditSender, LostEvents};
 
+use api::NodeIdentity;
 use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
@@ -67,6 +68,7 @@ pub struct AdminServer {
 /// State of the node that the admin side reads.
 #[derive(Clone)]
 pub struct Sources {
+    pub identity: NodeIdentity,
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,

@@ -54,6 +54,7 @@ async fn report(state: &AdminState) -> StatusReport {
             state,
             Permissions { see_sessions: true, end_with_token: state.gate.has_token() },
         ),
+        node: sources.identity.clone(),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
         slowest: slowest(sources).map(SlowHandshake::from).collect(),
@@ -68,6 +69,7 @@ fn public_status(state: &AdminState) -> PublicStatus {
             state,
             Permissions { see_sessions: false, end_with_token: state.gate.has_token() },
         ),
+        node: Null,
         probe: sources.probe.get().into(),
         source: public_source(&sources.control.get()),
         slowest: slowest(sources).map(PublicHandshake::from).collect(),
@@ -143,6 +145,7 @@ fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
         refusals: refusals(sources),
         nodes: NodeCounts { fresh, stale },
         threads: threads::all(&sources.engine),
+        decides_until: sources.authority.decides_until(),
         may,
     }
 }

@@ -149,6 +149,12 @@ impl Authority {
         }
     }
 
+    /// The time until which the view decides where the store stays silent. `None` where there is no view.
+    pub fn decides_until(&self) -> Option<UnixMillis> {
+        self.root.pin().get()?;
+        Some(UnixMillis(self.confirmed_at.load(Ordering::Relaxed).saturating_add(self.max_stale_ms)))
+    }
+
     /// The nodes that requests can be handed to.
     pub fn directory(&self) -> &DirectoryCell {
         &self.directory

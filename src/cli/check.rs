@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global) -> Result<(), CommandError> {
     let environment = config::environment().map_err(CommandError::failed)?;
     let mut inspection = ConfigInspection::of(file.as_deref(), environment).map_err(CommandError::failed)?;
     let tls = inspection.add_errors_of(TlsConfigs::load_all);
-    for problem in Node::check_files(&inspection.config) {
+    for problem in Node::check(&inspection.config) {
         inspection.add(problem);
     }
     let mut errors = log::check(&inspection.config.log);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
-use super::watch::{GuardLine, Rates, ago, bytes, micros, rate};
-use crate::admin::api::{NodeFigures, ProbeResult, StatusReport};
+use super::watch::{Rates, StateLine, ago, bytes, micros, rate};
+use crate::admin::api::{ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
 
@@ -37,10 +37,11 @@ impl StatusScreen {
         let NodeFigures { version, readiness, why, .. } = &report.figures;
         let why = why.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
         let mut screen = Self { text: format!("sluicegate {version}: {readiness}{why}\n\n") };
+        screen.node(report);
         screen.traffic(report, rates);
         screen.decisions(report, rates);
-        screen.probes_and_nodes(report);
         screen.refusals(report);
+        screen.probes_and_nodes(report);
         screen.slowest(report);
         screen.threads(report, rates);
         screen
@@ -54,6 +55,19 @@ impl StatusScreen {
     fn line(&mut self, name: &str, words: &str) {
         // Writing to a string does not fail.
         let _written = writeln!(self.text, "{name:<10}{words}");
+    }
+
+    fn node(&mut self, report: &StatusReport) {
+        let node = &report.node;
+        let name = node.name.as_deref().map(|name| format!("{name}, ")).unwrap_or_default();
+        self.line("node", &format!("{name}up for {}", ago(report.figures.at, node.started_at)));
+        let listener = |listener: &ListenerInfo| {
+            let tls = if listener.tls { " with TLS" } else { "" };
+            let nodes = if listener.serves == ListenerUse::Nodes { " for nodes" } else { "" };
+            format!("{}{tls}{nodes}", listener.address)
+        };
+        let listeners: Vec<String> = node.listeners.iter().map(listener).collect();
+        self.line("listens", &listeners.join(", "));
     }
 
     fn traffic(&mut self, report: &StatusReport, rates: &Rates) {
@@ -77,7 +91,10 @@ impl StatusScreen {
         let rows =
             format!("{} credentials, {} grants, {} devices", rows.credentials, rows.grants, rows.devices);
         self.line("", &rows);
-        self.line("guard", &GuardLine::of(report).text);
+        let lines = [StateLine::store(report), StateLine::guard(report)];
+        for StateLine { name, text, .. } in lines.into_iter().chain(StateLine::state(report)) {
+            self.line(name, &text);
+        }
         let refused = format!(
             "{} of {} clients, {:.1} per second now; {} could not be decided",
             sessions.refused, sessions.accepted, rates.refused, sessions.undecided
@@ -102,8 +119,8 @@ impl StatusScreen {
     fn refusals(&mut self, report: &StatusReport) {
         let mut causes: Vec<_> = report.figures.refusals.iter().collect();
         causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        for (cause, count) in causes.into_iter().take(CAUSES_SHOWN) {
-            self.line("", &format!("{count} {cause}"));
+        for (place, (cause, count)) in causes.into_iter().take(CAUSES_SHOWN).enumerate() {
+            self.line(if place == 0 { "causes" } else { "" }, &format!("{count} {cause}"));
         }
     }
 
@@ -143,3 +160,53 @@ const RATE_PERIOD: Duration = Duration::from_millis(500);
 const CAUSES_SHOWN: usize = 5;
 
 const SLOWEST_SHOWN: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::watch::tests::report;
+
+    /// The line that begins with `name`, and those below it without a name.
+    fn lines(screen: &str, name: &str) -> Vec<String> {
+        let from = screen.lines().skip_while(|line| line.split(' ').next() != Some(name));
+        let more = |(place, line): &(usize, &str)| *place == 0 || line.starts_with(' ');
+        from.enumerate().take_while(more).map(|(_, line)| line[10..].to_owned()).collect()
+    }
+
+    fn screen(report: &StatusReport) -> String {
+        StatusScreen::of(report, &Rates::default()).finish()
+    }
+
+    #[test]
+    fn the_node_its_listeners_and_its_store_are_shown() {
+        let screen = screen(&report(7_200_000, 0));
+        assert_eq!(lines(&screen, "node"), ["relay-1, up for 2h"]);
+        assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS, 10.0.0.1:3130 with TLS for nodes"]);
+        assert_eq!(lines(&screen, "store"), ["sqlite:store.db"]);
+    }
+
+    #[test]
+    fn causes_are_under_causes_whatever_the_probe_says() {
+        let mut report = report(1_000, 0);
+        report.figures.refusals.insert("unknown-token".to_owned(), 5);
+        report.probe.local.last = Some(ProbeResult { at: UnixMillis(0), took_us: 400, failure: None });
+        let screen = screen(&report);
+        assert_eq!(lines(&screen, "causes"), ["5 unknown-token", "1 no-grant"]);
+        assert_eq!(lines(&screen, "probe"), ["served in 400 µs, 1s ago"]);
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_under_store_with_its_deadline_and_the_guard_under_guard() {
+        let mut report = report(1_000, 0);
+        report.source.last_error = Some("connection refused".to_owned());
+        let screen = screen(&report);
+        assert_eq!(
+            lines(&screen, "store"),
+            [
+                "CANNOT BE READ: connection refused; what is in force decides until 1970-01-01T01:00:01Z, for 1h; then \
+              clients get 503"
+            ]
+        );
+        assert_eq!(lines(&screen, "guard"), ["holds nothing back"]);
+    }
+}

@@ -49,7 +49,7 @@ use std::time::SystemTime;
 use crossbeam::channel::{Sender, bounded};
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::{Config, KernelTls, TokenSigner};
+use crate::config::{Config, KernelTls, KeyProblem, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -169,6 +169,11 @@ impl Engine {
     /// Tests whether this machine gives a thread what it needs: a ring with its buffers. Opens no socket.
     pub fn check(config: &Config) -> Result<(), RingError> {
         UringKernel::new(config, KernelTls::Off).map(drop)
+    }
+
+    /// Returns the problems of addresses that no listener could be bound to. Opens none.
+    pub fn check_addresses(config: &Config) -> Vec<KeyProblem> {
+        listener::own_address::check(config)
     }
 
     /// The addresses of the client listeners, in the order of `listen`; real ports where the config has 0.

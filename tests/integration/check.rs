@@ -156,6 +156,17 @@ fn what_run_refuses_is_told_by_check() {
         let run = site.command(&["run"]).output().unwrap();
         assert_eq!(run.status.code(), Some(1), "{key} {file}: run starts");
     }
+    for (text, key) in [
+        ("listen = [{ address = '192.0.2.1:3128' }]", "listen.0.address"),
+        ("listen = [{ address = '[2001:db8::1]:3128' }]", "listen.0.address"),
+        ("admin.address = '192.0.2.1:9128'", "admin.address"),
+    ] {
+        let site = Site::new(text);
+        let (code, _, message) = outcome(check(&site));
+        assert!(code == 1 && message.contains(&format!(" {key}: ")), "{message}");
+        assert!(message.contains(" is no address of this machine"), "{message}");
+        assert_eq!(site.command(&["run"]).output().unwrap().status.code(), Some(1), "{text}: run starts");
+    }
     let mut command = check(&site);
     command.env("RUST_LOG", "a=b=c");
     let (code, _, message) = outcome(command);

@@ -306,6 +306,15 @@ fn without_a_token_the_page_shows_sessions_on_this_machine_and_ends_none() {
     assert!(browser.text("top").contains(&DEVICE[..12]));
     assert_eq!(browser.run("return document.getElementById('enter').hidden"), true);
     assert!(browser.text("why-hidden").contains("configure admin.token_file"));
+    // What `sessions kill ID` needs, to be copied: a selection outlives the next pictures.
+    browser.run("getSelection().selectAllChildren(at('top').querySelector('tbody code')); drawn = before.at");
+    assert!(browser.comes_to("return before.at > drawn + 1500"));
+    let copied = browser.run("return getSelection().toString().trim()");
+    let id = scene.site.cli(&["sessions"])[0]["id"].clone();
+    assert_eq!(copied, id);
+    browser.run("getSelection().removeAllRanges(); rows = at('top').tBodies[0].rows[0]");
+    assert!(browser.comes_to("return at('top').tBodies[0].rows[0] !== rows"), "it goes on afterwards");
+    assert!(browser.text("source").contains("up for"), "{}", browser.text("source"));
     assert_eq!(browser.complaints(), Vec::<String>::new());
     scene.stand_still();
 }

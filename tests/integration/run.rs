@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Device, Relay, Signal, Site, V4};
+use crate::support::{Device, Relay, Signal, Site, V4, tools_or_skip};
 
 fn says_ping_to_itself(tunnel: &mut TcpStream) -> bool {
     let mut said = [0; 4];
@@ -79,6 +79,30 @@ fn rust_log_goes_before_the_configuration_and_is_refused_where_it_makes_no_sense
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(message.starts_with("sluicegate: RUST_LOG is not understood: "), "{message}");
+}
+
+#[test]
+fn the_log_on_a_terminal_has_colours_unless_no_color_is_set() {
+    if !tools_or_skip("the log on a terminal", &["script"]) {
+        return;
+    }
+    let site = Site::new("listen = [{ address = '192.0.2.1:1' }]");
+    let on_a_terminal = |no_color: &str| {
+        let run = site.command(&["run"]);
+        let words: Vec<_> = [run.get_program()].into_iter().chain(run.get_args()).collect();
+        let line = words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+        let mut script = Command::new("script");
+        script
+            .args(["--quiet", "--command", &line, "/dev/null"])
+            .env("SHELL", "/bin/sh")
+            .env("NO_COLOR", no_color);
+        script.env("STATE_DIRECTORY", site.folder().join("state")).stdin(Stdio::null());
+        // It ends at once, since the address is nobody's.
+        String::from_utf8_lossy(&script.output().unwrap().stdout).into_owned()
+    };
+    let (coloured, plain) = (on_a_terminal(""), on_a_terminal("1"));
+    assert!(coloured.contains("\u{1b}[") && coloured.contains("cannot listen on"), "{coloured:?}");
+    assert!(!plain.contains('\u{1b}') && plain.contains("cannot listen on"), "{plain:?}");
 }
 
 #[test]

@@ -20,9 +20,9 @@ pub(super) use public::{
 };
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
-    ByteCounts, EngineThread, NodeCounts, NodeFigures, Permissions, ProbePathStatus, ProbeResult,
-    ProbeStatus, ReadinessState, RowsInForce, SessionCounts, SlowHandshake, SourceFigures, SourceStatus,
-    StatusReport,
+    ByteCounts, EngineThread, ListenerInfo, ListenerUse, NodeCounts, NodeFigures, NodeIdentity, Permissions,
+    ProbePathStatus, ProbeResult, ProbeStatus, ReadinessState, RowsInForce, SessionCounts, SlowHandshake,
+    SourceFigures, SourceStatus, StatusReport,
 };
 
 /// The body of a response that reports a failure.

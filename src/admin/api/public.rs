@@ -20,6 +20,8 @@ type EmptyList = [Null; 0];
 pub struct PublicStatus {
     #[serde(flatten)]
     pub figures: NodeFigures,
+    /// The name and the listeners of a node are nobody's business.
+    pub node: Null,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,
     pub slowest: Vec<PublicHandshake>,

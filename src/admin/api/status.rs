@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::authz::{DeviceUuid, Generation, UnixMillis};
 pub struct StatusReport {
     #[serde(flatten)]
     pub figures: NodeFigures,
+    pub node: NodeIdentity,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
     /// The slowest first, from accept to reply, of the last minute.
@@ -39,7 +41,35 @@ pub struct NodeFigures {
     pub refusals: BTreeMap<String, u64>,
     pub nodes: NodeCounts,
     pub threads: Vec<EngineThread>,
+    /// Time until which the snapshot in force decides, if the store stays silent: `authz.max_stale` after it confirmed
+    /// the snapshot. `None` where nothing is in force.
+    pub decides_until: Option<UnixMillis>,
     pub may: Permissions,
+}
+
+/// The node itself: what does not change while it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    /// `vpn.node`.
+    pub name: Option<String>,
+    pub started_at: UnixMillis,
+    pub listeners: Vec<ListenerInfo>,
+}
+
+/// A listener that accepts.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ListenerInfo {
+    pub address: SocketAddr,
+    pub serves: ListenerUse,
+    pub tls: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListenerUse {
+    Clients,
+    /// Other nodes, with requests of their clients.
+    Nodes,
 }
 
 /// Readiness of the node, without the reason.

@@ -43,8 +43,15 @@ function element(name, text, className) {
   if (className) made.className = className;
   return made;
 }
+// A text that somebody selects to copy must not be replaced: it would be selected no more.
+function isSelected(node) {
+  const selection = document.getSelection();
+  return selection !== null && !selection.isCollapsed &&
+    (node.contains(selection.anchorNode) || node.contains(selection.focusNode));
+}
 function fill(table, rows) {
   const body = at(table).tBodies[0];
+  if (isSelected(body)) return;
   const names = [...at(table).tHead.rows[0].cells].map((head) => head.textContent);
   body.replaceChildren(...rows.map((cells) => {
     const row = element("tr");
@@ -194,6 +201,15 @@ function drawSource(status) {
     ["could not decide", `${number(status.sessions.undecided)} clients so far`],
   ];
   if (source.store) facts.splice(2, 0, ["store", source.store]);
+  if (source.last_error && status.decides_until) {
+    facts.splice(2, 0, ["decides for", `${span(status.decides_until - status.at)} more, if the store stays away`]);
+  }
+  if (status.node) {
+    const { name, started_at: startedAt, listeners } = status.node;
+    facts.unshift(["node", `${name ? `${name}, ` : ""}up for ${span(status.at - startedAt)}`]);
+    facts.push(["listens", listeners.map((each) => `${each.address}${each.tls ? " (TLS)" : ""}` +
+      `${each.serves === "nodes" ? " for nodes" : ""}`).join(", ")]);
+  }
   for (const [name, { last }, success] of [
     ["probe", status.probe.local, "served"], ["probe of nodes", status.probe.forwarded, "each answers"],
   ]) {
@@ -210,6 +226,7 @@ function drawSource(status) {
   }
   if (source.on_probation) facts.push(["probation", "refusals are compared with those of the previous generation"]);
   if (source.quarantined) facts.push(["quarantined", `${number(source.quarantined)} rows that do not decode`]);
+  if (isSelected(at("source"))) return;
   at("source").replaceChildren(...facts.flatMap(([name, words]) => [element("dt", name), element("dd", words)]));
 }
 
@@ -220,6 +237,7 @@ function drawSlowest(status) {
 }
 
 function drawThreads(status, seconds) {
+  if (isSelected(at("threads"))) return;
   at("threads").replaceChildren(...status.threads.map((thread, place) => {
     const then = before && before.threads[place];
     const line = element("div", undefined, "load");
@@ -262,7 +280,7 @@ function drawTop(status) {
     last.append(button);
     const paths = row.path_up === row.path_down ? row.path_up : `${row.path_up}/${row.path_down}`;
     return [
-      code(row.client || "–"), target(row), figure(row.principal === null ? "–" : String(row.principal)), cell(row.state),
+      code(row.id), code(row.client || "–"), target(row), figure(row.principal === null ? "–" : String(row.principal)), cell(row.state),
       figure(rate(row.rate_up)), figure(rate(row.rate_down)), figure(bytes(row.bytes_up)), figure(bytes(row.bytes_down)),
       cell(row.path_up ? paths : "–"), figure(span(status.at - row.since)), last,
     ];

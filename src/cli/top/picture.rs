@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState
 use super::view::{TopMode, TopView};
 use crate::admin::api::{NodeFigures, ReadinessState, SessionInfo};
 use crate::authz::UnixMillis;
-use crate::cli::watch::{self, GuardLine, ago, bytes, rate};
+use crate::cli::watch::{self, StateLine, ago, bytes, rate};
 
 pub fn draw(view: &TopView, frame: &mut Frame<'_>) {
     let [head, plots, sessions, foot] = Layout::vertical([
@@ -42,8 +42,8 @@ fn head_lines(view: &TopView) -> Vec<Line<'static>> {
     let rates = view.rates.clone().unwrap_or_default();
     let generation =
         source.generation.map_or_else(|| "none".to_owned(), |generation| generation.0.to_string());
-    let GuardLine { text: guard, is_alarm } = GuardLine::of(report);
-    let guard = if is_alarm { guard.red() } else { Span::from(guard) };
+    let StateLine { name, text, is_alarm } = StateLine::most_urgent(report);
+    let urgent = if is_alarm { text.red() } else { Span::from(text) };
     let loads: Vec<String> = threads
         .iter()
         .zip(rates.loads.iter().copied().chain(std::iter::repeat(None)))
@@ -69,7 +69,7 @@ fn head_lines(view: &TopView) -> Vec<Line<'static>> {
             source.rows.grants,
             source.rows.devices
         )),
-        Line::from(vec![Span::from("guard "), guard]),
+        Line::from(vec![Span::from(format!("{name} ")), urgent]),
     ]
 }
 

@@ -5,7 +5,7 @@ mod rates;
 mod session;
 
 pub(super) use figures::{ago, bytes, micros, rate};
-pub(super) use rates::{GuardLine, Rates};
+pub(super) use rates::{Rates, StateLine};
 pub(super) use session::{SessionFilter, SortKey, client, mentions, paths, principal, sort, target};
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! Rates between two status reports, and the line about the guard.
+//! Rates between two status reports, and the lines about what decides.
 
 use super::ago;
 use crate::admin::api::{EngineThread, HoldStatus, StatusReport};
+use crate::cli::output::rfc3339;
 
 /// Rates per second between two reports.
 #[derive(Clone, Debug, Default)]
@@ -33,32 +34,64 @@ impl Rates {
     }
 }
 
-/// The state of decisions in one line for people.
-pub struct GuardLine {
+/// One line for people about what decides: the store, the guard, or the state on disk.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StateLine {
+    pub name: &'static str,
     pub text: String,
     /// An operator should act.
     pub is_alarm: bool,
 }
 
-impl GuardLine {
-    pub fn of(report: &StatusReport) -> Self {
+impl StateLine {
+    /// The line that matters most, for a screen with room for one.
+    pub fn most_urgent(report: &StatusReport) -> Self {
+        let urgent = [Self::guard(report), Self::store(report)].into_iter().chain(Self::state(report));
+        urgent.into_iter().find(|line| line.is_alarm).unwrap_or_else(|| Self::guard(report))
+    }
+
+    /// The store, and what becomes of decisions while it cannot be read.
+    pub fn store(report: &StatusReport) -> Self {
+        let Some(error) = &report.source.last_error else {
+            return Self { name: "store", text: report.source.store.clone(), is_alarm: false };
+        };
+        let deadline = match report.figures.decides_until {
+            None => "nothing is in force, so nothing can be decided".to_owned(),
+            Some(until) if until <= report.figures.at => {
+                "authz.max_stale is over, so nothing is decided any more".to_owned()
+            }
+            Some(until) => {
+                let left = ago(until, report.figures.at);
+                format!("what is in force decides until {}, for {left}; then clients get 503", rfc3339(until))
+            }
+        };
+        Self { name: "store", text: format!("CANNOT BE READ: {error}; {deadline}"), is_alarm: true }
+    }
+
+    /// What the guard holds.
+    pub fn guard(report: &StatusReport) -> Self {
         let (at, source) = (report.figures.at, &report.source);
-        let alarm = |text| Self { text, is_alarm: true };
+        let line = |text, is_alarm| Self { name: "guard", text, is_alarm };
         let Some(first) = source.holds.iter().min_by_key(|held| held.since) else {
-            return match (&source.last_error, &source.state_unsaved, source.figures.disputed_devices) {
-                (Some(error), ..) => alarm(format!("the store cannot be read: {error}")),
-                (None, Some(reason), _) => alarm(format!("the state cannot be saved: {reason}")),
-                (None, None, 0) => Self { text: "holds nothing back".to_owned(), is_alarm: false },
-                (None, None, disputed) => alarm(format!("{disputed} devices are disputed")),
+            return match source.figures.disputed_devices {
+                0 => line("holds nothing back".to_owned(), false),
+                disputed => line(format!("{disputed} devices are disputed"), true),
             };
         };
         let since = ago(at, first.since);
         if let [held] = source.holds.as_slice() {
             let HoldStatus { rule, figures, .. } = held;
-            return alarm(format!("HOLDS {} by rule {rule} for {since}: {figures}", held.subject()));
+            return line(format!("HOLDS {} by rule {rule} for {since}: {figures}", held.subject()), true);
         }
         let subjects: Vec<String> = source.holds.iter().map(HoldStatus::subject).collect();
-        alarm(format!("HOLDS {} groups, the first for {since}: {}", subjects.len(), subjects.join(", ")))
+        let count = subjects.len();
+        line(format!("HOLDS {count} groups, the first for {since}: {}", subjects.join(", ")), true)
+    }
+
+    /// The state on disk, where it is older than what is in force.
+    pub fn state(report: &StatusReport) -> Option<Self> {
+        let reason = report.source.state_unsaved.as_ref()?;
+        Some(Self { name: "state", text: format!("CANNOT BE SAVED: {reason}"), is_alarm: true })
     }
 }
 
@@ -89,6 +122,11 @@ pub mod tests {
                         "absences_waiting": 0, "absences_honoured": 0, "on_probation": false, "regressions": 0,
                         "rollbacks": 0, "rights_not_understood": 0, "warnings": [] },
             "nodes": { "fresh": 0, "stale": 0 },
+            "node": { "name": "relay-1", "started_at": 0, "listeners": [
+                { "address": "0.0.0.0:443", "serves": "clients", "tls": true },
+                { "address": "10.0.0.1:3130", "serves": "nodes", "tls": true },
+            ] },
+            "decides_until": at + 3_600_000,
             "threads": [{ "number": 0, "cpu_ns": at * 250_000, "turns": 0, "spins_hit": 0, "spins_missed": 0,
                           "sessions": 2 }],
             "slowest": [{ "at": at, "us": 1500, "outcome": "open", "session": "7", "uuid": null, "port": null }],
@@ -115,17 +153,28 @@ pub mod tests {
     fn a_hold_is_shown_before_all_else() {
         let mut report = report(0, 0);
         report.source.last_error = Some("no such file".to_owned());
-        let line = GuardLine::of(&report);
-        assert_eq!((line.text.as_str(), line.is_alarm), ("the store cannot be read: no such file", true));
+        let line = StateLine::most_urgent(&report);
+        assert_eq!(
+            (line.name, line.text.as_str(), line.is_alarm),
+            (
+                "store",
+                "CANNOT BE READ: no such file; what is in force decides until 1970-01-01T01:00:00Z, for 1h; then \
+                 clients get 503",
+                true
+            )
+        );
+        assert!(!StateLine::guard(&report).is_alarm, "the guard has nothing to do with it");
+        report.figures.decides_until = Some(report.figures.at);
+        assert!(StateLine::store(&report).text.ends_with("nothing is decided any more"));
         let hold = json!({ "rule": "budget", "group": "grants.absent", "rows": 2, "figures": "2 of 3 rows",
                            "examples": [], "since": 0, "advice": "" });
         report.source.holds = vec![serde_json::from_value(hold).unwrap()];
-        let line = GuardLine::of(&report);
+        let line = StateLine::most_urgent(&report);
         let expected = "HOLDS grants.absent by rule budget for 0s: 2 of 3 rows";
         assert_eq!((line.text.as_str(), line.is_alarm), (expected, true));
         let second = HoldStatus { group: None, ..report.source.holds[0].clone() };
         report.source.holds.push(second);
-        let line = GuardLine::of(&report);
+        let line = StateLine::most_urgent(&report);
         let expected = "HOLDS 2 groups, the first for 0s: grants.absent, everything";
         assert_eq!((line.text.as_str(), line.is_alarm), (expected, true));
     }

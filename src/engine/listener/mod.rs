@@ -1,6 +1,7 @@
 //! One listening socket of one thread, and the pause after an accept that failed for want of resources.
 
 pub(super) mod bind;
+pub(super) mod own_address;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
