@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
-use crate::admin::{AdminServer, AdminServerError, SelfProbeThread, Sources};
+use crate::admin::{AdminServer, AdminServerError, PrincipalNames, SelfProbeThread, Sources};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
@@ -113,6 +113,7 @@ impl Node {
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
         let sources = Sources {
             identity: identity(&config, engine.client_addresses()),
+            names: PrincipalNames::new(Arc::clone(&config)),
             engine: handle.clone(),
             probe: probe.status(),
             control: control.status(),

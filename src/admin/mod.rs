@@ -21,6 +21,7 @@ mod metrics;
 mod nodes;
 mod openmetrics;
 mod page;
+mod principal_names;
 mod process;
 mod readiness;
 mod response;
@@ -53,6 +54,7 @@ use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
 
+pub use principal_names::PrincipalNames;
 pub use self_probe::{ProbeHandle, SelfProbeThread};
 pub use token::TokenError;
 
@@ -69,6 +71,7 @@ pub struct AdminServer {
 #[derive(Clone)]
 pub struct Sources {
     pub identity: NodeIdentity,
+    pub names: PrincipalNames,
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,

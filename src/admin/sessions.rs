@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 
 use super::api::{EndedSession, SessionId, SessionInfo, SessionListing};
 use super::caller::{Operator, Viewer, audit};
-use super::{AdminState, response};
+use super::{AdminState, PrincipalNames, response};
+use crate::authz::PrincipalId;
 use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, SessionState};
 
 /// The newest list of sessions, which requests share.
@@ -44,7 +45,11 @@ pub(super) enum SessionsError {
 
 impl SessionListCache {
     /// Returns a list that is at most [`LIST_AGE_MAX`] old.
-    pub async fn list(&self, engine: &EngineHandle) -> Result<Arc<TimedListing>, SessionsError> {
+    pub async fn list(
+        &self,
+        engine: &EngineHandle,
+        names: &PrincipalNames,
+    ) -> Result<Arc<TimedListing>, SessionsError> {
         let mut newest = self.newest.lock().await;
         if let Some(listing) = &*newest
             && listing.made_at.elapsed() < LIST_AGE_MAX
@@ -53,7 +58,8 @@ impl SessionListCache {
         }
         let mut pending = engine.list_sessions()?;
         let list = poll_answer(|| pending.poll()).await?;
-        let listing = TimedListing::new(list.rows, list.left_out, newest.as_deref());
+        let mut listing = TimedListing::new(list.rows, list.left_out, newest.as_deref());
+        listing.add_names(&names.get());
         Ok(Arc::clone(newest.insert(Arc::new(listing))))
     }
 
@@ -86,6 +92,12 @@ impl TimedListing {
         Self { made_at, listing: SessionListing { sessions, left_out } }
     }
 
+    fn add_names(&mut self, names: &HashMap<PrincipalId, String>) {
+        for session in &mut self.listing.sessions {
+            session.principal_name = session.principal.and_then(|id| names.get(&id).cloned());
+        }
+    }
+
     /// Returns the `count` fastest sessions, both directions together, the fastest first.
     pub fn fastest(&self, count: usize) -> Vec<&SessionInfo> {
         let mut sessions: Vec<_> = self.listing.sessions.iter().collect();
@@ -106,6 +118,7 @@ impl From<SessionRow> for SessionInfo {
             id: SessionId(facts.session),
             client: facts.client,
             principal: facts.principal,
+            principal_name: None,
             credential: facts.credential,
             grant: facts.grant,
             device: facts.device,
@@ -160,7 +173,7 @@ pub(super) async fn list(
     _viewer: Viewer,
     State(state): State<AdminState>,
 ) -> Result<Response, SessionsError> {
-    let list = state.sessions.list(&state.sources.engine).await?;
+    let list = state.sessions.list(&state.sources.engine, &state.sources.names).await?;
     Ok(response::json(&list.listing))
 }
 

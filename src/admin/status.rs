@@ -48,7 +48,7 @@ pub(super) fn source_status(status: &ControlStatus) -> SourceStatus {
 async fn report(state: &AdminState) -> StatusReport {
     let sources = &state.sources;
     // The report is worth having without sessions, so an engine that is busy does not fail it.
-    let listing = state.sessions.list(&sources.engine).await.ok();
+    let listing = state.sessions.list(&sources.engine, &sources.names).await.ok();
     StatusReport {
         figures: node_figures(
             state,

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::authz::PrincipalId;
-use crate::config::{Config, Profile};
-use crate::store::admin::Admin;
+use crate::config::Config;
+use crate::store;
 
 /// The names that the store gives. Empty where its schema is not ours, or where this user may not read it.
 #[derive(Default)]
@@ -12,12 +12,10 @@ pub(super) struct PrincipalNames(HashMap<PrincipalId, String>);
 
 impl PrincipalNames {
     pub fn read(config: &Config) -> Self {
-        // Principals of other schemas are other people.
-        if config.store.profile != Profile::Reference || config.authz.queries.are_replaced() {
-            return Self::default();
+        match store::has_principal_names(config) {
+            true => Self(store::principal_names(config).unwrap_or_default()),
+            false => Self::default(),
         }
-        let names = Admin::open(&config.store).ok().and_then(|mut admin| admin.principal_names().ok());
-        Self(names.into_iter().flatten().collect())
     }
 
     pub fn name(&self, id: PrincipalId) -> Option<&str> {

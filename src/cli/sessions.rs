@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::Loaded;
 use super::admin_client::AdminClient;
@@ -68,41 +67,30 @@ fn list(
     let SessionListing { mut sessions, left_out } = relay.sessions()?;
     sessions.retain(|session| args.filter.fits(session, principal));
     sort(&mut sessions, args.sort);
+    // The relay may not have read the names yet.
+    for session in &mut sessions {
+        let name = session.principal.and_then(|id| names.name(id)).map(str::to_owned);
+        session.principal_name = name.or(session.principal_name.take());
+    }
     if left_out > 0 {
         eprintln!("{left_out} sessions began while the list was made, and are not on it");
     }
     match output {
         OutputFormat::Json => {
-            let named = sessions.iter().map(|session| NamedSession {
-                session,
-                principal_name: session.principal.and_then(|id| names.name(id)),
-            });
-            let json = serde_json::to_value(named.collect::<Vec<_>>()).map_err(CommandError::failed)?;
+            let json = serde_json::to_value(&sessions).map_err(CommandError::failed)?;
             print(&format!("{json:#}\n"))
         }
-        OutputFormat::Text => CommandAnswer::Table(table(&sessions, names)).print(output),
+        OutputFormat::Text => CommandAnswer::Table(table(&sessions)).print(output),
     }
 }
 
-/// A session with the name of its principal, where the store gives it.
-#[derive(Serialize)]
-struct NamedSession<'a> {
-    #[serde(flatten)]
-    session: &'a SessionInfo,
-    principal_name: Option<&'a str>,
-}
-
-fn table(sessions: &[SessionInfo], names: &PrincipalNames) -> AnswerTable {
+fn table(sessions: &[SessionInfo]) -> AnswerTable {
     let now = UnixMillis::now();
     let rows = sessions.iter().map(|session| {
         vec![
             Cell::from(session.id.to_string()),
             Cell::from(watch::client(session)),
-            match (session.principal, session.principal.and_then(|id| names.name(id))) {
-                (_, Some(name)) => Cell::Text(name.to_owned()),
-                (Some(id), None) => Cell::Number(id.0),
-                (None, None) => Cell::Empty,
-            },
+            Cell::from(watch::principal(session)),
             Cell::from(session.credential.map(|credential| credential.to_string())),
             Cell::from(watch::target(session)),
             Cell::from(session.state.to_string()),

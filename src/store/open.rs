@@ -1,15 +1,18 @@
 //! Makes readers, tables and commands for the store that the configuration names.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::admin::Admin;
+use super::admin::{Admin, AdminError};
 use super::dialect::SQLITE;
 use super::nodes::NodeTable;
 use super::presence::ClaimTable;
 use super::relations::PerRelation;
 use super::{Initialised, KnownPosition, Relation, StoreError, StoreReader, postgres, sqlite};
-use crate::config::{self, Authz, Config, StoreUrl};
+use crate::authz::PrincipalId;
+use crate::config::{self, Authz, Config, Profile, StoreUrl};
 
 /// A reader of the rights of the store that the configuration names. It connects with its first read, and so never
 /// fails here. All readers of one store share `known`.
@@ -66,6 +69,16 @@ pub fn claim_table(config: &Config) -> ClaimTable {
         StoreUrl::Sqlite(path) => ClaimTable::new(sqlite::SqliteWriter::new(path)),
         StoreUrl::Postgres(url) => ClaimTable::new(postgres::PostgresWriter::new(url, &store)),
     }
+}
+
+/// True where the store has names of principals. Those of another schema are other people.
+pub fn has_principal_names(config: &Config) -> bool {
+    config.store.profile == Profile::Reference && !config.authz.queries.are_replaced()
+}
+
+/// The names of all principals.
+pub fn principal_names(config: &Config) -> Result<HashMap<PrincipalId, String>, AdminError> {
+    Ok(Admin::open(&config.store)?.principal_names()?.into_iter().collect())
 }
 
 /// The store, as the role that may write what nodes say about themselves.

@@ -315,6 +315,7 @@ fn without_a_token_the_page_shows_sessions_on_this_machine_and_ends_none() {
     browser.run("getSelection().removeAllRanges(); rows = at('top').tBodies[0].rows[0]");
     assert!(browser.comes_to("return at('top').tBodies[0].rows[0] !== rows"), "it goes on afterwards");
     assert!(browser.text("source").contains("up for"), "{}", browser.text("source"));
+    assert!(browser.comes_to("return at('top').innerText.includes('alice')"), "{}", browser.text("top"));
     assert_eq!(browser.complaints(), Vec::<String>::new());
     scene.stand_still();
 }

@@ -108,6 +108,9 @@ fn sessions_are_filtered_and_sorted_by_what_was_asked_for() {
     assert_eq!(listed(&["--principal", "424242"]).len(), 0);
     assert_eq!(listed(&["--principal", "alice"]).len(), 4);
     assert!(listed(&[]).iter().all(|session| session["principal_name"] == "alice"));
+    // The relay itself reads them once somebody has looked.
+    let of_relay = || scene.local("GET /sessions").json()["sessions"][0]["principal_name"] == "alice";
+    assert!(wait_for(|| of_relay().then_some(())).is_some());
     assert_eq!(listed(&["--client", "127.0.0.0/8", "--device", DEVICE_V6]).len(), 1);
     assert_eq!(listed(&["--client", "127.0.0.9"]).len(), 0);
     let rates = listed(&["--sort", "rate"]);

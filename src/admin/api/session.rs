@@ -18,6 +18,8 @@ pub struct SessionInfo {
     pub id: SessionId,
     pub client: Option<SocketAddr>,
     pub principal: Option<PrincipalId>,
+    /// The name of the principal, where the store gives it.
+    pub principal_name: Option<String>,
     pub credential: Option<CredentialId>,
     pub grant: Option<GrantId>,
     pub device: Option<DeviceId>,

@@ -280,7 +280,7 @@ function drawTop(status) {
     last.append(button);
     const paths = row.path_up === row.path_down ? row.path_up : `${row.path_up}/${row.path_down}`;
     return [
-      code(row.id), code(row.client || "–"), target(row), figure(row.principal === null ? "–" : String(row.principal)), cell(row.state),
+      code(row.id), code(row.client || "–"), target(row), cell(row.principal_name || (row.principal === null ? "–" : String(row.principal))), cell(row.state),
       figure(rate(row.rate_up)), figure(rate(row.rate_down)), figure(bytes(row.bytes_up)), figure(bytes(row.bytes_down)),
       cell(row.path_up ? paths : "–"), figure(span(status.at - row.since)), last,
     ];

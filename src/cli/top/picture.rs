@@ -177,9 +177,9 @@ const COLUMNS: [SessionColumn; 11] = [
     },
     SessionColumn {
         name: "principal",
-        width: 9,
+        width: 12,
         rank: 5,
-        show: |session, _| watch::principal(session).map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        show: |session, _| watch::principal(session).unwrap_or_else(|| "-".to_owned()),
     },
     SessionColumn { name: "device", width: 38, rank: 1, show: |session, _| watch::target(session) },
     SessionColumn { name: "state", width: 11, rank: 7, show: |session, _| session.state.to_string() },

@@ -103,7 +103,7 @@ pub fn sort(sessions: &mut [SessionInfo], by: SortKey) {
         SortKey::Bytes => sessions.sort_by_key(|session| Reverse(bytes_sum(session))),
         SortKey::Age => {}
         SortKey::Device => sessions.sort_by_cached_key(target),
-        SortKey::Principal => sessions.sort_by_key(principal),
+        SortKey::Principal => sessions.sort_by_key(|session| session.principal),
         SortKey::Client => sessions.sort_by_key(|session| session.client),
     }
 }
@@ -126,8 +126,10 @@ pub fn client(session: &SessionInfo) -> Option<String> {
     session.client.map(|client| client.to_string())
 }
 
-pub fn principal(session: &SessionInfo) -> Option<i64> {
-    session.principal.map(|principal| principal.0)
+/// The principal's name, where it is known, or its number.
+pub fn principal(session: &SessionInfo) -> Option<String> {
+    let number = session.principal.map(|principal| principal.0.to_string());
+    session.principal_name.clone().or(number)
 }
 
 /// The path of both directions, or of each where they differ.
@@ -146,7 +148,8 @@ pub fn mentions(session: &SessionInfo, text: &str) -> bool {
         client(session),
         session.credential.map(|credential| credential.to_string()),
         session.uuid.map(|uuid| uuid.to_string()),
-        principal(session).map(|id| format!("principal {id}")),
+        session.principal.map(|principal| format!("principal {}", principal.0)),
+        session.principal_name.clone(),
         Some(session.state.to_string()),
     ];
     words.into_iter().flatten().any(|word| word.contains(text))
@@ -167,6 +170,7 @@ pub mod tests {
             id: SessionId(number as u64),
             client: format!("192.0.2.{number}:5000").parse().ok(),
             principal: Some(PrincipalId(number % 2)),
+            principal_name: (number == 1).then(|| "alice".to_owned()),
             credential: CredentialId::parse("00ff00ff00ff00ff"),
             grant: Some(GrantId(1)),
             device: Some(DeviceId(number)),
@@ -250,7 +254,7 @@ pub mod tests {
     #[test]
     fn a_session_is_found_by_what_it_is_known_by() {
         let session = session(1);
-        for text in ["192.0.2.1", "00ff", "principal 1", "open"] {
+        for text in ["192.0.2.1", "00ff", "principal 1", "alice", "open"] {
             assert!(mentions(&session, text), "{text}");
         }
         assert!(!mentions(&session, "192.0.2.2"));
