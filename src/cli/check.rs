@@ -29,17 +29,22 @@ pub(super) fn run(global: &Global) -> Result<(), CommandError> {
     let mut errors = log::check(&inspection.config.log);
     errors.extend(Engine::check(&inspection.config).err().map(|error| error.to_string()));
     let (mut store, mut nodes) = (StoreFacts::default(), DirectoryFacts::default());
-    // What the store says is judged by these sections, so it is read only where they are right.
-    if inspection.is_right(&["store", "authz", "vpn"]) {
-        match check_store(&inspection.config, file.is_some()) {
+    if inspection.is_right(&["store", "authz.queries", "authz.tokens"]) {
+        // The canaries, the guard and the addresses judge the rows by these sections.
+        let depth = match inspection.is_right(&["authz", "vpn"]) {
+            true => StoreCheck::Whole,
+            false => StoreCheck::RowsOnly,
+        };
+        match check_store(&inspection.config, file.is_some(), depth) {
             Ok(facts) => store = facts,
             Err(failed) => errors.extend(failed),
         }
-        if inspection.is_right(&["forward"]) {
-            match check_directory(&inspection.config) {
-                Ok(facts) => nodes = facts,
-                Err(error) => errors.push(error.to_string()),
-            }
+    }
+    if inspection.is_right(&["store", "forward", "vpn"]) {
+        match check_directory(&inspection.config) {
+            Ok(facts) => nodes = facts,
+            Err(error) if errors.contains(&error.to_string()) => {}
+            Err(error) => errors.push(error.to_string()),
         }
     }
     let (config, mut told) = match inspection.finish() {
@@ -90,6 +95,14 @@ fn certificate_warnings(tls: Option<&TlsConfigs>) -> Vec<String> {
     shown.iter().flat_map(|each| each.warning(now).into_iter().chain(each.order_warning())).collect()
 }
 
+/// What is asked of a store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StoreCheck {
+    Whole,
+    /// Only whether its rows can be read and decode.
+    RowsOnly,
+}
+
 /// Check of a store that a relay could start with.
 #[derive(Default)]
 struct StoreFacts {
@@ -132,7 +145,7 @@ fn check_directory(config: &Config) -> Result<DirectoryFacts, StoreError> {
 }
 
 /// Reads the store as a relay does, and puts the canaries to what it answers. Fails with a line for each error.
-fn check_store(config: &Config, has_file: bool) -> Result<StoreFacts, Vec<String>> {
+fn check_store(config: &Config, has_file: bool, depth: StoreCheck) -> Result<StoreFacts, Vec<String>> {
     let StoreAccess { readers, mut layer, .. } = StoreAccess::of(config, &ReportQueue::default());
     let mut reader = readers();
     let name = reader.describe();
@@ -174,6 +187,9 @@ fn check_store(config: &Config, has_file: bool) -> Result<StoreFacts, Vec<String
     }
     if !errors.is_empty() {
         return Err(errors);
+    }
+    if depth == StoreCheck::RowsOnly {
+        return Ok(StoreFacts::default());
     }
     layer.wait_for_tables();
     layer.lay_relation(&mut devices);

@@ -109,7 +109,7 @@ fn all_that_is_wrong_is_told_at_once_the_files_and_the_store_included() {
     let folder = site.folder().display();
     let text = format!(
         "[vpn]\nallow = [\"127.0.0.0/8\"]\n\n[audit]\npath = \"{folder}/nowhere/audit.jsonl\"\n\n[limits]\n\
-         sessions = 0\n\n[admin]\ntoken_file = \"{folder}/admin-token\"\n\n[log]\nlevel = 7\n\n[[listen]]\n\
+         sessions = 0\n\n[admin]\ntoken_file = \"{folder}/admin-token\"\n\n[log]\nlevel = 7\n[authz.guard]\nwindow = \"25h\"\n[[listen]]\n\
          address = \"127.0.0.1:0\"\ntls = {{ certificates = [{{ chain = \"{folder}/no.pem\", key = \"{folder}/no.key\" }}] }}\n\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificates = [{{ chain = \"{folder}/none.pem\", key = \"{folder}/no.key\" }}] }}\n\n\
@@ -124,8 +124,9 @@ fn all_that_is_wrong_is_told_at_once_the_files_and_the_store_included() {
         format!("{file}:8:1: limits.sessions: must be at least 1"),
         format!("{file}:11:1: admin.token_file: {folder}/admin-token cannot be used: every user can read it"),
         format!("{file}:14:9: log.level: 7 stands here, and it must be a text in quotes"),
-        format!("{file}:18:1: listen.0.tls: {folder}/no.pem: "),
-        format!("{file}:22:1: listen.1.tls: {folder}/none.pem: "),
+        format!("{file}:16:1: authz.guard.window: must be between"),
+        format!("{file}:19:1: listen.0.tls: {folder}/no.pem: "),
+        format!("{file}:23:1: listen.1.tls: {folder}/none.pem: "),
         format!("sqlite:{folder}/none.db does not exist; `sluicegate store init` creates it"),
     ];
     assert_eq!(message.lines().count(), expected.len(), "{message}");
