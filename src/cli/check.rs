@@ -156,7 +156,7 @@ fn check_store(config: &Config, has_file: bool, depth: StoreCheck) -> Result<Sto
         let text = format!("{name}: the first `sluicegate run` creates it");
         return Ok(StoreFacts { text, ..StoreFacts::default() });
     }
-    store::check_sessions(&config.store).map_err(|error| vec![error.to_string()])?;
+    store::check_stores(config).map_err(|error| vec![error.to_string()])?;
     let (mut credentials, mut grants, mut devices) = (Vec::new(), Vec::new(), Vec::new());
     let (mut quarantined, mut errors) = (Vec::new(), Vec::<String>::new());
     for relation in Relation::ALL {

@@ -18,7 +18,7 @@ pub enum StoreError {
     #[error("{store} cannot be used ({detail}); check its path, permissions and disk")]
     Unreadable { store: String, detail: String },
     #[error(
-        "{store} cannot be opened: {user} may not write {path} ({reason}), and SQLite writes beside a store even to read \
+        "{store} cannot be opened: the user {user} may not write {path} ({reason}), and SQLite writes beside a store even to read \
          it; give the folder and the store's files to that user (`chown`), or run as the user who owns them"
     )]
     Unwritable { store: String, path: String, reason: &'static str, user: String },

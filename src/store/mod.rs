@@ -31,8 +31,8 @@ pub use contract::{ContractColumn, contract_columns};
 pub use error::StoreError;
 pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
 pub use open::{
-    QueriesDigest, check_sessions, claim_table, has_principal_names, node_table, principal_names,
-    queries_digest, reader,
+    QueriesDigest, check_sessions, check_stores, claim_table, has_principal_names, node_table,
+    principal_names, queries_digest, reader,
 };
 pub use position::{KnownPosition, Position, Standing, StoreId};
 pub use presence::{

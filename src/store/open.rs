@@ -23,7 +23,16 @@ pub fn reader(store: &config::Store, authz: &Authz, known: KnownPosition) -> Box
     }
 }
 
-/// Fails where the store is behind something that a relay cannot work through.
+/// Fails where a store of `config` is behind something that a relay cannot work through.
+pub fn check_stores(config: &Config) -> Result<(), StoreError> {
+    check_sessions(&config.store)?;
+    match &config.forward.directory_url {
+        Some(_) => check_sessions(&writing_store(config)),
+        None => Ok(()),
+    }
+}
+
+/// Fails where `store` is behind something that a relay cannot work through.
 pub fn check_sessions(store: &config::Store) -> Result<(), StoreError> {
     match &store.url {
         StoreUrl::Sqlite(_) => Ok(()),

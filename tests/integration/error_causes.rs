@@ -24,7 +24,7 @@ fn a_store_in_a_folder_that_may_not_be_written_is_told_as_that() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("root may not write {at} (Read-only file system)")), "{said}");
+    assert!(said.contains(&format!("the user root may not write {at} (Read-only file system)")), "{said}");
     assert!(said.contains("SQLite writes beside a store even to read it; "), "{said}");
 }
 

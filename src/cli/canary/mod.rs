@@ -47,7 +47,7 @@ pub struct CanaryArgs {
     /// Connect without TLS.
     #[arg(long)]
     plain: bool,
-    /// PEM file with the CA certificates to trust, instead of those of this machine.
+    /// PEM file with the certificates to trust, instead of those of this machine: of a CA, or of the relay itself.
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     ca: Option<PathBuf>,
     /// Name that the relay's certificate must have, if it differs from the host in --relay.

@@ -106,7 +106,7 @@ impl ClientTlsError {
         match problem {
             Problem::UnknownIssuer => Self::UnknownIssuer { relay },
             Problem::NotValidForName => Self::WrongName { relay, wanted, others: String::new() },
-            Problem::NotValidForNameContext { presented, .. } => {
+            Problem::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
                 Self::WrongName { relay, wanted, others: instead(presented) }
             }
             Problem::Expired

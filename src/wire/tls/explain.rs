@@ -96,7 +96,9 @@ pub fn instead(presented: &[String]) -> String {
     };
     let names: Vec<String> = presented.iter().take(NAMES_SHOWN_MAX).map(bare).collect();
     match names.as_slice() {
-        [] => " nor for any name: it has no subjectAltName, and a common name does not count".to_owned(),
+        [] => " nor for any name: it has no subjectAltName (`openssl req -x509 -addext subjectAltName=DNS:NAME` gives \
+               one), and a common name does not count"
+            .to_owned(),
         names => format!(" but for {}", names.join(", ")),
     }
 }

@@ -298,6 +298,10 @@ mod tests {
         let own = self_signed(|_| {});
         let refused = |result: Result<ServerCertVerified, Error>| explain(&result.unwrap_err());
         assert!(refused(as_server(&trusting(&own), &own, "other.example")).contains("not for other.example"));
+        let nameless = self_signed(|params| params.subject_alt_names.clear());
+        assert!(
+            refused(as_server(&trusting(&nameless), &nameless, NAME)).contains("it has no subjectAltName")
+        );
         let old = self_signed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
         assert!(refused(as_server(&trusting(&old), &old, NAME)).contains("has expired on 2020-01-01"));
         let new = self_signed(|params| params.not_before = rcgen::date_time_ymd(2100, 1, 1));
