@@ -235,7 +235,7 @@ fn sources_that_make_no_sense_are_refused_with_their_place() {
     for (sources, message) in [
         (
             "[\"tinc:/run/status\"]",
-            "`tinc:/run/status` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH` or `wireguard:INTERFACE`",
+            "`tinc:/run/status` is not a source of device addresses; use `store`, `file:PATH`, `openvpn:PATH`, `openvpn:HOST:PORT` (an IPv6 address in brackets) or `wireguard:INTERFACE`",
         ),
         ("[\"file:\"]", "`file:` is not a source of device addresses"),
         ("[\"wireguard:wg0\"]", "vpn.addresses: wireguard:wg0 needs vpn.wireguard_peers"),

@@ -32,7 +32,7 @@ pub struct ShownCertificate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateState {
     Valid,
-    /// It ends within [`SOON`], or within a fifth of its life.
+    /// It ends within 14 days, or within a fifth of its life.
     EndsSoon,
     Expired,
     NotYetValid,
