@@ -65,7 +65,8 @@ impl ControlThread {
             }
             Words::Some { mut words, quarantined } => {
                 self.layer.lay_words(&mut words, &quarantined);
-                self.report.quarantined(quarantined.iter());
+                let is_known = |row: &Quarantined| self.guard.bad_keys(row.key.relation()).contains(&row.key);
+                self.report.quarantined(quarantined.iter().filter(|row| !is_known(row)));
                 self.guard.words(words, quarantined, position, now)
             }
         };
