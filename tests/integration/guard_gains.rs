@@ -124,7 +124,8 @@ fn rights_that_people_add_count_at_once(store: StoreUnderTest) {
             SELECT principal % 3 + 1, scope, target, port_min, port_max, 0 FROM grants",
     );
     assert!(judged.comes_to(|judged| allowed_pairs(judged, 30) == 60));
-    assert_eq!(judged.held_by(), None);
+    // A whole answer may have shown them before the words, and held them for that moment.
+    assert!(judged.comes_to(|judged| judged.held_by().is_none()));
 }
 
 fn a_reload_of_the_true_query_is_not_refused(store: StoreUnderTest) {
