@@ -8,12 +8,14 @@ use harness::{Case, Guard, StoreKind, of_cases, run_all, write};
 
 #[test]
 fn no_fault_of_a_query_breaks_a_promise_on_sqlite() {
-    keep_the_promises("mutation-sqlite.md", &Case::sample(StoreKind::Sqlite));
+    let sample: Vec<_> = Case::sample(StoreKind::Sqlite).into_iter().filter(is_certain).collect();
+    keep_the_promises("mutation-sqlite.md", &sample);
 }
 
 #[test]
 fn no_fault_of_a_query_breaks_a_promise_on_postgres() {
-    let every_sixth: Vec<_> = Case::sample(StoreKind::Postgres).into_iter().step_by(6).collect();
+    let every_sixth: Vec<_> =
+        Case::sample(StoreKind::Postgres).into_iter().filter(is_certain).step_by(6).collect();
     keep_the_promises("mutation-postgres.md", &every_sixth);
 }
 
@@ -50,6 +52,13 @@ fn is_of_rights(case: &Case) -> bool {
 /// changes meanwhile counts as the store's own word. `make mutate` runs these as well.
 fn reads_words_by_a_view(case: &Case) -> bool {
     case.to_string().contains(" reference ")
+}
+
+/// Where a fault drifts within its budget and no outbox names single ends, probation may give an end back beside the fault.
+/// Which of the two comes first depends on the load of the machine. `make mutate` runs these as well.
+fn is_certain(case: &Case) -> bool {
+    let name = case.to_string();
+    !(name.contains("foreign") && name.contains("drifting"))
 }
 
 fn keep_the_promises(file: &str, cases: &[Case]) {
