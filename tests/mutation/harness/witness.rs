@@ -29,8 +29,8 @@ pub struct Inquiry {
     /// Rows of questions that are not judged: they are being ended.
     spared: HashSet<KeyHash>,
     spared_devices: HashSet<DeviceUuid>,
-    /// Devices that are offline as an answer has it, and are not.
-    left: HashSet<DeviceUuid>,
+    /// Devices that are offline: in truth, or as an answer has it.
+    away: HashSet<DeviceUuid>,
 }
 
 /// Rows that are decided wrongly.
@@ -45,8 +45,8 @@ pub struct Wrong {
     pub misrouted: Vec<String>,
     /// Questions that are decided wrongly.
     pub questions: Vec<Question>,
-    /// Devices at an address that, as the answer has it, its true owner has left. No one can tell that from a VPN that
-    /// gives an address to the next one; it stays within the budget of moves.
+    /// Devices at an address whose true owner is offline, in truth or as the answer has it. No one can tell that from a VPN
+    /// that gives an address to the next one; it stays within the budget of moves.
     pub inherited: usize,
     /// A few of the wrong decisions.
     pub examples: Vec<String>,
@@ -143,7 +143,7 @@ impl Inquiry {
             truth,
             spared: HashSet::new(),
             spared_devices: HashSet::new(),
-            left: left(changes),
+            away: away(rights, changes),
         }
     }
 
@@ -181,7 +181,7 @@ impl Inquiry {
                 && let Some(device) = Installation::device_at(address)
                 && Installation::uuid(device) != question.uuid
             {
-                if self.left.contains(&Installation::uuid(device)) {
+                if self.away.contains(&Installation::uuid(device)) {
                     wrong.inherited += 1;
                 } else {
                     wrong.misrouted.push(format!("{key:?}: {} leads to {address}", question.uuid));
@@ -215,7 +215,11 @@ impl Inquiry {
     }
 }
 
-fn left(changes: &[RowChange]) -> HashSet<DeviceUuid> {
+fn away(rights: &Rights, changes: &[RowChange]) -> HashSet<DeviceUuid> {
+    let offline = rights.of(Relation::Devices).filter_map(|row| match row {
+        RightsRow::Device(device) if !device.online => Some(device.uuid),
+        _ => None,
+    });
     let left = |change: &RowChange| match (&change.before, &change.after) {
         (Some(RightsRow::Device(before)), Some(RightsRow::Device(after)))
             if before.online && !after.online =>
@@ -225,7 +229,7 @@ fn left(changes: &[RowChange]) -> HashSet<DeviceUuid> {
         (Some(RightsRow::Device(before)), None) => Some(before.uuid),
         _ => None,
     };
-    changes.iter().filter_map(left).collect()
+    offline.chain(changes.iter().filter_map(left)).collect()
 }
 
 /// Questions that a change could decide differently.
