@@ -505,7 +505,7 @@ fn an_address_without_a_prefix_is_that_address_alone() {
     assert!(listen.trusts_proxy([192, 0, 2, 7].into()) && !listen.trusts_proxy([192, 0, 2, 8].into()));
     let message = refusal("[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_from = [\"balancer.example\"]");
     assert!(
-        message.starts_with("sluicegate.toml:3:14: listen.0.proxy_from: `balancer.example` is neither"),
+        message.starts_with("sluicegate.toml:3:15: listen.0.proxy_from.0: `balancer.example` is neither"),
         "{message}"
     );
 }
