@@ -13,6 +13,35 @@ pub(super) enum ChangedKey {
     Device(DeviceId),
 }
 
+/// A row that the outbox names, and what it recorded of it when the row was written last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ChangedRow {
+    pub(super) key: ChangedKey,
+    pub(super) recorded: Recorded,
+}
+
+/// What the outbox recorded of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Recorded {
+    /// The row is gone, or the principal removed.
+    Gone,
+    /// The row as it was written is in the outbox, under this number.
+    Row(i64),
+    /// The key alone: the table says what the row is.
+    KeyOnly,
+}
+
+impl Recorded {
+    /// Decodes the columns `id` and `gone` of the outbox.
+    pub(super) const fn of(id: i64, gone: Option<bool>) -> Self {
+        match gone {
+            Some(true) => Self::Gone,
+            Some(false) => Self::Row(id),
+            None => Self::KeyOnly,
+        }
+    }
+}
+
 impl ChangedKey {
     /// Decodes a relation's name and a key; `None` where no trigger of ours wrote them.
     pub(super) fn decode(relation: &str, key: Value<'_>) -> Option<Self> {

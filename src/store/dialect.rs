@@ -11,6 +11,7 @@
 //! | `{heartbeat_age_ms}` | milliseconds since `heartbeat_at` |
 //! | `{millisecond}` | the factor that turns a number of milliseconds into a span of time |
 //! | `{address}` | the type of an IP address |
+//! | `{outbox_sha256}`, `{outbox_id}` | the outbox's column with the key of a credential, of another row |
 //! | `{json_array_2}` | rows with a column `value`, one for each element of the JSON array `$2` |
 
 /// The spelling of one kind of store.
@@ -22,6 +23,8 @@ pub(super) struct Dialect {
     heartbeat_age_ms: &'static str,
     millisecond: &'static str,
     address: &'static str,
+    outbox_sha256: &'static str,
+    outbox_id: &'static str,
     json_array_2: &'static str,
 }
 
@@ -36,6 +39,8 @@ impl Dialect {
             .replace("{heartbeat_age_ms}", self.heartbeat_age_ms)
             .replace("{millisecond}", self.millisecond)
             .replace("{address}", self.address)
+            .replace("{outbox_sha256}", self.outbox_sha256)
+            .replace("{outbox_id}", self.outbox_id)
             .replace("{json_array_2}", self.json_array_2)
     }
 }
@@ -48,6 +53,8 @@ pub(super) const POSTGRES: Dialect = Dialect {
     heartbeat_age_ms: "CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint)",
     millisecond: "interval '1 millisecond'",
     address: "inet",
+    outbox_sha256: "key_sha256",
+    outbox_id: "key_id",
     json_array_2: "jsonb_array_elements(CAST(CAST($2 AS text) AS jsonb)) AS element (value)",
 };
 
@@ -60,6 +67,8 @@ pub(super) const SQLITE: Dialect = Dialect {
     heartbeat_age_ms: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - heartbeat_at",
     millisecond: "1",
     address: "text",
+    outbox_sha256: "key",
+    outbox_id: "key",
     json_array_2: "json_each(?2) AS element",
 };
 

@@ -6,6 +6,7 @@ use super::{Quarantined, Relation, RelationRows, RowKey, Rows, decode};
 use crate::config::Queries;
 
 /// One value for each relation.
+#[derive(Default)]
 pub(super) struct PerRelation<T> {
     pub(super) credentials: T,
     pub(super) grants: T,
@@ -47,6 +48,15 @@ impl PerRelation<String> {
             credentials: dialect.sql(CREDENTIALS),
             grants: dialect.sql(GRANTS),
             devices: dialect.sql(DEVICES),
+        }
+    }
+
+    /// The queries on what the outbox recorded, whose columns are those of the relations, and `id`, the number there.
+    pub(super) fn of_outbox(dialect: &Dialect) -> Self {
+        Self {
+            credentials: dialect.sql(WRITTEN_CREDENTIALS),
+            grants: dialect.sql(WRITTEN_GRANTS),
+            devices: dialect.sql(WRITTEN_DEVICES),
         }
     }
 
@@ -122,6 +132,19 @@ const GRANTS: &str = "
 
 /// Relation `devices`.
 const DEVICES: &str = "SELECT id AS device, uuid, fleet, address, node, online FROM {schema}devices";
+
+/// What the outbox recorded of credentials.
+const WRITTEN_CREDENTIALS: &str =
+    "SELECT {outbox_sha256} AS key_sha256, principal, expires_at, revoked, id FROM {schema}changes";
+
+/// What the outbox recorded of grants.
+const WRITTEN_GRANTS: &str = "
+    SELECT {outbox_id} AS grant_id, principal, scope, target, port_min, port_max, expires_at, revoked, id
+    FROM {schema}changes";
+
+/// What the outbox recorded of devices.
+const WRITTEN_DEVICES: &str =
+    "SELECT {outbox_id} AS device, uuid, fleet, address, node, online, id FROM {schema}changes";
 
 /// Principals that were not removed.
 pub(super) const LIVE_PRINCIPALS: &str = "SELECT id FROM {schema}principals WHERE removed_at IS NULL";

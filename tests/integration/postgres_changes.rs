@@ -168,7 +168,7 @@ fn what_a_deleted_principal_held_is_nobodys_and_absent() {
 }
 
 #[test]
-fn what_points_to_no_principal_is_absent_and_back_with_the_mend() {
+fn what_points_to_no_principal_is_absent_from_answers_and_has_not_ended() {
     let Some(cluster) = Cluster::shared() else { return };
     let mut rights = Rights::new(cluster);
     let key = rights.issue();
@@ -178,12 +178,67 @@ fn what_points_to_no_principal_is_absent_and_back_with_the_mend() {
     rights.without_checks(
         "UPDATE sluicegate.credentials SET principal = 99; UPDATE sluicegate.grants SET principal = 99",
     );
-    assert_eq!(changes(&mut source).0, [Change::CredentialGone(key), Change::GrantGone(GrantId(1))]);
+    let live = ["credential revoked=false", "grant 1 revoked=false"];
+    assert_eq!(reported(&changes(&mut source).0), live, "no word that it ended");
+    let rows = source.read_all().unwrap();
+    assert!(rows.credentials.is_empty() && rows.grants.is_empty());
 
     rights.by_hand(
         "UPDATE sluicegate.credentials SET principal = 1; UPDATE sluicegate.grants SET principal = 1",
     );
-    assert_eq!(reported(&changes(&mut source).0), ["credential revoked=false", "grant 1 revoked=false"]);
+    assert_eq!(reported(&changes(&mut source).0), live);
+    assert_eq!(source.read_all().unwrap().credentials[0].key, key);
+}
+
+#[test]
+fn what_a_view_or_a_policy_shows_in_a_tables_place_is_no_word_of_the_store() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut rights = Rights::new(cluster);
+    rights.issue();
+    rights.grant_any();
+    rights.add_device(UUID);
+    let mut source = rights.read_source();
+    let relay = rights.database.relay();
+    rights.by_hand(&format!(
+        "ALTER TABLE sluicegate.grants RENAME TO grants_table;
+        CREATE VIEW sluicegate.grants AS SELECT id, principal, scope, target, port_min, port_max, created_at, expires_at,
+            created_at AS revoked_at FROM sluicegate.grants_table;
+        GRANT SELECT ON sluicegate.grants TO {relay};
+        ALTER TABLE sluicegate.credentials ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE sluicegate.devices ENABLE ROW LEVEL SECURITY"
+    ));
+
+    rights.by_hand(
+        "UPDATE sluicegate.grants_table SET port_max = 80; UPDATE sluicegate.credentials SET label = 'laptop';
+        UPDATE sluicegate.devices SET online = false",
+    );
+    assert_eq!(
+        reported(&changes(&mut source).0),
+        ["grant 1 revoked=false", "credential revoked=false", "device 1 online=false"]
+    );
+    let rows = source.read_all().unwrap();
+    assert!(rows.grants[0].revoked, "the answer shows what the view does");
+    assert!(rows.credentials.is_empty() && rows.devices.is_empty(), "and what the policies let through");
+
+    rights.by_hand("DROP VIEW sluicegate.grants; ALTER TABLE sluicegate.grants_table RENAME TO grants");
+    rights.by_hand("UPDATE sluicegate.grants SET revoked_at = now(); DELETE FROM sluicegate.credentials");
+    assert_eq!(reported(&changes(&mut source).0), ["grant 1 revoked=true", "credential gone"]);
+}
+
+#[test]
+fn the_outbox_of_the_version_before_is_read_by_its_keys() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let mut rights = Rights::new(cluster);
+    rights.issue();
+    rights.grant_any();
+    rights.add_device(UUID);
+    let mut source = rights.read_source();
+    rights.by_hand("UPDATE sluicegate.grants SET revoked_at = now(); DELETE FROM sluicegate.devices");
+    // As it was written before rows were recorded.
+    rights.without_checks(
+        "UPDATE sluicegate.changes SET gone = NULL, revoked = NULL, principal = NULL, scope = NULL",
+    );
+    assert_eq!(reported(&changes(&mut source).0), ["grant 1 revoked=true", "device 1 gone"]);
 }
 
 #[test]

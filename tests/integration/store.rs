@@ -167,6 +167,69 @@ fn what_a_deleted_principal_held_is_nobodys_and_absent() {
 }
 
 #[test]
+fn what_a_view_shows_in_a_tables_place_is_no_word_of_the_store() {
+    let mut store = StoreFile::new();
+    store.issue();
+    store.grant_any();
+    let mut source = store.source();
+    let by_hand = store.by_hand();
+    by_hand
+        .execute_batch(
+            "ALTER TABLE grants RENAME TO grants_table;
+            CREATE VIEW grants AS SELECT id, principal, scope, target, port_min, port_max, created_at, expires_at,
+                created_at AS revoked_at FROM grants_table;
+            ALTER TABLE credentials RENAME TO credentials_table;
+            CREATE VIEW credentials AS SELECT * FROM credentials_table WHERE label = 'shown'",
+        )
+        .unwrap();
+
+    by_hand
+        .execute_batch("UPDATE grants_table SET port_max = 80; UPDATE credentials_table SET label = 'laptop'")
+        .unwrap();
+    assert_eq!(message(&changes(&mut source).0), ["grant 1 revoked=false", "credential revoked=false"]);
+    let rows = source.read_all().unwrap();
+    assert!(rows.grants[0].revoked && rows.credentials.is_empty(), "the answer shows what the views do");
+
+    by_hand.execute_batch("UPDATE grants_table SET revoked_at = 1; DELETE FROM credentials_table").unwrap();
+    assert_eq!(message(&changes(&mut source).0), ["grant 1 revoked=true", "credential gone"]);
+}
+
+#[test]
+fn the_outbox_of_the_version_before_is_read_by_its_keys() {
+    let mut store = StoreFile::new();
+    store.issue();
+    store.grant_any();
+    store.add_device(UUID);
+    let mut source = store.source();
+    // As it was written before rows were recorded.
+    store
+        .by_hand()
+        .execute_batch(
+            "UPDATE grants SET revoked_at = 1; DELETE FROM devices;
+            UPDATE changes SET gone = NULL, revoked = NULL, principal = NULL, scope = NULL",
+        )
+        .unwrap();
+    assert_eq!(message(&changes(&mut source).0), ["grant 1 revoked=true", "device 1 gone"]);
+}
+
+#[test]
+fn a_row_that_is_left_as_it_is_by_a_conflict_has_not_ended() {
+    let mut store = StoreFile::new();
+    store.issue();
+    store.add_device(UUID);
+    let mut source = store.source();
+    store
+        .by_hand()
+        .execute_batch(
+            "INSERT OR IGNORE INTO credentials (key_sha256, principal, created_at)
+                SELECT key_sha256, principal, 0 FROM credentials;
+            INSERT INTO devices (uuid, created_at) SELECT uuid, 0 FROM devices WHERE true ON CONFLICT DO NOTHING",
+        )
+        .unwrap();
+    assert_eq!(message(&changes(&mut source).0), ["credential revoked=false", "device 1 online=true"]);
+}
+
+#[test]
 fn a_row_that_gets_another_key_ends_the_old_one() {
     let mut store = StoreFile::new();
     let key = store.issue();

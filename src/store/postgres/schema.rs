@@ -65,10 +65,11 @@ fn check_server(session: &PostgresSession, name: &PostgresName) -> Result<(), St
 }
 
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../schema/postgres/0001_reference.sql"),
     include_str!("../schema/postgres/0002_what_nodes_hold.sql"),
     include_str!("../schema/postgres/0003_every_write_is_told.sql"),
+    include_str!("../schema/postgres/0004_what_was_written_is_recorded.sql"),
 ];
 
 /// Version of this program's schema.

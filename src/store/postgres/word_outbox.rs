@@ -11,7 +11,7 @@ use super::schema;
 use super::session::{PostgresSession, SessionError};
 use crate::authz::UnixMillis;
 use crate::store::StoreError;
-use crate::store::changed_key::ChangedKey;
+use crate::store::changed_key::{ChangedKey, ChangedRow, Recorded};
 use crate::store::value::Value;
 
 /// The outbox's statements, prepared on a session.
@@ -39,8 +39,8 @@ pub(super) struct OutboxPoll {
 
 /// Rows of the outbox that are new to a reader.
 pub(super) struct NewRows {
-    /// Keys of the rows that changed, each once, in about the order of their last change.
-    pub(super) keys: Vec<ChangedKey>,
+    /// The rows that changed, each once, in about the order of their last change.
+    pub(super) rows: Vec<ChangedRow>,
     /// Transactions that wrote the rows.
     pub(super) xids: Vec<i64>,
     /// Transaction before which the read was cut short.
@@ -52,7 +52,7 @@ pub(super) struct NewRows {
 struct OutboxRow {
     id: i64,
     xid: i64,
-    key: Option<ChangedKey>,
+    row: Option<ChangedRow>,
     age_us: i64,
 }
 
@@ -151,13 +151,13 @@ impl NewRows {
         let mut xids: Vec<_> = rows.iter().map(|row| row.xid).collect();
         xids.dedup();
         let mut seen = std::collections::HashSet::new();
-        // This goes from the last to the first, so that each row keeps its last place.
-        let keys: Option<Vec<_>> = rows.into_iter().rev().map(|row| row.key).collect();
-        let mut keys = keys?;
-        keys.retain(|key| seen.insert(*key));
-        keys.reverse();
+        // This goes from the last to the first, so that each row keeps its last place, and what was written last.
+        let rows: Option<Vec<_>> = rows.into_iter().rev().map(|row| row.row).collect();
+        let mut rows = rows?;
+        rows.retain(|row| seen.insert(row.key));
+        rows.reverse();
         let age = Duration::from_micros(oldest_us.max(0).unsigned_abs());
-        Some(Self { keys, xids, cut, readable_since: Instant::now().checked_sub(age) })
+        Some(Self { rows, xids, cut, readable_since: Instant::now().checked_sub(age) })
     }
 }
 
@@ -165,10 +165,13 @@ impl OutboxRow {
     fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let relation: &str = row.try_get("relation")?;
         let column = if relation == "credentials" { "key_sha256" } else { "key_id" };
+        let id = row.try_get("id")?;
+        let recorded = Recorded::of(id, row.try_get("gone")?);
+        let key = ChangedKey::decode(relation, row.try_get::<_, Value<'_>>(column)?);
         Ok(Self {
-            id: row.try_get("id")?,
+            id,
             xid: row.try_get("xid")?,
-            key: ChangedKey::decode(relation, row.try_get::<_, Value<'_>>(column)?),
+            row: key.map(|key| ChangedRow { key, recorded }),
             age_us: row.try_get("age_us")?,
         })
     }
@@ -201,7 +204,7 @@ const POLL: &str = "
     FROM sluicegate.outbox_state, pg_current_snapshot() AS now_seen";
 
 const NEW_ROWS: &str = "
-    SELECT id, xid::text::int8 AS xid, relation, key_sha256, key_id,
+    SELECT id, xid::text::int8 AS xid, relation, key_sha256, key_id, gone,
         (1000000 * extract(epoch FROM clock_timestamp() - changed_at))::int8 AS age_us
     FROM (
         (SELECT * FROM sluicegate.changes WHERE xid >= $1::int8::text::xid8 ORDER BY xid LIMIT $3::int8)
@@ -250,21 +253,22 @@ mod tests {
         let row = |&(id, xid, grant)| OutboxRow {
             id,
             xid,
-            key: Some(ChangedKey::Grant(GrantId(grant))),
+            row: Some(ChangedRow { key: ChangedKey::Grant(GrantId(grant)), recorded: Recorded::Row(id) }),
             age_us: 0,
         };
         rows.iter().map(row).collect()
     }
 
     fn grants(new: &NewRows) -> Vec<i64> {
-        let id = |key: &ChangedKey| if let ChangedKey::Grant(id) = key { id.0 } else { 0 };
-        new.keys.iter().map(id).collect()
+        let id = |row: &ChangedRow| if let ChangedKey::Grant(id) = row.key { id.0 } else { 0 };
+        new.rows.iter().map(id).collect()
     }
 
     #[test]
     fn each_row_is_named_once_at_the_place_of_its_last_change() {
         let new = NewRows::of(rows(&[(3, 7, 1), (1, 7, 1), (2, 8, 2)]), &Horizon::BEGINNING, 10).unwrap();
         assert_eq!((grants(&new), new.cut), (vec![2, 1], None));
+        assert_eq!(new.rows[1].recorded, Recorded::Row(3), "what was written last");
     }
 
     #[test]
@@ -279,7 +283,7 @@ mod tests {
     #[test]
     fn a_row_that_no_trigger_wrote_is_not_guessed() {
         let mut all = rows(&[(1, 7, 1)]);
-        all[0].key = None;
+        all[0].row = None;
         assert!(NewRows::of(all, &Horizon::BEGINNING, 2).is_none());
     }
 }

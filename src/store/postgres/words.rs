@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::changes::{QueriesByKey, RowsByKey};
+use super::changes::{RowQueries, RowsByKey};
 use super::horizon::{Horizon, OpenTransactions};
 use super::place::ServerPlace;
 use super::session::{PostgresSession, SessionError};
@@ -11,13 +11,13 @@ use super::word_outbox::{OutboxPoll, WordOutbox};
 use super::{PostgresName, schema};
 use crate::authz::{Change, UnixMillis};
 use crate::config::Queries;
-use crate::store::changed_key::ChangedKey;
+use crate::store::changed_key::{ChangedKey, ChangedRow};
 use crate::store::{Position, Quarantined, StoreError, StoreId, Word, Words};
 
 /// The statements by which words are read, prepared on a session.
 pub(super) struct WordStatements {
     outbox: WordOutbox,
-    rows: QueriesByKey,
+    rows: RowQueries,
 }
 
 /// How far a reader has followed a store.
@@ -74,7 +74,7 @@ impl WordStatements {
         let error = |error| name.error(error);
         Ok(Self {
             outbox: WordOutbox::prepare(session).map_err(error)?,
-            rows: QueriesByKey::prepare(session).map_err(error)?,
+            rows: RowQueries::prepare(session).map_err(error)?,
         })
     }
 }
@@ -148,7 +148,7 @@ impl Following {
             session.batch("ROLLBACK").map_err(error)?;
             return Ok(self.begin(poll, moment));
         };
-        let found = rows.find(session, &new.keys).map_err(error)?;
+        let found = rows.find(session, &new.rows).map_err(error)?;
         session.batch("COMMIT").map_err(error)?;
         let prunes = at.prunes_after(&poll, is_standby);
         let OutboxPoll { place, hidden, now, .. } = poll;
@@ -159,7 +159,7 @@ impl Following {
         };
         let horizon = at.horizon.after(moment, new.xids.iter().copied());
         self.move_to(&place, Some(OutboxPlace { horizon, prunes }));
-        let words = words(found, &new.keys, replaced, now);
+        let words = words(found, &new.rows, replaced, now);
         Ok(ReadWords { place, words, readable_since: new.readable_since })
     }
 
@@ -236,12 +236,12 @@ impl OutboxPlace {
     }
 }
 
-/// The words on the rows of `keys`, in their order. A row whose relation has another query says here only whether it has
+/// The words on the rows of `changed`, in their order. A row whose relation has another query says here only whether it has
 /// ended.
-fn words(found: RowsByKey, keys: &[ChangedKey], replaced: &Queries, now: UnixMillis) -> Words {
+fn words(found: RowsByKey, changed: &[ChangedRow], replaced: &Queries, now: UnixMillis) -> Words {
     let RowsByKey { mut rows, live } = found;
     let (mut words, mut quarantined): (Vec<Word>, Vec<Quarantined>) = Default::default();
-    for key in keys {
+    for ChangedRow { key, .. } in changed {
         let is_replaced = match key {
             ChangedKey::Principal(id) => {
                 words.push(if live.contains(id) { key.live() } else { key.ended() });

@@ -61,10 +61,11 @@ fn identify(connection: &Connection) -> rusqlite::Result<StoreIdentity> {
 }
 
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../schema/sqlite/0001_reference.sql"),
     include_str!("../schema/sqlite/0002_what_nodes_hold.sql"),
     include_str!("../schema/sqlite/0003_identity_and_bounded_outbox.sql"),
+    include_str!("../schema/sqlite/0004_what_was_written_is_recorded.sql"),
 ];
 
 /// Version of this program's schema. A store has its own in `user_version`.

@@ -1,13 +1,13 @@
 //! The words of the outbox: what is recorded of each row that changed after a bookmark.
 
-use rusqlite::{Row, Transaction};
+use rusqlite::{Params, Transaction};
 
 use super::OUTBOX_ROWS_MAX;
-use super::outbox::{by_key, changed_keys, is_live};
+use super::outbox::{by_key, changed_rows, is_live};
 use super::position::OutboxMark;
 use crate::authz::{Change, UnixMillis};
 use crate::config::Queries;
-use crate::store::changed_key::ChangedKey;
+use crate::store::changed_key::{ChangedKey, ChangedRow, Recorded};
 use crate::store::decode::{self, BadRow};
 use crate::store::dialect::SQLITE;
 use crate::store::relations::PerRelation;
@@ -35,18 +35,23 @@ pub(super) fn since(
     if is_too_much || !bookmark.leads_to(transaction, newest)? {
         return Ok(None);
     }
-    let Some(changed) = changed_keys(transaction, bookmark.number)? else {
+    let Some(changed) = changed_rows(transaction, bookmark.number)? else {
         return Ok(None);
     };
-    let queries = PerRelation::of_reference_schema(&SQLITE);
+    let queries = RowQueries::new();
     let mut read = ReadWords::default();
-    for key in changed {
+    for row in changed {
+        let key = row.key;
         if let ChangedKey::Principal(id) = key {
-            let is_live = is_live(transaction, id)?;
+            let is_live = match row.recorded {
+                Recorded::Gone => false,
+                Recorded::Row(_) => true,
+                Recorded::KeyOnly => is_live(transaction, id)?,
+            };
             read.words.push(if is_live { key.live() } else { key.ended() });
             continue;
         }
-        let row = read_row(transaction, &queries, key)?;
+        let row = queries.find(transaction, row)?;
         if is_replaced(key, replaced) {
             read.add_end(key, row, now);
         } else {
@@ -80,27 +85,56 @@ impl ReadWords {
     }
 }
 
-/// The row of `key` as it is now; `None` if it is gone.
+/// The queries by which a row that the outbox names is found.
+struct RowQueries {
+    written: PerRelation<String>,
+    tables: PerRelation<String>,
+}
+
+impl RowQueries {
+    fn new() -> Self {
+        Self { written: PerRelation::of_outbox(&SQLITE), tables: PerRelation::of_reference_schema(&SQLITE) }
+    }
+
+    /// The row as it was written last; `None` if it is gone.
+    fn find(
+        &self,
+        transaction: &Transaction<'_>,
+        row: ChangedRow,
+    ) -> rusqlite::Result<Option<Result<Change, BadRow>>> {
+        let Self { written, tables } = self;
+        match (row.recorded, row.key) {
+            (Recorded::Gone, _) | (_, ChangedKey::Principal(_)) => Ok(None),
+            (Recorded::Row(number), key) => read_row(transaction, written, key, "id", [number]),
+            (_, ChangedKey::Credential(key)) => {
+                read_row(transaction, tables, row.key, "key_sha256", [key.as_bytes()])
+            }
+            (_, ChangedKey::Grant(id)) => read_row(transaction, tables, row.key, "grant_id", [id.0]),
+            (_, ChangedKey::Device(id)) => read_row(transaction, tables, row.key, "device", [id.0]),
+        }
+    }
+}
+
+/// The row of `queries` that has `value` in `column`.
 fn read_row(
     transaction: &Transaction<'_>,
     queries: &PerRelation<String>,
     key: ChangedKey,
+    column: &str,
+    value: impl Params,
 ) -> rusqlite::Result<Option<Result<Change, BadRow>>> {
     let mut found = None;
     match key {
         ChangedKey::Principal(_) => {}
-        ChangedKey::Credential(key) => {
-            let on_row = |row: &Row<'_>| found = Some(decode::credential(row).map(Change::Credential));
-            by_key(transaction, &queries.credentials, "key_sha256", [key.as_bytes()], on_row)?;
-        }
-        ChangedKey::Grant(id) => {
-            let on_row = |row: &Row<'_>| found = Some(decode::grant(row).map(Change::Grant));
-            by_key(transaction, &queries.grants, "grant_id", [id.0], on_row)?;
-        }
-        ChangedKey::Device(id) => {
-            let on_row = |row: &Row<'_>| found = Some(decode::device(row).map(Change::Device));
-            by_key(transaction, &queries.devices, "device", [id.0], on_row)?;
-        }
+        ChangedKey::Credential(_) => by_key(transaction, &queries.credentials, column, value, |row| {
+            found = Some(decode::credential(row).map(Change::Credential));
+        })?,
+        ChangedKey::Grant(_) => by_key(transaction, &queries.grants, column, value, |row| {
+            found = Some(decode::grant(row).map(Change::Grant));
+        })?,
+        ChangedKey::Device(_) => by_key(transaction, &queries.devices, column, value, |row| {
+            found = Some(decode::device(row).map(Change::Device));
+        })?,
     }
     Ok(found)
 }
