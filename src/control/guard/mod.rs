@@ -12,6 +12,7 @@ mod commands;
 mod decide;
 mod first_answers;
 mod ledger;
+mod masses;
 mod memory;
 #[cfg(test)]
 mod model;

@@ -6,31 +6,32 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::budget::EXPLICIT_WINDOW_MS;
 use super::row::{AnyRow, change_to, classify, row_after, row_of};
-use super::{AppliedKind, AppliedRow, Guard, Judged, PendingRow, RecentEnds, WaitingWord, index};
+use super::{AppliedKind, AppliedRow, Guard, Judged, PendingRow, index};
 use crate::authz::{Change, Device, DeviceId, End, PrincipalId, Scope, Snapshot, UnixMillis};
 use crate::config::Preference;
-use crate::control::api::{ChangeKind, Expectation, Group, Rule, WordKind};
+use crate::control::api::{ChangeKind, Group, Rule, WordKind};
 use crate::store::{Position, Quarantined, Relation, RowKey, Word};
 
 /// What one read of words amounts to, before it is put in force.
 #[derive(Default)]
-struct SortedWords {
+pub(super) struct SortedWords {
     applied: Vec<AppliedRow>,
     ends: Vec<EndWord>,
     /// Ends for the set that engines look at first.
     ended: Vec<End>,
     /// Rights that were given back.
     revived: Vec<Change>,
+    /// Devices that ended. What was granted on one that waits was written with it, and waits as well.
+    devices: HashSet<DeviceId>,
 }
 
 /// An explicit end of one row that nothing else explains.
-struct EndWord {
-    key: RowKey,
-    after: Option<AnyRow>,
-    kind: ChangeKind,
-    word: Word,
+pub(super) struct EndWord {
+    pub(super) key: RowKey,
+    pub(super) after: Option<AnyRow>,
+    pub(super) kind: ChangeKind,
+    pub(super) word: Word,
 }
 
 impl Guard {
@@ -131,6 +132,7 @@ impl Guard {
     ) -> SortedWords {
         let mut explained = Explained::by(&words);
         // A mass of them explains nothing.
+        let ended_devices = explained.devices.clone();
         let (credentials, devices) = (Relation::Credentials, Relation::Devices);
         if explained.principals.len() > self.room_for_ends(credentials, now) {
             explained.principals.clear();
@@ -138,8 +140,10 @@ impl Guard {
         if explained.devices.len() > self.room_for_ends(devices, now) {
             explained.devices.clear();
         }
-        self.spend_on_principals(&explained, now);
-        let mut sorted = SortedWords::default();
+        if !explained.principals.is_empty() {
+            self.record_ends(credentials, explained.principals.len(), now);
+        }
+        let mut sorted = SortedWords { devices: ended_devices, ..SortedWords::default() };
         // The newest word on a row counts.
         let mut newest: HashMap<RowKey, usize> = HashMap::new();
         let mut rows: Vec<(RowKey, Option<AnyRow>, Word)> = Vec::new();
@@ -257,19 +261,28 @@ impl Guard {
     }
 
     /// Puts words in force; ends that are too many wait.
-    fn put_words(&mut self, mut sorted: SortedWords, position: Position, now: UnixMillis) -> Judged {
-        for relation in Relation::ALL {
-            let of_relation = |end: &EndWord| end.key.relation() == relation;
-            let rows = sorted.ends.iter().filter(|end| of_relation(end)).count();
-            if rows == 0 {
+    pub(super) fn put_words(
+        &mut self,
+        mut sorted: SortedWords,
+        position: Position,
+        now: UnixMillis,
+    ) -> Judged {
+        // Devices first, for what was granted on them.
+        for relation in DEVICES_FIRST {
+            let of_relation = |end: &mut EndWord| end.key.relation() == relation;
+            let mut ends: Vec<EndWord> = sorted.ends.extract_if(.., of_relation).collect();
+            if ends.is_empty() {
                 continue;
             }
             let room = self.room_for_ends(relation, now);
             let expected = self.expected_ends(relation);
             let is_open = !self.config.enabled || self.config.prefer == Preference::Security;
-            let (ends, others) = sorted.ends.drain(..).partition(|end| of_relation(end));
-            sorted.ends = others;
-            let ends: Vec<EndWord> = ends;
+            let with_devices = ends.extract_if(.., |end| {
+                self.waiting_device(&end.key).is_some_and(|device| sorted.devices.contains(&device))
+            });
+            let with_devices = with_devices.collect();
+            self.have_wait(with_devices, now);
+            let rows = ends.len();
             if is_open || rows <= room + expected {
                 if rows > room {
                     self.spend_expected_ends(relation, rows - room);
@@ -277,12 +290,7 @@ impl Guard {
                 self.record_ends(relation, rows, now);
                 self.apply_ends(&mut sorted, ends, position, now);
             } else {
-                self.count_hold(Rule::Budget);
-                self.is_memory_changed = true;
-                for end in ends {
-                    let waiting = WaitingWord { word: end.word, kind: end.kind, since: now };
-                    self.waiting_words.insert(end.key, waiting);
-                }
+                self.have_wait(ends, now);
             }
         }
         self.admit_small_rests(&mut sorted, position, now);
@@ -301,30 +309,7 @@ impl Guard {
         judged
     }
 
-    /// Ends that waited as a mass and are few now take effect: most were taken back, or a minute has passed.
-    fn admit_small_rests(&mut self, sorted: &mut SortedWords, position: Position, now: UnixMillis) {
-        for relation in Relation::ALL {
-            let rows = self.waiting_words.keys().filter(|key| key.relation() == relation).count();
-            if rows > 0 && rows <= self.room_for_ends(relation, now) {
-                self.record_ends(relation, rows, now);
-                let ends = self.drain_waiting(relation);
-                self.apply_ends(sorted, ends, position, now);
-            }
-        }
-    }
-
-    /// Has the rest of a mass of explicit ends take effect once it is small enough.
-    pub(super) fn admit_waiting(&mut self, now: UnixMillis) -> Judged {
-        if self.waiting_words.is_empty() {
-            return Judged::default();
-        }
-        let position = self.recent_words.values().next().copied().unwrap_or(UNKNOWN_POSITION);
-        let mut judged = self.put_words(SortedWords::default(), position, now);
-        judged.ended |= judged.published;
-        judged
-    }
-
-    fn apply_ends(
+    pub(super) fn apply_ends(
         &mut self,
         sorted: &mut SortedWords,
         ends: Vec<EndWord>,
@@ -361,97 +346,6 @@ impl Guard {
         }
         self.count_hold(Rule::Budget);
         rest
-    }
-
-    /// Applies the explicit ends of `relation` that wait, for a person has accepted them.
-    pub(super) fn accept_words(&mut self, relation: Relation, now: UnixMillis) -> usize {
-        let mut sorted = SortedWords::default();
-        let ends = self.drain_waiting(relation);
-        let rows = ends.len();
-        let position = self.recent_words.values().next().copied().unwrap_or(UNKNOWN_POSITION);
-        self.apply_ends(&mut sorted, ends, position, now);
-        self.put_words(sorted, position, now);
-        rows
-    }
-
-    /// Takes out the explicit ends of `relation` that wait.
-    fn drain_waiting(&mut self, relation: Relation) -> Vec<EndWord> {
-        let Some(in_force) = self.in_force.clone() else { return Vec::new() };
-        let keys: Vec<RowKey> =
-            self.waiting_words.keys().filter(|key| key.relation() == relation).cloned().collect();
-        let mut ends = Vec::new();
-        for key in keys {
-            let Some(waiting) = self.waiting_words.remove(&key) else { continue };
-            let after = match &waiting.word {
-                Word::Row(change) => row_after(change.clone()).and_then(|(_, after)| after),
-                _ => row_of(&in_force, &key).and_then(AnyRow::revoked),
-            };
-            ends.push(EndWord { key, after, kind: waiting.kind, word: waiting.word });
-        }
-        self.is_memory_changed |= !ends.is_empty();
-        ends
-    }
-
-    /// Number of explicit ends that `relation` may still have now.
-    fn room_for_ends(&self, relation: Relation, now: UnixMillis) -> usize {
-        if !self.config.enabled || self.config.prefer == Preference::Security {
-            return usize::MAX;
-        }
-        let group = Group { relation, kind: ChangeKind::Ended, word: WordKind::Explicit };
-        let recent = |ends: &&RecentEnds| {
-            ends.relation == relation && ends.at.0 > now.0.saturating_sub(EXPLICIT_WINDOW_MS)
-        };
-        let used: usize = self.recent_ends.iter().filter(recent).map(|ends| ends.rows).sum();
-        self.budget(group).saturating_sub(used)
-    }
-
-    fn spend_on_principals(&mut self, explained: &Explained, now: UnixMillis) {
-        let rows = explained.principals.len();
-        if rows > 0 {
-            self.record_ends(Relation::Credentials, rows, now);
-        }
-    }
-
-    /// Counts explicit ends. Those of one second are kept as one, so that many single ones stay few.
-    fn record_ends(&mut self, relation: Relation, rows: usize, now: UnixMillis) {
-        let is_of_now = |ends: &&mut RecentEnds| now.0.saturating_sub(ends.at.0) < RECENT_ENDS_STEP_MS;
-        let mut recent = self.recent_ends.iter_mut().rev().take_while(is_of_now);
-        match recent.find(|ends| ends.relation == relation) {
-            Some(ends) => ends.rows += rows,
-            None => self.recent_ends.push_back(RecentEnds { relation, at: now, rows }),
-        }
-    }
-
-    /// Returns whether `rows` explicit ends of `relation` were announced, and counts them.
-    pub(super) fn waiting_words_are_expected(&mut self, relation: Relation, rows: usize) -> bool {
-        let is_expected = rows <= self.expected_ends(relation);
-        if is_expected {
-            self.spend_expected_ends(relation, rows);
-        }
-        is_expected
-    }
-
-    fn expected_ends(&self, relation: Relation) -> usize {
-        [ChangeKind::Ended, ChangeKind::Absent, ChangeKind::Narrowed]
-            .into_iter()
-            .map(|kind| {
-                let left = |expected: &Expectation| expected.rows.saturating_sub(expected.used);
-                let of_group =
-                    |expected: &&Expectation| expected.relation == relation.name() && expected.kind == kind;
-                self.expectations.iter().filter(of_group).map(left).sum::<usize>()
-            })
-            .sum()
-    }
-
-    fn spend_expected_ends(&mut self, relation: Relation, mut rows: usize) {
-        for kind in [ChangeKind::Ended, ChangeKind::Absent, ChangeKind::Narrowed] {
-            let left = |expected: &Expectation| expected.rows.saturating_sub(expected.used);
-            let of_group =
-                |expected: &&Expectation| expected.relation == relation.name() && expected.kind == kind;
-            let spent = rows.min(self.expectations.iter().filter(of_group).map(left).sum());
-            self.spend_expected(relation, kind, spent);
-            rows -= spent;
-        }
     }
 }
 
@@ -492,12 +386,8 @@ impl Explained {
 /// Stands in the place of a word that a newer one has replaced.
 const FORGOTTEN: RowKey = RowKey::Unreadable { relation: Relation::Devices, key: String::new() };
 
-/// Position of words of which none is known any more.
-const UNKNOWN_POSITION: Position =
-    Position { store: crate::store::StoreId([0; 16]), timeline: 0, log: 0, mark: 0 };
-
-/// Time in which explicit ends are counted as one, in ms.
-const RECENT_ENDS_STEP_MS: i64 = 1_000;
+/// The relations in an order in which a grant comes after the device that it is on.
+pub(super) const DEVICES_FIRST: [Relation; 3] = [Relation::Devices, Relation::Credentials, Relation::Grants];
 
 /// Keys with words that answers which are being read may not know yet. More of them have the answers read again.
 const RECENT_WORDS_MAX: usize = 200_000;
