@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::report::GuardReport;
-use crate::authz::{Authority, DeviceId, PrincipalId, Refusal, Regression, Snapshot};
+use crate::authz::{Authority, DeviceId, PrincipalId, Refusal, Regression, Snapshot, UnixMillis};
 use crate::config::{Config, OnRegression, Regressions};
 use crate::telemetry::Cause;
 
@@ -87,6 +87,7 @@ impl Probation {
         authority: &Authority,
         in_force: &Snapshot,
         losses: usize,
+        clock: UnixMillis,
     ) -> Option<Evidence> {
         let now = Instant::now();
         let mut decided = 0;
@@ -100,7 +101,19 @@ impl Probation {
         if self.time.is_zero() || losses == 0 {
             return None;
         }
+        self.too_many(losses)?;
+        self.forget_mended(authority, clock);
         self.too_many(losses)
+    }
+
+    /// Forgets the refusals of what is allowed again: a mend speaks for all that it gave back, and they are no evidence
+    /// against what is left.
+    fn forget_mended(&mut self, authority: &Authority, clock: UnixMillis) {
+        let view = authority.pin();
+        self.rights.pairs.retain(|_, (regression, _)| view.right(&regression.query, clock).is_none());
+        let Self { rights, window, .. } = self;
+        let refused = rights.principals();
+        window.regressions.retain(|(_, principal)| refused.contains(principal));
     }
 
     /// What is in force is another's word: by an undoing or by a person.
@@ -129,7 +142,7 @@ impl Probation {
 
     fn too_many(&self, losses: usize) -> Option<Evidence> {
         let limits = &self.limits;
-        let subjects = self.rights.principals();
+        let subjects = self.rights.principals().len();
         if self.rights.pairs.len() >= limits.pairs && subjects >= limits.principals {
             let figures = format!(
                 "{} pairs of principal and device, of {subjects} principals, are refused what the baseline allows; \
@@ -174,8 +187,8 @@ impl Pairs {
         self.pairs.retain(|_, (_, at)| now - *at <= age);
     }
 
-    fn principals(&self) -> usize {
-        self.pairs.keys().map(|(principal, _)| principal).collect::<HashSet<_>>().len()
+    fn principals(&self) -> HashSet<PrincipalId> {
+        self.pairs.keys().map(|(principal, _)| *principal).collect()
     }
 
     fn evidence(&self, figures: String) -> Evidence {

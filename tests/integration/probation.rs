@@ -21,6 +21,7 @@ on_both_stores! {
     devices_that_were_deleted_or_went_offline_are_no_regressions,
     explicit_changes_of_many_are_no_regressions,
     what_another_node_served_is_compared_too,
+    what_was_mended_is_no_evidence_against_what_is_left,
 }
 
 /// Gives each grant of `which` other ports.
@@ -224,4 +225,20 @@ fn what_another_node_served_is_compared_too(store: StoreUnderTest) {
     (0..5).for_each(|device| assert_eq!(judged.ask(device), Decision::Refuse(Refusal::PortNotGranted)));
     is_undone(&judged);
     assert_eq!(judged.decide(0), Decision::Refuse(Refusal::DeviceElsewhere));
+}
+
+fn what_was_mended_is_no_evidence_against_what_is_left(store: StoreUnderTest) {
+    let installation = Installation::on(store, 30);
+    let judged = nine_narrowed(&installation, |_| {});
+    ask_once(&judged, 0..4);
+    installation.restore_query("grants");
+    assert!(judged.comes_to(|judged| judged.allowed() == 30));
+    installation.replace_query("grants", &narrowed("id IN (9, 10)"));
+    assert!(judged.comes_to(|judged| judged.allowed() == 28));
+
+    ask_for(&judged, [8, 9].into_iter());
+
+    judged.read_whole(2);
+    assert_eq!((judged.held_by(), judged.allowed()), (None, 28));
+    assert!(judged.status().regressions > 5, "they were counted");
 }

@@ -164,7 +164,7 @@ impl ControlThread {
     pub(super) fn check_for_regressions(&mut self, now: UnixMillis) {
         let losses = self.guard.losses(false);
         let Some(in_force) = self.guard.in_force().cloned() else { return };
-        let Some(evidence) = self.probation.poll(&self.authority, &in_force, losses) else { return };
+        let Some(evidence) = self.probation.poll(&self.authority, &in_force, losses, now) else { return };
         if self.probation.on_regression() == OnRegression::Rollback
             && let Some(undone) = self.guard.undo_losses(evidence.is_of_locations, now)
         {
