@@ -276,9 +276,12 @@ impl Bed {
         if let BedStore::Postgres(database) = &self.store {
             sql += &format!("GRANT SELECT ON {view} TO {};", database.relay());
             if self.ground == Ground::Reference && relation == Relation::Grants {
-                // Triggers on other tables revoke grants by this name.
+                // Triggers on other tables revoke grants by this name: those of a device that goes. The fault is in what is
+                // read, so a target that the view makes up must not have another grant revoked in truth.
                 sql += "CREATE OR REPLACE FUNCTION public.revoke_grant() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                        UPDATE sluicegate.grants_table SET revoked_at = NEW.revoked_at WHERE id = NEW.id;
+                        UPDATE sluicegate.grants_table AS held SET revoked_at = NEW.revoked_at
+                            WHERE id = NEW.id AND (scope <> 'device'
+                                OR NOT EXISTS (SELECT FROM sluicegate.devices WHERE devices.id = held.target));
                         RETURN NEW; END $$;
                     CREATE TRIGGER grants_revoked INSTEAD OF UPDATE ON grants
                         FOR EACH ROW EXECUTE FUNCTION public.revoke_grant();";

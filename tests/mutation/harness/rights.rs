@@ -329,7 +329,7 @@ impl Installation {
     }
 
     pub fn device(&self, n: usize) -> Device {
-        let (is_offline, is_elsewhere) = (n % 10 == 5, n % 10 == 9);
+        let (is_offline, is_elsewhere) = (n % 10 == 5, Self::is_elsewhere(n));
         // The address of a device that went offline is another one's by now.
         let address = match is_elsewhere {
             true => Ipv4Addr::new(127, 2, (n / 250) as u8, (n % 250 + 1) as u8).into(),
@@ -355,15 +355,20 @@ impl Installation {
         Ipv4Addr::new(127, 1, (n / 250) as u8, (n % 250 + 1) as u8).into()
     }
 
-    /// Number of the device, from 0, that answers at `address`.
+    /// Number of the device, from 0, that answers at `address`. Those of other nodes have no address of this network.
     pub fn device_at(address: IpAddr) -> Option<usize> {
-        match address {
+        let n = match address {
             IpAddr::V4(address) => match address.octets() {
-                [127, 1, high, low] if low > 0 => Some(usize::from(high) * 250 + usize::from(low) - 1),
-                _ => None,
+                [127, 1, high, low] if low > 0 => usize::from(high) * 250 + usize::from(low) - 1,
+                _ => return None,
             },
-            IpAddr::V6(_) => None,
-        }
+            IpAddr::V6(_) => return None,
+        };
+        (!Self::is_elsewhere(n)).then_some(n)
+    }
+
+    const fn is_elsewhere(n: usize) -> bool {
+        n % 10 == 9
     }
 
     /// The request that credential `n` and grant `n` are for.
