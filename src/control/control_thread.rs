@@ -2,6 +2,7 @@
 //!
 //! It never waits for the store. Whatever goes wrong here, a fault of our own included, leaves what is in force.
 
+mod answers;
 mod commands;
 mod events;
 mod locations;
@@ -28,6 +29,7 @@ use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, Queries};
 use crate::store::{AddressLayer, KnownPosition, Relation, StoreError};
 use crate::sys::service_thread::StopSignal;
+use answers::Answers;
 use locations::Locations;
 use peers::Peers;
 use state::StoreState;
@@ -53,6 +55,7 @@ pub(super) struct ControlThread {
     queries: Queries,
     pace: Pace,
     compared: (channel::Sender<commands::Compared>, Receiver<commands::Compared>),
+    answers: Answers,
     pass_time_at: Instant,
     /// The first words were read, or could not be.
     has_begun: bool,
@@ -112,6 +115,7 @@ impl ControlThread {
             queries: config.authz.queries.clone(),
             pace,
             compared: channel::bounded(COMPARED_MAX),
+            answers: Answers::start().map_err(StartError::Thread)?,
             pass_time_at: Instant::now(),
             has_begun: false,
         };
@@ -146,6 +150,7 @@ impl ControlThread {
         let ticks = channel::tick(TICK);
         loop {
             let (results, compared) = (self.results.clone(), self.compared.1.clone());
+            let (answers, work) = (self.answers.done().clone(), self.answers.work());
             channel::select_biased! {
                 recv(stop.channel()) -> _ => break,
                 recv(requests) -> request => match request {
@@ -159,7 +164,11 @@ impl ControlThread {
                 recv(compared) -> compared => if let Ok(compared) = compared {
                     self.guarded(|thread| thread.finish_comparison(compared));
                 },
+                recv(answers) -> done => if let Ok(done) = done {
+                    self.answers.push(done);
+                },
                 recv(ticks) -> _ => self.guarded(Self::tick),
+                recv(work) -> _ => self.guarded(Self::judge_some),
             }
             self.update_status();
         }
@@ -171,7 +180,8 @@ impl ControlThread {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(self))) {
             let fault = format!("a fault of sluicegate itself ({}); please report it", message(&*panic));
             self.store.fail(None, fault);
-            Relation::ALL.into_iter().for_each(|relation| self.readers.read_soon(relation));
+            self.drop_answers();
+            Relation::ALL.into_iter().for_each(|relation| self.readers.read_afresh(relation));
         }
     }
 
@@ -223,6 +233,7 @@ impl ControlThread {
             ReadResult::Words { .. } => {}
         }
         self.take_in(result);
+        self.settle_answers();
         Ok(is_read)
     }
 

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use super::ControlThread;
+use super::answers::Heard;
 use crate::authz::UnixMillis;
 use crate::config::OnRegression;
 use crate::control::api::HoldStatus;
-use crate::control::guard::{AnyRow, Judged, row_of};
+use crate::control::guard::{AnyRow, Judged, WholeAnswer, row_of};
 use crate::control::readers::{ReadContext, ReadError, ReadResult};
 use crate::store::{
     Position, Quarantined, Relation, RelationAnswer, RelationRows, RowKey, Standing, Words, WordsAnswer,
@@ -18,7 +19,7 @@ impl ControlThread {
         match result {
             ReadResult::Words { result: Ok(answer), context } => self.take_words(answer, &context, now),
             ReadResult::Relation { relation, result: Ok(answer), context } => {
-                self.take_relation(relation, answer, &context, now);
+                self.take_relation(relation, answer, context, now);
             }
             ReadResult::Words { result: Err(error), .. } => self.fail(None, &error, now),
             ReadResult::Relation { relation, result: Err(error), .. } => {
@@ -79,27 +80,23 @@ impl ControlThread {
         &mut self,
         relation: Relation,
         answer: RelationAnswer,
-        context: &ReadContext,
+        context: ReadContext,
         now: UnixMillis,
     ) {
-        let RelationAnswer { rows, quarantined, ended, position, durable, standing } = answer;
-        self.store.succeed(Some(relation), context, now);
+        let RelationAnswer { mut rows, mut quarantined, ended, position, durable, standing } = answer;
         if !self.believe(Some(relation), standing, durable, now) || self.guard.is_too_old(position) {
+            self.store.succeed(Some(relation), &context, now);
             self.readers.read_afresh(relation);
             return self.publish(Judged::default(), None);
         }
-        let (mut rows, twice) = rows.deduplicated();
-        let mut bad: Vec<Quarantined> = quarantined;
-        bad.extend(twice);
-        self.end_undecodable(&mut rows, &mut bad, &ended);
+        self.end_undecodable(&mut rows, &mut quarantined, &ended);
         if let RelationRows::Devices(devices) = &mut rows {
             self.layer.poll();
             self.layer.lay_relation(devices);
         }
-        self.log_quarantined(relation, &bad);
-        let judged = self.guard.answer(relation, rows, bad, position, now);
-        self.publish(judged, None);
-        self.confirm();
+        self.log_quarantined(relation, &quarantined);
+        let answer = WholeAnswer { relation, rows, quarantined, position };
+        self.compare_answer(answer, Heard { at: now, context });
     }
 
     /// Rows that say that they are revoked end, although they do not decode otherwise.

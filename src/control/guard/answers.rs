@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+#[cfg(test)]
+use super::comparison::WholeAnswer;
+use super::comparison::{ComparedAnswer, ComparisonBase, differences};
 use super::first_answers::FirstRow;
 use super::pending::{Overflow, PENDING_ROWS_MAX, PendingRow, PendingRows, RelationHold};
 use super::row::{AnyRow, classify, row_of};
@@ -12,11 +15,13 @@ use super::undo::is_of_location;
 use super::{Guard, Judged, LiveRows, RejectedRow, index};
 use crate::authz::{Generation, Snapshot, UnixMillis};
 use crate::control::api::{ChangeKind, Rule};
-use crate::store::{Position, Quarantined, Relation, RelationRows, RowKey};
+use crate::store::{Position, Relation, RowKey};
+#[cfg(test)]
+use crate::store::{Quarantined, RelationRows};
 
 impl Guard {
-    /// A whole answer about `relation`, as the store had it at `position`. Rows that do not decode or are there twice are
-    /// in `quarantined`.
+    /// A whole answer about `relation`, compared and judged at once.
+    #[cfg(test)]
     pub(in crate::control) fn answer(
         &mut self,
         relation: Relation,
@@ -25,40 +30,140 @@ impl Guard {
         position: Position,
         now: UnixMillis,
     ) -> Judged {
+        let whole = WholeAnswer { relation, rows, quarantined, position };
+        let compared = whole.compare(self.begin_comparison(now));
+        self.judge_at_once(compared, now).unwrap_or_default()
+    }
+
+    /// What an answer that has come now is to be compared with. [`Guard::finish`] or [`Guard::forget_comparison`] ends
+    /// the comparison.
+    pub(in crate::control) fn begin_comparison(&mut self, now: UnixMillis) -> ComparisonBase {
+        self.touched.comparisons += 1;
+        ComparisonBase {
+            in_force: self.in_force.clone(),
+            touched: self.touched.rows.len(),
+            epoch: self.touched.epoch,
+            live: self.live,
+            now,
+        }
+    }
+
+    /// A comparison that [`Guard::begin_comparison`] began has come to nothing.
+    pub(in crate::control) fn forget_comparison(&mut self) {
+        self.touched.comparisons = self.touched.comparisons.saturating_sub(1);
+        if self.touched.comparisons == 0 {
+            self.touched.rows = Vec::new();
+        }
+    }
+
+    /// No comparison that has begun so far is to be used: after a fault, what was touched is not known.
+    pub(in crate::control) fn forget_comparisons(&mut self) {
+        self.touched = TouchedRows { epoch: self.touched.epoch + 1, ..TouchedRows::default() };
+    }
+
+    /// Judges a compared answer in one go. `None` where it is too old.
+    #[cfg(test)]
+    pub(in crate::control) fn judge_at_once(
+        &mut self,
+        compared: ComparedAnswer,
+        now: UnixMillis,
+    ) -> Option<Judged> {
+        let mut sorting = self.begin_sorting(compared, now);
+        while !self.sort_some(&mut sorting, now) {}
+        self.finish(sorting, now)
+    }
+
+    /// Begins to sort the rows in which an answer differs.
+    pub(in crate::control) fn begin_sorting(&mut self, compared: ComparedAnswer, now: UnixMillis) -> Sorting {
+        if let Some(answer) = &compared.answer {
+            self.compare_with_peers(compared.relation, answer, now);
+        }
+        let bad = compared.quarantined.iter().map(|row| row.key.clone()).collect();
+        Sorting { sorted: SortedRows::default(), bad, compared }
+    }
+
+    /// Sorts some more rows; true once none is left. Words and commands may come in between.
+    pub(in crate::control) fn sort_some(&self, sorting: &mut Sorting, now: UnixMillis) -> bool {
+        let Sorting { compared, sorted, bad } = sorting;
+        let (Some(differing), Some(answer)) = (&mut compared.differing, &compared.answer) else {
+            return true;
+        };
+        for key in differing.take(SORTED_AT_ONCE) {
+            self.sort_row(sorted, bad, key, answer, compared.position, now);
+        }
+        differing.is_empty()
+    }
+
+    /// Judges a sorted answer. `None` where it cannot be used: it is to be read again.
+    pub(in crate::control) fn finish(&mut self, sorting: Sorting, now: UnixMillis) -> Option<Judged> {
+        let Sorting { compared, mut sorted, bad } = sorting;
+        let ComparedAnswer { relation, answer, quarantined, position, differing, touched, epoch, live } =
+            compared;
+        if epoch != self.touched.epoch {
+            return None;
+        }
+        let touched = self.touched.rows.get(touched..).unwrap_or_default().to_vec();
+        self.forget_comparison();
         if self.is_too_old(position) {
-            return Judged::default();
+            return None;
         }
         let state = &mut self.relations[index(relation)];
         state.reads += 1;
         state.read_at = Some(now);
         state.position = Some(position);
-        let Some(answer) = relation_snapshot(rows) else {
+        let Some(answer) = answer else {
             // Of what is held nothing has changed but the time.
             let is_soon = now.0.saturating_sub(state.decided_at.0) < DECIDE_HELD_MS;
             if is_soon && state.pending.is_all_held() {
-                return Judged::default();
+                return Some(Judged::default());
             }
-            return self.decide(relation, now);
+            return Some(self.decide(relation, now));
         };
         state.rows = row_count(&answer, relation) + quarantined.len();
         state.bad_examples = quarantined.iter().take(EXAMPLES_MAX).cloned().collect();
-        state.bad = quarantined.into_iter().map(|row| row.key).collect();
         self.check_bounds(relation, now);
         let Some(in_force) = self.in_force.clone() else {
+            self.relations[index(relation)].bad = bad;
             self.first.relations[index(relation)] = Some(answer);
-            return self.publish_first(now);
+            return Some(self.publish_first(now));
         };
-        self.compare_with_peers(relation, &answer, now);
-        self.collect(relation, &in_force, &answer, position, now);
+        if differing.is_none() {
+            // Nothing was in force when the answer came.
+            let mut keys = Vec::new();
+            differences(relation, &in_force, &answer, |key, _, _| keys.push(key));
+            for key in keys {
+                self.sort_row(&mut sorted, &bad, key, &answer, position, now);
+            }
+        }
+        let mut latest: HashMap<RowKey, Touch> = HashMap::new();
+        for (key, touch) in touched.into_iter().filter(|(key, _)| key.relation() == relation) {
+            let known = latest.entry(key).or_insert(touch);
+            if touch == Touch::Table {
+                *known = touch;
+            }
+        }
+        for (key, touch) in latest {
+            sorted.pending.remove(&key);
+            match touch {
+                Touch::Row => self.sort_row(&mut sorted, &bad, key, &answer, position, now),
+                // The node's own table has said since what the row is; the answer was laid over an older one.
+                Touch::Table => {
+                    if let Some(row) = self.relations[index(relation)].pending.get(&key) {
+                        sorted.pending.insert(key, row.clone());
+                    }
+                }
+            }
+        }
+        self.take_in(relation, sorted, bad, &in_force, now);
         self.recent_words.retain(|key, at| key.relation() != relation || is_after(*at, position));
         super::shrink(&mut self.recent_words);
         self.tombstones.confirm(relation, position, &answer);
         let mut judged = self.decide(relation, now);
         judged.published |= self.apply_accepted_overflow(relation, &answer, now);
         self.complete_first(relation);
-        let live = self.in_force.as_deref().map(|snapshot| LiveRows::of(snapshot, now));
-        self.live = live.unwrap_or_default();
-        judged
+        let (counted, kept) = live;
+        self.live.correct(relation, counted, kept);
+        Some(judged)
     }
 
     /// The relations are to be read again: the words from before `position` were lost.
@@ -72,70 +177,76 @@ impl Guard {
         self.words_lost_before.is_some_and(|lost| is_after(lost, position))
     }
 
-    /// Sorts the rows in which `answer` differs from what is in force.
-    fn collect(
-        &mut self,
-        relation: Relation,
-        in_force: &Snapshot,
+    /// Sorts the row of `key`, if it differs from what is in force now.
+    fn sort_row(
+        &self,
+        sorted: &mut SortedRows,
+        bad: &HashSet<RowKey>,
+        key: RowKey,
         answer: &Snapshot,
         position: Position,
         now: UnixMillis,
     ) {
+        let relation = key.relation();
+        let was = self.in_force.as_deref().and_then(|in_force| row_of(in_force, &key));
+        let is = row_of(answer, &key);
+        let is_spoken_of = self.recent_words.get(&key).is_some_and(|word| is_after(*word, position));
+        if was == is || bad.contains(&key) || is_spoken_of || self.waiting_words.contains_key(&key) {
+            return;
+        }
+        let state = &self.relations[index(relation)];
+        // The number of this answer.
+        let reads = state.reads + 1;
+        let kind = self.kind_of(&key, was.as_ref(), is.as_ref(), now);
+        let first = match &is {
+            Some(row) if kind == Some(ChangeKind::Gained) => self.first_row(relation, row, now),
+            _ => FirstRow::Ordinary,
+        };
+        let Some(kind) = kind.filter(|_| first != FirstRow::Undoubted) else {
+            // A mend, or nothing that decides: it is applied in any case.
+            let row = PendingRow { after: is, kind: None, since: now, first_read: reads, held: None };
+            sorted.pending.insert(key, row);
+            return;
+        };
+        let count = sorted.kinds.entry(kind).or_default();
+        *count += 1;
+        let kind_now = Some(kind);
+        let known = state.pending.get(&key).filter(|row| row.kind == kind_now);
+        sorted.is_news |= known.is_none();
+        if *count <= PENDING_ROWS_MAX {
+            let held = match first {
+                FirstRow::Doubted => Some(Rule::Peers),
+                _ => known.and_then(|row| row.held).filter(|rule| *rule != Rule::Peers),
+            };
+            let since = known.map_or(now, |row| row.since);
+            let first_read = known.map_or(reads, |row| row.first_read);
+            let row = PendingRow { after: is.clone(), kind: kind_now, since, first_read, held };
+            sorted.pending.insert(key.clone(), row);
+        }
+        if *count >= PENDING_ROWS_MAX {
+            let since = state.overflow.get(&kind).map_or(now, |overflow| overflow.since);
+            let new = || Overflow { rows: 0, digest: 0, examples: Vec::new(), since };
+            let overflow = sorted.overflow.entry(kind).or_insert_with(new);
+            overflow.rows = *count;
+            overflow.digest = overflow.digest.wrapping_add(digest(&key, is.as_ref()));
+            if overflow.examples.len() < EXAMPLES_MAX {
+                overflow.examples.push(key.to_string());
+            }
+        }
+    }
+
+    /// Puts the sorted rows in the place of those of the answer before.
+    fn take_in(
+        &mut self,
+        relation: Relation,
+        sorted: SortedRows,
+        bad: HashSet<RowKey>,
+        in_force: &Snapshot,
+        now: UnixMillis,
+    ) {
+        let SortedRows { mut pending, kinds, mut overflow, mut is_news } = sorted;
         let state = &mut self.relations[index(relation)];
-        let reads = state.reads;
         let before = std::mem::take(&mut state.pending);
-        let overflow_before = std::mem::take(&mut state.overflow);
-        let bad = std::mem::take(&mut state.bad);
-        let mut pending = PendingRows::default();
-        let mut is_news = false;
-        let mut kinds: HashMap<ChangeKind, usize> = HashMap::new();
-        let mut overflow: BTreeMap<ChangeKind, Overflow> = BTreeMap::new();
-        differences(relation, in_force, answer, |key, was, is| {
-            let is_spoken_of = self.recent_words.get(&key).is_some_and(|word| is_after(*word, position));
-            if bad.contains(&key) || is_spoken_of || self.waiting_words.contains_key(&key) {
-                return;
-            }
-            let kind = self.kind_of(&key, was.as_ref(), is.as_ref(), now);
-            let first = match &is {
-                Some(row) if kind == Some(ChangeKind::Gained) => self.first_row(relation, row, now),
-                _ => FirstRow::Ordinary,
-            };
-            let Some(kind) = kind.filter(|_| first != FirstRow::Undoubted) else {
-                // A mend, or nothing that decides: it is applied in any case.
-                pending.insert(
-                    key,
-                    PendingRow { after: is, kind: None, since: now, first_read: reads, held: None },
-                );
-                return;
-            };
-            let count = kinds.entry(kind).or_default();
-            *count += 1;
-            let kind_now = Some(kind);
-            let known = before.get(&key).filter(|row| row.kind == kind_now);
-            is_news |= known.is_none();
-            if *count <= PENDING_ROWS_MAX {
-                let held = match first {
-                    FirstRow::Doubted => Some(Rule::Peers),
-                    _ => known.and_then(|row| row.held).filter(|rule| *rule != Rule::Peers),
-                };
-                let since = known.map_or(now, |row| row.since);
-                let first_read = known.map_or(reads, |row| row.first_read);
-                pending.insert(
-                    key.clone(),
-                    PendingRow { after: is.clone(), kind: kind_now, since, first_read, held },
-                );
-            }
-            if *count >= PENDING_ROWS_MAX {
-                let since = overflow_before.get(&kind).map_or(now, |overflow| overflow.since);
-                let new = || Overflow { rows: 0, digest: 0, examples: Vec::new(), since };
-                let overflow = overflow.entry(kind).or_insert_with(new);
-                overflow.rows = *count;
-                overflow.digest = overflow.digest.wrapping_add(digest(&key, is.as_ref()));
-                if overflow.examples.len() < EXAMPLES_MAX {
-                    overflow.examples.push(key.to_string());
-                }
-            }
-        });
         // A kind of which too many rows differ to be kept is kept by its count alone.
         overflow.retain(|kind, _| kinds.get(kind).is_some_and(|count| *count > PENDING_ROWS_MAX));
         for (kind, overflow) in &mut overflow {
@@ -296,15 +407,57 @@ impl Guard {
     }
 }
 
-/// Puts the rows of a relation into a snapshot of their own; `None` where they are as before.
-fn relation_snapshot(rows: RelationRows) -> Option<Snapshot> {
-    let generation = Generation(0);
-    Some(match rows {
-        RelationRows::Credentials(rows) => Snapshot::build(generation, rows, Vec::new(), Vec::new()),
-        RelationRows::Grants(rows) => Snapshot::build(generation, Vec::new(), rows, Vec::new()),
-        RelationRows::Devices(rows) => Snapshot::build(generation, Vec::new(), Vec::new(), rows),
-        RelationRows::Unchanged => return None,
-    })
+/// An answer whose differing rows are being sorted, some at a time.
+pub(in crate::control) struct Sorting {
+    compared: ComparedAnswer,
+    sorted: SortedRows,
+    /// Rows that do not decode.
+    bad: HashSet<RowKey>,
+}
+
+/// Rows that differ, by what their change amounts to.
+#[derive(Default)]
+struct SortedRows {
+    pending: PendingRows,
+    kinds: HashMap<ChangeKind, usize>,
+    overflow: BTreeMap<ChangeKind, Overflow>,
+    is_news: bool,
+}
+
+/// Rows that changed here while answers were being compared.
+#[derive(Default)]
+pub(super) struct TouchedRows {
+    /// Number of times that all comparisons were given up.
+    epoch: u64,
+    /// Comparisons that have begun and not ended.
+    comparisons: usize,
+    /// Empty while there is none.
+    rows: Vec<(RowKey, Touch)>,
+}
+
+/// Reason why a row changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touch {
+    /// A word, a judgement or a command.
+    Row,
+    /// The node's own VPN table.
+    Table,
+}
+
+impl TouchedRows {
+    pub(super) fn add(&mut self, key: &RowKey, touch: Touch) {
+        if self.comparisons > 0 && self.rows.len() < TOUCHED_MAX {
+            self.rows.push((key.clone(), touch));
+        } else if self.comparisons > 0 {
+            *self = Self { epoch: self.epoch + 1, ..Self::default() };
+        }
+    }
+}
+
+impl Sorting {
+    pub(in crate::control) const fn relation(&self) -> Relation {
+        self.compared.relation
+    }
 }
 
 fn row_count(snapshot: &Snapshot, relation: Relation) -> usize {
@@ -313,51 +466,6 @@ fn row_count(snapshot: &Snapshot, relation: Relation) -> usize {
         Relation::Credentials => counts.credentials,
         Relation::Grants => counts.grants,
         Relation::Devices => counts.devices,
-    }
-}
-
-/// Shows each row of `relation` in which `after` differs from `before` to `visit`.
-pub(super) fn differences(
-    relation: Relation,
-    before: &Snapshot,
-    after: &Snapshot,
-    mut visit: impl FnMut(RowKey, Option<AnyRow>, Option<AnyRow>),
-) {
-    match relation {
-        Relation::Credentials => {
-            for row in before.credentials() {
-                let is = after.credential(&row.key);
-                if is.as_ref() != Some(&row) {
-                    let was = AnyRow::Credential(row);
-                    visit(was.key(), Some(was), is.map(AnyRow::Credential));
-                }
-            }
-            for row in after.credentials().filter(|row| before.credential(&row.key).is_none()) {
-                visit(RowKey::Credential(row.key), None, Some(AnyRow::Credential(row)));
-            }
-        }
-        Relation::Grants => {
-            for row in before.grants() {
-                let is = after.grant(row.id);
-                if is.as_ref() != Some(&row) {
-                    visit(RowKey::Grant(row.id), Some(AnyRow::Grant(row)), is.map(AnyRow::Grant));
-                }
-            }
-            for row in after.grants().filter(|row| before.grant(row.id).is_none()) {
-                visit(RowKey::Grant(row.id), None, Some(AnyRow::Grant(row)));
-            }
-        }
-        Relation::Devices => {
-            for row in before.devices() {
-                let is = after.device(row.id);
-                if is.as_ref() != Some(&row) {
-                    visit(RowKey::Device(row.id), Some(AnyRow::Device(row)), is.map(AnyRow::Device));
-                }
-            }
-            for row in after.devices().filter(|row| before.device(row.id).is_none()) {
-                visit(RowKey::Device(row.id), None, Some(AnyRow::Device(row)));
-            }
-        }
     }
 }
 
@@ -380,6 +488,12 @@ pub(super) fn text_digest(text: &str) -> u128 {
 
 /// Time between two judgements of a mass that is held and does not change, in ms: words wait for none of them.
 const DECIDE_HELD_MS: i64 = 5_000;
+
+/// Differing rows that are sorted before words and commands have their turn. Takes about 10 ms.
+const SORTED_AT_ONCE: usize = 10_000;
+
+/// Rows that may change while answers are being compared. With more, the answers are read again.
+const TOUCHED_MAX: usize = 200_000;
 
 /// Rows that a hold names.
 pub(super) const EXAMPLES_MAX: usize = 5;

@@ -9,6 +9,7 @@ mod answers;
 mod budget;
 mod canaries;
 mod commands;
+mod comparison;
 mod decide;
 mod first_answers;
 mod ledger;
@@ -35,8 +36,11 @@ use crate::config::{Config, GuardConfig};
 use crate::control::api::{ChangeKind, Expectation, Group, Publication, Rule, WordKind};
 use crate::store::{Position, Relation, RowKey, Word};
 use aged_gains::AgedGains;
+pub(super) use answers::Sorting;
+use answers::{Touch, TouchedRows};
 use canaries::Canaries;
 pub(super) use commands::HeldRow;
+pub(super) use comparison::{ComparedAnswer, ComparisonBase, WholeAnswer};
 use first_answers::FirstAnswers;
 use ledger::{Ledger, LedgerStep, SettledRow};
 pub(super) use memory::GuardMemory;
@@ -57,6 +61,7 @@ pub(super) struct Guard {
     first: FirstRows,
     first_answers: FirstAnswers,
     relations: [RelationState; 3],
+    touched: TouchedRows,
     places: Places,
     /// Relations that an outbox follows row by row.
     followed: [bool; 3],
@@ -191,6 +196,7 @@ impl Guard {
             first: FirstRows::default(),
             first_answers: FirstAnswers::default(),
             relations: Default::default(),
+            touched: TouchedRows::default(),
             places: Places::new(config),
             followed: [false; 3],
             ledger: Ledger::default(),
@@ -334,6 +340,7 @@ impl Guard {
         let (mut groups, mut replaced): (HashMap<Group, usize>, Vec<Change>) = Default::default();
         for AppliedRow { key, after, kind } in changes {
             let before = row_of(&in_force, &key);
+            self.touched.add(&key, if by == BY_VPN { Touch::Table } else { Touch::Row });
             // What it is now is nobody's gain any more.
             self.aged_gains.forget(&key);
             let is_explicit = matches!(by, BY_WORDS | BY_VPN | BY_ACCEPT);
@@ -441,6 +448,21 @@ impl LiveRows {
             grants: snapshot.grants().filter(|row| AnyRow::Grant(*row).is_live(now)).count(),
             devices: snapshot.row_counts().devices,
             located: snapshot.devices().filter(row::is_located).count(),
+        }
+    }
+
+    /// Takes over what was `counted` of `relation` when `kept` was what is here, and keeps the changes since.
+    fn correct(&mut self, relation: Relation, counted: Self, kept: Self) {
+        let with_since = |now: usize, counted: usize, kept: usize| (counted + now).saturating_sub(kept);
+        match relation {
+            Relation::Credentials => {
+                self.credentials = with_since(self.credentials, counted.credentials, kept.credentials);
+            }
+            Relation::Grants => self.grants = with_since(self.grants, counted.grants, kept.grants),
+            Relation::Devices => {
+                self.devices = with_since(self.devices, counted.devices, kept.devices);
+                self.located = with_since(self.located, counted.located, kept.located);
+            }
         }
     }
 

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::answers::differences;
 use super::commands::HeldRow;
+use super::comparison::differences;
 use super::row::{AnyRow, classify, row_of};
 use super::{Guard, LiveRows, index};
 use crate::authz::{Generation, Snapshot, UnixMillis};

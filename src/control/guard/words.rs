@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::answers::Touch;
 use super::row::{AnyRow, change_to, classify, row_after, row_of};
 use super::{AppliedKind, AppliedRow, Guard, Judged, PendingRow, index};
 use crate::authz::{Change, Device, DeviceId, End, PrincipalId, Scope, Snapshot, UnixMillis};
@@ -89,6 +90,7 @@ impl Guard {
             if pending.get(&key).and_then(|row| row.kind).is_some_and(|kind| is_place(&kind)) {
                 // What was inferred of its place is over.
                 pending.remove(&key);
+                self.touched.add(&key, Touch::Table);
                 self.is_memory_changed = true;
             }
             if before == after {
@@ -111,6 +113,7 @@ impl Guard {
         for device in devices {
             let key = RowKey::Device(device.id);
             let (before, after) = (row_of(&in_force, &key), Some(AnyRow::Device(device)));
+            self.touched.add(&key, Touch::Table);
             if before.is_none() || before == after {
                 self.relations[index(Relation::Devices)].pending.remove(&key);
                 continue;
@@ -201,6 +204,7 @@ impl Guard {
         now: UnixMillis,
     ) {
         let before = row_of(in_force, &key);
+        self.touched.add(&key, Touch::Row);
         self.relations[index(key.relation())].bad.remove(&key);
         self.recent_words.insert(key.clone(), position);
         let was_held = self.waiting_words.remove(&key).is_some() | self.rejected.remove(&key).is_some();

@@ -7,7 +7,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use super::{Order, Pace, ReadError, ReadResult, context_of, is_replaced, jittered, message, pause, send};
 use crate::config::Queries;
-use crate::store::{Relation, StoreReader};
+use crate::store::{Relation, RelationRows, StoreError, StoreReader};
 use crate::sys::service_thread::StopSignal;
 
 /// See the module.
@@ -86,7 +86,14 @@ impl RelationReader {
     fn read(&mut self) -> bool {
         let began = Instant::now();
         let (reader, relation) = (&mut self.reader, self.relation);
-        let result = match catch_unwind(AssertUnwindSafe(|| reader.read_relation(relation))) {
+        let read = || {
+            let mut answer = reader.read_relation(relation)?;
+            let (rows, twice) = std::mem::replace(&mut answer.rows, RelationRows::Unchanged).deduplicated();
+            answer.rows = rows;
+            answer.quarantined.extend(twice);
+            Ok::<_, StoreError>(answer)
+        };
+        let result = match catch_unwind(AssertUnwindSafe(read)) {
             Ok(result) => result.map_err(ReadError::from),
             Err(panic) => Err(ReadError::Fault(message(&*panic))),
         };

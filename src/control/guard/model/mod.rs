@@ -11,11 +11,11 @@ use store::{Lens, Random, TrueStore, credential};
 
 use super::budget::budget;
 use super::row::{classify, is_located};
-use super::{AnyRow, Guard, row_of};
+use super::{AnyRow, ComparedAnswer, Guard, WholeAnswer, row_of};
 use crate::authz::{Device, DeviceId, End, GrantId, KeyHash, PrincipalId, Revocations, Snapshot, UnixMillis};
 use crate::config::{Budgets, Config, Preference};
 use crate::control::api::{ChangeKind, ExpectRequest, Group, WordKind};
-use crate::store::{Position, Quarantined, Relation, RelationRows, RowKey, Word};
+use crate::store::{Position, Relation, RowKey, Word};
 
 /// What the store says of single rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,8 +61,8 @@ struct History {
     ended: HashSet<RowKey>,
     removed_principals: HashSet<PrincipalId>,
     kept: Option<Kept>,
-    /// An answer that is on its way.
-    on_its_way: Option<(Relation, RelationRows, Vec<Quarantined>, Position)>,
+    /// An answer that is on its way, compared with what was in force when it came.
+    on_its_way: Option<ComparedAnswer>,
     /// What was in force at each checkpoint.
     trace: Vec<Vec<Option<AnyRow>>>,
     log: Vec<String>,
@@ -304,7 +304,9 @@ impl History {
 
     /// The query is mended: no over-grant outlives the next answer, nothing that is wrong the second one.
     fn mend(&mut self) {
-        self.on_its_way = None;
+        if self.on_its_way.take().is_some() {
+            self.guard.forget_comparison();
+        }
         let relation = self.lens.take().map(|lens| lens.relation);
         self.note(|_| format!("mend {relation:?}"));
         self.read_all();
@@ -409,11 +411,12 @@ impl History {
             return;
         }
         self.note(|history| format!("on its way: {}", history.on_its_way.is_some()));
-        if let Some((relation, rows, bad, position)) = self.on_its_way.take() {
-            self.guard.answer(relation, rows, bad, position, self.now);
+        if let Some(compared) = self.on_its_way.take() {
+            self.guard.judge_at_once(compared, self.now);
         } else {
-            let (rows, bad) = self.store.answer(relation, self.lens.as_ref(), self.now);
-            self.on_its_way = Some((relation, rows, bad, self.store.position()));
+            let (rows, quarantined) = self.store.answer(relation, self.lens.as_ref(), self.now);
+            let answer = WholeAnswer { relation, rows, quarantined, position: self.store.position() };
+            self.on_its_way = Some(answer.compare(self.guard.begin_comparison(self.now)));
         }
     }
 
