@@ -116,6 +116,15 @@ impl Guard {
         }
     }
 
+    /// A row that had ended has come back by the store's own word, so there is room for another end.
+    pub(super) fn take_back_end(&mut self, relation: Relation) {
+        let newest =
+            self.recent_ends.iter_mut().rev().find(|ends| ends.relation == relation && ends.rows > 0);
+        if let Some(ends) = newest {
+            ends.rows -= 1;
+        }
+    }
+
     /// Returns whether `rows` explicit ends of `relation` were announced, and counts them.
     pub(super) fn waiting_words_are_expected(&mut self, relation: Relation, rows: usize) -> bool {
         let is_expected = rows <= self.expected_ends(relation);
@@ -248,5 +257,18 @@ mod tests {
         let later = UnixMillis(now.0 + 61_000);
         guard.pass_time(later);
         assert_eq!(live(&guard), (16, 15));
+    }
+
+    #[test]
+    fn ends_that_are_taken_back_make_room_for_others() {
+        let now = UnixMillis(1_000_000);
+        let mut guard = guard(now);
+        guard.words(removed(1..=20), Vec::new(), position(2), now);
+        guard.words(removed(21..=21), Vec::new(), position(3), now);
+        assert_eq!(live(&guard), (20, 20), "one more than may end in a minute");
+
+        let back = (1..=2).map(|n| Word::Row(Change::Device(device(n)))).collect();
+        guard.words(back, Vec::new(), position(4), now);
+        assert_eq!(live(&guard).0, 21, "two are back, and the one that waited has ended");
     }
 }

@@ -213,8 +213,12 @@ impl Guard {
         let is_live = after.as_ref().is_some_and(|row| row.is_live(now));
         // A row that is live, or says of itself that it is revoked, needs nothing beside it.
         let is_revoked = after.as_ref().is_some_and(AnyRow::is_revoked) && matches!(word, Word::Row(_));
-        if (is_live || is_revoked) && self.tombstones.remove(&key) {
+        let was_gone = (is_live || is_revoked) && self.tombstones.remove(&key);
+        if was_gone {
             sorted.revived.extend(change_to(&key, None));
+        }
+        if is_live && (was_gone || before.as_ref().is_some_and(AnyRow::is_revoked)) {
+            self.take_back_end(key.relation());
         }
         let kind = classify(before.as_ref(), after.as_ref(), now);
         let is_end = matches!(kind, Some(ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed));

@@ -324,12 +324,8 @@ impl<'a> Run<'a> {
         // Of a row that does not decode, the last good version stays.
         let is_readable = !after.iter().flatten().any(|row| matches!(row, Err(Some(of)) if *of == key));
         let is_seen = live(before) == 1 && live(after.as_deref()) == 0 && is_readable;
-        if self.case.ground == Ground::ForeignEnded {
-            return true;
-        }
         if self.case.ground != Ground::Foreign {
-            // When an expiry passes is the answer's to say.
-            return style != EndStyle::Expire || is_seen;
+            return true;
         }
         is_seen && !self.is_budget_used_up(relation, after.as_deref())
     }
