@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
         self.scene.end(relation, n, style);
         self.rights = self.rights.with(key, None);
         self.ended.push((relation, n));
-        let is_shown = self.is_shown(relation, key, style, before.as_deref());
+        let is_shown = self.is_shown(relation, key, before.as_deref());
         if !is_shown {
             self.outcome.unseen_ends += 1;
             return;
@@ -304,13 +304,7 @@ impl<'a> Run<'a> {
 
     /// True where the relay can know that a row has ended: the outbox says it, or the answer has it as live before and
     /// as ended or absent now, and not among so many that they are a mass.
-    fn is_shown(
-        &mut self,
-        relation: Relation,
-        key: RightsKey,
-        style: EndStyle,
-        before: Option<&[AnswerRow]>,
-    ) -> bool {
+    fn is_shown(&mut self, relation: Relation, key: RightsKey, before: Option<&[AnswerRow]>) -> bool {
         let now = UnixMillis::now();
         if self.case.ground == Ground::Statements && relation == self.case.mutator.relation {
             // A part of the mass, or one more of it.
