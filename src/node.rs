@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Receiver;
+
 use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
 use crate::admin::{AdminServer, AdminServerError, PrincipalNames, SelfProbeThread, Sources};
 use crate::authz::{Authority, UnixMillis};
@@ -11,7 +13,7 @@ use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
-use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
+use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::TlsConfigs;
@@ -20,6 +22,7 @@ use crate::wire::TlsConfigs;
 /// them stop.
 pub struct Node {
     engine: Option<Engine>,
+    engine_failures: Receiver<EngineFailure>,
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
@@ -132,6 +135,7 @@ impl Node {
             }
         };
         Ok(Self {
+            engine_failures: engine.failures().clone(),
             engine: Some(engine),
             handle,
             client_addresses,
@@ -165,6 +169,11 @@ impl Node {
 
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// The failures of engine threads that could not begin anew. The process should end then.
+    pub fn engine_failures(&self) -> &Receiver<EngineFailure> {
+        &self.engine_failures
     }
 
     /// The state by which the engine decides.

@@ -167,7 +167,7 @@ const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
     ),
 ];
 
-const SUMMED: [SummedCounter; 12] = [
+const SUMMED: [SummedCounter; 13] = [
     SummedCounter {
         name: "sessions_accepted",
         help: "Connections that the listeners accepted.",
@@ -207,6 +207,11 @@ const SUMMED: [SummedCounter; 12] = [
         name: "accept_dropped",
         help: "Connections that were closed without a reply because the node was full.",
         of: |engine| &engine.sessions.accept_dropped,
+    },
+    SummedCounter {
+        name: "thread_restarts",
+        help: "Times that an engine thread failed, reset its sessions and began anew.",
+        of: |engine| &engine.sessions.thread_restarts,
     },
     SummedCounter {
         name: "audit_dropped",

@@ -5,13 +5,21 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::readiness::Readiness;
-use super::{Sources, certificates, metrics as rendered};
+use super::{AdminState, Sources, certificates, metrics as rendered};
 
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+/// 200 while the process runs and every engine thread turns.
+pub(super) async fn livez(State(state): State<AdminState>) -> Response {
+    match state.liveness.trouble(&state.sources.engine).await {
+        None => "ok\n".into_response(),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response(),
+    }
 }
 
-pub(super) async fn readyz(State(sources): State<Sources>) -> Response {
+pub(super) async fn readyz(State(state): State<AdminState>) -> Response {
+    let AdminState { sources, liveness, .. } = state;
+    if let Some(trouble) = liveness.trouble(&sources.engine).await {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response();
+    }
     let answer = match sources.readiness() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
         Readiness::Holding(subjects) => (StatusCode::OK, format!("ready, holding {subjects}\n")),

@@ -68,7 +68,9 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
-    use crate::admin::health::livez;
+    async fn answers() -> &'static str {
+        "ok"
+    }
 
     async fn panics() -> &'static str {
         panic!("a fault of our own")
@@ -79,7 +81,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = Router::new().route("/panic", get(panics)).route("/livez", get(livez));
+        let routes = Router::new().route("/panic", get(panics)).route("/livez", get(answers));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(accept(listener, &routes))

@@ -16,6 +16,7 @@ mod health;
 mod http;
 mod label_counts;
 mod latency;
+mod liveness;
 mod local;
 mod metrics;
 mod nodes;
@@ -50,6 +51,7 @@ use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use api::NodeIdentity;
+use liveness::Liveness;
 use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
@@ -90,6 +92,7 @@ struct AdminState {
     sources: Sources,
     gate: Arc<TokenGate>,
     sessions: Arc<SessionListCache>,
+    liveness: Liveness,
 }
 
 impl FromRef<AdminState> for Sources {
@@ -164,7 +167,12 @@ impl AdminServer {
                 path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
                 source,
             })?;
-        let state = AdminState { sources, gate: Arc::new(gate), sessions: Arc::default() };
+        let state = AdminState {
+            sources,
+            gate: Arc::new(gate),
+            sessions: Arc::default(),
+            liveness: Liveness::default(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()

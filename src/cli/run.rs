@@ -1,8 +1,9 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
+use std::cell::Cell;
 use std::io;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -13,7 +14,7 @@ use super::output::{CommandError, print};
 use super::reload::Reload;
 use super::systemd::ServiceReporter;
 use crate::config::StoreUrl;
-use crate::engine::Inherited;
+use crate::engine::{EngineFailure, Inherited};
 use crate::node::{Drained, Node};
 use crate::store::sqlite;
 
@@ -25,13 +26,28 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     }
     let requests = SignalRequests::start().map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
-    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
+    let (to_start, tls) = (config.clone(), loaded.tls.clone());
+    let started = requests.until_started(move || Node::start_on(inherited, to_start, tls))?;
+    let Some(node) = started else {
+        tracing::warn!("a signal came before the relay was ready; it ends without a node to drain");
+        return Ok(());
+    };
+    let node = node.map_err(CommandError::failed)?;
     doctor::log_limits(config);
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
     let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
-    while requests.next()? == SignalRequest::Reload {
-        service.reloading(|| reload.reload(&node));
+    loop {
+        match requests.next(&node)? {
+            Request::Reload => service.reloading(|| reload.reload(&node)),
+            Request::End => break,
+            Request::EndFailed(failure) => {
+                tracing::error!("{failure}");
+                drop(service);
+                node.stop();
+                return Err(CommandError::failed(failure));
+            }
+        }
     }
     service.stopping();
     tracing::info!(patience = ?config.timeouts.drain, "draining; another signal stops the relay at once");
@@ -77,8 +93,18 @@ enum SignalRequest {
     Reload,
 }
 
+/// A request to the main thread, once there is a node.
+enum Request {
+    End,
+    Reload,
+    /// An engine thread is lost: the node is to end at once.
+    EndFailed(EngineFailure),
+}
+
 struct SignalRequests {
     queue: Receiver<SignalRequest>,
+    /// A reload was requested before there was a node.
+    has_early_reload: Cell<bool>,
 }
 
 impl SignalRequests {
@@ -94,17 +120,57 @@ impl SignalRequests {
                 }
             }
         })?;
-        Ok(Self { queue })
+        Ok(Self { queue, has_early_reload: Cell::new(false) })
     }
 
-    fn next(&self) -> Result<SignalRequest, CommandError> {
-        self.queue.recv().map_err(|_| CommandError::failed("the thread that waits for signals has stopped"))
+    /// Runs `start`, which may wait for a store or a disk, on a thread of its own. `None` where a signal to end comes
+    /// first; `start` is then left behind, and ends with the process.
+    fn until_started<T: Send + 'static>(
+        &self,
+        start: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>, CommandError> {
+        let (send, started) = bounded(1);
+        std::thread::Builder::new()
+            .name("start".to_owned())
+            .spawn(move || _ = send.send(start()))
+            .map_err(CommandError::failed)?;
+        loop {
+            select! {
+                recv(started) -> node => {
+                    return node.map(Some).map_err(|_| CommandError::failed("the start of the node has panicked"));
+                }
+                recv(self.queue) -> request => match request.map_err(|_| no_signals())? {
+                    SignalRequest::End => return Ok(None),
+                    SignalRequest::Reload => self.has_early_reload.set(true),
+                }
+            }
+        }
+    }
+
+    fn next(&self, node: &Node) -> Result<Request, CommandError> {
+        if self.has_early_reload.take() {
+            return Ok(Request::Reload);
+        }
+        select! {
+            recv(self.queue) -> request => match request.map_err(|_| no_signals())? {
+                SignalRequest::End => Ok(Request::End),
+                SignalRequest::Reload => Ok(Request::Reload),
+            },
+            recv(node.engine_failures()) -> failure => match failure {
+                Ok(failure) => Ok(Request::EndFailed(failure)),
+                Err(_) => Err(CommandError::failed("every engine thread has stopped")),
+            },
+        }
     }
 
     /// Tests whether another request to end has come. Requests to reload are dropped.
     fn has_end(&self) -> bool {
         self.queue.try_iter().any(|request| request == SignalRequest::End)
     }
+}
+
+fn no_signals() -> CommandError {
+    CommandError::failed("the thread that waits for signals has stopped")
 }
 
 /// Requests that wait while another runs. A reload may take as long as two full reads of the store.

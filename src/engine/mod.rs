@@ -44,30 +44,33 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
 use crate::config::{Config, KernelTls, KeyProblem, TokenSigner};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
+use crate::sys::service_thread::join_within;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::{ShownCertificate, TlsConfigs, TlsLoadError, Verifier};
 use fd_budget::sessions_max;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
-use listener::Listener;
 use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
 use tls::handshake_pool::{HandshakePool, HandshakeThreads};
-use worker::Worker;
+use worker::driver::DriverSeat;
+use worker::restarts::Restarts;
+use worker::{TurnError, Worker, WorkerSeat};
 
 pub use fd_budget::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
 pub use listener::bind::{Inherited, InheritedError};
 pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
+pub use worker::restarts::EngineFailure;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -89,6 +92,7 @@ pub struct Engine {
     client_addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
     handshakes: HandshakeThreads,
+    failures: Receiver<EngineFailure>,
 }
 
 /// A handle to command the engine from any thread. Cheap to clone.
@@ -144,11 +148,15 @@ impl Engine {
             true => HandshakeThreads::start(wakes).map_err(EngineError::Thread)?,
             false => (HandshakeThreads::default(), wakes.map(HandshakePool::without_threads).collect()),
         };
-        let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count), handshakes };
+        // Room for a failure of each.
+        let (fail, failures) = bounded(count);
+        let threads = Vec::with_capacity(count);
+        let mut engine = Self { shared, client_addresses, threads, handshakes, failures };
         let (started, all_started) = bounded(count);
-        for (number, (listeners, pool)) in listeners.drain(..).zip(pools).enumerate() {
+        for (number, (listeners, handshakes)) in listeners.drain(..).zip(pools).enumerate() {
             let cpu = cpus[number % cpus.len()];
-            let thread = engine.spawn(number, cpu, listeners, pool, started.clone());
+            let seat = WorkerSeat { driver: DriverSeat { listeners, sessions_begun: 0 }, handshakes };
+            let thread = engine.spawn(number, cpu, seat, started.clone(), fail.clone());
             match thread {
                 Ok(thread) => engine.threads.push(thread),
                 Err(error) => {
@@ -181,6 +189,11 @@ impl Engine {
         &self.client_addresses
     }
 
+    /// The failures of threads that could not begin anew. The node can serve no longer all of its clients then.
+    pub fn failures(&self) -> &Receiver<EngineFailure> {
+        &self.failures
+    }
+
     pub fn handle(&self) -> EngineHandle {
         EngineHandle { shared: Arc::clone(&self.shared) }
     }
@@ -189,9 +202,7 @@ impl Engine {
     pub fn stop(self) {
         self.shared.stop();
         for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("an engine thread ended by a panic");
-            }
+            join_within(thread, STOP_MAX);
         }
         self.handshakes.join();
     }
@@ -201,9 +212,9 @@ impl Engine {
         &self,
         number: usize,
         cpu: Cpu,
-        listeners: Vec<Listener>,
-        handshakes: HandshakePool,
+        seat: WorkerSeat,
         started: Sender<Result<(), RingError>>,
+        fail: Sender<EngineFailure>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name(format!("engine-{number}")).spawn(move || {
@@ -212,7 +223,7 @@ impl Engine {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
             let worker = match UringKernel::new(&shared.config, shared.kernel_tls) {
-                Ok(kernel) => Worker::new(number, kernel, handshakes, listeners, shared),
+                Ok(kernel) => Worker::new(number, kernel, seat, Arc::clone(&shared)),
                 Err(error) => {
                     // The receiver is gone only where another thread has failed already.
                     let _nobody_waits = started.send(Err(error));
@@ -221,10 +232,40 @@ impl Engine {
             };
             let _nobody_waits = started.send(Ok(()));
             drop(started);
-            if let Err(error) = worker.run() {
-                tracing::error!(%error, number, "an engine thread has lost its ring; its tunnels are gone");
+            if let Err(failure) = run_with_restarts(worker, number, &shared) {
+                // There is room for one failure of each thread.
+                let _nobody_waits = fail.send(failure);
             }
         })
+    }
+}
+
+/// Time that an engine thread has to end: its sessions have less.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Runs `worker`, and a new one each time that it fails. A restart of the thread alone spares the tunnels of all other
+/// threads, and its listeners stay open.
+fn run_with_restarts(mut worker: Worker, number: usize, shared: &Arc<Shared>) -> Result<(), EngineFailure> {
+    let mut restarts = Restarts::default();
+    loop {
+        let Err(failed) = worker.run() else { return Ok(()) };
+        shared.threads[number].counters.sessions.thread_restarts.add(1);
+        let (error, sessions) = (&failed.error, failed.sessions);
+        tracing::error!(%error, number, sessions, "an engine thread has failed; its sessions were reset, and it begins anew");
+        let mut error = failed.error;
+        let kernel = loop {
+            if shared.is_stopping() {
+                return Ok(());
+            }
+            if !restarts.try_again() {
+                return Err(EngineFailure { thread: number, error: error.to_string() });
+            }
+            match UringKernel::new(&shared.config, shared.kernel_tls) {
+                Ok(kernel) => break kernel,
+                Err(refused) => error = TurnError::NoRing(refused),
+            }
+        };
+        worker = Worker::new(number, kernel, failed.seat, Arc::clone(shared));
     }
 }
 

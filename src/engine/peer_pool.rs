@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +59,15 @@ struct PooledPeer {
 /// nothing of its last connection is in flight.
 struct PoolPlace<K: Kernel> {
     connection: Option<IdleConnection<K>>,
+    /// The socket of a connection that is gone, while an operation of it may still name its descriptor.
+    leaving: Option<K::Socket>,
     in_flight: usize,
+}
+
+/// A connection that was taken out of its place. The place keeps the socket.
+struct Removed {
+    peer: Box<str>,
+    stream: Option<Box<TlsStream>>,
 }
 
 struct IdleConnection<K: Kernel> {
@@ -106,8 +115,34 @@ impl<K: Kernel> PeerPool<K> {
                 .is_some_and(|stream| stream.is_open())
         };
         let place = known.connections.iter().find(is_ready).copied()?;
-        let IdleConnection { socket, stream, .. } = self.remove(place, cx)?;
-        Some(ReadyConnection { socket, stream: stream? })
+        let pooled = &self.places[place as usize].connection.as_ref()?.socket;
+        // Its watch may still be queued under the pooled descriptor, which the session must not close.
+        let socket = cx.kernel.duplicate(pooled).ok()?;
+        let stream = self.remove(place, cx)?.stream?;
+        Some(ReadyConnection { socket, stream })
+    }
+
+    /// Runs `act`. A panic in it drops every connection of the pool, and is nobody else's.
+    pub fn guarded<T>(
+        &mut self,
+        cx: &mut PoolCx<'_, K>,
+        act: impl FnOnce(&mut Self, &mut PoolCx<'_, K>) -> T,
+    ) -> Option<T> {
+        let acted = catch_unwind(AssertUnwindSafe(|| act(self, cx)));
+        if acted.is_err() {
+            tracing::error!(
+                "the pool of connections to peers has panicked, and begins anew; please report it"
+            );
+            self.clear(cx);
+        }
+        acted.ok()
+    }
+
+    fn clear(&mut self, cx: &mut PoolCx<'_, K>) {
+        for place in 0..self.places.len() as u32 {
+            self.remove(place, cx);
+        }
+        self.peers.clear();
     }
 
     /// Adds a ready connection, as if the pool had made it.
@@ -123,7 +158,7 @@ impl<K: Kernel> PeerPool<K> {
         let ReadyConnection { socket, stream } = ready;
         let (stream, made_at) = (Some(stream), Tick(0));
         let connection = Some(IdleConnection { peer: name.into(), socket, stream, made_at });
-        self.places.push(PoolPlace { connection, in_flight: 0 });
+        self.places.push(PoolPlace { connection, leaving: None, in_flight: 0 });
         let (tls, connections) = (Arc::clone(tls), VecDeque::from([place]));
         let peer = PooledPeer { address, tls, asked_at: Tick(0), not_before: Tick(0), connections };
         self.peers.insert(name.into(), peer);
@@ -156,7 +191,7 @@ impl<K: Kernel> PeerPool<K> {
             }
         }
         for place in old {
-            drop(self.remove(place, cx));
+            self.remove(place, cx);
         }
         for name in missing {
             self.make(&name, cx);
@@ -215,7 +250,7 @@ impl<K: Kernel> PeerPool<K> {
             return;
         };
         let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(PoolPlace { connection: None, in_flight: 0 });
+            self.places.push(PoolPlace { connection: None, leaving: None, in_flight: 0 });
             self.places.len() as u32 - 1
         });
         let user_data = UserData::PeerConnection { place, step: PeerStep::Connect };
@@ -223,7 +258,7 @@ impl<K: Kernel> PeerPool<K> {
         peer.connections.push_back(place);
         let stream = Some(Box::new(TlsStream::new(tls)));
         let connection = IdleConnection { peer: name.into(), socket, stream, made_at: cx.now };
-        self.places[place as usize] = PoolPlace { connection: Some(connection), in_flight: 1 };
+        self.places[place as usize] = PoolPlace { connection: Some(connection), leaving: None, in_flight: 1 };
     }
 
     fn start_handshake(
@@ -250,8 +285,8 @@ impl<K: Kernel> PeerPool<K> {
 
     /// Drops a connection that failed or ended; the next is not made at once.
     fn fail(&mut self, place: u32, cx: &mut PoolCx<'_, K>) {
-        if let Some(connection) = self.remove(place, cx)
-            && let Some(peer) = self.peers.get_mut(&connection.peer)
+        if let Some(removed) = self.remove(place, cx)
+            && let Some(peer) = self.peers.get_mut(&removed.peer)
         {
             peer.not_before = Tick(cx.now.0 + millis(RETRY_AFTER));
         }
@@ -260,31 +295,35 @@ impl<K: Kernel> PeerPool<K> {
     fn forget(&mut self, name: &str, cx: &mut PoolCx<'_, K>) {
         let Some(peer) = self.peers.get(name) else { return };
         for place in peer.connections.clone() {
-            drop(self.remove(place, cx));
+            self.remove(place, cx);
         }
         self.peers.remove(name);
     }
 
-    /// Takes the connection out of its place, which is free once nothing of it is in flight.
-    fn remove(&mut self, place: u32, cx: &mut PoolCx<'_, K>) -> Option<IdleConnection<K>> {
+    /// Takes the connection out of its place. The place is free, and the socket closed, once nothing of it is in flight.
+    fn remove(&mut self, place: u32, cx: &mut PoolCx<'_, K>) -> Option<Removed> {
         let held = self.places.get_mut(place as usize)?;
-        let connection = held.connection.take()?;
+        let IdleConnection { peer, socket, stream, .. } = held.connection.take()?;
         if held.in_flight > 0 {
+            held.leaving = Some(socket);
             for step in [PeerStep::Connect, PeerStep::Readable] {
                 cx.kernel.cancel(UserData::CancelOwn, UserData::PeerConnection { place, step });
             }
         }
-        if let Some(peer) = self.peers.get_mut(&connection.peer) {
-            peer.connections.retain(|other| *other != place);
+        if let Some(pooled) = self.peers.get_mut(&peer) {
+            pooled.connections.retain(|other| *other != place);
         }
         self.release(place);
-        Some(connection)
+        Some(Removed { peer, stream })
     }
 
     fn release(&mut self, place: u32) {
-        let held = &self.places[place as usize];
-        if held.connection.is_none() && held.in_flight == 0 && !self.free.contains(&place) {
-            self.free.push(place);
+        let held = &mut self.places[place as usize];
+        if held.connection.is_none() && held.in_flight == 0 {
+            held.leaving = None;
+            if !self.free.contains(&place) {
+                self.free.push(place);
+            }
         }
     }
 }
@@ -366,6 +405,14 @@ mod tests {
             self.act(now, |pool, cx| pool.take(PEER, address, &tls, cx)).is_some()
         }
 
+        /// Has the connects of these places end, after they were cancelled.
+        fn end_connects(&mut self, places: [u32; 2]) {
+            for place in places {
+                let cancelled = -libc::ECANCELED;
+                self.act(Duration::ZERO, |pool, cx| pool.complete(place, PeerStep::Connect, cancelled, cx));
+            }
+        }
+
         /// Sockets that the pool has open.
         fn sockets(&self) -> usize {
             self.kernel.device.holders() - 1
@@ -381,12 +428,38 @@ mod tests {
         assert_eq!(bench.sockets(), 2);
 
         bench.act(KEPT_FOR, |pool, cx| pool.tend(cx));
+        bench.end_connects([0, 1]);
         assert_eq!(bench.sockets(), 0, "both are too old");
         bench.act(KEPT_FOR, |pool, cx| pool.tend(cx));
         assert_eq!(bench.sockets(), 2, "and replaced");
 
         assert_eq!(bench.act(WANTED_FOR, |pool, cx| pool.tend(cx)), None);
+        bench.end_connects([0, 1]);
         assert_eq!(bench.sockets(), 0);
+    }
+
+    #[test]
+    fn a_socket_stays_open_until_nothing_of_its_connection_is_in_flight() {
+        let mut bench = PoolBench::new();
+        bench.request(Duration::ZERO);
+        bench.act(Duration::ZERO, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 2);
+        bench.act(Duration::ZERO, |pool, cx| pool.clear(cx));
+        assert_eq!(bench.sockets(), 2, "their connects may still be queued under these descriptors");
+        bench.end_connects([0, 1]);
+        assert_eq!(bench.sockets(), 0);
+    }
+
+    #[test]
+    fn a_panic_in_the_pool_ends_its_connections_and_the_next_request_begins_anew() {
+        let mut bench = PoolBench::new();
+        bench.request(Duration::ZERO);
+        bench.act(Duration::ZERO, |pool, cx| pool.tend(cx));
+        let panicked = bench.act(Duration::ZERO, |pool, cx| pool.guarded(cx, |_, _| panic!("a defect")));
+        assert_eq!(panicked, None::<()>);
+        assert!(!bench.request(Duration::ZERO));
+        bench.act(Duration::ZERO, |pool, cx| pool.tend(cx));
+        assert_eq!(bench.sockets(), 2 + 2, "two that leave, and two new ones");
     }
 
     #[test]
@@ -403,10 +476,8 @@ mod tests {
         bench.act(RETRY_AFTER, |pool, cx| pool.tend(cx));
         assert_eq!(bench.sockets(), 2);
         bench.act(WANTED_FOR, |pool, cx| pool.tend(cx));
-        assert_eq!((bench.sockets(), bench.pool.free.len()), (0, 0), "both connects are in flight");
-        for place in [0, 1] {
-            bench.act(WANTED_FOR, |pool, cx| pool.complete(place, PeerStep::Connect, -libc::ECANCELED, cx));
-        }
-        assert_eq!(bench.pool.free.len(), 2);
+        assert_eq!((bench.sockets(), bench.pool.free.len()), (2, 0), "both connects are in flight");
+        bench.end_connects([0, 1]);
+        assert_eq!((bench.sockets(), bench.pool.free.len()), (0, 2));
     }
 }

@@ -33,8 +33,17 @@ impl<K: Kernel> TurnCx<'_, K> {
         Io { kernel: self.kernel, slot, in_flight, counters: &self.counters.hot }
     }
 
+    /// Runs `act` on the pool of peer connections. A panic in it drops all connections of the pool, and no session.
+    pub fn with_peer_pool<T>(
+        &mut self,
+        act: impl FnOnce(&mut PeerPool<K>, &mut PoolCx<'_, K>) -> T,
+    ) -> Option<T> {
+        let (peers, mut pool) = self.peer_pool();
+        peers.guarded(&mut pool, act)
+    }
+
     /// The pool of peer connections, with the parts of the thread that it needs.
-    pub fn peer_pool(&mut self) -> (&mut PeerPool<K>, PoolCx<'_, K>) {
+    fn peer_pool(&mut self) -> (&mut PeerPool<K>, PoolCx<'_, K>) {
         let cx = PoolCx { kernel: self.kernel, handshakes: self.handshakes, now: self.now.tick() };
         (self.peers, cx)
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
@@ -147,6 +147,8 @@ pub struct Ring {
     accept_user_data: Vec<u64>,
     receive_limit: ReceiveLimit,
     overflows: u64,
+    /// Time since which the kernel has refused every call for want of resources; `None` where the last one passed.
+    refused_since: Option<Instant>,
 }
 
 impl Ring {
@@ -183,6 +185,7 @@ impl Ring {
             overflows: 0,
             accept_user_data: Vec::new(),
             receive_limit,
+            refused_since: None,
         })
     }
 
@@ -200,6 +203,11 @@ impl Ring {
 
     /// Submits all queued operations, waits for a first completion as `wait` says, and appends all completions to
     /// `completions`. A kernel before 6.12 ignores `gather` and returns with the first completion.
+    ///
+    /// Where the kernel lacks memory or other resources, the call is repeated for some seconds.
+    ///
+    /// # Errors
+    /// The ring can no longer be used: its operations and their completions are lost.
     pub fn turn(
         &mut self,
         wait: Wait,
@@ -224,11 +232,15 @@ impl Ring {
             timeout: if let Wait::Until(timeout) = wait { Some(timeout) } else { None },
             patience: gather.map_or(Duration::ZERO, |gather| gather.patience),
         };
-        match self.enter(until) {
-            Err(error) if !is_no_failure(&error) => return Err(error),
-            _ => {}
+        while self.enter(until)? == Entered::Refused && self.ring.completion().is_empty() {
+            std::thread::sleep(REFUSED_PAUSE);
         }
         self.forget_submitted_addresses();
+        self.take_completions(completions);
+        Ok(())
+    }
+
+    fn take_completions(&mut self, completions: &mut Vec<Completion>) {
         let accept_user_data = &self.accept_user_data;
         completions.extend(self.ring.completion().map(|entry| {
             Completion {
@@ -240,7 +252,6 @@ impl Ring {
                     .then(|| adopt(entry.result())),
             }
         }));
-        Ok(())
     }
 
     /// True where a turn would find completions: some are in the queue, or the kernel has flagged that it posts
@@ -285,20 +296,28 @@ impl Ring {
     /// Submits queued entries without a wait. Returns whether the kernel took any.
     fn flush(&mut self) -> io::Result<bool> {
         let queued = self.ring.submission().len();
-        match self.enter(Until::default()) {
-            Err(error) if !is_no_failure(&error) => Err(error),
-            _ => Ok(self.ring.submission().len() < queued),
-        }
+        self.enter(Until::default())?;
+        Ok(self.ring.submission().len() < queued)
     }
 
-    fn enter(&mut self, until: Until) -> io::Result<()> {
+    fn enter(&mut self, until: Until) -> io::Result<Entered> {
         let queue = self.ring.submission();
         let (queued, has_overflown) = (queue.len() as u32, queue.cq_overflow());
         let events = queue.taskrun() || has_overflown;
         // The drop makes the pushed entries visible to the kernel.
         drop(queue);
         self.overflows += u64::from(has_overflown);
-        self.enter.enter(queued, until, events)
+        match self.enter.enter(queued, until, events) {
+            Err(error) if is_want_of_resources(&error) => {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= REFUSED_MAX { Err(error) } else { Ok(Entered::Refused) }
+            }
+            Err(error) if !is_no_failure(&error) => Err(error),
+            _ => {
+                self.refused_since = None;
+                Ok(Entered::Passed)
+            }
+        }
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
@@ -348,6 +367,21 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// Closes connections that were accepted and whose completions nobody has taken.
+    fn drop(&mut self) {
+        self.take_completions(&mut Vec::new());
+    }
+}
+
+/// The outcome of a call into the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entered {
+    Passed,
+    /// The kernel has no resources for the call now; completions may have to be taken first.
+    Refused,
+}
+
 /// Takes ownership of a descriptor that an accept of this ring has just made.
 fn adopt(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel opened this descriptor for the accept whose completion was just taken off the
@@ -363,10 +397,15 @@ fn poll(polled: BorrowedFd<'_>, mask: libc::c_short) -> opcode::PollAdd {
     opcode::PollAdd::new(fd(polled), mask as u32)
 }
 
-/// True for a wait that ended without a completion (ETIME), by a signal (EINTR), or because completions must be
-/// read first (EBUSY, EAGAIN).
+/// True for a wait that ended without a completion (ETIME), or by a signal (EINTR).
 fn is_no_failure(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR))
+}
+
+/// True where the kernel lacks memory (ENOMEM) or requests (EAGAIN), or completions must be taken first (EBUSY). Most
+/// often that is over in a moment.
+fn is_want_of_resources(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
 }
 
 fn setup_error(error: io::Error) -> RingError {
@@ -385,6 +424,13 @@ const SUBMISSIONS: u32 = 1024;
 
 /// Completions that the kernel can post before it has to allocate.
 const COMPLETIONS: u32 = 8192;
+
+/// Time for which the kernel may refuse every call for want of resources, until the ring counts as lost. Longer than
+/// memory is short where the kernel ends a process for it; shorter than peers of tunnels wait.
+const REFUSED_MAX: Duration = Duration::from_secs(5);
+
+/// Pause between two calls that are refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
 const ACCEPT_FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 /// Handle of a thread that serves the node. Dropping it stops the thread and, unless it was started
-/// [detached](Self::start_detached), waits for its end, without a bound.
+/// [detached](Self::start_detached), waits for its end, for at most [`STOP_TIME`].
 ///
 /// The default has no thread, for a service that the configuration turns off.
 #[derive(Default)]
@@ -49,11 +49,38 @@ impl Drop for ServiceThread {
     fn drop(&mut self) {
         self.stop.take();
         let Some(thread) = self.thread.take() else { return };
-        let name = thread.thread().name().unwrap_or_default().to_owned();
-        if thread.join().is_err() {
-            tracing::error!("the thread `{name}` ended by a panic; please report it");
-        }
+        join_within(thread, STOP_TIME);
     }
+}
+
+/// The outcome of [`join_within`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Joined {
+    Ended,
+    /// The thread runs on, and is left behind.
+    Blocked,
+}
+
+/// Waits for the end of a thread that was told to stop, for at most `patience`. Logs a panic, and a thread that is left
+/// behind: one that waits for a disk or a network cannot be ended from outside.
+pub fn join_within(thread: JoinHandle<()>, patience: Duration) -> Joined {
+    let name = thread.thread().name().unwrap_or_default().to_owned();
+    let give_up_at = Instant::now() + patience;
+    while !thread.is_finished() {
+        if Instant::now() >= give_up_at {
+            let patience = humantime::format_duration(patience);
+            tracing::error!(
+                "the thread `{name}` has not stopped within {patience}, and is left behind; it probably waits for a \
+                 disk or a network"
+            );
+            return Joined::Blocked;
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+    if thread.join().is_err() {
+        tracing::error!("the thread `{name}` ended by a panic; please report it");
+    }
+    Joined::Ended
 }
 
 impl StopSignal {
@@ -79,6 +106,13 @@ impl StopSignal {
     }
 }
 
+/// Time that a thread has to stop. What it does for the node's end, such as the last lines of the audit log, takes far
+/// less; all threads together stay below the stop timeout of the shipped unit.
+pub const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// Interval of the looks whether a thread has ended.
+const STOP_LOOK: Duration = Duration::from_millis(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +127,14 @@ mod tests {
         });
         drop(thread.unwrap());
         assert_eq!(has_ended.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn a_thread_that_is_blocked_is_left_behind() {
+        let (hold, held) = bounded::<()>(0);
+        let thread = Builder::new().name("blocked".to_owned()).spawn(move || _ = held.recv()).unwrap();
+        assert_eq!(join_within(thread, Duration::from_millis(20)), Joined::Blocked);
+        drop(hold);
     }
 
     #[test]

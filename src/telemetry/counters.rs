@@ -110,6 +110,8 @@ pub struct SessionCounters {
     pub accept_pauses: Counter,
     /// Connections closed with no reply because not even a refusal had room.
     pub accept_dropped: Counter,
+    /// Times that the thread failed, reset its sessions and began anew.
+    pub thread_restarts: Counter,
     /// Audit events that found their queue full.
     pub audit_dropped: Counter,
 }

@@ -28,6 +28,7 @@ mod demo;
 mod directory;
 mod docs;
 mod doctor;
+mod engine_threads;
 mod error_causes;
 mod fleet;
 mod forwarding;

@@ -41,6 +41,8 @@ pub(super) trait Kernel {
     fn open_device_socket(&self, address: SocketAddr) -> Result<Self::Socket>;
     /// Opens a socket to connect to a peer; no VPN is on the way there.
     fn open_peer_socket(&self, address: SocketAddr) -> Result<Self::Socket>;
+    /// Opens another descriptor of the same connection, which ends once both are closed.
+    fn duplicate(&self, socket: &Self::Socket) -> Result<Self::Socket>;
     /// Turns on the detection of a remote side that went away silently. Client sockets have it from the start.
     fn watch_for_silence(&self, socket: &Self::Socket);
     /// Finds out whether the other side has taken what was sent to it, and whether it is still there.

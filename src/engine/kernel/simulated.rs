@@ -390,6 +390,10 @@ impl Kernel for SimulatedKernel {
         socket.0.reset_on_close.set(true);
     }
 
+    fn duplicate(&self, socket: &Socket) -> io::Result<Socket> {
+        Ok(socket.clone())
+    }
+
     fn watch_for_silence(&self, _socket: &Socket) {}
 
     fn delivery(&self, socket: &Socket) -> Delivery {

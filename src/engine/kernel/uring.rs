@@ -211,6 +211,10 @@ impl Kernel for UringKernel {
         socket::open(address, None).map(UringSocket::new)
     }
 
+    fn duplicate(&self, socket: &UringSocket) -> io::Result<UringSocket> {
+        socket.0.try_clone().map(UringSocket::new)
+    }
+
     fn watch_for_silence(&self, socket: &UringSocket) {
         // The connection may have failed already, which its next completion tells.
         let _failed_already = silence::watch_for_silence(socket, self.silence);

@@ -35,6 +35,11 @@ impl Listener {
         Self { socket, place, sharing, paused_until: None, is_accepting: false }
     }
 
+    /// The same listener for a worker that begins anew, where no accept is in flight.
+    pub fn renewed(self) -> Self {
+        Self::new(self.socket, self.place, self.sharing)
+    }
+
     /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than
     /// they; `None` where it has not.
     pub fn gives_way(&self, shared: &Shared, thread: usize) -> Option<Duration> {

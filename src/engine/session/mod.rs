@@ -91,6 +91,9 @@ pub(super) struct Accepted<S> {
 impl<K: Kernel> State<K> {
     /// Accept → Request, TlsHandshake or Reject.
     fn begin(client: K::Socket, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
+        if core.listener(cx).has_proxy_header() {
+            core.proxy_header = ProxyHeader::Expected;
+        }
         let tls = cx.shared.tls(core.listener as usize);
         if core.is_over_limit() && tls.is_none() {
             let client = Endpoint::plain(client);
@@ -259,15 +262,12 @@ impl<K: Kernel> Session<K> {
     /// Begins with a client that was just accepted.
     pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) -> Self {
         let Accepted { client, address, listener, permit, at_us } = accepted;
-        let mut core = SessionCore {
+        let core = SessionCore {
             id,
             slot,
             in_flight: InFlight::default(),
             listener: listener as u32,
-            proxy_header: match cx.shared.config.listen[listener].has_proxy_header() {
-                true => ProxyHeader::Expected,
-                false => ProxyHeader::NotExpected,
-            },
+            proxy_header: ProxyHeader::NotExpected,
             client_address: address,
             accepted_at_us: at_us,
             deadline: None,
@@ -278,8 +278,11 @@ impl<K: Kernel> Session<K> {
         };
         cx.counters.sessions.accepted.add(1);
         cx.counters.sessions.active.add(1);
-        let state = State::begin(client, &mut core, cx);
-        Self { core, state }
+        let mut session = Self { core, state: State::Closing(Closing::Nothing) };
+        session.guarded(cx, |session, cx| {
+            session.transition(cx, |_, core, cx| State::begin(client, core, cx));
+        });
+        session
     }
 
     /// Runs `act` so that a defect in it ends this session alone, and not the thread with all its tunnels.
@@ -403,6 +406,21 @@ impl<K: Kernel> Session<K> {
             State::ViaPeer(state) => state.attempt.reject(Rejection::draining(), core, cx),
             state @ (State::Tunnel(_) | State::Reject(_) | State::Closing(_)) => state,
         });
+    }
+
+    /// The thread has lost its ring, or a part of it has panicked: the session ends by resets. Drop it afterwards, once
+    /// the ring is dropped.
+    pub fn abandon(&mut self, cx: &mut TurnCx<'_, K>) {
+        for socket in self.state.sockets().into_iter().flatten() {
+            cx.kernel.reset_on_close(socket);
+        }
+        match self.state {
+            State::Tunnel(_) => self.close_tunnel(Err(TunnelExit::reset(Cause::NodeThread)), cx),
+            // Recorded already.
+            State::Reject(_) | State::Closing(_) => {}
+            _ => self.core.record_lost_client(Cause::NodeThread, None, cx),
+        }
+        cx.counters.sessions.active.sub(1);
     }
 
     /// An operator ends this session. There is no reply for that, so the client gets none.

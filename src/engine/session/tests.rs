@@ -319,6 +319,36 @@ fn a_panic_ends_its_own_session_alone() {
 }
 
 #[test]
+fn a_panic_at_the_begin_of_a_session_ends_that_session_alone() {
+    let mut bench = Bench::new(5);
+    let client = bench.client.clone();
+    let accepted =
+        Accepted { client, address: None, listener: 7, permit: bench.shared.limits.enter(), at_us: 0 };
+    let session = bench.turn(|turn| Session::begin(1, Slot(0), accepted, turn));
+    assert!(session.is_over());
+    assert!(bench.client.state().reset_on_close.get());
+    bench.turn(|turn| session.release(turn));
+    assert_eq!(bench.shared.threads[0].counters.sessions.active.get(), 0);
+}
+
+#[test]
+fn an_abandoned_session_is_reset_whatever_its_state() {
+    for tunnel in [false, true] {
+        let mut bench = Bench::new(5);
+        let mut session = bench.begin();
+        if tunnel {
+            bench.client_sends(HEAD.as_bytes());
+            bench.run(&mut session, 50);
+        }
+        assert_eq!(matches!(session.state, State::Tunnel(_)), tunnel);
+        bench.turn(|turn| session.abandon(turn));
+        assert!(bench.client.state().reset_on_close.get());
+        assert_eq!(bench.kernel.device.state().reset_on_close.get(), tunnel);
+        assert_eq!(bench.shared.threads[0].counters.sessions.active.get(), 0);
+    }
+}
+
+#[test]
 fn a_connect_that_completes_after_its_session_was_rejected_opens_nothing() {
     for seed in 0..40 {
         let mut bench = Bench::new(seed);

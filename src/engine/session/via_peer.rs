@@ -109,10 +109,7 @@ impl<K: Kernel> AskingPeer<K> {
         };
         let pooled = match request.skips_pool {
             true => None,
-            false => {
-                let (peers, mut pool) = cx.peer_pool();
-                peers.take(name, entry.forward, &tls, &mut pool)
-            }
+            false => cx.with_peer_pool(|peers, pool| peers.take(name, entry.forward, &tls, pool)).flatten(),
         };
         let began_us = cx.now.monotonic_us;
         core.deadline = Some(cx.now.after(cx.shared.config.timeouts.forward));

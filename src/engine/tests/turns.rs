@@ -6,11 +6,14 @@ use super::*;
 use crate::config::KernelTls;
 use crate::engine::forward::SLICE_BYTES;
 use crate::engine::tls::handshake_pool::HandshakePool;
+use crate::engine::user_data::UserData;
+use crate::engine::worker::driver::DriverSeat;
 use crate::engine::worker::scheduler::{ARRIVALS_PER_TURN, REQUESTS_PER_TURN};
 use crate::engine::worker::serve_requests::SESSIONS_PER_TURN;
 use crate::engine::worker::streams::TURN_BYTES;
+use crate::engine::worker::{TurnError, WorkerSeat};
 use crate::sys::buffers::BUFFER_BYTES;
-use crate::sys::ring::RECEIVE_BYTES_MAX;
+use crate::sys::ring::{Completion, RECEIVE_BYTES_MAX};
 
 /// A worker that the test drives turn by turn, and a device that it can reach.
 struct Bench {
@@ -39,7 +42,8 @@ impl Bench {
         ));
         let kernel = UringKernel::new(&config, KernelTls::Off).unwrap();
         let handshakes = HandshakePool::without_threads(Arc::clone(&shared.threads[0].wake));
-        let worker = Worker::new(0, kernel, handshakes, listeners.remove(0), Arc::clone(&shared));
+        let driver = DriverSeat { listeners: listeners.remove(0), sessions_begun: 0 };
+        let worker = Worker::new(0, kernel, WorkerSeat { driver, handshakes }, Arc::clone(&shared));
         let device = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { worker, shared, relay: addresses[0], device }
     }
@@ -234,6 +238,38 @@ fn the_end_of_one_session_ends_no_other() {
         bench.turn();
         quiet.look();
     }
+}
+
+#[test]
+fn a_panic_outside_of_any_session_resets_the_threads_sessions_and_a_new_worker_goes_on_with_its_listeners() {
+    let mut bench = Bench::new(Forwarding::Auto);
+    let (mut client, mut device) = bench.tunnel();
+    let mut waiting = bench.client();
+    let user_data = UserData::Accept { listener: 99 }.into_bits();
+    let defect = Completion { user_data, result: -libc::EINVAL, more: false, buffer: None, accepted: None };
+    let Bench { mut worker, shared, relay, device: listener } = bench;
+    worker.add_completion(defect);
+    let failed = worker.run().err().expect("the panic ends the worker");
+    assert!(matches!(failed.error, TurnError::Panic));
+    for end in [&mut client, &mut device] {
+        assert_eq!(end.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(shared.threads[0].counters.sessions.active.get(), 0);
+
+    let kernel = UringKernel::new(&shared.config, KernelTls::Off).unwrap();
+    let worker = Worker::new(0, kernel, failed.seat, Arc::clone(&shared));
+    let mut bench = Bench { worker, shared, relay, device: listener };
+    // This one came before: it waited for an accept, or was reset as the others.
+    let _either = waiting.read(&mut [0]);
+    let _tunnel = bench.tunnel();
+    let mut list = bench.shared.list_sessions().unwrap();
+    let list = loop {
+        bench.turn();
+        if let Some(list) = list.poll() {
+            break list;
+        }
+    };
+    assert!(list.rows.iter().all(|row| row.facts.session > 1), "no number is used twice");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Slot;
 use crate::sys::cpu;
+use crate::sys::service_thread::{STOP_TIME, join_within};
 use crate::sys::wake::Wake;
 use crate::wire::TlsError;
 
@@ -87,9 +88,7 @@ impl HandshakeThreads {
     /// Waits for the threads. Only once no engine thread runs any more.
     pub fn join(self) {
         for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a handshake thread ended by a panic");
-            }
+            join_within(thread, STOP_TIME);
         }
     }
 }
@@ -103,6 +102,12 @@ impl HandshakePool {
     /// A pool without threads, for a node that does not use TLS: it is always full.
     pub fn without_threads(wake: Arc<Wake>) -> Self {
         Self::new(None, wake)
+    }
+
+    /// The pool of the same threads for a worker that begins anew. Results of jobs that are out come no more: they would
+    /// name slots that belong to other sessions by then.
+    pub fn renewed(self) -> Self {
+        Self::new(self.jobs, Arc::clone(&self.returned.wake))
     }
 
     /// A pool whose jobs the test runs itself.

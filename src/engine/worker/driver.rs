@@ -2,6 +2,7 @@
 //! timers, rechecks and requests, each with its share of a turn.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::delivery_checks::DeliveryChecks;
@@ -51,6 +52,13 @@ pub(super) struct SessionDriver {
     delivery_checks: DeliveryChecks,
 }
 
+/// The part of a driver that outlives it, where its thread begins anew.
+pub(in crate::engine) struct DriverSeat {
+    pub listeners: Vec<Listener>,
+    /// Sessions so far, by which the next ones are numbered.
+    pub sessions_begun: u64,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Arrangement {
     /// The slot's timer that is due first; it may be an earlier session's.
@@ -64,7 +72,8 @@ struct Arrangement {
 }
 
 impl SessionDriver {
-    pub fn new(number: usize, listeners: Vec<Listener>, shared: &Shared, kernel: &mut UringKernel) -> Self {
+    pub fn new(number: usize, seat: DriverSeat, shared: &Shared, kernel: &mut UringKernel) -> Self {
+        let DriverSeat { listeners, sessions_begun } = seat;
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + OVER_LIMIT_MAX;
         let mut driver = Self {
@@ -76,7 +85,7 @@ impl SessionDriver {
             fired: Vec::new(),
             arrangements: Vec::with_capacity(sessions_max),
             streams: Streams::default(),
-            sessions_begun: 0,
+            sessions_begun,
             over_limit: 0,
             requests: RequestsInProgress::default(),
             has_drained: false,
@@ -117,8 +126,7 @@ impl SessionDriver {
                     self.with_session(slot, cx, |session, cx| session.on_handshake(done, cx));
                 }
                 HandshakeOwner::PeerConnection(place) => {
-                    let (peers, mut pool) = cx.peer_pool();
-                    peers.on_handshake(place, done, &mut pool);
+                    cx.with_peer_pool(|peers, pool| peers.on_handshake(place, done, pool));
                 }
             }
         }
@@ -138,13 +146,21 @@ impl SessionDriver {
     /// Puts the queries of the next sessions of a sweep to the view in force.
     fn recheck_some(&mut self, cx: &mut UringCx<'_>) {
         let (slots, questions) = self.sessions.sweep(SWEEP_SESSIONS);
-        let mut slots = slots.into_iter();
-        let view = cx.view;
-        view.decide_all(&questions, cx.now.latest, |decision| {
-            if let Some(slot) = slots.next() {
-                self.with_session(slot, cx, |session, cx| session.recheck(decision, cx));
+        let mut left = slots.iter().zip(&questions);
+        let (view, latest) = (cx.view, cx.now.latest);
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            view.decide_all(&questions, latest, |decision| {
+                if let Some((&slot, _)) = left.next() {
+                    self.with_session(slot, cx, |session, cx| session.recheck(decision, cx));
+                }
+            });
+        }));
+        if decided.is_err() {
+            // Some were decided together. One by one, the panic is that of one session.
+            for (&slot, question) in left {
+                self.with_session(slot, cx, |session, cx| session.recheck(view.decide(question, latest), cx));
             }
-        });
+        }
     }
 
     /// Lets streams move bytes, up to the bound that all of them share in a turn.
@@ -177,8 +193,8 @@ impl SessionDriver {
             }
             Some(UserData::CancelOwn) => {}
             Some(UserData::PeerConnection { place, step }) => {
-                let (peers, mut pool) = cx.peer_pool();
-                peers.complete(place, step, completion.result, &mut pool);
+                let result = completion.result;
+                cx.with_peer_pool(|peers, pool| peers.complete(place, step, result, pool));
             }
             Some(UserData::Wake) => {
                 let thread = &cx.shared.threads[self.number];
@@ -335,6 +351,24 @@ impl SessionDriver {
                 self.with_session(slot, cx, Session::end_idle_peer);
             }
         }
+    }
+
+    /// The thread's ring is lost, or the thread has panicked: ends every session by resets. Drop the ring before
+    /// [`leave`](Self::leave) closes their sockets.
+    pub fn abandon_sessions(&mut self, cx: &mut UringCx<'_>) -> usize {
+        let slots = self.sessions.occupied();
+        for &slot in &slots {
+            if let Some(session) = self.sessions.get_mut(slot) {
+                session.guarded(cx, Session::abandon);
+            }
+        }
+        slots.len()
+    }
+
+    /// Drops everything but what a new driver of the thread goes on with.
+    pub fn leave(self) -> DriverSeat {
+        let listeners = self.listeners.into_iter().map(Listener::renewed).collect();
+        DriverSeat { listeners, sessions_begun: self.sessions_begun }
     }
 
     pub fn stop_sessions(&mut self, cx: &mut UringCx<'_>) {

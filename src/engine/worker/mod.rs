@@ -4,6 +4,7 @@
 pub(super) mod delivery_checks;
 pub(super) mod driver;
 pub(super) mod idle;
+pub(super) mod restarts;
 pub(super) mod scheduler;
 pub(super) mod serve_requests;
 pub(super) mod signals;
@@ -13,20 +14,20 @@ pub(super) mod timer_wheel;
 
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
 use super::kernel::uring::UringKernel;
-use super::listener::Listener;
 use super::peer_pool::PeerPool;
 use super::shared::Shared;
 use super::timers::Tick;
 use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
-use crate::sys::ring::{Completion, Wait};
-use driver::SessionDriver;
+use crate::sys::ring::{Completion, RingError, Wait};
+use driver::{DriverSeat, SessionDriver};
 use idle::IdlePolicy;
 use signals::{Recheck, SignalReader};
 
@@ -57,15 +58,35 @@ pub(super) struct Worker {
     clock_seen_at: Tick,
 }
 
+/// The parts of a worker that outlive it, where its thread begins anew.
+pub(super) struct WorkerSeat {
+    pub driver: DriverSeat,
+    pub handshakes: HandshakePool,
+}
+
+/// A worker that could not go on, and what is left of it.
+pub(super) struct WorkerFailure {
+    pub error: TurnError,
+    /// Sessions that it ended.
+    pub sessions: usize,
+    pub seat: WorkerSeat,
+}
+
+/// The reason why a worker could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TurnError {
+    #[error("io_uring takes no more operations: {0}")]
+    Ring(io::Error),
+    #[error("a panic outside of any session; please report it")]
+    Panic,
+    #[error(transparent)]
+    NoRing(RingError),
+}
+
 impl Worker {
-    pub fn new(
-        number: usize,
-        mut kernel: UringKernel,
-        handshakes: HandshakePool,
-        listeners: Vec<Listener>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        let driver = SessionDriver::new(number, listeners, &shared, &mut kernel);
+    pub fn new(number: usize, mut kernel: UringKernel, seat: WorkerSeat, shared: Arc<Shared>) -> Self {
+        let WorkerSeat { driver, handshakes } = seat;
+        let driver = SessionDriver::new(number, driver, &shared, &mut kernel);
         let idle = IdlePolicy::new(shared.config.engine.busy_poll);
         let peers = PeerPool::new(shared.config.forward.idle_connections);
         Self {
@@ -87,11 +108,48 @@ impl Worker {
         }
     }
 
-    /// Turns until the node stops and the last session is over, or the stop takes too long.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Turns until the node stops and the last session is over, or the stop takes too long. Where a turn fails, every
+    /// session has ended by resets.
+    pub fn run(mut self) -> Result<(), WorkerFailure> {
         let shared = Arc::clone(&self.shared);
-        while self.turn(&shared)?.is_continue() {}
-        Ok(())
+        let error = loop {
+            match catch_unwind(AssertUnwindSafe(|| self.turn(&shared))) {
+                Ok(Ok(turned)) if turned.is_continue() => {}
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => break TurnError::Ring(error),
+                Err(_) => break TurnError::Panic,
+            }
+        };
+        Err(self.fail(error, &shared))
+    }
+
+    fn fail(mut self, error: TurnError, shared: &Shared) -> WorkerFailure {
+        let now = self.clock.read(&shared.authority);
+        let thread = &shared.threads[self.number];
+        let view = shared.authority.pin();
+        let mut cx = TurnCx {
+            kernel: &mut self.kernel,
+            handshakes: &mut self.handshakes,
+            peers: &mut self.peers,
+            scratch: &mut self.scratch,
+            now,
+            view: &view,
+            shared,
+            counters: &thread.counters,
+            decision_log: &thread.decision_log,
+            ended_at_us: self.ended_at_us,
+        };
+        let sessions = self.driver.abandon_sessions(&mut cx);
+        // The ring goes first: its operations use what the sessions hold.
+        drop(self.kernel);
+        let seat = WorkerSeat { driver: self.driver.leave(), handshakes: self.handshakes.renewed() };
+        WorkerFailure { error, sessions, seat }
+    }
+
+    /// Adds a completion that the kernel did not make.
+    #[cfg(test)]
+    pub fn add_completion(&mut self, completion: Completion) {
+        self.completions.push(completion);
     }
 
     /// Sleeps until there is work, and does it; breaks once the thread is to end.
@@ -134,8 +192,7 @@ impl Worker {
         }
         self.driver.work(&mut self.completions, &mut self.idle, &mut self.signals, &mut cx);
         if cx.shared.config.forward.tls.is_some() && !shared.is_stopping() {
-            let (peers, mut pool) = cx.peer_pool();
-            self.tend_peers_at = peers.tend(&mut pool);
+            self.tend_peers_at = cx.with_peer_pool(|peers, pool| peers.tend(pool)).flatten();
         }
         self.driver.resume_accepting(&mut cx);
         thread.counters.hot.turns.add(1);

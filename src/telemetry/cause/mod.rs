@@ -79,6 +79,8 @@ causes! {
     NodeStopped = "node-stopped",
     /// The relay has a defect; please report it.
     NodePanic = "node-panic",
+    /// The engine thread of the session lost its ring, or failed, and began anew.
+    NodeThread = "node-thread",
 
     // A head that cannot be used.
     /// The head is not valid.

@@ -1,0 +1,57 @@
+/* Makes system calls of a relay fail or block, as the test says in a file that both have mapped. It stands before the C
+ * library (LD_PRELOAD). */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* `Faults` in faults.rs has the same fields in the same order. */
+struct faults {
+    int enter_errno;  /* io_uring_enter fails with this; 0 lets it pass. */
+    int enter_count;  /* Calls that fail; negative for all. */
+    int enter_thread; /* The thread whose calls fail or block; 0 for all. */
+    int enter_blocks; /* io_uring_enter does not return while this is not 0. */
+};
+
+static volatile struct faults *faults;
+
+__attribute__((constructor)) static void map_faults(void)
+{
+    const char *path = getenv("FAULTS_FILE");
+    int file = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    if (file < 0)
+        return;
+    void *memory = mmap(NULL, sizeof(struct faults), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (memory != MAP_FAILED)
+        faults = memory;
+}
+
+long syscall(long number, ...)
+{
+    static long (*next)(long, ...);
+    long a[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (!next)
+        next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    if (faults && number == SYS_io_uring_enter && (!faults->enter_thread || faults->enter_thread == gettid())) {
+        while (faults->enter_blocks)
+            usleep(1000);
+        if (faults->enter_errno && faults->enter_count) {
+            if (faults->enter_count > 0)
+                faults->enter_count--;
+            errno = faults->enter_errno;
+            return -1;
+        }
+    }
+    return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
