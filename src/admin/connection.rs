@@ -8,28 +8,39 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
+
+use super::slots::HasAsked;
 
 /// Serves one request on `stream`, for at most `time_max`.
 pub(super) async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     routes: Router,
-    _permit: OwnedSemaphorePermit,
+    has_asked: HasAsked,
     time_max: Duration,
 ) {
+    let service = TowerToHyperService::new(routes);
+    let answer = service_fn(move |request| {
+        has_asked.set();
+        service.call(request)
+    });
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(stream), answer);
     // A connection that broke or timed out needs no log: its client knows.
     let _ended = tokio::time::timeout(time_max, connection).await;
 }
 
 /// Time that a TCP connection may take, from accept to the end of the response.
 pub(super) const REMOTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Time after which a TCP connection gives way to another, where too few places are left: more than any request of a
+/// monitor takes.
+pub(super) const REMOTE_TIME_USUAL: Duration = Duration::from_secs(1);
 
 /// Time that a connection on the local socket may take, from accept to the end of the response. The control thread
 /// may first have to finish a read of the store.

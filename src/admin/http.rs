@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 
 use axum::{Extension, Router};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::caller::Caller;
-use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, serve_connection};
+use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, serve_connection};
 use super::local::LocalSocket;
+use super::slots::Slots;
 use super::{AdminState, certificates, routes};
 use crate::sys::address::canonical;
 
@@ -42,13 +42,12 @@ async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
         Ok(listener) => listener,
         Err(error) => return error,
     };
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut slots = Slots::new(CONNECTIONS_MAX, REMOTE_TIME_USUAL);
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let routes = routes.clone().layer(Extension(Caller::Remote(canonical(peer))));
-                drop(tokio::spawn(serve_connection(stream, routes, permit, REMOTE_TIME_MAX)));
+                slots.run(|has_asked| serve_connection(stream, routes, has_asked, REMOTE_TIME_MAX)).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
@@ -58,7 +57,7 @@ async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
     }
 }
 
-/// Number of connections that are served at once. More wait in the listener's backlog.
+/// Number of connections that are served at once; for a further one, the slowest gives way.
 const CONNECTIONS_MAX: usize = 32;
 
 #[cfg(test)]

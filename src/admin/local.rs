@@ -4,15 +4,14 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use axum::{Extension, Router};
 use nix::unistd::{Group, chown};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 
 use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, LOCAL_TIME_MAX, serve_connection};
+use super::slots::Slots;
 
 /// A Unix socket that listens at a path. Dropping it removes the path.
 pub(super) struct LocalSocket {
@@ -72,16 +71,15 @@ fn set_group(path: &Path, group: &str) -> io::Result<()> {
 }
 
 async fn accept_all(listener: UnixListener, routes: &Router) -> io::Error {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut slots = Slots::new(CONNECTIONS_MAX, LOCAL_TIME_MAX);
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, _)) => {
                 let peer = stream.peer_cred().ok();
                 let caller =
                     Caller::Local { uid: peer.map(|peer| peer.uid()), pid: peer.and_then(|peer| peer.pid()) };
                 let routes = routes.clone().layer(Extension(caller));
-                drop(tokio::spawn(serve_connection(stream, routes, permit, LOCAL_TIME_MAX)));
+                slots.run(|has_asked| serve_connection(stream, routes, has_asked, LOCAL_TIME_MAX)).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "a local connection could not be accepted");
@@ -95,5 +93,5 @@ const OWNER_MODE: u32 = 0o600;
 
 const GROUP_MODE: u32 = 0o660;
 
-/// Number of connections that are served at once.
+/// Number of connections that are served at once; for a further one, the oldest that has sent no request gives way.
 const CONNECTIONS_MAX: usize = 8;

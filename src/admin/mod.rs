@@ -29,6 +29,7 @@ mod response;
 pub mod routes;
 mod self_probe;
 mod sessions;
+mod slots;
 mod status;
 mod threads;
 mod token;

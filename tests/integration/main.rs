@@ -7,6 +7,7 @@ mod support;
 mod address_safety;
 mod admin;
 mod admin_access;
+mod admin_slow;
 mod audit_guard;
 mod audit_journal;
 mod audit_log;
