@@ -88,6 +88,7 @@ mod silence;
 mod slow_store;
 mod sqlite_files;
 mod sqlite_reader;
+mod stops;
 mod store;
 mod store_parity;
 mod systemd;

@@ -112,13 +112,16 @@ impl<F: Write> LogFile<F> {
     }
 }
 
+/// Opens the file so that a pipe without a reader refuses lines instead of blocking the writer. A file of a disk or of a
+/// network blocks all the same.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().append(true).read(true).create(true).mode(FILE_MODE).open(path)
+    let mut options = File::options();
+    options.append(true).read(true).create(true).mode(FILE_MODE).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Says why the file at `path` could not be opened for lines, without making it.
 pub(super) fn check(path: &Path) -> Result<(), String> {
-    match File::options().append(true).read(true).open(path) {
+    match File::options().append(true).read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("{error}; check its permissions")),

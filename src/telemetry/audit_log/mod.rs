@@ -14,9 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::AuditSender;
+use super::{AuditEvent, AuditSender};
 use crate::config::{self, KeyProblem};
 use crate::sys::service_thread::ServiceThread;
 use file::LogFile;
@@ -25,9 +25,11 @@ use throttle::Throttle;
 use writer::AuditWriter;
 
 /// The writing end: owns the thread, the file and the journal's socket. Dropping it writes what is queued and
-/// closes them; events of senders that are left are dropped.
+/// closes them; events of senders that are left are dropped. A destination that blocks is given up after a while.
 pub struct AuditLog {
-    _writer: ServiceThread,
+    writer: ServiceThread,
+    /// Events that the writer has not taken; `None` without a destination.
+    queued: Option<Receiver<AuditEvent>>,
     reopener: AuditReopener,
     lost: LostEvents,
 }
@@ -105,6 +107,18 @@ impl AuditLog {
     }
 }
 
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        // The writer empties the queue, or is left behind.
+        drop(std::mem::take(&mut self.writer));
+        let left = self.queued.as_ref().map_or(0, Receiver::len) as u64;
+        if left > 0 {
+            self.lost.add(left);
+            tracing::error!(lost = left, "the audit log blocks; it is given up with events unwritten");
+        }
+    }
+}
+
 impl AuditReopener {
     /// Requests it without waiting; the result is logged.
     pub fn reopen(&self) {
@@ -128,14 +142,16 @@ impl LostEvents {
 fn start(writer: AuditWriter, lost: LostEvents) -> io::Result<(AuditLog, AuditSender)> {
     if writer.file.is_none() && writer.journal.is_none() {
         let reopener = AuditReopener { ask: None };
-        return Ok((AuditLog { _writer: ServiceThread::default(), reopener, lost }, AuditSender::disabled()));
+        let log = AuditLog { writer: ServiceThread::default(), queued: None, reopener, lost };
+        return Ok((log, AuditSender::disabled()));
     }
     let (sender, events) = bounded(QUEUED_EVENTS_MAX);
     let (ask, reopens) = bounded(1);
     let reopener = AuditReopener { ask: writer.file.is_some().then_some(ask) };
     let counted = lost.clone();
+    let queued = Some(events.clone());
     let thread = ServiceThread::start("audit", move |stop| writer.run(&events, &reopens, &stop, &counted))?;
-    let log = AuditLog { _writer: thread, reopener, lost: lost.clone() };
+    let log = AuditLog { writer: thread, queued, reopener, lost: lost.clone() };
     Ok((log, AuditSender::into_queue(sender, lost)))
 }
 
