@@ -53,6 +53,9 @@ pub struct Limits {
     pub sessions: u32,
     pub sessions_per_principal: u32,
     pub sessions_per_device: u32,
+    /// Sessions of one IPv4 /24 or IPv6 /64 that have not sent a whole head; for further ones the oldest gives way. 0 is no
+    /// bound.
+    pub heads_per_network: u32,
     /// Unknown tokens that one IPv4 /24 or IPv6 /64 may show per minute; further ones get 429. 0 is no bound.
     pub unknown_tokens_per_minute: u32,
 }
@@ -108,6 +111,7 @@ impl Default for Limits {
             sessions: 8_000,
             sessions_per_principal: 4_000,
             sessions_per_device: 1_000,
+            heads_per_network: 1_000,
             unknown_tokens_per_minute: 60,
         }
     }

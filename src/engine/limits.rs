@@ -1,16 +1,19 @@
-//! Limits on sessions: of the node, of one principal, to one device.
+//! Limits on sessions: of the node, of one principal, to one device, and of one network before their heads have come.
 //!
 //! All engine threads share them. A session changes them when it begins, is permitted and ends, never while it
 //! forwards.
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
+use super::fd_budget::ClientShare;
 use crate::authz::{DeviceId, PrincipalId};
 use crate::config;
 use crate::telemetry::Cause;
@@ -18,7 +21,10 @@ use crate::telemetry::Cause;
 /// The current counts of sessions and their bounds.
 pub(super) struct SessionLimits {
     sessions: AtomicU32,
-    sessions_max: u32,
+    share: ClientShare,
+    /// Those of them whose heads have not come.
+    heads_awaited: AtomicU32,
+    networks: Counts<IpNet>,
     principals: Counts<PrincipalId>,
     devices: Counts<DeviceId>,
 }
@@ -35,6 +41,22 @@ pub(super) struct SessionPermit {
     limits: Arc<SessionLimits>,
 }
 
+/// The reason why a client has no place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoPlace {
+    /// `limits.sessions` sessions exist.
+    Node,
+    /// The client's network has `limits.heads_per_network` sessions without a head.
+    Network,
+}
+
+/// A place among the sessions whose heads have not come, of the client's network where that is known; freed when
+/// dropped.
+pub(super) struct HeadPermit {
+    limits: Arc<SessionLimits>,
+    network: Option<IpNet>,
+}
+
 /// A place among one principal's and one device's sessions; freed when dropped.
 pub(super) struct TunnelPermit {
     limits: Arc<SessionLimits>,
@@ -43,31 +65,53 @@ pub(super) struct TunnelPermit {
 }
 
 impl SessionLimits {
-    pub fn new(config: &config::Limits, sessions_max: u32) -> Self {
+    pub fn new(config: &config::Limits, share: ClientShare) -> Self {
         Self {
             sessions: AtomicU32::new(0),
-            sessions_max,
+            share,
+            heads_awaited: AtomicU32::new(0),
+            networks: Counts::new(match config.heads_per_network {
+                0 => u32::MAX,
+                bound => bound,
+            }),
             principals: Counts::new(config.sessions_per_principal),
             devices: Counts::new(config.sessions_per_device),
         }
     }
 
     pub fn sessions_max(&self) -> u32 {
-        self.sessions_max
+        self.share.sessions_max
     }
 
+    /// Clients over a limit to which one thread replies at a time.
+    pub fn refused_max(&self) -> usize {
+        self.share.refused_max
+    }
+
+    /// True where no client gets a place: those whose heads have not come would give way to it.
     pub fn is_full(&self) -> bool {
-        self.sessions.load(Ordering::Relaxed) >= self.sessions_max
+        let awaited = self.heads_awaited.load(Ordering::Relaxed);
+        self.sessions.load(Ordering::Relaxed).saturating_sub(awaited) >= self.share.sessions_max
     }
 
     /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
-                (sessions < self.sessions_max).then_some(sessions + 1)
+                (sessions < self.share.sessions_max).then_some(sessions + 1)
             })
             .ok()?;
         Some(SessionPermit { limits: Arc::clone(self) })
+    }
+
+    /// Takes a place for a session until its head has come. `network` is absent for a client that a load balancer has
+    /// not named yet, or a peer's. `None` where the network has too many.
+    pub fn await_head(self: &Arc<Self>, network: Option<IpNet>) -> Option<HeadPermit> {
+        if network.is_some_and(|network| !self.networks.take(network)) {
+            return None;
+        }
+        self.heads_awaited.fetch_add(1, Ordering::Relaxed);
+        Some(HeadPermit { limits: Arc::clone(self), network })
     }
 
     pub fn permit(
@@ -91,6 +135,30 @@ impl From<LimitHit> for Cause {
         match hit {
             LimitHit::Principal => Self::LimitPrincipal,
             LimitHit::Device => Self::LimitDevice,
+        }
+    }
+}
+
+impl From<NoPlace> for Cause {
+    fn from(reason: NoPlace) -> Self {
+        match reason {
+            NoPlace::Node => Self::LimitNode,
+            NoPlace::Network => Self::LimitNetwork,
+        }
+    }
+}
+
+impl HeadPermit {
+    pub fn network(&self) -> Option<IpNet> {
+        self.network
+    }
+}
+
+impl Drop for HeadPermit {
+    fn drop(&mut self) {
+        self.limits.heads_awaited.fetch_sub(1, Ordering::Relaxed);
+        if let Some(network) = self.network {
+            self.limits.networks.give_back(network);
         }
     }
 }
@@ -162,6 +230,22 @@ impl Number for DeviceId {
     }
 }
 
+impl Number for IpNet {
+    fn number(self) -> i64 {
+        match self {
+            Self::V4(network) => i64::from(network.network().to_bits() >> 8),
+            Self::V6(network) => (network.network().to_bits() >> 64) as i64,
+        }
+    }
+}
+
+/// The network that one party probably has: an IPv4 /24 or an IPv6 /64.
+pub(super) fn network_of(address: IpAddr) -> IpNet {
+    let address = address.to_canonical();
+    let prefix = if address.is_ipv4() { 24 } else { 64 };
+    IpNet::new(address, prefix).expect("both are valid prefixes").trunc()
+}
+
 const SHARDS: usize = 64;
 
 #[cfg(test)]
@@ -175,7 +259,7 @@ mod tests {
             sessions_per_device: per_device,
             ..config::Limits::default()
         };
-        Arc::new(SessionLimits::new(&config, sessions))
+        Arc::new(SessionLimits::new(&config, ClientShare { sessions_max: sessions, refused_max: 9 }))
     }
 
     #[test]
@@ -187,6 +271,36 @@ mod tests {
         drop(place);
         assert!(!limits.is_full());
         assert!(limits.enter().is_some());
+    }
+
+    #[test]
+    fn a_network_has_a_bound_on_heads_that_have_not_come_and_others_have_theirs() {
+        let config = config::Limits { heads_per_network: 2, ..config::Limits::default() };
+        let limits = Arc::new(SessionLimits::new(&config, ClientShare { sessions_max: 2, refused_max: 9 }));
+        let await_head = |address: &str| limits.await_head(Some(network_of(address.parse().unwrap())));
+        for (own, same, other) in [
+            ("192.0.2.1", "192.0.2.200", "192.0.3.1"),
+            ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
+            ("192.0.2.1", "::ffff:192.0.2.7", "::ffff:192.0.3.1"),
+        ] {
+            let first = await_head(own);
+            let second = await_head(same);
+            assert!(first.is_some() && second.is_some() && await_head(own).is_none());
+            assert!(await_head(other).is_some());
+            drop(first);
+            assert!(await_head(same).is_some());
+        }
+        assert!(limits.networks.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[test]
+    fn a_node_whose_clients_have_not_sent_their_heads_is_not_full() {
+        let limits = limits(1, 9, 9);
+        let _place = limits.enter();
+        let head = limits.await_head(None);
+        assert!(!limits.is_full());
+        drop(head);
+        assert!(limits.is_full());
     }
 
     #[test]

@@ -55,7 +55,7 @@ use crate::sys::ring::RingError;
 use crate::sys::service_thread::join_within;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::{ShownCertificate, TlsConfigs, TlsLoadError, Verifier};
-use fd_budget::sessions_max;
+use fd_budget::client_share;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
 use listener::bind::bind_all;
@@ -137,7 +137,7 @@ impl Engine {
         let cpus = cpu::allowed().map_err(EngineError::Thread)?;
         let count = if config.engine.threads == 0 { cpus.len() } else { config.engine.threads };
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
-        let limits = Arc::new(SessionLimits::new(&config.limits, sessions_max(&config, count)));
+        let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, count)));
         let threads = (0..count)
             .map(|_| ThreadShared::new(authority.decision_log()))
             .collect::<io::Result<Vec<_>>>()

@@ -11,8 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use ipnet::IpNet;
-
+use super::limits::network_of;
 use crate::authz::UnixMillis;
 
 /// The unknown tokens of all networks in the last minute.
@@ -68,16 +67,9 @@ impl TokenRateLimit {
 
     /// The cells of a network, one of each row.
     fn cells(&self, source: IpAddr) -> [&AtomicI64; ROWS] {
-        let hash = self.hasher.hash_one(network(source));
+        let hash = self.hasher.hash_one(network_of(source));
         std::array::from_fn(|row| &self.rows[row][(hash >> (16 * row)) as usize % CELLS])
     }
-}
-
-/// The network that one party probably has: an IPv4 /24 or an IPv6 /64.
-fn network(address: IpAddr) -> IpNet {
-    let address = address.to_canonical();
-    let prefix = if address.is_ipv4() { 24 } else { 64 };
-    IpNet::new(address, prefix).expect("both are valid prefixes").trunc()
 }
 
 const MINUTE_NS: i64 = 60_000_000_000;

@@ -85,6 +85,7 @@ mod secrets;
 mod session_tokens;
 mod sessions;
 mod silence;
+mod silent_clients;
 mod slow_store;
 mod sqlite_files;
 mod sqlite_reader;

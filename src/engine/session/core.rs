@@ -9,7 +9,7 @@ use crate::authz::{
 use crate::config::{Listen, ListenerKind};
 use crate::engine::kernel::io::Io;
 use crate::engine::kernel::{Kernel, SocketOperation};
-use crate::engine::limits::SessionPermit;
+use crate::engine::limits::{HeadPermit, NoPlace, SessionPermit};
 use crate::engine::timers::Tick;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::{InFlight, Purpose, Slot};
@@ -27,8 +27,10 @@ pub(super) struct SessionCore {
     pub accepted_at_us: u64,
     /// Time to call [`Session::on_deadline`](super::Session::on_deadline), unless something happens before.
     pub deadline: Option<Tick>,
-    /// `None` for a client over the node's limit, which only gets the reply that says so.
-    pub permit: Option<SessionPermit>,
+    /// An error for a client over a limit, which only gets the reply that says so.
+    pub permit: Result<SessionPermit, NoPlace>,
+    /// Present until the head has come.
+    pub head: Option<HeadPermit>,
     /// The client's query; present once its head was read.
     pub query: Option<Query>,
     /// The rows that allowed the query; present from the decision on.
@@ -83,11 +85,6 @@ impl SessionCore {
     pub fn decide<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> Decision {
         let nothing_asked = Query { subject: None, device: None, port: 0 };
         cx.view.decide(self.query.as_ref().unwrap_or(&nothing_asked), cx.now.latest)
-    }
-
-    /// The session is over the node's limit and only gets the reply that says so.
-    pub fn is_over_limit(&self) -> bool {
-        self.permit.is_none()
     }
 
     /// The client is a peer: its certificate says so, and the listener takes none without one.

@@ -28,13 +28,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use self::core::{ProxyHeader, SessionCore};
 use super::forward::Direction;
 use super::kernel::Kernel;
 use super::kernel::io::Outcome;
-use super::limits::SessionPermit;
+use super::limits::{HeadPermit, NoPlace, SessionPermit};
 use super::timers::Tick;
 use super::tls::handshake_pool::HandshakeDone;
 use super::tls::transport::Endpoint;
@@ -81,8 +82,10 @@ pub(super) struct Accepted<S> {
     pub address: Option<SocketAddr>,
     /// Index of the listener in the config.
     pub listener: usize,
-    /// `None` where the node is full, and the client only gets the reply that says so.
-    pub permit: Option<SessionPermit>,
+    /// An error where the client is over a limit, and only gets the reply that says so.
+    pub permit: Result<SessionPermit, NoPlace>,
+    /// Present with a place.
+    pub head: Option<HeadPermit>,
     /// Time of the accept, by the thread's clock.
     pub at_us: u64,
 }
@@ -95,9 +98,9 @@ impl<K: Kernel> State<K> {
             core.proxy_header = ProxyHeader::Expected;
         }
         let tls = cx.shared.tls(core.listener as usize);
-        if core.is_over_limit() && tls.is_none() {
-            let client = Endpoint::plain(client);
-            return Self::reject(client, HttpVersion::default(), Rejection::full_node(), core, cx);
+        if let (Err(reason), None) = (&core.permit, &tls) {
+            let (client, rejection) = (Endpoint::plain(client), Rejection::no_place(*reason));
+            return Self::reject(client, HttpVersion::default(), rejection, core, cx);
         }
         if !core.comes_past_proxy(cx) {
             return ReadingRequest::start(client, tls, core, cx);
@@ -261,7 +264,7 @@ impl<K: Kernel> State<K> {
 impl<K: Kernel> Session<K> {
     /// Begins with a client that was just accepted.
     pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) -> Self {
-        let Accepted { client, address, listener, permit, at_us } = accepted;
+        let Accepted { client, address, listener, permit, head, at_us } = accepted;
         let core = SessionCore {
             id,
             slot,
@@ -272,6 +275,7 @@ impl<K: Kernel> Session<K> {
             accepted_at_us: at_us,
             deadline: None,
             permit,
+            head,
             query: None,
             rights: None,
             generation: None,
@@ -408,6 +412,16 @@ impl<K: Kernel> Session<K> {
         });
     }
 
+    /// The session, which awaits its head, ends at once, and leaves its place to another client.
+    pub fn give_way(&mut self, cx: &mut TurnCx<'_, K>) -> Option<SessionPermit> {
+        let permit = std::mem::replace(&mut self.core.permit, Err(NoPlace::Node));
+        self.transition(cx, |state, core, cx| match state {
+            State::Request(state) => state.reject(Rejection::gives_way(), core, cx).close(core, cx),
+            state => state.lose_client(Cause::HeadDropped, None, core, cx),
+        });
+        permit.ok()
+    }
+
     /// The thread has lost its ring, or a part of it has panicked: the session ends by resets. Drop it afterwards, once
     /// the ring is dropped.
     pub fn abandon(&mut self, cx: &mut TurnCx<'_, K>) {
@@ -452,6 +466,9 @@ impl<K: Kernel> Session<K> {
     ) {
         let state = std::mem::replace(&mut self.state, State::Closing(Closing::Nothing));
         self.state = act(state, &mut self.core, cx);
+        if !matches!(self.state, State::TlsHandshake(_) | State::Request(_)) {
+            self.core.head = None;
+        }
     }
 
     /// Closes the tunnel, where it has come to its end. Until then a tunnel acts in place.
@@ -495,9 +512,14 @@ impl<K: Kernel> Session<K> {
         !self.is_live() && self.core.in_flight.is_empty()
     }
 
-    /// The session is over the node's limit and only gets the reply that says so.
-    pub fn is_over_limit(&self) -> bool {
-        self.core.is_over_limit()
+    /// The session waits for its head, since this time by the thread's clock.
+    pub fn awaits_head_since_us(&self) -> Option<u64> {
+        self.core.head.as_ref().map(|_| self.core.accepted_at_us)
+    }
+
+    /// The network of a client whose head has not come, where it is known.
+    pub fn heads_network(&self) -> Option<IpNet> {
+        self.core.head.as_ref()?.network()
     }
 
     /// Time to call [`Session::on_deadline`], unless something happens before.

@@ -12,6 +12,7 @@ use super::reply::{AfterReply, send_reply};
 use crate::authz::{PrincipalId, Refusal, Subject, Undecided};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::limits::NoPlace;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
@@ -47,9 +48,14 @@ impl Rejection {
         Self { reply: Reply::Draining, cause: Cause::Draining, detail: None }
     }
 
-    /// The node is at its limit of sessions.
-    pub fn full_node() -> Self {
-        Self { reply: Reply::Limit, cause: Cause::LimitNode, detail: None }
+    /// The client is over a limit that counts before its head.
+    pub fn no_place(reason: NoPlace) -> Self {
+        Self { reply: Reply::Limit, cause: reason.into(), detail: None }
+    }
+
+    /// The client has not sent its head, and the node needs the place.
+    pub fn gives_way() -> Self {
+        Self { reply: Reply::Limit, cause: Cause::HeadDropped, detail: None }
     }
 }
 

@@ -13,6 +13,7 @@ use super::reply::{AfterReply, send_reply};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::limits::{NoPlace, network_of};
 use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::token_rate_limit::Budget;
 use crate::engine::turn::TurnCx;
@@ -142,6 +143,15 @@ impl<K: Kernel> ReadingRequest<K> {
                     };
                     core.client_address = header.client.or(core.client_address);
                     self.head.drain(..header.len);
+                    if let Some(client) = header.client
+                        && !core.comes_from_peer(cx)
+                        && core.head.is_some()
+                    {
+                        core.head = cx.shared.limits.await_head(Some(network_of(client.ip())));
+                        if core.head.is_none() {
+                            return self.reject(Rejection::no_place(NoPlace::Network), core, cx);
+                        }
+                    }
                     if let Transport::Plain = self.client.transport
                         && let Some(tls) = cx.shared.tls(core.listener as usize)
                     {

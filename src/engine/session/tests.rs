@@ -8,6 +8,7 @@ use crossbeam::channel::Receiver;
 use super::*;
 use crate::authz::*;
 use crate::config::{Config, Listen};
+use crate::engine::fd_budget::ClientShare;
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::kernel::uring::UringKernel;
 use crate::engine::limits::SessionLimits;
@@ -52,7 +53,8 @@ impl Bench {
         let authority = Authority::new(Duration::from_secs(60), config.vpn.node.as_deref());
         authority.publish(view);
         authority.confirm(UnixMillis(0));
-        let limits = Arc::new(SessionLimits::new(&config.limits, 10));
+        let limits =
+            Arc::new(SessionLimits::new(&config.limits, ClientShare { sessions_max: 10, refused_max: 9 }));
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let (config, audit) = (Arc::new(config), AuditSender::disabled());
         let shared = Shared::new(config, tls, Arc::new(authority), audit, limits, vec![thread]);
@@ -82,10 +84,14 @@ impl Bench {
         })
     }
 
+    fn enter(&self) -> Result<SessionPermit, NoPlace> {
+        self.shared.limits.enter().ok_or(NoPlace::Node)
+    }
+
     pub fn begin(&mut self) -> Session<SimulatedKernel> {
-        let permit = self.shared.limits.enter();
-        let client = self.client.clone();
-        let accepted = Accepted { client, address: None, listener: 0, permit, at_us: self.now.monotonic_us };
+        let (permit, head) = (self.enter(), self.shared.limits.await_head(None));
+        let (client, at_us) = (self.client.clone(), self.now.monotonic_us);
+        let accepted = Accepted { client, address: None, listener: 0, permit, head, at_us };
         self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
     }
 
@@ -323,7 +329,7 @@ fn a_panic_at_the_begin_of_a_session_ends_that_session_alone() {
     let mut bench = Bench::new(5);
     let client = bench.client.clone();
     let accepted =
-        Accepted { client, address: None, listener: 7, permit: bench.shared.limits.enter(), at_us: 0 };
+        Accepted { client, address: None, listener: 7, permit: bench.enter(), head: None, at_us: 0 };
     let session = bench.turn(|turn| Session::begin(1, Slot(0), accepted, turn));
     assert!(session.is_over());
     assert!(bench.client.state().reset_on_close.get());

@@ -29,7 +29,7 @@ impl Bench {
         config.limits.sessions_per_device = CLIENTS as u32 + 10;
         let config = Arc::new(config);
         let (addresses, mut listeners) = bind_all(&config, 1, Inherited::none()).unwrap();
-        let limits = Arc::new(SessionLimits::new(&config.limits, config.limits.sessions));
+        let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, 1)));
         let authority = authority();
         let thread = ThreadShared::new(authority.decision_log()).unwrap();
         let shared = Arc::new(Shared::new(

@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::delivery_checks::DeliveryChecks;
+use super::heads::AwaitedHeads;
 use super::idle::IdlePolicy;
 use super::scheduler::Scheduler;
 use super::serve_requests::RequestsInProgress;
@@ -15,6 +18,7 @@ use super::streams::Streams;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::engine::kernel::io::Outcome;
 use crate::engine::kernel::uring::{UringKernel, UringSocket};
+use crate::engine::limits::{HeadPermit, NoPlace, SessionPermit, network_of};
 use crate::engine::listener::Listener;
 use crate::engine::requests::SESSION_NUMBER_BITS;
 use crate::engine::session::{Accepted, Session};
@@ -42,8 +46,9 @@ pub(super) struct SessionDriver {
     arrangements: Vec<Arrangement>,
     streams: Streams,
     sessions_begun: u64,
-    /// Sessions over the node's limit, which only get the reply that says so.
+    /// Sessions over a limit, which only get the reply that says so.
     over_limit: usize,
+    heads: AwaitedHeads,
     requests: RequestsInProgress,
     /// The sessions that a drain ends at once have ended.
     has_drained: bool,
@@ -65,6 +70,8 @@ struct Arrangement {
     timer: Option<Tick>,
     /// The session is among the streams.
     among_streams: bool,
+    /// The session is counted in [`SessionDriver::over_limit`].
+    over_limit: bool,
     /// The session is counted in [`SessionDriver::expiring`].
     expires: bool,
     /// The slot is listed in [`SessionDriver::delivery_checks`]; perhaps for an earlier session.
@@ -75,7 +82,7 @@ impl SessionDriver {
     pub fn new(number: usize, seat: DriverSeat, shared: &Shared, kernel: &mut UringKernel) -> Self {
         let DriverSeat { listeners, sessions_begun } = seat;
         // All of the node's sessions may meet on one thread.
-        let sessions_max = shared.limits.sessions_max() as usize + OVER_LIMIT_MAX;
+        let sessions_max = shared.limits.sessions_max() as usize + shared.limits.refused_max();
         let mut driver = Self {
             number,
             listeners,
@@ -87,6 +94,7 @@ impl SessionDriver {
             streams: Streams::default(),
             sessions_begun,
             over_limit: 0,
+            heads: AwaitedHeads::default(),
             requests: RequestsInProgress::default(),
             has_drained: false,
             expiring: 0,
@@ -227,26 +235,67 @@ impl SessionDriver {
         }
     }
 
-    /// Gives a client a place among the node's sessions, or among those that get the reply that the node is
-    /// full.
+    /// Gives a client a place among the node's sessions, or among those that get the reply that there is none.
     fn admit(&mut self, listener: usize, client: OwnedFd, cx: &mut UringCx<'_>) {
-        let permit = cx.shared.limits.enter();
-        if permit.is_none() && self.over_limit >= OVER_LIMIT_MAX {
+        let address = socket::peer_address(&client);
+        // A load balancer names its client later, and a peer is no client.
+        let is_named = !cx.shared.config.listen[listener].has_proxy_header();
+        let network = address.filter(|_| is_named).map(|address| network_of(address.ip()));
+        let (permit, head) = match self.place(network, cx) {
+            Ok((permit, head)) => (Ok(permit), Some(head)),
+            Err(reason) => (Err(reason), None),
+        };
+        if permit.is_err() && self.over_limit >= cx.shared.limits.refused_max() {
             // There is no room even for a reply: this client gets no more than the close.
             cx.counters.sessions.accept_dropped.add(1);
             return;
         }
-        self.over_limit += usize::from(permit.is_none());
-        let (address, client) = (socket::peer_address(&client), UringSocket::new(client));
-        self.scheduler.admit(Accepted { client, address, listener, permit, at_us: cx.now.monotonic_us });
+        self.over_limit += usize::from(permit.is_err());
+        let (client, at_us) = (UringSocket::new(client), cx.now.monotonic_us);
+        self.scheduler.admit(Accepted { client, address, listener, permit, head, at_us });
+    }
+
+    /// Takes a place for a client of this network. Where there is none, a client that has not sent its head gives way.
+    fn place(
+        &mut self,
+        network: Option<IpNet>,
+        cx: &mut UringCx<'_>,
+    ) -> Result<(SessionPermit, HeadPermit), NoPlace> {
+        let limits = &cx.shared.limits;
+        let (head, freed) = match limits.await_head(network) {
+            Some(head) => (head, None),
+            None => {
+                let freed = self.take_place_of_oldest(network, cx);
+                (limits.await_head(network).ok_or(NoPlace::Network)?, freed)
+            }
+        };
+        let permit = freed.or_else(|| limits.enter()).or_else(|| self.take_place_of_oldest(None, cx));
+        Ok((permit.ok_or(NoPlace::Node)?, head))
+    }
+
+    /// Ends the session of this thread that has waited longest for its head, of this network if one is given.
+    fn take_place_of_oldest(
+        &mut self,
+        network: Option<IpNet>,
+        cx: &mut UringCx<'_>,
+    ) -> Option<SessionPermit> {
+        let slot = self.heads.oldest(network, cx.now.monotonic_us, &mut self.sessions)?;
+        let mut freed = None;
+        self.with_session(slot, cx, |session, cx| freed = session.give_way(cx));
+        freed
     }
 
     fn begin_session(&mut self, accepted: Accepted<UringSocket>, cx: &mut UringCx<'_>) {
         self.sessions_begun += 1;
         let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
         let slot = self.sessions.reserve();
+        self.arrangement(slot).over_limit = accepted.permit.is_err();
         let session = Session::begin(id, slot, accepted, cx);
+        let awaits_head = session.awaits_head_since_us().is_some();
         self.sessions.fill(slot, session);
+        if awaits_head {
+            self.heads.add(slot, id, &mut self.sessions);
+        }
         self.after(slot, cx);
     }
 
@@ -270,7 +319,8 @@ impl SessionDriver {
         self.expiring = self.expiring + usize::from(expires) - usize::from(was_counted);
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if session.is_over() {
-            self.over_limit -= usize::from(session.is_over_limit());
+            let was_over_limit = std::mem::take(&mut self.arrangement(slot).over_limit);
+            self.over_limit -= usize::from(was_over_limit);
             if let Some(session) = self.sessions.take(slot) {
                 session.release(cx);
             }
@@ -460,9 +510,6 @@ fn is_exhaustion(errno: i32) -> bool {
 
 /// Pause after which accept tries again by itself, where no session has ended before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Clients over the node's limit to which one thread replies at a time; more are closed without a reply.
-const OVER_LIMIT_MAX: usize = 256;
 
 /// Bytes that are spliced in the time that it takes to open or seal one.
 const RECORD_COST: u64 = 8;

@@ -3,6 +3,7 @@
 
 pub(super) mod delivery_checks;
 pub(super) mod driver;
+mod heads;
 pub(super) mod idle;
 pub(super) mod restarts;
 pub(super) mod scheduler;

@@ -209,6 +209,10 @@ causes! {
     // The node's limits.
     /// `limits.sessions` sessions exist on this node.
     LimitNode = "limit-node",
+    /// The client's network has `limits.heads_per_network` sessions that have sent no head.
+    LimitNetwork = "limit-network",
+    /// The node needed the place, and the client had sent no head for longer than the others.
+    HeadDropped = "head-dropped",
     /// The principal has `limits.sessions_per_principal` sessions.
     LimitPrincipal = "limit-principal",
     /// The device has `limits.sessions_per_device` sessions.
