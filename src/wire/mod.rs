@@ -21,6 +21,6 @@ pub use summary_request::{
 };
 pub use tls::{
     AnyCertificate, CertificateState, PemFileError, Sealed, ShownCertificate, TlsConfigs, TlsConnection,
-    TlsError, TlsFileError, TlsLoadError, TrustError, TrustedCertificates, explain, explain_certificate,
-    explain_io, instead, read_certificates, read_private_key,
+    TlsError, TlsFileError, TlsLoadError, TrustError, TrustedCertificates, certificate_name, explain,
+    explain_certificate, explain_io, instead, node_name, read_certificates, read_private_key,
 };

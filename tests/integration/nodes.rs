@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    ALL_V4, Audit, Authority, Content, Device, End, Relay, Request, Signal, Site, TlsClient, node_section,
-    receive, wait_for,
+    ALL_V4, Audit, Authority, Content, DEVICE, Device, End, Relay, Request, Signal, Site, TlsClient, V4,
+    ask_by_tls, node_section, receive, wait_for,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use sluicegate::wire::{PeerRequest, Token};
 
 /// Held by `node-b`.
 const FAR: &str = "fedcba9876543210fedcba9876543210";
@@ -99,8 +100,9 @@ fn a_device_elsewhere_is_reached_by_the_node_that_holds_it() {
     let client = tunnel.local_addr().unwrap().to_string();
     tunnel.shutdown(Shutdown::Write).unwrap();
     assert_eq!(tunnel.read(&mut back).unwrap(), 0);
-    for audit in [fleet.site.audit(), far.audit] {
+    for (audit, via) in [(fleet.site.audit(), serde_json::Value::Null), (far.audit, "node-a".into())] {
         let end = audit.wait_for(|event| event["event"] == "session-end");
+        assert_eq!(end["via"], via);
         assert_eq!((&end["client"], &end["cause"]), (&client.as_str().into(), &"closed".into()));
         assert_eq!(
             (&end["uuid"], &end["bytes_up"], &end["bytes_down"]),
@@ -239,6 +241,70 @@ fn who_shows_no_certificate_of_a_node_is_neither_asked_nor_let_in() {
             .and_then(|mut stream| crate::support::ask_by_tls(&mut stream, &fleet.request(80).bytes()));
         assert!(asked.is_err(), "{asked:?}");
     }
+}
+
+#[test]
+fn who_is_no_node_of_the_directory_hands_nothing_over_whatever_the_ca_has_signed() {
+    let fleet = Fleet::new("");
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 1.0);
+    let device = Device::echo(V4);
+    let mut laptop =
+        TlsClient::trusting(&fleet.authority).showing(&fleet.authority.issue("laptop", &["laptop"]));
+    let forward = forward_address(&fleet.site, "node-a");
+    let mut ask = |client: Option<&str>, token: &str| {
+        let token = Token::new(token.as_bytes().to_vec());
+        let client = client.map(|client| client.parse().unwrap());
+        let request =
+            PeerRequest { client, uuid: DEVICE, port: device.port(), token: Some(&token), hops: &[] };
+        let mut stream = laptop.connect(forward, "node-a").unwrap();
+        ask_by_tls(&mut stream, &request.bytes()).unwrap()
+    };
+    let reply = ask(Some("192.0.2.7:51000"), &fleet.site.token);
+    assert!(reply.starts_with("HTTP/1.1 503 Authorization Unavailable\r\n"), "{reply}");
+    let event = fleet.site.audit().wait_for(|event| event["cause"] == "node-stranger");
+    let detail = "the certificate is for laptop, which is no node of the directory";
+    assert_eq!((&event["detail"], &event["via"]), (&detail.into(), &serde_json::Value::Null));
+    assert!(event["client"].as_str().unwrap().starts_with("127.0.0.1:"), "the address is its own: {event}");
+    // Nor does it guess tokens in the name of a probe, of which there is no record.
+    let before = fleet.site.audit().events().len();
+    ask(None, "a-guess");
+    assert_eq!(fleet.site.audit().wait_for_events(before + 1)[before]["cause"], "node-stranger");
+
+    // The directory knows it from now on.
+    fleet.pretend("laptop", "127.0.0.1:9".parse().unwrap());
+    fleet.wait_for_nodes(&near, 2.0);
+    let reply = ask(Some("192.0.2.7:51000"), &fleet.site.token);
+    assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+    let end = fleet.site.audit().wait_for(|event| event["event"] == "session-end");
+    assert_eq!((&end["client"], &end["via"]), (&"192.0.2.7:51000".into(), &"laptop".into()));
+}
+
+#[test]
+fn check_refuses_a_ca_that_signs_for_clients_and_for_nodes() {
+    let mut fleet = Fleet::new("");
+    let (chain, key) = fleet.authority.issue("relay", &["relay"]).write(fleet.site.folder(), "relay");
+    let of_nodes = fleet.authority.file.clone();
+    let clients = Authority::new(fleet.site.folder(), "clients");
+    let mut check = |ca: &std::path::Path| {
+        fleet.site.configure(&format!(
+            "listen = [{{ address = '127.0.0.1:0', tls = {{ client_ca = '{}', client_certificates = 'required', \
+             certificates = [{{ chain = '{}', key = '{}' }}] }} }}]",
+            ca.display(),
+            chain.display(),
+            key.display()
+        ));
+        let output = fleet.site.command(&["check"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check(&clients.file).0, Some(0));
+    let (code, told) = check(&of_nodes);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("forward.tls.ca"), "{told}");
+    assert!(
+        told.contains("has a CA that `listen.0.tls.client_ca` has too, so a client could pass for a node"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) struct SessionCore {
     pub listener: u32,
     pub proxy_header: ProxyHeader,
     pub client_address: Option<SocketAddr>,
+    /// The node that handed the request over, by its certificate and the directory.
+    pub via: Option<Box<str>>,
     pub accepted_at_us: u64,
     /// Time to call [`Session::on_deadline`](super::Session::on_deadline), unless something happens before.
     pub deadline: Option<Tick>,
@@ -125,6 +127,7 @@ impl SessionCore {
         SessionFacts {
             session: self.id,
             client: self.client_address,
+            via: self.via.clone(),
             principal: self.rights.map(|rights| rights.principal),
             credential: subject.map(|subject| subject.key().credential_id()),
             grant: self.rights.map(|rights| rights.grant),

@@ -14,6 +14,7 @@ mod closing;
 mod connect;
 mod core;
 mod identity;
+mod peer_identity;
 mod reject;
 mod reply;
 mod request;
@@ -272,6 +273,7 @@ impl<K: Kernel> Session<K> {
             listener: listener as u32,
             proxy_header: ProxyHeader::NotExpected,
             client_address: address,
+            via: None,
             accepted_at_us: at_us,
             deadline: None,
             permit,

@@ -137,11 +137,16 @@ impl<K: Kernel> ReadingRequest<K> {
         if core.proxy_header == ProxyHeader::Expected {
             match parse_proxy_header(&self.head) {
                 Ok(Some(header)) => {
+                    if core.comes_from_peer(cx) {
+                        core.identify_peer(&self.client.transport, cx);
+                    }
+                    // Who is no node does not say who the client is, and is nobody's probe.
+                    let is_believed = !core.comes_from_peer(cx) || core.via.is_some();
                     core.proxy_header = match header.client {
-                        Some(_) => ProxyHeader::NotExpected,
-                        None => ProxyHeader::LocalCommand,
+                        None if is_believed => ProxyHeader::LocalCommand,
+                        _ => ProxyHeader::NotExpected,
                     };
-                    core.client_address = header.client.or(core.client_address);
+                    core.client_address = header.client.filter(|_| is_believed).or(core.client_address);
                     self.head.drain(..header.len);
                     if let Some(client) = header.client
                         && !core.comes_from_peer(cx)
@@ -164,6 +169,10 @@ impl<K: Kernel> ReadingRequest<K> {
         }
         let listen = &cx.shared.config.listen[core.listener as usize];
         match parse_head(&self.head, &listen.suffixes) {
+            Ok(Some(_)) if core.comes_from_peer(cx) && core.via.is_none() => {
+                let rejection = Rejection::no_node(&self.client.transport);
+                self.reject(rejection, core, cx)
+            }
             Ok(Some(head)) => {
                 let (query, unusable) = read_query(&head, cx);
                 core.query = Some(query);

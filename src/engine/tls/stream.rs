@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustls::pki_types::CertificateDer;
+
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::send_until_full;
 use crate::sys::kernel_tls::Keys;
@@ -83,6 +85,11 @@ impl TlsStream {
     /// The keys, with which the kernel takes over.
     pub fn into_keys(self) -> Result<Keys, TlsError> {
         self.tls.into_keys()
+    }
+
+    /// The certificate that the other side has shown.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificate()
     }
 
     /// The handshake is over.

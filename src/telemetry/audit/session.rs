@@ -15,6 +15,9 @@ use crate::telemetry::Cause;
 pub struct SessionFacts {
     pub session: u64,
     pub client: Option<SocketAddr>,
+    /// The node that handed the request over; absent for a client of this node's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Box<str>>,
     pub principal: Option<PrincipalId>,
     pub credential: Option<CredentialId>,
     pub grant: Option<GrantId>,

@@ -189,6 +189,8 @@ causes! {
     NodeTimeout = "node-timeout",
     /// The peer refused the request.
     RefusedByNode = "refused-by-node",
+    /// The request came over the nodes' listener, from one that is no node of the directory.
+    NodeStranger = "node-stranger",
     /// The request was to go to a node where it has been, or has come by `forward.hops_max` nodes.
     Loop = "loop",
 

@@ -66,6 +66,11 @@ pub enum TlsFileError {
     Ca(#[from] TrustError),
     #[error("the certificate is not for {0}, so other nodes would refuse it; make one for that name")]
     OtherName(String),
+    #[error(
+        "{} has a CA that `{key}.client_ca` has too, so a client could pass for a node; make a CA for the nodes alone",
+        .file.display()
+    )]
+    CaOfClients { file: PathBuf, key: String },
     #[error("TLS cannot be set up: {}; please report it", explain(.0))]
     Setup(#[from] rustls::Error),
 }
@@ -96,8 +101,12 @@ impl TlsConfigs {
                 Err(source) => errors.push(TlsLoadError { key, source }),
             }
         }
-        let peers = config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose();
-        match peers {
+        let peers = config
+            .forward
+            .tls
+            .as_ref()
+            .map(|tls| check_ca(&tls.ca, config).and_then(|()| PeerTlsConfigs::load(tls, config)));
+        match peers.transpose() {
             Ok(peers) if errors.is_empty() => {
                 let peers = peers.map(|(peers, certificate)| {
                     shown.extend(certificate);
@@ -179,6 +188,22 @@ impl PeerTlsConfigs {
         (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
         Ok(Self { server: Arc::new(server), client: Arc::new(client) })
     }
+}
+
+/// Fails where the nodes' CA is that of the clients of a listener too. Files that cannot be read are errors of their own.
+fn check_ca(nodes: &Path, config: &Config) -> Result<(), TlsLoadError> {
+    let Ok(of_nodes) = TrustedCertificates::read(nodes) else { return Ok(()) };
+    for (place, listen) in config.listen.iter().enumerate() {
+        if let Some(ListenTls::Clients(tls)) = &listen.tls
+            && let ClientCertificates::Optional { ca } | ClientCertificates::Required { ca } =
+                &tls.client_certificates
+            && TrustedCertificates::read(ca).is_ok_and(|of_clients| of_clients.has_a_root_of(&of_nodes))
+        {
+            let source = TlsFileError::CaOfClients { file: nodes.to_owned(), key: listener_key(place) };
+            return Err(TlsLoadError { key: "forward.tls.ca".to_owned(), source });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the settings of the client listener at `key`, and the certificates that it shows.

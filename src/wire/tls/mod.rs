@@ -4,6 +4,7 @@ mod any_certificate;
 mod certificates;
 mod explain;
 mod load;
+mod node_name;
 mod pem;
 mod sealed;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod validity;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
@@ -24,6 +25,7 @@ pub use any_certificate::AnyCertificate;
 use certificates::{Certificates, CertificatesError};
 pub use explain::{explain, explain_certificate, explain_io, instead};
 pub use load::{TlsConfigs, TlsFileError, TlsLoadError};
+pub use node_name::{certificate_name, node_name};
 pub use pem::{PemFileError, read_certificates, read_private_key};
 pub use sealed::Sealed;
 pub use trust::{TrustError, TrustedCertificates};
@@ -179,6 +181,15 @@ impl TlsConnection {
     /// True where both directions are between two records, so that the kernel could continue the connection.
     pub fn is_between_records(&self) -> bool {
         self.is_open() && self.rest.is_empty() && !self.has_ended && !self.has_something_to_send()
+    }
+
+    /// The certificate that the other side has shown.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let certificates = match &self.connection {
+            TlsSide::Server(server) => server.peer_certificates(),
+            TlsSide::Client(client) => client.peer_certificates(),
+        };
+        certificates?.first()
     }
 
     /// The keys by which the kernel continues the connection.

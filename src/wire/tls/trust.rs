@@ -64,6 +64,15 @@ impl TrustedCertificates {
         (!roots.is_empty()).then(|| Self { roots: Arc::new(roots), given: Arc::new([]) })
     }
 
+    /// True where both trust the same CA, or certificate.
+    pub fn has_a_root_of(&self, other: &Self) -> bool {
+        let keys = |roots: &RootCertStore| -> Vec<Vec<u8>> {
+            roots.roots.iter().map(|root| root.subject_public_key_info.to_vec()).collect()
+        };
+        let others = keys(&other.roots);
+        keys(&self.roots).iter().any(|key| others.contains(key))
+    }
+
     /// Makes the check that a client does of a server's certificate.
     pub fn server_verifier(
         &self,

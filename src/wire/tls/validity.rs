@@ -128,7 +128,7 @@ impl fmt::Display for ShownCertificate {
     }
 }
 
-fn name_of(certificate: &Certificate) -> String {
+pub(super) fn name_of(certificate: &Certificate) -> String {
     let names = certificate.tbs_certificate().get_extension::<SubjectAltName>();
     let dns = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.to_string()),

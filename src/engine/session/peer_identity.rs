@@ -1,0 +1,41 @@
+//! Who hands a request over: the node that the directory knows by the name in its certificate.
+//!
+//! The CA alone says too little. It may have signed certificates for others than nodes, and whoever counts as a node
+//! says who the client is.
+
+use super::core::SessionCore;
+use super::reject::Rejection;
+use crate::engine::kernel::Kernel;
+use crate::engine::tls::transport::Transport;
+use crate::engine::turn::TurnCx;
+use crate::telemetry::Cause;
+use crate::wire::{Reply, certificate_name, node_name};
+
+impl SessionCore {
+    /// Finds the peer's name, for [`via`](SessionCore::via). While the directory was never read, the certificate's own
+    /// name counts: a node must serve its peers while the store is away.
+    pub fn identify_peer<K: Kernel>(&mut self, transport: &Transport, cx: &TurnCx<'_, K>) {
+        let Transport::UserTls(stream) = transport else { return };
+        let Some(certificate) = stream.peer_certificate() else { return };
+        let directory = cx.shared.authority.directory().get();
+        self.via = match directory.was_read() {
+            true => node_name(certificate, directory.nodes().map(|(name, _)| name)).map(Box::from),
+            false => Some(certificate_name(certificate).into()),
+        };
+    }
+}
+
+impl Rejection {
+    /// The rejection of a request from one whose certificate is good, and that is no node of the directory.
+    pub fn no_node(transport: &Transport) -> Self {
+        let name = match transport {
+            Transport::UserTls(stream) => {
+                stream.peer_certificate().map(|certificate| certificate_name(certificate))
+            }
+            Transport::Plain | Transport::KernelTls => None,
+        };
+        let detail =
+            name.map(|name| format!("the certificate is for {name}, which is no node of the directory"));
+        Self { reply: Reply::Undecided, cause: Cause::NodeStranger, detail }
+    }
+}
