@@ -16,7 +16,8 @@
 //! seals records.
 //!
 //! Socket buffers are the kernel's memory too: each socket of a tunnel may take up to the largest values of
-//! `net.ipv4.tcp_rmem` and `net.ipv4.tcp_wmem`.
+//! `net.ipv4.tcp_rmem` and `net.ipv4.tcp_wmem`. Before the machine's TCP memory runs out, stalled tunnels end (see
+//! `tcp_memory`).
 
 mod clock;
 mod fd_budget;
@@ -30,6 +31,7 @@ mod self_probe;
 mod session;
 mod session_view;
 mod shared;
+mod tcp_memory;
 mod timers;
 mod tls;
 mod token_rate_limit;
@@ -60,6 +62,7 @@ use kernel::uring::UringKernel;
 use limits::SessionLimits;
 use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
+use tcp_memory::TcpMemoryWatch;
 use tls::handshake_pool::{HandshakePool, HandshakeThreads};
 use worker::driver::DriverSeat;
 use worker::restarts::Restarts;
@@ -93,6 +96,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     handshakes: HandshakeThreads,
     failures: Receiver<EngineFailure>,
+    tcp_memory: TcpMemoryWatch,
 }
 
 /// A handle to command the engine from any thread. Cheap to clone.
@@ -151,7 +155,8 @@ impl Engine {
         // Room for a failure of each.
         let (fail, failures) = bounded(count);
         let threads = Vec::with_capacity(count);
-        let mut engine = Self { shared, client_addresses, threads, handshakes, failures };
+        let tcp_memory = TcpMemoryWatch::start(&shared).map_err(EngineError::Thread)?;
+        let mut engine = Self { shared, client_addresses, threads, handshakes, failures, tcp_memory };
         let (started, all_started) = bounded(count);
         for (number, (listeners, handshakes)) in listeners.drain(..).zip(pools).enumerate() {
             let cpu = cpus[number % cpus.len()];
@@ -200,6 +205,7 @@ impl Engine {
 
     /// Ends every session and waits for the threads.
     pub fn stop(self) {
+        drop(self.tcp_memory);
         self.shared.stop();
         for thread in self.threads {
             join_within(thread, STOP_MAX);

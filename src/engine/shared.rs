@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use nix::unistd::gettid;
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
     pub self_probe: SelfProbe,
+    /// Times that stalled tunnels were to make room.
+    sheds: AtomicU64,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
@@ -92,6 +94,7 @@ impl Shared {
             threads,
             signals: Signals::new(),
             self_probe: SelfProbe::default(),
+            sheds: AtomicU64::new(0),
         }
     }
 
@@ -114,6 +117,17 @@ impl Shared {
     pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
         let thread = self.threads.get(thread_of(session));
         PendingEnd::start(thread.map(|thread| &thread.requests), session)
+    }
+
+    /// Has each thread end some of the tunnels that have stalled longest.
+    pub fn shed_stalled(&self) {
+        self.sheds.fetch_add(1, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Number of times that [`shed_stalled`](Self::shed_stalled) was called.
+    pub fn sheds(&self) -> u64 {
+        self.sheds.load(Ordering::Acquire)
     }
 
     pub fn recheck(&self) {

@@ -93,6 +93,7 @@ mod stops;
 mod store;
 mod store_parity;
 mod systemd;
+mod tcp_memory;
 mod timeouts;
 mod tls;
 mod top;

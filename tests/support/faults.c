@@ -35,6 +35,32 @@ __attribute__((constructor)) static void map_faults(void)
         faults = memory;
 }
 
+/* Opens FAULTS_FILE.sockstat and FAULTS_FILE.tcp_mem, where they exist, for the files of the kernel with these names. */
+static const char *substitute(const char *path, char *other, size_t room)
+{
+    const char *file = getenv("FAULTS_FILE");
+    const char *name = strcmp(path, "/proc/net/sockstat") == 0 ? "sockstat"
+        : strcmp(path, "/proc/sys/net/ipv4/tcp_mem") == 0      ? "tcp_mem"
+                                                               : NULL;
+    if (!file || !name)
+        return path;
+    snprintf(other, room, "%s.%s", file, name);
+    return access(other, R_OK) == 0 ? other : path;
+}
+
+int open64(const char *path, int flags, ...)
+{
+    static int (*next)(const char *, int, ...);
+    char other[4096];
+    va_list list;
+    va_start(list, flags);
+    int mode = va_arg(list, int);
+    va_end(list);
+    if (!next)
+        next = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open64");
+    return next(substitute(path, other, sizeof other), flags, mode);
+}
+
 static int is_audit(int file)
 {
     char link[64], path[4096];

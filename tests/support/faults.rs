@@ -68,6 +68,16 @@ impl Faults {
         self.set(4, 1);
     }
 
+    /// Has the relay read that TCP has `pages` of memory, of which 1000 make the kernel slow.
+    pub fn set_tcp_memory(&self, pages: u64) {
+        let beside = |name: &str| self.path.with_file_name(format!("faults.{name}"));
+        std::fs::write(beside("tcp_mem"), "500\t1000\t2000\n").unwrap();
+        let sockstat = format!("sockets: used 9\nTCP: inuse 9 orphan 0 tw 0 alloc 9 mem {pages}\n");
+        // Renamed, so that no half of it is read.
+        std::fs::write(beside("new"), sockstat).unwrap();
+        std::fs::rename(beside("new"), beside("sockstat")).unwrap();
+    }
+
     /// Ends all faults.
     pub fn pass(&self) {
         self.set(0, 0);

@@ -439,6 +439,13 @@ impl<K: Kernel> Session<K> {
         cx.counters.sessions.active.sub(1);
     }
 
+    /// The tunnel has stalled, and memory for TCP runs short.
+    pub fn end_stalled(&mut self, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(_) = self.state {
+            self.close_tunnel(Err(TunnelExit::reset(Cause::TcpMemory)), cx);
+        }
+    }
+
     /// An operator ends this session. There is no reply for that, so the client gets none.
     pub fn end_by_admin(&mut self, cx: &mut TurnCx<'_, K>) {
         if let State::Tunnel(_) = self.state {
@@ -538,6 +545,14 @@ impl<K: Kernel> Session<K> {
     /// have arrived.
     pub fn has_sent(&self) -> bool {
         matches!(&self.state, State::Tunnel(tunnel) if tunnel.has_sent)
+    }
+
+    /// Time since which a direction of the tunnel has stood still, because its reader does not read.
+    pub fn stalled_since(&self) -> Option<Tick> {
+        match &self.state {
+            State::Tunnel(tunnel) => tunnel.stalled_since(),
+            _ => None,
+        }
     }
 
     /// True where there are bytes to move that no completion announces.

@@ -18,6 +18,7 @@ use crate::engine::tls::ktls::give_to_kernel;
 use crate::engine::tls::scratch::ScratchMemory;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
+use crate::engine::user_data::Purpose;
 use crate::sys::silence::Delivery;
 use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy};
 use crate::wire::Reply;
@@ -42,6 +43,9 @@ pub(super) struct Tunnel<K: Kernel> {
     permit: Option<TunnelPermit>,
     /// Time of the last byte in either direction.
     active_at: Tick,
+    /// Times since which each direction has bytes, and no room for them; [`Tick::NEVER`] while it has room.
+    up_stalled_at: Tick,
+    down_stalled_at: Tick,
     /// Bytes were sent, to either side, of which it is not known that they have arrived.
     pub(super) has_sent: bool,
     /// Time for what only a tunnel that lasts is worth; [`Tick::NEVER`] once it is done.
@@ -95,6 +99,8 @@ impl<K: Kernel> Tunnel<K> {
             down: flow(Direction::Down),
             permit,
             active_at: cx.now.tick(),
+            up_stalled_at: Tick::NEVER,
+            down_stalled_at: Tick::NEVER,
             // The reply.
             has_sent: true,
             settle_at: cx.now.after(LASTS_AFTER),
@@ -285,17 +291,23 @@ impl<K: Kernel> Tunnel<K> {
             &mut Io<'_, K>,
         ) -> Result<(), (Side, io::Error)>,
     ) -> Result<(), TunnelExit> {
-        let bytes_before = self.bytes();
+        let (up_before, down_before) = (self.up.bytes, self.down.bytes);
         let was_half_closed = self.is_half_closed();
         let SessionCore { in_flight, slot, .. } = core;
         let mut io = Io { kernel: cx.kernel, slot: *slot, in_flight, counters: &cx.counters.hot };
         let mut sockets =
             TunnelSockets { client: &mut self.client, device: &mut self.device, scratch: cx.scratch };
         let stepped = step(&mut self.up, &mut self.down, &mut sockets, &mut io);
-        if self.bytes() != bytes_before {
+        let (up_moved, down_moved) = (self.up.bytes != up_before, self.down.bytes != down_before);
+        if up_moved || down_moved {
             self.active_at = cx.now.tick();
             self.has_sent = true;
         }
+        let now = cx.now.tick();
+        let (up_waits, down_waits) =
+            (core.in_flight.has(Purpose::UpWritable), core.in_flight.has(Purpose::DownWritable));
+        self.up_stalled_at = stalled_at(self.up_stalled_at, up_waits, up_moved, now);
+        self.down_stalled_at = stalled_at(self.down_stalled_at, down_waits, down_moved, now);
         if let Err((side, error)) = stepped {
             return Err(side.broken(&error));
         }
@@ -358,8 +370,9 @@ impl<K: Kernel> Tunnel<K> {
         self.up.is_finished() || self.down.is_finished()
     }
 
-    fn bytes(&self) -> u64 {
-        self.up.bytes + self.down.bytes
+    /// Time since which a direction has stood still, because its reader does not read.
+    pub fn stalled_since(&self) -> Option<Tick> {
+        Some(self.up_stalled_at.min(self.down_stalled_at)).filter(|since| *since != Tick::NEVER)
     }
 
     fn has_expired(&self, cx: &TurnCx<'_, K>) -> bool {
@@ -447,6 +460,15 @@ fn sockets<'a, K: Kernel>(
         sink_transport: &mut sink.transport,
         scratch,
         is_last,
+    }
+}
+
+/// Time since which a direction stands still that stood still since `before`.
+fn stalled_at(before: Tick, waits_for_room: bool, has_moved: bool, now: Tick) -> Tick {
+    match waits_for_room {
+        false => Tick::NEVER,
+        true if has_moved || before == Tick::NEVER => now,
+        true => before,
     }
 }
 

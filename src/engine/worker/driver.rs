@@ -403,6 +403,20 @@ impl SessionDriver {
         }
     }
 
+    /// Ends some of the tunnels that have stalled longest: memory for TCP runs short.
+    pub fn shed_stalled(&mut self, cx: &mut UringCx<'_>) {
+        let stalled_until = Tick(cx.now.tick().0.saturating_sub(STALLED_FOR.as_millis() as u64));
+        let mut stalled: Vec<(Tick, Slot)> = self.sessions.stalled_until(stalled_until);
+        let count = stalled.len().min(SHED_AT_ONCE);
+        if count == 0 {
+            return;
+        }
+        stalled.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+        for &(_, slot) in &stalled[..count] {
+            self.with_session(slot, cx, Session::end_stalled);
+        }
+    }
+
     /// The thread's ring is lost, or the thread has panicked: ends every session by resets. Drop the ring before
     /// [`leave`](Self::leave) closes their sockets.
     pub fn abandon_sessions(&mut self, cx: &mut UringCx<'_>) -> usize {
@@ -513,6 +527,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that are spliced in the time that it takes to open or seal one.
 const RECORD_COST: u64 = 8;
+
+/// Time that a direction has to stand still until its tunnel counts as stalled.
+const STALLED_FOR: Duration = Duration::from_secs(1);
+
+/// Stalled tunnels that one thread ends before the system's memory is looked at again: few, since each may hold some MB.
+const SHED_AT_ONCE: usize = 8;
 
 /// Tunnels that one turn checks for deliveries: some 0.1 ms, so that messages do not wait.
 const CHECKS_PER_TURN: usize = 64;

@@ -49,6 +49,8 @@ pub(super) struct Worker {
     /// Time since which the store knows the ends that the sweep under way, or the last one, may close tunnels
     /// for; see [`TurnCx::ended_at_us`].
     ended_at_us: u64,
+    /// The value of [`Shared::sheds`] at the last turn.
+    sheds_seen: u64,
     idle: IdlePolicy,
     /// The node stops: time at which the thread gives up on the sessions that are left.
     stop_by: Option<Tick>,
@@ -101,6 +103,7 @@ impl Worker {
             number,
             signals: SignalReader::default(),
             ended_at_us: 0,
+            sheds_seen: 0,
             idle,
             stop_by: None,
             tend_peers_at: None,
@@ -194,6 +197,10 @@ impl Worker {
         self.driver.work(&mut self.completions, &mut self.idle, &mut self.signals, &mut cx);
         if cx.shared.config.forward.tls.is_some() && !shared.is_stopping() {
             self.tend_peers_at = cx.with_peer_pool(|peers, pool| peers.tend(pool)).flatten();
+        }
+        let sheds = shared.sheds();
+        if std::mem::replace(&mut self.sheds_seen, sheds) != sheds {
+            self.driver.shed_stalled(&mut cx);
         }
         self.driver.resume_accepting(&mut cx);
         thread.counters.hot.turns.add(1);

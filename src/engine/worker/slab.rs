@@ -3,6 +3,7 @@
 use crate::authz::Query;
 use crate::engine::kernel::Kernel;
 use crate::engine::session::Session;
+use crate::engine::timers::Tick;
 use crate::engine::user_data::Slot;
 
 /// The sessions of one worker, by slot.
@@ -60,6 +61,13 @@ impl<K: Kernel> Sessions<K> {
     /// All slots in use.
     pub fn occupied(&self) -> Vec<Slot> {
         (0u32..).zip(&self.slots).filter(|(_, place)| place.is_some()).map(|(slot, _)| Slot(slot)).collect()
+    }
+
+    /// The tunnels that have stalled since this time or before, with the time.
+    pub fn stalled_until(&self, until: Tick) -> Vec<(Tick, Slot)> {
+        let slots = (0u32..).map(Slot).zip(&self.slots);
+        let stalled = slots.filter_map(|(slot, session)| Some((session.as_ref()?.stalled_since()?, slot)));
+        stalled.filter(|(since, _)| *since <= until).collect()
     }
 
     /// Begins a sweep over all sessions; restarts the one under way.

@@ -75,6 +75,8 @@ causes! {
     DeviceRemoved = "device-removed",
     /// An operator ended the session.
     EndedByAdmin = "ended-by-admin",
+    /// Memory for TCP ran short, and the tunnel had stalled for longer than the others.
+    TcpMemory = "tcp-memory",
     /// The relay stopped.
     NodeStopped = "node-stopped",
     /// The relay has a defect; please report it.
