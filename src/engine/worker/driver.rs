@@ -358,6 +358,11 @@ impl SessionDriver {
             arrangement.timer = Some(deadline);
             self.timers.insert(Timer { at: deadline, slot });
         }
+        // One timer of each slot counts.
+        if self.timers.len() > 2 * self.arrangements.len() + TIMERS_KEPT {
+            let arrangements = &self.arrangements;
+            self.timers.retain(|timer| arrangements[timer.slot.0 as usize].timer == Some(timer.at));
+        }
     }
 
     fn fire_timers(&mut self, cx: &mut UringCx<'_>) {
@@ -533,6 +538,9 @@ const STALLED_FOR: Duration = Duration::from_secs(1);
 
 /// Stalled tunnels that one thread ends before the system's memory is looked at again: few, since each may hold some MB.
 const SHED_AT_ONCE: usize = 8;
+
+/// Timers up to which those that do not count stay.
+const TIMERS_KEPT: usize = 1024;
 
 /// Tunnels that one turn checks for deliveries: some 0.1 ms, so that messages do not wait.
 const CHECKS_PER_TURN: usize = 64;

@@ -4,6 +4,9 @@
 //! its old time, and the worker then reads the session's true deadline and sets the timer again. The next session
 //! in the slot finds a timer set and needs none of its own. So a message causes no timer work, and a short session
 //! hardly any. A heap, or a crate that must hear of each change, would cost more.
+//!
+//! A timer that an earlier one has overtaken stays where it is, perhaps for an hour. So that those of past sessions do not
+//! add up, they are removed once they are as many as the timers that count.
 
 use crate::engine::timers::Tick;
 use crate::engine::user_data::Slot;
@@ -36,6 +39,25 @@ impl TimerWheel {
     pub fn insert(&mut self, timer: Timer) {
         self.timers += 1;
         self.place(timer);
+    }
+
+    /// Number of timers, whether they count or not.
+    pub fn len(&self) -> usize {
+        self.timers
+    }
+
+    /// Removes the timers that do not count.
+    pub fn retain(&mut self, mut counts: impl FnMut(&Timer) -> bool) {
+        for level in &mut self.levels {
+            for (number, slot) in level.slots.iter_mut().enumerate() {
+                slot.retain(&mut counts);
+                if slot.is_empty() {
+                    level.occupied &= !(1 << number);
+                    *slot = Vec::new();
+                }
+            }
+        }
+        self.timers = self.levels.iter().flat_map(|level| &level.slots).map(Vec::len).sum();
     }
 
     /// Removes every timer that is due at `now` and appends it to `fired`.
@@ -131,6 +153,17 @@ mod tests {
         wheel.advance(Tick(5_001), &mut fired);
         assert_eq!(fired, [timer(10)]);
         assert_eq!(wheel.next(), None);
+    }
+
+    #[test]
+    fn timers_that_do_not_count_are_removed_and_the_others_fire() {
+        let mut wheel = TimerWheel::new();
+        (0..10_000).for_each(|at| wheel.insert(timer(at * 700)));
+        wheel.retain(|timer| timer.at.0 % 1_400 == 0);
+        assert_eq!(wheel.len(), 5_000);
+        let mut fired = Vec::new();
+        wheel.advance(Tick(7_000_000), &mut fired);
+        assert_eq!((fired.len(), wheel.len(), wheel.next()), (5_000, 0, None));
     }
 
     proptest! {
