@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use crossbeam::channel::{Receiver, bounded, select};
+use nix::sys::prctl::set_dumpable;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,6 +22,10 @@ use crate::store::sqlite;
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
     let log = log::start(&config.log)?;
+    // Memory holds tokens: no core dump, and no look into it by other programs of this user.
+    if let Err(error) = set_dumpable(false) {
+        tracing::warn!(%error, "a core dump of this process would hold tokens of clients");
+    }
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }

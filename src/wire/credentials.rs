@@ -5,10 +5,15 @@ use std::fmt;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use zeroize::Zeroizing;
 
-/// A client's token. It is secret: nothing prints it, not even `Debug`.
+/// Bytes of a token at most. A longer one could not be handed to a peer: as Basic credentials it takes a third more, and
+/// the request to the peer must fit into [`HEAD_BYTES_MAX`](super::HEAD_BYTES_MAX) with the names of all its hops.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+
+/// A client's token. It is secret: nothing prints it, not even `Debug`, and its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Vec<u8>);
+pub struct Token(Zeroizing<Vec<u8>>);
 
 /// The form of a request's credentials. The audit log has it where they are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,7 @@ pub(super) struct ParsedCredentials {
 
 impl Token {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(Zeroizing::new(bytes))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -47,9 +52,10 @@ impl Token {
     }
 
     /// The token as Basic credentials of a user without a name, which can carry any bytes.
-    pub fn basic(&self) -> Vec<u8> {
-        let user = [b":", self.0.as_slice()].concat();
-        [b"Basic ", BASE64.encode(user).as_bytes()].concat()
+    pub fn basic(&self) -> Zeroizing<Vec<u8>> {
+        let user = Zeroizing::new([b":", self.0.as_slice()].concat());
+        let encoded = Zeroizing::new(BASE64.encode(&*user));
+        Zeroizing::new([b"Basic ", encoded.as_bytes()].concat())
     }
 }
 

@@ -4,7 +4,7 @@
 //! same error however its bytes arrive: the first byte that makes it invalid decides, and later bytes never change
 //! the error.
 
-use super::credentials::{CredentialForm, ParsedCredentials, Token, parse_credentials};
+use super::credentials::{CredentialForm, ParsedCredentials, TOKEN_BYTES_MAX, Token, parse_credentials};
 use super::framing::check_framing;
 use super::{HttpVersion, Reply};
 
@@ -31,7 +31,10 @@ pub enum HeadError {
     Malformed { version: HttpVersion, detail: &'static str },
     #[error("the method is not CONNECT")]
     Method { version: HttpVersion },
-    #[error("the head is longer than {HEAD_BYTES_MAX} bytes or has more than {HEADERS_MAX} headers")]
+    #[error(
+        "the head is longer than {HEAD_BYTES_MAX} bytes, has more than {HEADERS_MAX} headers, or its token more than \
+         {TOKEN_BYTES_MAX} bytes"
+    )]
     TooLarge { version: HttpVersion },
 }
 
@@ -87,6 +90,9 @@ pub fn parse_head<'a>(bytes: &'a [u8], suffixes: &[String]) -> Result<Option<Con
             let ConnectTarget { uuid, port } = target.expect("a complete head has a request line");
             check_framing(request.headers).map_err(malformed)?;
             let ParsedCredentials { token, form } = parse_credentials(request.headers).map_err(malformed)?;
+            if token.as_ref().is_some_and(|token| token.as_bytes().len() > TOKEN_BYTES_MAX) {
+                return Err(HeadError::TooLarge { version });
+            }
             Ok(Some(ConnectHead { version, uuid, port, token, credential_form: form, len }))
         }
         Ok(httparse::Status::Partial) if bad_byte.is_some() => {
@@ -232,6 +238,20 @@ mod tests {
                 panic!("{target}: {:?}", parse(&head));
             };
             assert!(detail.contains(expected), "{target}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_no_node_could_hand_on_is_refused_by_the_first_one() {
+        for (len, fits) in [(TOKEN_BYTES_MAX, true), (TOKEN_BYTES_MAX + 1, false)] {
+            let token = "t".repeat(len);
+            let basic = Token::new(token.clone().into_bytes()).basic();
+            for credentials in [format!("Bearer {token}"), String::from_utf8(basic.to_vec()).unwrap()] {
+                let head = format!("CONNECT {UUID} HTTP/1.1\r\nProxy-Authorization: {credentials}\r\n\r\n");
+                let parsed = parse(&head);
+                assert_eq!(parsed.is_ok(), fits, "{parsed:?}");
+                assert!(fits || matches!(parsed, Err(HeadError::TooLarge { .. })));
+            }
         }
     }
 

@@ -10,7 +10,7 @@ mod session_token;
 mod summary_request;
 mod tls;
 
-pub use credentials::{CredentialForm, Token};
+pub use credentials::{CredentialForm, TOKEN_BYTES_MAX, Token};
 pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, parse_head};
 pub use peer_request::{PeerReply, PeerReplyError, PeerRequest, parse_hops, parse_peer_reply};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ppp::v2;
 
-use super::{HEAD_BYTES_MAX, Reply, Token};
+use zeroize::Zeroizing;
+
+use super::{HEAD_BYTES_MAX, PROXY_HEADER_BYTES_MAX, Reply, Token};
 
 /// A client's request on its way to a peer.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +43,10 @@ pub enum PeerReplyError {
 
 impl PeerRequest<'_> {
     /// The bytes to send: PROXY header and head.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.proxy_header();
+    pub fn bytes(&self) -> Zeroizing<Vec<u8>> {
+        // With room for all of it, so that the token is in one place of the memory.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_BYTES_MAX + PROXY_HEADER_BYTES_MAX));
+        bytes.extend_from_slice(&self.proxy_header());
         let Self { uuid, port, token, hops, .. } = self;
         let head = format!("CONNECT {uuid}:{port} HTTP/1.1\r\n{HOPS}: {}\r\n", hops.join(", "));
         bytes.extend_from_slice(head.as_bytes());
@@ -124,7 +128,11 @@ mod tests {
     use super::*;
     use crate::wire::{HttpVersion, parse_head, parse_proxy_header};
 
-    fn request<'a>(client: Option<&str>, token: Option<&'a Token>, hops: &'a [Box<str>]) -> Vec<u8> {
+    fn request<'a>(
+        client: Option<&str>,
+        token: Option<&'a Token>,
+        hops: &'a [Box<str>],
+    ) -> Zeroizing<Vec<u8>> {
         let client = client.map(|client| client.parse().unwrap());
         PeerRequest { client, uuid: "00ff", port: 22, token, hops }.bytes()
     }
@@ -145,6 +153,21 @@ mod tests {
                 assert_eq!(parse_hops(&bytes[header.len..]), hops);
             }
         }
+    }
+
+    #[test]
+    fn the_longest_token_that_a_client_may_show_fits_into_the_request_to_a_peer() {
+        use crate::wire::{HEAD_BYTES_MAX, TOKEN_BYTES_MAX};
+        let hops: Vec<Box<str>> = (0..8).map(|_| "n".repeat(253).into()).collect();
+        let token = Token::new(vec![b'x'; TOKEN_BYTES_MAX]);
+        let uuid = "0".repeat(62);
+        let client = Some("[2001:db8::1]:51000".parse().unwrap());
+        let bytes =
+            PeerRequest { client, uuid: &uuid, port: 65535, token: Some(&token), hops: &hops }.bytes();
+        let header = parse_proxy_header(&bytes).unwrap().unwrap();
+        let head = parse_head(&bytes[header.len..], &[]).unwrap().unwrap();
+        assert!(head.len <= HEAD_BYTES_MAX);
+        assert_eq!(head.token, Some(token));
     }
 
     #[test]

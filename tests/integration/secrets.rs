@@ -85,6 +85,40 @@ fn forms(secret: &str) -> Vec<(&'static str, String)> {
 }
 
 #[test]
+fn no_core_dump_and_no_other_program_of_its_user_sees_its_memory() {
+    let name = "no_core_dump_and_no_other_program_of_its_user_sees_its_memory";
+    if !tools_or_skip(name, &["setpriv", "chown"]) || !root_or_skip(name) {
+        return;
+    }
+    let site = Site::new("");
+    std::fs::create_dir_all(site.folder().join("state")).unwrap();
+    let owner = std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(site.folder()).status();
+    assert!(owner.unwrap().success());
+    let relay = site.start_through(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    // The kernel gives the files of a process that cannot be dumped to root.
+    let owner = |file: &str| {
+        std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{}/{file}", relay.pid())).unwrap())
+    };
+    assert_eq!((owner("mem"), owner("environ")), (0, 0));
+}
+
+#[test]
+fn a_store_is_its_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store.db");
+    // With the usual umask, under which SQLite makes a file that everybody may read.
+    let made = std::process::Command::new("sh")
+        .args(["-c", "umask 022; exec \"$0\" store init --store \"sqlite:$1\""])
+        .arg(env!("CARGO_BIN_EXE_sluicegate"))
+        .arg(&store)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&store).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn the_search_finds_a_secret_however_it_is_wrapped() {
     let secret = "sg_abcdefghijklmnop";
     for wrapped in [

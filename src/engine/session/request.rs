@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use zeroize::Zeroizing;
 
 use super::State;
 use super::core::{ProxyHeader, Rights, SessionCore};
@@ -26,7 +27,8 @@ use crate::wire::{
 /// The head is incomplete.
 pub(super) struct ReadingRequest<K: Kernel> {
     pub client: Endpoint<K>,
-    head: Vec<u8>,
+    /// Holds a token, most often.
+    head: Zeroizing<Vec<u8>>,
 }
 
 /// A request whose head was read, and its client.
@@ -59,7 +61,7 @@ impl<K: Kernel> ReadingRequest<K> {
             Some(tls) if core.proxy_header != ProxyHeader::Expected || core.comes_from_peer(cx) => {
                 State::start_tls(client, tls, Vec::new(), core, cx)
             }
-            _ => Self { client: Endpoint::plain(client), head: Vec::new() }.receive(core, cx),
+            _ => Self { client: Endpoint::plain(client), head: Zeroizing::default() }.receive(core, cx),
         }
     }
 
@@ -129,7 +131,7 @@ impl<K: Kernel> ReadingRequest<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        Self { client, head }.read(core, cx)
+        Self { client, head: Zeroizing::new(head) }.read(core, cx)
     }
 
     /// Reads the bytes so far: waits for more, or decides.
@@ -160,7 +162,8 @@ impl<K: Kernel> ReadingRequest<K> {
                     if let Transport::Plain = self.client.transport
                         && let Some(tls) = cx.shared.tls(core.listener as usize)
                     {
-                        return State::start_tls(self.client.socket, tls, self.head, core, cx);
+                        let records = std::mem::take(&mut *self.head);
+                        return State::start_tls(self.client.socket, tls, records, core, cx);
                     }
                 }
                 Ok(None) => return self.wait_for_more(core, cx),

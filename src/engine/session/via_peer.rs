@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
+use zeroize::Zeroizing;
 
 use super::State;
 use super::core::{Rights, SessionCore};
@@ -369,7 +370,12 @@ impl<K: Kernel> PeerAttempt<K> {
 
 impl<K: Kernel> ClientRequest<K> {
     /// The request to the peer: everything that this node decided from, and the nodes that it has come by.
-    fn handover(&self, query: Option<Query>, client: Option<SocketAddr>, cx: &TurnCx<'_, K>) -> Vec<u8> {
+    fn handover(
+        &self,
+        query: Option<Query>,
+        client: Option<SocketAddr>,
+        cx: &TurnCx<'_, K>,
+    ) -> Zeroizing<Vec<u8>> {
         let own = cx.shared.config.vpn.node.as_deref().unwrap_or_default();
         let hops: Vec<Box<str>> = self.hops.iter().cloned().chain([own.into()]).collect();
         let (device, port) = query.map_or((None, 0), |query| (query.device, query.port));

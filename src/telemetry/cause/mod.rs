@@ -91,7 +91,7 @@ causes! {
     HeadTruncated = "head-truncated",
     /// The method was not CONNECT.
     Method = "method",
-    /// The head was over 8 KiB, or had more than 64 headers.
+    /// The head was over 8 KiB, had more than 64 headers, or a token over 4096 bytes.
     HeadTooLarge = "head-too-large",
     /// The head was not complete in `timeouts.head`.
     HeadTimeout = "head-timeout",
