@@ -13,7 +13,7 @@ use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
-use super::buffers::{BufferId, Buffers};
+use super::buffers::{Buffers, FilledBuffer, RingId};
 use super::enter::{Enter, Until};
 use super::receive::{ReceiveLimit, limited_receive};
 
@@ -83,7 +83,7 @@ pub struct Completion {
     /// True while a multishot operation goes on.
     pub more: bool,
     /// The buffer that a receive filled.
-    pub buffer: Option<BufferId>,
+    pub buffer: Option<FilledBuffer>,
     /// The connection that an accept returned.
     pub accepted: Option<OwnedFd>,
 }
@@ -136,6 +136,7 @@ pub struct Ring {
     /// Declared above the ring, so that it is dropped first: the ring must still be open then.
     enter: Enter,
     ring: IoUring,
+    id: RingId,
     /// Entries that found the submission queue full; the next turn submits them first. Bounded by the operations
     /// that sessions can have in flight.
     backlog: VecDeque<squeue::Entry>,
@@ -180,6 +181,7 @@ impl Ring {
         Ok(Self {
             enter: Enter::new(&ring),
             ring,
+            id: RingId::next(),
             backlog: VecDeque::new(),
             addresses: Vec::new(),
             overflows: 0,
@@ -241,13 +243,14 @@ impl Ring {
     }
 
     fn take_completions(&mut self, completions: &mut Vec<Completion>) {
-        let accept_user_data = &self.accept_user_data;
+        let (accept_user_data, id) = (&self.accept_user_data, self.id);
         completions.extend(self.ring.completion().map(|entry| {
             Completion {
                 user_data: entry.user_data(),
                 result: entry.result(),
                 more: cqueue::more(entry.flags()),
-                buffer: cqueue::buffer_select(entry.flags()).map(BufferId),
+                buffer: cqueue::buffer_select(entry.flags())
+                    .map(|number| FilledBuffer::of_completion(number, id)),
                 accepted: (entry.result() >= 0 && accept_user_data.contains(&entry.user_data()))
                     .then(|| adopt(entry.result())),
             }
@@ -273,7 +276,7 @@ impl Ring {
     /// Maps and registers `count` receive buffers; `count` is a power of two of at most 32768.
     /// Drop them after this ring.
     pub fn register_buffers(&self, count: u16) -> io::Result<Buffers> {
-        Buffers::register(&self.ring, count)
+        Buffers::register(&self.ring, self.id, count)
     }
 
     pub(super) fn receive_limit(&self) -> ReceiveLimit {

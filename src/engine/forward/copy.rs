@@ -11,7 +11,7 @@ use super::{Flow, FlowError, FlowOperation, FlowSockets, Path};
 use crate::config::Forwarding;
 use crate::engine::kernel::io::{Io, Outcome, errno, send_until_full};
 use crate::engine::kernel::{Conveyor, Kernel};
-use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+use crate::sys::buffers::{BUFFER_BYTES, FilledBuffer};
 use crate::sys::ring::{First, RECEIVE_BYTES_MAX};
 use crate::telemetry::HotCounters;
 
@@ -177,12 +177,12 @@ impl<P: Conveyor> Flow<P> {
 
     fn forward_buffer<K: Kernel<Pipe = P>>(
         &mut self,
-        buffer: BufferId,
+        buffer: FilledBuffer,
         len: usize,
         ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
-        let bytes = io.kernel.received(buffer, len);
+        let bytes = io.kernel.received(&buffer, len);
         let kept = self.forward_received(bytes, ends, io.kernel, io.counters);
         io.kernel.give_back(buffer);
         kept

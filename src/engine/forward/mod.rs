@@ -169,7 +169,10 @@ impl<P: Conveyor> Flow<P> {
                 Err(FlowError::source(errno(-libc::ECONNRESET)))
             }
             FlowOperation::Hangup => Ok(()),
-            _ if self.finished => Ok(()),
+            _ if self.finished => {
+                outcome.give_back(io.kernel);
+                Ok(())
+            }
             FlowOperation::Receive => self.on_received(outcome, ends, io),
             FlowOperation::Writable if matches!(self.path, Path::Copy(_)) => self.on_room(ends, io),
             FlowOperation::Readable | FlowOperation::Writable if matches!(self.path, Path::Records(_)) => {

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Kernel, SocketOperation};
 use crate::engine::user_data::{InFlight, Purpose, Slot, UserData};
-use crate::sys::buffers::BufferId;
+use crate::sys::buffers::FilledBuffer;
 use crate::telemetry::HotCounters;
 
 /// A session's access to the kernel for one call: it queues operations under the session's slot.
@@ -16,14 +16,14 @@ pub(in crate::engine) struct Io<'a, K: Kernel> {
 }
 
 /// The result of an operation, as a session sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(in crate::engine) struct Outcome {
     /// The return value, negative for an errno.
     pub result: i32,
     /// The operation goes on.
     pub more: bool,
     /// The buffer that a receive filled; to be given back once.
-    pub buffer: Option<BufferId>,
+    pub buffer: Option<FilledBuffer>,
 }
 
 impl<K: Kernel> Io<'_, K> {
@@ -47,9 +47,14 @@ impl<K: Kernel> Io<'_, K> {
 impl Outcome {
     /// Returns the buffer of a completion that nobody reads.
     pub fn give_back<K: Kernel>(self, kernel: &mut K) {
-        if let Some(buffer) = self.buffer {
-            kernel.give_back(buffer);
-        }
+        give_back(self.buffer, kernel);
+    }
+}
+
+/// Returns a buffer that nobody reads, if there is one.
+pub(in crate::engine) fn give_back<K: Kernel>(buffer: Option<FilledBuffer>, kernel: &mut K) {
+    if let Some(buffer) = buffer {
+        kernel.give_back(buffer);
     }
 }
 

@@ -13,7 +13,7 @@ use std::io::Result;
 use std::net::SocketAddr;
 
 use super::user_data::UserData;
-use crate::sys::buffers::BufferId;
+use crate::sys::buffers::FilledBuffer;
 use crate::sys::kernel_tls::{Keys, Record};
 use crate::sys::ring::First;
 use crate::sys::silence::Delivery;
@@ -58,9 +58,9 @@ pub(super) trait Kernel {
     fn send_close_notify(&self, socket: &Self::Socket) -> Result<()>;
 
     /// The bytes that a completed receive put into a buffer.
-    fn received(&self, buffer: BufferId, len: usize) -> &[u8];
-    /// Returns a buffer to the ring; once per completion that named one.
-    fn give_back(&mut self, buffer: BufferId);
+    fn received<'a>(&'a self, buffer: &'a FilledBuffer, len: usize) -> &'a [u8];
+    /// Returns a buffer to the ring.
+    fn give_back(&mut self, buffer: FilledBuffer);
 
     /// A clean pipe, or `None` where this thread's bound is reached or the system has none left.
     fn take_pipe(&mut self) -> Option<Self::Pipe>;

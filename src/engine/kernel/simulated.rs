@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::engine::kernel::io::Outcome;
 use crate::engine::kernel::{Conveyor, Kernel, SocketOperation};
 use crate::engine::user_data::{Purpose, UserData};
-use crate::sys::buffers::{BUFFER_BYTES, BufferId};
+use crate::sys::buffers::{BUFFER_BYTES, FilledBuffer};
 use crate::sys::kernel_tls::{Keys, Record};
 use crate::sys::silence::Delivery;
 
@@ -252,14 +252,14 @@ impl SimulatedKernel {
     }
 
     /// Fills a buffer with what `socket` has, asked or not.
-    pub fn deliver(&mut self, socket: &Socket) -> BufferId {
+    pub fn deliver(&mut self, socket: &Socket) -> FilledBuffer {
         self.deliver_up_to(socket, BUFFER_BYTES)
     }
 
-    fn deliver_up_to(&mut self, socket: &Socket, max: usize) -> BufferId {
+    fn deliver_up_to(&mut self, socket: &Socket, max: usize) -> FilledBuffer {
         self.next_buffer = self.next_buffer.wrapping_add(1);
         self.buffers.insert(self.next_buffer, socket.take_incoming(max));
-        BufferId(self.next_buffer)
+        FilledBuffer::for_tests(self.next_buffer)
     }
 
     fn ring_fill(&self, socket: &Socket, pipe: &PipeBytes) -> i32 {
@@ -409,12 +409,12 @@ impl Kernel for SimulatedKernel {
         self.open_device_socket(address)
     }
 
-    fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
-        &self.buffers[&buffer.0][..len]
+    fn received<'a>(&'a self, buffer: &'a FilledBuffer, len: usize) -> &'a [u8] {
+        &self.buffers[&buffer.number()][..len]
     }
 
-    fn give_back(&mut self, buffer: BufferId) {
-        assert!(self.buffers.remove(&buffer.0).is_some(), "{buffer:?} is given back once");
+    fn give_back(&mut self, buffer: FilledBuffer) {
+        assert!(self.buffers.remove(&buffer.number()).is_some(), "{buffer:?} is given back once");
     }
 
     fn take_pipe(&mut self) -> Option<SimulatedPipe> {

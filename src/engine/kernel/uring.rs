@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Conveyor, Kernel, SocketOperation};
 use crate::config::{Config, EngineConfig, KernelTls};
 use crate::engine::user_data::UserData;
-use crate::sys::buffers::{BufferId, Buffers};
+use crate::sys::buffers::{Buffers, FilledBuffer};
 use crate::sys::kernel_tls::{self, Keys, Record};
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, Gather, Operation, Ring, RingError, Wait};
@@ -224,11 +224,11 @@ impl Kernel for UringKernel {
         silence::delivery(socket, self.silence.user_timeout)
     }
 
-    fn received(&self, buffer: BufferId, len: usize) -> &[u8] {
+    fn received<'a>(&'a self, buffer: &'a FilledBuffer, len: usize) -> &'a [u8] {
         self.buffers.bytes(buffer, len)
     }
 
-    fn give_back(&mut self, buffer: BufferId) {
+    fn give_back(&mut self, buffer: FilledBuffer) {
         self.buffers_out -= 1;
         self.buffers.give_back(buffer);
     }

@@ -112,8 +112,9 @@ impl<K: Kernel> Rejecting<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
+        let result = outcome.result;
         outcome.give_back(cx.kernel);
-        let is_over = match outcome.result {
+        let is_over = match result {
             len @ 1.. => {
                 self.discarded_bytes += len as usize;
                 self.discarded_bytes > DISCARDED_BYTES_MAX

@@ -13,7 +13,7 @@ use super::reject::{Rejecting, Rejection};
 use super::reply::{AfterReply, send_reply};
 use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
-use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::kernel::io::{Outcome, errno, give_back, is_transient};
 use crate::engine::limits::{NoPlace, network_of};
 use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::token_rate_limit::Budget;
@@ -71,10 +71,11 @@ impl<K: Kernel> ReadingRequest<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        match (outcome.result, outcome.buffer) {
+        let Outcome { result, buffer, .. } = outcome;
+        match (result, buffer) {
             (len @ 1.., Some(buffer)) => {
                 let Self { client, head } = &mut *self;
-                let received = cx.kernel.received(buffer, len as usize);
+                let received = cx.kernel.received(&buffer, len as usize);
                 let opened = match &mut client.transport {
                     Transport::UserTls(stream) => stream.receive(received, head),
                     Transport::Plain | Transport::KernelTls => {
@@ -88,8 +89,8 @@ impl<K: Kernel> ReadingRequest<K> {
                     Err(error) => State::fail_tls(self.client, &error, core, cx),
                 }
             }
-            (result, _) => {
-                outcome.give_back(cx.kernel);
+            (result, buffer) => {
+                give_back(buffer, cx.kernel);
                 match errno(result) {
                     _ if result >= 0 => self.on_end(core, cx),
                     error if is_transient(&error) => self.receive(core, cx),

@@ -13,7 +13,7 @@ use super::State;
 use super::core::SessionCore;
 use super::reject::Rejection;
 use crate::engine::kernel::Kernel;
-use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::kernel::io::{Outcome, errno, give_back, is_transient};
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::tls::transport::Endpoint;
@@ -60,14 +60,15 @@ impl<K: Kernel> TlsHandshake<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        match (self.stream.take(), outcome.result, outcome.buffer) {
+        let Outcome { result, buffer, .. } = outcome;
+        match (self.stream.take(), result, buffer) {
             (Some(stream), len @ 1.., Some(buffer)) => {
-                let records = cx.kernel.received(buffer, len as usize).to_vec();
+                let records = cx.kernel.received(&buffer, len as usize).to_vec();
                 cx.kernel.give_back(buffer);
                 self.go_on(stream, records, core, cx)
             }
-            (stream, result, _) => {
-                outcome.give_back(cx.kernel);
+            (stream, result, buffer) => {
+                give_back(buffer, cx.kernel);
                 match (stream, errno(result)) {
                     (Some(stream), error) if is_transient(&error) => self.receive(stream, core, cx),
                     (_, error) if result < 0 => {

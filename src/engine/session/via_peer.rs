@@ -17,7 +17,7 @@ use super::reject::Rejection;
 use super::request::ClientRequest;
 use super::tunnel::TunnelParts;
 use crate::authz::{Decision, PeerRoute, Query, Refusal, UnixMillis};
-use crate::engine::kernel::io::{Outcome, errno, is_transient};
+use crate::engine::kernel::io::{Outcome, errno, give_back, is_transient};
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::limits::TunnelPermit;
 use crate::engine::peer_pool::ReadyConnection;
@@ -189,9 +189,10 @@ impl<K: Kernel> AskingPeer<K> {
     /// Takes bytes of the peer: a step of the handshake, or its reply.
     pub fn on_received(self, outcome: Outcome, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         let Self { attempt, progress } = self;
-        match (outcome.result, outcome.buffer) {
+        let Outcome { result, buffer, .. } = outcome;
+        match (result, buffer) {
             (len @ 1.., Some(buffer)) => {
-                let records = cx.kernel.received(buffer, len as usize).to_vec();
+                let records = cx.kernel.received(&buffer, len as usize).to_vec();
                 cx.kernel.give_back(buffer);
                 match progress {
                     PeerProgress::Connecting(stream) | PeerProgress::Handshaking(stream) => {
@@ -208,8 +209,8 @@ impl<K: Kernel> AskingPeer<K> {
                     }
                 }
             }
-            (result, _) => {
-                outcome.give_back(cx.kernel);
+            (result, buffer) => {
+                give_back(buffer, cx.kernel);
                 match errno(result) {
                     _ if result >= 0 => attempt.fail(Cause::NodeClosed, None, core, cx),
                     error if is_transient(&error) => attempt.receive(progress, core, cx),

@@ -116,11 +116,11 @@ pub(in crate::engine) const ARRIVALS_PER_TURN: usize = 32;
 mod tests {
     use super::*;
     use crate::engine::user_data::Slot;
-    use crate::sys::buffers::BufferId;
+    use crate::sys::buffers::FilledBuffer;
 
     fn completion(purpose: Purpose, result: i32) -> Completion {
         let user_data = UserData::Session { slot: Slot(7), purpose }.into_bits();
-        let buffer = (result > 0).then_some(BufferId(0));
+        let buffer = (result > 0).then(|| FilledBuffer::for_tests(0));
         Completion { user_data, result, more: false, buffer, accepted: None }
     }
 
