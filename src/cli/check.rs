@@ -72,6 +72,7 @@ fn report(
     let of_state = Control::check_state(config);
     let warnings: Vec<String> = of_machine
         .into_iter()
+        .chain(config.vpn.warnings())
         .chain(certificate_warnings(tls))
         .chain(of_state)
         .chain(store.warnings)

@@ -39,6 +39,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     };
     let node = node.map_err(CommandError::failed)?;
     doctor::log_limits(config);
+    config.vpn.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
     let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };

@@ -43,6 +43,18 @@ impl Vpn {
         any_contains(&self.allow, address)
     }
 
+    /// A warning for each network of `allow` that is every address.
+    pub fn warnings(&self) -> Vec<String> {
+        let all = self.allow.iter().filter(|network| network.prefix_len() == 0);
+        all.map(|network| {
+            format!(
+                "vpn.allow has {network}, so the relay connects clients to whatever address the store names: to this \
+                 machine, its neighbours and the internet; name the VPN's network, such as 10.8.0.0/16"
+            )
+        })
+        .collect()
+    }
+
     /// True where every device address is from the VPN, and none from the store.
     pub fn knows_addresses(&self) -> bool {
         !self.addresses.contains(&AddressSource::Store)

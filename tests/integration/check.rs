@@ -239,6 +239,18 @@ fn rows_that_do_not_decode_are_told() {
 }
 
 #[test]
+fn a_vpn_that_is_every_address_is_a_warning_here_and_in_the_log() {
+    for network in ["0.0.0.0/0", "::/0"] {
+        let site = Site::new(&format!("vpn.allow = ['127.0.0.0/8', '{network}']"));
+        let (code, _, warned) = outcome(check(&site));
+        let expected =
+            format!("warning: vpn.allow has {network}, so the relay connects clients to whatever address");
+        assert!(code == 0 && warned.contains(&expected), "{warned}");
+        assert!(site.start().logs(&expected["warning: ".len()..]));
+    }
+}
+
+#[test]
 fn too_few_descriptors_are_a_warning_that_names_the_numbers() {
     let site = Site::new("limits.sessions = 4000000");
     let (code, said, warned) = outcome(check(&site));

@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 
 use crate::support::{
     DEVICE, Device, Relay, Request, Running, Signal, Signer, Site, V4, connect, exchange, in_seconds,
-    tools_or_skip, wait_for,
+    root_or_skip, tools_or_skip, wait_for,
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};

@@ -1,7 +1,8 @@
 //! Makes and opens a store file for commands that change it.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,12 +20,21 @@ pub fn init(path: &Path) -> Result<Initialised, StoreError> {
         let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
         made.map_err(|error| path.unreadable(error))?;
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let mut admin = SqliteAdmin::connect(path, flags)?;
+    create(&path)?;
+    let mut admin = SqliteAdmin::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // This stands before any change: the file may be another program's.
     schema::check_initialisable(&admin.connection, &admin.path)?;
     admin.enable_wal()?;
     schema::initialise(&mut admin.connection, &admin.path)
+}
+
+/// Makes an empty file where there is none. SQLite would make one that everybody may read, and it gives the files beside
+/// it the same mode.
+fn create(path: &SqlitePath) -> Result<(), StoreError> {
+    match File::options().write(true).create_new(true).mode(FILE_MODE).open(&path.path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(path.unreadable(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the store at `path`, which must exist and be of this program's schema.
@@ -84,3 +94,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Mode of a folder that is made for the store: its owner alone sees what is in it.
 const FOLDER_MODE: u32 = 0o700;
+
+/// The store has the hashes of tokens, and who may reach which device: nobody else's to read.
+const FILE_MODE: u32 = 0o600;
