@@ -1,7 +1,7 @@
 //! The local socket. It serves the same requests as TCP does. Every user who may open it may run every command.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,12 @@ impl LocalSocket {
         let aside = tempfile::Builder::new().prefix(".socket-").tempdir_in(folder)?;
         let made = aside.path().join("s");
         let listener = StdListener::bind(&made)?;
-        let mode = match group {
-            Some(group) => {
-                set_group(&made, group)?;
-                GROUP_MODE
+        let mode = match group.map(|group| set_group(&made, group)) {
+            Some(Ok(())) => GROUP_MODE,
+            Some(Err(error)) => {
+                // Its owner can still use it.
+                tracing::error!("admin.socket {} is for its owner alone: {error}", path.display());
+                OWNER_MODE
             }
             None => OWNER_MODE,
         };
@@ -60,12 +62,17 @@ impl Drop for LocalSocket {
     }
 }
 
+/// Gives the file to a group. One that it has already needs no system call for that, which a sandbox may forbid.
 fn set_group(path: &Path, group: &str) -> io::Result<()> {
     let given =
         Group::from_name(group)?.ok_or_else(|| io::Error::other(format!("there is no group {group}")))?;
+    if std::fs::metadata(path)?.gid() == given.gid.as_raw() {
+        return Ok(());
+    }
     chown(path, None, Some(given.gid)).map_err(|error| {
         io::Error::other(format!(
-            "its group cannot be set to {group}: {error}; make this user a member of that group"
+            "its group cannot be set to {group}: {error}; make this user a member of that group, and in a sandbox \
+             allow chown and that group"
         ))
     })
 }

@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    DEVICE, DEVICE_V6, Device, Relay, Request, Site, V4, V6, exchange, ipv6_or_skip, root_or_skip, wait_for,
+    DEVICE, DEVICE_V6, Device, Relay, Request, Site, V4, V6, exchange, ipv6_or_skip, root_or_skip,
+    tools_or_skip, wait_for,
 };
 use nix::unistd::{Gid, Group};
 use serde_json::Value;
@@ -261,6 +262,66 @@ fn the_socket_is_its_owners_alone_unless_a_group_is_named() {
     };
     assert_eq!(status_of_member(group.gid.as_raw()), "200");
     assert_eq!(status_of_member(65534), "000");
+}
+
+/// A program that runs another one without the system calls of systemd's set `@privileged`, as the shipped unit does.
+fn without_privileged_calls(folder: &std::path::Path) -> std::path::PathBuf {
+    let mut names = vec!["@privileged".to_owned()];
+    let mut place = 0;
+    while place < names.len() {
+        if names[place].starts_with('@') {
+            let set =
+                Command::new("systemd-analyze").args(["syscall-filter", &names[place]]).output().unwrap();
+            let set = String::from_utf8(set.stdout).unwrap();
+            let members =
+                set.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#') && !line.is_empty());
+            names.extend(members.map(str::to_owned));
+        }
+        place += 1;
+    }
+    let denied: String = names
+        .iter()
+        .filter(|name| !name.starts_with('@'))
+        .map(|name| format!("#ifdef __NR_{name}\n    DENY(__NR_{name})\n#endif\n"))
+        .collect();
+    assert!(denied.contains("__NR_fchownat"), "{denied}");
+    let source = format!("{WRAPPER_HEAD}{denied}{WRAPPER_TAIL}");
+    let (file, program) = (folder.join("wrapper.c"), folder.join("wrapper"));
+    std::fs::write(&file, source).unwrap();
+    assert!(Command::new("cc").arg("-o").args([&program, &file]).status().unwrap().success());
+    program
+}
+
+const WRAPPER_HEAD: &str = "#include <errno.h>\n#include <linux/filter.h>\n#include <linux/seccomp.h>\n\
+    #include <stddef.h>\n#include <sys/prctl.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+    #define DENY(n) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, n, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),\n\
+    int main(int argc, char **argv) {\n  struct sock_filter filter[] = {\n\
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),\n";
+
+const WRAPPER_TAIL: &str = "BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };\n\
+    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };\n\
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 2;\n\
+    execvp(argv[1], argv + 1);\n  return 3;\n}\n";
+
+#[test]
+fn the_socket_is_opened_to_the_services_own_group_where_the_unit_forbids_chown() {
+    let name = "the_socket_is_opened_to_the_services_own_group_where_the_unit_forbids_chown";
+    if !tools_or_skip(name, &["cc", "systemd-analyze"]) || !root_or_skip(name) {
+        return;
+    }
+    let mut site = Site::new("");
+    let wrapper = without_privileged_calls(site.folder());
+    let own = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+    let other = Group::from_gid(Gid::from_raw(4)).unwrap().unwrap();
+    for (group, mode) in [(&own, 0o660), (&other, 0o600)] {
+        site.configure(&format!("admin.socket_group = '{}'", group.name));
+        let relay = site.start_through(&[&wrapper]);
+        let metadata = std::fs::metadata(socket_of(&site)).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.gid()), (mode, own.gid.as_raw()));
+        let is_told = relay.log().contains("is for its owner alone: its group cannot be set to");
+        assert_eq!(is_told, group.gid != own.gid, "{}", relay.log());
+        assert!(site.command(&["status"]).output().unwrap().status.success());
+    }
 }
 
 #[test]
