@@ -171,10 +171,10 @@ fn too_few_descriptors_for_the_sessions_fail() {
     assert_eq!(diagnosis.complaint(), "sluicegate: one finding above limits this configuration\n");
     let finding = diagnosis.finding("open files");
     assert_eq!((&finding["verdict"], &finding["found"]), (&"limit".into(), &"4096".into()));
-    // 2 × 10,000 sockets, 2 × 2 × 100 ends of pipes, 128 for the rest.
-    assert_eq!(finding["wanted"], "at least 20528");
-    assert!(finding["why"].as_str().unwrap().contains("enough for 1784 of limits.sessions = 10000"));
-    assert!(finding["how"].as_str().unwrap().contains("LimitNOFILE=20528"));
+    // 2 × 10,000 sockets, 2 × 2 × 100 ends of pipes, 160 for the rest.
+    assert_eq!(finding["wanted"], "at least 20560");
+    assert!(finding["why"].as_str().unwrap().contains("enough for 1768 of limits.sessions = 10000"));
+    assert!(finding["how"].as_str().unwrap().contains("LimitNOFILE=20560"));
 }
 
 #[test]

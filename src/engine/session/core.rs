@@ -24,15 +24,15 @@ pub(super) struct SessionCore {
     pub listener: u32,
     pub proxy_header: ProxyHeader,
     pub client_address: Option<SocketAddr>,
-    /// The node that handed the request over, by its certificate and the directory.
-    pub via: Option<Box<str>>,
     pub accepted_at_us: u64,
     /// Time to call [`Session::on_deadline`](super::Session::on_deadline), unless something happens before.
     pub deadline: Option<Tick>,
-    /// An error for a client over a limit, which only gets the reply that says so.
-    pub permit: Result<SessionPermit, NoPlace>,
-    /// Present until the head has come.
-    pub head: Option<HeadPermit>,
+    /// `None` for a client over a limit, which only gets the reply that says so.
+    pub permit: Option<SessionPermit>,
+    /// The reason why it has none.
+    pub no_place: Option<NoPlace>,
+    /// What few sessions have for long; apart, since every session has the space for the rest.
+    pub rare: Option<Box<RareParts>>,
     /// The client's query; present once its head was read.
     pub query: Option<Query>,
     /// The rows that allowed the query; present from the decision on.
@@ -72,7 +72,42 @@ impl From<DeviceRight> for Rights {
     }
 }
 
+/// Parts that a session has only until its head has come, or only where a node has handed it over.
+#[derive(Default)]
+pub(super) struct RareParts {
+    /// Present until the head has come.
+    pub head: Option<HeadPermit>,
+    /// The node that handed the request over, by its certificate and the directory.
+    pub via: Option<Box<str>>,
+}
+
+impl RareParts {
+    pub fn with_head(head: Option<HeadPermit>) -> Option<Box<Self>> {
+        head.map(|head| Box::new(Self { head: Some(head), via: None }))
+    }
+}
+
 impl SessionCore {
+    /// The place among sessions whose heads have not come, while this one is among them.
+    pub fn head(&self) -> Option<&HeadPermit> {
+        self.rare.as_ref()?.head.as_ref()
+    }
+
+    /// The head has come, or is not waited for.
+    pub fn release_head(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.head = None;
+            if rare.via.is_none() {
+                self.rare = None;
+            }
+        }
+    }
+
+    /// The node that handed the request over.
+    pub fn via(&self) -> Option<&str> {
+        self.rare.as_ref()?.via.as_deref()
+    }
+
     /// The kernel, for operations of this session.
     pub fn io<'a, K: Kernel>(&'a mut self, cx: &'a mut TurnCx<'_, K>) -> Io<'a, K> {
         cx.io(&mut self.in_flight, self.slot)
@@ -127,7 +162,7 @@ impl SessionCore {
         SessionFacts {
             session: self.id,
             client: self.client_address,
-            via: self.via.clone(),
+            via: self.via().map(Box::from),
             principal: self.rights.map(|rights| rights.principal),
             credential: subject.map(|subject| subject.key().credential_id()),
             grant: self.rights.map(|rights| rights.grant),

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 
-use self::core::{ProxyHeader, SessionCore};
+use self::core::{ProxyHeader, RareParts, SessionCore};
 use super::forward::Direction;
 use super::kernel::Kernel;
 use super::kernel::io::Outcome;
@@ -99,8 +99,8 @@ impl<K: Kernel> State<K> {
             core.proxy_header = ProxyHeader::Expected;
         }
         let tls = cx.shared.tls(core.listener as usize);
-        if let (Err(reason), None) = (&core.permit, &tls) {
-            let (client, rejection) = (Endpoint::plain(client), Rejection::no_place(*reason));
+        if let (Some(reason), None) = (core.no_place, &tls) {
+            let (client, rejection) = (Endpoint::plain(client), Rejection::no_place(reason));
             return Self::reject(client, HttpVersion::default(), rejection, core, cx);
         }
         if !core.comes_past_proxy(cx) {
@@ -273,11 +273,11 @@ impl<K: Kernel> Session<K> {
             listener: listener as u32,
             proxy_header: ProxyHeader::NotExpected,
             client_address: address,
-            via: None,
             accepted_at_us: at_us,
             deadline: None,
-            permit,
-            head,
+            no_place: permit.as_ref().err().copied(),
+            permit: permit.ok(),
+            rare: RareParts::with_head(head),
             query: None,
             rights: None,
             generation: None,
@@ -416,12 +416,12 @@ impl<K: Kernel> Session<K> {
 
     /// The session, which awaits its head, ends at once, and leaves its place to another client.
     pub fn give_way(&mut self, cx: &mut TurnCx<'_, K>) -> Option<SessionPermit> {
-        let permit = std::mem::replace(&mut self.core.permit, Err(NoPlace::Node));
+        let permit = self.core.permit.take();
         self.transition(cx, |state, core, cx| match state {
             State::Request(state) => state.reject(Rejection::gives_way(), core, cx).close(core, cx),
             state => state.lose_client(Cause::HeadDropped, None, core, cx),
         });
-        permit.ok()
+        permit
     }
 
     /// The thread has lost its ring, or a part of it has panicked: the session ends by resets. Drop it afterwards, once
@@ -476,7 +476,7 @@ impl<K: Kernel> Session<K> {
         let state = std::mem::replace(&mut self.state, State::Closing(Closing::Nothing));
         self.state = act(state, &mut self.core, cx);
         if !matches!(self.state, State::TlsHandshake(_) | State::Request(_)) {
-            self.core.head = None;
+            self.core.release_head();
         }
     }
 
@@ -523,12 +523,12 @@ impl<K: Kernel> Session<K> {
 
     /// The session waits for its head, since this time by the thread's clock.
     pub fn awaits_head_since_us(&self) -> Option<u64> {
-        self.core.head.as_ref().map(|_| self.core.accepted_at_us)
+        self.core.head().map(|_| self.core.accepted_at_us)
     }
 
     /// The network of a client whose head has not come, where it is known.
     pub fn heads_network(&self) -> Option<IpNet> {
-        self.core.head.as_ref()?.network()
+        self.core.head()?.network()
     }
 
     /// Time to call [`Session::on_deadline`], unless something happens before.

@@ -3,7 +3,7 @@
 //! The CA alone says too little. It may have signed certificates for others than nodes, and whoever counts as a node
 //! says who the client is.
 
-use super::core::SessionCore;
+use super::core::{RareParts, SessionCore};
 use super::reject::Rejection;
 use crate::engine::kernel::Kernel;
 use crate::engine::tls::transport::Transport;
@@ -18,10 +18,11 @@ impl SessionCore {
         let Transport::UserTls(stream) = transport else { return };
         let Some(certificate) = stream.peer_certificate() else { return };
         let directory = cx.shared.authority.directory().get();
-        self.via = match directory.was_read() {
+        let via = match directory.was_read() {
             true => node_name(certificate, directory.nodes().map(|(name, _)| name)).map(Box::from),
             false => Some(certificate_name(certificate).into()),
         };
+        self.rare = via.map(|via| Box::new(RareParts { head: None, via: Some(via) }));
     }
 }
 

@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use zeroize::Zeroizing;
 
 use super::State;
-use super::core::{ProxyHeader, Rights, SessionCore};
+use super::core::{ProxyHeader, RareParts, Rights, SessionCore};
 use super::identity::{Presented, Unusable};
 use super::reject::{Rejecting, Rejection};
 use super::reply::{AfterReply, send_reply};
@@ -144,7 +144,7 @@ impl<K: Kernel> ReadingRequest<K> {
                         core.identify_peer(&self.client.transport, cx);
                     }
                     // Who is no node does not say who the client is, and is nobody's probe.
-                    let is_believed = !core.comes_from_peer(cx) || core.via.is_some();
+                    let is_believed = !core.comes_from_peer(cx) || core.via().is_some();
                     core.proxy_header = match header.client {
                         None if is_believed => ProxyHeader::LocalCommand,
                         _ => ProxyHeader::NotExpected,
@@ -153,10 +153,11 @@ impl<K: Kernel> ReadingRequest<K> {
                     self.head.drain(..header.len);
                     if let Some(client) = header.client
                         && !core.comes_from_peer(cx)
-                        && core.head.is_some()
+                        && core.head().is_some()
                     {
-                        core.head = cx.shared.limits.await_head(Some(network_of(client.ip())));
-                        if core.head.is_none() {
+                        let head = cx.shared.limits.await_head(Some(network_of(client.ip())));
+                        core.rare = RareParts::with_head(head);
+                        if core.head().is_none() {
                             return self.reject(Rejection::no_place(NoPlace::Network), core, cx);
                         }
                     }
@@ -173,7 +174,7 @@ impl<K: Kernel> ReadingRequest<K> {
         }
         let listen = &cx.shared.config.listen[core.listener as usize];
         match parse_head(&self.head, &listen.suffixes) {
-            Ok(Some(_)) if core.comes_from_peer(cx) && core.via.is_none() => {
+            Ok(Some(_)) if core.comes_from_peer(cx) && core.via().is_none() => {
                 let rejection = Rejection::no_node(&self.client.transport);
                 self.reject(rejection, core, cx)
             }

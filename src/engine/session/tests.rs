@@ -469,5 +469,5 @@ fn a_clock_that_goes_forward_ends_the_tunnel_of_an_expired_right_and_one_that_go
 fn an_idle_tunnel_takes_less_than_half_a_kibibyte() {
     let session = size_of::<Option<Session<UringKernel>>>();
     let tunnel = size_of::<Tunnel<UringKernel>>();
-    assert!(session + tunnel <= 480, "{session} + {tunnel} bytes");
+    assert!(session + tunnel <= 488, "{session} + {tunnel} bytes");
 }

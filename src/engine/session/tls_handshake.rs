@@ -138,8 +138,8 @@ impl<K: Kernel> TlsHandshake<K> {
         });
         cx.counters.accept_to_secured.record_us(cx.now.us_since(core.accepted_at_us));
         let client = Endpoint::tls(self.client, stream);
-        if let Err(reason) = &core.permit {
-            let rejection = Rejection::no_place(*reason);
+        if let Some(reason) = core.no_place {
+            let rejection = Rejection::no_place(reason);
             return State::reject(client, HttpVersion::default(), rejection, core, cx);
         }
         if core.comes_from_peer(cx) {
@@ -147,7 +147,7 @@ impl<K: Kernel> TlsHandshake<K> {
                 return State::close_sockets(client.socket, None, core, cx);
             }
             // A peer may connect before it has a request, and its certificate says who it is.
-            core.head = None;
+            core.release_head();
             core.deadline = Some(cx.now.after(PEER_IDLE_MAX));
         }
         State::read_request(client, plain, core, cx)

@@ -43,9 +43,9 @@ pub(super) struct Tunnel<K: Kernel> {
     permit: Option<TunnelPermit>,
     /// Time of the last byte in either direction.
     active_at: Tick,
-    /// Times since which each direction has bytes, and no room for them; [`Tick::NEVER`] while it has room.
-    up_stalled_at: Tick,
-    down_stalled_at: Tick,
+    /// Time since which a direction stands still: it has bytes, and its reader has no room; [`Tick::NEVER`] while both
+    /// move.
+    stalled_at: Tick,
     /// Bytes were sent, to either side, of which it is not known that they have arrived.
     pub(super) has_sent: bool,
     /// Time for what only a tunnel that lasts is worth; [`Tick::NEVER`] once it is done.
@@ -53,7 +53,7 @@ pub(super) struct Tunnel<K: Kernel> {
     pub(super) expires_at: Option<UnixMillis>,
     /// The right to the tunnel is gone, which may be a mistake of the snapshot in force. The tunnel ends at this
     /// time, unless the right comes back.
-    reprieved_until: Option<Tick>,
+    reprieved_until: Tick,
     /// Time from accept to the reply. Half of a number, since every open tunnel has one.
     handshake_us: u32,
 }
@@ -99,13 +99,12 @@ impl<K: Kernel> Tunnel<K> {
             down: flow(Direction::Down),
             permit,
             active_at: cx.now.tick(),
-            up_stalled_at: Tick::NEVER,
-            down_stalled_at: Tick::NEVER,
+            stalled_at: Tick::NEVER,
             // The reply.
             has_sent: true,
             settle_at: cx.now.after(LASTS_AFTER),
             expires_at,
-            reprieved_until: None,
+            reprieved_until: Tick::NEVER,
             handshake_us: u32::try_from(handshake_us).unwrap_or(u32::MAX),
         });
         // The deadline of the connect is over; `drive` sets the tunnel's own.
@@ -236,7 +235,7 @@ impl<K: Kernel> Tunnel<K> {
     /// The right stands; it may last longer, or shorter, than before.
     fn renew(&mut self, expires_at: Option<UnixMillis>, core: &mut SessionCore, cx: &TurnCx<'_, K>) {
         self.expires_at = expires_at;
-        self.reprieved_until = None;
+        self.reprieved_until = Tick::NEVER;
         core.deadline = Some(self.deadline(cx));
     }
 
@@ -249,8 +248,8 @@ impl<K: Kernel> Tunnel<K> {
         cx: &mut TurnCx<'_, K>,
     ) -> Result<(), TunnelExit> {
         let is_reprieved = match self.reprieved_until {
-            Some(until) => cx.now.tick() < until && core.was_allowed_before(cx),
-            None => core.note_regression(refusal, cx),
+            Tick::NEVER => core.note_regression(refusal, cx),
+            until => cx.now.tick() < until && core.was_allowed_before(cx),
         };
         if !is_reprieved {
             if refusal.is_revocation() {
@@ -259,7 +258,7 @@ impl<K: Kernel> Tunnel<K> {
             }
             return Err(TunnelExit::reset(Cause::of_ended_right(refusal)));
         }
-        self.reprieved_until.get_or_insert(cx.now.after(REPRIEVE));
+        self.reprieved_until = self.reprieved_until.min(cx.now.after(REPRIEVE));
         core.deadline = Some(self.deadline(cx));
         Ok(())
     }
@@ -303,11 +302,17 @@ impl<K: Kernel> Tunnel<K> {
             self.active_at = cx.now.tick();
             self.has_sent = true;
         }
-        let now = cx.now.tick();
-        let (up_waits, down_waits) =
-            (core.in_flight.has(Purpose::UpWritable), core.in_flight.has(Purpose::DownWritable));
-        self.up_stalled_at = stalled_at(self.up_stalled_at, up_waits, up_moved, now);
-        self.down_stalled_at = stalled_at(self.down_stalled_at, down_waits, down_moved, now);
+        let waits = |purpose, has_moved| match core.in_flight.has(purpose) {
+            false => Room::Enough,
+            true if has_moved => Room::Some,
+            true => Room::None,
+        };
+        let room = waits(Purpose::UpWritable, up_moved).max(waits(Purpose::DownWritable, down_moved));
+        self.stalled_at = match room {
+            Room::Enough => Tick::NEVER,
+            Room::Some => cx.now.tick(),
+            Room::None => self.stalled_at.min(cx.now.tick()),
+        };
         if let Err((side, error)) = stepped {
             return Err(side.broken(&error));
         }
@@ -372,7 +377,7 @@ impl<K: Kernel> Tunnel<K> {
 
     /// Time since which a direction has stood still, because its reader does not read.
     pub fn stalled_since(&self) -> Option<Tick> {
-        Some(self.up_stalled_at.min(self.down_stalled_at)).filter(|since| *since != Tick::NEVER)
+        Some(self.stalled_at).filter(|since| *since != Tick::NEVER)
     }
 
     fn has_expired(&self, cx: &TurnCx<'_, K>) -> bool {
@@ -380,7 +385,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     fn is_reprieve_over(&self, cx: &TurnCx<'_, K>) -> bool {
-        self.reprieved_until.is_some_and(|until| until <= cx.now.tick())
+        self.reprieved_until <= cx.now.tick()
     }
 
     /// Time at which the tunnel has been quiet for too long, if nothing moves before.
@@ -398,8 +403,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     fn deadline(&self, cx: &TurnCx<'_, K>) -> Tick {
-        let reprieved_until = self.reprieved_until.unwrap_or(Tick::NEVER);
-        let next = self.quiet_until(cx).min(self.settle_at).min(reprieved_until);
+        let next = self.quiet_until(cx).min(self.settle_at).min(self.reprieved_until);
         let Some(expires_at) = self.expires_at else { return next };
         // By the wall clock: one that was set back reaches the end later. One that is set forward has every session
         // checked again.
@@ -463,13 +467,13 @@ fn sockets<'a, K: Kernel>(
     }
 }
 
-/// Time since which a direction stands still that stood still since `before`.
-fn stalled_at(before: Tick, waits_for_room: bool, has_moved: bool, now: Tick) -> Tick {
-    match waits_for_room {
-        false => Tick::NEVER,
-        true if has_moved || before == Tick::NEVER => now,
-        true => before,
-    }
+/// Room that the sink of a direction has for its bytes, the most first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Room {
+    Enough,
+    /// It took some bytes, and not all.
+    Some,
+    None,
 }
 
 /// The side whose connection failed.

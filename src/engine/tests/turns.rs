@@ -249,7 +249,7 @@ fn a_panic_outside_of_any_session_resets_the_threads_sessions_and_a_new_worker_g
     let defect = Completion { user_data, result: -libc::EINVAL, more: false, buffer: None, accepted: None };
     let Bench { mut worker, shared, relay, device: listener } = bench;
     worker.add_completion(defect);
-    let failed = worker.run().err().expect("the panic ends the worker");
+    let failed = worker.run().expect_err("the panic ends the worker");
     assert!(matches!(failed.error, TurnError::Panic));
     for end in [&mut client, &mut device] {
         assert_eq!(end.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
