@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::support::{
-    ALL_V4, Answer, Device, OTHER_DEVICE, Relay, Request, Signal, Site, V4, connect, tools_or_skip,
+    ALL_V4, Device, OTHER_DEVICE, Relay, Request, Signal, Site, V4, connect, tools_or_skip,
 };
 
 /// True if bytes still go both ways through a tunnel to an echo device.
