@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
-use crate::admin::{AdminServer, AdminServerError, PrincipalNames, SelfProbeThread, Sources};
+use crate::admin::{AdminServer, AdminServerError, NodeRequests, PrincipalNames, SelfProbeThread, Sources};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
@@ -14,7 +16,7 @@ use crate::control::{
 use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
-use crate::wire::TlsConfigs;
+use crate::wire::{TlsConfigs, TlsLoadError};
 
 /// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
 /// them stop.
@@ -23,9 +25,10 @@ pub struct Node {
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
-    _heartbeat: HeartbeatThread,
-    _presence: PresenceWriterThread,
-    _probe: SelfProbeThread,
+    heartbeat: HeartbeatThread,
+    presence: PresenceWriterThread,
+    probe: Mutex<SelfProbeThread>,
+    identity: Arc<Mutex<NodeIdentity>>,
     control: Control,
     admin: AdminServer,
     audit: AuditLog,
@@ -46,6 +49,19 @@ pub enum NodeError {
     Audit(#[from] AuditError),
 }
 
+/// Reason why a configuration was not put in force; nothing of it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error(transparent)]
+    Queries(#[from] QueriesError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    AdminServer(#[from] AdminServerError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
 /// Outcome of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drained {
@@ -61,11 +77,18 @@ impl Node {
     /// Reads the store, publishes the first snapshot, and only then accepts clients.
     pub fn start(config: Config) -> Result<Self, NodeError> {
         let tls = TlsConfigs::load(&config).map_err(EngineError::from)?;
-        Self::start_on(Inherited::none(), config, tls)
+        let (requests, _nobody_serves_them) = NodeRequests::new();
+        Self::start_on(Inherited::none(), config, tls, requests)
     }
 
-    /// Starts like [`start`](Self::start), on client listeners that a service manager opened.
-    pub fn start_on(inherited: Inherited, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
+    /// Starts like [`start`](Self::start), on client listeners that a service manager opened. The caller serves
+    /// `requests`.
+    pub fn start_on(
+        inherited: Inherited,
+        config: Config,
+        tls: TlsConfigs,
+        requests: NodeRequests,
+    ) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
@@ -111,8 +134,9 @@ impl Node {
         let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let identity = Arc::new(Mutex::new(identity(&config, engine.client_addresses())));
         let sources = Sources {
-            identity: identity(&config, engine.client_addresses()),
+            identity: Arc::clone(&identity),
             names: PrincipalNames::new(Arc::clone(&config)),
             engine: handle.clone(),
             probe: probe.status(),
@@ -121,6 +145,7 @@ impl Node {
             directory_errors: heartbeat.errors(),
             locations: presence.counts(),
             commands: control.commands(),
+            requests,
             audit: audit_sender,
             audit_lost: audit.lost(),
         };
@@ -136,9 +161,10 @@ impl Node {
             handle,
             client_addresses,
             forward_address,
-            _heartbeat: heartbeat,
-            _presence: presence,
-            _probe: probe,
+            heartbeat,
+            presence,
+            probe: Mutex::new(probe),
+            identity,
             control,
             admin,
             audit,
@@ -185,12 +211,39 @@ impl Node {
         self.audit.reopener()
     }
 
-    /// Applies the part of `config` that a running node can; see [`Config::needs_restart`].
-    pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), QueriesError> {
+    /// Puts `config` in force, all of it or nothing. [`Config::needs_restart`] must name no key of it. Waits for the store
+    /// where queries have changed.
+    pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), ReloadError> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        // First everything that can fail.
+        let audit = self.audit.prepare(&config.audit)?;
+        let token = AdminServer::read_token(&config.admin)?;
+        engine.prepare(&config)?;
         self.control.commands().reload(config.clone())?;
-        self.handle.replace_certificates(tls);
-        self.handle.replace_signers(config.authz.tokens);
+        self.audit.apply(audit);
+        self.admin.replace_token(token);
+        self.authority.set_max_stale(config.authz.max_stale);
+        let config = Arc::new(config);
+        engine.reconfigure(Arc::clone(&config), tls);
+        let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
+        self.heartbeat.reconfigure(advertised, &config);
+        self.presence.set_max_age(config.forward.max_age);
+        self.identity.lock().listeners = listeners(&config, engine.client_addresses());
+        self.restart_probe(&config);
         Ok(())
+    }
+
+    /// Reads the certificate files of the configuration in force again; see [`EngineHandle::renew_certificates`].
+    pub fn renew_certificates(&self) -> Vec<TlsLoadError> {
+        self.handle.renew_certificates()
+    }
+
+    /// Probes by `config`, where it says something else than before.
+    fn restart_probe(&self, config: &Config) {
+        let mut probe = self.probe.lock();
+        if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
+            tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
+        }
     }
 
     /// Refuses new clients, and waits until the last session has ended, `patience` has passed or `is_interrupted`
@@ -224,6 +277,11 @@ impl Drop for Node {
 
 /// The node for operators. `bound` are the addresses of `config.listen`, in their order.
 fn identity(config: &Config, bound: &[SocketAddr]) -> NodeIdentity {
+    let name = config.vpn.node.clone();
+    NodeIdentity { name, started_at: UnixMillis::now(), listeners: listeners(config, bound) }
+}
+
+fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
     let listener = |(listen, address): (&Listen, &SocketAddr)| ListenerInfo {
         address: *address,
         serves: match listen.from {
@@ -232,11 +290,7 @@ fn identity(config: &Config, bound: &[SocketAddr]) -> NodeIdentity {
         },
         tls: listen.tls.is_some(),
     };
-    NodeIdentity {
-        name: config.vpn.node.clone(),
-        started_at: UnixMillis::now(),
-        listeners: config.listen.iter().zip(bound).map(listener).collect(),
-    }
+    config.listen.iter().zip(bound).map(listener).collect()
 }
 
 /// Interval at which a drain checks whether it is done.

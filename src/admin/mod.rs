@@ -18,12 +18,14 @@ mod label_counts;
 mod latency;
 mod local;
 mod metrics;
+mod node_requests;
 mod nodes;
 mod openmetrics;
 mod page;
 mod principal_names;
 mod process;
 mod readiness;
+mod reload;
 mod response;
 pub mod routes;
 mod self_probe;
@@ -40,6 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use axum::extract::FromRef;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::authz::Authority;
@@ -54,13 +57,15 @@ use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
 
+pub use node_requests::{NodeRequest, NodeRequests, RequestError};
 pub use principal_names::PrincipalNames;
 pub use self_probe::{ProbeHandle, SelfProbeThread};
-pub use token::TokenError;
+pub use token::{NewToken, TokenError};
 
 /// The running admin thread. Dropping it stops the thread and waits for it.
 pub struct AdminServer {
     address: SocketAddr,
+    gate: Arc<TokenGate>,
     /// Dropped to stop the runtime. Nothing is ever sent. It stands before the thread, which is dropped next and waits
     /// for the runtime.
     _stop: oneshot::Sender<()>,
@@ -70,12 +75,13 @@ pub struct AdminServer {
 /// State of the node that the admin side reads.
 #[derive(Clone)]
 pub struct Sources {
-    pub identity: NodeIdentity,
+    pub identity: Arc<Mutex<NodeIdentity>>,
     pub names: PrincipalNames,
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,
     pub commands: Commands,
+    pub requests: NodeRequests,
     pub audit: AuditSender,
     pub audit_lost: LostEvents,
     pub probe: ProbeHandle,
@@ -159,12 +165,9 @@ impl AdminServer {
             .map(|path| local_socket(path, config.socket_group.as_deref()))
             .transpose()?
             .flatten();
-        let gate =
-            TokenGate::open(config.token_file.as_deref()).map_err(|source| AdminServerError::Token {
-                path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
-                source,
-            })?;
-        let state = AdminState { sources, gate: Arc::new(gate), sessions: Arc::default() };
+        let gate = TokenGate::open(config.token_file.as_deref());
+        let gate = Arc::new(gate.map_err(|source| token_error(config, source))?);
+        let state = AdminState { sources, gate: Arc::clone(&gate), sessions: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -173,10 +176,24 @@ impl AdminServer {
         let (stop, stopped) = oneshot::channel();
         let serve = move |_| runtime.block_on(http::serve(listener, local, state, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
-        Ok(Self { address, _stop: stop, _thread: thread })
+        Ok(Self { address, gate, _stop: stop, _thread: thread })
+    }
+
+    /// Reads the token of `config` for [`replace_token`](Self::replace_token).
+    pub fn read_token(config: &config::Admin) -> Result<NewToken, AdminServerError> {
+        TokenGate::read(config.token_file.as_deref()).map_err(|source| token_error(config, source))
+    }
+
+    pub fn replace_token(&self, token: NewToken) {
+        self.gate.replace(token);
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+fn token_error(config: &config::Admin, source: TokenError) -> AdminServerError {
+    let path = config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string();
+    AdminServerError::Token { path, source }
 }

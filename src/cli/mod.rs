@@ -9,6 +9,7 @@ pub mod device;
 mod doctor;
 mod generate;
 pub mod grant;
+mod journal_stream;
 mod log;
 mod manual;
 mod node;
@@ -16,6 +17,7 @@ pub mod output;
 pub mod principal;
 mod principal_names;
 mod reload;
+mod reloader;
 pub mod run;
 pub mod sessions;
 pub mod status;
@@ -70,6 +72,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the relay.
     Run,
+    /// Have a running relay read its configuration again, and wait for the outcome.
+    Reload,
     /// Check the configuration and the store.
     Check,
     /// Create or migrate the store.
@@ -122,7 +126,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // An error of several lines is several errors.
-            error.to_string().lines().for_each(|line| eprintln!("sluicegate: {line}"));
+            let prefix = journal_stream::error_prefix();
+            error.to_string().lines().for_each(|line| eprintln!("{prefix}sluicegate: {line}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -134,6 +139,7 @@ impl CommandLine {
         match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
+            Command::Reload => reload::run(&global),
             Command::Check => check::run(&global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),

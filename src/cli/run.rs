@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -10,8 +10,9 @@ use super::Loaded;
 use super::doctor;
 use super::log;
 use super::output::{CommandError, print};
-use super::reload::Reload;
+use super::reloader::Reloader;
 use super::systemd::ServiceReporter;
+use crate::admin::{NodeRequest, NodeRequests};
 use crate::config::StoreUrl;
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
@@ -19,23 +20,29 @@ use crate::store::sqlite;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    let log = log::start(&config.log)?;
+    let log = log::start(&config.log).map_err(CommandError::failed)?;
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
-    let requests = SignalRequests::start().map_err(CommandError::failed)?;
+    let (requests, queue) = NodeRequests::new();
+    let ends = EndRequests::start(requests.clone()).map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
-    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
+    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone(), requests.clone())
+        .map_err(CommandError::failed)?;
     doctor::log_limits(config);
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
-    let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
-    while requests.next()? == SignalRequest::Reload {
-        service.reloading(|| reload.reload(&node));
+    let mut reloader = Reloader { file: loaded.file.as_deref(), config: config.clone(), log };
+    while let Some(NodeRequest::Reload(number)) = next_request(&ends, &queue)? {
+        service.reloading(|| {
+            let outcome = reloader.reload(&node);
+            requests.record(number, outcome.map_err(|error| error.to_string()));
+        });
     }
     service.stopping();
-    tracing::info!(patience = ?config.timeouts.drain, "draining; another signal stops the relay at once");
-    match node.drain(config.timeouts.drain, || requests.has_end()) {
+    let patience = reloader.config.timeouts.drain;
+    tracing::info!(?patience, "draining; another signal stops the relay at once");
+    match node.drain(patience, || ends.has_next()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => {
             tracing::warn!(sessions, "timeouts.drain has passed; ending the remaining sessions")
@@ -68,44 +75,49 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     print(&format!("ready client={clients} admin={admin}{nodes}\n"))
 }
 
-/// Request to this process by a signal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SignalRequest {
-    /// SIGTERM or SIGINT. The first drains the node, the second ends it at once.
-    End,
-    /// SIGHUP.
-    Reload,
+/// Waits for the next request; `None` where it is to end.
+fn next_request(
+    ends: &EndRequests,
+    requests: &Receiver<NodeRequest>,
+) -> Result<Option<NodeRequest>, CommandError> {
+    select! {
+        recv(ends.signals) -> end => match end {
+            Ok(()) => Ok(None),
+            Err(_) => Err(CommandError::failed("the thread that waits for signals has stopped")),
+        },
+        // There are senders as long as the node runs.
+        recv(requests) -> request => Ok(request.ok()),
+    }
 }
 
-struct SignalRequests {
-    queue: Receiver<SignalRequest>,
+/// Requests to end this process, by SIGTERM or SIGINT: the first drains the node, the second ends it at once.
+struct EndRequests {
+    signals: Receiver<()>,
 }
 
-impl SignalRequests {
-    fn start() -> io::Result<Self> {
+impl EndRequests {
+    /// Starts the thread that waits for signals. SIGHUP becomes a request to reload.
+    fn start(requests: NodeRequests) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let (send, queue) = bounded(REQUESTS_MAX);
+        let (send, ends) = bounded(END_REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                let request = if signal == SIGHUP { SignalRequest::Reload } else { SignalRequest::End };
-                // A full queue already holds the same request, unless this is the first to end.
-                if send.try_send(request).is_err() && request == SignalRequest::End {
-                    let _nobody_waits = send.send(request);
+                // Where many reloads wait already, they do what this one would.
+                if signal == SIGHUP {
+                    let _waits_already = requests.reload();
+                } else {
+                    let _has_enough = send.try_send(());
                 }
             }
         })?;
-        Ok(Self { queue })
+        Ok(Self { signals: ends })
     }
 
-    fn next(&self) -> Result<SignalRequest, CommandError> {
-        self.queue.recv().map_err(|_| CommandError::failed("the thread that waits for signals has stopped"))
-    }
-
-    /// Tests whether another request to end has come. Requests to reload are dropped.
-    fn has_end(&self) -> bool {
-        self.queue.try_iter().any(|request| request == SignalRequest::End)
+    /// Tests whether another request has come.
+    fn has_next(&self) -> bool {
+        self.signals.try_recv().is_ok()
     }
 }
 
-/// Requests that wait while another runs. A reload may take as long as two full reads of the store.
-const REQUESTS_MAX: usize = 8;
+/// The first request, and the one that ends a drain.
+const END_REQUESTS_MAX: usize = 2;

@@ -18,7 +18,7 @@ use crate::telemetry::Cause;
 /// The current counts of sessions and their bounds.
 pub(super) struct SessionLimits {
     sessions: AtomicU32,
-    sessions_max: u32,
+    sessions_max: AtomicU32,
     principals: Counts<PrincipalId>,
     devices: Counts<DeviceId>,
 }
@@ -46,25 +46,32 @@ impl SessionLimits {
     pub fn new(config: &config::Limits, sessions_max: u32) -> Self {
         Self {
             sessions: AtomicU32::new(0),
-            sessions_max,
+            sessions_max: AtomicU32::new(sessions_max),
             principals: Counts::new(config.sessions_per_principal),
             devices: Counts::new(config.sessions_per_device),
         }
     }
 
+    /// Puts other bounds in force. Sessions over a lower one go on.
+    pub fn replace(&self, config: &config::Limits, sessions_max: u32) {
+        self.sessions_max.store(sessions_max, Ordering::Relaxed);
+        self.principals.max.store(config.sessions_per_principal, Ordering::Relaxed);
+        self.devices.max.store(config.sessions_per_device, Ordering::Relaxed);
+    }
+
     pub fn sessions_max(&self) -> u32 {
-        self.sessions_max
+        self.sessions_max.load(Ordering::Relaxed)
     }
 
     pub fn is_full(&self) -> bool {
-        self.sessions.load(Ordering::Relaxed) >= self.sessions_max
+        self.sessions.load(Ordering::Relaxed) >= self.sessions_max()
     }
 
     /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
-                (sessions < self.sessions_max).then_some(sessions + 1)
+                (sessions < self.sessions_max()).then_some(sessions + 1)
             })
             .ok()?;
         Some(SessionPermit { limits: Arc::clone(self) })
@@ -112,18 +119,18 @@ impl Drop for TunnelPermit {
 /// the maps have no more entries than there are sessions.
 struct Counts<K> {
     shards: [CachePadded<Mutex<HashMap<K, u32>>>; SHARDS],
-    max: u32,
+    max: AtomicU32,
 }
 
 impl<K: Copy + Eq + Hash + Number> Counts<K> {
     fn new(max: u32) -> Self {
-        Self { shards: std::array::from_fn(|_| CachePadded::default()), max }
+        Self { shards: std::array::from_fn(|_| CachePadded::default()), max: AtomicU32::new(max) }
     }
 
     fn take(&self, key: K) -> bool {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
-        let free = *count < self.max;
+        let free = *count < self.max.load(Ordering::Relaxed);
         if free {
             *count += 1;
         }

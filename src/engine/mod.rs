@@ -47,9 +47,10 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crossbeam::channel::{Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::{Config, KernelTls, KeyProblem, TokenSigner};
+use crate::config::{Config, KernelTls, KeyProblem};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -88,7 +89,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     client_addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
-    handshakes: HandshakeThreads,
+    /// Its threads run once TLS is spoken.
+    handshakes: Mutex<HandshakeThreads>,
 }
 
 /// A handle to command the engine from any thread. Cheap to clone.
@@ -140,10 +142,11 @@ impl Engine {
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
-        let (handshakes, pools) = match shared.config.speaks_tls() {
-            true => HandshakeThreads::start(wakes).map_err(EngineError::Thread)?,
-            false => (HandshakeThreads::default(), wakes.map(HandshakePool::without_threads).collect()),
-        };
+        let (mut handshakes, pools) = HandshakeThreads::new(wakes);
+        if shared.config().speaks_tls() {
+            handshakes.start().map_err(EngineError::Thread)?;
+        }
+        let handshakes = Mutex::new(handshakes);
         let mut engine = Self { shared, client_addresses, threads: Vec::with_capacity(count), handshakes };
         let (started, all_started) = bounded(count);
         for (number, (listeners, pool)) in listeners.drain(..).zip(pools).enumerate() {
@@ -181,6 +184,21 @@ impl Engine {
         &self.client_addresses
     }
 
+    /// Starts the threads that `config` needs and that do not run, for [`reconfigure`](Self::reconfigure).
+    pub fn prepare(&self, config: &Config) -> Result<(), EngineError> {
+        match config.speaks_tls() {
+            true => self.handshakes.lock().start().map_err(EngineError::Thread),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts `config` and its TLS settings in force; see [`Config::needs_restart`] for the keys that must be the same.
+    pub fn reconfigure(&self, config: Arc<Config>, tls: TlsConfigs) {
+        self.shared.replace_certificates(tls);
+        self.shared.replace_verifier(Verifier::new(config.authz.tokens.clone()));
+        self.shared.replace_config(config);
+    }
+
     pub fn handle(&self) -> EngineHandle {
         EngineHandle { shared: Arc::clone(&self.shared) }
     }
@@ -193,7 +211,7 @@ impl Engine {
                 tracing::error!("an engine thread ended by a panic");
             }
         }
-        self.handshakes.join();
+        self.handshakes.into_inner().join();
     }
 
     /// Starts one thread. The thread makes the ring, which serves its maker alone.
@@ -211,7 +229,7 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
-            let worker = match UringKernel::new(&shared.config, shared.kernel_tls) {
+            let worker = match UringKernel::new(&shared.config(), shared.kernel_tls()) {
                 Ok(kernel) => Worker::new(number, kernel, handshakes, listeners, shared),
                 Err(error) => {
                     // The receiver is gone only where another thread has failed already.
@@ -268,9 +286,12 @@ impl EngineHandle {
         self.shared.limits.sessions_max()
     }
 
-    /// Uses the certificates of `tls` for new connections. Its listeners must be those of the engine.
-    pub fn replace_certificates(&self, tls: TlsConfigs) {
-        self.shared.replace_certificates(tls);
+    /// Reads the certificate files of the configuration in force again, for new connections. Returns the errors of files
+    /// that cannot be used: their listeners go on with what they have.
+    pub fn renew_certificates(&self) -> Vec<TlsLoadError> {
+        let (renewed, errors) = self.shared.tls_configs().renewed(&self.shared.config());
+        self.shared.replace_certificates(renewed);
+        errors
     }
 
     /// The certificates that this node shows to clients and to other nodes.
@@ -285,7 +306,7 @@ impl EngineHandle {
 
     /// Counts the nodes in the directory.
     pub fn directory_counts(&self) -> DirectoryCounts {
-        let max_age = self.shared.config.forward.max_age;
+        let max_age = self.shared.config().forward.max_age;
         let directory = self.shared.authority.directory().get();
         let stale = directory.nodes().filter(|(_, node)| node.age > max_age).count();
         DirectoryCounts { stale, fresh: directory.nodes().count() - stale }
@@ -293,7 +314,7 @@ impl EngineHandle {
 
     /// The names of the peers that a request can be handed to, sorted; empty where this node stands alone.
     pub fn reachable_peers(&self) -> Vec<Arc<str>> {
-        let (config, directory) = (&self.shared.config, self.shared.authority.directory().get());
+        let (config, directory) = (self.shared.config(), self.shared.authority.directory().get());
         if config.forward.tls.is_none() {
             return Vec::new();
         }
@@ -319,14 +340,10 @@ impl EngineHandle {
         self.shared.self_probe.take_refusal()
     }
 
-    /// Accepts session tokens of these signers only, from now on. Tunnels of other signers' tokens stay open.
-    pub fn replace_signers(&self, signers: Vec<TokenSigner>) {
-        self.shared.replace_verifier(Verifier::new(signers));
-    }
-
     /// The buffers and pipes of all threads together.
     pub fn capacity(&self) -> Capacity {
-        let (config, threads) = (&self.shared.config.engine, self.shared.threads.len());
+        let (config, threads) = (self.shared.config(), self.shared.threads.len());
+        let config = &config.engine;
         Capacity { buffers: usize::from(config.buffers) * threads, pipes: config.pipes * threads }
     }
 

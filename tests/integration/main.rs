@@ -74,6 +74,7 @@ mod probe_nodes;
 mod proxy_protocol;
 mod regression;
 mod reload;
+mod reload_keys;
 mod replies;
 mod restarts;
 mod revocation;

@@ -4,6 +4,7 @@
 //! that a field which is added for operators does not reach outsiders.
 
 mod public;
+mod reload;
 mod session;
 mod status;
 
@@ -18,6 +19,7 @@ pub use crate::control::{DiffCounts, DiffReport, DiffRow};
 pub(super) use public::{
     Null, PublicHandshake, PublicHold, PublicRelation, PublicSource, PublicStatus, STATE_ERROR, STORE_ERROR,
 };
+pub use reload::{ReloadAnswer, ReloadOutcome, ReloadRequested, ReloadStatus};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
     ByteCounts, EngineThread, ListenerInfo, ListenerUse, NodeCounts, NodeFigures, NodeIdentity, Permissions,

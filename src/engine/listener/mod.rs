@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::shared::{Shared, ThreadShared};
 use super::timers::Tick;
 use crate::sys::ring::Operation;
+use crate::sys::silence::{self, WatchForSilence};
 
 pub(super) struct Listener {
     socket: OwnedFd,
@@ -33,6 +34,13 @@ pub(super) enum Sharing {
 impl Listener {
     pub fn new(socket: OwnedFd, place: usize, sharing: Sharing) -> Self {
         Self { socket, place, sharing, paused_until: None, is_accepting: false }
+    }
+
+    /// Sets the options that accepted connections inherit.
+    pub fn watch_for_silence(&self, options: WatchForSilence) {
+        if let Err(error) = silence::watch_for_silence(&self.socket, options) {
+            tracing::warn!(%error, "a listener keeps its timeouts.keepalive and timeouts.user_timeout");
+        }
     }
 
     /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than

@@ -91,7 +91,7 @@ pub(super) struct Accepted<S> {
 impl<K: Kernel> State<K> {
     /// Accept → Request, TlsHandshake or Reject.
     fn begin(client: K::Socket, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
-        let tls = cx.shared.tls(core.listener as usize);
+        let tls = cx.shared.tls(core.listener as usize, cx.config);
         if core.is_over_limit() && tls.is_none() {
             let client = Endpoint::plain(client);
             return Self::reject(client, HttpVersion::default(), Rejection::full_node(), core, cx);
@@ -264,7 +264,7 @@ impl<K: Kernel> Session<K> {
             slot,
             in_flight: InFlight::default(),
             listener: listener as u32,
-            proxy_header: match cx.shared.config.listen[listener].has_proxy_header() {
+            proxy_header: match cx.config.listen[listener].has_proxy_header() {
                 true => ProxyHeader::Expected,
                 false => ProxyHeader::NotExpected,
             },

@@ -53,7 +53,7 @@ impl<K: Kernel> ReadingRequest<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.head));
+        core.deadline = Some(cx.now.after(cx.config.timeouts.head));
         match tls {
             Some(tls) if core.proxy_header != ProxyHeader::Expected || core.comes_from_peer(cx) => {
                 State::start_tls(client, tls, Vec::new(), core, cx)
@@ -143,7 +143,7 @@ impl<K: Kernel> ReadingRequest<K> {
                     core.client_address = header.client.or(core.client_address);
                     self.head.drain(..header.len);
                     if let Transport::Plain = self.client.transport
-                        && let Some(tls) = cx.shared.tls(core.listener as usize)
+                        && let Some(tls) = cx.shared.tls(core.listener as usize, cx.config)
                     {
                         return State::start_tls(self.client.socket, tls, self.head, core, cx);
                     }
@@ -152,13 +152,13 @@ impl<K: Kernel> ReadingRequest<K> {
                 Err(error) => return self.reject_proxy_header(&error, core, cx),
             }
         }
-        let listen = &cx.shared.config.listen[core.listener as usize];
+        let listen = &cx.config.listen[core.listener as usize];
         match parse_head(&self.head, &listen.suffixes) {
             Ok(Some(head)) => {
                 let (query, unusable) = read_query(&head, cx);
                 core.query = Some(query);
                 let (version, len, credential_form) = (head.version, head.len, head.credential_form);
-                let token = head.token.filter(|_| cx.shared.config.forward.tls.is_some());
+                let token = head.token.filter(|_| cx.config.forward.tls.is_some());
                 let hops = match core.comes_from_peer(cx) {
                     true => parse_hops(&self.head[..len]),
                     false => Vec::new(),

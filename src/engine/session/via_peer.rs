@@ -84,7 +84,7 @@ impl<K: Kernel> AskingPeer<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        let config = &cx.shared.config.forward;
+        let config = &cx.config.forward;
         let Some(tls) = cx.shared.peer_tls() else {
             return request.reject(Rejection::refused(Refusal::DeviceElsewhere), core, cx);
         };
@@ -115,7 +115,7 @@ impl<K: Kernel> AskingPeer<K> {
             }
         };
         let began_us = cx.now.monotonic_us;
-        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.forward));
+        core.deadline = Some(cx.now.after(cx.config.timeouts.forward));
         if let Some(ReadyConnection { socket, stream }) = pooled {
             cx.counters.sessions.pooled_connections_used.add(1);
             let attempt = PeerAttempt {
@@ -373,7 +373,7 @@ impl<K: Kernel> PeerAttempt<K> {
 impl<K: Kernel> ClientRequest<K> {
     /// The request to the peer: everything that this node decided from, and the nodes that it has come by.
     fn handover(&self, query: Option<Query>, client: Option<SocketAddr>, cx: &TurnCx<'_, K>) -> Vec<u8> {
-        let own = cx.shared.config.vpn.node.as_deref().unwrap_or_default();
+        let own = cx.config.vpn.node.as_deref().unwrap_or_default();
         let hops: Vec<Box<str>> = self.hops.iter().cloned().chain([own.into()]).collect();
         let (device, port) = query.map_or((None, 0), |query| (query.device, query.port));
         let uuid = device.map(|device| device.to_string()).unwrap_or_default();

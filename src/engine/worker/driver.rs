@@ -12,8 +12,9 @@ use super::signals::SignalReader;
 use super::slab::Sessions;
 use super::streams::Streams;
 use super::timer_wheel::{Timer, TimerWheel};
+use crate::config::Config;
 use crate::engine::kernel::io::Outcome;
-use crate::engine::kernel::uring::{UringKernel, UringSocket};
+use crate::engine::kernel::uring::{UringKernel, UringSocket, silence_options};
 use crate::engine::listener::Listener;
 use crate::engine::requests::SESSION_NUMBER_BITS;
 use crate::engine::session::{Accepted, Session};
@@ -81,13 +82,22 @@ impl SessionDriver {
             requests: RequestsInProgress::default(),
             has_drained: false,
             expiring: 0,
-            delivery_checks: DeliveryChecks::new(shared.config.timeouts.user_timeout),
+            delivery_checks: DeliveryChecks::new(shared.config().timeouts.user_timeout),
         };
         watch_wake(&shared.threads[number], kernel);
         for listener in 0..driver.listeners.len() {
             driver.accept(listener, kernel);
         }
         driver
+    }
+
+    /// Puts `config` in force.
+    pub fn reconfigure(&mut self, config: &Config, sessions_max: u32) {
+        self.sessions.make_room(sessions_max as usize + OVER_LIMIT_MAX);
+        self.delivery_checks.set_user_timeout(config.timeouts.user_timeout);
+        for listener in &self.listeners {
+            listener.watch_for_silence(silence_options(config));
+        }
     }
 
     /// Does all that is due in this turn. Running tunnels go before clients that have none yet.

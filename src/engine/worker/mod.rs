@@ -25,6 +25,7 @@ use super::timers::Tick;
 use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
+use crate::config::Config;
 use crate::sys::ring::{Completion, Wait};
 use driver::SessionDriver;
 use idle::IdlePolicy;
@@ -42,6 +43,9 @@ pub(super) struct Worker {
     /// Completions that the ring returned and the scheduler has not taken; empty between two turns.
     completions: Vec<Completion>,
     shared: Arc<Shared>,
+    /// The configuration in force, and its number.
+    config: Arc<Config>,
+    config_version: u64,
     number: usize,
     signals: SignalReader,
     /// Time since which the store knows the ends that the sweep under way, or the last one, may close tunnels
@@ -66,8 +70,11 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         let driver = SessionDriver::new(number, listeners, &shared, &mut kernel);
-        let idle = IdlePolicy::new(shared.config.engine.busy_poll);
-        let peers = PeerPool::new(shared.config.forward.idle_connections);
+        // The number first: a configuration that comes between the two is read again.
+        let config_version = shared.config_version();
+        let config = shared.config();
+        let idle = IdlePolicy::new(config.engine.busy_poll);
+        let peers = PeerPool::new(config.forward.idle_connections);
         Self {
             kernel,
             handshakes,
@@ -76,6 +83,8 @@ impl Worker {
             driver,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             shared,
+            config,
+            config_version,
             number,
             signals: SignalReader::default(),
             ended_at_us: 0,
@@ -106,6 +115,11 @@ impl Worker {
             self.stop_by = Some(now.after(STOP_TIME));
         }
         let recheck = self.signals.read(&shared.signals);
+        let config_version = shared.config_version();
+        if config_version != self.config_version {
+            self.config_version = config_version;
+            self.reconfigure(shared);
+        }
         // The pin lasts for this turn only, and the turn does not block.
         let view = shared.authority.pin();
         if recheck == Recheck::Requested && !self.driver.is_sweeping() {
@@ -119,6 +133,7 @@ impl Worker {
             now,
             view: &view,
             shared,
+            config: &self.config,
             counters: &thread.counters,
             decision_log: &thread.decision_log,
             ended_at_us: self.ended_at_us,
@@ -133,7 +148,7 @@ impl Worker {
             self.driver.drain(&mut cx);
         }
         self.driver.work(&mut self.completions, &mut self.idle, &mut self.signals, &mut cx);
-        if cx.shared.config.forward.tls.is_some() && !shared.is_stopping() {
+        if cx.config.forward.tls.is_some() && !shared.is_stopping() {
             let (peers, mut pool) = cx.peer_pool();
             self.tend_peers_at = peers.tend(&mut pool);
         }
@@ -145,6 +160,16 @@ impl Worker {
         self.driver.stop_sessions(&mut cx);
         let is_over = self.driver.is_done() || now.tick() >= stop_by;
         Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Puts a new configuration in force.
+    fn reconfigure(&mut self, shared: &Shared) {
+        self.config = shared.config();
+        self.kernel.reconfigure(&self.config, shared.kernel_tls());
+        self.idle.set_busy_poll(self.config.engine.busy_poll);
+        self.peers.set_wanted_each(self.config.forward.idle_connections);
+        self.driver.reconfigure(&self.config, shared.limits.sessions_max());
+        shared.threads[self.number].record_config(self.config_version);
     }
 
     /// Submits the operations of the last turn and takes completions, after a wait where there are none.

@@ -1,0 +1,121 @@
+//! Requests to the thread that started the node and reloads it, and the outcomes of reloads.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::api::{ReloadOutcome, ReloadStatus};
+use crate::authz::UnixMillis;
+
+/// Something that the main thread is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeRequest {
+    /// Reads the configuration again. The outcome is recorded under this number.
+    Reload(u64),
+}
+
+/// A way to send requests to the main thread, from any thread, and to see what came of them. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeRequests {
+    queue: Sender<NodeRequest>,
+    reloads: Arc<Mutex<Reloads>>,
+}
+
+/// Reason why a request was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("{REQUESTS_MAX} requests wait already; try again")]
+    Busy,
+    #[error("this relay takes no such requests: it runs inside another program, or ends")]
+    Gone,
+}
+
+/// Reloads since the start.
+struct Reloads {
+    /// Reloads that were asked for.
+    asked: u64,
+    /// The latest outcomes, the newest last.
+    outcomes: VecDeque<ReloadOutcome>,
+    /// Time from which the configuration in force is.
+    succeeded_at: UnixMillis,
+}
+
+impl NodeRequests {
+    /// Returns the sending end, and the requests for the main thread.
+    pub fn new() -> (Self, Receiver<NodeRequest>) {
+        let (queue, requests) = bounded(REQUESTS_MAX);
+        let reloads = Reloads { asked: 0, outcomes: VecDeque::new(), succeeded_at: UnixMillis::now() };
+        (Self { queue, reloads: Arc::new(Mutex::new(reloads)) }, requests)
+    }
+
+    /// Requests a reload. Returns its number, for [`outcome`](Self::outcome).
+    pub fn reload(&self) -> Result<u64, RequestError> {
+        let mut reloads = self.reloads.lock();
+        let number = reloads.asked + 1;
+        self.queue
+            .try_send(NodeRequest::Reload(number))
+            .map_err(|error| if error.is_full() { RequestError::Busy } else { RequestError::Gone })?;
+        reloads.asked = number;
+        Ok(number)
+    }
+
+    /// Records what came of the reload with this number.
+    pub fn record(&self, number: u64, result: Result<(), String>) {
+        let at = UnixMillis::now();
+        let mut reloads = self.reloads.lock();
+        if result.is_ok() {
+            reloads.succeeded_at = at;
+        }
+        if reloads.outcomes.len() == OUTCOMES_KEPT {
+            reloads.outcomes.pop_front();
+        }
+        reloads.outcomes.push_back(ReloadOutcome { number, at, error: result.err() });
+    }
+
+    /// The outcome of a reload; `None` while it is not known, or not any more.
+    pub fn outcome(&self, number: u64) -> Option<ReloadOutcome> {
+        self.reloads.lock().outcomes.iter().find(|outcome| outcome.number == number).cloned()
+    }
+
+    pub fn status(&self) -> ReloadStatus {
+        let reloads = self.reloads.lock();
+        ReloadStatus { last: reloads.outcomes.back().cloned(), in_force_since: reloads.succeeded_at }
+    }
+}
+
+/// Requests that wait while another runs. A reload may take as long as two full reads of the store.
+const REQUESTS_MAX: usize = 8;
+
+/// Outcomes that somebody may still ask for: of all requests that can wait, and of as many before.
+const OUTCOMES_KEPT: usize = 2 * REQUESTS_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reload_has_an_outcome_of_its_own_and_a_refused_one_leaves_the_time_of_the_last_success() {
+        let (requests, queue) = NodeRequests::new();
+        let began = requests.status().in_force_since;
+        let (first, second) = (requests.reload().unwrap(), requests.reload().unwrap());
+        assert_eq!(queue.try_iter().collect::<Vec<_>>(), [first, second].map(NodeRequest::Reload));
+        assert_eq!(requests.outcome(first), None);
+        requests.record(first, Err("no".to_owned()));
+        assert_eq!(requests.outcome(first).unwrap().error.as_deref(), Some("no"));
+        assert_eq!((requests.outcome(second), requests.status().in_force_since), (None, began));
+        requests.record(second, Ok(()));
+        assert_eq!(requests.status().last.unwrap().error, None);
+        assert_eq!(requests.outcome(first).unwrap().error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn no_more_requests_wait_than_the_bound_and_none_where_nobody_serves_them() {
+        let (requests, queue) = NodeRequests::new();
+        (0..REQUESTS_MAX).for_each(|_| assert!(requests.reload().is_ok()));
+        assert_eq!(requests.reload(), Err(RequestError::Busy));
+        drop(queue);
+        assert_eq!(requests.reload(), Err(RequestError::Gone));
+    }
+}
