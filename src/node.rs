@@ -13,7 +13,7 @@ use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
-use crate::engine::{Engine, EngineError, EngineHandle, Inherited};
+use crate::engine::{Engine, EngineError, EngineHandle, Inherited, ServicePhase};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::{TlsConfigs, TlsLoadError};
@@ -193,6 +193,11 @@ impl Node {
         self.admin.address()
     }
 
+    /// The address that serves health checks alone. `None` where there is none.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.admin.health_address()
+    }
+
     /// The state by which the engine decides.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
@@ -246,17 +251,37 @@ impl Node {
         }
     }
 
-    /// Refuses new clients, and waits until the last session has ended, `patience` has passed or `is_interrupted`
-    /// returns true.
-    pub fn drain(&self, patience: Duration, is_interrupted: impl Fn() -> bool) -> Drained {
-        self.handle.drain();
+    /// Brings the node to its end: says that it is not ready and still serves new clients for `lame_duck`; then refuses
+    /// them, and waits until the last session has ended, `patience` has passed or `is_interrupted` returns true. Peers
+    /// get their requests served until the end, since nobody else has this node's devices.
+    pub fn drain(
+        &self,
+        lame_duck: Duration,
+        patience: Duration,
+        is_interrupted: impl Fn() -> bool,
+    ) -> Drained {
+        if self.handle.phase() < ServicePhase::Draining {
+            self.handle.set_phase(ServicePhase::LameDuck);
+            let refuse_at = Instant::now() + lame_duck;
+            while Instant::now() < refuse_at {
+                if is_interrupted() {
+                    return Drained::Interrupted;
+                }
+                std::thread::sleep(DRAIN_CHECK_INTERVAL.min(lame_duck));
+            }
+        }
+        self.handle.set_phase(ServicePhase::Draining);
         let give_up_at = Instant::now() + patience;
+        let leave_at = give_up_at - LEAVE_TIME.min(patience / 2);
         loop {
-            match self.handle.sessions_active() {
+            match self.handle.sessions_busy() {
                 0 => return Drained::Empty,
                 left if Instant::now() >= give_up_at => return Drained::Left(left),
                 _ if is_interrupted() => return Drained::Interrupted,
                 _ => std::thread::sleep(DRAIN_CHECK_INTERVAL),
+            }
+            if Instant::now() >= leave_at {
+                self.handle.set_phase(ServicePhase::Leaving);
             }
         }
     }
@@ -295,6 +320,10 @@ fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
 
 /// Interval at which a drain checks whether it is done.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Last part of a drain, in which peers get no new tunnels, so that their short ones end before the node does. They ask
+/// again for `timeouts.forward`, which is longer.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Address of `bound` for other nodes. A configured port of 0 stands for the real port.
 fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> SocketAddr {

@@ -12,15 +12,27 @@ pub(super) async fn livez() -> &'static str {
 }
 
 pub(super) async fn readyz(State(sources): State<Sources>) -> Response {
+    answer(&sources).into_response()
+}
+
+/// Answers as [`readyz`] does, by one word: more people may reach `admin.health_address`.
+pub(super) async fn readyz_state(State(sources): State<Sources>) -> Response {
+    match answer(&sources).0 {
+        StatusCode::OK => "ready\n".into_response(),
+        code => (code, "not ready\n").into_response(),
+    }
+}
+
+fn answer(sources: &Sources) -> (StatusCode, String) {
     let answer = match sources.readiness() {
         Readiness::Ready => (StatusCode::OK, "ready\n".to_owned()),
         Readiness::Holding(subjects) => (StatusCode::OK, format!("ready, holding {subjects}\n")),
         Readiness::Impaired(why) => (StatusCode::OK, format!("ready, but {why}\n")),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+        Readiness::Draining(_) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
         Readiness::Unable(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
         Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
     };
-    certificates::amend_readiness(answer, &sources.engine).into_response()
+    certificates::amend_readiness(answer, &sources.engine)
 }
 
 pub(super) async fn metrics(State(sources): State<Sources>) -> Response {

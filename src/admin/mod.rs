@@ -10,6 +10,7 @@ mod authz;
 mod caller;
 mod certificates;
 mod connection;
+mod drain;
 mod engine_metrics;
 mod guard;
 mod health;
@@ -65,6 +66,7 @@ pub use token::{NewToken, TokenError};
 /// The running admin thread. Dropping it stops the thread and waits for it.
 pub struct AdminServer {
     address: SocketAddr,
+    health_address: Option<SocketAddr>,
     gate: Arc<TokenGate>,
     /// Dropped to stop the runtime. Nothing is ever sent. It stands before the thread, which is dropped next and waits
     /// for the runtime.
@@ -136,6 +138,8 @@ pub enum AdminServerError {
         "admin.socket {path} cannot be listened on: {source}; configure another path, or stop the process that uses it"
     )]
     Socket { path: String, source: io::Error },
+    #[error("admin.health_address {address} cannot be listened on: {source}; does another process use it?")]
+    Health { address: SocketAddr, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
     #[error("admin.token_file {path} cannot be used: {source}")]
@@ -155,10 +159,12 @@ impl AdminServer {
 
     pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
         let address = config.address;
-        let refused = |source| AdminServerError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let (listener, address) =
+            listen(address).map_err(|source| AdminServerError::Listen { address, source })?;
+        let health = config
+            .health_address
+            .map(|address| listen(address).map_err(|source| AdminServerError::Health { address, source }));
+        let (health, health_address) = health.transpose()?.unzip();
         let local = config
             .socket
             .as_deref()
@@ -174,9 +180,9 @@ impl AdminServer {
             .build()
             .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move |_| runtime.block_on(http::serve(listener, local, state, stopped));
+        let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
-        Ok(Self { address, gate, _stop: stop, _thread: thread })
+        Ok(Self { address, health_address, gate, _stop: stop, _thread: thread })
     }
 
     /// Reads the token of `config` for [`replace_token`](Self::replace_token).
@@ -191,6 +197,19 @@ impl AdminServer {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// The bound `admin.health_address`.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_address
+    }
+}
+
+/// Returns a listener and its real address.
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn token_error(config: &config::Admin, source: TokenError) -> AdminServerError {

@@ -2,18 +2,24 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-use super::api::{ReloadOutcome, ReloadStatus};
+use super::api::{DrainBegun, DrainEnded, ReloadOutcome, ReloadStatus};
 use crate::authz::UnixMillis;
 
 /// Something that the main thread is to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum NodeRequest {
     /// Reads the configuration again. The outcome is recorded under this number.
     Reload(u64),
+    /// Drains the node without an end of the process, for this time or until it is to serve again.
+    Drain(Option<Duration>, oneshot::Sender<DrainBegun>),
+    /// Ends such a drain.
+    Serve(oneshot::Sender<DrainEnded>),
 }
 
 /// A way to send requests to the main thread, from any thread, and to see what came of them. Cheap to clone.
@@ -54,11 +60,29 @@ impl NodeRequests {
     pub fn reload(&self) -> Result<u64, RequestError> {
         let mut reloads = self.reloads.lock();
         let number = reloads.asked + 1;
-        self.queue
-            .try_send(NodeRequest::Reload(number))
-            .map_err(|error| if error.is_full() { RequestError::Busy } else { RequestError::Gone })?;
+        self.send(NodeRequest::Reload(number))?;
         reloads.asked = number;
         Ok(number)
+    }
+
+    /// Drains the node, for `lasts` or until [`serve`](Self::serve).
+    pub async fn drain(&self, lasts: Option<Duration>) -> Result<DrainBegun, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(NodeRequest::Drain(lasts, answer))?;
+        answered.await.map_err(|_| RequestError::Gone)
+    }
+
+    /// Serves new clients again.
+    pub async fn serve(&self) -> Result<DrainEnded, RequestError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(NodeRequest::Serve(answer))?;
+        answered.await.map_err(|_| RequestError::Gone)
+    }
+
+    fn send(&self, request: NodeRequest) -> Result<(), RequestError> {
+        self.queue
+            .try_send(request)
+            .map_err(|error| if error.is_full() { RequestError::Busy } else { RequestError::Gone })
     }
 
     /// Records what came of the reload with this number.
@@ -100,7 +124,7 @@ mod tests {
         let (requests, queue) = NodeRequests::new();
         let began = requests.status().in_force_since;
         let (first, second) = (requests.reload().unwrap(), requests.reload().unwrap());
-        assert_eq!(queue.try_iter().collect::<Vec<_>>(), [first, second].map(NodeRequest::Reload));
+        assert!(queue.try_iter().map(|request| format!("{request:?}")).eq(["Reload(1)", "Reload(2)"]));
         assert_eq!(requests.outcome(first), None);
         requests.record(first, Err("no".to_owned()));
         assert_eq!(requests.outcome(first).unwrap().error.as_deref(), Some("no"));

@@ -6,6 +6,7 @@ use std::fs::File;
 use super::Sources;
 use crate::authz::UnixMillis;
 use crate::control::api::HoldStatus;
+use crate::engine::ServicePhase;
 use crate::telemetry::Cause;
 
 /// Readiness of the node for new clients.
@@ -16,7 +17,8 @@ pub(super) enum Readiness {
     Holding(String),
     /// Ready: something is missing that does not keep clients from being served now.
     Impaired(String),
-    Draining,
+    /// Not ready: new clients are refused, or soon will be.
+    Draining(ServicePhase),
     /// Not ready: there is no snapshot, or it is too old.
     Undecided(Cause),
     /// Not ready: something is missing that every new client needs.
@@ -25,8 +27,9 @@ pub(super) enum Readiness {
 
 impl Sources {
     pub(super) fn readiness(&self) -> Readiness {
-        if self.engine.is_draining() {
-            return Readiness::Draining;
+        match self.engine.phase() {
+            ServicePhase::Serving => {}
+            phase => return Readiness::Draining(phase),
         }
         if let Some(undecided) = self.authority.trouble(UnixMillis::now()) {
             return Readiness::Undecided(undecided.into());

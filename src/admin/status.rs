@@ -17,7 +17,7 @@ use super::{AdminState, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
-use crate::engine::DirectoryCounts;
+use crate::engine::{DirectoryCounts, ServicePhase};
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -157,7 +157,10 @@ fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
         Readiness::Ready => (ReadinessState::Ready, None),
         Readiness::Holding(subjects) => (ReadinessState::Holding, Some(subjects)),
         Readiness::Impaired(why) => (ReadinessState::Impaired, Some(why)),
-        Readiness::Draining => (ReadinessState::Draining, None),
+        Readiness::Draining(ServicePhase::LameDuck) => {
+            (ReadinessState::Draining, Some("and still serves new clients".to_owned()))
+        }
+        Readiness::Draining(_) => (ReadinessState::Draining, None),
         Readiness::Unable(missing) => (ReadinessState::Unable, Some(missing)),
         Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
     }

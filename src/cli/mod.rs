@@ -7,10 +7,12 @@ pub mod check;
 pub mod demo;
 pub mod device;
 mod doctor;
+mod drain;
 mod generate;
 pub mod grant;
 mod journal_stream;
 mod log;
+mod maintenance;
 mod manual;
 mod node;
 pub mod output;
@@ -74,6 +76,8 @@ enum Command {
     Run,
     /// Have a running relay read its configuration again, and wait for the outcome.
     Reload,
+    /// Take a running relay out of service: refuse new clients, and let open tunnels go on.
+    Drain(drain::DrainArgs),
     /// Check the configuration and the store.
     Check,
     /// Create or migrate the store.
@@ -140,6 +144,7 @@ impl CommandLine {
             Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
             Command::Reload => reload::run(&global),
+            Command::Drain(args) => drain::run(&args, &global.loaded()?, global.output()),
             Command::Check => check::run(&global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),

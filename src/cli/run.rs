@@ -1,19 +1,21 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
 use std::io;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded, select};
+use crossbeam::channel::{Receiver, at, bounded, never, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Loaded;
 use super::doctor;
 use super::log;
+use super::maintenance::Maintenance;
 use super::output::{CommandError, print};
 use super::reloader::Reloader;
 use super::systemd::ServiceReporter;
 use crate::admin::{NodeRequest, NodeRequests};
-use crate::config::StoreUrl;
+use crate::config::{StoreUrl, Timeouts};
 use crate::engine::Inherited;
 use crate::node::{Drained, Node};
 use crate::store::sqlite;
@@ -33,16 +35,31 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
     let mut reloader = Reloader { file: loaded.file.as_deref(), config: config.clone(), log };
-    while let Some(NodeRequest::Reload(number)) = next_request(&ends, &queue)? {
-        service.reloading(|| {
-            let outcome = reloader.reload(&node);
-            requests.record(number, outcome.map_err(|error| error.to_string()));
-        });
-    }
+    let mut maintenance = Maintenance::default();
+    let end = loop {
+        let lame_duck = reloader.config.timeouts.lame_duck;
+        match next_task(&ends, &queue, maintenance.next_at(&node))? {
+            MainTask::End(end) => break end,
+            MainTask::Request(NodeRequest::Reload(number)) => service.reloading(|| {
+                let outcome = reloader.reload(&node);
+                requests.record(number, outcome.map_err(|error| error.to_string()));
+            }),
+            MainTask::Request(NodeRequest::Drain(lasts, answer)) => {
+                let _gave_up = answer.send(maintenance.begin(lasts, lame_duck, &node));
+            }
+            MainTask::Request(NodeRequest::Serve(answer)) => {
+                let _gave_up = answer.send(maintenance.end(&node));
+            }
+            MainTask::PassTime => maintenance.pass_time(&node),
+        }
+    };
     service.stopping();
-    let patience = reloader.config.timeouts.drain;
-    tracing::info!(?patience, "draining; another signal stops the relay at once");
-    match node.drain(patience, || ends.has_next()) {
+    let Timeouts { lame_duck, drain: patience, .. } = reloader.config.timeouts;
+    // A person at a terminal does not want to wait, and nobody waits for a node that serves nothing.
+    let is_in_service = end == EndRequest::Terminate && node.engine().trouble().is_none();
+    let lame_duck = if is_in_service { maintenance.lame_duck_left(lame_duck) } else { Duration::ZERO };
+    tracing::info!(?lame_duck, ?patience, "draining; another signal stops the relay at once");
+    match node.drain(lame_duck, patience, || ends.has_next()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => {
             tracing::warn!(sessions, "timeouts.drain has passed; ending the remaining sessions")
@@ -71,28 +88,45 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     let (clients, admin) = (clients.join(","), node.admin_address());
     let nodes = node.forward_address().map(|nodes| format!(" nodes={nodes}")).unwrap_or_default();
     let for_nodes = node.forward_address().map(tracing::field::display);
-    tracing::info!(%clients, %admin, nodes = for_nodes, "listening");
-    print(&format!("ready client={clients} admin={admin}{nodes}\n"))
+    let health = node.health_address().map(|health| format!(" health={health}")).unwrap_or_default();
+    let for_health = node.health_address().map(tracing::field::display);
+    tracing::info!(%clients, %admin, nodes = for_nodes, health = for_health, "listening");
+    print(&format!("ready client={clients} admin={admin}{nodes}{health}\n"))
 }
 
-/// Waits for the next request; `None` where it is to end.
-fn next_request(
+/// What the main thread is to do next.
+enum MainTask {
+    End(EndRequest),
+    Request(NodeRequest),
+    /// The time has come that it waited for.
+    PassTime,
+}
+
+/// Waits for the next task, at most until `wake_at`.
+fn next_task(
     ends: &EndRequests,
     requests: &Receiver<NodeRequest>,
-) -> Result<Option<NodeRequest>, CommandError> {
+    wake_at: Option<Instant>,
+) -> Result<MainTask, CommandError> {
+    let stopped = |_| CommandError::failed("the thread that waits for signals has stopped");
     select! {
-        recv(ends.signals) -> end => match end {
-            Ok(()) => Ok(None),
-            Err(_) => Err(CommandError::failed("the thread that waits for signals has stopped")),
-        },
-        // There are senders as long as the node runs.
-        recv(requests) -> request => Ok(request.ok()),
+        recv(ends.signals) -> end => end.map(MainTask::End).map_err(stopped),
+        recv(requests) -> request => request.map(MainTask::Request).map_err(stopped),
+        recv(wake_at.map_or_else(never, at)) -> _ => Ok(MainTask::PassTime),
     }
 }
 
-/// Requests to end this process, by SIGTERM or SIGINT: the first drains the node, the second ends it at once.
+/// Requests to end this process: the first drains the node, the second ends it at once.
 struct EndRequests {
-    signals: Receiver<()>,
+    signals: Receiver<EndRequest>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EndRequest {
+    /// SIGTERM, of a service manager.
+    Terminate,
+    /// SIGINT, of a person at a terminal.
+    Interrupt,
 }
 
 impl EndRequests {
@@ -102,11 +136,11 @@ impl EndRequests {
         let (send, ends) = bounded(END_REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                // Where many reloads wait already, they do what this one would.
-                if signal == SIGHUP {
-                    let _waits_already = requests.reload();
-                } else {
-                    let _has_enough = send.try_send(());
+                // Where many requests wait already, they do what this one would.
+                match signal {
+                    SIGHUP => drop(requests.reload()),
+                    SIGINT => drop(send.try_send(EndRequest::Interrupt)),
+                    _ => drop(send.try_send(EndRequest::Terminate)),
                 }
             }
         })?;

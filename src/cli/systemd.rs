@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 
 use crate::authz::Undecided;
 use crate::control::{ControlStatus, StatusHandle};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, ServicePhase};
 use crate::node::Node;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::{Cause, LogOnChange};
@@ -130,7 +130,11 @@ impl Watchdog {
     }
 
     fn status_line(&self) -> String {
-        let doing = if self.stopping.load(Ordering::Acquire) { "draining" } else { "serving" };
+        let doing = match self.engine.phase() {
+            ServicePhase::Serving => "serving",
+            ServicePhase::LameDuck => "draining, and still serving new clients",
+            ServicePhase::Draining | ServicePhase::Leaving => "draining",
+        };
         let sessions = self.engine.sessions_active();
         let authorization = authorization(&self.control.get(), self.engine.trouble());
         format!("{doing}, {sessions} sessions; {authorization}")

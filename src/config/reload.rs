@@ -35,6 +35,7 @@ impl Config {
             ("authz.tokens", self.reads_logins() != next.reads_logins()),
             ("authz.state", authz.state != next.authz.state),
             ("admin.address", admin.address != next.admin.address),
+            ("admin.health_address", admin.health_address != next.admin.health_address),
             ("admin.socket", admin.socket != next.admin.socket),
             ("admin.socket_group", admin.socket_group != next.admin.socket_group),
             // Engines drop their events where there was no audit log at the start.

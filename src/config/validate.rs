@@ -139,8 +139,17 @@ fn check_listeners(config: &Config, problems: &mut Problems) {
             }
         }
     }
-    if config.admin.address.port() != 0 && seen.contains(&config.admin.address) {
-        problems.add("admin.address", "is also the address of a client listener; set another port");
+    let admin = [
+        ("admin.address", Some(config.admin.address)),
+        ("admin.health_address", config.admin.health_address),
+        ("forward.listen", config.forward.listen),
+    ];
+    for (key, address) in admin {
+        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+        if !seen.insert(address) {
+            problems
+                .add(key, &format!("{address} is also the address of another listener; set another port"));
+        }
     }
 }
 
@@ -155,6 +164,7 @@ fn check_durations(config: &Config, problems: &mut Problems) {
         ("forward.heartbeat", config.forward.heartbeat, TICK..=LONGEST),
         ("forward.refresh", config.forward.refresh, TICK..=LONGEST),
         ("forward.max_age", config.forward.max_age, TICK..=LONGEST),
+        ("timeouts.lame_duck", timeouts.lame_duck, Duration::ZERO..=LONGEST),
         ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
         ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
         ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),

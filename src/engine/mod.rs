@@ -69,6 +69,7 @@ pub use forward::SESSION_BYTES_MAX;
 pub use listener::bind::{Inherited, InheritedError};
 pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
+pub use worker::signals::ServicePhase;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -252,13 +253,21 @@ impl EngineHandle {
         self.shared.recheck();
     }
 
-    /// Starts a drain: new clients get the reply that the relay drains, and running tunnels go on.
-    pub fn drain(&self) {
-        self.shared.drain();
+    /// Serves the clients of this phase from now on. Open tunnels go on in each.
+    pub fn set_phase(&self, phase: ServicePhase) {
+        self.shared.set_phase(phase);
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining()
+    pub fn phase(&self) -> ServicePhase {
+        self.shared.phase()
+    }
+
+    /// The number of sessions on all threads, without connections that peers keep ready.
+    pub fn sessions_busy(&self) -> u64 {
+        let busy = |counters: &EngineCounters| {
+            counters.sessions.active.get().saturating_sub(counters.sessions.idle_peers.get())
+        };
+        self.counters().map(busy).sum()
     }
 
     /// The number of sessions on all threads.

@@ -16,7 +16,7 @@ use crate::config::{Config, KernelTls, ListenerKind};
 use crate::engine::requests::{EngineBusy, PendingEnd, PendingList, RequestQueue, thread_of};
 use crate::engine::self_probe::SelfProbe;
 use crate::engine::token_rate_limit::TokenRateLimit;
-use crate::engine::worker::signals::Signals;
+use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -169,8 +169,8 @@ impl Shared {
         self.wake_all();
     }
 
-    pub fn drain(&self) {
-        self.signals.drain();
+    pub fn set_phase(&self, phase: ServicePhase) {
+        self.signals.set_phase(phase);
         self.wake_all();
     }
 
@@ -214,8 +214,8 @@ impl Shared {
         self.tls.read().clone()
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.signals.is_draining()
+    pub fn phase(&self) -> ServicePhase {
+        self.signals.phase()
     }
 
     pub fn is_stopping(&self) -> bool {

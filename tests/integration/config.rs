@@ -234,7 +234,7 @@ fn a_value_that_cannot_work_is_told_with_its_line() {
         ),
         (
             "[admin]\naddress = \"127.0.0.1:3128\"",
-            "sluicegate.toml:2:1: admin.address: is also the address of a client listener; set another port",
+            "sluicegate.toml:2:1: admin.address: 127.0.0.1:3128 is also the address of another listener; set another port",
         ),
         (
             "[engine]\nbuffers = 1000",

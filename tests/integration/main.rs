@@ -28,6 +28,7 @@ mod demo;
 mod directory;
 mod docs;
 mod doctor;
+mod drain;
 mod error_causes;
 mod fleet;
 mod forwarding;

@@ -17,7 +17,13 @@ pub fn check(config: &Config) -> Vec<KeyProblem> {
     let clients = clients.map(|(place, listen)| (format!("listen.{place}.address"), listen.address));
     let nodes = config.forward.listen.map(|address| ("forward.listen".to_owned(), address));
     let admin = ("admin.address".to_owned(), config.admin.address);
-    clients.chain(nodes).chain([admin]).filter_map(|(key, address)| problem(key, address, &own)).collect()
+    let health = config.admin.health_address.map(|address| ("admin.health_address".to_owned(), address));
+    clients
+        .chain(nodes)
+        .chain([admin])
+        .chain(health)
+        .filter_map(|(key, address)| problem(key, address, &own))
+        .collect()
 }
 
 fn problem(key: String, address: SocketAddr, own: &HashSet<IpAddr>) -> Option<KeyProblem> {

@@ -45,8 +45,8 @@ pub(super) struct SessionDriver {
     /// Sessions over the node's limit, which only get the reply that says so.
     over_limit: usize,
     requests: RequestsInProgress,
-    /// The sessions that a drain ends at once have ended.
-    has_drained: bool,
+    /// The connections that peers keep ready were ended.
+    has_ended_idle_peers: bool,
     /// Tunnels whose right ends at a time.
     expiring: usize,
     delivery_checks: DeliveryChecks,
@@ -60,6 +60,8 @@ struct Arrangement {
     among_streams: bool,
     /// The session is counted in [`SessionDriver::expiring`].
     expires: bool,
+    /// The session is a connection that a peer keeps ready, and counted as such.
+    idle_peer: bool,
     /// The slot is listed in [`SessionDriver::delivery_checks`]; perhaps for an earlier session.
     delivery_check: bool,
 }
@@ -80,7 +82,7 @@ impl SessionDriver {
             sessions_begun: 0,
             over_limit: 0,
             requests: RequestsInProgress::default(),
-            has_drained: false,
+            has_ended_idle_peers: false,
             expiring: 0,
             delivery_checks: DeliveryChecks::new(shared.config().timeouts.user_timeout),
         };
@@ -263,6 +265,13 @@ impl SessionDriver {
         let was_counted = std::mem::replace(&mut self.arrangement(slot).expires, expires);
         self.expiring = self.expiring + usize::from(expires) - usize::from(was_counted);
         let Some(session) = self.sessions.get_mut(slot) else { return };
+        let is_idle_peer = session.is_idle_peer(cx);
+        match (std::mem::replace(&mut self.arrangement(slot).idle_peer, is_idle_peer), is_idle_peer) {
+            (false, true) => cx.counters.sessions.idle_peers.add(1),
+            (true, false) => cx.counters.sessions.idle_peers.sub(1),
+            _ => {}
+        }
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         if session.is_over() {
             self.over_limit -= usize::from(session.is_over_limit());
             if let Some(session) = self.sessions.take(slot) {
@@ -338,9 +347,9 @@ impl SessionDriver {
         self.sessions.is_sweeping()
     }
 
-    /// The node drains: ends the connections that peers keep ready, once.
-    pub fn drain(&mut self, cx: &mut UringCx<'_>) {
-        if !std::mem::replace(&mut self.has_drained, true) {
+    /// The node is about to end: ends the connections that peers keep ready, once.
+    pub fn end_idle_peers(&mut self, cx: &mut UringCx<'_>) {
+        if !std::mem::replace(&mut self.has_ended_idle_peers, true) {
             for slot in self.sessions.occupied() {
                 self.with_session(slot, cx, Session::end_idle_peer);
             }

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::sys::ring::{Completion, Wait};
 use driver::SessionDriver;
 use idle::IdlePolicy;
-use signals::{Recheck, SignalReader};
+use signals::{Recheck, ServicePhase, SignalReader};
 
 /// The state of an engine thread. Only `shared` is shared with other threads.
 pub(super) struct Worker {
@@ -144,8 +144,8 @@ impl Worker {
         if recheck == Recheck::Requested || (has_clock_gained && self.driver.has_expiring()) {
             self.driver.start_sweep();
         }
-        if shared.is_draining() {
-            self.driver.drain(&mut cx);
+        if shared.phase() == ServicePhase::Leaving {
+            self.driver.end_idle_peers(&mut cx);
         }
         self.driver.work(&mut self.completions, &mut self.idle, &mut self.signals, &mut cx);
         if cx.config.forward.tls.is_some() && !shared.is_stopping() {
