@@ -13,7 +13,7 @@ use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
-use crate::engine::{Engine, EngineError, EngineHandle, Inherited, ServicePhase};
+use crate::engine::{Engine, EngineError, EngineHandle, Inherited, ServicePhase, not_here};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::{TlsConfigs, TlsLoadError};
@@ -172,11 +172,23 @@ impl Node {
         })
     }
 
-    /// Returns the reasons why [`start`](Self::start) would fail that are in the files and the addresses which the
-    /// configuration names.
+    /// Returns the reasons why [`start`](Self::start) would fail that are in the files which the configuration names.
     pub fn check(config: &Config) -> Vec<KeyProblem> {
-        let files = AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin));
-        files.chain(Engine::check_addresses(config)).collect()
+        AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
+    }
+
+    /// What a start would wait for on this machine, in one line each.
+    pub fn check_awaited(config: &Config) -> Vec<String> {
+        let admin = [Some(config.admin.address), config.admin.health_address];
+        let addresses = config.listen.iter().map(|listen| listen.address).chain(admin.into_iter().flatten());
+        let address = |ip| {
+            format!("{ip} is no address of this machine; a relay waits until it is (`ip address` lists them)")
+        };
+        let interface = config.vpn.interface.as_ref().filter(|_| config.vpn.lacks_interface());
+        let interface = interface.map(|name| {
+            format!("there is no network interface `{name}` (vpn.interface); a relay waits for it")
+        });
+        not_here(addresses).into_iter().map(address).chain(interface).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.

@@ -30,7 +30,10 @@ fn answer(sources: &Sources) -> (StatusCode, String) {
         Readiness::Impaired(why) => (StatusCode::OK, format!("ready, but {why}\n")),
         Readiness::Draining(_) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
         Readiness::Unable(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
-        Readiness::Undecided(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
+        Readiness::Undecided(cause, None) => (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}\n")),
+        Readiness::Undecided(cause, Some(why)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{cause}: {why}\n"))
+        }
     };
     certificates::amend_readiness(answer, &sources.engine)
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, serve_connection};
 use super::local::LocalSocket;
-use super::{AdminState, certificates, routes};
+use super::{AdminState, awaited, certificates, routes};
 use crate::sys::address::canonical;
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way.
@@ -23,6 +23,7 @@ pub(super) async fn serve(
     stopped: oneshot::Receiver<()>,
 ) {
     let certificates = certificates::watch(state.sources.clone());
+    let awaited = awaited::watch(state.sources.clone());
     let health_routes = routes::health_only(state.clone());
     let routes = routes::all(state);
     let health = async {
@@ -42,6 +43,7 @@ pub(super) async fn serve(
         error = health => tracing::error!(%error, "the admin server has stopped: its health listener failed"),
         error = locally => tracing::error!(%error, "the admin server has stopped: its local socket failed"),
         never = certificates => match never {},
+        never = awaited => match never {},
         _ = stopped => {}
     }
 }

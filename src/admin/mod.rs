@@ -7,6 +7,7 @@
 
 pub mod api;
 mod authz;
+mod awaited;
 mod caller;
 mod certificates;
 mod connection;
@@ -51,6 +52,7 @@ use crate::config::{self, KeyProblem};
 use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
+use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use api::NodeIdentity;
@@ -206,8 +208,7 @@ impl AdminServer {
 
 /// Returns a listener and its real address.
 fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+    let listener = socket::listen_alone(address)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

@@ -162,7 +162,10 @@ fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
         }
         Readiness::Draining(_) => (ReadinessState::Draining, None),
         Readiness::Unable(missing) => (ReadinessState::Unable, Some(missing)),
-        Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
+        Readiness::Undecided(cause, None) => (ReadinessState::Undecided, Some(cause.to_string())),
+        Readiness::Undecided(cause, Some(why)) => {
+            (ReadinessState::Undecided, Some(format!("{cause}: {why}")))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
 use super::journal_stream::{self, WithPriority};
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{KeyProblem, Log, LogFormat, LogLevel};
 
 /// The running log, whose level, format and destination can change.
 pub(super) struct RunningLog {
@@ -58,10 +58,11 @@ pub(super) fn start(log: &Log) -> Result<RunningLog, LogError> {
     Ok(RunningLog { level, output })
 }
 
-/// Returns the reasons why [`start`] would fail, in one line each.
-pub(super) fn check(log: &Log) -> Vec<String> {
-    let errors = [filter(log.level).err(), output(log).err()];
-    errors.into_iter().flatten().map(|error| error.to_string()).collect()
+/// Returns the reasons why [`start`] would fail: of the configuration, and of the environment in one line each.
+pub(super) fn check(log: &Log) -> (Option<KeyProblem>, Vec<String>) {
+    let problem = |error: LogError| KeyProblem { key: "log.journald".to_owned(), problem: error.to_string() };
+    let of_environment = filter(log.level).err().map(|error| error.to_string());
+    (output(log).err().map(problem), of_environment.into_iter().collect())
 }
 
 fn output(log: &Log) -> Result<Output, LogError> {

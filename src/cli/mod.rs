@@ -79,7 +79,7 @@ enum Command {
     /// Take a running relay out of service: refuse new clients, and let open tunnels go on.
     Drain(drain::DrainArgs),
     /// Check the configuration and the store.
-    Check,
+    Check(check::CheckArgs),
     /// Create or migrate the store.
     Store(OnStore<store::StoreCommand>),
     /// Manage principals, the owners of tokens and grants.
@@ -145,7 +145,7 @@ impl CommandLine {
             Command::Run => run::run(&global.loaded()?),
             Command::Reload => reload::run(&global),
             Command::Drain(args) => drain::run(&args, &global.loaded()?, global.output()),
-            Command::Check => check::run(&global),
+            Command::Check(args) => check::run(&args, &global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),
             Command::Token(on) => token::run(on.command, &global.context(on.store)?),

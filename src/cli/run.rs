@@ -1,6 +1,8 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, at, bounded, never, select};
@@ -27,10 +29,13 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
         create_embedded_store(&config.store.url)?;
     }
     let (requests, queue) = NodeRequests::new();
-    let ends = EndRequests::start(requests.clone()).map_err(CommandError::failed)?;
+    let has_started = Arc::<AtomicBool>::default();
+    let ends =
+        EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
     let node = Node::start_on(inherited, config.clone(), loaded.tls.clone(), requests.clone())
         .map_err(CommandError::failed)?;
+    has_started.store(true, Ordering::Release);
     doctor::log_limits(config);
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
@@ -131,12 +136,17 @@ enum EndRequest {
 
 impl EndRequests {
     /// Starts the thread that waits for signals. SIGHUP becomes a request to reload.
-    fn start(requests: NodeRequests) -> io::Result<Self> {
+    /// Before the node has started, a signal to end is obeyed at once: there is nothing to drain.
+    fn start(requests: NodeRequests, has_started: Arc<AtomicBool>) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (send, ends) = bounded(END_REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 // Where many requests wait already, they do what this one would.
+                if signal != SIGHUP && !has_started.load(Ordering::Acquire) {
+                    tracing::info!("ended by a signal before the start was over");
+                    std::process::exit(0);
+                }
                 match signal {
                     SIGHUP => drop(requests.reload()),
                     SIGINT => drop(send.try_send(EndRequest::Interrupt)),

@@ -145,6 +145,9 @@ impl Watchdog {
 fn authorization(status: &ControlStatus, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, status.held.first()) {
+        (Some(Undecided::NoSnapshot), _) if status.last_error.is_some() => {
+            format!("waiting for the store: {}", status.last_error.as_deref().unwrap_or_default())
+        }
         (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
         (None, Some(held)) => {
             format!("generation {generation} in force, {} held by rule {}", held.subject(), held.rule)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 
 use super::AddressSource;
@@ -41,6 +42,11 @@ impl Vpn {
     /// IPv4 address that the kernel would dial.
     pub fn allows(&self, address: IpAddr) -> bool {
         any_contains(&self.allow, address)
+    }
+
+    /// True where [`Vpn::interface`] is set and not there (yet).
+    pub fn lacks_interface(&self) -> bool {
+        self.interface.as_deref().is_some_and(|interface| if_nametoindex(interface).is_err())
     }
 
     /// True where every device address is from the VPN, and none from the store.

@@ -50,7 +50,7 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::{Config, KernelTls, KeyProblem};
+use crate::config::{Config, KernelTls};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::telemetry::{AuditSender, EngineCounters};
@@ -67,13 +67,16 @@ use worker::Worker;
 pub use fd_budget::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
 pub use listener::bind::{Inherited, InheritedError};
+pub use listener::own_address::not_here;
 pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
 pub use worker::signals::ServicePhase;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("cannot listen on {address}: {source}; is another process there, or is the address not ours?")]
+    #[error(
+        "cannot listen on {address}: {source}; is another process there, or does the port need a privilege?"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Inherited(#[from] InheritedError),
@@ -173,11 +176,6 @@ impl Engine {
     /// Tests whether this machine gives a thread what it needs: a ring with its buffers. Opens no socket.
     pub fn check(config: &Config) -> Result<(), RingError> {
         UringKernel::new(config, KernelTls::Off).map(drop)
-    }
-
-    /// Returns the problems of addresses that no listener could be bound to. Opens none.
-    pub fn check_addresses(config: &Config) -> Vec<KeyProblem> {
-        listener::own_address::check(config)
     }
 
     /// The addresses of the client listeners, in the order of `listen`; real ports where the config has 0.
@@ -301,6 +299,11 @@ impl EngineHandle {
         let (renewed, errors) = self.shared.tls_configs().renewed(&self.shared.config());
         self.shared.replace_certificates(renewed);
         errors
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
     }
 
     /// The certificates that this node shows to clients and to other nodes.

@@ -46,6 +46,7 @@ mod holding;
 mod kept;
 mod kept_guard;
 mod kept_starts;
+mod late_start;
 mod lifecycle;
 mod limits;
 mod metrics;
