@@ -5,18 +5,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
+use parking_lot::Mutex;
 
 use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
-use crate::admin::{AdminServer, AdminServerError, PrincipalNames, SelfProbeThread, Sources};
+use crate::admin::{AdminServer, AdminServerError, NodeRequests, PrincipalNames, SelfProbeThread, Sources};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
 };
-use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited};
+use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
-use crate::wire::TlsConfigs;
+use crate::wire::{TlsConfigs, TlsLoadError};
 
 /// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
 /// them stop.
@@ -26,9 +27,10 @@ pub struct Node {
     handle: EngineHandle,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
-    _heartbeat: HeartbeatThread,
-    _presence: PresenceWriterThread,
-    _probe: SelfProbeThread,
+    heartbeat: HeartbeatThread,
+    presence: PresenceWriterThread,
+    probe: Mutex<SelfProbeThread>,
+    identity: Arc<Mutex<NodeIdentity>>,
     control: Control,
     admin: AdminServer,
     audit: AuditLog,
@@ -49,6 +51,19 @@ pub enum NodeError {
     Audit(#[from] AuditError),
 }
 
+/// Reason why a configuration was not put in force; nothing of it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error(transparent)]
+    Queries(#[from] QueriesError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    AdminServer(#[from] AdminServerError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
 /// Outcome of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drained {
@@ -64,11 +79,18 @@ impl Node {
     /// Reads the store, publishes the first snapshot, and only then accepts clients.
     pub fn start(config: Config) -> Result<Self, NodeError> {
         let tls = TlsConfigs::load(&config).map_err(EngineError::from)?;
-        Self::start_on(Inherited::none(), config, tls)
+        let (requests, _nobody_serves_them) = NodeRequests::new();
+        Self::start_on(Inherited::none(), config, tls, requests)
     }
 
-    /// Starts like [`start`](Self::start), on client listeners that a service manager opened.
-    pub fn start_on(inherited: Inherited, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
+    /// Starts like [`start`](Self::start), on client listeners that a service manager opened. The caller serves
+    /// `requests`.
+    pub fn start_on(
+        inherited: Inherited,
+        config: Config,
+        tls: TlsConfigs,
+        requests: NodeRequests,
+    ) -> Result<Self, NodeError> {
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
@@ -114,8 +136,9 @@ impl Node {
         let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let identity = Arc::new(Mutex::new(identity(&config, engine.client_addresses())));
         let sources = Sources {
-            identity: identity(&config, engine.client_addresses()),
+            identity: Arc::clone(&identity),
             names: PrincipalNames::new(Arc::clone(&config)),
             engine: handle.clone(),
             probe: probe.status(),
@@ -124,6 +147,7 @@ impl Node {
             directory_errors: heartbeat.errors(),
             locations: presence.counts(),
             commands: control.commands(),
+            requests,
             audit: audit_sender,
             audit_lost: audit.lost(),
         };
@@ -140,9 +164,10 @@ impl Node {
             handle,
             client_addresses,
             forward_address,
-            _heartbeat: heartbeat,
-            _presence: presence,
-            _probe: probe,
+            heartbeat,
+            presence,
+            probe: Mutex::new(probe),
+            identity,
             control,
             admin,
             audit,
@@ -150,11 +175,23 @@ impl Node {
         })
     }
 
-    /// Returns the reasons why [`start`](Self::start) would fail that are in the files and the addresses which the
-    /// configuration names.
+    /// Returns the reasons why [`start`](Self::start) would fail that are in the files which the configuration names.
     pub fn check(config: &Config) -> Vec<KeyProblem> {
-        let files = AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin));
-        files.chain(Engine::check_addresses(config)).collect()
+        AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
+    }
+
+    /// What a start would wait for on this machine, in one line each.
+    pub fn check_awaited(config: &Config) -> Vec<String> {
+        let admin = [Some(config.admin.address), config.admin.health_address];
+        let addresses = config.listen.iter().map(|listen| listen.address).chain(admin.into_iter().flatten());
+        let address = |ip| {
+            format!("{ip} is no address of this machine; a relay waits until it is (`ip address` lists them)")
+        };
+        let interface = config.vpn.interface.as_ref().filter(|_| config.vpn.lacks_interface());
+        let interface = interface.map(|name| {
+            format!("there is no network interface `{name}` (vpn.interface); a relay waits for it")
+        });
+        not_here(addresses).into_iter().map(address).chain(interface).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.
@@ -176,6 +213,11 @@ impl Node {
         &self.engine_failures
     }
 
+    /// The address that serves health checks alone. `None` where there is none.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.admin.health_address()
+    }
+
     /// The state by which the engine decides.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
@@ -194,25 +236,72 @@ impl Node {
         self.audit.reopener()
     }
 
-    /// Applies the part of `config` that a running node can; see [`Config::needs_restart`].
-    pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), QueriesError> {
+    /// Puts `config` in force, all of it or nothing. [`Config::needs_restart`] must name no key of it. Waits for the store
+    /// where queries have changed.
+    pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), ReloadError> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        // First everything that can fail.
+        let audit = self.audit.prepare(&config.audit)?;
+        let token = AdminServer::read_token(&config.admin)?;
+        engine.prepare(&config)?;
         self.control.commands().reload(config.clone())?;
-        self.handle.replace_certificates(tls);
-        self.handle.replace_signers(config.authz.tokens);
+        self.audit.apply(audit);
+        self.admin.replace_token(token);
+        self.authority.set_max_stale(config.authz.max_stale);
+        let config = Arc::new(config);
+        engine.reconfigure(Arc::clone(&config), tls);
+        let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
+        self.heartbeat.reconfigure(advertised, &config);
+        self.presence.set_max_age(config.forward.max_age);
+        self.identity.lock().listeners = listeners(&config, engine.client_addresses());
+        self.restart_probe(&config);
         Ok(())
     }
 
-    /// Refuses new clients, and waits until the last session has ended, `patience` has passed or `is_interrupted`
-    /// returns true.
-    pub fn drain(&self, patience: Duration, is_interrupted: impl Fn() -> bool) -> Drained {
-        self.handle.drain();
+    /// Reads the certificate files of the configuration in force again; see [`EngineHandle::renew_certificates`].
+    pub fn renew_certificates(&self) -> Vec<TlsLoadError> {
+        self.handle.renew_certificates()
+    }
+
+    /// Probes by `config`, where it says something else than before.
+    fn restart_probe(&self, config: &Config) {
+        let mut probe = self.probe.lock();
+        if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
+            tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
+        }
+    }
+
+    /// Brings the node to its end: says that it is not ready and still serves new clients for `lame_duck`; then refuses
+    /// them, and waits until the last session has ended, `patience` has passed or `is_interrupted` returns true. Peers
+    /// get their requests served until the end, since nobody else has this node's devices.
+    pub fn drain(
+        &self,
+        lame_duck: Duration,
+        patience: Duration,
+        is_interrupted: impl Fn() -> bool,
+    ) -> Drained {
+        if self.handle.phase() < ServicePhase::Draining {
+            self.handle.set_phase(ServicePhase::LameDuck);
+            let refuse_at = Instant::now() + lame_duck;
+            while Instant::now() < refuse_at {
+                if is_interrupted() {
+                    return Drained::Interrupted;
+                }
+                std::thread::sleep(DRAIN_CHECK_INTERVAL.min(lame_duck));
+            }
+        }
+        self.handle.set_phase(ServicePhase::Draining);
         let give_up_at = Instant::now() + patience;
+        let leave_at = give_up_at - LEAVE_TIME.min(patience / 2);
         loop {
-            match self.handle.sessions_active() {
+            match self.handle.sessions_busy() {
                 0 => return Drained::Empty,
                 left if Instant::now() >= give_up_at => return Drained::Left(left),
                 _ if is_interrupted() => return Drained::Interrupted,
                 _ => std::thread::sleep(DRAIN_CHECK_INTERVAL),
+            }
+            if Instant::now() >= leave_at {
+                self.handle.set_phase(ServicePhase::Leaving);
             }
         }
     }
@@ -233,6 +322,11 @@ impl Drop for Node {
 
 /// The node for operators. `bound` are the addresses of `config.listen`, in their order.
 fn identity(config: &Config, bound: &[SocketAddr]) -> NodeIdentity {
+    let name = config.vpn.node.clone();
+    NodeIdentity { name, started_at: UnixMillis::now(), listeners: listeners(config, bound) }
+}
+
+fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
     let listener = |(listen, address): (&Listen, &SocketAddr)| ListenerInfo {
         address: *address,
         serves: match listen.from {
@@ -241,15 +335,15 @@ fn identity(config: &Config, bound: &[SocketAddr]) -> NodeIdentity {
         },
         tls: listen.tls.is_some(),
     };
-    NodeIdentity {
-        name: config.vpn.node.clone(),
-        started_at: UnixMillis::now(),
-        listeners: config.listen.iter().zip(bound).map(listener).collect(),
-    }
+    config.listen.iter().zip(bound).map(listener).collect()
 }
 
 /// Interval at which a drain checks whether it is done.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Last part of a drain, in which peers get no new tunnels, so that their short ones end before the node does. They ask
+/// again for `timeouts.forward`, which is longer.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
 
 /// Address of `bound` for other nodes. A configured port of 0 stands for the real port.
 fn advertised(configured: Option<SocketAddr>, bound: SocketAddr) -> SocketAddr {

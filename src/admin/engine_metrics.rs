@@ -167,7 +167,12 @@ const LATENCIES: [(&str, &str, LatencyOf, Scale); 7] = [
     ),
 ];
 
-const SUMMED: [SummedCounter; 13] = [
+const SUMMED: [SummedCounter; 14] = [
+    SummedCounter {
+        name: "forward_retries",
+        help: "Times that a request was handed to another node again after a pause, since that node was being restarted.",
+        of: |engine| &engine.sessions.peer_pauses,
+    },
     SummedCounter {
         name: "sessions_accepted",
         help: "Connections that the listeners accepted.",

@@ -1,4 +1,5 @@
-//! The HTTP server: accepts connections on `admin.address`, and runs the local socket beside it.
+//! The HTTP server: accepts connections on `admin.address` and `admin.health_address`, and runs the local socket beside
+//! them.
 
 use std::io;
 use std::net::TcpListener;
@@ -10,18 +11,27 @@ use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, serve_connection};
 use super::local::LocalSocket;
 use super::slots::Slots;
-use super::{AdminState, certificates, routes};
+use super::{AdminState, awaited, certificates, routes};
 use crate::sys::address::canonical;
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way.
 pub(super) async fn serve(
     listener: TcpListener,
+    health: Option<TcpListener>,
     local: Option<LocalSocket>,
     state: AdminState,
     stopped: oneshot::Receiver<()>,
 ) {
     let certificates = certificates::watch(state.sources.clone());
+    let awaited = awaited::watch(state.sources.clone());
+    let health_routes = routes::health_only(state.clone());
     let routes = routes::all(state);
+    let health = async {
+        match health {
+            Some(listener) => accept(listener, &health_routes).await,
+            None => std::future::pending().await,
+        }
+    };
     let locally = async {
         match &local {
             Some(local) => local.serve(&routes).await,
@@ -30,8 +40,10 @@ pub(super) async fn serve(
     };
     tokio::select! {
         error = accept(listener, &routes) => tracing::error!(%error, "the admin server has stopped"),
+        error = health => tracing::error!(%error, "the admin server has stopped: its health listener failed"),
         error = locally => tracing::error!(%error, "the admin server has stopped: its local socket failed"),
         never = certificates => match never {},
+        never = awaited => match never {},
         _ = stopped => {}
     }
 }

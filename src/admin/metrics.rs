@@ -42,6 +42,7 @@ struct BuildLabel {
 impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.encode_build(&mut encoder)?;
+        self.encode_reloads(&mut encoder)?;
         engine_metrics::encode_counts(&mut encoder, &self.sources)?;
         label_counts::encode(&mut encoder, &self.sources.engine)?;
         self_probe::encode(&mut encoder, &self.sources.probe.get())?;
@@ -64,6 +65,17 @@ impl MetricsCollector {
         )?;
         let label = BuildLabel { version: env!("CARGO_PKG_VERSION") };
         metric.encode(family.encode_family(&label)?)
+    }
+
+    fn encode_reloads(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let status = self.sources.requests.status();
+        let successful = i64::from(status.last.is_none_or(|last| last.error.is_none()));
+        let help = "1 if the last reload of the configuration was taken over, and before the first reload.";
+        gauge(encoder, "config_last_reload_successful", help, successful)?;
+        let help = "Time of the last reload that was taken over, or of the start.";
+        let metric = ConstGauge::new(status.in_force_since.0 as f64 / 1000.0);
+        let name = "config_last_reload_success_timestamp_seconds";
+        metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 
     fn encode_snapshot(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {

@@ -7,9 +7,11 @@
 
 pub mod api;
 mod authz;
+mod awaited;
 mod caller;
 mod certificates;
 mod connection;
+mod drain;
 mod engine_metrics;
 mod guard;
 mod health;
@@ -19,12 +21,14 @@ mod latency;
 mod liveness;
 mod local;
 mod metrics;
+mod node_requests;
 mod nodes;
 mod openmetrics;
 mod page;
 mod principal_names;
 mod process;
 mod readiness;
+mod reload;
 mod response;
 pub mod routes;
 mod self_probe;
@@ -42,6 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use axum::extract::FromRef;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::authz::Authority;
@@ -49,6 +54,7 @@ use crate::config::{self, KeyProblem};
 use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
+use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use api::NodeIdentity;
@@ -57,13 +63,16 @@ use local::LocalSocket;
 use sessions::SessionListCache;
 use token::TokenGate;
 
+pub use node_requests::{NodeRequest, NodeRequests, RequestError};
 pub use principal_names::PrincipalNames;
 pub use self_probe::{ProbeHandle, SelfProbeThread};
-pub use token::TokenError;
+pub use token::{NewToken, TokenError};
 
 /// The running admin thread. Dropping it stops the thread and waits for it.
 pub struct AdminServer {
     address: SocketAddr,
+    health_address: Option<SocketAddr>,
+    gate: Arc<TokenGate>,
     /// Dropped to stop the runtime. Nothing is ever sent. It stands before the thread, which is dropped next and waits
     /// for the runtime.
     _stop: oneshot::Sender<()>,
@@ -73,12 +82,13 @@ pub struct AdminServer {
 /// State of the node that the admin side reads.
 #[derive(Clone)]
 pub struct Sources {
-    pub identity: NodeIdentity,
+    pub identity: Arc<Mutex<NodeIdentity>>,
     pub names: PrincipalNames,
     pub engine: EngineHandle,
     pub control: StatusHandle,
     pub authority: Arc<Authority>,
     pub commands: Commands,
+    pub requests: NodeRequests,
     pub audit: AuditSender,
     pub audit_lost: LostEvents,
     pub probe: ProbeHandle,
@@ -134,6 +144,8 @@ pub enum AdminServerError {
         "admin.socket {path} cannot be listened on: {source}; configure another path, or stop the process that uses it"
     )]
     Socket { path: String, source: io::Error },
+    #[error("admin.health_address {address} cannot be listened on: {source}; does another process use it?")]
+    Health { address: SocketAddr, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
     #[error("admin.token_file {path} cannot be used: {source}")]
@@ -153,24 +165,23 @@ impl AdminServer {
 
     pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
         let address = config.address;
-        let refused = |source| AdminServerError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let (listener, address) =
+            listen(address).map_err(|source| AdminServerError::Listen { address, source })?;
+        let health = config
+            .health_address
+            .map(|address| listen(address).map_err(|source| AdminServerError::Health { address, source }));
+        let (health, health_address) = health.transpose()?.unzip();
         let local = config
             .socket
             .as_deref()
             .map(|path| local_socket(path, config.socket_group.as_deref()))
             .transpose()?
             .flatten();
-        let gate =
-            TokenGate::open(config.token_file.as_deref()).map_err(|source| AdminServerError::Token {
-                path: config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string(),
-                source,
-            })?;
+        let gate = TokenGate::open(config.token_file.as_deref());
+        let gate = Arc::new(gate.map_err(|source| token_error(config, source))?);
         let state = AdminState {
             sources,
-            gate: Arc::new(gate),
+            gate: Arc::clone(&gate),
             sessions: Arc::default(),
             liveness: Liveness::default(),
         };
@@ -180,12 +191,38 @@ impl AdminServer {
             .build()
             .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move |_| runtime.block_on(http::serve(listener, local, state, stopped));
+        let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
-        Ok(Self { address, _stop: stop, _thread: thread })
+        Ok(Self { address, health_address, gate, _stop: stop, _thread: thread })
+    }
+
+    /// Reads the token of `config` for [`replace_token`](Self::replace_token).
+    pub fn read_token(config: &config::Admin) -> Result<NewToken, AdminServerError> {
+        TokenGate::read(config.token_file.as_deref()).map_err(|source| token_error(config, source))
+    }
+
+    pub fn replace_token(&self, token: NewToken) {
+        self.gate.replace(token);
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// The bound `admin.health_address`.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_address
+    }
+}
+
+/// Returns a listener and its real address.
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = socket::listen_alone(address)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn token_error(config: &config::Admin, source: TokenError) -> AdminServerError {
+    let path = config.token_file.as_deref().unwrap_or(Path::new("")).display().to_string();
+    AdminServerError::Token { path, source }
 }

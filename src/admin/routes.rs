@@ -3,10 +3,13 @@
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::{AdminState, authz, health, page, sessions, status};
+use super::{AdminState, authz, drain, health, page, reload, sessions, status};
 
 pub const STATUS: &str = "/status.json";
 pub const SESSIONS: &str = "/sessions";
+pub const RELOAD: &str = "/reload";
+pub const DRAIN: &str = "/drain";
+pub const DRAIN_CANCEL: &str = "/drain/cancel";
 pub const AUTHZ_STATUS: &str = "/authz/status";
 pub const AUTHZ_DIFF: &str = "/authz/diff";
 pub const AUTHZ_COMPARE: &str = "/authz/compare";
@@ -16,9 +19,22 @@ pub const AUTHZ_EXPECT_CLEAR: &str = "/authz/expect/clear";
 pub const AUTHZ_HISTORY: &str = "/authz/history";
 pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
 
+/// Path of the outcome of the reload `number`.
+pub fn reload_outcome(number: &str) -> String {
+    format!("{RELOAD}/{number}")
+}
+
 /// Path that ends the session `id`.
 pub fn session_end(id: &str) -> String {
     format!("{SESSIONS}/{id}/end")
+}
+
+/// The paths that `admin.health_address` serves.
+pub(super) fn health_only(state: AdminState) -> Router {
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz_state))
+        .with_state(state)
 }
 
 pub(super) fn all(state: AdminState) -> Router {
@@ -30,6 +46,10 @@ pub(super) fn all(state: AdminState) -> Router {
         .route(STATUS, get(status::status))
         .route(SESSIONS, get(sessions::list))
         .route(&session_end("{id}"), post(sessions::end))
+        .route(RELOAD, post(reload::begin))
+        .route(&reload_outcome("{number}"), get(reload::outcome))
+        .route(DRAIN, post(drain::begin))
+        .route(DRAIN_CANCEL, post(drain::cancel))
         .route(AUTHZ_STATUS, get(authz::status))
         .route(AUTHZ_DIFF, get(authz::diff))
         .route(AUTHZ_COMPARE, post(authz::compare))

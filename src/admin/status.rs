@@ -17,7 +17,7 @@ use super::{AdminState, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
-use crate::engine::DirectoryCounts;
+use crate::engine::{DirectoryCounts, ServicePhase};
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -54,7 +54,8 @@ async fn report(state: &AdminState) -> StatusReport {
             state,
             Permissions { see_sessions: true, end_with_token: state.gate.has_token() },
         ),
-        node: sources.identity.clone(),
+        node: sources.identity.lock().clone(),
+        config: sources.requests.status(),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
         slowest: slowest(sources).map(SlowHandshake::from).collect(),
@@ -70,6 +71,7 @@ fn public_status(state: &AdminState) -> PublicStatus {
             Permissions { see_sessions: false, end_with_token: state.gate.has_token() },
         ),
         node: Null,
+        config: Null,
         probe: sources.probe.get().into(),
         source: public_source(&sources.control.get()),
         slowest: slowest(sources).map(PublicHandshake::from).collect(),
@@ -155,9 +157,15 @@ fn readiness(readiness: Readiness) -> (ReadinessState, Option<String>) {
         Readiness::Ready => (ReadinessState::Ready, None),
         Readiness::Holding(subjects) => (ReadinessState::Holding, Some(subjects)),
         Readiness::Impaired(why) => (ReadinessState::Impaired, Some(why)),
-        Readiness::Draining => (ReadinessState::Draining, None),
+        Readiness::Draining(ServicePhase::LameDuck) => {
+            (ReadinessState::Draining, Some("and still serves new clients".to_owned()))
+        }
+        Readiness::Draining(_) => (ReadinessState::Draining, None),
         Readiness::Unable(missing) => (ReadinessState::Unable, Some(missing)),
-        Readiness::Undecided(cause) => (ReadinessState::Undecided, Some(cause.to_string())),
+        Readiness::Undecided(cause, None) => (ReadinessState::Undecided, Some(cause.to_string())),
+        Readiness::Undecided(cause, Some(why)) => {
+            (ReadinessState::Undecided, Some(format!("{cause}: {why}")))
+        }
     }
 }
 

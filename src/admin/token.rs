@@ -14,9 +14,12 @@ use crate::authz::KeyHash;
 
 /// Compares tokens with the configured one, if there is one.
 pub(super) struct TokenGate {
-    key: Option<KeyHash>,
+    key: Mutex<Option<KeyHash>>,
     wrong: Mutex<WrongTokens>,
 }
+
+/// An admin token that was read from its file; without one, no token is right.
+pub struct NewToken(Option<KeyHash>);
 
 /// Result of comparing a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,16 +52,26 @@ struct WrongTokens {
 impl TokenGate {
     /// Reads the token from `file`. Without a file, no token is right.
     pub fn open(file: Option<&Path>) -> Result<Self, TokenError> {
-        let key = file.map(read_key).transpose()?;
+        let key = Mutex::new(Self::read(file)?.0);
         Ok(Self { key, wrong: Mutex::new(WrongTokens { since: Instant::now(), count: 0 }) })
     }
 
+    /// Reads the token from `file`, for [`replace`](Self::replace).
+    pub fn read(file: Option<&Path>) -> Result<NewToken, TokenError> {
+        file.map(read_key).transpose().map(NewToken)
+    }
+
+    /// Lets in who shows `token`, and nobody else.
+    pub fn replace(&self, token: NewToken) {
+        *self.key.lock() = token.0;
+    }
+
     pub fn has_token(&self) -> bool {
-        self.key.is_some()
+        self.key.lock().is_some()
     }
 
     pub fn judge(&self, token: &[u8]) -> TokenVerdict {
-        if self.key.is_some_and(|key| key.matches(&KeyHash::of_token(token))) {
+        if self.key.lock().is_some_and(|key| key.matches(&KeyHash::of_token(token))) {
             return TokenVerdict::Right;
         }
         let mut wrong = self.wrong.lock();

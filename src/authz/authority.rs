@@ -32,7 +32,7 @@ pub struct Authority {
     /// Time when the newest end could first be read in the store, in µs after `began`.
     ended_at_us: AtomicU64,
     began: Instant,
-    max_stale_ms: i64,
+    max_stale_ms: AtomicI64,
     latest_time: LatestTime,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
@@ -59,13 +59,18 @@ impl Authority {
             doubted: AtomicU64::new(0),
             ended_at_us: AtomicU64::new(0),
             began: Instant::now(),
-            max_stale_ms: i64::try_from(max_stale.as_millis()).unwrap_or(i64::MAX),
+            max_stale_ms: AtomicI64::new(millis(max_stale)),
             latest_time: LatestTime::new(),
             node: node.map(Into::into),
             directory: DirectoryCell::default(),
             summary: RwLock::default(),
             decision_logs: Mutex::default(),
         }
+    }
+
+    /// Lets a view decide for `max_stale` after the store has confirmed it, from now on.
+    pub fn set_max_stale(&self, max_stale: Duration) {
+        self.max_stale_ms.store(millis(max_stale), Ordering::Relaxed);
     }
 
     /// Puts `view` in force. Control thread only. The caller keeps an `Arc` of its own until it is the last one, so that a
@@ -152,7 +157,11 @@ impl Authority {
     /// The time until which the view decides where the store stays silent. `None` where there is no view.
     pub fn decides_until(&self) -> Option<UnixMillis> {
         self.root.pin().get()?;
-        Some(UnixMillis(self.confirmed_at.load(Ordering::Relaxed).saturating_add(self.max_stale_ms)))
+        Some(UnixMillis(
+            self.confirmed_at
+                .load(Ordering::Relaxed)
+                .saturating_add(self.max_stale_ms.load(Ordering::Relaxed)),
+        ))
     }
 
     /// The nodes that requests can be handed to.
@@ -179,8 +188,13 @@ impl Authority {
 
     /// The store has not confirmed the view for longer than it may.
     fn is_stale(&self, now: UnixMillis) -> bool {
-        now.0.saturating_sub(self.confirmed_at.load(Ordering::Relaxed)) > self.max_stale_ms
+        now.0.saturating_sub(self.confirmed_at.load(Ordering::Relaxed))
+            > self.max_stale_ms.load(Ordering::Relaxed)
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl PinnedView<'_> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, Done, OutputFormat};
@@ -15,18 +16,36 @@ use crate::node::Node;
 use crate::store::{self, NodeList, Relation, RelationRows, ReportQueue, StoreError};
 use crate::wire::TlsConfigs;
 
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct CheckArgs {
+    /// Check the keys and values of the configuration alone, for CI: no certificate, no address, no store, nothing of
+    /// this machine. Files whose content is a part of the configuration (queries, keys of signers) must be there.
+    #[arg(long)]
+    config_only: bool,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 nothing is wrong (warnings are on stderr), 1 each thing that is wrong is a line \
+                          on stderr, 2 wrong usage.";
+
 /// Checks the configuration, what it names on this machine, the store, the canaries and the directory of nodes. All
 /// errors are printed, in the order of the file. Every row of the store must decode. Also prints the warnings that a
 /// relay would log, and the budgets of the guard.
-pub(super) fn run(global: &Global) -> Result<(), CommandError> {
+pub(super) fn run(args: &CheckArgs, global: &Global) -> Result<(), CommandError> {
     let file = global.file()?;
     let environment = config::environment().map_err(CommandError::failed)?;
+    if args.config_only {
+        return check_values(file, environment, global.output());
+    }
     let mut inspection = ConfigInspection::of(file.as_deref(), environment).map_err(CommandError::failed)?;
     let tls = inspection.add_errors_of(TlsConfigs::load_all);
     for problem in Node::check(&inspection.config) {
         inspection.add(problem);
     }
-    let mut errors = log::check(&inspection.config.log);
+    let (problem, mut errors) = log::check(&inspection.config.log);
+    if let Some(problem) = problem {
+        inspection.add(problem);
+    }
     errors.extend(Engine::check(&inspection.config).err().map(|error| error.to_string()));
     let (mut store, mut nodes) = (StoreFacts::default(), DirectoryFacts::default());
     if inspection.is_right(&["store", "authz.queries", "authz.tokens"]) {
@@ -58,6 +77,21 @@ pub(super) fn run(global: &Global) -> Result<(), CommandError> {
     report(&config, tls.as_ref(), file, store, nodes).print(global.output())
 }
 
+/// Checks keys and values alone.
+fn check_values(
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    output: OutputFormat,
+) -> Result<(), CommandError> {
+    let inspection =
+        ConfigInspection::of_values(file.as_deref(), environment).map_err(CommandError::failed)?;
+    inspection.finish().map_err(CommandError::failed)?;
+    let file = file.map(|file| file.display().to_string());
+    let shown = file.as_deref().unwrap_or("the embedded defaults");
+    let text = format!("{shown}: fine; only its keys and values were checked");
+    CommandAnswer::done(text, json!({ "config": file })).print(output)
+}
+
 /// The answer where nothing is wrong.
 fn report(
     config: &Config,
@@ -73,6 +107,7 @@ fn report(
     let warnings: Vec<String> = of_machine
         .into_iter()
         .chain(config.vpn.warnings())
+        .chain(Node::check_awaited(config))
         .chain(certificate_warnings(tls))
         .chain(of_state)
         .chain(store.warnings)

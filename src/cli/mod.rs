@@ -7,15 +7,19 @@ pub mod check;
 pub mod demo;
 pub mod device;
 mod doctor;
+mod drain;
 mod generate;
 pub mod grant;
+mod journal_stream;
 mod log;
+mod maintenance;
 mod manual;
 mod node;
 pub mod output;
 pub mod principal;
 mod principal_names;
 mod reload;
+mod reloader;
 pub mod run;
 pub mod sessions;
 pub mod status;
@@ -70,8 +74,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the relay.
     Run,
+    /// Have a running relay read its configuration again, and wait for the outcome.
+    Reload,
+    /// Take a running relay out of service: refuse new clients, and let open tunnels go on.
+    Drain(drain::DrainArgs),
     /// Check the configuration and the store.
-    Check,
+    Check(check::CheckArgs),
     /// Create or migrate the store.
     Store(OnStore<store::StoreCommand>),
     /// Manage principals, the owners of tokens and grants.
@@ -122,7 +130,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // An error of several lines is several errors.
-            error.to_string().lines().for_each(|line| eprintln!("sluicegate: {line}"));
+            let prefix = journal_stream::error_prefix();
+            error.to_string().lines().for_each(|line| eprintln!("{prefix}sluicegate: {line}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -134,7 +143,9 @@ impl CommandLine {
         match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Run => run::run(&global.loaded()?),
-            Command::Check => check::run(&global),
+            Command::Reload => reload::run(&global),
+            Command::Drain(args) => drain::run(&args, &global.loaded()?, global.output()),
+            Command::Check(args) => check::run(&args, &global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),
             Command::Token(on) => token::run(on.command, &global.context(on.store)?),

@@ -1,9 +1,11 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
-use std::cell::Cell;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded, select};
+use crossbeam::channel::{Receiver, at, bounded, never, select};
 use nix::sys::prctl::set_dumpable;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -11,17 +13,19 @@ use signal_hook::iterator::Signals;
 use super::Loaded;
 use super::doctor;
 use super::log;
+use super::maintenance::Maintenance;
 use super::output::{CommandError, print};
-use super::reload::Reload;
+use super::reloader::Reloader;
 use super::systemd::ServiceReporter;
-use crate::config::StoreUrl;
+use crate::admin::{NodeRequest, NodeRequests};
+use crate::config::{StoreUrl, Timeouts};
 use crate::engine::{EngineFailure, Inherited};
 use crate::node::{Drained, Node};
 use crate::store::sqlite;
 
 pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let config = &loaded.config;
-    let log = log::start(&config.log)?;
+    let log = log::start(&config.log).map_err(CommandError::failed)?;
     // Memory holds tokens: no core dump, and no look into it by other programs of this user.
     if let Err(error) = set_dumpable(false) {
         tracing::warn!(%error, "a core dump of this process would hold tokens of clients");
@@ -29,35 +33,50 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
-    let requests = SignalRequests::start().map_err(CommandError::failed)?;
+    let (requests, queue) = NodeRequests::new();
+    let has_started = Arc::<AtomicBool>::default();
+    let ends =
+        EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(CommandError::failed)?;
     let inherited = Inherited::take().map_err(CommandError::failed)?;
-    let (to_start, tls) = (config.clone(), loaded.tls.clone());
-    let started = requests.until_started(move || Node::start_on(inherited, to_start, tls))?;
-    let Some(node) = started else {
-        tracing::warn!("a signal came before the relay was ready; it ends without a node to drain");
-        return Ok(());
-    };
-    let node = node.map_err(CommandError::failed)?;
+    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone(), requests.clone())
+        .map_err(CommandError::failed)?;
+    has_started.store(true, Ordering::Release);
     doctor::log_limits(config);
     config.vpn.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     announce(&node)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
-    let mut reload = Reload { file: loaded.file.as_deref(), config: config.clone(), log };
-    loop {
-        match requests.next(&node)? {
-            Request::Reload => service.reloading(|| reload.reload(&node)),
-            Request::End => break,
-            Request::EndFailed(failure) => {
+    let mut reloader = Reloader { file: loaded.file.as_deref(), config: config.clone(), log };
+    let mut maintenance = Maintenance::default();
+    let end = loop {
+        let lame_duck = reloader.config.timeouts.lame_duck;
+        match next_task(&node, &ends, &queue, maintenance.next_at(&node))? {
+            MainTask::End(end) => break end,
+            MainTask::EndFailed(failure) => {
                 tracing::error!("{failure}");
                 drop(service);
                 node.stop();
                 return Err(CommandError::failed(failure));
             }
+            MainTask::Request(NodeRequest::Reload(number)) => service.reloading(|| {
+                let outcome = reloader.reload(&node);
+                requests.record(number, outcome.map_err(|error| error.to_string()));
+            }),
+            MainTask::Request(NodeRequest::Drain(lasts, answer)) => {
+                let _gave_up = answer.send(maintenance.begin(lasts, lame_duck, &node));
+            }
+            MainTask::Request(NodeRequest::Serve(answer)) => {
+                let _gave_up = answer.send(maintenance.end(&node));
+            }
+            MainTask::PassTime => maintenance.pass_time(&node),
         }
-    }
+    };
     service.stopping();
-    tracing::info!(patience = ?config.timeouts.drain, "draining; another signal stops the relay at once");
-    match node.drain(config.timeouts.drain, || requests.has_end()) {
+    let Timeouts { lame_duck, drain: patience, .. } = reloader.config.timeouts;
+    // A person at a terminal does not want to wait, and nobody waits for a node that serves nothing.
+    let is_in_service = end == EndRequest::Terminate && node.engine().trouble().is_none();
+    let lame_duck = if is_in_service { maintenance.lame_duck_left(lame_duck) } else { Duration::ZERO };
+    tracing::info!(?lame_duck, ?patience, "draining; another signal stops the relay at once");
+    match node.drain(lame_duck, patience, || ends.has_next()) {
         Drained::Empty => tracing::info!("drained; the last session has ended"),
         Drained::Left(sessions) => {
             tracing::warn!(sessions, "timeouts.drain has passed; ending the remaining sessions")
@@ -86,98 +105,82 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     let (clients, admin) = (clients.join(","), node.admin_address());
     let nodes = node.forward_address().map(|nodes| format!(" nodes={nodes}")).unwrap_or_default();
     let for_nodes = node.forward_address().map(tracing::field::display);
-    tracing::info!(%clients, %admin, nodes = for_nodes, "listening");
-    print(&format!("ready client={clients} admin={admin}{nodes}\n"))
+    let health = node.health_address().map(|health| format!(" health={health}")).unwrap_or_default();
+    let for_health = node.health_address().map(tracing::field::display);
+    tracing::info!(%clients, %admin, nodes = for_nodes, health = for_health, "listening");
+    print(&format!("ready client={clients} admin={admin}{nodes}{health}\n"))
 }
 
-/// Request to this process by a signal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SignalRequest {
-    /// SIGTERM or SIGINT. The first drains the node, the second ends it at once.
-    End,
-    /// SIGHUP.
-    Reload,
-}
-
-/// A request to the main thread, once there is a node.
-enum Request {
-    End,
-    Reload,
+/// What the main thread is to do next.
+enum MainTask {
+    End(EndRequest),
     /// An engine thread is lost: the node is to end at once.
     EndFailed(EngineFailure),
+    Request(NodeRequest),
+    /// The time has come that it waited for.
+    PassTime,
 }
 
-struct SignalRequests {
-    queue: Receiver<SignalRequest>,
-    /// A reload was requested before there was a node.
-    has_early_reload: Cell<bool>,
+/// Waits for the next task, at most until `wake_at`.
+fn next_task(
+    node: &Node,
+    ends: &EndRequests,
+    requests: &Receiver<NodeRequest>,
+    wake_at: Option<Instant>,
+) -> Result<MainTask, CommandError> {
+    let stopped = |_| CommandError::failed("the thread that waits for signals has stopped");
+    select! {
+        recv(ends.signals) -> end => end.map(MainTask::End).map_err(stopped),
+        recv(requests) -> request => request.map(MainTask::Request).map_err(stopped),
+        recv(node.engine_failures()) -> failure => match failure {
+            Ok(failure) => Ok(MainTask::EndFailed(failure)),
+            Err(_) => Err(CommandError::failed("every engine thread has stopped")),
+        },
+        recv(wake_at.map_or_else(never, at)) -> _ => Ok(MainTask::PassTime),
+    }
 }
 
-impl SignalRequests {
-    fn start() -> io::Result<Self> {
+/// Requests to end this process: the first drains the node, the second ends it at once.
+struct EndRequests {
+    signals: Receiver<EndRequest>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EndRequest {
+    /// SIGTERM, of a service manager.
+    Terminate,
+    /// SIGINT, of a person at a terminal.
+    Interrupt,
+}
+
+impl EndRequests {
+    /// Starts the thread that waits for signals. SIGHUP becomes a request to reload.
+    /// Before the node has started, a signal to end is obeyed at once: there is nothing to drain.
+    fn start(requests: NodeRequests, has_started: Arc<AtomicBool>) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let (send, queue) = bounded(REQUESTS_MAX);
+        let (send, ends) = bounded(END_REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
-                let request = if signal == SIGHUP { SignalRequest::Reload } else { SignalRequest::End };
-                // A full queue already holds the same request, unless this is the first to end.
-                if send.try_send(request).is_err() && request == SignalRequest::End {
-                    let _nobody_waits = send.send(request);
+                // Where many requests wait already, they do what this one would.
+                if signal != SIGHUP && !has_started.load(Ordering::Acquire) {
+                    tracing::info!("ended by a signal before the start was over");
+                    std::process::exit(0);
+                }
+                match signal {
+                    SIGHUP => drop(requests.reload()),
+                    SIGINT => drop(send.try_send(EndRequest::Interrupt)),
+                    _ => drop(send.try_send(EndRequest::Terminate)),
                 }
             }
         })?;
-        Ok(Self { queue, has_early_reload: Cell::new(false) })
+        Ok(Self { signals: ends })
     }
 
-    /// Runs `start`, which may wait for a store or a disk, on a thread of its own. `None` where a signal to end comes
-    /// first; `start` is then left behind, and ends with the process.
-    fn until_started<T: Send + 'static>(
-        &self,
-        start: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Option<T>, CommandError> {
-        let (send, started) = bounded(1);
-        std::thread::Builder::new()
-            .name("start".to_owned())
-            .spawn(move || _ = send.send(start()))
-            .map_err(CommandError::failed)?;
-        loop {
-            select! {
-                recv(started) -> node => {
-                    return node.map(Some).map_err(|_| CommandError::failed("the start of the node has panicked"));
-                }
-                recv(self.queue) -> request => match request.map_err(|_| no_signals())? {
-                    SignalRequest::End => return Ok(None),
-                    SignalRequest::Reload => self.has_early_reload.set(true),
-                }
-            }
-        }
-    }
-
-    fn next(&self, node: &Node) -> Result<Request, CommandError> {
-        if self.has_early_reload.take() {
-            return Ok(Request::Reload);
-        }
-        select! {
-            recv(self.queue) -> request => match request.map_err(|_| no_signals())? {
-                SignalRequest::End => Ok(Request::End),
-                SignalRequest::Reload => Ok(Request::Reload),
-            },
-            recv(node.engine_failures()) -> failure => match failure {
-                Ok(failure) => Ok(Request::EndFailed(failure)),
-                Err(_) => Err(CommandError::failed("every engine thread has stopped")),
-            },
-        }
-    }
-
-    /// Tests whether another request to end has come. Requests to reload are dropped.
-    fn has_end(&self) -> bool {
-        self.queue.try_iter().any(|request| request == SignalRequest::End)
+    /// Tests whether another request has come.
+    fn has_next(&self) -> bool {
+        self.signals.try_recv().is_ok()
     }
 }
 
-fn no_signals() -> CommandError {
-    CommandError::failed("the thread that waits for signals has stopped")
-}
-
-/// Requests that wait while another runs. A reload may take as long as two full reads of the store.
-const REQUESTS_MAX: usize = 8;
+/// The first request, and the one that ends a drain.
+const END_REQUESTS_MAX: usize = 2;

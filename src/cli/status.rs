@@ -92,7 +92,9 @@ impl StatusScreen {
             format!("{} credentials, {} grants, {} devices", rows.credentials, rows.grants, rows.devices);
         self.line("", &rows);
         let lines = [StateLine::store(report), StateLine::guard(report)];
-        for StateLine { name, text, .. } in lines.into_iter().chain(StateLine::state(report)) {
+        for StateLine { name, text, .. } in
+            lines.into_iter().chain(StateLine::state(report)).chain(StateLine::config(report))
+        {
             self.line(name, &text);
         }
         let refused = format!(

@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 
 use crate::authz::Undecided;
 use crate::control::{ControlStatus, StatusHandle};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, ServicePhase};
 use crate::node::Node;
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::{Cause, LogOnChange};
@@ -130,7 +130,11 @@ impl Watchdog {
     }
 
     fn status_line(&self) -> String {
-        let doing = if self.stopping.load(Ordering::Acquire) { "draining" } else { "serving" };
+        let doing = match self.engine.phase() {
+            ServicePhase::Serving => "serving",
+            ServicePhase::LameDuck => "draining, and still serving new clients",
+            ServicePhase::Draining | ServicePhase::Leaving => "draining",
+        };
         let sessions = self.engine.sessions_active();
         let authorization = authorization(&self.control.get(), self.engine.trouble());
         format!("{doing}, {sessions} sessions; {authorization}")
@@ -141,6 +145,9 @@ impl Watchdog {
 fn authorization(status: &ControlStatus, trouble: Option<Undecided>) -> String {
     let generation = status.generation.map_or(0, |generation| generation.0);
     match (trouble, status.held.first()) {
+        (Some(Undecided::NoSnapshot), _) if status.last_error.is_some() => {
+            format!("waiting for the store: {}", status.last_error.as_deref().unwrap_or_default())
+        }
         (Some(undecided), _) => format!("nothing can be decided ({})", Cause::from(undecided)),
         (None, Some(held)) => {
             format!("generation {generation} in force, {} held by rule {}", held.subject(), held.rule)

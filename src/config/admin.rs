@@ -13,6 +13,8 @@ use super::CanaryUuid;
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     pub address: SocketAddr,
+    /// An address that serves `/livez` and `/readyz` alone, for load balancers. `None` opens none.
+    pub health_address: Option<SocketAddr>,
     /// The local socket, for commands that change something or show sessions. Only this user's processes may open it.
     /// Loading a configuration sets it to `admin.sock` in the state folder where it is absent; `None` opens none.
     pub socket: Option<PathBuf>,
@@ -80,6 +82,7 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9128)),
+            health_address: None,
             socket: None,
             socket_group: None,
             token_file: None,

@@ -76,7 +76,10 @@ pub struct Timeouts {
     /// Time without a byte after one direction has ended, after which a tunnel ends where no side is slow.
     #[serde(with = "humantime_serde")]
     pub half_closed: Duration,
-    /// Time from SIGTERM to the end of the tunnels that are still open.
+    /// Time from the begin of a drain in which new clients are still served, while `/readyz` says 503.
+    #[serde(with = "humantime_serde")]
+    pub lame_duck: Duration,
+    /// Time from the end of `lame_duck` to the end of the tunnels that are still open, where the node is to stop.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// Time that a peer has to answer a forwarded request, its own dial included.
@@ -124,6 +127,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             idle: Duration::from_secs(3600),
             half_closed: Duration::from_secs(60),
+            lame_duck: Duration::from_secs(5),
             drain: Duration::from_secs(30),
             forward: Duration::from_secs(7),
             keepalive: Duration::from_secs(60),

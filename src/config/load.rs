@@ -73,6 +73,18 @@ impl ConfigInspection {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
+        let mut inspection = Self::of_values(path, environment)?;
+        for problem in validate::check_machine(&inspection.config) {
+            inspection.add(problem);
+        }
+        Ok(inspection)
+    }
+
+    /// Reads as [`of`](Self::of) does, but judges nothing by this machine, where the relay may never run.
+    pub fn of_values(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
         let overrides = Overrides::collect(environment);
         let text = match path {
             Some(path) => ConfigText::read(path)?,

@@ -1,61 +1,69 @@
-//! The keys that a running node applies when its configuration is reloaded.
+//! The keys that a running node cannot apply when its configuration is reloaded.
 
-use super::{Authz, Config, GuardConfig, Log, Profile};
+use super::{Audit, Config, Listen, ListenerKind, Profile};
 
 impl Config {
-    /// The sections and keys in which `next` differs and that need a restart.
-    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
-        let taken = self.with_reloaded(next);
-        let Authz { max_stale, max_replica_lag, reread, state, guard, .. } = &taken.authz;
-        let GuardConfig { probation, max_regressions, enabled, .. } = guard;
-        let other = &next.authz;
+    /// The keys in which `next` differs and that need a restart. A running node applies all others.
+    pub fn needs_restart(&self, next: &Self) -> Vec<String> {
+        let (store, vpn, forward) = (&self.store, &self.vpn, &self.forward);
+        let (authz, admin) = (&self.authz, &self.admin);
         let differs = [
-            ("store", taken.store != next.store),
-            ("listen", taken.listen != next.listen),
-            ("engine", taken.engine != next.engine),
-            ("limits", taken.limits != next.limits),
-            ("timeouts", taken.timeouts != next.timeouts),
-            ("vpn", taken.vpn != next.vpn),
-            ("forward", taken.forward != next.forward),
-            ("authz.max_stale", *max_stale != other.max_stale),
-            ("authz.max_replica_lag", *max_replica_lag != other.max_replica_lag),
-            ("authz.reread", *reread != other.reread),
+            // Readers, commands and writers have connections with these.
+            ("store.url", store.url != next.store.url),
+            ("store.profile", store.profile != next.store.profile),
+            ("store.password_file", store.password_file != next.store.password_file),
+            ("store.connect_timeout", store.connect_timeout != next.store.connect_timeout),
+            ("store.statement_timeout", store.statement_timeout != next.store.statement_timeout),
+            ("engine.threads", self.engine.threads != next.engine.threads),
+            ("engine.buffers", self.engine.buffers != next.engine.buffers),
+            ("vpn.addresses", vpn.addresses != next.vpn.addresses),
+            ("vpn.wireguard_peers", vpn.wireguard_peers != next.vpn.wireguard_peers),
+            ("vpn.wireguard_max_age", vpn.wireguard_max_age != next.vpn.wireguard_max_age),
+            ("vpn.wireguard_command", vpn.wireguard_command != next.vpn.wireguard_command),
+            ("vpn.node", vpn.node != next.vpn.node),
+            ("vpn.report", vpn.report != next.vpn.report),
+            ("forward.listen", forward.listen != next.forward.listen),
+            ("forward.tls", forward.tls.is_some() != next.forward.tls.is_some()),
+            ("forward.directory_url", forward.directory_url != next.forward.directory_url),
+            (
+                "forward.directory_password_file",
+                forward.directory_password_file != next.forward.directory_password_file,
+            ),
+            ("authz.max_replica_lag", authz.max_replica_lag != next.authz.max_replica_lag),
+            ("authz.reread", authz.reread != next.authz.reread),
             // Logins need other queries, which are composed at start.
             ("authz.tokens", self.reads_logins() != next.reads_logins()),
-            ("authz.state", *state != other.state),
-            ("authz.guard.enabled", *enabled != other.guard.enabled),
-            ("authz.guard.probation", *probation != other.guard.probation),
-            ("authz.guard.max_regressions", *max_regressions != other.guard.max_regressions),
-            ("admin", taken.admin != next.admin),
-            ("probe", taken.probe != next.probe),
-            ("audit", taken.audit != next.audit),
-            ("log", taken.log != next.log),
+            ("authz.state", authz.state != next.authz.state),
+            ("admin.address", admin.address != next.admin.address),
+            ("admin.health_address", admin.health_address != next.admin.health_address),
+            ("admin.socket", admin.socket != next.admin.socket),
+            ("admin.socket_group", admin.socket_group != next.admin.socket_group),
+            // Engines drop their events where there was no audit log at the start.
+            ("audit", is_off(&self.audit) && !is_off(&next.audit)),
         ];
-        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+        let differs = differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned());
+        moved_listeners(&self.listen, &next.listen).into_iter().chain(differs).collect()
     }
 
     fn reads_logins(&self) -> bool {
         self.store.profile == Profile::OpenBalena && self.authz.takes_login_secrets()
     }
+}
 
-    /// This configuration with the keys of `next` that a running node applies: `authz.tokens`, `authz.queries`,
-    /// `authz.refresh`, `authz.reconcile`, most of `authz.guard`, and `log.level`.
-    fn with_reloaded(&self, next: &Self) -> Self {
-        let guard = GuardConfig {
-            enabled: self.authz.guard.enabled,
-            probation: self.authz.guard.probation,
-            max_regressions: self.authz.guard.max_regressions,
-            ..next.authz.guard.clone()
-        };
-        let authz = Authz {
-            tokens: next.authz.tokens.clone(),
-            queries: next.authz.queries.clone(),
-            refresh: next.authz.refresh,
-            reconcile: next.authz.reconcile,
-            guard,
-            ..self.authz.clone()
-        };
-        let log = Log { level: next.log.level, ..self.log.clone() };
-        Self { authz, log, ..self.clone() }
+fn is_off(audit: &Audit) -> bool {
+    audit.path.is_none() && !audit.journald
+}
+
+/// The listeners for clients whose sockets would have to be opened or closed.
+fn moved_listeners(before: &[Listen], after: &[Listen]) -> Vec<String> {
+    let addresses = |listeners: &[Listen]| -> Vec<_> {
+        let clients = listeners.iter().filter(|listen| listen.from == ListenerKind::Client);
+        clients.map(|listen| listen.address).collect()
+    };
+    let (before, after) = (addresses(before), addresses(after));
+    if before.len() != after.len() {
+        return vec!["listen".to_owned()];
     }
+    let moved = before.iter().zip(&after).enumerate().filter(|(_, (before, after))| before != after);
+    moved.map(|(place, _)| format!("listen.{place}.address")).collect()
 }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use nix::net::if_::if_nametoindex;
 use nix::unistd::Group;
 
 use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl, SubjectClaims};
@@ -25,10 +24,16 @@ pub(super) fn check(config: &Config) -> Vec<KeyProblem> {
     check_counts(config, &mut problems);
     check_tokens(config, &mut problems);
     check_guard(&config.authz.guard, &mut problems);
-    check_admin(config, &mut problems);
     check_probe(config, &mut problems);
     check_vpn(config, &mut problems);
     check_forward(config, &mut problems);
+    problems.0
+}
+
+/// Returns every problem of the values on this machine.
+pub(super) fn check_machine(config: &Config) -> Vec<KeyProblem> {
+    let mut problems = Problems::default();
+    check_admin(config, &mut problems);
     problems.0
 }
 
@@ -139,8 +144,17 @@ fn check_listeners(config: &Config, problems: &mut Problems) {
             }
         }
     }
-    if config.admin.address.port() != 0 && seen.contains(&config.admin.address) {
-        problems.add("admin.address", "is also the address of a client listener; set another port");
+    let admin = [
+        ("admin.address", Some(config.admin.address)),
+        ("admin.health_address", config.admin.health_address),
+        ("forward.listen", config.forward.listen),
+    ];
+    for (key, address) in admin {
+        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+        if !seen.insert(address) {
+            problems
+                .add(key, &format!("{address} is also the address of another listener; set another port"));
+        }
     }
 }
 
@@ -155,6 +169,7 @@ fn check_durations(config: &Config, problems: &mut Problems) {
         ("forward.heartbeat", config.forward.heartbeat, TICK..=LONGEST),
         ("forward.refresh", config.forward.refresh, TICK..=LONGEST),
         ("forward.max_age", config.forward.max_age, TICK..=LONGEST),
+        ("timeouts.lame_duck", timeouts.lame_duck, Duration::ZERO..=LONGEST),
         ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
         ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
         ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),
@@ -307,11 +322,18 @@ fn check_vpn(config: &Config, problems: &mut Problems) {
     }
     check_report(config, problems);
     if let Some(interface) = &config.vpn.interface
-        && if_nametoindex(interface.as_str()).is_err()
+        && !is_interface_name(interface)
     {
-        let problem = format!("there is no network interface `{interface}` on this machine");
-        problems.add("vpn.interface", &problem);
+        problems.add("vpn.interface", &format!("no network interface can have the name `{interface}`"));
     }
+}
+
+/// True for a name that Linux gives to network interfaces. Whether there is one is found out while the relay runs.
+fn is_interface_name(name: &str) -> bool {
+    let is_plain = |letter: char| !letter.is_whitespace() && !"/:".contains(letter);
+    (1..=INTERFACE_BYTES_MAX).contains(&name.len())
+        && ![".", ".."].contains(&name)
+        && name.chars().all(is_plain)
 }
 
 fn check_report(config: &Config, problems: &mut Problems) {
@@ -335,6 +357,9 @@ fn check_report(config: &Config, problems: &mut Problems) {
         );
     }
 }
+
+/// Bytes of an interface's name at most: the kernel's IFNAMSIZ without the final zero.
+const INTERFACE_BYTES_MAX: usize = 15;
 
 /// The unit in which engine threads and the control thread count time.
 const TICK: Duration = Duration::from_millis(1);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 
 use super::AddressSource;
@@ -53,6 +54,11 @@ impl Vpn {
             )
         })
         .collect()
+    }
+
+    /// True where [`Vpn::interface`] is set and not there (yet).
+    pub fn lacks_interface(&self) -> bool {
+        self.interface.as_deref().is_some_and(|interface| if_nametoindex(interface).is_err())
     }
 
     /// True where every device address is from the VPN, and none from the store.

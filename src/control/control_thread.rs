@@ -5,6 +5,7 @@
 mod answers;
 mod commands;
 mod events;
+mod first_answers;
 mod locations;
 mod peers;
 mod state;
@@ -14,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Receiver};
+use crossbeam::channel::{self, Receiver, Sender};
 
 use super::commands::Request;
 use super::guard::{Guard, Judged};
@@ -22,7 +23,7 @@ use super::hold_log::HoldLog;
 use super::neighbours::Inquiry;
 use super::probation::Probation;
 use super::publisher::{Publisher, ReadUpTo};
-use super::readers::{Pace, ReadError, ReadResult, ReaderFactory, Readers, message};
+use super::readers::{Pace, ReadResult, ReaderFactory, Readers, message};
 use super::report::GuardReport;
 use super::status::{ControlStatus, StatusHandle};
 use crate::authz::{Authority, UnixMillis};
@@ -30,6 +31,7 @@ use crate::config::{Config, Queries};
 use crate::store::{AddressLayer, KnownPosition, Relation, StoreError};
 use crate::sys::service_thread::StopSignal;
 use answers::Answers;
+use first_answers::report_start;
 use locations::Locations;
 use peers::Peers;
 use state::StoreState;
@@ -76,8 +78,7 @@ pub(super) struct Parts {
 }
 
 impl ControlThread {
-    /// Begins with what was kept on disk. Without it, waits for the first answers of the store, and fails where there
-    /// are none.
+    /// Begins with what was kept on disk. Without it, [`run`](Self::run) waits for the first answers of the store.
     pub(super) fn start(parts: Parts, config: &Config) -> Result<Self, StartError> {
         let Parts { name, factory, known, layer, peers, authority, mut publisher, report } = parts;
         let pace = pace(config);
@@ -127,12 +128,7 @@ impl ControlThread {
         if thread.guard.in_force().is_some() {
             thread.publish(Judged { published: true, ended: false }, None);
             thread.log_kept();
-        } else {
-            thread.wait_for_first_answers()?;
         }
-        // What an operator says next is to outlive a crash.
-        thread.keep_state();
-        thread.update_status();
         Ok(thread)
     }
 
@@ -145,8 +141,21 @@ impl ControlThread {
         self.status.clone()
     }
 
-    /// Keeps up with the store, and answers requests, until `stop`.
-    pub(super) fn run(mut self, stop: &StopSignal, requests: &Receiver<Request>) {
+    /// Keeps up with the store, and answers requests, until `stop`. Tells `started` once it decides, or waits for a store
+    /// that is away; or why the node cannot start.
+    pub(super) fn run(
+        mut self,
+        stop: &StopSignal,
+        requests: &Receiver<Request>,
+        started: &Sender<Result<(), StartError>>,
+    ) {
+        if self.guard.in_force().is_none() && !self.wait_for_first_answers(stop, requests, started) {
+            return;
+        }
+        // What an operator says next is to outlive a crash.
+        self.keep_state();
+        self.update_status();
+        report_start(started, Ok(()));
         let ticks = channel::tick(TICK);
         loop {
             let (results, compared) = (self.results.clone(), self.compared.1.clone());
@@ -185,56 +194,11 @@ impl ControlThread {
         }
     }
 
-    fn wait_for_first_answers(&mut self) -> Result<(), StartError> {
-        let peers_deadline = self.ask_about_first();
-        self.layer.wait_for_tables();
-        self.guard.change_holders(&self.layer.drain_holders());
-        let mut is_read = [false; 3];
-        loop {
-            let (results, peers) = (self.results.clone(), self.peers_answer());
-            let peers_late = match self.guard.is_awaiting_peers() {
-                true => channel::at(peers_deadline),
-                false => channel::never(),
-            };
-            channel::select_biased! {
-                recv(peers) -> answer => self.hear_about_first(answer.ok()),
-                recv(peers_late) -> _ => self.hear_about_first(None),
-                recv(results) -> result => match result {
-                    Ok(result) => is_read = self.take_in_first(result, is_read)?,
-                    Err(_) => return Err(StartError::Fault("the readers have ended".to_owned())),
-                },
-            }
-            // What the guard holds from the first is held; nothing decides until it is mended or accepted.
-            let is_held = !self.guard.is_awaiting_peers() && !self.guard.status().holds.is_empty();
-            if self.guard.in_force().is_some() || (is_read == [true; 3] && is_held) {
-                return Ok(());
-            }
-        }
-    }
-
     /// Sets which relations an outbox follows row by row.
     fn follow(&mut self, follows_outbox: bool) {
         for relation in Relation::ALL {
             self.guard.follow(relation, follows_outbox && !self.is_replaced(relation));
         }
-    }
-
-    /// Returns which relations have been read.
-    fn take_in_first(&mut self, result: ReadResult, mut is_read: [bool; 3]) -> Result<[bool; 3], StartError> {
-        match result {
-            ReadResult::Words { result: Err(error), .. }
-            | ReadResult::Relation { result: Err(error), .. } => {
-                return Err(match error {
-                    ReadError::Store(error) => StartError::Store(error),
-                    ReadError::Fault(fault) => StartError::Fault(fault),
-                });
-            }
-            ReadResult::Relation { relation, .. } => is_read[relation as usize] = true,
-            ReadResult::Words { .. } => {}
-        }
-        self.take_in(result);
-        self.settle_answers();
-        Ok(is_read)
     }
 
     fn log_kept(&self) {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::api::{HoldStatus, Rule};
 use super::neighbours::NodeSummary;
 use super::readers::jittered;
@@ -23,6 +25,7 @@ use crate::telemetry::LogOnChange;
 pub struct HeartbeatThread {
     _thread: ServiceThread,
     errors: Arc<AtomicU64>,
+    settings: Arc<Mutex<HeartbeatSettings>>,
 }
 
 impl HeartbeatThread {
@@ -35,17 +38,16 @@ impl HeartbeatThread {
         config: &Config,
     ) -> io::Result<Self> {
         let errors = Arc::<AtomicU64>::default();
-        let (Some(forward), Some(name)) = (forward, &config.vpn.node) else {
-            return Ok(Self { _thread: ServiceThread::default(), errors });
+        let settings = Arc::new(Mutex::new(HeartbeatSettings::new(forward, config)));
+        let (Some(_), Some(name)) = (forward, &config.vpn.node) else {
+            return Ok(Self { _thread: ServiceThread::default(), errors, settings });
         };
         let mut keeper = Heartbeat {
             table,
             authority,
             status,
             name: name.clone(),
-            forward,
-            heartbeat: config.forward.heartbeat,
-            refresh: config.forward.refresh,
+            settings: Arc::clone(&settings),
             errors: Arc::clone(&errors),
             counted: Counted::default(),
             summary: LastSummary::default(),
@@ -53,7 +55,12 @@ impl HeartbeatThread {
             bad: LogOnChange::default(),
         };
         let thread = ServiceThread::start("directory", move |stop| keeper.run(&stop))?;
-        Ok(Self { _thread: thread, errors })
+        Ok(Self { _thread: thread, errors, settings })
+    }
+
+    /// Writes `forward` as this node's address, and keeps the times of `config`, from the next read on.
+    pub fn reconfigure(&self, forward: Option<SocketAddr>, config: &Config) {
+        *self.settings.lock() = HeartbeatSettings::new(forward, config);
     }
 
     /// Reads and writes that failed so far.
@@ -67,14 +74,27 @@ struct Heartbeat {
     authority: Arc<Authority>,
     status: StatusHandle,
     name: String,
-    forward: SocketAddr,
-    heartbeat: Duration,
-    refresh: Duration,
+    settings: Arc<Mutex<HeartbeatSettings>>,
     errors: Arc<AtomicU64>,
     counted: Counted,
     summary: LastSummary,
     trouble: LogOnChange,
     bad: LogOnChange<Vec<String>>,
+}
+
+/// The settings of a heartbeat that can change while it beats.
+#[derive(Clone, Copy)]
+struct HeartbeatSettings {
+    /// The address by which other nodes reach this one; `None` where it stands alone.
+    forward: Option<SocketAddr>,
+    heartbeat: Duration,
+    refresh: Duration,
+}
+
+impl HeartbeatSettings {
+    fn new(forward: Option<SocketAddr>, config: &Config) -> Self {
+        Self { forward, heartbeat: config.forward.heartbeat, refresh: config.forward.refresh }
+    }
 }
 
 /// Number of devices that this node held at the last count.
@@ -96,13 +116,15 @@ impl Heartbeat {
     fn run(&mut self, stop: &StopSignal) {
         let mut heartbeat_at = Instant::now();
         loop {
+            let HeartbeatSettings { forward, heartbeat, refresh } = *self.settings.lock();
             let before = self.counted.devices;
             self.count();
             // Others may be waiting for this node's word that devices are gone.
             let done = if Instant::now() >= heartbeat_at || self.counted.devices < before {
-                heartbeat_at = Instant::now() + self.heartbeat;
+                heartbeat_at = Instant::now() + heartbeat;
                 let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
-                self.table.write(&self.name, self.forward, devices).and_then(|()| self.read())
+                let written = forward.map(|forward| self.table.write(&self.name, forward, devices));
+                written.unwrap_or(Ok(())).and_then(|()| self.read())
             } else {
                 self.read()
             };
@@ -112,7 +134,7 @@ impl Heartbeat {
             }
             self.log_outcome(done);
             self.summarise();
-            if stop.is_stopped_within(jittered(self.refresh)) {
+            if stop.is_stopped_within(jittered(refresh)) {
                 return;
             }
         }

@@ -93,8 +93,8 @@ pub enum ControlError {
 
 impl Control {
     /// Begins with what was kept on disk, whatever the store does. Without it, reads the store, publishes it to
-    /// `authority` unless the guard holds it, and only then returns: such a node does not start where its store cannot be
-    /// read. From then on threads keep up.
+    /// `authority` unless the guard holds it, and only then returns. Where the store is away, it returns at once, and
+    /// nothing is decided until the store is there. From then on threads keep up.
     ///
     /// `on_publish` is called on the control thread, and once here, after each publication; live sessions are to be
     /// decided again then. `audit` gets the events of the guard.
@@ -117,8 +117,13 @@ impl Control {
         let control = ControlThread::start(parts, config)?;
         let status = control.status();
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
-        let thread = ServiceThread::start("control", move |stop| control.run(&stop, &requests))
+        let (started, has_started) = channel::bounded(1);
+        let thread = ServiceThread::start("control", move |stop| control.run(&stop, &requests, &started))
             .map_err(ControlError::Thread)?;
+        match has_started.recv() {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(ControlError::Fault("the control thread has ended".to_owned())),
+        }
         Ok(Self { _thread: thread, status, commands: Commands { queue } })
     }
 

@@ -21,6 +21,7 @@ use crate::telemetry::LogOnChange;
 pub struct PresenceWriterThread {
     _thread: ServiceThread,
     counts: LocationCounts,
+    max_age_ms: Arc<AtomicU64>,
 }
 
 /// Counts of what was written so far. Cheap to clone.
@@ -44,20 +45,25 @@ impl PresenceWriterThread {
         config: &Config,
     ) -> io::Result<Self> {
         let counts = LocationCounts { reports, ..LocationCounts::default() };
+        let max_age_ms = Arc::new(AtomicU64::new(millis(config.forward.max_age)));
         let Some(node) = config.vpn.node.clone().filter(|_| config.vpn.report) else {
-            return Ok(Self { _thread: ServiceThread::default(), counts });
+            return Ok(Self { _thread: ServiceThread::default(), counts, max_age_ms });
         };
-        let max_age = config.forward.max_age;
         let mut keeper = PresenceWriter {
             table,
             authority,
             node,
-            max_age,
+            max_age_ms: Arc::clone(&max_age_ms),
             counts: counts.clone(),
             trouble: LogOnChange::default(),
         };
         let thread = ServiceThread::start("locations", move |stop| keeper.run(&stop))?;
-        Ok(Self { _thread: thread, counts })
+        Ok(Self { _thread: thread, counts, max_age_ms })
+    }
+
+    /// Takes another node for gone after `max_age` without a heartbeat, from now on.
+    pub fn set_max_age(&self, max_age: Duration) {
+        self.max_age_ms.store(millis(max_age), Ordering::Relaxed);
     }
 
     pub fn counts(&self) -> LocationCounts {
@@ -69,7 +75,7 @@ struct PresenceWriter {
     table: ClaimTable,
     authority: Arc<Authority>,
     node: String,
-    max_age: Duration,
+    max_age_ms: Arc<AtomicU64>,
     counts: LocationCounts,
     trouble: LogOnChange,
 }
@@ -103,7 +109,8 @@ impl PresenceWriter {
         if batch.is_empty() {
             return Ok(0);
         }
-        let done = self.table.write(&self.node, self.max_age, &batch);
+        let max_age = Duration::from_millis(self.max_age_ms.load(Ordering::Relaxed));
+        let done = self.table.write(&self.node, max_age, &batch);
         self.log_outcome(&done);
         match done {
             Ok(here) => {
@@ -143,6 +150,10 @@ impl PresenceWriter {
             }
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Devices that are written together. Some 10 ms of PostgreSQL's time, which others who write wait for.

@@ -21,7 +21,8 @@ use crate::telemetry::Cause;
 /// The current counts of sessions and their bounds.
 pub(super) struct SessionLimits {
     sessions: AtomicU32,
-    share: ClientShare,
+    sessions_max: AtomicU32,
+    refused_max: usize,
     /// Those of them whose heads have not come.
     heads_awaited: AtomicU32,
     networks: Counts<IpNet>,
@@ -64,41 +65,55 @@ pub(super) struct TunnelPermit {
     device: DeviceId,
 }
 
+/// Sessions without a decision that one network may have.
+const fn heads_max(config: &config::Limits) -> u32 {
+    match config.heads_per_network {
+        0 => u32::MAX,
+        bound => bound,
+    }
+}
+
 impl SessionLimits {
     pub fn new(config: &config::Limits, share: ClientShare) -> Self {
         Self {
             sessions: AtomicU32::new(0),
-            share,
+            sessions_max: AtomicU32::new(share.sessions_max),
+            refused_max: share.refused_max,
             heads_awaited: AtomicU32::new(0),
-            networks: Counts::new(match config.heads_per_network {
-                0 => u32::MAX,
-                bound => bound,
-            }),
+            networks: Counts::new(heads_max(config)),
             principals: Counts::new(config.sessions_per_principal),
             devices: Counts::new(config.sessions_per_device),
         }
     }
 
+    /// Puts other bounds in force. Sessions over a lower one go on.
+    pub fn replace(&self, config: &config::Limits, sessions_max: u32) {
+        self.sessions_max.store(sessions_max, Ordering::Relaxed);
+        self.networks.max.store(heads_max(config), Ordering::Relaxed);
+        self.principals.max.store(config.sessions_per_principal, Ordering::Relaxed);
+        self.devices.max.store(config.sessions_per_device, Ordering::Relaxed);
+    }
+
     pub fn sessions_max(&self) -> u32 {
-        self.share.sessions_max
+        self.sessions_max.load(Ordering::Relaxed)
     }
 
     /// Clients over a limit to which one thread replies at a time.
     pub fn refused_max(&self) -> usize {
-        self.share.refused_max
+        self.refused_max
     }
 
     /// True where no client gets a place: those whose heads have not come would give way to it.
     pub fn is_full(&self) -> bool {
         let awaited = self.heads_awaited.load(Ordering::Relaxed);
-        self.sessions.load(Ordering::Relaxed).saturating_sub(awaited) >= self.share.sessions_max
+        self.sessions.load(Ordering::Relaxed).saturating_sub(awaited) >= self.sessions_max()
     }
 
     /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sessions| {
-                (sessions < self.share.sessions_max).then_some(sessions + 1)
+                (sessions < self.sessions_max()).then_some(sessions + 1)
             })
             .ok()?;
         Some(SessionPermit { limits: Arc::clone(self) })
@@ -180,18 +195,18 @@ impl Drop for TunnelPermit {
 /// the maps have no more entries than there are sessions.
 struct Counts<K> {
     shards: [CachePadded<Mutex<HashMap<K, u32>>>; SHARDS],
-    max: u32,
+    max: AtomicU32,
 }
 
 impl<K: Copy + Eq + Hash + Number> Counts<K> {
     fn new(max: u32) -> Self {
-        Self { shards: std::array::from_fn(|_| CachePadded::default()), max }
+        Self { shards: std::array::from_fn(|_| CachePadded::default()), max: AtomicU32::new(max) }
     }
 
     fn take(&self, key: K) -> bool {
         let mut shard = self.shard(key).lock();
         let count = shard.entry(key).or_insert(0);
-        let free = *count < self.max;
+        let free = *count < self.max.load(Ordering::Relaxed);
         if free {
             *count += 1;
         }

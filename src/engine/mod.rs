@@ -49,9 +49,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
-use crate::config::{Config, KernelTls, KeyProblem, TokenSigner};
+use crate::config::{Config, KernelTls};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::sys::service_thread::join_within;
@@ -63,7 +64,7 @@ use limits::SessionLimits;
 use listener::bind::bind_all;
 use shared::{Shared, ThreadShared};
 use tcp_memory::TcpMemoryWatch;
-use tls::handshake_pool::{HandshakePool, HandshakeThreads};
+use tls::handshake_pool::HandshakeThreads;
 use worker::driver::DriverSeat;
 use worker::restarts::Restarts;
 use worker::{TurnError, Worker, WorkerSeat};
@@ -71,13 +72,17 @@ use worker::{TurnError, Worker, WorkerSeat};
 pub use fd_budget::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
 pub use listener::bind::{Inherited, InheritedError};
+pub use listener::own_address::not_here;
 pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
 pub use worker::restarts::EngineFailure;
+pub use worker::signals::ServicePhase;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("cannot listen on {address}: {source}; is another process there, or is the address not ours?")]
+    #[error(
+        "cannot listen on {address}: {source}; is another process there, or does the port need a privilege?"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Inherited(#[from] InheritedError),
@@ -94,7 +99,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     client_addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
-    handshakes: HandshakeThreads,
+    /// Its threads run once TLS is spoken.
+    handshakes: Mutex<HandshakeThreads>,
     failures: Receiver<EngineFailure>,
     tcp_memory: TcpMemoryWatch,
 }
@@ -148,10 +154,11 @@ impl Engine {
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
-        let (handshakes, pools) = match shared.config.speaks_tls() {
-            true => HandshakeThreads::start(wakes).map_err(EngineError::Thread)?,
-            false => (HandshakeThreads::default(), wakes.map(HandshakePool::without_threads).collect()),
-        };
+        let (mut handshakes, pools) = HandshakeThreads::new(wakes);
+        if shared.config().speaks_tls() {
+            handshakes.start().map_err(EngineError::Thread)?;
+        }
+        let handshakes = Mutex::new(handshakes);
         // Room for a failure of each.
         let (fail, failures) = bounded(count);
         let threads = Vec::with_capacity(count);
@@ -184,11 +191,6 @@ impl Engine {
         UringKernel::new(config, KernelTls::Off).map(drop)
     }
 
-    /// Returns the problems of addresses that no listener could be bound to. Opens none.
-    pub fn check_addresses(config: &Config) -> Vec<KeyProblem> {
-        listener::own_address::check(config)
-    }
-
     /// The addresses of the client listeners, in the order of `listen`; real ports where the config has 0.
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.client_addresses
@@ -197,6 +199,21 @@ impl Engine {
     /// The failures of threads that could not begin anew. The node can serve no longer all of its clients then.
     pub fn failures(&self) -> &Receiver<EngineFailure> {
         &self.failures
+    }
+
+    /// Starts the threads that `config` needs and that do not run, for [`reconfigure`](Self::reconfigure).
+    pub fn prepare(&self, config: &Config) -> Result<(), EngineError> {
+        match config.speaks_tls() {
+            true => self.handshakes.lock().start().map_err(EngineError::Thread),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts `config` and its TLS settings in force; see [`Config::needs_restart`] for the keys that must be the same.
+    pub fn reconfigure(&self, config: Arc<Config>, tls: TlsConfigs) {
+        self.shared.replace_certificates(tls);
+        self.shared.replace_verifier(Verifier::new(config.authz.tokens.clone()));
+        self.shared.replace_config(config);
     }
 
     pub fn handle(&self) -> EngineHandle {
@@ -210,7 +227,7 @@ impl Engine {
         for thread in self.threads {
             join_within(thread, STOP_MAX);
         }
-        self.handshakes.join();
+        self.handshakes.into_inner().join();
     }
 
     /// Starts one thread. The thread makes the ring, which serves its maker alone.
@@ -228,7 +245,7 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
-            let worker = match UringKernel::new(&shared.config, shared.kernel_tls) {
+            let worker = match UringKernel::new(&shared.config(), shared.kernel_tls()) {
                 Ok(kernel) => Worker::new(number, kernel, seat, Arc::clone(&shared)),
                 Err(error) => {
                     // The receiver is gone only where another thread has failed already.
@@ -266,7 +283,7 @@ fn run_with_restarts(mut worker: Worker, number: usize, shared: &Arc<Shared>) ->
             if !restarts.try_again() {
                 return Err(EngineFailure { thread: number, error: error.to_string() });
             }
-            match UringKernel::new(&shared.config, shared.kernel_tls) {
+            match UringKernel::new(&shared.config(), shared.kernel_tls()) {
                 Ok(kernel) => break kernel,
                 Err(refused) => error = TurnError::NoRing(refused),
             }
@@ -281,13 +298,21 @@ impl EngineHandle {
         self.shared.recheck();
     }
 
-    /// Starts a drain: new clients get the reply that the relay drains, and running tunnels go on.
-    pub fn drain(&self) {
-        self.shared.drain();
+    /// Serves the clients of this phase from now on. Open tunnels go on in each.
+    pub fn set_phase(&self, phase: ServicePhase) {
+        self.shared.set_phase(phase);
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining()
+    pub fn phase(&self) -> ServicePhase {
+        self.shared.phase()
+    }
+
+    /// The number of sessions on all threads, without connections that peers keep ready.
+    pub fn sessions_busy(&self) -> u64 {
+        let busy = |counters: &EngineCounters| {
+            counters.sessions.active.get().saturating_sub(counters.sessions.idle_peers.get())
+        };
+        self.counters().map(busy).sum()
     }
 
     /// The number of sessions on all threads.
@@ -315,9 +340,17 @@ impl EngineHandle {
         self.shared.limits.sessions_max()
     }
 
-    /// Uses the certificates of `tls` for new connections. Its listeners must be those of the engine.
-    pub fn replace_certificates(&self, tls: TlsConfigs) {
-        self.shared.replace_certificates(tls);
+    /// Reads the certificate files of the configuration in force again, for new connections. Returns the errors of files
+    /// that cannot be used: their listeners go on with what they have.
+    pub fn renew_certificates(&self) -> Vec<TlsLoadError> {
+        let (renewed, errors) = self.shared.tls_configs().renewed(&self.shared.config());
+        self.shared.replace_certificates(renewed);
+        errors
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
     }
 
     /// The certificates that this node shows to clients and to other nodes.
@@ -332,7 +365,7 @@ impl EngineHandle {
 
     /// Counts the nodes in the directory.
     pub fn directory_counts(&self) -> DirectoryCounts {
-        let max_age = self.shared.config.forward.max_age;
+        let max_age = self.shared.config().forward.max_age;
         let directory = self.shared.authority.directory().get();
         let stale = directory.nodes().filter(|(_, node)| node.age > max_age).count();
         DirectoryCounts { stale, fresh: directory.nodes().count() - stale }
@@ -340,7 +373,7 @@ impl EngineHandle {
 
     /// The names of the peers that a request can be handed to, sorted; empty where this node stands alone.
     pub fn reachable_peers(&self) -> Vec<Arc<str>> {
-        let (config, directory) = (&self.shared.config, self.shared.authority.directory().get());
+        let (config, directory) = (self.shared.config(), self.shared.authority.directory().get());
         if config.forward.tls.is_none() {
             return Vec::new();
         }
@@ -366,14 +399,10 @@ impl EngineHandle {
         self.shared.self_probe.take_refusal()
     }
 
-    /// Accepts session tokens of these signers only, from now on. Tunnels of other signers' tokens stay open.
-    pub fn replace_signers(&self, signers: Vec<TokenSigner>) {
-        self.shared.replace_verifier(Verifier::new(signers));
-    }
-
     /// The buffers and pipes of all threads together.
     pub fn capacity(&self) -> Capacity {
-        let (config, threads) = (&self.shared.config.engine, self.shared.threads.len());
+        let (config, threads) = (self.shared.config(), self.shared.threads.len());
+        let config = &config.engine;
         Capacity { buffers: usize::from(config.buffers) * threads, pipes: config.pipes * threads }
     }
 

@@ -83,6 +83,11 @@ impl<K: Kernel> PeerPool<K> {
         Self { wanted_each, peers: HashMap::new(), places: Vec::new(), free: Vec::new() }
     }
 
+    /// Keeps `wanted_each` connections ready for each peer from now on.
+    pub fn set_wanted_each(&mut self, wanted_each: usize) {
+        self.wanted_each = wanted_each;
+    }
+
     /// Takes a ready connection to the peer at `address`, where there is one. From now on the pool keeps some
     /// ready for this peer.
     pub fn take(

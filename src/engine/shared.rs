@@ -2,35 +2,38 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::gettid;
 use parking_lot::RwLock;
 use rustls::{ClientConfig, ServerConfig};
 
+use super::fd_budget::client_share;
 use super::limits::SessionLimits;
 use crate::authz::{Authority, DecisionLog};
 use crate::config::{Config, KernelTls, ListenerKind};
 use crate::engine::requests::{EngineBusy, PendingEnd, PendingList, RequestQueue, thread_of};
 use crate::engine::self_probe::SelfProbe;
 use crate::engine::token_rate_limit::TokenRateLimit;
-use crate::engine::worker::signals::Signals;
+use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
 use crate::wire::{ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
-    pub config: Arc<Config>,
+    /// The configuration in force. Each engine thread has the pointer too, and renews it when `config_version` changes.
+    config: RwLock<Arc<Config>>,
+    config_version: AtomicU64,
     pub authority: Arc<Authority>,
     pub audit: AuditSender,
     pub limits: Arc<SessionLimits>,
     /// One per thread, in the order of their numbers.
     pub threads: Vec<ThreadShared>,
     pub signals: Signals,
-    /// `Auto` where TLS records of tunnels are left to the kernel.
-    pub kernel_tls: KernelTls,
+    /// TLS records of tunnels are left to the kernel.
+    leaves_tls_to_kernel: AtomicBool,
     pub token_rate_limit: TokenRateLimit,
     /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
@@ -47,6 +50,8 @@ pub(super) struct ThreadShared {
     pub counters: Arc<EngineCounters>,
     pub decision_log: Arc<DecisionLog>,
     pub requests: RequestQueue,
+    /// Number of the configuration that the thread works by.
+    config_version: AtomicU64,
     /// The system's id of the thread; 0 until it runs.
     system_id: AtomicI32,
 }
@@ -59,6 +64,7 @@ impl ThreadShared {
             wake,
             counters: Arc::default(),
             decision_log,
+            config_version: AtomicU64::new(0),
             system_id: AtomicI32::new(0),
         })
     }
@@ -66,6 +72,11 @@ impl ThreadShared {
     /// Records the id of the thread; the thread itself calls it.
     pub fn record_running(&self) {
         self.system_id.store(gettid().as_raw(), Ordering::Relaxed);
+    }
+
+    /// Records that the thread works by this configuration; the thread itself calls it.
+    pub fn record_config(&self, version: u64) {
+        self.config_version.store(version, Ordering::Release);
     }
 
     pub fn system_id(&self) -> Option<i32> {
@@ -86,8 +97,9 @@ impl Shared {
             token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             tls: RwLock::new(tls),
-            kernel_tls: kernel_tls_of(&config),
-            config,
+            leaves_tls_to_kernel: AtomicBool::new(can_leave_tls(&config)),
+            config: RwLock::new(config),
+            config_version: AtomicU64::new(0),
             authority,
             audit,
             limits,
@@ -95,6 +107,42 @@ impl Shared {
             signals: Signals::new(),
             self_probe: SelfProbe::default(),
             sheds: AtomicU64::new(0),
+        }
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Number of configurations before the one in force.
+    pub fn config_version(&self) -> u64 {
+        self.config_version.load(Ordering::Acquire)
+    }
+
+    /// `Auto` where TLS records of tunnels are left to the kernel.
+    pub fn kernel_tls(&self) -> KernelTls {
+        match self.leaves_tls_to_kernel.load(Ordering::Relaxed) {
+            true => KernelTls::Auto,
+            false => KernelTls::Off,
+        }
+    }
+
+    /// Puts `config` in force; see [`Config::needs_restart`] for the keys that cannot change. Has every session decided
+    /// again, so that open tunnels get its timeouts. Waits until every thread works by it.
+    pub fn replace_config(&self, config: Arc<Config>) {
+        let sessions_max = client_share(&config, self.threads.len()).sessions_max;
+        self.limits.replace(&config.limits, sessions_max);
+        self.token_rate_limit.replace(config.limits.unknown_tokens_per_minute);
+        self.leaves_tls_to_kernel.store(can_leave_tls(&config), Ordering::Relaxed);
+        *self.config.write() = config;
+        let version = self.config_version.fetch_add(1, Ordering::Release) + 1;
+        self.recheck();
+        let give_up_at = Instant::now() + TAKE_OVER_TIME;
+        while self.threads.iter().any(|thread| thread.config_version.load(Ordering::Acquire) < version) {
+            if Instant::now() >= give_up_at {
+                return tracing::warn!("an engine thread is busy, and takes over the configuration later");
+            }
+            std::thread::sleep(TAKE_OVER_POLL);
         }
     }
 
@@ -135,8 +183,8 @@ impl Shared {
         self.wake_all();
     }
 
-    pub fn drain(&self) {
-        self.signals.drain();
+    pub fn set_phase(&self, phase: ServicePhase) {
+        self.signals.set_phase(phase);
         self.wake_all();
     }
 
@@ -146,8 +194,8 @@ impl Shared {
     }
 
     /// The TLS settings of this listener; `None` where it speaks no TLS.
-    pub fn tls(&self, listener: usize) -> Option<Arc<ServerConfig>> {
-        self.tls.read().server(listener, self.config.listen.get(listener)?)
+    pub fn tls(&self, listener: usize, config: &Config) -> Option<Arc<ServerConfig>> {
+        self.tls.read().server(listener, config.listen.get(listener)?)
     }
 
     /// The TLS settings for connections to other nodes; `None` where this node stands alone.
@@ -162,10 +210,11 @@ impl Shared {
 
     /// True where at least one listener for clients speaks no TLS, or has a certificate that clients accept now.
     pub fn has_usable_listener(&self, now: SystemTime) -> bool {
-        let tls = self.tls.read();
-        let listeners = self.config.listen.iter().enumerate();
-        listeners.filter(|(_, listen)| listen.from == ListenerKind::Client).any(|(place, listen)| {
-            listen.tls.is_none() || tls.shown_by_listener(place).any(|shown| shown.is_usable(now))
+        let (tls, config) = (self.tls.read(), self.config());
+        let mut listeners = config.listen.iter().enumerate();
+        listeners.any(|(place, listen)| {
+            listen.from == ListenerKind::Client
+                && (listen.tls.is_none() || tls.shown_by_listener(place).any(|shown| shown.is_usable(now)))
         })
     }
 
@@ -174,8 +223,13 @@ impl Shared {
         *self.tls.write() = tls;
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.signals.is_draining()
+    /// The TLS settings in force.
+    pub fn tls_configs(&self) -> TlsConfigs {
+        self.tls.read().clone()
+    }
+
+    pub fn phase(&self) -> ServicePhase {
+        self.signals.phase()
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -189,15 +243,20 @@ impl Shared {
     }
 }
 
-/// `Auto` only where TLS is spoken at all and the kernel can.
-fn kernel_tls_of(config: &Config) -> KernelTls {
+/// Time that the engine threads have to take over a configuration. A turn takes far less.
+const TAKE_OVER_TIME: Duration = Duration::from_secs(1);
+
+const TAKE_OVER_POLL: Duration = Duration::from_millis(1);
+
+/// True only where TLS is spoken at all and the kernel can.
+fn can_leave_tls(config: &Config) -> bool {
     let is_wanted = config.engine.kernel_tls == KernelTls::Auto && config.speaks_tls();
     match is_wanted.then(kernel_tls::probe) {
-        None => KernelTls::Off,
-        Some(Ok(())) => KernelTls::Auto,
+        None => false,
+        Some(Ok(())) => true,
         Some(Err(error)) => {
             tracing::info!(%error, "TLS is not left to the kernel, which cannot; `sluicegate doctor` says more");
-            KernelTls::Off
+            false
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct TokenRateLimit {
     /// The hash function, keyed at random, so that an attacker cannot choose a network to share cells with.
     hasher: RandomState,
     /// Time between two tokens at the highest allowed rate, in ns; 0 where there is no bound.
-    spacing_ns: i64,
+    spacing_ns: AtomicI64,
 }
 
 /// The budget of a network for further unknown tokens.
@@ -34,15 +34,24 @@ pub(super) enum Budget {
 impl TokenRateLimit {
     /// A limit of `per_minute` for each network; 0 is no bound.
     pub fn new(per_minute: u32) -> Self {
-        let spacing_ns = if per_minute == 0 { 0 } else { MINUTE_NS / i64::from(per_minute) };
         let rows = std::array::from_fn(|_| [const { AtomicI64::new(0) }; CELLS]);
-        Self { rows: Box::new(rows), hasher: RandomState::new(), spacing_ns }
+        Self {
+            rows: Box::new(rows),
+            hasher: RandomState::new(),
+            spacing_ns: AtomicI64::new(spacing_ns(per_minute)),
+        }
+    }
+
+    /// Puts another limit in force. What networks have shown so far counts on.
+    pub fn replace(&self, per_minute: u32) {
+        self.spacing_ns.store(spacing_ns(per_minute), Ordering::Relaxed);
     }
 
     /// Counts one more unknown token from the network of `source`, unless its budget is spent. Two threads at the
     /// same moment may count two tokens as one.
     pub fn record(&self, source: IpAddr, now: UnixMillis) -> Budget {
-        if self.spacing_ns == 0 {
+        let spacing_ns = self.spacing_ns.load(Ordering::Relaxed);
+        if spacing_ns == 0 {
             return Budget::Left;
         }
         let now_ns = now.0.saturating_mul(1_000_000);
@@ -54,7 +63,7 @@ impl TokenRateLimit {
             _ => now_ns,
         };
         // Other networks may share some of the cells; the cell that is empty first has the fewest of their tokens.
-        let next = cells.iter().map(|cell| empty_at(cell)).fold(i64::MAX, i64::min) + self.spacing_ns;
+        let next = cells.iter().map(|cell| empty_at(cell)).fold(i64::MAX, i64::min) + spacing_ns;
         if next > end_ns {
             return Budget::Spent;
         }
@@ -70,6 +79,11 @@ impl TokenRateLimit {
         let hash = self.hasher.hash_one(network_of(source));
         std::array::from_fn(|row| &self.rows[row][(hash >> (16 * row)) as usize % CELLS])
     }
+}
+
+/// Time between two tokens at the rate of `per_minute`, in ns; 0 where there is no bound.
+fn spacing_ns(per_minute: u32) -> i64 {
+    if per_minute == 0 { 0 } else { MINUTE_NS / i64::from(per_minute) }
 }
 
 const MINUTE_NS: i64 = 60_000_000_000;

@@ -9,6 +9,7 @@ use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::user_data::{InFlight, Slot};
 use crate::authz::{DecisionLog, PinnedView};
+use crate::config::Config;
 use crate::telemetry::EngineCounters;
 
 /// The context of a turn. The worker builds it once per turn and lends it to each session that acts.
@@ -21,6 +22,8 @@ pub(super) struct TurnCx<'a, K: Kernel> {
     pub now: Instant,
     pub view: &'a PinnedView<'a>,
     pub shared: &'a Shared,
+    /// The configuration in force.
+    pub config: &'a Config,
     pub counters: &'a EngineCounters,
     pub decision_log: &'a DecisionLog,
     /// Time since which the store knows what has ended; see `Authority::ended_at_us`.

@@ -90,6 +90,19 @@ impl StoreError {
         }
     }
 
+    /// True where the store may be there later as it is configured now, without a hand on the node.
+    pub const fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Full { .. }
+                | Self::Slow { .. }
+                | Self::Locked { .. }
+                | Self::Interrupted { .. }
+                | Self::Replaced { .. }
+        )
+    }
+
     /// True if the store answers, but not as the contract says.
     pub const fn breaks_contract(&self) -> bool {
         matches!(self, Self::Query { .. } | Self::Contract { .. } | Self::Version { .. })

@@ -1,7 +1,7 @@
 //! TCP sockets with the options that a relay needs, and the direct system calls on them.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub fn listen(address: SocketAddr, options: WatchForSilence) -> io::Result<Owned
     }
     socket.set_tcp_nodelay(true)?;
     watch_for_silence(&socket, options)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -36,8 +36,33 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     socket.listen(1)
+}
+
+/// Opens a listener of its own for a thread that does not use a ring. It takes clients as [`listen`] does.
+pub fn listen_alone(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    bind(&socket, address)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds to an address that this machine may get only later: at boot, a network can come after the relay. Until then
+/// nobody can connect.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match socket.bind(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+            match address {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+            socket.bind(&address.into())
+        }
+        bound => bound,
+    }
 }
 
 /// Opens a non-blocking socket for a connection to `to`, bound to `interface` where one is given.

@@ -103,6 +103,10 @@ pub struct SessionCounters {
     pub tunnels_forwarded: Counter,
     /// Requests that were handed on by a connection that was there before.
     pub pooled_connections_used: Counter,
+    /// Pauses before a peer was asked again.
+    pub peer_pauses: Counter,
+    /// Sessions that are connections which peers keep ready.
+    pub idle_peers: Counter,
     pub tunnels_closed: Counter,
     /// Sessions that exist now, from accept to close.
     pub active: Counter,

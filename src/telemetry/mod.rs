@@ -13,7 +13,7 @@ pub use audit::{
     Alarm, AuditEvent, AuditSender, By, HeldGroup, HoldChange, HoldEnd, MoreRefusals, OperatorCommand, Proof,
     QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback, SessionEnd, SessionFacts, SessionRefusal,
 };
-pub use audit_log::{AuditError, AuditLog, AuditReopener, LostEvents};
+pub use audit_log::{AuditChange, AuditError, AuditLog, AuditReopener, LostEvents};
 pub use cause::Cause;
 pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
 pub use label_counts::{CountLabel, LabelCounts, RefusalLabel, TlsHandshakeOutcome, TlsRecordsBy};

@@ -163,7 +163,7 @@ fn the_first_client_that_is_accepted_is_decided() {
 fn a_draining_node_is_alive_and_not_ready() {
     let setting = Setting::new();
     let node = setting.start();
-    assert_eq!(node.drain(PATIENCE, || false), Drained::Empty);
+    assert_eq!(node.drain(Duration::ZERO, PATIENCE, || false), Drained::Empty);
     let ready = get(node.admin_address(), "/readyz");
     assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
     assert_eq!(get(node.admin_address(), "/livez").status, 200);

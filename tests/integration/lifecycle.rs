@@ -176,10 +176,24 @@ fn lock(site: &Site) -> rusqlite::Connection {
 }
 
 #[test]
-fn a_store_that_another_process_has_locked_is_told_at_start() {
-    let site = Site::new("");
-    let _locked = lock(&site);
-    assert_told(&site, &["store.db", "locked"]);
+fn a_store_that_another_process_has_locked_is_waited_for() {
+    let site = Site::new("timeouts.lame_duck = '1h'");
+    let locked = lock(&site);
+    let (mut relay, device) = (site.start(), Device::echo(V4));
+    let ready = relay.admin_get("/readyz");
+    let expected = "no-snapshot: the store cannot be read, and no state is kept from before\n";
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with(expected), "{ready}");
+    assert_eq!(site.ask(&relay, device.port()).slug().as_deref(), Some("undecided"));
+    assert!(relay.logs("waiting for the store: "), "{}", relay.log());
+    // Nobody waits for a node that serves nothing.
+    relay.signal(Signal::SIGTERM);
+    assert_eq!(relay.wait().and_then(|status| status.code()), Some(0));
+
+    let relay = site.start();
+    drop(locked);
+    assert!(wait_for(|| (site.ask(&relay, device.port()).status == 200).then_some(())).is_some());
+    assert!(relay.admin_comes_to_say("/readyz", "\r\n\r\nready\n"));
+    assert!(relay.logs("everything is there that this node has waited for"));
 }
 
 /// The relay goes on deciding by what it read last, says so, and takes up changes when the store is back.

@@ -180,8 +180,8 @@ fn a_revocation_ends_a_tunnel_by_two_nodes() {
 }
 
 #[test]
-fn a_node_that_dies_is_told_at_once_and_known_to_be_gone_after_a_while() {
-    let fleet = Fleet::new("");
+fn a_node_that_dies_is_told_and_known_to_be_gone_after_a_while() {
+    let fleet = Fleet::new("timeouts.forward = '500ms'");
     let (near, far) = (fleet.start(), fleet.node("node-b", None));
     fleet.wait_for_nodes(&near, 2.0);
     far.relay.signal(Signal::SIGKILL);
@@ -446,6 +446,41 @@ fn a_connection_that_was_there_and_fails_is_replaced_by_a_new_one() {
     assert!(wait_for(|| (node.secured.load(Ordering::Relaxed) >= 2).then_some(())).is_some());
     let _second = ask();
     assert_eq!(near.metric("sluicegate_handover_spares_used_total"), Some(1.0));
+}
+
+/// Answers of a node that is being restarted: it says so, or ends the connection without a word.
+const RESTARTING: [&[u8]; 2] = [b"HTTP/1.1 503 Relay Draining\r\nSluicegate-Reason: draining\r\n\r\n", b""];
+
+#[test]
+fn a_node_that_is_being_restarted_is_asked_again() {
+    for restarting in RESTARTING {
+        let fleet = Fleet::new("forward.idle_connections = 0");
+        let node = FakeNode::start(&fleet.authority, "node-b", move |_, count| match count {
+            0 | 1 => restarting.to_vec(),
+            _ => b"HTTP/1.1 200 Connection Established\r\n\r\n".to_vec(),
+        });
+        fleet.pretend("node-b", node.address);
+        let near = fleet.start();
+        fleet.wait_for_nodes(&near, 2.0);
+        fleet.request(22).send(near.address()).opened();
+        assert_eq!(near.metric("sluicegate_forward_retries_total"), Some(2.0));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_come_back_is_given_up_after_timeouts_forward() {
+    for (restarting, cause) in RESTARTING.into_iter().zip(["refused-by-node", "node-closed"]) {
+        let fleet = Fleet::new("timeouts.forward = '1s'");
+        let node = FakeNode::start(&fleet.authority, "node-b", move |_, _| restarting.to_vec());
+        fleet.pretend("node-b", node.address);
+        let near = fleet.start();
+        fleet.wait_for_nodes(&near, 2.0);
+        let began = std::time::Instant::now();
+        let (status, _, found) = fleet.refusal(&near);
+        assert_eq!((status, found.as_str()), (503, cause));
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+        assert!(near.metric("sluicegate_forward_retries_total").unwrap() >= 2.0);
+    }
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Site {
             vpn.allow = ["127.0.0.0/8", "::1/128"]
             log.level = "debug"
             probe.interval = "0s"
+            timeouts.lame_duck = "0s"
             "#,
             folder = folder.path().display()
         );

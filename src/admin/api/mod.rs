@@ -3,7 +3,9 @@
 //! `public` holds what everybody may read over TCP. A type there has only the fields that an outsider may see, so
 //! that a field which is added for operators does not reach outsiders.
 
+mod drain;
 mod public;
+mod reload;
 mod session;
 mod status;
 
@@ -15,9 +17,11 @@ pub use crate::control::api::{
     RelationStatus, RolledBack,
 };
 pub use crate::control::{DiffCounts, DiffReport, DiffRow};
+pub use drain::{DrainBegun, DrainEnded, DrainRequest};
 pub(super) use public::{
     Null, PublicHandshake, PublicHold, PublicRelation, PublicSource, PublicStatus, STATE_ERROR, STORE_ERROR,
 };
+pub use reload::{ReloadAnswer, ReloadOutcome, ReloadRequested, ReloadStatus};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
     ByteCounts, EngineThread, ListenerInfo, ListenerUse, NodeCounts, NodeFigures, NodeIdentity, Permissions,

@@ -22,6 +22,8 @@ pub struct PublicStatus {
     pub figures: NodeFigures,
     /// The name and the listeners of a node are nobody's business.
     pub node: Null,
+    /// Errors of a configuration name files and values.
+    pub config: Null,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,
     pub slowest: Vec<PublicHandshake>,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BudgetUse, Expectation, HoldStatus, RelationStatus, SessionId, SessionInfo};
+use super::{BudgetUse, Expectation, HoldStatus, RelationStatus, ReloadStatus, SessionId, SessionInfo};
 use crate::authz::{DeviceUuid, Generation, UnixMillis};
 
 /// `/status.json` for an operator.
@@ -18,6 +18,7 @@ pub struct StatusReport {
     #[serde(flatten)]
     pub figures: NodeFigures,
     pub node: NodeIdentity,
+    pub config: ReloadStatus,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
     /// The slowest first, from accept to reply, of the last minute.
@@ -47,7 +48,7 @@ pub struct NodeFigures {
     pub may: Permissions,
 }
 
-/// The node itself: what does not change while it runs.
+/// The node itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeIdentity {
     /// `vpn.node`.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::admin::api::ProbeStatus;
-use crate::config::{Config, Listen, ListenTls};
+use crate::config::{Config, Listen, ListenTls, SelfProbeConfig};
 use crate::engine::EngineHandle;
 use crate::sys::service_thread::ServiceThread;
 use prober::SelfProber;
@@ -31,8 +31,22 @@ pub(super) use metrics::encode;
 
 /// The thread that probes. Dropping it stops the thread.
 pub struct SelfProbeThread {
-    _thread: ServiceThread,
+    thread: ServiceThread,
     status: ProbeHandle,
+    settings: ProbeSettings,
+}
+
+/// The part of a configuration that probes are made by.
+#[derive(PartialEq, Eq)]
+struct ProbeSettings {
+    probe: SelfProbeConfig,
+    listen: Vec<Listen>,
+}
+
+impl ProbeSettings {
+    fn of(config: &Config) -> Self {
+        Self { probe: config.probe.clone(), listen: config.listen.clone() }
+    }
 }
 
 /// Access to the results of the probes, from any thread. Cheap to clone.
@@ -43,10 +57,36 @@ impl SelfProbeThread {
     /// Starts to probe the first listener that does not require a client certificate, where `config` enables
     /// probes. `addresses` are those of the listeners, in their order.
     pub fn start(config: &Config, addresses: &[SocketAddr], engine: &EngineHandle) -> io::Result<Self> {
-        let status = ProbeHandle::default();
-        let none = Self { _thread: ServiceThread::default(), status: status.clone() };
+        Self::start_with(ProbeHandle::default(), config, addresses, engine)
+    }
+
+    /// Probes by `config` from now on. The results so far stay. Waits for the end of a probe that is under way, some
+    /// seconds at most.
+    pub fn restart(
+        &mut self,
+        config: &Config,
+        addresses: &[SocketAddr],
+        engine: &EngineHandle,
+    ) -> io::Result<()> {
+        let settings = ProbeSettings::of(config);
+        if self.settings == settings {
+            return Ok(());
+        }
+        self.thread = ServiceThread::default();
+        *self = Self::start_with(self.status.clone(), config, addresses, engine)?;
+        Ok(())
+    }
+
+    fn start_with(
+        status: ProbeHandle,
+        config: &Config,
+        addresses: &[SocketAddr],
+        engine: &EngineHandle,
+    ) -> io::Result<Self> {
+        let settings = ProbeSettings::of(config);
+        let mut this = Self { thread: ServiceThread::default(), status, settings };
         if config.probe.interval.is_zero() {
-            return Ok(none);
+            return Ok(this);
         }
         let open = |listen: &Listen| !listen.tls.as_ref().is_some_and(ListenTls::wants_client_certificate);
         let listeners = config.listen.iter().zip(addresses);
@@ -54,12 +94,12 @@ impl SelfProbeThread {
             tracing::warn!(
                 "no self-probe runs: every listener requires a client certificate, and the probe has none"
             );
-            return Ok(none);
+            return Ok(this);
         };
         let prober = SelfProber::new(&config.probe, listen, address, engine);
-        let results = status.clone();
-        let thread = ServiceThread::start("probe", move |stop| prober.run(&stop, &results))?;
-        Ok(Self { _thread: thread, status })
+        let results = this.status.clone();
+        this.thread = ServiceThread::start("probe", move |stop| prober.run(&stop, &results))?;
+        Ok(this)
     }
 
     pub fn status(&self) -> ProbeHandle {

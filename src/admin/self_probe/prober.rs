@@ -12,7 +12,7 @@ use super::peers::{PeerProbes, record, record_round};
 use super::tls::{ProbeStream, wrap};
 use crate::authz::KeyHash;
 use crate::config::{self, Listen};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, ServicePhase};
 use crate::sys::service_thread::StopSignal;
 use crate::wire::Reply;
 
@@ -50,7 +50,7 @@ impl SelfProber {
         let mut peers = PeerProbes::default();
         while !stop.is_stopped_within(self.config.interval) {
             // A draining node is right to refuse its own probe.
-            if self.engine.is_draining() {
+            if self.engine.phase() >= ServicePhase::Draining {
                 continue;
             }
             let probed = self.probe();

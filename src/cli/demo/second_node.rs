@@ -14,6 +14,7 @@ use super::rights::{PERSON, device, user_ports};
 use super::steps::{DemoFailure, Expecting, Steps};
 use super::world::{DemoWorld, config};
 use crate::config::{Authz, Config, EngineConfig};
+use crate::engine::ServicePhase;
 use crate::node::Node;
 use crate::store::admin::GrantTarget;
 use crate::store::sqlite;
@@ -30,7 +31,7 @@ pub(super) fn show(world: &DemoWorld, steps: &mut Steps) -> Result<(), DemoError
             steps.record("after authz.max_stale", relay.request_until(UNDECIDED, ESTABLISHED));
             steps.record("an open tunnel meanwhile", still_echoes(&mut tunnel));
             steps.record("with the store back", relay.regain_store());
-            node.engine().drain();
+            node.engine().set_phase(ServicePhase::Draining);
             steps.record("draining", relay.request_until(DRAINING, ESTABLISHED));
             steps.record("an open tunnel while it drains", still_echoes(&mut tunnel));
         }

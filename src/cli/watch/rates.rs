@@ -46,7 +46,10 @@ pub struct StateLine {
 impl StateLine {
     /// The line that matters most, for a screen with room for one.
     pub fn most_urgent(report: &StatusReport) -> Self {
-        let urgent = [Self::guard(report), Self::store(report)].into_iter().chain(Self::state(report));
+        let urgent = [Self::guard(report), Self::store(report)]
+            .into_iter()
+            .chain(Self::state(report))
+            .chain(Self::config(report));
         urgent.into_iter().find(|line| line.is_alarm).unwrap_or_else(|| Self::guard(report))
     }
 
@@ -88,6 +91,19 @@ impl StateLine {
         line(format!("HOLDS {count} groups, the first for {since}: {}", subjects.join(", ")), true)
     }
 
+    /// The last reload of the configuration, where there was one.
+    pub fn config(report: &StatusReport) -> Option<Self> {
+        let last = report.config.last.as_ref()?;
+        let since = ago(report.figures.at, last.at);
+        Some(match &last.error {
+            None => Self { name: "config", text: format!("reloaded {since} ago"), is_alarm: false },
+            Some(error) => {
+                let text = format!("RELOAD REFUSED {since} ago: {}", error.replace('\n', "; "));
+                Self { name: "config", text, is_alarm: true }
+            }
+        })
+    }
+
     /// The state on disk, where it is older than what is in force.
     pub fn state(report: &StatusReport) -> Option<Self> {
         let reason = report.source.state_unsaved.as_ref()?;
@@ -126,6 +142,7 @@ pub mod tests {
                 { "address": "0.0.0.0:443", "serves": "clients", "tls": true },
                 { "address": "10.0.0.1:3130", "serves": "nodes", "tls": true },
             ] },
+            "config": { "last": null, "in_force_since": 0 },
             "decides_until": at + 3_600_000,
             "threads": [{ "number": 0, "cpu_ns": at * 250_000, "turns": 0, "spins_hit": 0, "spins_missed": 0,
                           "sessions": 2 }],

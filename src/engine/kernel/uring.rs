@@ -58,6 +58,14 @@ impl UringKernel {
         })
     }
 
+    /// Puts the keys of `config` in force that new connections and pipes are made by.
+    pub fn reconfigure(&mut self, config: &Config, kernel_tls: KernelTls) {
+        self.silence = silence_options(config);
+        self.kernel_tls = kernel_tls;
+        self.vpn_interface.clone_from(&config.vpn.interface);
+        self.pipes.reconfigure(&config.engine);
+    }
+
     /// One turn of the ring; see [`Ring::turn`].
     pub fn turn(
         &mut self,
@@ -287,6 +295,12 @@ struct PipePool {
 impl PipePool {
     fn new(config: &EngineConfig) -> Self {
         Self { clean: Vec::new(), out: 0, pipes_max: config.pipes, pipe_bytes: config.pipe_bytes }
+    }
+
+    /// Sizes new pipes by `config`. Pipes in use keep their size.
+    fn reconfigure(&mut self, config: &EngineConfig) {
+        (self.pipes_max, self.pipe_bytes) = (config.pipes, config.pipe_bytes);
+        self.clean.clear();
     }
 
     fn take(&mut self) -> Option<Pipe> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::shared::{Shared, ThreadShared};
 use super::timers::Tick;
 use crate::sys::ring::Operation;
+use crate::sys::silence::{self, WatchForSilence};
 
 pub(super) struct Listener {
     socket: OwnedFd,
@@ -38,6 +39,13 @@ impl Listener {
     /// The same listener for a worker that begins anew, where no accept is in flight.
     pub fn renewed(self) -> Self {
         Self::new(self.socket, self.place, self.sharing)
+    }
+
+    /// Sets the options that accepted connections inherit.
+    pub fn watch_for_silence(&self, options: WatchForSilence) {
+        if let Err(error) = silence::watch_for_silence(&self.socket, options) {
+            tracing::warn!(%error, "a listener keeps its timeouts.keepalive and timeouts.user_timeout");
+        }
     }
 
     /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than

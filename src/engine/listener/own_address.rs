@@ -1,4 +1,4 @@
-//! A look at the addresses of this machine, before anything listens.
+//! The addresses of this machine, and those to listen on that it does not have (yet).
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,26 +7,18 @@ use std::net::{IpAddr, SocketAddr};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-use crate::config::{Config, KeyProblem};
-
-/// Returns a problem for each address to listen on that is not one of this machine's. Opens no listener.
-pub fn check(config: &Config) -> Vec<KeyProblem> {
+/// Those of `addresses` that this machine does not have, so that nobody can connect to them. Empty where that cannot be
+/// found out. An address that the kernel lets a program listen on before it comes (`ip_nonlocal_bind`, as with
+/// keepalived) is expected to come and go.
+pub fn not_here(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<IpAddr> {
+    let candidates = addresses.into_iter().map(|address| address.ip().to_canonical());
+    let candidates: Vec<IpAddr> = candidates.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()).collect();
+    if candidates.is_empty() {
+        return Vec::new();
+    }
     let Ok(interfaces) = getifaddrs() else { return Vec::new() };
     let own: HashSet<IpAddr> = interfaces.filter_map(|each| ip(&each.address?)).collect();
-    let clients = config.listen.iter().enumerate();
-    let clients = clients.map(|(place, listen)| (format!("listen.{place}.address"), listen.address));
-    let nodes = config.forward.listen.map(|address| ("forward.listen".to_owned(), address));
-    let admin = ("admin.address".to_owned(), config.admin.address);
-    clients.chain(nodes).chain([admin]).filter_map(|(key, address)| problem(key, address, &own)).collect()
-}
-
-fn problem(key: String, address: SocketAddr, own: &HashSet<IpAddr>) -> Option<KeyProblem> {
-    let ip = address.ip().to_canonical();
-    let is_usable = ip.is_unspecified() || ip.is_loopback() || own.contains(&ip) || may_listen_anywhere(ip);
-    let problem = || {
-        format!("{ip} is no address of this machine, so nothing can listen on it; `ip address` lists them")
-    };
-    (!is_usable).then(|| KeyProblem { key, problem: problem() })
+    candidates.into_iter().filter(|ip| !own.contains(ip) && !may_listen_anywhere(*ip)).collect()
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {

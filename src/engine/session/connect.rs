@@ -36,7 +36,7 @@ impl<K: Kernel> Connecting<K> {
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
         let address = SocketAddr::new(route.address.to_canonical(), route.port);
-        if !cx.shared.config.vpn.allows(address.ip()) {
+        if !cx.config.vpn.allows(address.ip()) {
             let rejection = Rejection {
                 reply: Reply::DeviceAddress,
                 cause: Cause::DeviceAddressNotAllowed,
@@ -60,7 +60,7 @@ impl<K: Kernel> Connecting<K> {
         };
         core.io(cx).submit(Purpose::Connect, SocketOperation::Connect(&device, address));
         cx.counters.accept_to_dial.record_us(cx.now.us_since(core.accepted_at_us));
-        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.connect));
+        core.deadline = Some(cx.now.after(cx.config.timeouts.connect));
         let (expires_at, began_us) = (route.expires_at, cx.now.monotonic_us);
         State::Connect(Box::new(Self { request, device, permit, expires_at, began_us }))
     }

@@ -131,7 +131,7 @@ impl SessionCore {
 
     /// The configuration of the listener that accepted the client.
     pub fn listener<'a, K: Kernel>(&self, cx: &TurnCx<'a, K>) -> &'a Listen {
-        &cx.shared.config.listen[self.listener as usize]
+        &cx.config.listen[self.listener as usize]
     }
 
     /// The node probes itself, or a peer probes this node, with a token that belongs to nobody.

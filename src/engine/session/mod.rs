@@ -3,6 +3,7 @@
 //! ```text
 //! accept -> TlsHandshake -> Request -> Connect --> Tunnel -> Closing
 //!       \________________/       \---> ViaPeer -/
+//!                                    AwaitPeer, and ask again
 //! ```
 //!
 //! Each state has a file of its own, and owns the sockets, TLS streams, permits and buffers that it needs. An event
@@ -10,6 +11,7 @@
 //! tunnel may also go to `Reject`, which replies to the client, and every state to `Closing`. Nothing here waits, and
 //! nothing is closed while an operation on it is in flight.
 
+mod await_peer;
 mod closing;
 mod connect;
 mod core;
@@ -45,6 +47,7 @@ use super::user_data::{InFlight, Purpose, Slot};
 use crate::authz::{Decision, Query, Route};
 use crate::telemetry::Cause;
 use crate::wire::{HttpVersion, Reply, TlsError};
+use await_peer::AwaitingPeer;
 use closing::Closing;
 use connect::Connecting;
 use reject::{Rejecting, Rejection};
@@ -68,6 +71,8 @@ enum State<K: Kernel> {
     Connect(Box<Connecting<K>>),
     /// A peer, which holds the device, is asked for the tunnel.
     ViaPeer(Box<AskingPeer<K>>),
+    /// A peer is asked again after a pause.
+    AwaitPeer(Box<AwaitingPeer<K>>),
     /// Bytes are forwarded.
     Tunnel(Box<Tunnel<K>>),
     /// The client got a refusal, and has time to read it.
@@ -98,7 +103,7 @@ impl<K: Kernel> State<K> {
         if core.listener(cx).has_proxy_header() {
             core.proxy_header = ProxyHeader::Expected;
         }
-        let tls = cx.shared.tls(core.listener as usize);
+        let tls = cx.shared.tls(core.listener as usize, cx.config);
         if let (Some(reason), None) = (core.no_place, &tls) {
             let (client, rejection) = (Endpoint::plain(client), Rejection::no_place(reason));
             return Self::reject(client, HttpVersion::default(), rejection, core, cx);
@@ -136,7 +141,7 @@ impl<K: Kernel> State<K> {
         ReadingRequest::go_on(client, bytes, core, cx)
     }
 
-    /// Request, or ViaPeer where the device has moved → Connect, ViaPeer or Reject, by the view in force.
+    /// Request, ViaPeer where the device has moved, or AwaitPeer → Connect, ViaPeer or Reject, by the view in force.
     fn decide(request: ClientRequest<K>, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Self {
         request.decide(core, cx)
     }
@@ -245,6 +250,7 @@ impl<K: Kernel> State<K> {
                 let attempt = state.attempt;
                 Self::close_sockets(attempt.request.client.socket, Some(attempt.socket), core, cx)
             }
+            Self::AwaitPeer(state) => Self::close_sockets(state.request.client.socket, None, core, cx),
             Self::Reject(state) => Self::close_sockets(state.client.socket, state.leaving, core, cx),
             Self::Tunnel(tunnel) => Self::Closing(Closing::keep_tunnel(tunnel, core, cx)),
             Self::Closing(closing) => Self::Closing(closing.keep_on(core, cx)),
@@ -350,6 +356,7 @@ impl<K: Kernel> Session<K> {
             State::Request(state) => state.on_deadline(core, cx),
             State::Connect(state) => state.on_deadline(core, cx),
             State::ViaPeer(state) => state.on_deadline(core, cx),
+            State::AwaitPeer(state) => state.on_deadline(core, cx),
             state @ State::Reject(_) => state.close(core, cx),
             state @ (State::Tunnel(_) | State::Closing(_)) => state,
         });
@@ -358,7 +365,7 @@ impl<K: Kernel> Session<K> {
     /// The query whose answer this session rests on.
     pub fn standing_query(&self) -> Option<Query> {
         match &self.state {
-            State::Connect(_) | State::ViaPeer(_) | State::Tunnel(_) => self.core.query,
+            State::Connect(_) | State::ViaPeer(_) | State::AwaitPeer(_) | State::Tunnel(_) => self.core.query,
             State::TlsHandshake(_) | State::Request(_) | State::Reject(_) | State::Closing(_) => None,
         }
     }
@@ -372,6 +379,7 @@ impl<K: Kernel> Session<K> {
         self.transition(cx, |state, core, cx| match state {
             State::Connect(state) => state.recheck(decision, core, cx),
             State::ViaPeer(state) => state.recheck(decision, core, cx),
+            State::AwaitPeer(state) => state.recheck(decision, core, cx),
             state => state,
         });
     }
@@ -407,9 +415,12 @@ impl<K: Kernel> Session<K> {
         }
         self.transition(cx, |state, core, cx| match state {
             state @ State::TlsHandshake(_) => state.lose_client(Cause::NodeStopped, None, core, cx),
+            // A connection that a peer keeps ready has nobody to reply to.
+            State::Request(state) if state.is_idle_peer(core, cx) => State::Request(state).close(core, cx),
             State::Request(state) => state.reject(Rejection::draining(), core, cx),
             State::Connect(state) => state.reject(Rejection::draining(), core, cx),
             State::ViaPeer(state) => state.attempt.reject(Rejection::draining(), core, cx),
+            State::AwaitPeer(state) => state.request.reject(Rejection::draining(), core, cx),
             state @ (State::Tunnel(_) | State::Reject(_) | State::Closing(_)) => state,
         });
     }
@@ -531,6 +542,11 @@ impl<K: Kernel> Session<K> {
         self.core.head()?.network()
     }
 
+    /// The session is a connection that a peer keeps ready, and has no request.
+    pub fn is_idle_peer(&self, cx: &TurnCx<'_, K>) -> bool {
+        matches!(&self.state, State::Request(state) if state.is_idle_peer(&self.core, cx))
+    }
+
     /// Time to call [`Session::on_deadline`], unless something happens before.
     pub fn deadline(&self) -> Option<Tick> {
         self.core.deadline
@@ -577,6 +593,7 @@ impl<K: Kernel> State<K> {
             Self::Request(state) => [Some(&state.client.socket), None],
             Self::Connect(state) => [Some(&state.request.client.socket), Some(&state.device)],
             Self::ViaPeer(state) => [Some(&state.attempt.request.client.socket), Some(&state.attempt.socket)],
+            Self::AwaitPeer(state) => [Some(&state.request.client.socket), None],
             Self::Reject(state) => [Some(&state.client.socket), state.leaving.as_ref()],
             Self::Tunnel(_) | Self::Closing(_) => [None, None],
         }

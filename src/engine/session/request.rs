@@ -15,9 +15,11 @@ use crate::authz::{Decision, DeviceUuid, Query, Refusal};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::{Outcome, errno, give_back, is_transient};
 use crate::engine::limits::{NoPlace, network_of};
+use crate::engine::timers::Tick;
 use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::token_rate_limit::Budget;
 use crate::engine::turn::TurnCx;
+use crate::engine::worker::signals::ServicePhase;
 use crate::telemetry::Cause;
 use crate::wire::{
     ConnectHead, CredentialForm, HeadError, HttpVersion, ProxyHeaderError, Reply, Token, is_summary_request,
@@ -46,6 +48,10 @@ pub(super) struct ClientRequest<K: Kernel> {
     pub has_asked_peer: bool,
     /// A pooled connection has failed: the next one is new.
     pub skips_pool: bool,
+    /// Time until which peers are asked; `None` before the first.
+    pub ask_peers_until: Option<Tick>,
+    /// Pauses so far before a peer was asked again.
+    pub peer_pauses: u32,
 }
 
 impl<K: Kernel> ReadingRequest<K> {
@@ -56,7 +62,7 @@ impl<K: Kernel> ReadingRequest<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.head));
+        core.deadline = Some(cx.now.after(cx.config.timeouts.head));
         match tls {
             Some(tls) if core.proxy_header != ProxyHeader::Expected || core.comes_from_peer(cx) => {
                 State::start_tls(client, tls, Vec::new(), core, cx)
@@ -162,7 +168,7 @@ impl<K: Kernel> ReadingRequest<K> {
                         }
                     }
                     if let Transport::Plain = self.client.transport
-                        && let Some(tls) = cx.shared.tls(core.listener as usize)
+                        && let Some(tls) = cx.shared.tls(core.listener as usize, cx.config)
                     {
                         let records = std::mem::take(&mut *self.head);
                         return State::start_tls(self.client.socket, tls, records, core, cx);
@@ -172,7 +178,7 @@ impl<K: Kernel> ReadingRequest<K> {
                 Err(error) => return self.reject_proxy_header(&error, core, cx),
             }
         }
-        let listen = &cx.shared.config.listen[core.listener as usize];
+        let listen = &cx.config.listen[core.listener as usize];
         match parse_head(&self.head, &listen.suffixes) {
             Ok(Some(_)) if core.comes_from_peer(cx) && core.via().is_none() => {
                 let rejection = Rejection::no_node(&self.client.transport);
@@ -182,14 +188,13 @@ impl<K: Kernel> ReadingRequest<K> {
                 let (query, unusable) = read_query(&head, cx);
                 core.query = Some(query);
                 let (version, len, credential_form) = (head.version, head.len, head.credential_form);
-                let token = head.token.filter(|_| cx.shared.config.forward.tls.is_some());
+                let token = head.token.filter(|_| cx.config.forward.tls.is_some());
                 let hops = match core.comes_from_peer(cx) {
                     true => parse_hops(&self.head[..len]),
                     false => Vec::new(),
                 };
                 let Self { client, head: mut bytes } = self;
                 let early = bytes.split_off(len);
-                let (has_asked_peer, skips_pool) = (false, false);
                 let request = ClientRequest {
                     client,
                     version,
@@ -197,11 +202,13 @@ impl<K: Kernel> ReadingRequest<K> {
                     token,
                     credential_form,
                     hops,
-                    has_asked_peer,
-                    skips_pool,
+                    has_asked_peer: false,
+                    skips_pool: false,
+                    ask_peers_until: None,
+                    peer_pauses: 0,
                 };
                 match unusable {
-                    Some(unusable) if !cx.shared.is_draining() => request.reject_token(unusable, core, cx),
+                    Some(unusable) if !core.is_turned_away(cx) => request.reject_token(unusable, core, cx),
                     _ => request.decide(core, cx),
                 }
             }
@@ -267,7 +274,7 @@ impl<K: Kernel> ReadingRequest<K> {
 impl<K: Kernel> ClientRequest<K> {
     /// Puts the query to the view, and goes on by its answer.
     pub fn decide(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
-        if cx.shared.is_draining() {
+        if self.ask_peers_until.is_none() && core.is_turned_away(cx) {
             return self.reject(Rejection::draining(), core, cx);
         }
         core.generation = cx.view.get().map(|view| view.snapshot.generation());
@@ -349,6 +356,16 @@ impl<K: Kernel> ClientRequest<K> {
 }
 
 impl SessionCore {
+    /// The node is about to end, and serves no such clients any more.
+    pub fn is_turned_away<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
+        match cx.shared.phase() {
+            ServicePhase::Serving | ServicePhase::LameDuck => false,
+            // Nobody else has the devices of this node.
+            ServicePhase::Draining => !self.comes_from_peer(cx),
+            ServicePhase::Leaving => true,
+        }
+    }
+
     /// The listener expects a load balancer in front of its clients, and this client is not one.
     pub fn comes_past_proxy<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> bool {
         let listen = self.listener(cx);

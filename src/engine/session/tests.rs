@@ -69,7 +69,7 @@ impl Bench {
     }
 
     pub fn turn<T>(&mut self, act: impl FnOnce(&mut TurnCx<'_, SimulatedKernel>) -> T) -> T {
-        let view = self.shared.authority.pin();
+        let (view, config) = (self.shared.authority.pin(), self.shared.config());
         act(&mut TurnCx {
             kernel: &mut self.kernel,
             handshakes: &mut self.handshakes,
@@ -78,6 +78,7 @@ impl Bench {
             now: self.now,
             view: &view,
             shared: &self.shared,
+            config: &config,
             counters: &self.shared.threads[0].counters,
             decision_log: &self.shared.threads[0].decision_log,
             ended_at_us: self.shared.authority.ended_at_us(),

@@ -19,6 +19,7 @@ use crate::engine::tls::stream::TlsStream;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
+use crate::engine::worker::signals::ServicePhase;
 use crate::telemetry::{Cause, TlsHandshakeOutcome};
 use crate::wire::{HttpVersion, Reply, TlsConnection, TlsError};
 
@@ -143,7 +144,7 @@ impl<K: Kernel> TlsHandshake<K> {
             return State::reject(client, HttpVersion::default(), rejection, core, cx);
         }
         if core.comes_from_peer(cx) {
-            if cx.shared.is_draining() && plain.is_empty() {
+            if cx.shared.phase() == ServicePhase::Leaving && plain.is_empty() {
                 return State::close_sockets(client.socket, None, core, cx);
             }
             // A peer may connect before it has a request, and its certificate says who it is.

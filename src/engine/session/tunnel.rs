@@ -87,7 +87,7 @@ impl<K: Kernel> Tunnel<K> {
             core.record_lost_client(Cause::KernelTls, Some(error), cx);
             return State::close_sockets(client.socket, Some(device.socket), core, cx);
         }
-        let forwarding = cx.shared.config.engine.forwarding;
+        let forwarding = cx.config.engine.forwarding;
         let has_user_tls = client.transport.is_user_tls() || device.transport.is_user_tls();
         let flow = |direction| {
             if has_user_tls { Flow::of_records(direction) } else { Flow::new(direction, forwarding) }
@@ -177,7 +177,7 @@ impl<K: Kernel> Tunnel<K> {
             self.check_delivery(cx)?;
             if self.has_sent {
                 // A side answers and has no room: it is slow, and a slow one has the time of an idle tunnel.
-                let next_look = cx.now.after(cx.shared.config.timeouts.half_closed);
+                let next_look = cx.now.after(cx.config.timeouts.half_closed);
                 core.deadline = Some(next_look.min(self.idle_until(cx)));
                 return Ok(());
             }
@@ -391,7 +391,7 @@ impl<K: Kernel> Tunnel<K> {
     /// Time at which the tunnel has been quiet for too long, if nothing moves before.
     fn quiet_until(&self, cx: &TurnCx<'_, K>) -> Tick {
         if self.is_half_closed() {
-            self.active_at.after(cx.shared.config.timeouts.half_closed)
+            self.active_at.after(cx.config.timeouts.half_closed)
         } else {
             self.idle_until(cx)
         }
@@ -399,7 +399,7 @@ impl<K: Kernel> Tunnel<K> {
 
     /// Time at which even a tunnel with a slow side has been quiet for too long.
     fn idle_until(&self, cx: &TurnCx<'_, K>) -> Tick {
-        self.active_at.after(cx.shared.config.timeouts.idle)
+        self.active_at.after(cx.config.timeouts.idle)
     }
 
     fn deadline(&self, cx: &TurnCx<'_, K>) -> Tick {

@@ -12,6 +12,7 @@ use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::State;
+use super::await_peer::AwaitingPeer;
 use super::core::{Rights, SessionCore};
 use super::reject::Rejection;
 use super::request::ClientRequest;
@@ -79,13 +80,13 @@ impl<K: Kernel> AskingPeer<K> {
 
     /// Asks the peer `name`, by the rights in `core`, if there are any.
     pub fn ask(
-        request: ClientRequest<K>,
+        mut request: ClientRequest<K>,
         name: &str,
         expires_at: Option<UnixMillis>,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> State<K> {
-        let config = &cx.shared.config.forward;
+        let config = &cx.config.forward;
         let Some(tls) = cx.shared.peer_tls() else {
             return request.reject(Rejection::refused(Refusal::DeviceElsewhere), core, cx);
         };
@@ -113,7 +114,8 @@ impl<K: Kernel> AskingPeer<K> {
             false => cx.with_peer_pool(|peers, pool| peers.take(name, entry.forward, &tls, pool)).flatten(),
         };
         let began_us = cx.now.monotonic_us;
-        core.deadline = Some(cx.now.after(cx.shared.config.timeouts.forward));
+        let until = cx.now.after(cx.config.timeouts.forward);
+        core.deadline = Some(*request.ask_peers_until.get_or_insert(until));
         if let Some(ReadyConnection { socket, stream }) = pooled {
             cx.counters.sessions.pooled_connections_used.add(1);
             let attempt = PeerAttempt {
@@ -172,8 +174,11 @@ impl<K: Kernel> AskingPeer<K> {
         let attempt = self.attempt;
         let HandshakeDone { mut stream, plain, outcome, .. } = done;
         let flushed = stream.outgoing().flush(cx.kernel, &attempt.socket);
-        match outcome.map_err(io::Error::other).and(flushed) {
-            Err(error) => return attempt.fail(Cause::NodeTls, Some(&error), core, cx),
+        if let Err(error) = outcome {
+            return attempt.fail(Cause::NodeTls, Some(&io::Error::other(error)), core, cx);
+        }
+        match flushed {
+            Err(error) => return attempt.fail(Cause::NodeLost, Some(&error), core, cx),
             Ok(_) if !stream.outgoing().is_empty() => {
                 return attempt.fail(Cause::NodeStalled, None, core, cx);
             }
@@ -329,8 +334,10 @@ impl<K: Kernel> PeerAttempt<K> {
                 State::decide(ClientRequest { has_asked_peer: true, ..request }, core, cx)
             }
             refused => {
+                let is_leaving = refused == Reply::Draining;
                 let detail = Some(format!("{} says {}", self.name, refused.slug().unwrap_or_default()));
-                self.reject(Rejection { reply: refused, cause: Cause::RefusedByNode, detail }, core, cx)
+                let rejection = Rejection { reply: refused, cause: Cause::RefusedByNode, detail };
+                if is_leaving { self.pause(rejection, core, cx) } else { self.reject(rejection, core, cx) }
             }
         }
     }
@@ -349,7 +356,18 @@ impl<K: Kernel> PeerAttempt<K> {
             return State::ask_peer(ClientRequest { skips_pool: true, ..request }, core, cx);
         }
         let rejection = no_way_to(&self.name, cause, error);
-        self.reject(rejection, core, cx)
+        if is_of_restart(cause, error) {
+            self.pause(rejection, core, cx)
+        } else {
+            self.reject(rejection, core, cx)
+        }
+    }
+
+    /// The peer is about to end, or not back yet: asks again a little later.
+    fn pause(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
+        let Self { request, socket, permit, .. } = self;
+        drop((socket, permit));
+        AwaitingPeer::start(request, rejection, core, cx)
     }
 
     pub fn reject(self, rejection: Rejection, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
@@ -377,11 +395,21 @@ impl<K: Kernel> ClientRequest<K> {
         client: Option<SocketAddr>,
         cx: &TurnCx<'_, K>,
     ) -> Zeroizing<Vec<u8>> {
-        let own = cx.shared.config.vpn.node.as_deref().unwrap_or_default();
+        let own = cx.config.vpn.node.as_deref().unwrap_or_default();
         let hops: Vec<Box<str>> = self.hops.iter().cloned().chain([own.into()]).collect();
         let (device, port) = query.map_or((None, 0), |query| (query.device, query.port));
         let uuid = device.map(|device| device.to_string()).unwrap_or_default();
         PeerRequest { client, uuid: &uuid, port, token: self.token.as_ref(), hops: &hops }.bytes()
+    }
+}
+
+/// True where a peer that is being restarted fails in this way: it closes its connections, and does not listen for a
+/// moment.
+fn is_of_restart(cause: Cause, error: Option<&io::Error>) -> bool {
+    match cause {
+        Cause::NodeClosed | Cause::NodeLost => true,
+        Cause::NodeUnreachable => error.is_some_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED)),
+        _ => false,
     }
 }
 

@@ -28,7 +28,7 @@ impl<K: Kernel> State<K> {
         match self {
             Self::TlsHandshake(_) => SessionState::Securing,
             Self::Request(_) => SessionState::Head,
-            Self::Connect(_) | Self::ViaPeer(_) => SessionState::Dialling,
+            Self::Connect(_) | Self::ViaPeer(_) | Self::AwaitPeer(_) => SessionState::Dialling,
             Self::Tunnel(tunnel) if tunnel.is_half_closed() => SessionState::HalfClosed,
             Self::Tunnel(_) => SessionState::Open,
             Self::Reject(_) => SessionState::Refused,

@@ -256,7 +256,7 @@ fn a_panic_outside_of_any_session_resets_the_threads_sessions_and_a_new_worker_g
     }
     assert_eq!(shared.threads[0].counters.sessions.active.get(), 0);
 
-    let kernel = UringKernel::new(&shared.config, KernelTls::Off).unwrap();
+    let kernel = UringKernel::new(&shared.config(), KernelTls::Off).unwrap();
     let worker = Worker::new(0, kernel, failed.seat, Arc::clone(&shared));
     let mut bench = Bench { worker, shared, relay, device: listener };
     // This one came before: it waited for an accept, or was reset as the others.

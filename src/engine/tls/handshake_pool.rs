@@ -21,8 +21,7 @@ use crate::wire::TlsError;
 
 /// One engine thread's access to the handshake threads.
 pub(in crate::engine) struct HandshakePool {
-    /// `None` where the node does not use TLS.
-    jobs: Option<Sender<HandshakeJob>>,
+    jobs: Sender<HandshakeJob>,
     /// Jobs that were handed over and have not come back.
     out: usize,
     returned: Arc<ReturnQueue>,
@@ -58,8 +57,9 @@ pub(in crate::engine) struct HandshakeDone {
 pub(in crate::engine) struct PoolFull;
 
 /// The handshake threads; they end once every [`HandshakePool`] is dropped.
-#[derive(Default)]
 pub(in crate::engine) struct HandshakeThreads {
+    jobs: Receiver<HandshakeJob>,
+    wanted: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -70,19 +70,21 @@ struct ReturnQueue {
 }
 
 impl HandshakeThreads {
-    /// Starts as many threads as there are engine threads. Returns with them one pool for each engine thread,
-    /// in the order of `wakes`.
-    pub fn start(wakes: impl ExactSizeIterator<Item = Arc<Wake>>) -> io::Result<(Self, Vec<HandshakePool>)> {
-        let count = wakes.len();
-        let (sender, jobs) = bounded(count * HANDSHAKES_MAX);
-        let pools = wakes.map(|wake| HandshakePool::new(Some(sender.clone()), wake)).collect();
-        let threads = (0..count)
-            .map(|number| {
-                let jobs = jobs.clone();
-                std::thread::Builder::new().name(format!("handshake-{number}")).spawn(move || run_jobs(&jobs))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok((Self { threads }, pools))
+    /// Makes one pool for each engine thread, in the order of `wakes`. No thread runs before [`start`](Self::start).
+    pub fn new(wakes: impl ExactSizeIterator<Item = Arc<Wake>>) -> (Self, Vec<HandshakePool>) {
+        let wanted = wakes.len();
+        let (sender, jobs) = bounded(wanted * HANDSHAKES_MAX);
+        let pools = wakes.map(|wake| HandshakePool::new(sender.clone(), wake)).collect();
+        (Self { jobs, wanted, threads: Vec::new() }, pools)
+    }
+
+    /// Starts as many threads as there are engine threads, unless they run.
+    pub fn start(&mut self) -> io::Result<()> {
+        for number in self.threads.len()..self.wanted {
+            let (jobs, name) = (self.jobs.clone(), format!("handshake-{number}"));
+            self.threads.push(std::thread::Builder::new().name(name).spawn(move || run_jobs(&jobs))?);
+        }
+        Ok(())
     }
 
     /// Waits for the threads. Only once no engine thread runs any more.
@@ -94,14 +96,15 @@ impl HandshakeThreads {
 }
 
 impl HandshakePool {
-    fn new(jobs: Option<Sender<HandshakeJob>>, wake: Arc<Wake>) -> Self {
+    fn new(jobs: Sender<HandshakeJob>, wake: Arc<Wake>) -> Self {
         let returned = ReturnQueue { done: ArrayQueue::new(HANDSHAKES_MAX), wake };
         Self { jobs, out: 0, returned: Arc::new(returned) }
     }
 
-    /// A pool without threads, for a node that does not use TLS: it is always full.
+    /// A pool whose threads are gone: it is always full.
+    #[cfg(test)]
     pub fn without_threads(wake: Arc<Wake>) -> Self {
-        Self::new(None, wake)
+        Self::new(bounded(0).0, wake)
     }
 
     /// The pool of the same threads for a worker that begins anew. Results of jobs that are out come no more: they would
@@ -114,7 +117,7 @@ impl HandshakePool {
     #[cfg(test)]
     pub fn for_tests() -> (Self, Receiver<HandshakeJob>) {
         let (sender, jobs) = bounded(HANDSHAKES_MAX);
-        (Self::new(Some(sender), Arc::new(Wake::new().unwrap())), jobs)
+        (Self::new(sender, Arc::new(Wake::new().unwrap())), jobs)
     }
 
     /// Has the handshake of `stream` go on with `records`. The result comes by [`next`](Self::next).
@@ -124,9 +127,11 @@ impl HandshakePool {
         stream: Box<TlsStream>,
         records: Vec<u8>,
     ) -> Result<(), PoolFull> {
-        let jobs = self.jobs.as_ref().filter(|_| self.out < HANDSHAKES_MAX).ok_or(PoolFull)?;
+        if self.out >= HANDSHAKES_MAX {
+            return Err(PoolFull);
+        }
         let job = HandshakeJob { owner, stream, records, return_to: Arc::clone(&self.returned) };
-        match jobs.try_send(job) {
+        match self.jobs.try_send(job) {
             Ok(()) => {
                 self.out += 1;
                 Ok(())

@@ -19,9 +19,12 @@ pub(in crate::engine) struct DeliveryChecks {
 impl DeliveryChecks {
     /// Checks that are a part of `user_timeout` apart.
     pub fn new(user_timeout: Duration) -> Self {
-        let interval = (user_timeout / CHECKS_PER_TIMEOUT).max(INTERVAL_MIN);
-        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-        Self { queue: VecDeque::new(), interval_ms }
+        Self { queue: VecDeque::new(), interval_ms: interval_ms(user_timeout) }
+    }
+
+    /// Adds checks that are a part of `user_timeout` apart from now on.
+    pub fn set_user_timeout(&mut self, user_timeout: Duration) {
+        self.interval_ms = interval_ms(user_timeout);
     }
 
     /// Lists the tunnel in `slot` for a check one interval from now.
@@ -48,6 +51,12 @@ impl DeliveryChecks {
     pub fn next_time(&self) -> Option<Tick> {
         self.queue.front().map(|(at, _)| *at)
     }
+}
+
+/// Time between two checks of a tunnel, in ms.
+fn interval_ms(user_timeout: Duration) -> u64 {
+    let interval = (user_timeout / CHECKS_PER_TIMEOUT).max(INTERVAL_MIN);
+    u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Checks in one user timeout: a peer that is gone is found no more than a quarter of it late.

@@ -16,9 +16,10 @@ use super::signals::SignalReader;
 use super::slab::Sessions;
 use super::streams::Streams;
 use super::timer_wheel::{Timer, TimerWheel};
+use crate::config::Config;
 use crate::engine::kernel::io::Outcome;
-use crate::engine::kernel::uring::{UringKernel, UringSocket};
-use crate::engine::limits::{HeadPermit, NoPlace, SessionPermit, network_of};
+use crate::engine::kernel::uring::{UringKernel, UringSocket, silence_options};
+use crate::engine::limits::{HeadPermit, NoPlace, SessionLimits, SessionPermit, network_of};
 use crate::engine::listener::Listener;
 use crate::engine::requests::SESSION_NUMBER_BITS;
 use crate::engine::session::{Accepted, Session};
@@ -50,8 +51,8 @@ pub(super) struct SessionDriver {
     over_limit: usize,
     heads: AwaitedHeads,
     requests: RequestsInProgress,
-    /// The sessions that a drain ends at once have ended.
-    has_drained: bool,
+    /// The connections that peers keep ready were ended.
+    has_ended_idle_peers: bool,
     /// Tunnels whose right ends at a time.
     expiring: usize,
     delivery_checks: DeliveryChecks,
@@ -74,6 +75,8 @@ struct Arrangement {
     over_limit: bool,
     /// The session is counted in [`SessionDriver::expiring`].
     expires: bool,
+    /// The session is a connection that a peer keeps ready, and counted as such.
+    idle_peer: bool,
     /// The slot is listed in [`SessionDriver::delivery_checks`]; perhaps for an earlier session.
     delivery_check: bool,
 }
@@ -96,15 +99,24 @@ impl SessionDriver {
             over_limit: 0,
             heads: AwaitedHeads::default(),
             requests: RequestsInProgress::default(),
-            has_drained: false,
+            has_ended_idle_peers: false,
             expiring: 0,
-            delivery_checks: DeliveryChecks::new(shared.config.timeouts.user_timeout),
+            delivery_checks: DeliveryChecks::new(shared.config().timeouts.user_timeout),
         };
         watch_wake(&shared.threads[number], kernel);
         for listener in 0..driver.listeners.len() {
             driver.accept(listener, kernel);
         }
         driver
+    }
+
+    /// Puts `config` in force.
+    pub fn reconfigure(&mut self, config: &Config, limits: &SessionLimits) {
+        self.sessions.make_room(limits.sessions_max() as usize + limits.refused_max());
+        self.delivery_checks.set_user_timeout(config.timeouts.user_timeout);
+        for listener in &self.listeners {
+            listener.watch_for_silence(silence_options(config));
+        }
     }
 
     /// Does all that is due in this turn. Running tunnels go before clients that have none yet.
@@ -239,7 +251,7 @@ impl SessionDriver {
     fn admit(&mut self, listener: usize, client: OwnedFd, cx: &mut UringCx<'_>) {
         let address = socket::peer_address(&client);
         // A load balancer names its client later, and a peer is no client.
-        let is_named = !cx.shared.config.listen[listener].has_proxy_header();
+        let is_named = !cx.config.listen[listener].has_proxy_header();
         let network = address.filter(|_| is_named).map(|address| network_of(address.ip()));
         let (permit, head) = match self.place(network, cx) {
             Ok((permit, head)) => (Ok(permit), Some(head)),
@@ -317,6 +329,13 @@ impl SessionDriver {
         let expires = session.expires();
         let was_counted = std::mem::replace(&mut self.arrangement(slot).expires, expires);
         self.expiring = self.expiring + usize::from(expires) - usize::from(was_counted);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let is_idle_peer = session.is_idle_peer(cx);
+        match (std::mem::replace(&mut self.arrangement(slot).idle_peer, is_idle_peer), is_idle_peer) {
+            (false, true) => cx.counters.sessions.idle_peers.add(1),
+            (true, false) => cx.counters.sessions.idle_peers.sub(1),
+            _ => {}
+        }
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if session.is_over() {
             let was_over_limit = std::mem::take(&mut self.arrangement(slot).over_limit);
@@ -399,9 +418,9 @@ impl SessionDriver {
         self.sessions.is_sweeping()
     }
 
-    /// The node drains: ends the connections that peers keep ready, once.
-    pub fn drain(&mut self, cx: &mut UringCx<'_>) {
-        if !std::mem::replace(&mut self.has_drained, true) {
+    /// The node is about to end: ends the connections that peers keep ready, once.
+    pub fn end_idle_peers(&mut self, cx: &mut UringCx<'_>) {
+        if !std::mem::replace(&mut self.has_ended_idle_peers, true) {
             for slot in self.sessions.occupied() {
                 self.with_session(slot, cx, Session::end_idle_peer);
             }

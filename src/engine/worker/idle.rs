@@ -57,6 +57,10 @@ impl IdlePolicy {
         }
     }
 
+    pub fn set_busy_poll(&mut self, busy_poll: Duration) {
+        self.busy_poll = busy_poll;
+    }
+
     /// The time to spin; `None` to park at once.
     pub fn spin_time(&mut self) -> Option<Duration> {
         if self.busy_poll.is_zero() || !self.was_short || self.load != Load::FewSessions {

@@ -27,10 +27,11 @@ use super::timers::Tick;
 use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
+use crate::config::Config;
 use crate::sys::ring::{Completion, RingError, Wait};
 use driver::{DriverSeat, SessionDriver};
 use idle::IdlePolicy;
-use signals::{Recheck, SignalReader};
+use signals::{Recheck, ServicePhase, SignalReader};
 
 /// The state of an engine thread. Only `shared` is shared with other threads.
 pub(super) struct Worker {
@@ -44,6 +45,9 @@ pub(super) struct Worker {
     /// Completions that the ring returned and the scheduler has not taken; empty between two turns.
     completions: Vec<Completion>,
     shared: Arc<Shared>,
+    /// The configuration in force, and its number.
+    config: Arc<Config>,
+    config_version: u64,
     number: usize,
     signals: SignalReader,
     /// Time since which the store knows the ends that the sweep under way, or the last one, may close tunnels
@@ -90,8 +94,11 @@ impl Worker {
     pub fn new(number: usize, mut kernel: UringKernel, seat: WorkerSeat, shared: Arc<Shared>) -> Self {
         let WorkerSeat { driver, handshakes } = seat;
         let driver = SessionDriver::new(number, driver, &shared, &mut kernel);
-        let idle = IdlePolicy::new(shared.config.engine.busy_poll);
-        let peers = PeerPool::new(shared.config.forward.idle_connections);
+        // The number first: a configuration that comes between the two is read again.
+        let config_version = shared.config_version();
+        let config = shared.config();
+        let idle = IdlePolicy::new(config.engine.busy_poll);
+        let peers = PeerPool::new(config.forward.idle_connections);
         Self {
             kernel,
             handshakes,
@@ -100,6 +107,8 @@ impl Worker {
             driver,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             shared,
+            config,
+            config_version,
             number,
             signals: SignalReader::default(),
             ended_at_us: 0,
@@ -139,6 +148,7 @@ impl Worker {
             now,
             view: &view,
             shared,
+            config: &self.config,
             counters: &thread.counters,
             decision_log: &thread.decision_log,
             ended_at_us: self.ended_at_us,
@@ -168,6 +178,11 @@ impl Worker {
             self.stop_by = Some(now.after(STOP_TIME));
         }
         let recheck = self.signals.read(&shared.signals);
+        let config_version = shared.config_version();
+        if config_version != self.config_version {
+            self.config_version = config_version;
+            self.reconfigure(shared);
+        }
         // The pin lasts for this turn only, and the turn does not block.
         let view = shared.authority.pin();
         if recheck == Recheck::Requested && !self.driver.is_sweeping() {
@@ -181,6 +196,7 @@ impl Worker {
             now,
             view: &view,
             shared,
+            config: &self.config,
             counters: &thread.counters,
             decision_log: &thread.decision_log,
             ended_at_us: self.ended_at_us,
@@ -191,11 +207,11 @@ impl Worker {
         if recheck == Recheck::Requested || (has_clock_gained && self.driver.has_expiring()) {
             self.driver.start_sweep();
         }
-        if shared.is_draining() {
-            self.driver.drain(&mut cx);
+        if shared.phase() == ServicePhase::Leaving {
+            self.driver.end_idle_peers(&mut cx);
         }
         self.driver.work(&mut self.completions, &mut self.idle, &mut self.signals, &mut cx);
-        if cx.shared.config.forward.tls.is_some() && !shared.is_stopping() {
+        if cx.config.forward.tls.is_some() && !shared.is_stopping() {
             self.tend_peers_at = cx.with_peer_pool(|peers, pool| peers.tend(pool)).flatten();
         }
         let sheds = shared.sheds();
@@ -210,6 +226,16 @@ impl Worker {
         self.driver.stop_sessions(&mut cx);
         let is_over = self.driver.is_done() || now.tick() >= stop_by;
         Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Puts a new configuration in force.
+    fn reconfigure(&mut self, shared: &Shared) {
+        self.config = shared.config();
+        self.kernel.reconfigure(&self.config, shared.kernel_tls());
+        self.idle.set_busy_poll(self.config.engine.busy_poll);
+        self.peers.set_wanted_each(self.config.forward.idle_connections);
+        self.driver.reconfigure(&self.config, &shared.limits);
+        shared.threads[self.number].record_config(self.config_version);
     }
 
     /// Submits the operations of the last turn and takes completions, after a wait where there are none.

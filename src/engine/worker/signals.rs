@@ -12,10 +12,24 @@ use crate::sys::wake::Wake;
 
 /// The flags that all threads read.
 pub(in crate::engine) struct Signals {
-    draining: AtomicBool,
+    /// The value of a [`ServicePhase`].
+    phase: AtomicU64,
     stopping: AtomicBool,
     /// Number of requests to repeat every session's decision.
     rechecks: AtomicU64,
+}
+
+/// The clients that the node serves, on the way from its service to its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ServicePhase {
+    /// All.
+    Serving = 0,
+    /// All, while the node says that it is not ready, so that load balancers send new ones elsewhere.
+    LameDuck = 1,
+    /// Open tunnels, and requests that peers hand over. Clients of its own are refused.
+    Draining = 2,
+    /// Open tunnels. The node is about to end, and peers ask again later.
+    Leaving = 3,
 }
 
 /// The flags that one thread has read.
@@ -39,7 +53,7 @@ pub(in crate::engine) enum Recheck {
 impl Signals {
     pub fn new() -> Self {
         Self {
-            draining: AtomicBool::new(false),
+            phase: AtomicU64::new(ServicePhase::Serving as u64),
             stopping: AtomicBool::new(false),
             rechecks: AtomicU64::new(0),
         }
@@ -50,16 +64,21 @@ impl Signals {
         self.rechecks.fetch_add(1, Ordering::Release);
     }
 
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    pub fn set_phase(&self, phase: ServicePhase) {
+        self.phase.store(phase as u64, Ordering::Release);
     }
 
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    pub fn phase(&self) -> ServicePhase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => ServicePhase::Serving,
+            1 => ServicePhase::LameDuck,
+            2 => ServicePhase::Draining,
+            _ => ServicePhase::Leaving,
+        }
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -25,6 +25,12 @@ impl<K: Kernel> Sessions<K> {
         }
     }
 
+    /// Makes room for `sessions_max` sessions in all, where there is less.
+    pub fn make_room(&mut self, sessions_max: usize) {
+        self.slots.reserve(sessions_max.saturating_sub(self.slots.len()));
+        self.free.reserve(sessions_max.saturating_sub(self.free.len()));
+    }
+
     /// Reserves a slot for one more session; follow with [`Sessions::fill`].
     pub fn reserve(&mut self) -> Slot {
         self.free.pop().unwrap_or_else(|| {

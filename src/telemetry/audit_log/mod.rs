@@ -9,12 +9,14 @@ mod journal;
 mod throttle;
 mod writer;
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use super::{AuditEvent, AuditSender};
 use crate::config::{self, KeyProblem};
@@ -31,13 +33,29 @@ pub struct AuditLog {
     /// Events that the writer has not taken; `None` without a destination.
     queued: Option<Receiver<AuditEvent>>,
     reopener: AuditReopener,
+    /// `None` where nothing is written.
+    changes: Option<Sender<AuditChange>>,
+    path: Mutex<Option<PathBuf>>,
     lost: LostEvents,
+}
+
+/// Destinations that a running audit log is to have.
+pub struct AuditChange {
+    path: Option<PathBuf>,
+    file: FileChange,
+    journal: Option<SystemJournal>,
+    refusals_per_source: u32,
+}
+
+enum FileChange {
+    Kept,
+    Replaced(Option<LogFile<File>>),
 }
 
 /// A way to have `audit.path` opened anew once the file there was renamed. Cheap to clone.
 #[derive(Clone)]
 pub struct AuditReopener {
-    /// `None` where no file is written.
+    /// `None` where nothing is written.
     ask: Option<Sender<()>>,
 }
 
@@ -65,20 +83,40 @@ impl AuditLog {
     /// node's name, which each event carries.
     pub fn start(config: &config::Audit, node: Option<&str>) -> Result<(Self, AuditSender), AuditError> {
         let lost = LostEvents::default();
-        let file = config.path.as_deref().map(|path| {
-            LogFile::open(path, lost.clone())
-                .map_err(|source| AuditError::File { path: path.display().to_string(), source })
-        });
-        let journal = config.journald.then(|| {
-            SystemJournal::connect(Path::new(JOURNALD), lost.clone()).map_err(AuditError::SystemJournal)
-        });
+        let file = config.path.as_deref().map(|path| open_file(path, &lost));
+        let journal = config.journald.then(|| open_journal(&lost));
         let writer = AuditWriter {
             node: node.map(str::to_owned),
             throttle: Throttle::new(config.refusals_per_source),
             file: file.transpose()?,
             journal: journal.transpose()?,
         };
-        start(writer, lost).map_err(AuditError::Thread)
+        let (log, sender) = start(writer, lost).map_err(AuditError::Thread)?;
+        log.path.lock().clone_from(&config.path);
+        Ok((log, sender))
+    }
+
+    /// Opens what `config` names and is not open yet, for [`apply`](Self::apply).
+    pub fn prepare(&self, config: &config::Audit) -> Result<AuditChange, AuditError> {
+        let is_same = *self.path.lock() == config.path;
+        let file = match config.path.as_deref() {
+            Some(_) if is_same => FileChange::Kept,
+            Some(path) => FileChange::Replaced(Some(open_file(path, &self.lost)?)),
+            None => FileChange::Replaced(None),
+        };
+        let journal = config.journald.then(|| open_journal(&self.lost)).transpose()?;
+        let (path, refusals_per_source) = (config.path.clone(), config.refusals_per_source);
+        Ok(AuditChange { path, file, journal, refusals_per_source })
+    }
+
+    /// Has events written by `change` from now on. The events that are queued go there too.
+    pub fn apply(&self, change: AuditChange) {
+        let Some(changes) = &self.changes else { return };
+        let path = change.path.clone();
+        match changes.try_send(change) {
+            Ok(()) => *self.path.lock() = path,
+            Err(_) => tracing::error!("the audit log's thread is stuck; it goes on as before"),
+        }
     }
 
     /// Returns the reasons why [`start`](Self::start) would fail. Makes no file.
@@ -141,22 +179,39 @@ impl LostEvents {
 
 fn start(writer: AuditWriter, lost: LostEvents) -> io::Result<(AuditLog, AuditSender)> {
     if writer.file.is_none() && writer.journal.is_none() {
-        let reopener = AuditReopener { ask: None };
-        let log = AuditLog { writer: ServiceThread::default(), queued: None, reopener, lost };
+        let (reopener, path) = (AuditReopener { ask: None }, Mutex::default());
+        let writer = ServiceThread::default();
+        let log = AuditLog { writer, queued: None, reopener, changes: None, path, lost };
         return Ok((log, AuditSender::disabled()));
     }
     let (sender, events) = bounded(QUEUED_EVENTS_MAX);
     let (ask, reopens) = bounded(1);
-    let reopener = AuditReopener { ask: writer.file.is_some().then_some(ask) };
+    let (changes, to_apply) = bounded(CHANGES_MAX);
+    let reopener = AuditReopener { ask: Some(ask) };
     let counted = lost.clone();
     let queued = Some(events.clone());
-    let thread = ServiceThread::start("audit", move |stop| writer.run(&events, &reopens, &stop, &counted))?;
-    let log = AuditLog { writer: thread, queued, reopener, lost: lost.clone() };
+    let thread = ServiceThread::start("audit", move |stop| {
+        writer.run(&events, &reopens, &to_apply, &stop, &counted);
+    })?;
+    let (changes, path) = (Some(changes), Mutex::default());
+    let log = AuditLog { writer: thread, queued, reopener, changes, path, lost: lost.clone() };
     Ok((log, AuditSender::into_queue(sender, lost)))
+}
+
+fn open_file(path: &Path, lost: &LostEvents) -> Result<LogFile<File>, AuditError> {
+    LogFile::open(path, lost.clone())
+        .map_err(|source| AuditError::File { path: path.display().to_string(), source })
+}
+
+fn open_journal(lost: &LostEvents) -> Result<SystemJournal, AuditError> {
+    SystemJournal::connect(Path::new(JOURNALD), lost.clone()).map_err(AuditError::SystemJournal)
 }
 
 /// Path of journald's socket, which is the same on every system that has journald.
 const JOURNALD: &str = "/run/systemd/journal/socket";
+
+/// Changes of the configuration that may wait for the writer; more come only where it is stuck.
+const CHANGES_MAX: usize = 4;
 
 /// Events that may wait for the writer. A burst of refusals fits; a disk that stands still costs events,
 /// not memory.

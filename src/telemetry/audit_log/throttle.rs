@@ -41,6 +41,11 @@ impl Throttle {
         Self { written_max, sources: HashMap::new(), ends: VecDeque::new() }
     }
 
+    /// Writes up to `written_max` refusals of a source within its time, from now on.
+    pub fn set_written_max(&mut self, written_max: u32) {
+        self.written_max = written_max;
+    }
+
     pub fn admit(&mut self, client: Option<SocketAddr>, cause: Cause, now: Instant) -> Admitted {
         let mut source = client.map(|client| network(client.ip()));
         if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {

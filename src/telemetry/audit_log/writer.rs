@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 
-use super::LostEvents;
 use super::destination::AuditLine;
 use super::file::LogFile;
 use super::journal::SystemJournal;
 use super::throttle::{Admitted, Throttle};
+use super::{AuditChange, FileChange, LostEvents};
 use crate::sys::service_thread::StopSignal;
 use crate::telemetry::AuditEvent;
 
@@ -28,16 +28,22 @@ impl AuditWriter {
         mut self,
         events: &Receiver<AuditEvent>,
         reopens: &Receiver<()>,
+        changes: &Receiver<AuditChange>,
         stop: &StopSignal,
         lost: &LostEvents,
     ) {
-        // Without a file nothing is sent here.
-        let mut reopens = reopens.clone();
+        // The senders of both may be gone before the log closes.
+        let (mut reopens, mut changes) = (reopens.clone(), changes.clone());
         loop {
             crossbeam::channel::select_biased! {
                 recv(reopens) -> asked => match (asked, &mut self.file) {
                     (Ok(()), Some(file)) => file.reopen(),
-                    _ => reopens = crossbeam::channel::never(),
+                    (Ok(()), None) => {}
+                    (Err(_), _) => reopens = crossbeam::channel::never(),
+                },
+                recv(changes) -> change => match change {
+                    Ok(change) => self.change(change, lost),
+                    Err(_) => changes = crossbeam::channel::never(),
                 },
                 recv(events) -> event => match event {
                     Ok(event) => self.apply(event),
@@ -55,6 +61,22 @@ impl AuditWriter {
             }
         }
         self.close(lost);
+    }
+
+    /// Writes to other destinations from here on.
+    fn change(&mut self, change: AuditChange, lost: &LostEvents) {
+        let AuditChange { file, journal, refusals_per_source, .. } = change;
+        self.flush();
+        if let FileChange::Replaced(file) = file {
+            lost.add(self.file.as_ref().map_or(0, LogFile::lines_left));
+            self.file = file;
+        }
+        // A connection to the journal that is there already stays, with the events that it has left.
+        if self.journal.is_none() || journal.is_none() {
+            lost.add(self.journal.as_ref().map_or(0, SystemJournal::events_left));
+            self.journal = journal;
+        }
+        self.throttle.set_written_max(refusals_per_source);
     }
 
     fn apply(&mut self, event: AuditEvent) {

@@ -120,6 +120,39 @@ impl TlsConfigs {
         Err(errors)
     }
 
+    /// Reads the files again that `config` names, by which `self` was loaded. Settings whose files cannot be used any
+    /// more stay as they are, and have an error in the list.
+    pub fn renewed(&self, config: &Config) -> (Self, Vec<TlsLoadError>) {
+        let (mut renewed, mut errors) = (self.clone(), Vec::new());
+        for (place, listen) in config.listen.iter().enumerate() {
+            let Some(ListenTls::Clients(tls)) = &listen.tls else { continue };
+            let key = listener_key(place);
+            match (client_listener(&key, tls), renewed.clients.get_mut(place)) {
+                (Ok((server, certificates)), Some(settings)) => {
+                    *settings = Some(Arc::new(server));
+                    renewed.replace_shown(&format!("{key}."), certificates);
+                }
+                (Ok(_), None) => {}
+                (Err(source), _) => errors.push(TlsLoadError { key, source }),
+            }
+        }
+        match config.forward.tls.as_ref().map(|tls| PeerTlsConfigs::load(tls, config)).transpose() {
+            Ok(Some((peers, certificate))) => {
+                renewed.peers = Some(peers);
+                renewed.replace_shown(PEERS_KEY, certificate);
+            }
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+        (renewed, errors)
+    }
+
+    /// Shows `certificates` in place of those whose keys begin with `key`.
+    fn replace_shown(&mut self, key: &str, certificates: impl IntoIterator<Item = ShownCertificate>) {
+        self.shown.retain(|shown| !shown.key.starts_with(key));
+        self.shown.extend(certificates);
+    }
+
     /// The certificates that this node shows to clients and to other nodes.
     pub fn shown(&self) -> &[ShownCertificate] {
         &self.shown
