@@ -21,7 +21,8 @@ impl Scene {
         let store = rusqlite::Connection::open(self.site.store_path()).unwrap();
         store.busy_timeout(crate::support::PATIENCE).unwrap();
         store.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
-        store.execute_batch(statements).unwrap();
+        // At once: no reader sees the store in between.
+        store.execute_batch(&format!("BEGIN; {statements}; COMMIT")).unwrap();
     }
 
     fn audited(&self, event: &str) -> Value {
