@@ -2,7 +2,7 @@
 //! nodes until it ends.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::support::{
     ALL_V4, Answer, Audit, Authority, Device, HttpAnswer, Relay, Request, Running, Signal, Site, V4, connect,
-    exchange, node_section_at, receive, tools_or_skip, wait_for,
+    exchange, free_address, node_section_at, receive, tools_or_skip, wait_for,
 };
 
 /// The answer of a health check.
@@ -145,10 +145,6 @@ struct NodeAddresses {
     clients: SocketAddr,
     peers: SocketAddr,
     health: SocketAddr,
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Pair {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -57,7 +57,7 @@ impl Prometheus {
             relay.admin(),
         );
         fs::write(folder.path().join("prometheus.yml"), config).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = crate::support::free_address();
         let mut command = Command::new("prometheus");
         command.arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()));
         command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));

@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use crate::support::{
-    Answer, Authority, Device, Relay, Running, Site, TlsClient, V4, connect, reset, tools_or_skip, wait_for,
+    Answer, Authority, Device, Relay, Running, Site, TlsClient, V4, connect, free_address, reset,
+    tools_or_skip, wait_for,
 };
 
 const BEHIND: &str = "listen = [{ address = '127.0.0.1:0', proxy_from = ['127.0.0.0/8'] }]";
@@ -230,10 +231,6 @@ fn the_probe_comes_by_a_balanced_listener_as_a_balancer_would() {
     let site = Site::new(&format!("{BEHIND}\nprobe.interval = '1s'"));
     let relay = site.start();
     assert!(relay.metric_becomes("sluicegate_probe_success", |success| success == 1.0), "{}", relay.log());
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Version 2, of a balancer that speaks for itself.

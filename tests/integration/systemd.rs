@@ -1,13 +1,15 @@
 //! Under systemd: what the units are worth, listeners by activation, and what the service manager is told.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Device, Relay, Request, Signal, Site, V4, ipv6_or_skip, tools_or_skip, wait_for};
+use crate::support::{
+    Device, Relay, Request, Signal, Site, V4, free_address, ipv6_or_skip, tools_or_skip, wait_for,
+};
 
 /// Largest exposure on the scale of `systemd-analyze security`: 0 is nothing, 10 everything.
 const EXPOSURE_MAX: f64 = 2.0;
@@ -24,11 +26,6 @@ fn unit(name: &str) -> PathBuf {
 fn told_by(command: &mut Command) -> String {
     let output = command.output().unwrap();
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-}
-
-/// An address that nobody listens on.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A service manager's socket for the messages of its service.

@@ -74,6 +74,20 @@ pub use store_view::{Changes, Rows, StoreView};
 /// reaches it means "never".
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An address that nobody listens on, for a program that is to listen there. Its port is below those that the kernel
+/// gives to outgoing connections, so that no other test's connection takes it in between.
+pub fn free_address() -> std::net::SocketAddr {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(61).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (number % 22_000) as u16;
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
+}
+
 /// Asks again and again until there is an answer; `None` when patience has run out.
 pub fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let give_up_at = Instant::now() + PATIENCE;

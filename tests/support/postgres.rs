@@ -90,7 +90,7 @@ impl Cluster {
     pub fn run(&mut self) {
         for _ in 0..PORTS_TRIED_MAX {
             if self.port == 0 {
-                self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                self.port = super::free_address().port();
             }
             let mut server = Server::start(&self.data, self.port);
             let is_up = wait_for(|| match self.try_client("postgres", "postgres") {
@@ -198,7 +198,7 @@ impl Pooler {
             return None;
         }
         let folder = data_folder();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::free_address().port();
         let listed: String = users.iter().map(|user| format!("\"{user}\" \"\"\n")).collect();
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
