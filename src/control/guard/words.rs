@@ -217,10 +217,11 @@ impl Guard {
         if was_gone {
             sorted.revived.extend(change_to(&key, None));
         }
-        if is_live && (was_gone || before.as_ref().is_some_and(AnyRow::is_revoked)) {
+        let kind = classify(before.as_ref(), after.as_ref(), now);
+        let was_ended = was_gone || before.as_ref().is_some_and(AnyRow::is_revoked);
+        if is_live && (was_ended || kind == Some(ChangeKind::Widened)) {
             self.take_back_end(key.relation());
         }
-        let kind = classify(before.as_ref(), after.as_ref(), now);
         let is_end = matches!(kind, Some(ChangeKind::Ended | ChangeKind::Absent | ChangeKind::Narrowed));
         if is_end && !explained.explains(&key, before.as_ref()) {
             if let Some(kind) = kind {
