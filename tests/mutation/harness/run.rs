@@ -372,6 +372,8 @@ impl<'a> Run<'a> {
 
     /// H4.
     fn restarts_the_same(&mut self) {
+        // Answers that were under way at the last change are judged first, and two from after it.
+        self.reads(2);
         let questions: Vec<_> = self.inquiry.questions().copied().collect();
         let decisions =
             |run: &Self| questions.iter().map(|question| run.relay().decide(question)).collect::<Vec<_>>();
