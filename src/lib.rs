@@ -12,6 +12,8 @@ pub mod node;
 
 pub mod admin;
 
+pub mod handover;
+
 pub mod control;
 
 pub mod engine;

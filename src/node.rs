@@ -1,6 +1,9 @@
 //! Builds a node from its parts, and stops it.
 
+mod hand_over;
+
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -8,16 +11,23 @@ use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
 use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
-use crate::admin::{AdminServer, AdminServerError, NodeRequests, PrincipalNames, SelfProbeThread, Sources};
+use crate::admin::{
+    AdminServer, AdminServerError, AdminSockets, FirstAccepting, NodeRequests, PrincipalNames,
+    SelfProbeThread, Sources,
+};
 use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
+    WritePause,
 };
 use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
+use crate::handover::{ArrivalsThread, DeparturesThread, OtherProcess, Predecessor, PredecessorError};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::{TlsConfigs, TlsLoadError};
+
+pub use hand_over::HandedOver;
 
 /// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
 /// them stop.
@@ -25,11 +35,17 @@ pub struct Node {
     engine: Option<Engine>,
     engine_failures: Receiver<EngineFailure>,
     handle: EngineHandle,
+    departures: Option<DeparturesThread>,
+    arrivals: Option<ArrivalsThread>,
+    other: OtherProcess,
     client_addresses: Vec<SocketAddr>,
     forward_address: Option<SocketAddr>,
     heartbeat: HeartbeatThread,
     presence: PresenceWriterThread,
-    probe: Mutex<SelfProbeThread>,
+    /// Threads that write to the store, as long as no other process of this node does.
+    writers: [WritePause; 2],
+    /// `None` once another process has the listeners.
+    probe: Mutex<Option<SelfProbeThread>>,
     identity: Arc<Mutex<NodeIdentity>>,
     control: Control,
     admin: AdminServer,
@@ -49,6 +65,18 @@ pub enum NodeError {
     Thread(std::io::Error),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    #[error(transparent)]
+    Predecessor(#[from] PredecessorError),
+}
+
+/// How a node begins.
+pub struct NodeStart {
+    /// Client listeners that a service manager opened.
+    pub inherited: Inherited,
+    /// The process that hands over to this one.
+    pub predecessor: Option<Predecessor>,
+    /// Requests of the admin side, which the caller serves.
+    pub requests: NodeRequests,
 }
 
 /// Reason why a configuration was not put in force; nothing of it is.
@@ -80,27 +108,62 @@ impl Node {
     pub fn start(config: Config) -> Result<Self, NodeError> {
         let tls = TlsConfigs::load(&config).map_err(EngineError::from)?;
         let (requests, _nobody_serves_them) = NodeRequests::new();
-        Self::start_on(Inherited::none(), config, tls, requests)
+        let start = NodeStart { inherited: Inherited::none(), predecessor: None, requests };
+        Self::start_with(start, config, tls)
     }
 
-    /// Starts like [`start`](Self::start), on client listeners that a service manager opened. The caller serves
-    /// `requests`.
-    pub fn start_on(
+    /// Starts like [`start`](Self::start), with what `start` brings. A node that takes over accepts clients when the
+    /// process before has stopped to, and that one goes on where this fails.
+    pub fn start_with(start: NodeStart, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
+        let NodeStart { inherited, mut predecessor, requests } = start;
+        let built = Self::build(inherited, predecessor.as_mut(), requests, config, tls);
+        let Some(predecessor) = predecessor else { return Ok(built?.0) };
+        match built {
+            Ok((mut node, passed_path)) => {
+                node.take_over(predecessor, passed_path.as_deref())?;
+                Ok(node)
+            }
+            Err(error) => {
+                predecessor.refuse(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Builds the node. With a `predecessor`, clients are not accepted yet; the path is that of its local socket.
+    fn build(
         inherited: Inherited,
+        predecessor: Option<&mut Predecessor>,
+        requests: NodeRequests,
         config: Config,
         tls: TlsConfigs,
-        requests: NodeRequests,
-    ) -> Result<Self, NodeError> {
+    ) -> Result<(Self, Option<PathBuf>), NodeError> {
+        let taken = predecessor.map(Predecessor::take_over).transpose()?;
+        let (inherited, sockets, first, other) = match taken {
+            Some(taken) => {
+                let inherited = Inherited::of_predecessor(taken.listeners).map_err(EngineError::from)?;
+                let sockets =
+                    AdminSockets { tcp: taken.admin, local: taken.local_socket, health: taken.health };
+                let other = OtherProcess::to_come().map_err(NodeError::Thread)?;
+                (inherited, sockets, FirstAccepting::AnotherProcess, other)
+            }
+            None => {
+                let sockets = AdminSockets::default();
+                (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default())
+            }
+        };
+        let passed_path = sockets.local.as_ref().map(|(path, _)| path.clone());
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
         // The control thread starts before the engine, and notifies the engine of each publication.
         let engine_slot: Arc<OnceLock<EngineHandle>> = Arc::default();
-        let to_notify = Arc::clone(&engine_slot);
+        let (to_notify, other_to_notify) = (Arc::clone(&engine_slot), other.clone());
         let on_publish = move || {
             if let Some(engine) = to_notify.get() {
                 engine.recheck();
             }
+            other_to_notify.recheck();
         };
         let reports = ReportQueue::default();
         let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client());
@@ -150,29 +213,35 @@ impl Node {
             requests,
             audit: audit_sender,
             audit_lost: audit.lost(),
+            other: other.clone(),
         };
-        let admin = match AdminServer::start(&config.admin, sources) {
+        let admin = match AdminServer::start_on(sockets, first, &config.admin, sources) {
             Ok(admin) => admin,
             Err(error) => {
                 engine.stop();
                 return Err(error.into());
             }
         };
-        Ok(Self {
+        let node = Self {
             engine_failures: engine.failures().clone(),
             engine: Some(engine),
             handle,
+            departures: None,
+            arrivals: None,
+            other,
             client_addresses,
             forward_address,
+            writers: [heartbeat.write_pause(), presence.write_pause()],
             heartbeat,
             presence,
-            probe: Mutex::new(probe),
+            probe: Mutex::new(Some(probe)),
             identity,
             control,
             admin,
             audit,
             authority,
-        })
+        };
+        Ok((node, passed_path))
     }
 
     /// Returns the reasons why [`start`](Self::start) would fail that are in the files which the configuration names.
@@ -266,9 +335,15 @@ impl Node {
     /// Probes by `config`, where it says something else than before.
     fn restart_probe(&self, config: &Config) {
         let mut probe = self.probe.lock();
+        let Some(probe) = &mut *probe else { return };
         if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
             tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
         }
+    }
+
+    /// Number of sessions of this process, and of processes before it, which it answers for.
+    pub fn sessions(&self) -> u64 {
+        self.handle.sessions_active() + self.other.sessions()
     }
 
     /// Brings the node to its end: says that it is not ready and still serves new clients for `lame_duck`; then refuses
@@ -294,7 +369,7 @@ impl Node {
         let give_up_at = Instant::now() + patience;
         let leave_at = give_up_at - LEAVE_TIME.min(patience / 2);
         loop {
-            match self.handle.sessions_busy() {
+            match self.handle.sessions_busy() + self.other.sessions() {
                 0 => return Drained::Empty,
                 left if Instant::now() >= give_up_at => return Drained::Left(left),
                 _ if is_interrupted() => return Drained::Interrupted,
@@ -314,6 +389,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // What is left is reported while the engine can still list it.
+        self.departures = None;
+        self.arrivals = None;
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }

@@ -5,47 +5,78 @@ use std::io;
 use std::net::TcpListener;
 
 use axum::{Extension, Router};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, serve_connection};
 use super::local::LocalSocket;
 use super::slots::Slots;
-use super::{AdminState, awaited, certificates, routes};
+use super::{AdminAccepting, AdminState, awaited, certificates, routes};
 use crate::sys::address::canonical;
 
-/// Serves requests until `stopped` resolves. Does not wait for requests under way.
+/// Serves requests until `stopped` resolves. Does not wait for requests under way. Accepts connections as
+/// `accepting` says.
 pub(super) async fn serve(
     listener: TcpListener,
     health: Option<TcpListener>,
     local: Option<LocalSocket>,
     state: AdminState,
+    accepting: watch::Receiver<AdminAccepting>,
     stopped: oneshot::Receiver<()>,
 ) {
     let certificates = certificates::watch(state.sources.clone());
     let awaited = awaited::watch(state.sources.clone());
     let health_routes = routes::health_only(state.clone());
     let routes = routes::all(state);
-    let health = async {
-        match health {
-            Some(listener) => accept(listener, &health_routes).await,
-            None => std::future::pending().await,
-        }
-    };
-    let locally = async {
-        match &local {
-            Some(local) => local.serve(&routes).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
-        error = accept(listener, &routes) => tracing::error!(%error, "the admin server has stopped"),
-        error = health => tracing::error!(%error, "the admin server has stopped: its health listener failed"),
-        error = locally => tracing::error!(%error, "the admin server has stopped: its local socket failed"),
+        () = accept_in_turn(listener, health.map(|health| (health, &health_routes)), local, &routes, accepting) => {}
         never = certificates => match never {},
         never = awaited => match never {},
         _ = stopped => {}
     }
+}
+
+/// Accepts once this process is to, until another one does; requests under way go on then. Returns on an error.
+async fn accept_in_turn(
+    listener: TcpListener,
+    health: Option<(TcpListener, &Router)>,
+    mut local: Option<LocalSocket>,
+    routes: &Router,
+    mut accepting: watch::Receiver<AdminAccepting>,
+) {
+    // The handle that says when is gone only when the server stops.
+    let _stops = accepting.wait_for(|now| *now != AdminAccepting::NotYet).await.is_ok();
+    let locally = async {
+        match &local {
+            Some(local) => local.serve(routes).await,
+            None => std::future::pending().await,
+        }
+    };
+    let health = async {
+        match health {
+            Some((listener, routes)) => accept(listener, routes).await,
+            None => std::future::pending().await,
+        }
+    };
+    let left = tokio::select! {
+        error = health => {
+            return tracing::error!(%error, "the admin server has stopped: its health listener failed");
+        }
+        error = accept(listener, routes) => {
+            return tracing::error!(%error, "the admin server has stopped");
+        }
+        error = locally => {
+            return tracing::error!(%error, "the admin server has stopped: its local socket failed");
+        }
+        left = accepting.wait_for(|now| matches!(now, AdminAccepting::Left { .. })) => left.is_ok_and(|left| {
+            *left == AdminAccepting::Left { has_path: true }
+        }),
+    };
+    if let (true, Some(local)) = (left, &mut local) {
+        local.leave_path();
+    }
+    drop(local);
+    std::future::pending().await
 }
 
 /// Accepts connections. Returns only on an error.

@@ -1,6 +1,7 @@
 //! The local socket. It serves the same requests as TCP does. Every user who may open it may run every command.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use super::slots::Slots;
 /// A Unix socket that listens at a path. Dropping it removes the path.
 pub(super) struct LocalSocket {
     listener: StdListener,
-    path: PathBuf,
+    /// `None` once another process has the path.
+    path: Option<PathBuf>,
 }
 
 impl LocalSocket {
@@ -44,7 +46,24 @@ impl LocalSocket {
         std::fs::set_permissions(&made, std::fs::Permissions::from_mode(mode))?;
         std::fs::rename(&made, path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: Some(path.to_owned()) })
+    }
+
+    /// The socket at `path` that another process has opened and leaves to this one.
+    pub(super) fn taken_over(listener: OwnedFd, path: &Path) -> io::Result<Self> {
+        let listener = StdListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, path: Some(path.to_owned()) })
+    }
+
+    /// Another descriptor of the listener, for a process that takes it over.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone().map(OwnedFd::from)
+    }
+
+    /// Leaves the path to another process: dropping the socket does not remove it any more.
+    pub(super) fn leave_path(&mut self) {
+        self.path = None;
     }
 
     /// Accepts connections. Returns only on an error.
@@ -58,7 +77,9 @@ impl LocalSocket {
 
 impl Drop for LocalSocket {
     fn drop(&mut self) {
-        let _gone_already = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _gone_already = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -82,6 +82,13 @@ impl MetricsCollector {
         let status = self.sources.control.get();
         let age_ms = UnixMillis::now().0.saturating_sub(status.confirmed_at.0).max(0);
         let generation = status.generation.map_or(0, |generation| generation.0) as i64;
+        let other = self.sources.other.sessions() as i64;
+        gauge(
+            encoder,
+            "sessions_old_process",
+            "Sessions that the process before an upgrade still has.",
+            other,
+        )?;
         gauge(encoder, "snapshot_generation", "Number of the snapshot in force, 0 for none.", generation)?;
         let metric = ConstGauge::new(age_ms as f64 / 1000.0);
         let help = "Time since the store last confirmed the snapshot in force.";

@@ -37,22 +37,25 @@ mod slots;
 mod status;
 mod threads;
 mod token;
+mod upgrade;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use axum::extract::FromRef;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::authz::Authority;
 use crate::config::{self, KeyProblem};
 use crate::control::{Commands, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
+use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
 use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
@@ -73,10 +76,42 @@ pub struct AdminServer {
     address: SocketAddr,
     health_address: Option<SocketAddr>,
     gate: Arc<TokenGate>,
+    /// Copies of the listeners, for a process that takes over.
+    copies: AdminSockets,
+    accepting: watch::Sender<AdminAccepting>,
     /// Dropped to stop the runtime. Nothing is ever sent. It stands before the thread, which is dropped next and waits
     /// for the runtime.
     _stop: oneshot::Sender<()>,
     _thread: ServiceThread,
+}
+
+/// Whether the server accepts connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AdminAccepting {
+    /// Another process does.
+    NotYet,
+    Yes,
+    /// Another process does from here on; with `has_path` also on the local socket's path.
+    Left {
+        has_path: bool,
+    },
+}
+
+/// Listeners of the admin side, in the hands of two processes.
+#[derive(Default)]
+pub struct AdminSockets {
+    /// With the address in the configuration.
+    pub tcp: Option<(SocketAddr, OwnedFd)>,
+    pub local: Option<(PathBuf, OwnedFd)>,
+    pub health: Option<(SocketAddr, OwnedFd)>,
+}
+
+/// Which process accepts connections at first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FirstAccepting {
+    ThisProcess,
+    /// Another one, until [`AdminServer::begin`].
+    AnotherProcess,
 }
 
 /// State of the node that the admin side reads.
@@ -95,6 +130,8 @@ pub struct Sources {
     /// Number of times that the heartbeat of this node could not be written.
     pub directory_errors: Arc<AtomicU64>,
     pub locations: LocationCounts,
+    /// The process before, as long as it has sessions.
+    pub other: OtherProcess,
 }
 
 /// State that every request handler gets.
@@ -164,19 +201,61 @@ impl AdminServer {
     }
 
     pub fn start(config: &config::Admin, sources: Sources) -> Result<Self, AdminServerError> {
-        let address = config.address;
-        let (listener, address) =
-            listen(address).map_err(|source| AdminServerError::Listen { address, source })?;
-        let health = config
-            .health_address
-            .map(|address| listen(address).map_err(|source| AdminServerError::Health { address, source }));
-        let (health, health_address) = health.transpose()?.unzip();
-        let local = config
-            .socket
-            .as_deref()
-            .map(|path| local_socket(path, config.socket_group.as_deref()))
-            .transpose()?
-            .flatten();
+        Self::start_on(AdminSockets::default(), FirstAccepting::ThisProcess, config, sources)
+    }
+
+    /// Starts with those of `sockets` that the configuration names; opens the others.
+    pub fn start_on(
+        sockets: AdminSockets,
+        first: FirstAccepting,
+        config: &config::Admin,
+        sources: Sources,
+    ) -> Result<Self, AdminServerError> {
+        let configured = config.address;
+        let refused = |source| AdminServerError::Listen { address: configured, source };
+        let (listener, address) = match sockets.tcp.filter(|(address, _)| *address == configured) {
+            Some((_, socket)) => {
+                let listener = TcpListener::from(socket);
+                listener.set_nonblocking(true).map_err(refused)?;
+                let address = listener.local_addr().map_err(refused)?;
+                (listener, address)
+            }
+            None => listen(configured).map_err(refused)?,
+        };
+        let local = match &config.socket {
+            Some(path) => match sockets.local.filter(|(taken, _)| taken == path) {
+                Some((_, socket)) => {
+                    let failed =
+                        |source| AdminServerError::Socket { path: path.display().to_string(), source };
+                    Some(LocalSocket::taken_over(socket, path).map_err(failed)?)
+                }
+                None => local_socket(path, config.socket_group.as_deref())?,
+            },
+            None => None,
+        };
+        let local_copy = local.as_ref().and_then(|local| local.duplicate().ok());
+        let copies = AdminSockets {
+            tcp: listener.try_clone().ok().map(|copy| (configured, OwnedFd::from(copy))),
+            local: config.socket.clone().zip(local_copy),
+            health: None,
+        };
+        let health = match (config.health_address, sockets.health) {
+            (Some(address), Some((passed, socket))) if passed == address => {
+                let failed = |source| AdminServerError::Health { address, source };
+                let listener = TcpListener::from(socket);
+                listener.set_nonblocking(true).map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+            (Some(address), _) => {
+                Some(listen(address).map_err(|source| AdminServerError::Health { address, source })?)
+            }
+            (None, _) => None,
+        };
+        let (health, health_address) = health.unzip();
+        let health_copy = health.as_ref().and_then(|health| health.try_clone().ok());
+        let copies =
+            AdminSockets { health: config.health_address.zip(health_copy.map(OwnedFd::from)), ..copies };
         let gate = TokenGate::open(config.token_file.as_deref());
         let gate = Arc::new(gate.map_err(|source| token_error(config, source))?);
         let state = AdminState {
@@ -191,9 +270,46 @@ impl AdminServer {
             .build()
             .map_err(AdminServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, stopped));
+        let (accepting, accepts) = watch::channel(match first {
+            FirstAccepting::ThisProcess => AdminAccepting::Yes,
+            FirstAccepting::AnotherProcess => AdminAccepting::NotYet,
+        });
+        let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, accepts, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
-        Ok(Self { address, health_address, gate, _stop: stop, _thread: thread })
+        Ok(Self { address, health_address, gate, copies, accepting, _stop: stop, _thread: thread })
+    }
+
+    /// Accepts connections, which another process did until now.
+    pub fn begin(&self) {
+        self.accepting.send_replace(AdminAccepting::Yes);
+    }
+
+    /// Leaves the listeners to another process; requests under way go on. `has_path` where that one uses the local
+    /// socket's path.
+    pub fn leave(&mut self, has_path: bool) {
+        self.copies = AdminSockets::default();
+        self.accepting.send_replace(AdminAccepting::Left { has_path });
+    }
+
+    /// Copies of the listeners, for a process that takes over.
+    pub fn copies(&self) -> io::Result<AdminSockets> {
+        let tcp = self.copies.tcp.as_ref();
+        let tcp =
+            tcp.map(|(address, socket)| Ok::<_, io::Error>((*address, socket.try_clone()?))).transpose()?;
+        let local = self.copies.local.as_ref();
+        let local = local
+            .map(|(path, socket)| Ok::<_, io::Error>((path.clone(), socket.try_clone()?)))
+            .transpose()?;
+        let health = self.copies.health.as_ref();
+        let health = health
+            .map(|(address, socket)| Ok::<_, io::Error>((*address, socket.try_clone()?)))
+            .transpose()?;
+        Ok(AdminSockets { tcp, local, health })
+    }
+
+    /// The path of the local socket, where there is one.
+    pub fn has_local_socket_at(&self, path: &Path) -> bool {
+        self.copies.local.as_ref().is_some_and(|(own, _)| own == path)
     }
 
     /// Reads the token of `config` for [`replace_token`](Self::replace_token).

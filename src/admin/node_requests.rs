@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::api::{DrainBegun, DrainEnded, ReloadOutcome, ReloadStatus};
 use crate::authz::UnixMillis;
+use crate::handover::UpgradeTicket;
 
 /// Something that the main thread is to do.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum NodeRequest {
     Drain(Option<Duration>, oneshot::Sender<DrainBegun>),
     /// Ends such a drain.
     Serve(oneshot::Sender<DrainEnded>),
+    /// Hands over to a new process. Nobody may wait for the outcome.
+    Upgrade(Option<UpgradeTicket>),
 }
 
 /// A way to send requests to the main thread, from any thread, and to see what came of them. Cheap to clone.
@@ -77,6 +80,11 @@ impl NodeRequests {
         let (answer, answered) = oneshot::channel();
         self.send(NodeRequest::Serve(answer))?;
         answered.await.map_err(|_| RequestError::Gone)
+    }
+
+    /// Hands over to the program on disk.
+    pub fn upgrade(&self, ticket: Option<UpgradeTicket>) -> Result<(), RequestError> {
+        self.send(NodeRequest::Upgrade(ticket))
     }
 
     fn send(&self, request: NodeRequest) -> Result<(), RequestError> {

@@ -3,13 +3,14 @@
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::{AdminState, authz, drain, health, page, reload, sessions, status};
+use super::{AdminState, authz, drain, health, page, reload, sessions, status, upgrade};
 
 pub const STATUS: &str = "/status.json";
 pub const SESSIONS: &str = "/sessions";
 pub const RELOAD: &str = "/reload";
 pub const DRAIN: &str = "/drain";
 pub const DRAIN_CANCEL: &str = "/drain/cancel";
+pub const UPGRADE: &str = "/upgrade";
 pub const AUTHZ_STATUS: &str = "/authz/status";
 pub const AUTHZ_DIFF: &str = "/authz/diff";
 pub const AUTHZ_COMPARE: &str = "/authz/compare";
@@ -50,6 +51,7 @@ pub(super) fn all(state: AdminState) -> Router {
         .route(&reload_outcome("{number}"), get(reload::outcome))
         .route(DRAIN, post(drain::begin))
         .route(DRAIN_CANCEL, post(drain::cancel))
+        .route(UPGRADE, post(upgrade::upgrade))
         .route(AUTHZ_STATUS, get(authz::status))
         .route(AUTHZ_DIFF, get(authz::diff))
         .route(AUTHZ_COMPARE, post(authz::compare))

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use crossbeam::channel::{Receiver, TryRecvError};
 use tokio::sync::Mutex;
 
 use super::api::{EndedSession, SessionId, SessionInfo, SessionListing};
 use super::caller::{Operator, Viewer, audit};
-use super::{AdminState, PrincipalNames, response};
+use super::{AdminState, Sources, response};
 use crate::authz::PrincipalId;
-use crate::engine::{EndResult, EngineBusy, EngineHandle, PathKind, SessionRow, SessionState};
+use crate::engine::{EndResult, EngineBusy, PathKind, SessionRow, SessionState};
+use crate::handover::OtherProcess;
 
 /// The newest list of sessions, which requests share.
 #[derive(Default)]
@@ -45,30 +47,29 @@ pub(super) enum SessionsError {
 
 impl SessionListCache {
     /// Returns a list that is at most [`LIST_AGE_MAX`] old.
-    pub async fn list(
-        &self,
-        engine: &EngineHandle,
-        names: &PrincipalNames,
-    ) -> Result<Arc<TimedListing>, SessionsError> {
+    pub async fn list(&self, sources: &Sources) -> Result<Arc<TimedListing>, SessionsError> {
         let mut newest = self.newest.lock().await;
         if let Some(listing) = &*newest
             && listing.made_at.elapsed() < LIST_AGE_MAX
         {
             return Ok(Arc::clone(listing));
         }
-        let mut pending = engine.list_sessions()?;
-        let list = poll_answer(|| pending.poll()).await?;
+        let mut pending = sources.engine.list_sessions()?;
+        let mut list = poll_answer(|| pending.poll()).await?;
+        list.rows.extend(rows_of_other(&sources.other).await);
         let mut listing = TimedListing::new(list.rows, list.left_out, newest.as_deref());
-        listing.add_names(&names.get());
+        listing.add_names(&sources.names.get());
         Ok(Arc::clone(newest.insert(Arc::new(listing))))
     }
 
-    async fn end(&self, id: u64, engine: &EngineHandle) -> Result<(), SessionsError> {
-        let mut pending = engine.end_session(id)?;
-        match poll_answer(|| pending.poll()).await? {
-            EndResult::Ended => Ok(()),
-            EndResult::NotFound => Err(SessionsError::NotFound),
+    async fn end(&self, id: u64, sources: &Sources) -> Result<(), SessionsError> {
+        let mut pending = sources.engine.end_session(id)?;
+        if poll_answer(|| pending.poll()).await? == EndResult::Ended {
+            return Ok(());
         }
+        let answered = sources.other.end(id);
+        let was_found = poll_answer(|| poll_other(&answered)).await?.unwrap_or(false);
+        if was_found { Ok(()) } else { Err(SessionsError::NotFound) }
     }
 }
 
@@ -112,7 +113,7 @@ impl TimedListing {
 
 impl From<SessionRow> for SessionInfo {
     fn from(row: SessionRow) -> Self {
-        let SessionRow { facts, state, since, tunnel } = row;
+        let SessionRow { facts, state, since, tunnel, query: _ } = row;
         let path = |path: PathKind| Cow::Borrowed(path_word(path));
         Self {
             id: SessionId(facts.session),
@@ -173,7 +174,7 @@ pub(super) async fn list(
     _viewer: Viewer,
     State(state): State<AdminState>,
 ) -> Result<Response, SessionsError> {
-    let list = state.sessions.list(&state.sources.engine, &state.sources.names).await?;
+    let list = state.sessions.list(&state.sources).await?;
     Ok(response::json(&list.listing))
 }
 
@@ -183,12 +184,30 @@ pub(super) async fn end(
     Path(id): Path<String>,
 ) -> Result<Response, SessionsError> {
     let number = id.parse().map_err(|_| SessionsError::NoId)?;
-    let result = state.sessions.end(number, &state.sources.engine).await;
+    let result = state.sessions.end(number, &state.sources).await;
     let outcome =
         result.map(|()| format!("session {number}")).map_err(|error| format!("session {number}: {error}"));
     audit(&state, "session-end", caller, outcome);
     result?;
     Ok(response::json(&EndedSession { ended: id }))
+}
+
+/// The sessions of the process before. Where it does not answer, they are not on the list.
+async fn rows_of_other(other: &OtherProcess) -> Vec<SessionRow> {
+    if other.sessions() == 0 {
+        return Vec::new();
+    }
+    let answered = other.list();
+    poll_answer(|| poll_other(&answered)).await.ok().flatten().unwrap_or_default()
+}
+
+/// The answer of the process before; an empty one where it is gone.
+fn poll_other<T>(answered: &Receiver<T>) -> Option<Option<T>> {
+    match answered.try_recv() {
+        Ok(answer) => Some(Some(answer)),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Disconnected) => Some(None),
+    }
 }
 
 /// Polls until an engine thread has answered. The thread cannot wake us without waiting for us, so we poll.

@@ -48,7 +48,7 @@ pub(super) fn source_status(status: &ControlStatus) -> SourceStatus {
 async fn report(state: &AdminState) -> StatusReport {
     let sources = &state.sources;
     // The report is worth having without sessions, so an engine that is busy does not fail it.
-    let listing = state.sessions.list(&sources.engine, &sources.names).await.ok();
+    let listing = state.sessions.list(sources).await.ok();
     StatusReport {
         figures: node_figures(
             state,
@@ -128,7 +128,7 @@ fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
         readiness,
         why,
         sessions: SessionCounts {
-            active: sum(|engine| &engine.sessions.active),
+            active: sum(|engine| &engine.sessions.active) + sources.other.sessions(),
             max: sources.engine.sessions_max().into(),
             accepted: sum(|engine| &engine.sessions.accepted),
             refused: sum(|engine| &engine.sessions.refused),

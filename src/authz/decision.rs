@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     CredentialId, DeviceId, DeviceUuid, Generation, Grant, GrantId, KeyHash, PortRange, PrincipalId, Scope,
     UnixMillis,
@@ -9,7 +11,7 @@ use super::{
 use crate::wire::Reply;
 
 /// A client's query: may I reach that device and port?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Query {
     /// `None` where the head carried no credential.
     pub subject: Option<Subject>,
@@ -19,7 +21,7 @@ pub struct Query {
 }
 
 /// The requester, by the token in the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Subject {
     /// Whoever holds the credential with this key.
     Key(KeyHash),
@@ -62,7 +64,7 @@ pub enum Subject {
 
 /// The user that a login names. The number of such a principal is the user's number in its upper 32 bits, and that of
 /// the user's actor in the lower ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LoginUser {
     Number(u32),
     Actor(u32),
@@ -195,7 +197,7 @@ pub struct DeviceRight {
 }
 
 /// Reason why a client may not. [`Refusal::reply`] is what the client gets; `telemetry::Cause` names the reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Refusal {
     CredentialMissing,
     CredentialUnknown,

@@ -62,6 +62,19 @@ impl KeyHash {
     }
 }
 
+/// As bytes, for another process of this node. No text for people has a whole hash.
+impl Serialize for KeyHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <[u8; 32]>::deserialize(deserializer).map(Self)
+    }
+}
+
 impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyHash({}…)", self.credential_id())
@@ -226,10 +239,25 @@ impl UnixMillis {
 }
 
 /// The ports of a device that a grant opens, both ends included.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
 pub struct PortRange {
     min: u16,
     max: u16,
+}
+
+impl From<PortRange> for (u16, u16) {
+    fn from(range: PortRange) -> Self {
+        (range.min, range.max)
+    }
+}
+
+impl TryFrom<(u16, u16)> for PortRange {
+    type Error = &'static str;
+
+    fn try_from((min, max): (u16, u16)) -> Result<Self, Self::Error> {
+        Self::new(min, max).ok_or("a range of ports holds a port, and not 0")
+    }
 }
 
 impl PortRange {

@@ -20,7 +20,7 @@ pub mod principal;
 mod principal_names;
 mod reload;
 mod reloader;
-pub mod run;
+mod run;
 pub mod sessions;
 pub mod status;
 pub mod store;
@@ -28,6 +28,7 @@ mod systemd;
 pub mod token;
 pub mod top;
 pub mod tunnel;
+mod upgrade;
 mod values;
 mod vpn;
 mod watch;
@@ -78,6 +79,8 @@ enum Command {
     Reload,
     /// Take a running relay out of service: refuse new clients, and let open tunnels go on.
     Drain(drain::DrainArgs),
+    /// Hand over to the program that is on disk now, with its sockets and its tunnels.
+    Upgrade,
     /// Check the configuration and the store.
     Check(check::CheckArgs),
     /// Create or migrate the store.
@@ -142,9 +145,10 @@ impl CommandLine {
         let global = self.global;
         match self.command {
             Command::Demo(args) => demo::run(&args),
-            Command::Run => run::run(&global.loaded()?),
+            Command::Run => run::run(&global),
             Command::Reload => reload::run(&global),
             Command::Drain(args) => drain::run(&args, &global.loaded()?, global.output()),
+            Command::Upgrade => upgrade::run(&global.loaded()?, global.output()),
             Command::Check(args) => check::run(&args, &global),
             Command::Store(on) => store::run(on.command, &global.context(on.store)?),
             Command::Principal(on) => principal::run(on.command, &global.context(on.store)?),

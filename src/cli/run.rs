@@ -7,23 +7,40 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, at, bounded, never, select};
 use nix::sys::prctl::set_dumpable;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::Loaded;
 use super::doctor;
 use super::log;
 use super::maintenance::Maintenance;
 use super::output::{CommandError, print};
 use super::reloader::Reloader;
 use super::systemd::ServiceReporter;
+use super::upgrade::{hand_over, linger};
+use super::{Global, Loaded};
 use crate::admin::{NodeRequest, NodeRequests};
 use crate::config::{StoreUrl, Timeouts};
 use crate::engine::{EngineFailure, Inherited};
-use crate::node::{Drained, Node};
+use crate::handover::{Predecessor, Program};
+use crate::node::{Drained, Node, NodeStart};
 use crate::store::sqlite;
 
-pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
+/// Runs the relay. Where another process hands over to this one, that one hears of a configuration that is wrong.
+pub fn run(global: &Global) -> Result<(), CommandError> {
+    let program = Program::of_this_process().map_err(CommandError::failed)?;
+    let predecessor = Predecessor::of_this_process().map_err(CommandError::failed)?;
+    match global.loaded() {
+        Ok(loaded) => run_as(&loaded, &program, predecessor),
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&error.to_string());
+            }
+            Err(error)
+        }
+    }
+}
+
+fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) -> Result<(), CommandError> {
     let config = &loaded.config;
     let log = log::start(&config.log).map_err(CommandError::failed)?;
     // Memory holds tokens: no core dump, and no look into it by other programs of this user.
@@ -37,13 +54,15 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     let has_started = Arc::<AtomicBool>::default();
     let ends =
         EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(CommandError::failed)?;
+    let takes_over = predecessor.is_some();
     let inherited = Inherited::take().map_err(CommandError::failed)?;
-    let node = Node::start_on(inherited, config.clone(), loaded.tls.clone(), requests.clone())
-        .map_err(CommandError::failed)?;
+    let start = NodeStart { inherited, predecessor, requests: requests.clone() };
+    let mut node =
+        Node::start_with(start, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
     has_started.store(true, Ordering::Release);
     doctor::log_limits(config);
     config.vpn.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    announce(&node)?;
+    announce(&node, takes_over)?;
     let service = ServiceReporter::start(&node).map_err(CommandError::failed)?;
     let mut reloader = Reloader { file: loaded.file.as_deref(), config: config.clone(), log };
     let mut maintenance = Maintenance::default();
@@ -67,6 +86,16 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
             MainTask::Request(NodeRequest::Serve(answer)) => {
                 let _gave_up = answer.send(maintenance.end(&node));
             }
+            MainTask::Request(NodeRequest::Upgrade(ticket)) => {
+                let outcome = hand_over(&mut node, program, &service, &|| ends.has_waiting());
+                let is_handed_over = outcome.is_ok();
+                if let Some(ticket) = ticket {
+                    ticket.answer(outcome);
+                }
+                if is_handed_over {
+                    return linger_to_the_end(node, &service, &ends, &reloader.config.timeouts);
+                }
+            }
             MainTask::PassTime => maintenance.pass_time(&node),
         }
     };
@@ -88,6 +117,22 @@ pub fn run(loaded: &Loaded) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// What an old process does after a hand-over: it keeps the sessions that could not move.
+fn linger_to_the_end(
+    node: Node,
+    service: &ServiceReporter,
+    ends: &EndRequests,
+    timeouts: &Timeouts,
+) -> Result<(), CommandError> {
+    if linger(&node, timeouts.linger, || ends.has_next()) {
+        service.stopping();
+        node.drain(Duration::ZERO, timeouts.drain, || ends.has_next());
+    }
+    tracing::info!("nothing is left in this process, which ends");
+    node.stop();
+    Ok(())
+}
+
 /// Creates the store of a relay without a configuration, so that `run` works without `store init`.
 fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
     if let StoreUrl::Sqlite(path) = url
@@ -99,8 +144,9 @@ fn create_embedded_store(url: &StoreUrl) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Prints the ports, for programs that wait for them, and logs them.
-fn announce(node: &Node) -> Result<(), CommandError> {
+/// Prints the ports, for programs that wait for them, and logs them. A process that takes over prints nothing: who
+/// waited knows them, and may be gone.
+fn announce(node: &Node, takes_over: bool) -> Result<(), CommandError> {
     let clients: Vec<String> = node.client_addresses().iter().map(ToString::to_string).collect();
     let (clients, admin) = (clients.join(","), node.admin_address());
     let nodes = node.forward_address().map(|nodes| format!(" nodes={nodes}")).unwrap_or_default();
@@ -108,6 +154,9 @@ fn announce(node: &Node) -> Result<(), CommandError> {
     let health = node.health_address().map(|health| format!(" health={health}")).unwrap_or_default();
     let for_health = node.health_address().map(tracing::field::display);
     tracing::info!(%clients, %admin, nodes = for_nodes, health = for_health, "listening");
+    if takes_over {
+        return Ok(());
+    }
     print(&format!("ready client={clients} admin={admin}{nodes}{health}\n"))
 }
 
@@ -154,20 +203,21 @@ enum EndRequest {
 }
 
 impl EndRequests {
-    /// Starts the thread that waits for signals. SIGHUP becomes a request to reload.
+    /// Starts the thread that waits for signals. SIGHUP and SIGUSR2 become requests.
     /// Before the node has started, a signal to end is obeyed at once: there is nothing to drain.
     fn start(requests: NodeRequests, has_started: Arc<AtomicBool>) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
         let (send, ends) = bounded(END_REQUESTS_MAX);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 // Where many requests wait already, they do what this one would.
-                if signal != SIGHUP && !has_started.load(Ordering::Acquire) {
+                if ![SIGHUP, SIGUSR2].contains(&signal) && !has_started.load(Ordering::Acquire) {
                     tracing::info!("ended by a signal before the start was over");
                     std::process::exit(0);
                 }
                 match signal {
                     SIGHUP => drop(requests.reload()),
+                    SIGUSR2 => drop(requests.upgrade(None)),
                     SIGINT => drop(send.try_send(EndRequest::Interrupt)),
                     _ => drop(send.try_send(EndRequest::Terminate)),
                 }
@@ -179,6 +229,11 @@ impl EndRequests {
     /// Tests whether another request has come.
     fn has_next(&self) -> bool {
         self.signals.try_recv().is_ok()
+    }
+
+    /// Tests whether another request waits, and leaves it there.
+    fn has_waiting(&self) -> bool {
+        !self.signals.is_empty()
     }
 }
 

@@ -22,15 +22,16 @@ use crate::telemetry::{Cause, LogOnChange};
 /// The thread that reports. Dropping it stops the thread.
 pub(super) struct ServiceReporter {
     stopping: Arc<AtomicBool>,
+    handed_over: Arc<AtomicBool>,
     _thread: ServiceThread,
 }
 
 impl ServiceReporter {
     /// Reports that the node is ready, and starts the thread.
     pub fn start(node: &Node) -> io::Result<Self> {
-        let stopping = Arc::<AtomicBool>::default();
+        let (stopping, handed_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(Self { stopping, _thread: ServiceThread::default() });
+            return Ok(Self { stopping, handed_over, _thread: ServiceThread::default() });
         }
         let watchdog = sd_notify::watchdog_enabled();
         let mut watchdog = Watchdog {
@@ -40,13 +41,14 @@ impl ServiceReporter {
             // With a third of the allowed time, a signal that is one interval late is still in time.
             interval: watchdog.map_or(STATUS_INTERVAL, |allowed| (allowed / 3).min(STATUS_INTERVAL)),
             stopping: Arc::clone(&stopping),
+            handed_over: Arc::clone(&handed_over),
             turns_seen: Vec::new(),
             has_served: false,
             status: LogOnChange::default(),
         };
         notify(&[NotifyState::Ready, NotifyState::Status(&watchdog.status_line())]);
         let thread = ServiceThread::start("supervised", move |stop| watchdog.run(&stop))?;
-        Ok(Self { stopping, _thread: thread })
+        Ok(Self { stopping, handed_over, _thread: thread })
     }
 
     /// Reports a reload for as long as `reload` takes.
@@ -59,10 +61,20 @@ impl ServiceReporter {
         notify(&[NotifyState::Ready]);
     }
 
+    /// Reports that another process is the main one from here on. This one reports nothing any more.
+    pub fn handed_over(&self, pid: u32) {
+        self.handed_over.store(true, Ordering::Release);
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            notify(&[NotifyState::MainPid(pid)]);
+        }
+    }
+
     /// Reports that the node stops. The watchdog signal goes on until the process ends.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
-        notify(&[NotifyState::Stopping]);
+        if !self.handed_over.load(Ordering::Acquire) {
+            notify(&[NotifyState::Stopping]);
+        }
     }
 }
 
@@ -73,6 +85,7 @@ struct Watchdog {
     watchdog: Option<Duration>,
     interval: Duration,
     stopping: Arc<AtomicBool>,
+    handed_over: Arc<AtomicBool>,
     /// Turns of each thread at the last check.
     turns_seen: Vec<u64>,
     /// True once there has been a snapshot.
@@ -85,7 +98,7 @@ impl Watchdog {
     fn run(&mut self, stop: &StopSignal) {
         // This check asks the threads for a turn, which the next check sees.
         let _nothing_to_compare = self.check();
-        while !stop.is_stopped_within(self.interval) {
+        while !stop.is_stopped_within(self.interval) && !self.handed_over.load(Ordering::Acquire) {
             let serves = self.check();
             match (self.watchdog, serves) {
                 (Some(_), Ok(())) => notify(&[NotifyState::Watchdog]),
@@ -200,6 +213,7 @@ mod tests {
             watchdog: None,
             interval: Duration::from_millis(50),
             stopping: Arc::default(),
+            handed_over: Arc::default(),
             turns_seen: Vec::new(),
             has_served: false,
             status: LogOnChange::default(),

@@ -82,6 +82,9 @@ pub struct Timeouts {
     /// Time from the end of `lame_duck` to the end of the tunnels that are still open, where the node is to stop.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// Time after a hand-over for which the old process keeps the tunnels that could not move.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
     /// Time that a peer has to answer a forwarded request, its own dial included.
     #[serde(with = "humantime_serde")]
     pub forward: Duration,
@@ -129,6 +132,7 @@ impl Default for Timeouts {
             half_closed: Duration::from_secs(60),
             lame_duck: Duration::from_secs(5),
             drain: Duration::from_secs(30),
+            linger: Duration::from_secs(24 * 3600),
             forward: Duration::from_secs(7),
             keepalive: Duration::from_secs(60),
             user_timeout: Duration::from_secs(60),

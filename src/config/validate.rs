@@ -171,6 +171,7 @@ fn check_durations(config: &Config, problems: &mut Problems) {
         ("forward.max_age", config.forward.max_age, TICK..=LONGEST),
         ("timeouts.lame_duck", timeouts.lame_duck, Duration::ZERO..=LONGEST),
         ("timeouts.drain", timeouts.drain, Duration::ZERO..=LONGEST),
+        ("timeouts.linger", timeouts.linger, Duration::ZERO..=LONGEST),
         ("timeouts.keepalive", timeouts.keepalive, KEEPALIVE_MIN..=KEEPALIVE_MAX),
         ("timeouts.user_timeout", timeouts.user_timeout, TICK..=USER_TIMEOUT_MAX),
         ("store.connect_timeout", config.store.connect_timeout, TICK..=LONGEST),

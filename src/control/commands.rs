@@ -34,6 +34,24 @@ pub(super) enum Request {
     /// Asks what these queries would change in place of the ones that they replace.
     Compare(Queries, oneshot::Sender<Result<DiffReport, QueriesError>>),
     Reload(Box<Config>, oneshot::Sender<Result<(), QueriesError>>),
+    Writing(Writing, oneshot::Sender<()>),
+    Following(Following, oneshot::Sender<()>),
+}
+
+/// Whether this process writes the state on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writing {
+    ByThisProcess,
+    /// Another process of this node is about to, or does.
+    ByAnother,
+}
+
+/// Whether this process follows the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Following {
+    Yes,
+    /// Another process of this node decides. The VPN's tables are left to it.
+    No,
 }
 
 /// Reason why a command failed; each text ends in what to do.
@@ -136,6 +154,19 @@ impl Commands {
         self.send(|answer| Request::Reload(Box::new(config), answer))?
             .blocking_recv()
             .unwrap_or_else(|_| Err(GuardCommandError::Dropped.into()))
+    }
+
+    /// Begins or stops to write the state on disk. After a stop all of it is there. Waits for the answer, as
+    /// [`reload`](Self::reload) does.
+    pub fn write(&self, writing: Writing) -> Result<(), GuardCommandError> {
+        let answer = self.send(|answer| Request::Writing(writing, answer))?;
+        answer.blocking_recv().map_err(|_| GuardCommandError::Dropped)
+    }
+
+    /// Begins or stops to follow the store. Waits for the answer, as [`reload`](Self::reload) does.
+    pub fn follow(&self, following: Following) -> Result<(), GuardCommandError> {
+        let answer = self.send(|answer| Request::Following(following, answer))?;
+        answer.blocking_recv().map_err(|_| GuardCommandError::Dropped)
     }
 
     async fn request<T, E: From<GuardCommandError>>(

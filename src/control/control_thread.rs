@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::commands::Request;
+use super::commands::{Following, Request};
 use super::guard::{Guard, Judged};
 use super::hold_log::HoldLog;
 use super::neighbours::Inquiry;
@@ -61,6 +61,7 @@ pub(super) struct ControlThread {
     pass_time_at: Instant,
     /// The first words were read, or could not be.
     has_begun: bool,
+    following: Following,
 }
 
 /// What a control thread begins with.
@@ -119,6 +120,7 @@ impl ControlThread {
             answers: Answers::start().map_err(StartError::Thread)?,
             pass_time_at: Instant::now(),
             has_begun: false,
+            following: Following::Yes,
         };
         let follows_outbox = thread.factory.as_ref()().follows_outbox();
         thread.follow(follows_outbox);
@@ -158,7 +160,10 @@ impl ControlThread {
         report_start(started, Ok(()));
         let ticks = channel::tick(TICK);
         loop {
-            let (results, compared) = (self.results.clone(), self.compared.1.clone());
+            let follows = self.following == Following::Yes;
+            // What readers have read waits for the time when it is wanted again.
+            let results = if follows { self.results.clone() } else { channel::never() };
+            let compared = self.compared.1.clone();
             let (answers, work) = (self.answers.done().clone(), self.answers.work());
             channel::select_biased! {
                 recv(stop.channel()) -> _ => break,
@@ -176,7 +181,9 @@ impl ControlThread {
                 recv(answers) -> done => if let Ok(done) = done {
                     self.answers.push(done);
                 },
-                recv(ticks) -> _ => self.guarded(Self::tick),
+                recv(ticks) -> _ => if follows {
+                    self.guarded(Self::tick);
+                },
                 recv(work) -> _ => self.guarded(Self::judge_some),
             }
             self.update_status();

@@ -15,6 +15,7 @@ use super::api::{HoldStatus, Rule};
 use super::neighbours::NodeSummary;
 use super::readers::jittered;
 use super::status::StatusHandle;
+use super::write_pause::WritePause;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
 use crate::store::{NodeList, NodeTable, StoreError};
@@ -26,6 +27,7 @@ pub struct HeartbeatThread {
     _thread: ServiceThread,
     errors: Arc<AtomicU64>,
     settings: Arc<Mutex<HeartbeatSettings>>,
+    pause: WritePause,
 }
 
 impl HeartbeatThread {
@@ -39,8 +41,9 @@ impl HeartbeatThread {
     ) -> io::Result<Self> {
         let errors = Arc::<AtomicU64>::default();
         let settings = Arc::new(Mutex::new(HeartbeatSettings::new(forward, config)));
+        let pause = WritePause::default();
         let (Some(_), Some(name)) = (forward, &config.vpn.node) else {
-            return Ok(Self { _thread: ServiceThread::default(), errors, settings });
+            return Ok(Self { _thread: ServiceThread::default(), errors, settings, pause });
         };
         let mut keeper = Heartbeat {
             table,
@@ -49,13 +52,19 @@ impl HeartbeatThread {
             name: name.clone(),
             settings: Arc::clone(&settings),
             errors: Arc::clone(&errors),
+            pause: pause.clone(),
             counted: Counted::default(),
             summary: LastSummary::default(),
             trouble: LogOnChange::default(),
             bad: LogOnChange::default(),
         };
         let thread = ServiceThread::start("directory", move |stop| keeper.run(&stop))?;
-        Ok(Self { _thread: thread, errors, settings })
+        Ok(Self { _thread: thread, errors, settings, pause })
+    }
+
+    /// The switch that leaves the writing to another process.
+    pub fn write_pause(&self) -> WritePause {
+        self.pause.clone()
     }
 
     /// Writes `forward` as this node's address, and keeps the times of `config`, from the next read on.
@@ -76,6 +85,7 @@ struct Heartbeat {
     name: String,
     settings: Arc<Mutex<HeartbeatSettings>>,
     errors: Arc<AtomicU64>,
+    pause: WritePause,
     counted: Counted,
     summary: LastSummary,
     trouble: LogOnChange,
@@ -120,7 +130,8 @@ impl Heartbeat {
             let before = self.counted.devices;
             self.count();
             // Others may be waiting for this node's word that devices are gone.
-            let done = if Instant::now() >= heartbeat_at || self.counted.devices < before {
+            let is_due = Instant::now() >= heartbeat_at || self.counted.devices < before;
+            let done = if is_due && !self.pause.is_on() {
                 heartbeat_at = Instant::now() + heartbeat;
                 let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
                 let written = forward.map(|forward| self.table.write(&self.name, forward, devices));

@@ -20,6 +20,7 @@ mod publisher;
 mod readers;
 mod report;
 mod status;
+mod write_pause;
 
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ use crossbeam::channel;
 use rustls::ClientConfig;
 
 pub use commands::{
-    Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, GuardCommandError, QueriesError,
+    Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, Following, GuardCommandError, QueriesError,
+    Writing,
 };
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use guard::GuardPreview;
@@ -35,6 +37,7 @@ pub use heartbeat::HeartbeatThread;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};
+pub use write_pause::WritePause;
 
 use crate::authz::Authority;
 use crate::config::Config;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam::channel::select;
 
 use super::readers::jittered;
+use super::write_pause::WritePause;
 use crate::authz::{Authority, DeviceUuid};
 use crate::config::Config;
 use crate::store::{ClaimTable, PresenceReport, ReportQueue, StoreError};
@@ -22,6 +23,7 @@ pub struct PresenceWriterThread {
     _thread: ServiceThread,
     counts: LocationCounts,
     max_age_ms: Arc<AtomicU64>,
+    pause: WritePause,
 }
 
 /// Counts of what was written so far. Cheap to clone.
@@ -46,8 +48,9 @@ impl PresenceWriterThread {
     ) -> io::Result<Self> {
         let counts = LocationCounts { reports, ..LocationCounts::default() };
         let max_age_ms = Arc::new(AtomicU64::new(millis(config.forward.max_age)));
+        let pause = WritePause::default();
         let Some(node) = config.vpn.node.clone().filter(|_| config.vpn.report) else {
-            return Ok(Self { _thread: ServiceThread::default(), counts, max_age_ms });
+            return Ok(Self { _thread: ServiceThread::default(), counts, max_age_ms, pause });
         };
         let mut keeper = PresenceWriter {
             table,
@@ -55,10 +58,16 @@ impl PresenceWriterThread {
             node,
             max_age_ms: Arc::clone(&max_age_ms),
             counts: counts.clone(),
+            pause: pause.clone(),
             trouble: LogOnChange::default(),
         };
         let thread = ServiceThread::start("locations", move |stop| keeper.run(&stop))?;
-        Ok(Self { _thread: thread, counts, max_age_ms })
+        Ok(Self { _thread: thread, counts, max_age_ms, pause })
+    }
+
+    /// The switch that leaves the writing to another process.
+    pub fn write_pause(&self) -> WritePause {
+        self.pause.clone()
     }
 
     /// Takes another node for gone after `max_age` without a heartbeat, from now on.
@@ -77,6 +86,7 @@ struct PresenceWriter {
     node: String,
     max_age_ms: Arc<AtomicU64>,
     counts: LocationCounts,
+    pause: WritePause,
     trouble: LogOnChange,
 }
 
@@ -85,6 +95,7 @@ impl PresenceWriter {
         let wake = self.counts.reports.wake().clone();
         loop {
             let pause = match self.write() {
+                Ok(0) if self.pause.is_on() => Some(GUARD_PAUSE),
                 Ok(_) if self.counts.reports.waiting() == 0 => None,
                 Ok(0) => Some(GUARD_PAUSE),
                 Ok(_) => Some(BATCH_PAUSE),
@@ -105,6 +116,9 @@ impl PresenceWriter {
 
     /// Writes some of what waits, and says how much.
     fn write(&mut self) -> Result<usize, ()> {
+        if self.pause.is_on() {
+            return Ok(0);
+        }
         let batch = self.counts.reports.drain(BATCH_MAX, |uuid, report| self.is_settled(uuid, report));
         if batch.is_empty() {
             return Ok(0);

@@ -18,8 +18,10 @@ pub(super) struct Publisher {
     /// `None` until a first snapshot is published.
     in_force: Option<Arc<View>>,
     retired: Retired,
-    /// `None` where nothing is kept on disk.
+    /// `None` where nothing is kept on disk, or another process keeps it.
     persistence: Option<Persistence>,
+    /// The writing that another process does.
+    set_aside: Option<Persistence>,
 }
 
 /// What an earlier process has kept on disk.
@@ -43,7 +45,14 @@ impl Publisher {
         on_publish: Box<dyn Fn() + Send>,
         persistence: Option<Persistence>,
     ) -> Self {
-        Self { authority, on_publish, in_force: None, retired: Retired::default(), persistence }
+        Self {
+            authority,
+            on_publish,
+            in_force: None,
+            retired: Retired::default(),
+            persistence,
+            set_aside: None,
+        }
     }
 
     /// Reads what an earlier process has kept on disk, if there is anything.
@@ -156,6 +165,23 @@ impl Publisher {
     pub(super) fn stop(&mut self, guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) {
         let Some(persistence) = &mut self.persistence else { return };
         persistence.stop(view_of(guard).as_ref(), beside(guard, known, bookmark));
+    }
+
+    /// Writes the state to disk and leaves its folder to another process. What is in force goes on to change.
+    pub(super) fn stop_writing(&mut self, guard: &Guard, known: &KnownPosition, bookmark: Option<Bookmark>) {
+        self.stop(guard, known, bookmark);
+        if let Some(mut persistence) = self.persistence.take() {
+            persistence.leave();
+            self.set_aside = Some(persistence);
+        }
+    }
+
+    /// Keeps the state on disk again after [`stop_writing`](Self::stop_writing).
+    pub(super) fn resume_writing(&mut self) {
+        if let Some(mut persistence) = self.set_aside.take() {
+            persistence.resume();
+            self.persistence = Some(persistence);
+        }
     }
 
     /// What keeps the state from being written; `None` while all is well.

@@ -2,27 +2,21 @@
 
 use super::timers::Instant;
 use crate::authz::{Authority, UnixMillis};
+use crate::sys::monotonic::monotonic_us;
 
 pub(super) struct Clock {
-    began: std::time::Instant,
     /// Lead of the wall clock over the monotonic one when timers were last in step with it, in ms.
     lead_ms: i64,
 }
 
 impl Clock {
     pub fn start() -> Self {
-        let mut clock = Self { began: std::time::Instant::now(), lead_ms: 0 };
-        clock.lead_ms = lead_ms(clock.monotonic_us(), UnixMillis::now());
-        clock
+        Self { lead_ms: lead_ms(monotonic_us(), UnixMillis::now()) }
     }
 
     pub fn read(&self, authority: &Authority) -> Instant {
         let wall = UnixMillis::now();
-        Instant { monotonic_us: self.monotonic_us(), wall, latest: authority.time(wall) }
-    }
-
-    pub fn monotonic_us(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
+        Instant { monotonic_us: monotonic_us(), wall, latest: authority.time(wall) }
     }
 
     /// Returns whether the wall clock has gained on the monotonic one since the last time, by which timers run: somebody
@@ -55,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_step_a_suspend_and_a_clock_that_runs_fast_are_each_noticed_once() {
-        let mut clock = Clock { began: std::time::Instant::now(), lead_ms: 1_000_000 };
+        let mut clock = Clock { lead_ms: 1_000_000 };
         let shown =
             [(0, 1_000_000), (500, 1_000_500), (1_000, 1_001_100), (1_500, 1_001_700), (2_000, 1_002_200)];
         let noticed = shown.map(|(monotonic, wall)| clock.has_gained(instant(monotonic, wall)));

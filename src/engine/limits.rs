@@ -73,6 +73,13 @@ const fn heads_max(config: &config::Limits) -> u32 {
     }
 }
 
+/// The places of a session that another process has, or that moves: it is within the limits there, and counts here.
+pub struct HeldPlace {
+    pub(super) session: SessionPermit,
+    /// `None` before the session has a right.
+    pub(super) tunnel: Option<TunnelPermit>,
+}
+
 impl SessionLimits {
     pub fn new(config: &config::Limits, share: ClientShare) -> Self {
         Self {
@@ -127,6 +134,17 @@ impl SessionLimits {
         }
         self.heads_awaited.fetch_add(1, Ordering::Relaxed);
         Some(HeadPermit { limits: Arc::clone(self), network })
+    }
+
+    /// Takes places for a session that exists already, whatever the limits are.
+    pub fn hold(self: &Arc<Self>, tunnel: Option<(PrincipalId, DeviceId)>) -> HeldPlace {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        let tunnel = tunnel.map(|(principal, device)| {
+            self.principals.add(principal);
+            self.devices.add(device);
+            TunnelPermit { limits: Arc::clone(self), principal, device }
+        });
+        HeldPlace { session: SessionPermit { limits: Arc::clone(self) }, tunnel }
     }
 
     pub fn permit(
@@ -211,6 +229,10 @@ impl<K: Copy + Eq + Hash + Number> Counts<K> {
             *count += 1;
         }
         free
+    }
+
+    fn add(&self, key: K) {
+        *self.shard(key).lock().entry(key).or_insert(0) += 1;
     }
 
     fn give_back(&self, key: K) {
@@ -316,6 +338,17 @@ mod tests {
         assert!(!limits.is_full());
         drop(head);
         assert!(limits.is_full());
+    }
+
+    #[test]
+    fn a_session_that_another_process_has_counts_as_long_as_its_place_is_held() {
+        let limits = limits(2, 1, 9);
+        let (principal, device) = (PrincipalId(1), DeviceId(2));
+        let held = [(); 3].map(|()| limits.hold(Some((principal, device))));
+        assert!(limits.is_full() && limits.enter().is_none());
+        assert_eq!(limits.permit(principal, device).err(), Some(LimitHit::Principal));
+        drop(held);
+        assert!(!limits.is_full() && limits.permit(principal, device).is_ok());
     }
 
     #[test]

@@ -22,9 +22,11 @@
 mod clock;
 mod fd_budget;
 mod forward;
+mod hand_over;
 mod kernel;
 mod limits;
 mod listener;
+mod moved_tunnel;
 mod peer_pool;
 mod requests;
 mod self_probe;
@@ -45,6 +47,7 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -71,9 +74,12 @@ use worker::{TurnError, Worker, WorkerSeat};
 
 pub use fd_budget::{Shortage, threads};
 pub use forward::SESSION_BYTES_MAX;
+pub use hand_over::PassedListener;
+pub use limits::HeldPlace;
 pub use listener::bind::{Inherited, InheritedError};
 pub use listener::own_address::not_here;
-pub use requests::{EndResult, EngineBusy, PendingEnd, PendingList};
+pub use moved_tunnel::{MovedEnd, MovedFacts, MovedFlow, MovedTunnel, Unsent};
+pub use requests::{Accepting, EndResult, EngineBusy, PendingEnd, PendingList, Verdict};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
 pub use worker::restarts::EngineFailure;
 pub use worker::signals::ServicePhase;
@@ -146,6 +152,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let cpus = cpu::allowed().map_err(EngineError::Thread)?;
         let count = if config.engine.threads == 0 { cpus.len() } else { config.engine.threads };
+        let is_paused = inherited.is_paused();
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, count)));
         let threads = (0..count)
@@ -153,6 +160,7 @@ impl Engine {
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
+        shared.starts_paused.store(is_paused, Ordering::Relaxed);
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
         let (mut handshakes, pools) = HandshakeThreads::new(wakes);
         if shared.config().speaks_tls() {

@@ -1,14 +1,18 @@
-//! Requests of other threads to the engine threads: list the sessions, end one of them.
+//! Requests of other threads to the engine threads: list the sessions, end one of them, and what a hand-over needs.
 //!
 //! A request waits in a bounded queue, which the engine thread reads when it is woken. The thread serves a request
 //! over several turns, a few sessions in each: see `worker::serve_requests`. The requester provides the memory for
 //! the answer and polls for it; an engine thread never waits.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use crossbeam::queue::ArrayQueue;
 
+use crate::authz::{Refusal, UnixMillis};
+use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::session_view::SessionList;
 use crate::sys::wake::Wake;
 
@@ -42,8 +46,64 @@ pub(super) struct RequestQueue {
 
 /// A request to an engine thread.
 pub(super) enum WorkerRequest {
-    List { list: SessionList, answer: Sender<SessionList> },
-    End { session: u64, answer: Sender<EndResult> },
+    List {
+        list: SessionList,
+        answer: Sender<SessionList>,
+    },
+    End {
+        session: u64,
+        answer: Sender<EndResult>,
+    },
+    /// Wants copies of the thread's listening sockets.
+    Listeners {
+        answer: Sender<Vec<PassedSocket>>,
+    },
+    /// Begins, pauses or ends the accepting of clients. Answered once no accept is in flight, where that is wanted.
+    Accepting {
+        mode: Accepting,
+        answer: Sender<()>,
+    },
+    /// Wants tunnels taken out of the thread, at most so many. Answered with none once all were seen.
+    Capture {
+        tunnels_max: usize,
+        answer: Sender<Vec<MovedTunnel>>,
+    },
+    /// Brings tunnels to go on with.
+    Adopt {
+        tunnels: Vec<MovedTunnel>,
+        answer: Sender<()>,
+    },
+    /// Another process has decided about a session's right.
+    Judge {
+        session: u64,
+        verdict: Verdict,
+    },
+}
+
+/// Whether a thread accepts clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accepting {
+    Yes,
+    /// Clients wait in the listeners' queues.
+    Paused,
+    /// As paused, and the listeners are closed: another process has them.
+    Ended,
+}
+
+/// A copy of a listening socket.
+#[derive(Debug)]
+pub struct PassedSocket {
+    /// Place of its settings in the configuration's `listen`.
+    pub place: usize,
+    pub socket: OwnedFd,
+}
+
+/// A decision about a session's right by the process that has the guard's state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The right stands, until a time where there is one.
+    Stands(Option<UnixMillis>),
+    Ended(Refusal),
 }
 
 impl RequestQueue {
@@ -52,10 +112,25 @@ impl RequestQueue {
     }
 
     /// Queues a request and wakes the thread.
-    fn send(&self, request: WorkerRequest) -> Result<(), EngineBusy> {
+    pub fn send(&self, request: WorkerRequest) -> Result<(), EngineBusy> {
         self.waiting.push(request).map_err(|_| EngineBusy)?;
         self.wake.wake();
         Ok(())
+    }
+
+    /// As [`send`](Self::send), and waits a while for room.
+    pub fn send_patiently(&self, mut request: WorkerRequest) -> Result<(), EngineBusy> {
+        for _ in 0..SEND_TRIES {
+            match self.waiting.push(request) {
+                Ok(()) => {
+                    self.wake.wake();
+                    return Ok(());
+                }
+                Err(refused) => request = refused,
+            }
+            std::thread::sleep(SEND_PAUSE);
+        }
+        Err(EngineBusy)
     }
 
     /// Takes the oldest request.
@@ -102,14 +177,10 @@ impl PendingList {
 }
 
 impl PendingEnd {
-    /// Requests the end of a session from its thread; `thread` is `None` where no thread has that number.
-    pub(super) fn start(thread: Option<&RequestQueue>, session: u64) -> Result<Self, EngineBusy> {
+    /// Requests the end of a session from its thread.
+    pub(super) fn start(thread: &RequestQueue, session: u64) -> Result<Self, EngineBusy> {
         let (answer, answered) = bounded(1);
-        match thread {
-            Some(requests) => requests.send(WorkerRequest::End { session, answer })?,
-            // A dropped answer reads as "not found".
-            None => drop(answer),
-        }
+        thread.send(WorkerRequest::End { session, answer })?;
         Ok(Self { answer: answered })
     }
 
@@ -128,6 +199,10 @@ pub(super) const SESSION_NUMBER_BITS: u32 = 48;
 
 /// Requests that may wait for one thread.
 const REQUESTS_MAX: usize = 8;
+
+/// Tries of a sender that may wait, and the pause between them: a second in all.
+const SEND_TRIES: u32 = 500;
+const SEND_PAUSE: Duration = Duration::from_millis(2);
 
 /// Room in a list for sessions of one thread that begin while the list is made.
 const LIST_ROOM_SPARE: usize = 256;

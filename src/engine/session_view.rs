@@ -1,12 +1,12 @@
 //! Sessions as an operator sees them: the rows of `sluicegate sessions`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::authz::UnixMillis;
+use crate::authz::{Query, UnixMillis};
 use crate::telemetry::SessionFacts;
 
 /// A session at the time when its thread listed it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionRow {
     pub facts: SessionFacts,
     pub state: SessionState,
@@ -14,9 +14,11 @@ pub struct SessionRow {
     pub since: UnixMillis,
     /// The tunnel; `None` before there is one.
     pub tunnel: Option<TunnelRow>,
+    /// The query whose answer the session rests on, where there is one.
+    pub query: Option<Query>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionState {
     /// The TLS handshake is under way.
@@ -34,7 +36,7 @@ pub enum SessionState {
     Closing,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TunnelRow {
     /// Client to device.
     pub up: DirectionRow,
@@ -44,14 +46,14 @@ pub struct TunnelRow {
     pub handshake_us: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct DirectionRow {
     pub bytes: u64,
     pub path: PathKind,
 }
 
 /// The path by which a direction moves its bytes now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathKind {
     Copy,

@@ -40,6 +40,10 @@ pub(super) struct Shared {
     pub self_probe: SelfProbe,
     /// Times that stalled tunnels were to make room.
     sheds: AtomicU64,
+    /// The engine threads begin without accepting clients.
+    pub starts_paused: AtomicBool,
+    /// The numbers of sessions begin above this: those below may be another process's.
+    pub numbers_from: AtomicU64,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
@@ -106,6 +110,8 @@ impl Shared {
             threads,
             signals: Signals::new(),
             self_probe: SelfProbe::default(),
+            starts_paused: AtomicBool::new(false),
+            numbers_from: AtomicU64::new(0),
             sheds: AtomicU64::new(0),
         }
     }
@@ -163,8 +169,13 @@ impl Shared {
 
     /// Requests the end of one session from its thread.
     pub fn end_session(&self, session: u64) -> Result<PendingEnd, EngineBusy> {
-        let thread = self.threads.get(thread_of(session));
-        PendingEnd::start(thread.map(|thread| &thread.requests), session)
+        PendingEnd::start(&self.thread_with(session).requests, session)
+    }
+
+    /// The thread that has, or is to have, the session with this number. A session from another process may have begun
+    /// on a thread that this process does not have.
+    pub fn thread_with(&self, session: u64) -> &ThreadShared {
+        &self.threads[thread_of(session) % self.threads.len()]
     }
 
     /// Has each thread end some of the tunnels that have stalled longest.

@@ -123,3 +123,32 @@ fn the_reply_says_that_the_port_is_closed() {
     assert!(body.starts_with("Device Port Closed: "), "{body}");
     engine.stop();
 }
+
+#[test]
+fn a_socket_that_threads_share_is_handed_over_once_and_its_clients_wait_until_somebody_accepts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut config = config(Forwarding::Auto);
+    config.engine.threads = 2;
+    config.listen[0].address = address;
+    let inherited = Inherited::of_predecessor([(address, listener.into())]).unwrap();
+    let (config, audit) = (Arc::new(config), AuditSender::disabled());
+    let engine = Engine::start_on(inherited, config, TlsConfigs::default(), authority(), audit).unwrap();
+    let device = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = connect(address, device.local_addr().unwrap().port());
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(client.read(&mut [0]).is_err(), "another process accepts");
+
+    let handle = engine.handle();
+    let passed = handle.listeners().unwrap();
+    assert_eq!(passed.iter().map(|each| each.configured).collect::<Vec<_>>(), [address]);
+    handle.accept_clients(Accepting::Yes).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(read_head(&mut client).starts_with("HTTP/1.0 200"));
+
+    handle.accept_clients(Accepting::Ended).unwrap();
+    assert!(handle.listeners().unwrap().is_empty());
+    drop(passed);
+    assert!(TcpStream::connect(address).is_err(), "no copy is left");
+    engine.stop();
+}

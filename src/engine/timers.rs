@@ -7,7 +7,7 @@ use crate::authz::UnixMillis;
 /// The thread's clocks, read once per turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Instant {
-    /// Time since the thread's clock began, in µs.
+    /// Time since the machine started, in µs; every process of the machine has the same.
     pub monotonic_us: u64,
     /// Time for people to read.
     pub wall: UnixMillis,
@@ -15,7 +15,7 @@ pub(super) struct Instant {
     pub latest: UnixMillis,
 }
 
-/// Milliseconds since the worker's clock began.
+/// Milliseconds since the machine started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Tick(pub u64);
 

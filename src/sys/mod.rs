@@ -12,6 +12,8 @@ pub mod epoch_cell;
 pub mod features;
 pub mod kernel_tls;
 pub mod memory;
+pub mod monotonic;
+pub mod packets;
 pub mod pipe;
 mod receive;
 pub mod ring;

@@ -30,6 +30,13 @@ impl Pipe {
         Ok(Self { read_end, write_end, capacity_bytes, held_bytes: 0 })
     }
 
+    /// The pipe with these ends, which another process has filled with `held_bytes`.
+    pub fn from_ends(read_end: OwnedFd, write_end: OwnedFd, held_bytes: u32) -> io::Result<Self> {
+        let capacity = fcntl(&write_end, FcntlArg::F_GETPIPE_SZ)?;
+        let capacity_bytes = u32::try_from(capacity).unwrap_or(4096);
+        Ok(Self { read_end, write_end, capacity_bytes, held_bytes })
+    }
+
     pub fn capacity_bytes(&self) -> usize {
         self.capacity_bytes as usize
     }
@@ -102,5 +109,21 @@ mod tests {
         assert_eq!(&seen, b"water");
         drop(source);
         assert_eq!(pipe.fill_from(inlet.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_changes_hands_keeps_what_is_in_it() {
+        let (mut source, inlet) = UnixStream::pair().unwrap();
+        let (outlet, mut sink) = UnixStream::pair().unwrap();
+        let mut pipe = Pipe::new(64 * 1024).unwrap();
+        source.write_all(b"water").unwrap();
+        pipe.fill_from(inlet.as_fd()).unwrap();
+        let Pipe { read_end, write_end, capacity_bytes, held_bytes } = pipe;
+        let mut pipe = Pipe::from_ends(read_end, write_end, held_bytes).unwrap();
+        assert_eq!((pipe.held_bytes(), pipe.capacity_bytes()), (5, capacity_bytes as usize));
+        assert_eq!(pipe.drain_into(outlet.as_fd()).unwrap(), 5);
+        let mut seen = [0; 5];
+        sink.read_exact(&mut seen).unwrap();
+        assert_eq!(&seen, b"water");
     }
 }

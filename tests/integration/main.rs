@@ -43,6 +43,7 @@ mod guard_holds;
 mod guard_network;
 mod guard_nodes;
 mod guard_rows;
+mod handover;
 mod head_parser;
 mod holding;
 mod kept;

@@ -8,7 +8,7 @@ use super::{ControlThread, pace};
 use crate::authz::{Generation, UnixMillis};
 use crate::config::{Config, Queries};
 use crate::control::api::{Accepted, Expectation, Group, Publication, RolledBack};
-use crate::control::commands::{GuardCommandError, QueriesError, Request};
+use crate::control::commands::{Following, GuardCommandError, QueriesError, Request, Writing};
 use crate::control::diff_report::{DiffReport, DiffRow, show_credential, show_device, show_grant};
 use crate::control::guard::{AnyRow, HeldRow, Judged};
 use crate::control::readers::is_replaced;
@@ -67,6 +67,22 @@ impl ControlThread {
                     let queries = config.authz.queries.clone();
                     self.compare(queries, Purpose::Reload(config, answer));
                 }
+            }
+            Request::Writing(Writing::ByAnother, answer) => {
+                self.publisher.stop_writing(&self.guard, &self.known, self.store.bookmark());
+                let _has_given_up = answer.send(());
+            }
+            Request::Writing(Writing::ByThisProcess, answer) => {
+                self.publisher.resume_writing();
+                self.keep_state();
+                let _has_given_up = answer.send(());
+            }
+            Request::Following(following, answer) => {
+                self.following = following;
+                if following == Following::No {
+                    self.layer.leave_tables();
+                }
+                let _has_given_up = answer.send(());
             }
         }
     }

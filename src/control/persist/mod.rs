@@ -335,6 +335,21 @@ impl Persistence {
         }
     }
 
+    /// Leaves the folder to another process, whose state it is from here on. [`resume`](Self::resume) takes it back.
+    pub(super) fn leave(&mut self) {
+        self.journal = None;
+        self.is_unfollowed = false;
+        self.access = FolderAccess::Unavailable;
+    }
+
+    /// Writes again after [`leave`](Self::leave), as soon as no other process does. What is in force does not descend
+    /// from the state that is there.
+    pub(super) fn resume(&mut self) {
+        self.schedule.open_at = Instant::now();
+        self.schedule.is_needed = true;
+        self.turn();
+    }
+
     /// What keeps the state from being written, and what to do; `None` while all is well.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.get().cloned()

@@ -46,6 +46,16 @@ impl CopyPath {
         Self { promote: streams(forwarding, 0), ..Self::default() }
     }
 
+    /// The path of a direction that comes from elsewhere with bytes which its sink had no room for.
+    pub fn with_unsent(forwarding: Forwarding, bytes: Vec<u8>) -> Self {
+        Self { spill: Some(Box::new(Spill { bytes, sent: 0 })), ..Self::for_early_bytes(forwarding) }
+    }
+
+    /// Takes the bytes that wait for room at the sink.
+    pub fn take_unsent(&mut self) -> Option<Vec<u8>> {
+        self.spill.take().map(|spill| spill.unsent().to_vec())
+    }
+
     /// A receive was submitted.
     pub fn begin_receive(&mut self) {
         self.receive_cancelled = false;
@@ -175,7 +185,7 @@ impl<P: Conveyor> Flow<P> {
         Ok(())
     }
 
-    fn forward_buffer<K: Kernel<Pipe = P>>(
+    pub(super) fn forward_buffer<K: Kernel<Pipe = P>>(
         &mut self,
         buffer: FilledBuffer,
         len: usize,

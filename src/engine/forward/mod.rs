@@ -4,6 +4,7 @@
 //! for each call. It submits operations only through [`Io`].
 
 mod copy;
+mod moving;
 mod records;
 mod splice;
 #[cfg(test)]

@@ -48,6 +48,11 @@ impl<P> SplicePath<P> {
         }
     }
 
+    /// The path of a direction that comes from elsewhere, with a pipe that holds bytes of it.
+    pub fn with_filled(pipe: P, bytes: u64) -> Self {
+        Self { pipe: Some(pipe), ..Self::beginning_at(bytes) }
+    }
+
     pub fn wants_turn(&self) -> bool {
         self.wants_turn
     }
@@ -62,6 +67,11 @@ impl<P> SplicePath<P> {
         self.is_pipe_in_flight = false;
     }
 
+    /// The bytes in the pipe are to be moved on.
+    pub fn go_on(&mut self) {
+        self.wants_turn = true;
+    }
+
     /// Takes the pipe back from the ring, whose operation on it has completed.
     fn take_from_ring(&mut self) -> Option<P> {
         self.is_pipe_in_flight = false;
@@ -69,7 +79,65 @@ impl<P> SplicePath<P> {
     }
 }
 
+impl<P: Conveyor> SplicePath<P> {
+    /// Bytes are in the pipe.
+    pub fn is_filled(&self) -> bool {
+        self.pipe.as_ref().is_some_and(|pipe| pipe.held_bytes() > 0)
+    }
+
+    /// Takes the pipe with the bytes in it. One without bytes goes back to the thread.
+    pub fn take_filled<K: Kernel<Pipe = P>>(&mut self, kernel: &mut K) -> Option<P> {
+        if !self.is_filled() {
+            self.release(kernel);
+        }
+        self.pipe.take()
+    }
+}
+
 impl<P: Conveyor> Flow<P> {
+    /// The ring has filled the pipe of a direction that comes to rest.
+    pub(super) fn absorb_filled<K: Kernel<Pipe = P>>(
+        &mut self,
+        result: i32,
+        ends: &FlowSockets<'_, K>,
+        io: &Io<'_, K>,
+    ) -> Result<(), FlowError> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        path.is_pipe_in_flight = false;
+        match result {
+            0 => self.end_source(ends),
+            filled @ 1.. => {
+                if let Some(pipe) = &mut path.pipe {
+                    pipe.record_filled(filled as usize);
+                }
+                Ok(())
+            }
+            error if is_retry(error) => Ok(()),
+            error => self.on_source_error(errno(error), ends, io),
+        }
+    }
+
+    /// The ring has drained the pipe of a direction that comes to rest, or part of it.
+    pub(super) fn absorb_drained<K: Kernel<Pipe = P>>(
+        &mut self,
+        result: i32,
+        io: &Io<'_, K>,
+    ) -> Result<(), FlowError> {
+        let Path::Splice(path) = &mut self.path else { return Ok(()) };
+        path.is_pipe_in_flight = false;
+        match result {
+            drained @ 0.. => {
+                if let Some(pipe) = &mut path.pipe {
+                    pipe.record_drained(drained as usize);
+                }
+                self.count(drained as usize, io.counters);
+                Ok(())
+            }
+            error if is_retry(error) => Ok(()),
+            error => Err(FlowError::sink(errno(error))),
+        }
+    }
+
     /// The source has bytes, or the sink has room. The ring's own splice starts at once; an inline splice waits for
     /// its turn among the other streams.
     pub(super) fn on_ready<K: Kernel<Pipe = P>>(

@@ -65,6 +65,30 @@ impl FlowBench {
         self.act(|flow, ends, io| flow.start(early, ends, io))
     }
 
+    /// Has the flow come to rest, captures it, and goes on with what was captured.
+    fn move_elsewhere(&mut self) -> Result<(), FlowError> {
+        let purposes: Vec<Purpose> = self.in_flight.iter().collect();
+        self.act(|_, _, io| {
+            purposes.into_iter().for_each(|purpose| io.cancel(purpose));
+            Ok(())
+        })?;
+        while !self.in_flight.is_empty() {
+            let (purpose, outcome) = self.kernel.step().expect("what is in flight completes");
+            if !outcome.more {
+                self.in_flight.end(purpose);
+            }
+            if let Some((_, operation)) = Direction::of(purpose) {
+                self.act(|flow, ends, io| flow.absorb(operation, outcome, ends, io))?;
+            }
+            assert!(self.in_flight.iter().all(|each| each != Purpose::Cancel));
+        }
+        let captured = self.flow.capture(&mut self.kernel);
+        assert_eq!(self.kernel.pipes_left, 2, "the pipe is the next owner's");
+        let forwarding = self.flow.forwarding;
+        self.flow = Flow::of_captured(Direction::Up, forwarding, captured, &mut self.kernel);
+        self.act(|flow, ends, io| flow.go_on(ends, io))
+    }
+
     /// Performs one step. Returns whether there was one.
     fn step(&mut self) -> Result<bool, FlowError> {
         if self.flow.wants_turn() {
@@ -99,6 +123,7 @@ proptest! {
         forwarding in forwardings(),
         seed in any::<u64>(),
         by_kernel_tls in any::<bool>(),
+        moves in any::<bool>(),
         early in prop::collection::vec(any::<u8>(), 0..300),
         pieces in prop::collection::vec((1usize..200_000, 0usize..60_000), 1..12),
     ) {
@@ -121,6 +146,9 @@ proptest! {
                 let dribble = bench.kernel.roll(1 + room / 16);
                 bench.sink.state().room.set(bench.sink.state().room.get() + dribble);
                 bench.step().unwrap();
+                if moves && bench.kernel.roll(8) == 0 {
+                    bench.move_elsewhere().unwrap();
+                }
             }
         }
         prop_assert!(!bench.sink.state().shut.get(), "no FIN before the source's");
@@ -132,6 +160,12 @@ proptest! {
                 source.state().record.set(Some(CLOSE_NOTIFY));
             }
             source.state().peer_ended.set(!by_kernel_tls);
+            if moves && bench.kernel.roll(8) == 0 {
+                bench.move_elsewhere().unwrap();
+                if bench.flow.is_finished() {
+                    break;
+                }
+            }
             if !bench.step().unwrap() {
                 prop_assert_eq!(sink.state().room.get(), 0, "nothing can happen any more, and the flow is not done");
                 // Sometimes only the end finds no room.

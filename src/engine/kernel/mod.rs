@@ -68,6 +68,10 @@ pub(super) trait Kernel {
     fn put_pipe(&mut self, pipe: Self::Pipe);
     /// Closes a pipe of which it is not known whether bytes are left in it.
     fn close_pipe(&mut self, pipe: Self::Pipe);
+    /// A pipe that was taken goes to another process, with what is in it.
+    fn pipe_leaves(&mut self);
+    /// A pipe has come from another process, with what is in it; it counts as taken.
+    fn pipe_comes(&mut self);
     fn fill_pipe(&self, pipe: &mut Self::Pipe, from: &Self::Socket) -> Result<usize>;
     fn drain_pipe(&self, pipe: &mut Self::Pipe, to: &Self::Socket) -> Result<usize>;
 }

@@ -437,6 +437,14 @@ impl Kernel for SimulatedKernel {
         self.pipes_left += 1;
     }
 
+    fn pipe_leaves(&mut self) {
+        self.pipes_left += 1;
+    }
+
+    fn pipe_comes(&mut self) {
+        self.pipes_left -= 1;
+    }
+
     fn fill_pipe(&self, pipe: &mut SimulatedPipe, from: &Socket) -> io::Result<usize> {
         from.check()?;
         if self.roll(16) == 0 {

@@ -119,6 +119,13 @@ impl UringSocket {
     }
 }
 
+impl UringSocket {
+    /// Another descriptor of this connection, for a process that takes it over.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
 impl AsFd for UringSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -251,6 +258,14 @@ impl Kernel for UringKernel {
 
     fn close_pipe(&mut self, pipe: Pipe) {
         self.pipes.close(pipe);
+    }
+
+    fn pipe_leaves(&mut self) {
+        self.pipes.out -= 1;
+    }
+
+    fn pipe_comes(&mut self) {
+        self.pipes.out += 1;
     }
 
     fn fill_pipe(&self, pipe: &mut Pipe, from: &UringSocket) -> io::Result<usize> {

@@ -18,9 +18,25 @@ use crate::sys::address::canonical;
 use crate::sys::silence::WatchForSilence;
 use crate::sys::{activation, socket};
 
-/// Client listeners that a service manager opened before the node started.
+/// Listeners that a service manager opened before the node started, or that come from the process before.
 pub struct Inherited {
-    sockets: Vec<(SocketAddr, OwnedFd)>,
+    sockets: Vec<InheritedSocket>,
+    origin: Origin,
+}
+
+struct InheritedSocket {
+    /// Address in the configuration; its port may be 0.
+    configured: SocketAddr,
+    bound: SocketAddr,
+    socket: OwnedFd,
+}
+
+/// Where listeners come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    ServiceManager,
+    /// A process that hands over. It accepts until this one may.
+    Predecessor,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,21 +58,44 @@ pub enum InheritedError {
 impl Inherited {
     /// No listeners, for a node that binds all of its own.
     pub const fn none() -> Self {
-        Self { sockets: Vec::new() }
+        Self { sockets: Vec::new(), origin: Origin::ServiceManager }
+    }
+
+    /// Listeners of the process before, each with its address in that one's configuration. The engine begins without
+    /// accepting.
+    pub fn of_predecessor(
+        sockets: impl IntoIterator<Item = (SocketAddr, OwnedFd)>,
+    ) -> Result<Self, InheritedError> {
+        let with_address = |(number, (configured, socket)): (usize, (SocketAddr, OwnedFd))| {
+            let bound = activation::listening_address(&socket).ok_or(InheritedError::NotTcp { number })?;
+            Ok(InheritedSocket { configured: canonical(configured), bound, socket })
+        };
+        let sockets = (1..).zip(sockets).map(with_address).collect::<Result<_, _>>()?;
+        Ok(Self { sockets, origin: Origin::Predecessor })
+    }
+
+    /// Returns whether the engine begins without accepting: another process still does.
+    pub(in crate::engine) fn is_paused(&self) -> bool {
+        self.origin == Origin::Predecessor
     }
 
     /// Takes the sockets that a service manager passed to this process, if any.
     pub fn take() -> Result<Self, InheritedError> {
         let sockets = activation::take().map_err(InheritedError::Lost)?;
         let with_address = |(number, socket)| match activation::listening_address(&socket) {
-            Some(address) => Ok((address, socket)),
+            Some(address) => Ok(InheritedSocket { configured: address, bound: address, socket }),
             None => Err(InheritedError::NotTcp { number }),
         };
-        Ok(Self { sockets: (1..).zip(sockets).map(with_address).collect::<Result<_, _>>()? })
+        let sockets = (1..).zip(sockets).map(with_address).collect::<Result<_, _>>()?;
+        Ok(Self { sockets, origin: Origin::ServiceManager })
     }
 
-    fn take_for(&mut self, address: SocketAddr) -> Vec<OwnedFd> {
-        self.sockets.extract_if(.., |(bound, _)| *bound == address).map(|(_, socket)| socket).collect()
+    /// Takes the sockets for a configured address, with the address that they share.
+    fn take_for(&mut self, address: SocketAddr) -> Option<(SocketAddr, Vec<OwnedFd>)> {
+        let is_for = |each: &InheritedSocket| each.configured == address || each.bound == address;
+        let bound = self.sockets.iter().find(|each| is_for(each))?.bound;
+        let taken = self.sockets.extract_if(.., |each| is_for(each) && each.bound == bound);
+        Some((bound, taken.map(|each| each.socket).collect()))
     }
 }
 
@@ -71,7 +110,7 @@ pub(in crate::engine) fn bind_all(
     let mut by_thread: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
     for (place, listen) in config.listen.iter().enumerate() {
         let address = canonical(listen.address);
-        let passed = inherited.take_for(address);
+        let (bound, passed) = inherited.take_for(address).unwrap_or((address, Vec::new()));
         let sharing = if (1..threads).contains(&passed.len()) { Sharing::Shared } else { Sharing::Own };
         log_families(address, &passed);
         let (address, sockets) = if passed.is_empty() {
@@ -79,16 +118,23 @@ pub(in crate::engine) fn bind_all(
             bind(address, threads, options).map_err(refused)?
         } else {
             let refused = |source| InheritedError::Options { address, source };
-            (address, adopt(passed, threads, options).map_err(refused)?)
+            (bound, adopt(passed, threads, options).map_err(refused)?)
         };
         for (number, socket) in sockets.into_iter().enumerate() {
             by_thread[number % threads].push(Listener::new(socket, place, sharing));
         }
         addresses.push(address);
     }
-    match inherited.sockets.first() {
-        Some(&(address, _)) => Err(InheritedError::Unknown { address }.into()),
-        None => Ok((addresses, by_thread)),
+    match (inherited.sockets.first(), inherited.origin) {
+        (None, _) => Ok((addresses, by_thread)),
+        (Some(&InheritedSocket { bound: address, .. }), Origin::ServiceManager) => {
+            Err(InheritedError::Unknown { address }.into())
+        }
+        // The configuration has changed since the process before has read it.
+        (Some(InheritedSocket { bound, .. }), Origin::Predecessor) => {
+            tracing::info!(address = %bound, "this listener is not in the configuration any more, and is closed");
+            Ok((addresses, by_thread))
+        }
     }
 }
 
@@ -151,13 +197,16 @@ mod tests {
         for _ in 0..passed {
             let socket = socket::listen(address, options).unwrap();
             address = socket::local_address(&socket).unwrap();
-            sockets.push((address, socket));
+            sockets.push(InheritedSocket { configured: address, bound: address, socket });
         }
         let config = Config {
             listen: vec![Listen { address, suffixes: Vec::new(), ..Listen::default() }],
             ..Config::default()
         };
-        let (addresses, by_thread) = bind_all(&config, threads, Inherited { sockets }).unwrap();
+        let (addresses, by_thread) = {
+            let inherited = Inherited { sockets, origin: Origin::ServiceManager };
+            bind_all(&config, threads, inherited).unwrap()
+        };
         assert_eq!(addresses, [address]);
         by_thread.iter().map(Vec::len).collect()
     }

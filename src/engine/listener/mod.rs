@@ -48,6 +48,11 @@ impl Listener {
         }
     }
 
+    /// Another descriptor of the socket, for a process that takes it over.
+    pub fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than
     /// they; `None` where it has not.
     pub fn gives_way(&self, shared: &Shared, thread: usize) -> Option<Duration> {

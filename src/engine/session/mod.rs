@@ -16,6 +16,7 @@ mod closing;
 mod connect;
 mod core;
 mod identity;
+mod moving;
 mod peer_identity;
 mod reject;
 mod reply;

@@ -1,5 +1,7 @@
 //! An open tunnel: both directions, its timeouts, and every way in which it ends.
 
+mod moving;
+
 use std::io;
 use std::time::Duration;
 
@@ -22,6 +24,9 @@ use crate::engine::user_data::Purpose;
 use crate::sys::silence::Delivery;
 use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy};
 use crate::wire::Reply;
+use moving::Motion;
+
+pub(super) use moving::rights_of;
 
 /// The parts of a tunnel that opens.
 pub(super) struct TunnelParts<K: Kernel> {
@@ -56,6 +61,7 @@ pub(super) struct Tunnel<K: Kernel> {
     reprieved_until: Tick,
     /// Time from accept to the reply. Half of a number, since every open tunnel has one.
     handshake_us: u32,
+    motion: Motion,
 }
 
 /// The end of a tunnel: its cause, and the sides whose close is to be a reset.
@@ -106,6 +112,7 @@ impl<K: Kernel> Tunnel<K> {
             expires_at,
             reprieved_until: Tick::NEVER,
             handshake_us: u32::try_from(handshake_us).unwrap_or(u32::MAX),
+            motion: Motion::Forwards,
         });
         // The deadline of the connect is over; `drive` sets the tunnel's own.
         core.deadline = None;
@@ -128,20 +135,27 @@ impl<K: Kernel> Tunnel<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> Result<(), TunnelExit> {
+        let step = match self.motion {
+            Motion::Forwards => Flow::complete,
+            Motion::ComesToRest => Flow::absorb,
+        };
         self.drive(core, cx, |up, down, sockets, io| match direction {
             Direction::Up => {
                 let mut sockets = sockets.up(down.is_finished());
-                up.complete(operation, outcome, &mut sockets, io).map_err(in_up)
+                step(up, operation, outcome, &mut sockets, io).map_err(in_up)
             }
             Direction::Down => {
                 let mut sockets = sockets.down(up.is_finished());
-                down.complete(operation, outcome, &mut sockets, io).map_err(in_down)
+                step(down, operation, outcome, &mut sockets, io).map_err(in_down)
             }
         })
     }
 
     /// Moves more bytes, where a direction [wants a turn](Self::wants_turn).
     pub fn resume(&mut self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> Result<(), TunnelExit> {
+        if self.motion == Motion::ComesToRest {
+            return Ok(());
+        }
         self.drive(core, cx, |up, down, sockets, io| {
             if up.wants_turn() {
                 up.resume(&mut sockets.up(down.is_finished()), io).map_err(in_up)?;
@@ -154,7 +168,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     pub fn wants_turn(&self) -> bool {
-        self.up.wants_turn() || self.down.wants_turn()
+        self.motion == Motion::Forwards && (self.up.wants_turn() || self.down.wants_turn())
     }
 
     /// A right expires, or nothing has moved for too long.
@@ -166,7 +180,7 @@ impl<K: Kernel> Tunnel<K> {
             // Nobody says that the right lasts longer.
             return Err(TunnelExit::reset(Cause::RightExpired));
         }
-        if self.settle_at <= cx.now.tick() {
+        if self.settle_at <= cx.now.tick() && self.motion == Motion::Forwards {
             self.settle(core, cx)?;
         }
         if self.quiet_until(cx) > cx.now.tick() {

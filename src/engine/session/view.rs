@@ -19,6 +19,7 @@ impl<K: Kernel> Session<K> {
             state: self.state.name(),
             since: UnixMillis(now.wall.0.saturating_sub(age_ms)),
             tunnel,
+            query: self.standing_query(),
         }
     }
 }

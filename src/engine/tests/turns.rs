@@ -5,6 +5,8 @@ use std::time::Instant;
 use super::*;
 use crate::config::KernelTls;
 use crate::engine::forward::SLICE_BYTES;
+use crate::engine::moved_tunnel::Unsent;
+use crate::engine::requests::WorkerRequest;
 use crate::engine::tls::handshake_pool::HandshakePool;
 use crate::engine::user_data::UserData;
 use crate::engine::worker::driver::DriverSeat;
@@ -51,6 +53,12 @@ impl Bench {
     fn turn(&mut self) {
         let shared = Arc::clone(&self.shared);
         assert!(self.worker.turn(&shared).unwrap().is_continue());
+    }
+
+    /// A turn that does not sleep.
+    fn nudged_turn(&mut self) {
+        self.shared.wake_all();
+        self.turn();
     }
 
     fn counters(&self) -> &EngineCounters {
@@ -229,7 +237,7 @@ fn the_end_of_one_session_ends_no_other() {
     };
     assert_eq!(ended(&mut bench, wanted), EndResult::Ended);
     assert_eq!(ended(&mut bench, wanted), EndResult::NotFound, "it is over");
-    assert_eq!(bench.shared.end_session(u64::MAX).unwrap().poll(), Some(EndResult::NotFound));
+    assert_eq!(ended(&mut bench, u64::MAX), EndResult::NotFound, "of a thread that is not there");
     let (mut gone, _) = tunnels.remove(wanted as usize - 1);
     assert_eq!(gone.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(bench.counters().sessions.tunnels_closed.get(), 1);
@@ -270,6 +278,84 @@ fn a_panic_outside_of_any_session_resets_the_threads_sessions_and_a_new_worker_g
         }
     };
     assert!(list.rows.iter().all(|row| row.facts.session > 1), "no number is used twice");
+}
+
+#[test]
+fn a_tunnel_that_is_captured_goes_on_where_it_is_adopted_to_the_byte() {
+    for forwarding in [Forwarding::Auto, Forwarding::Copy, Forwarding::Splice, Forwarding::RingSplice] {
+        let mut bench = Bench::new(forwarding);
+        let (mut client, mut device) = bench.tunnel();
+        for socket in [&client, &device] {
+            socket.set_nonblocking(true).unwrap();
+        }
+        // More than the sockets take at once, so that the node holds some of it.
+        let sent: Vec<u8> = (0..8_000_000u32).map(|at| (at ^ at >> 11) as u8).collect();
+        let (mut written, mut received) = (0, Vec::new());
+        let (mut moves, mut has_held) = (0, false);
+        while received.len() < sent.len() {
+            if written < sent.len() {
+                written += client.write(&sent[written..]).unwrap_or(0);
+            }
+            bench.nudged_turn();
+            if moves < 20 {
+                let (answer, captured) = bounded(1);
+                let capture = WorkerRequest::Capture { tunnels_max: 8, answer };
+                bench.shared.threads[0].requests.send(capture).unwrap();
+                let tunnels = loop {
+                    bench.nudged_turn();
+                    if let Ok(tunnels) = captured.try_recv() {
+                        break tunnels;
+                    }
+                };
+                assert_eq!((tunnels.len(), bench.counters().sessions.active.get()), (1, 0));
+                has_held |= !matches!(tunnels[0].up.unsent, Unsent::Nothing);
+                let (answer, adopted) = bounded(1);
+                let adopt = WorkerRequest::Adopt { tunnels, answer };
+                bench.shared.threads[0].requests.send(adopt).unwrap();
+                while adopted.try_recv().is_err() {
+                    bench.nudged_turn();
+                }
+                moves += 1;
+                // The scan of the table begins anew with the next request once it has seen all.
+                drain_scan(&mut bench);
+            }
+            let mut room = [0; 65_536];
+            if moves >= 20 || moves % 3 == 0 {
+                let len = device.read(&mut room).unwrap_or(0);
+                received.extend_from_slice(&room[..len]);
+            }
+        }
+        assert!(received == sent, "{forwarding:?}: the bytes changed on their way");
+        assert!(has_held, "{forwarding:?}: nothing was in the node at any move");
+        drop(client);
+        while device.read(&mut [0]).is_err() {
+            bench.nudged_turn();
+        }
+        assert_eq!(bench.counters().sessions.accepted.get(), 1);
+    }
+}
+
+/// Captures until the thread says that it has seen all sessions, and brings back what was captured.
+fn drain_scan(bench: &mut Bench) {
+    loop {
+        let (answer, captured) = bounded(1);
+        let capture = WorkerRequest::Capture { tunnels_max: 8, answer };
+        bench.shared.threads[0].requests.send(capture).unwrap();
+        let tunnels = loop {
+            bench.nudged_turn();
+            if let Ok(tunnels) = captured.try_recv() {
+                break tunnels;
+            }
+        };
+        if tunnels.is_empty() {
+            return;
+        }
+        let (answer, adopted) = bounded(1);
+        bench.shared.threads[0].requests.send(WorkerRequest::Adopt { tunnels, answer }).unwrap();
+        while adopted.try_recv().is_err() {
+            bench.nudged_turn();
+        }
+    }
 }
 
 #[test]

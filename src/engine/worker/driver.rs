@@ -1,8 +1,11 @@
 //! Drives the sessions of one engine thread: accepts clients, brings completions to sessions, and serves streams,
 //! timers, rechecks and requests, each with its share of a turn.
 
+mod hand_over;
+
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,7 +14,7 @@ use super::delivery_checks::DeliveryChecks;
 use super::heads::AwaitedHeads;
 use super::idle::IdlePolicy;
 use super::scheduler::Scheduler;
-use super::serve_requests::RequestsInProgress;
+use super::serve_requests::{Due, RequestsInProgress};
 use super::signals::SignalReader;
 use super::slab::Sessions;
 use super::streams::Streams;
@@ -31,6 +34,7 @@ use crate::engine::user_data::{Slot, UserData};
 use crate::sys::ring::{Completion, Operation};
 use crate::sys::socket;
 use crate::telemetry::HotCounters;
+use hand_over::HandOver;
 
 type UringCx<'a> = TurnCx<'a, UringKernel>;
 
@@ -56,6 +60,7 @@ pub(super) struct SessionDriver {
     /// Tunnels whose right ends at a time.
     expiring: usize,
     delivery_checks: DeliveryChecks,
+    hand_over: HandOver,
 }
 
 /// The part of a driver that outlives it, where its thread begins anew.
@@ -102,11 +107,10 @@ impl SessionDriver {
             has_ended_idle_peers: false,
             expiring: 0,
             delivery_checks: DeliveryChecks::new(shared.config().timeouts.user_timeout),
+            hand_over: HandOver::new(shared.starts_paused.load(Ordering::Relaxed)),
         };
         watch_wake(&shared.threads[number], kernel);
-        for listener in 0..driver.listeners.len() {
-            driver.accept(listener, kernel);
-        }
+        driver.begin_accepting(kernel);
         driver
     }
 
@@ -155,10 +159,15 @@ impl SessionDriver {
         }
         self.recheck_some(cx);
         let queue = &cx.shared.threads[self.number].requests;
-        if let Some(found) = self.requests.serve(queue, &mut self.sessions, signals, cx.now) {
-            self.with_session(found.slot, cx, Session::end_by_admin);
-            found.confirm();
+        match self.requests.serve(queue, &mut self.sessions, signals, cx.now) {
+            Some(Due::End(found)) => {
+                self.with_session(found.slot, cx, Session::end_by_admin);
+                found.confirm();
+            }
+            Some(Due::Other(request)) => self.begin_request(request, cx),
+            None => {}
         }
+        self.hand_over_some(cx);
         self.fire_timers(cx);
         self.check_deliveries(cx);
     }
@@ -236,10 +245,12 @@ impl SessionDriver {
             self.admit(self.listeners[number].place, client, cx);
         } else if is_exhaustion(-completion.result) {
             cx.counters.sessions.accept_pauses.add(1);
-            self.listeners[number].pause_until(cx.now.after(ACCEPT_PAUSE));
+            if self.hand_over.accepts() {
+                self.listeners[number].pause_until(cx.now.after(ACCEPT_PAUSE));
+            }
             return;
         }
-        if !completion.more {
+        if !completion.more && self.hand_over.accepts() {
             match self.listeners[number].gives_way(cx.shared, self.number) {
                 Some(pause) => self.listeners[number].pause_until(cx.now.after(pause)),
                 None => self.accept(number, cx.kernel),
@@ -299,7 +310,8 @@ impl SessionDriver {
 
     fn begin_session(&mut self, accepted: Accepted<UringSocket>, cx: &mut UringCx<'_>) {
         self.sessions_begun += 1;
-        let id = (self.number as u64) << SESSION_NUMBER_BITS | self.sessions_begun;
+        let number = cx.shared.numbers_from.load(Ordering::Relaxed) + self.sessions_begun;
+        let id = (self.number as u64) << SESSION_NUMBER_BITS | number;
         let slot = self.sessions.reserve();
         self.arrangement(slot).over_limit = accepted.permit.is_err();
         let session = Session::begin(id, slot, accepted, cx);
@@ -471,9 +483,22 @@ impl SessionDriver {
         kernel.push(user_data, self.listeners[number].accept());
     }
 
-    /// Cancels the accepts, so that no socket listens any more when the thread has ended.
+    /// Accepts on every listener, where clients are accepted.
+    fn begin_accepting(&mut self, kernel: &mut UringKernel) {
+        for number in 0..self.listeners.len() {
+            if self.hand_over.accepts() && !self.listeners[number].is_accepting {
+                self.accept(number, kernel);
+            }
+        }
+    }
+
+    /// Stops accepting, so that no socket listens any more when the thread has ended.
     pub fn stop_accepting(&mut self, cx: &mut UringCx<'_>) {
         self.scheduler.turn_away();
+        self.cancel_accepts(cx);
+    }
+
+    fn cancel_accepts(&mut self, cx: &mut UringCx<'_>) {
         for (number, listener) in (0u32..).zip(&self.listeners) {
             if listener.is_accepting {
                 let user_data = UserData::Accept { listener: number }.into_bits();
@@ -484,7 +509,7 @@ impl SessionDriver {
 
     /// Accepts again where a pause is over.
     pub fn resume_accepting(&mut self, cx: &mut UringCx<'_>) {
-        if cx.shared.is_stopping() {
+        if cx.shared.is_stopping() || !self.hand_over.accepts() {
             return;
         }
         for number in 0..self.listeners.len() {
@@ -505,6 +530,7 @@ impl SessionDriver {
             || !self.streams.is_empty()
             || self.sessions.is_sweeping()
             || !self.requests.is_idle()
+            || self.hand_over.has_work()
     }
 
     /// A tunnel's right ends at a time, which a step of the clock may bring before its timer is due.
@@ -515,7 +541,9 @@ impl SessionDriver {
     /// Time at which a timer or a check is due, or a listener's pause ends.
     pub fn next_timer(&self) -> Option<Tick> {
         let paused_until = self.listeners.iter().filter_map(Listener::paused_until).min();
-        [self.timers.next(), paused_until, self.delivery_checks.next_time()].into_iter().flatten().min()
+        let times =
+            [self.timers.next(), paused_until, self.delivery_checks.next_time(), self.hand_over.next_time()];
+        times.into_iter().flatten().min()
     }
 
     fn arrangement(&mut self, slot: Slot) -> &mut Arrangement {

@@ -28,6 +28,7 @@ use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
 use crate::config::Config;
+use crate::sys::monotonic::monotonic_us;
 use crate::sys::ring::{Completion, RingError, Wait};
 use driver::{DriverSeat, SessionDriver};
 use idle::IdlePolicy;
@@ -280,7 +281,7 @@ impl Worker {
         let times = [self.driver.next_timer(), self.stop_by, self.tend_peers_at, see_clock_at];
         match times.into_iter().flatten().min() {
             Some(tick) => {
-                let now_us = self.clock.monotonic_us();
+                let now_us = monotonic_us();
                 Wait::Until(Duration::from_micros((tick.0 * 1000).saturating_sub(now_us)))
             }
             None => Wait::Forever,

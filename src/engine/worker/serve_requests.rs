@@ -21,6 +21,12 @@ struct CurrentRequest {
     next: usize,
 }
 
+/// What a request needs of the thread beside its sessions.
+pub(super) enum Due {
+    End(SessionToEnd),
+    Other(WorkerRequest),
+}
+
 /// A session that a request wants ended. The caller ends it and then confirms that.
 pub(super) struct SessionToEnd {
     pub slot: Slot,
@@ -32,14 +38,14 @@ impl RequestsInProgress {
         self.current.is_none()
     }
 
-    /// Continues the oldest request with the next sessions. Returns the session that it wants ended, once it is found.
+    /// Continues the oldest request with the next sessions. Returns what is left to the caller, once it is known.
     pub fn serve<K: Kernel>(
         &mut self,
         queue: &RequestQueue,
         sessions: &mut Sessions<K>,
         signals: &mut SignalReader,
         now: Instant,
-    ) -> Option<SessionToEnd> {
+    ) -> Option<Due> {
         if self.is_idle() && !signals.has_requests() {
             return None;
         }
@@ -69,9 +75,10 @@ impl RequestsInProgress {
                         .is_some_and(|session| session.id() == *wanted && session.is_live())
                 };
                 if let Some(slot) = slots.find(is_wanted) {
-                    return Some(SessionToEnd { slot, answer: answer.clone() });
+                    return Some(Due::End(SessionToEnd { slot, answer: answer.clone() }));
                 }
             }
+            _ => return Some(Due::Other(request)),
         }
         if end < sessions.places() {
             self.current = Some(CurrentRequest { request, next: end });
@@ -81,6 +88,7 @@ impl RequestsInProgress {
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
+            other => return Some(Due::Other(other)),
         }
         None
     }

@@ -102,6 +102,14 @@ impl AddressLayer {
         self.poll_tables(Patience::FirstAddresses);
     }
 
+    /// Leaves the tables to another process of this node: some of their sources serve one at a time. The devices stay
+    /// where they are.
+    pub fn leave_tables(&mut self) {
+        self.tables.clear();
+        self.claims = None;
+        self.moved.clear();
+    }
+
     /// Applies what is new to the tables, without waiting.
     pub fn poll(&mut self) {
         self.poll_tables(Patience::Nothing);

@@ -5,13 +5,13 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, Generation, GrantId, PrincipalId};
 use crate::telemetry::Cause;
 
 /// Facts about a session, as far as it came.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SessionFacts {
     pub session: u64,
     pub client: Option<SocketAddr>,

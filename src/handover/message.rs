@@ -1,0 +1,164 @@
+//! The messages of a hand-over.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::authz::{Refusal, UnixMillis};
+use crate::engine::{MovedFacts, SessionRow, Verdict};
+
+/// A step of the protocol. Its form never changes: a field that a process does not know is ignored, and one that it
+/// lacks has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub(super) enum Step {
+    /// The first message of either side.
+    Hello { format: u32, version: String, pid: u32 },
+    /// New: the configuration is right.
+    Checked,
+    /// New: it cannot take over.
+    Refused { why: String },
+    /// Old: a client listener, by its address in the configuration. The socket is beside it.
+    Listener { address: SocketAddr },
+    /// Old: the listener of the admin side.
+    Admin { address: SocketAddr },
+    /// Old: the listener for health checks alone.
+    Health { address: SocketAddr },
+    /// Old: the admin side's local socket.
+    LocalSocket { path: PathBuf },
+    /// Old: all sockets were sent, and nothing is written any more.
+    Start,
+    /// New: all threads run. `has_local_socket` where it uses the one that was sent.
+    Ready { has_local_socket: bool },
+    /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
+    Commit { next_number: u64 },
+    /// New: clients are accepted.
+    Running,
+    /// Old: the service manager knows the new process.
+    Main,
+}
+
+/// A message about tunnels and sessions, from [`Step::Main`] on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Traffic {
+    // From the old process.
+    /// A tunnel; its descriptors are beside it. It belongs to the next `BatchEnd`.
+    Tunnel(Box<TunnelFields>),
+    /// Bytes of the last tunnel's direction, in order.
+    Unsent {
+        direction: FlowName,
+        bytes: Vec<u8>,
+    },
+    /// All tunnels of the batch were sent.
+    BatchEnd(u64),
+    /// The batch is the new process's from here on: the old one has closed its descriptors.
+    Yours(u64),
+    /// Sessions that the old process has.
+    Held(#[serde(with = "rows_as_json")] Vec<SessionRow>),
+    /// Sessions that it has no more, by their end.
+    Gone(Vec<u64>),
+    /// A part of the answer to `List`.
+    Rows {
+        request: u64,
+        #[serde(with = "rows_as_json")]
+        rows: Vec<SessionRow>,
+        is_last: bool,
+    },
+    /// The answer to `End`.
+    Ended {
+        request: u64,
+        was_found: bool,
+    },
+    // From the new process.
+    /// The batch has come whole.
+    Got(u64),
+    /// Decisions about rights to sessions of the old process.
+    Judged(Vec<(u64, VerdictFields)>),
+    List {
+        request: u64,
+    },
+    End {
+        request: u64,
+        session: u64,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum FlowName {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TunnelFields {
+    pub facts: MovedFacts,
+    /// Address of its listener in the configuration.
+    pub listener: Option<SocketAddr>,
+    pub client_has_tls: bool,
+    pub device_has_tls: bool,
+    pub up: FlowFields,
+    pub down: FlowFields,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FlowFields {
+    pub bytes: u64,
+    pub source_ended: bool,
+    pub finished: bool,
+    pub unsent: UnsentFields,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum UnsentFields {
+    Nothing,
+    /// So many bytes follow.
+    Bytes(u32),
+    /// A pipe with so many bytes is beside the tunnel, its read end first.
+    Pipe(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum VerdictFields {
+    Stands(Option<UnixMillis>),
+    Ended(Refusal),
+}
+
+impl From<VerdictFields> for Verdict {
+    fn from(fields: VerdictFields) -> Self {
+        match fields {
+            VerdictFields::Stands(expires_at) => Self::Stands(expires_at),
+            VerdictFields::Ended(refusal) => Self::Ended(refusal),
+        }
+    }
+}
+
+/// Rows as JSON within the binary format: they leave out fields, which that format cannot.
+mod rows_as_json {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    use crate::engine::SessionRow;
+
+    pub fn serialize<S: Serializer>(rows: &[SessionRow], serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::to_string(rows).map_err(ser::Error::custom)?.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SessionRow>, D::Error> {
+        serde_json::from_str(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// Version of [`Traffic`] and of all that is in it.
+pub(super) const FORMAT: u32 = 1;
+
+/// Bytes of a message, at most. A packet of a socket pair may have some 200 KiB.
+pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a tunnel that one message carries.
+pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;
+
+/// Sessions that one message lists: some 700 bytes each.
+pub(super) const ROWS_MAX: usize = 48;
+
+/// Numbers or verdicts that one message has.
+pub(super) const NUMBERS_MAX: usize = 2048;

@@ -1,0 +1,229 @@
+//! The old process's side of a hand-over, until the new process runs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, ChannelError};
+use super::message::{FORMAT, Step};
+use super::program::Program;
+use crate::engine::PassedListener;
+use crate::sys::packets::PacketSocket;
+
+/// A new process that is starting. Dropped, it is ended.
+pub struct Successor {
+    channel: Channel,
+    child: Ended,
+    ready_by: Instant,
+    version: String,
+    format: u32,
+}
+
+/// A new process that has taken over.
+pub struct Committed {
+    pub(super) channel: Channel,
+    pub pid: u32,
+    pub version: String,
+    /// Tunnels can move: both processes have the same format.
+    pub moves_tunnels: bool,
+    pub has_local_socket: bool,
+}
+
+/// The sockets that a new process gets copies of.
+pub struct Offer {
+    pub listeners: Vec<PassedListener>,
+    pub admin: Option<(SocketAddr, OwnedFd)>,
+    pub health: Option<(SocketAddr, OwnedFd)>,
+    pub local_socket: Option<(PathBuf, OwnedFd)>,
+}
+
+/// Reason why nothing was handed over. The old process goes on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    #[error("{path} cannot be started: {source}")]
+    Start { path: String, source: io::Error },
+    #[error("the new process refuses: {0}")]
+    Refused(String),
+    #[error("the new process ended while it was to {doing}; its log says why")]
+    Ended { doing: &'static str },
+    #[error("the new process did not {doing} within {} s, and was ended", READY_TIME_MAX.as_secs())]
+    Late { doing: &'static str },
+    #[error("the new process was to {doing}: {detail}")]
+    Broken { doing: &'static str, detail: String },
+    #[error("this process cannot hand over: {0}")]
+    Here(String),
+    #[error("the relay stops, and does not hand over")]
+    Interrupted,
+}
+
+/// A child that is ended when it is dropped, unless it has taken over.
+struct Ended(Option<Child>);
+
+impl Successor {
+    /// Starts `program` and waits until it has checked its configuration. `is_interrupted` ends the wait.
+    pub fn start(program: &Program, is_interrupted: &dyn Fn() -> bool) -> Result<Self, HandoverError> {
+        let here = |error: io::Error| HandoverError::Here(error.to_string());
+        let (ours, theirs) = PacketSocket::pair().map_err(here)?;
+        let channel = Channel::new(ours).map_err(here)?;
+        let child = program
+            .start(theirs)
+            .map_err(|source| HandoverError::Start { path: program.path().display().to_string(), source })?;
+        let mut successor = Self {
+            channel,
+            child: Ended(Some(child)),
+            ready_by: Instant::now() + ready_time(),
+            version: String::new(),
+            format: 0,
+        };
+        let hello = Step::Hello {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+        };
+        successor.send(GREET, &hello)?;
+        match successor.next(GREET, is_interrupted)? {
+            Step::Hello { format, version, .. } => (successor.format, successor.version) = (format, version),
+            other => return Err(unexpected(GREET, &other)),
+        }
+        match successor.next(CHECK, is_interrupted)? {
+            Step::Checked => Ok(successor),
+            other => Err(unexpected(CHECK, &other)),
+        }
+    }
+
+    /// Sends copies of the sockets, and waits until the process is ready. Nothing is written here meanwhile. Returns
+    /// whether it uses the local socket that was sent.
+    pub fn make_ready(
+        &mut self,
+        offer: &Offer,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool, HandoverError> {
+        for PassedListener { configured, socket } in &offer.listeners {
+            self.send_with(&Step::Listener { address: *configured }, socket)?;
+        }
+        if let Some((address, socket)) = &offer.admin {
+            self.send_with(&Step::Admin { address: *address }, socket)?;
+        }
+        if let Some((address, socket)) = &offer.health {
+            self.send_with(&Step::Health { address: *address }, socket)?;
+        }
+        if let Some((path, socket)) = &offer.local_socket {
+            self.send_with(&Step::LocalSocket { path: path.clone() }, socket)?;
+        }
+        self.send(RESTORE, &Step::Start)?;
+        match self.next(RESTORE, is_interrupted)? {
+            Step::Ready { has_local_socket } => Ok(has_local_socket),
+            other => Err(unexpected(RESTORE, &other)),
+        }
+    }
+
+    /// Lets the process accept clients, which nobody does here any more. Where it fails the process is ended.
+    pub fn commit(mut self, next_number: u64, has_local_socket: bool) -> Result<Committed, HandoverError> {
+        self.ready_by = Instant::now() + RUNNING_TIME_MAX;
+        self.send(ACCEPT, &Step::Commit { next_number })?;
+        match self.next(ACCEPT, &|| false)? {
+            Step::Running => {}
+            other => return Err(unexpected(ACCEPT, &other)),
+        }
+        let Some(child) = self.child.0.take() else { return Err(HandoverError::Ended { doing: ACCEPT }) };
+        let committed = Committed {
+            channel: self.channel,
+            pid: child.id(),
+            version: self.version,
+            moves_tunnels: self.format == FORMAT,
+            has_local_socket,
+        };
+        reap_later(child);
+        Ok(committed)
+    }
+
+    fn send(&self, doing: &'static str, step: &Step) -> Result<(), HandoverError> {
+        self.channel.send_step(step, &[]).map_err(|error| broken(doing, &error))
+    }
+
+    fn send_with(&self, step: &Step, socket: &OwnedFd) -> Result<(), HandoverError> {
+        self.channel.send_step(step, &[socket.as_fd()]).map_err(|error| broken(RESTORE, &error))
+    }
+
+    fn next(
+        &mut self,
+        doing: &'static str,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<Step, HandoverError> {
+        let mut was_interrupted = false;
+        let next = self.channel.next_step(self.ready_by, || {
+            was_interrupted = is_interrupted();
+            was_interrupted
+        });
+        match next {
+            Ok((Step::Refused { why }, _)) => Err(HandoverError::Refused(why)),
+            Ok((step, _)) => Ok(step),
+            Err(_) if was_interrupted => Err(HandoverError::Interrupted),
+            Err(error) => Err(broken(doing, &error)),
+        }
+    }
+}
+
+impl Committed {
+    /// Lets the new process report to the service manager, which knows it by now.
+    pub fn make_main(&self) {
+        if let Err(error) = self.channel.send_step(&Step::Main, &[]) {
+            tracing::warn!("the new process cannot be told that it is the main one: {error}");
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _gone_already = child.kill();
+            let _gone_already = child.wait();
+        }
+    }
+}
+
+/// Waits for the new process, should it end before this one: it would stay as a zombie.
+fn reap_later(mut child: Child) {
+    let waits = std::thread::Builder::new().name("successor".to_owned());
+    // Without the thread it stays a zombie as long as this process lives.
+    let _zombie = waits.spawn(move || child.wait());
+}
+
+fn broken(doing: &'static str, error: &ChannelError) -> HandoverError {
+    match error {
+        ChannelError::Ended => HandoverError::Ended { doing },
+        ChannelError::Late => HandoverError::Late { doing },
+        ChannelError::Io(error) if error.raw_os_error() == Some(libc::EPIPE) => {
+            HandoverError::Ended { doing }
+        }
+        other => HandoverError::Broken { doing, detail: other.to_string() },
+    }
+}
+
+fn unexpected(doing: &'static str, step: &Step) -> HandoverError {
+    HandoverError::Broken { doing, detail: format!("it sent {step:?}") }
+}
+
+/// Time that a new process has to get ready. Tests of a debug build may set a shorter one.
+fn ready_time() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("SLUICEGATE_TEST_READY_MS").ok().and_then(|text| text.parse().ok()) {
+        return Duration::from_millis(ms);
+    }
+    READY_TIME_MAX
+}
+
+const GREET: &str = "say hello";
+const CHECK: &str = "check its configuration";
+const RESTORE: &str = "restore the state and start its threads";
+const ACCEPT: &str = "accept clients";
+
+/// Time from the start of the new process until it is ready. Shorter than an answer of the local socket may take;
+/// 10 million grants are restored within some 10 s.
+pub(super) const READY_TIME_MAX: Duration = Duration::from_secs(40);
+
+/// Time until it accepts clients once it may: they wait meanwhile.
+const RUNNING_TIME_MAX: Duration = Duration::from_secs(5);

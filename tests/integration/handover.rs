@@ -1,0 +1,494 @@
+//! A new process takes over from the running one: tunnels that stream, rest or are half closed go on to the byte,
+//! nobody is refused, and where the new process fails the old one goes on.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{
+    Authority, Content, Device, End, Relay, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive,
+    wait_for,
+};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// A relay whose process may change.
+struct Node {
+    site: Site,
+    relay: Relay,
+    /// Processes that took over, the newest last.
+    successors: Vec<u32>,
+}
+
+impl Node {
+    fn start(site: Site) -> Self {
+        let relay = site.start();
+        Self { site, relay, successors: Vec::new() }
+    }
+
+    /// Starts with variables by which a debug build fails where a test wants it.
+    fn start_with(site: Site, variables: &[(&str, &str)]) -> Self {
+        let mut command = site.command(&["run"]);
+        command.envs(variables.iter().copied());
+        let relay = Relay::start(command);
+        Self { site, relay, successors: Vec::new() }
+    }
+
+    fn upgrade(&mut self) -> Value {
+        let outcome = self.site.cli(&["upgrade"]);
+        self.successors.push(outcome["pid"].as_u64().unwrap() as u32);
+        outcome
+    }
+
+    /// An upgrade that is expected to fail: what it says.
+    fn upgrade_in_vain(&self) -> String {
+        let Output { status, stderr, .. } = self.site.command(&["upgrade"]).output().unwrap();
+        assert_eq!(status.code(), Some(1));
+        String::from_utf8(stderr).unwrap()
+    }
+
+    /// What is in the state folder.
+    fn kept(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let folder = std::fs::read_dir(self.site.folder().join("state")).unwrap();
+        let files = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        // A file may be replaced meanwhile.
+        let mut kept: Vec<_> =
+            files.filter_map(|path| Some((path.clone(), std::fs::read(path).ok()?))).collect();
+        kept.sort();
+        kept
+    }
+
+    fn pid(&self) -> u32 {
+        self.successors.last().copied().unwrap_or(self.relay.pid())
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        self.site.cli(&["sessions"]).as_array().unwrap().clone()
+    }
+
+    fn tunnel(&self, device: &Device) -> TcpStream {
+        self.site.request(device).send(self.relay.address()).opened()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for pid in &self.successors {
+            let _gone_already = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
+        }
+    }
+}
+
+/// True while the process is there, and is no zombie.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn echoes(tunnel: &mut TcpStream) -> bool {
+    let mut echoed = [0; 4];
+    tunnel.write_all(b"ping").is_ok() && tunnel.read_exact(&mut echoed).is_ok() && &echoed == b"ping"
+}
+
+#[test]
+fn tunnels_that_stream_both_ways_keep_every_byte_over_ten_hand_overs() {
+    for forwarding in ["auto", "ring-splice"] {
+        let mut node = Node::start(Site::new(&format!("engine.forwarding = '{forwarding}'")));
+        let device = Device::listening(V4);
+        let is_over = AtomicBool::new(false);
+        let moved = thread::scope(|scope| {
+            let mut ends = Vec::new();
+            for number in 0..4 {
+                let client = node.tunnel(&device);
+                let device = device.accept();
+                // Each side sends until the last hand-over is done, and then some more.
+                let is_over = &is_over;
+                let stream = move |seed: u64, socket: TcpStream| {
+                    scope.spawn(move || {
+                        let mut sent = Vec::new();
+                        let mut round = 0;
+                        while !is_over.load(Ordering::Relaxed) || round == 0 {
+                            let part = Content::new(seed * 1000 + round, 1 << 20);
+                            part.send(&mut &socket).unwrap();
+                            sent.extend(part.to_vec());
+                            round += 1;
+                            thread::sleep(Duration::from_millis(10 * number));
+                        }
+                        socket.shutdown(Shutdown::Write).unwrap();
+                        Content::digest_of(&sent)
+                    })
+                };
+                for (seed, from, to) in [(2 * number, &client, &device), (2 * number + 1, &device, &client)] {
+                    let sender = stream(seed, from.try_clone().unwrap());
+                    let mut to = to.try_clone().unwrap();
+                    ends.push((sender, scope.spawn(move || receive(&mut to))));
+                }
+            }
+            let mut moved = Vec::new();
+            for _ in 0..10 {
+                moved.push(node.upgrade()["moved"].as_u64().unwrap());
+            }
+            is_over.store(true, Ordering::Relaxed);
+            for (sender, receiver) in ends {
+                assert_eq!(receiver.join().unwrap(), (sender.join().unwrap(), End::Fin), "{forwarding}");
+            }
+            moved
+        });
+        assert_eq!(moved, [4; 10], "{forwarding}");
+        let mut old = vec![node.relay.pid()];
+        old.extend(&node.successors[..9]);
+        assert!(wait_for(|| (!old.iter().any(|pid| runs(*pid))).then_some(())).is_some(), "{old:?}");
+        assert!(runs(node.pid()));
+        let ends = || {
+            let events = node.site.audit().events();
+            events.into_iter().filter(|event| event["event"] == "session-end").collect::<Vec<_>>()
+        };
+        let ends = wait_for(|| Some(ends()).filter(|ends| ends.len() == 4)).unwrap_or_else(ends);
+        assert_eq!(ends.iter().filter(|event| event["cause"] == "closed").count(), 4, "{ends:?}");
+    }
+}
+
+#[test]
+fn a_tunnel_that_moved_keeps_its_number_its_start_and_its_counts() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    assert!(echoes(&mut tunnel));
+    let before = node.sessions().remove(0);
+    let outcome = node.upgrade();
+    assert_eq!((&outcome["moved"], &outcome["stayed"]), (&1.into(), &0.into()), "{outcome}");
+    assert!(echoes(&mut tunnel));
+    let after = node.sessions().remove(0);
+    for field in ["id", "client", "principal", "grant", "uuid", "port", "handshake_us"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    let moment = |session: &Value| session["since"].as_i64().unwrap();
+    assert!((moment(&before) - moment(&after)).abs() < 100, "{before} {after}");
+    assert_eq!((&after["bytes_up"], &after["bytes_down"]), (&8.into(), &8.into()));
+    let _other = node.tunnel(&device);
+    // A list is served again for a moment.
+    let both = wait_for(|| Some(node.sessions()).filter(|sessions| sessions.len() == 2)).unwrap();
+    assert_ne!(both[0]["id"], both[1]["id"], "a new session gets a number of its own");
+    node.site.cli(&["sessions", "kill", before["id"].as_str().unwrap()]);
+    assert_eq!(receive(&mut tunnel).1, End::Reset);
+}
+
+#[test]
+fn a_half_closed_tunnel_still_receives_in_the_new_process() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::listening(V4);
+    let mut client = node.tunnel(&device);
+    let mut device = device.accept();
+    client.write_all(b"the request").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(receive(&mut device), (Content::digest_of(b"the request"), End::Fin));
+    node.upgrade();
+    let answer = Content::new(1, 5 << 20);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| receive(&mut &client));
+        answer.send(&mut device).unwrap();
+        device.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(reader.join().unwrap(), (answer.digest(), End::Fin));
+    });
+}
+
+#[test]
+fn bytes_that_a_stalled_reader_left_in_the_node_arrive_after_the_hand_over() {
+    for forwarding in ["auto", "copy", "splice"] {
+        let mut node = Node::start(Site::new(&format!("engine.forwarding = '{forwarding}'")));
+        let device = Device::listening(V4);
+        let client = node.tunnel(&device);
+        let device = device.accept();
+        let content = Content::new(7, 24 << 20);
+        thread::scope(|scope| {
+            // More than all sockets on the way take, so that the sender waits.
+            let sender = scope.spawn(|| {
+                let sent = content.send(&mut &client);
+                client.shutdown(Shutdown::Write).unwrap();
+                sent.unwrap()
+            });
+            thread::sleep(Duration::from_millis(300));
+            node.upgrade();
+            assert_eq!(receive(&mut &device), (content.digest(), End::Fin), "{forwarding}");
+            sender.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn nobody_who_comes_while_processes_change_is_refused() {
+    let mut node = Node::start(Site::new("engine.threads = 2"));
+    let device = Device::echo(V4);
+    let (is_over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (request, relay) = (node.site.request(&device), node.relay.address());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut tunnel = request.send(relay).opened();
+                    assert!(echoes(&mut tunnel));
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..3 {
+            node.upgrade();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(served.load(Ordering::Relaxed) > 20, "{served:?}");
+}
+
+#[test]
+fn a_signal_hands_over_as_the_command_does() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    node.relay.signal(Signal::SIGUSR2);
+    assert!(node.relay.logs("handed over"), "{}", node.relay.log());
+    let log = node.relay.log();
+    let pid = log.lines().find_map(|line| line.split_once("new=")?.1.split(' ').next()?.parse().ok());
+    node.successors.push(pid.unwrap());
+    assert!(echoes(&mut tunnel));
+    assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn a_new_process_that_fails_at_any_step_leaves_the_old_one_as_it_was() {
+    let failures = [
+        ("die:checking", "ended while it was to check"),
+        ("die:restoring", "ended while it was to restore"),
+        ("die:ready", "ended while it was to restore"),
+        ("die:committed", "ended while it was to accept"),
+        ("hang:restoring", "did not restore"),
+    ];
+    for (fault, told) in failures {
+        let variables = [("SLUICEGATE_TEST_FAULT", fault), ("SLUICEGATE_TEST_READY_MS", "4000")];
+        let node = Node::start_with(Site::new(""), &variables);
+        let device = Device::echo(V4);
+        let mut tunnel = node.tunnel(&device);
+        let said = node.upgrade_in_vain();
+        assert!(said.contains(told), "{fault}: {said}");
+        assert!(node.relay.logs("nothing was handed over"), "{fault}");
+        assert!(echoes(&mut tunnel), "{fault}");
+        assert!(echoes(&mut node.tunnel(&device)), "{fault}: it accepts clients");
+        let kept = node.kept();
+        node.site.cli(&["token", "revoke", &node.site.credential]);
+        assert_eq!(receive(&mut tunnel).1, End::Reset, "{fault}: it follows the store");
+        assert!(wait_for(|| (node.kept() != kept).then_some(())).is_some(), "{fault}: it writes its state");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_told_and_changes_nothing() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    let right = std::fs::read_to_string(node.site.config_path()).unwrap();
+    std::fs::write(node.site.config_path(), right.clone() + "\n[limits]\nsessoins = 5\n").unwrap();
+    node.relay.signal(Signal::SIGUSR2);
+    assert!(node.relay.logs("the new process refuses"), "{}", node.relay.log());
+    assert!(node.relay.logs("sessoins"), "{}", node.relay.log());
+    assert!(echoes(&mut tunnel));
+    std::fs::write(node.site.config_path(), right).unwrap();
+    assert_eq!(node.upgrade()["moved"], 1);
+    assert!(echoes(&mut tunnel));
+}
+
+#[test]
+fn a_tunnel_is_in_exactly_one_process_whichever_dies_between_two_steps() {
+    for fault in ["die:batch", "die:adopted", "die:sent", "die:moved"] {
+        let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", fault)]);
+        let device = Device::echo(V4);
+        let mut tunnel = node.tunnel(&device);
+        assert!(echoes(&mut tunnel));
+        node.relay.signal(Signal::SIGUSR2);
+        let pid = wait_for(|| {
+            let log = node.relay.log();
+            let line = log.lines().find(|line| line.contains("took over from the process before"))?;
+            let line = line.split_once("old=")?.1;
+            line.split(' ').next().map(str::to_owned)
+        });
+        assert!(pid.is_some(), "{fault}: {}", node.relay.log());
+        node.successors.extend(processes_with(node.site.config_path()));
+        if fault == "die:batch" {
+            assert!(node.relay.logs("goes on with its sessions"), "{fault}: {}", node.relay.log());
+        } else {
+            assert!(node.relay.wait().is_some(), "{fault}");
+        }
+        // One that the dead process had is gone with it.
+        assert_eq!(echoes(&mut tunnel), fault != "die:adopted", "{fault}: {}", node.relay.log());
+    }
+}
+
+/// Processes with this path among their arguments.
+fn processes_with(path: PathBuf) -> Vec<u32> {
+    let path = path.display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has_path = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&path))
+    };
+    pids.filter(has_path).collect()
+}
+
+#[test]
+fn another_format_moves_sockets_and_leaves_tunnels_where_they_are() {
+    let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FORMAT", "2")]);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    let outcome = node.upgrade();
+    assert_eq!((&outcome["moved"], &outcome["stayed"]), (&0.into(), &1.into()), "{outcome}");
+    assert!(outcome["remark"].as_str().is_some_and(|remark| remark.contains("format")), "{outcome}");
+    assert!(echoes(&mut tunnel), "it goes on in the old process");
+    assert!(echoes(&mut node.tunnel(&device)), "the new one accepts");
+    node.site.cli(&["token", "revoke", &node.site.credential]);
+    assert_eq!(receive(&mut tunnel).1, End::Reset, "the old process follows the store");
+    assert!(node.relay.wait().is_some(), "nothing is left in it");
+}
+
+/// A node whose clients may speak TLS that the relay itself opens and seals, which does not move.
+struct MixedScene {
+    node: Node,
+    client: TlsClient,
+    tls_address: SocketAddr,
+    device: Device,
+}
+
+impl MixedScene {
+    fn new(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let authority = Authority::new(&folder, "root");
+        let (chain, key) = authority.issue("relay.example", &["relay.example"]).write(&folder, "one");
+        let site = Site::new(&format!(
+            "engine.kernel_tls = 'off'\n{more}\nlisten = [{{ address = '127.0.0.1:0' }}, {{ address = '127.0.0.2:0', \
+             tls = {{ certificates = [{{ chain = '{}', key = '{}' }}] }} }}]",
+            chain.display(),
+            key.display()
+        ));
+        let node = Node::start(site);
+        let tls_address = node.relay.addresses()[1];
+        Self { node, client: TlsClient::trusting(&authority), tls_address, device: Device::echo(V4) }
+    }
+
+    fn tunnel_by_tls(&mut self) -> TlsStream {
+        let request = self.node.site.request(&self.device).bytes();
+        let mut stream = self.client.connect(self.tls_address, "relay.example").unwrap();
+        let head = ask_by_tls(&mut stream, &request).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        stream
+    }
+}
+
+fn echoes_by_tls(tunnel: &mut TlsStream) -> bool {
+    let mut echoed = [0; 4];
+    tunnel.write_all(b"ping").is_ok() && tunnel.read_exact(&mut echoed).is_ok() && &echoed == b"ping"
+}
+
+#[test]
+fn what_stays_is_listed_and_killed_and_revoked_through_the_new_process() {
+    let mut scene = MixedScene::new("");
+    let (mut stays, mut killed) = (scene.tunnel_by_tls(), scene.tunnel_by_tls());
+    let mut moves = scene.node.tunnel(&scene.device);
+    assert!(echoes_by_tls(&mut stays) && echoes(&mut moves));
+    for round in 0..2 {
+        let outcome = scene.node.upgrade();
+        assert_eq!((&outcome["moved"], &outcome["stayed"]), (&1.into(), &(2 - round).into()), "{outcome}");
+        assert!(echoes_by_tls(&mut stays) && echoes(&mut moves), "hand-over {round}");
+        let listed = wait_for(|| Some(scene.node.sessions()).filter(|all| all.len() == 3 - round));
+        let listed = listed.unwrap_or_else(|| panic!("{:?}", scene.node.sessions()));
+        if round == 0 {
+            let by_tls: Vec<&Value> = listed.iter().filter(|each| each["path_up"] == "tls").collect();
+            assert_eq!(by_tls.len(), 2, "{listed:?}");
+            scene.node.site.cli(&["sessions", "kill", by_tls[1]["id"].as_str().unwrap()]);
+            let ended = [&mut stays, &mut killed].map(|tunnel| !echoes_by_tls(tunnel));
+            assert_eq!(ended.iter().filter(|ended| **ended).count(), 1);
+            if ended[0] {
+                std::mem::swap(&mut stays, &mut killed);
+            }
+        }
+    }
+    scene.node.site.cli(&["token", "revoke", &scene.node.site.credential]);
+    assert_eq!(receive(&mut moves).1, End::Reset);
+    let ends = || (!echoes_by_tls(&mut stays)).then_some(());
+    assert!(wait_for(ends).is_some(), "the process before the last two asks the newest one");
+    assert!(scene.node.relay.wait().is_some(), "nothing is left in the first process");
+}
+
+#[test]
+fn limits_count_the_sessions_of_both_processes_once() {
+    let mut scene = MixedScene::new("limits.sessions_per_principal = 3");
+    let stays = scene.tunnel_by_tls();
+    let mut moves = scene.node.tunnel(&scene.device);
+    scene.node.upgrade();
+    let request = scene.node.site.request(&scene.device);
+    let third = request.send(scene.node.relay.address());
+    assert_eq!(third.status, 200, "two of three places are taken");
+    assert_eq!(request.send(scene.node.relay.address()).status, 429, "three of three");
+    drop(stays);
+    let is_free = || (request.send(scene.node.relay.address()).status == 200).then_some(());
+    assert!(wait_for(is_free).is_some(), "the place of the one that stayed is free");
+    assert!(echoes(&mut moves));
+}
+
+#[test]
+fn what_was_revoked_before_stays_so_and_the_state_has_one_writer() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    node.tunnel(&device);
+    node.site.cli(&["token", "revoke", &node.site.credential]);
+    let request = node.site.request(&device);
+    assert!(wait_for(|| (request.send(node.relay.address()).status == 407).then_some(())).is_some());
+    node.upgrade();
+    assert_eq!(request.send(node.relay.address()).status, 407);
+    let status = node.site.cli(&["authz", "status"]);
+    assert_eq!(status["state_unsaved"], Value::Null, "the folder was free: {status}");
+    let kept = node.kept();
+    node.site.cli(&["grant", "revoke", &node.site.grant.to_string()]);
+    assert!(wait_for(|| (node.kept() != kept).then_some(())).is_some(), "the new process writes");
+}
+
+#[test]
+fn the_service_manager_gets_to_know_the_new_process_before_that_one_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let site = Site::new("");
+    let mut command: Command = site.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
+    let relay = Relay::start(command);
+    let mut node = Node { site, relay, successors: Vec::new() };
+    let hears = |wanted: &str| {
+        wait_for(|| {
+            let mut message = [0; 4096];
+            let len = manager.recv(&mut message).ok()?;
+            let message = String::from_utf8(message[..len].to_vec()).unwrap();
+            message.lines().find(|line| line.starts_with(wanted)).map(str::to_owned)
+        })
+    };
+    assert!(hears("READY=1").is_some());
+    let pid = node.upgrade()["pid"].clone();
+    assert_eq!(hears("MAINPID=").as_deref(), Some(format!("MAINPID={pid}").as_str()));
+    assert!(hears("READY=1").is_some(), "by the new process");
+    assert!(node.relay.wait().is_some());
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    assert!(hears("WATCHDOG=1").is_some(), "the old process is gone, and the new one reports");
+}
+
+#[test]
+fn the_admin_side_changes_hands_with_its_sockets() {
+    let mut node = Node::start(Site::new(""));
+    for _ in 0..2 {
+        node.upgrade();
+        assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{}", node.relay.log());
+        assert_eq!(node.relay.metric("sluicegate_sessions_old_process"), Some(0.0));
+    }
+}
