@@ -413,6 +413,8 @@ fn what_stays_is_listed_and_killed_and_revoked_through_the_new_process() {
             if ended[0] {
                 std::mem::swap(&mut stays, &mut killed);
             }
+            let counts_one = |sessions: f64| sessions == 1.0;
+            assert!(scene.node.relay.metric_becomes("sluicegate_sessions_old_process", counts_one));
         }
     }
     scene.node.site.cli(&["token", "revoke", &scene.node.site.credential]);
