@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::support::{
-    ALL_V4, Device, OTHER_DEVICE, Relay, Request, Signal, Site, V4, connect, tools_or_skip,
+    ALL_V4, Device, OTHER_DEVICE, Relay, Request, Signal, Site, V4, connect, tools_or_skip, wait_for,
 };
 
 /// True if bytes still go both ways through a tunnel to an echo device.
@@ -170,7 +170,11 @@ fn without_a_descriptor_for_the_device_a_session_is_refused() {
     assert!(tunnels.iter().all(is_alive));
 
     // One for the connection of who asks, and none or one for a session that needs two.
+    limit_descriptors(&relay, 2000);
+    let open_in_between = relay.descriptors().len();
     for free in [1, 2] {
+        // Those of the last question may be closed a moment later.
+        assert!(wait_for(|| (relay.descriptors().len() <= open_in_between).then_some(())).is_some());
         let limit = limit_with_free(&relay, free);
         limit_descriptors(&relay, limit);
         let ready = relay.admin_get("/readyz");

@@ -86,7 +86,8 @@ fn the_log_on_a_terminal_has_colours_unless_no_color_is_set() {
     if !tools_or_skip("the log on a terminal", &["script"]) {
         return;
     }
-    let site = Site::new("listen = [{ address = '192.0.2.1:1' }]");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = Site::new(&format!("listen = [{{ address = '{}' }}]", taken.local_addr().unwrap()));
     let on_a_terminal = |no_color: &str| {
         let run = site.command(&["run"]);
         let words: Vec<_> = [run.get_program()].into_iter().chain(run.get_args()).collect();
@@ -97,7 +98,7 @@ fn the_log_on_a_terminal_has_colours_unless_no_color_is_set() {
             .env("SHELL", "/bin/sh")
             .env("NO_COLOR", no_color);
         script.env("STATE_DIRECTORY", site.folder().join("state")).stdin(Stdio::null());
-        // It ends at once, since the address is nobody's.
+        // It ends at once, since the address is another's.
         String::from_utf8_lossy(&script.output().unwrap().stdout).into_owned()
     };
     let (coloured, plain) = (on_a_terminal(""), on_a_terminal("1"));
