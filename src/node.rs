@@ -370,14 +370,15 @@ impl Node {
         let leave_at = give_up_at - LEAVE_TIME.min(patience / 2);
         loop {
             match self.handle.sessions_busy() + self.other.sessions() {
-                0 => return Drained::Empty,
+                // A peer's request that was served just before is among the sessions of the next look.
+                0 if self.handle.phase() == ServicePhase::Leaving => return Drained::Empty,
+                0 => self.handle.set_phase(ServicePhase::Leaving),
                 left if Instant::now() >= give_up_at => return Drained::Left(left),
                 _ if is_interrupted() => return Drained::Interrupted,
-                _ => std::thread::sleep(DRAIN_CHECK_INTERVAL),
+                _ if Instant::now() >= leave_at => self.handle.set_phase(ServicePhase::Leaving),
+                _ => {}
             }
-            if Instant::now() >= leave_at {
-                self.handle.set_phase(ServicePhase::Leaving);
-            }
+            std::thread::sleep(DRAIN_CHECK_INTERVAL);
         }
     }
 

@@ -122,11 +122,15 @@ fn clients_behind_a_load_balancer_count_for_their_own_networks() {
         [("192.0.2.1", "192.0.2.9", "192.0.3.1"), ("2001:db8::1", "2001:db8::2", "2001:db8:1::1")]
     {
         let held: Vec<_> = (0..5).map(|_| behind(network)).collect();
+        // Which of the first six is one too many is for the threads to say, so those that wait are kept.
+        let mut waiting = Vec::new();
         let refused = wait_for(|| {
             let mut stream = behind(same);
-            stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
             let mut reply = [0; 12];
-            stream.read_exact(&mut reply).ok().map(|()| reply)
+            let refused = stream.read_exact(&mut reply).ok().map(|()| reply);
+            waiting.push(stream);
+            refused
         });
         assert_eq!(refused.as_ref(), Some(b"HTTP/1.1 429"));
         use std::io::Write;
@@ -134,7 +138,7 @@ fn clients_behind_a_load_balancer_count_for_their_own_networks() {
         let request = Request::to(crate::support::DEVICE, device.port()).bearer(&site.token);
         spoken.write_all(&request.bytes()).unwrap();
         assert_eq!(Answer::read(spoken).status, 200);
-        drop(held);
+        drop((held, waiting));
     }
 }
 
