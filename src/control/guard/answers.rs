@@ -489,11 +489,11 @@ pub(super) fn text_digest(text: &str) -> u128 {
 /// Time between two judgements of a mass that is held and does not change, in ms: words wait for none of them.
 const DECIDE_HELD_MS: i64 = 5_000;
 
-/// Differing rows that are sorted before words and commands have their turn. Takes about 10 ms.
+/// Differing rows that are sorted before words and commands have their turn.
 const SORTED_AT_ONCE: usize = 10_000;
 
 /// Rows that may change while answers are being compared. With more, the answers are read again.
-const TOUCHED_MAX: usize = 200_000;
+pub(super) const TOUCHED_MAX: usize = 200_000;
 
 /// Rows that a hold names.
 pub(super) const EXAMPLES_MAX: usize = 5;

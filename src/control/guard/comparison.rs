@@ -169,6 +169,7 @@ mod tests {
     use crate::authz::{Change, Device, DeviceUuid, Grant, PortRange, PrincipalId, Scope};
     use crate::config::Config;
     use crate::control::guard::Guard;
+    use crate::control::guard::answers::{TOUCHED_MAX, Touch};
     use crate::store::{StoreId, Word};
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
@@ -268,7 +269,7 @@ mod tests {
     fn an_answer_during_whose_comparison_too_much_changed_is_read_again() {
         let mut guard = guard();
         let compared = whole(Relation::Devices, devices()).compare(guard.begin_comparison(NOW));
-        guard.forget_comparisons();
+        (0..=TOUCHED_MAX).for_each(|_| guard.touched.add(&RowKey::Device(DeviceId(1)), Touch::Row));
         assert!(guard.judge_at_once(compared, NOW).is_none());
         let compared = whole(Relation::Devices, devices()).compare(guard.begin_comparison(NOW));
         assert!(guard.judge_at_once(compared, NOW).is_some());
