@@ -138,6 +138,7 @@ impl Node {
         config: Config,
         tls: TlsConfigs,
     ) -> Result<(Self, Option<PathBuf>), NodeError> {
+        let old_process = predecessor.as_ref().map(|predecessor| predecessor.pid);
         let taken = predecessor.map(Predecessor::take_over).transpose()?;
         let (inherited, sockets, first, other) = match taken {
             Some(taken) => {
@@ -192,6 +193,7 @@ impl Node {
             Arc::clone(&authority),
             control.status(),
             advertised,
+            old_process,
             &config,
         )
         .map_err(NodeError::Thread)?;
@@ -321,7 +323,7 @@ impl Node {
         engine.reconfigure(Arc::clone(&config), tls);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
         self.heartbeat.reconfigure(advertised, &config);
-        self.presence.set_max_age(config.forward.max_age);
+        self.presence.reconfigure(&config);
         self.identity.lock().listeners = listeners(&config, engine.client_addresses());
         self.restart_probe(&config);
         Ok(())
