@@ -267,9 +267,12 @@ impl<K: Kernel> AskingPeer<K> {
         // A handshake thread of this node may be what is late.
         let is_opening = matches!(progress, PeerProgress::Connecting(_) | PeerProgress::Handshaking(_));
         if attempt.is_pooled && cx.kernel.delivery(&attempt.socket) != Delivery::Complete {
-            // The path died while nobody used it. The others lead the same way.
+            // The path died while nobody used it. The others lead the same way. A new connection begins once the receive
+            // of this one has ended.
             cx.with_peer_pool(|peers, pool| peers.distrust(&attempt.name, pool));
-            return attempt.fail(Cause::NodeTimeout, None, core, cx);
+            core.io(cx).cancel(Purpose::DownReceive);
+            core.deadline = Some(attempt.trust.next_look(cx));
+            return attempt.wait(progress);
         }
         let waited_us = cx.now.us_since(attempt.began_us);
         let is_over = cx.now.tick() >= attempt.trust.until;
