@@ -284,12 +284,14 @@ fn what_the_guard_holds_is_not_told() {
 #[test]
 fn a_device_that_comes_while_the_store_is_away_is_reached_where_it_came() {
     let Some(mut cluster) = Cluster::start() else { return };
+    let silent = Device::silent();
     let site = {
         let database = cluster.database();
         let role = database.nodes_role();
         // Even one that another node has lost is a matter for the guard, which nobody can tell anything now.
         let guard = "authz.guard.budgets.unlocated = { share = 0.0, rows = 0 }";
         let mut site = Site::on_postgres(&database, guard);
+        site.configure(&format!("authz.guard.probe_port = {}", silent.port));
         site.configure(&format!("forward.directory_url = '{}'", cluster.url(&role, &database.name)));
         site
     };
@@ -390,6 +392,8 @@ fn where_the_database_looks_after_it_a_node_claims_devices_for_itself_alone() {
     assert!(fleet.becomes(&relay, DEVICE, 200), "the role that reads sees all rows");
     let mut other = cluster.try_client(&role, &database.name).unwrap();
     let claim = "UPDATE sluicegate.devices SET node = 'node-b' WHERE node = 'node-a'";
+    assert_eq!(other.execute(claim, &[]).unwrap(), 0, "it lives, and has not let it go");
+    let claim = "UPDATE sluicegate.devices SET node = 'node-b' WHERE node IS NULL";
     let error = other.execute(claim, &[]).unwrap_err();
     assert!(error.as_db_error().unwrap().message().contains("row-level security"), "{error}");
     let error = other.execute("UPDATE sluicegate.devices SET fleet = NULL", &[]).unwrap_err();

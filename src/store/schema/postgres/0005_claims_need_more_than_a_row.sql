@@ -45,10 +45,10 @@ BEGIN
                 SELECT FROM nodes WHERE name = OLD.node AND process IS NOT NULL
                     AND heartbeat_at > now() - coalesce(max_age_ms, 15000) * interval '1 millisecond'
             )
-            AND NOT CASE WHEN is_answered THEN coalesce(OLD.yields_to = NEW.node, false) ELSE EXISTS (
+            AND NOT (CASE WHEN is_answered THEN coalesce(OLD.yields_to = NEW.node, false) ELSE EXISTS (
                 SELECT FROM claims WHERE device = OLD.id AND node = NEW.node
                     AND asked_at <= now() - interval '5 seconds' AND claimed_at > now() - interval '10 seconds'
-            ) END
+            ) END)
         THEN
             IF NEW.node <> '' THEN
                 INSERT INTO claims AS claim (device, node) VALUES (OLD.id, NEW.node)
