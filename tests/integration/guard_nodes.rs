@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Authority, DEVICE, Device, Relay, Request, Signal, Site, node_section, wait_for};
+use crate::support::{Authority, Device, Relay, Request, Signal, Site, node_section, wait_for};
 use tempfile::TempDir;
 
 const DEVICES: usize = 20;
@@ -173,18 +173,4 @@ fn a_query_by_which_other_nodes_hold_nothing_is_refused_before_it_runs() {
     assert_eq!(judge("online"), None);
     let judged = judge("(online AND node IS NOT 'node-b')");
     assert_eq!(judged.as_deref(), Some("devices.unlocated by budget"));
-}
-
-/// As somebody does who has a node's role and no trigger in the way.
-#[test]
-fn devices_that_are_claimed_in_masses_hold_nobody_elses_rights() {
-    let fleet = Fleet::new("");
-    fleet.sql("UPDATE devices SET node = 'node-c' WHERE node = 'node-b'");
-    let is_held = || fleet.near.admin_get("/readyz").contains("holding").then_some(());
-    assert!(wait_for(is_held).is_some(), "{}", fleet.near.log());
-    let issued = fleet.site.cli(&["token", "issue", "alice"]);
-    let token = issued["token"].as_str().unwrap();
-    let request = || Request::to(DEVICE, fleet.device.port()).bearer(token).send(fleet.near.address());
-    assert!(wait_for(|| (request().status == 200).then_some(())).is_some(), "{}", fleet.near.log());
-    assert_eq!(fleet.status(1), 200, "and the devices are where they were");
 }
