@@ -60,7 +60,7 @@ pub const CALLS: &[Call] = calls! {
     ftruncate SYS_ftruncate All [EIO EINTR EPERM]
     futex SYS_futex All [EINTR EAGAIN]
     getdents64 SYS_getdents64 All [EIO ENOENT]
-    getrandom SYS_getrandom All [EINTR EAGAIN]
+    getrandom SYS_getrandom All [EINTR]
     getsockname SYS_getsockname All [ENOBUFS]
     getsockopt SYS_getsockopt All [ENOMEM]
     io_uring_enter SYS_io_uring_enter All [EINTR EAGAIN EBUSY ENOMEM]
