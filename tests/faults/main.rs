@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use harness::{Case, census, census_misses, of_outcomes, put_into_page, run_all, supervisor_or_skip};
+use harness::{
+    Case, Moment, Outcome, census, census_misses, of_outcomes, put_into_page, run_all, supervisor_or_skip,
+};
 
 fn main() -> ExitCode {
     if !supervisor_or_skip("faults") {
@@ -28,10 +30,21 @@ fn main() -> ExitCode {
             broken += 1;
         }
     }
-    let outcomes = run_all(&cases, |outcome| {
+    let report = |outcome: &Outcome| {
         for failure in &outcome.broken {
             println!("{}: {failure}", outcome.case);
         }
+    };
+    // Each moment has a relay of its own, and most of the time is spent on waiting.
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let of_moments: Vec<_> = Moment::ALL
+            .into_iter()
+            .map(|moment| {
+                let cases: Vec<Case> = cases.iter().filter(|case| case.moment == moment).copied().collect();
+                scope.spawn(move || if cases.is_empty() { Vec::new() } else { run_all(&cases, report) })
+            })
+            .collect();
+        of_moments.into_iter().flat_map(|moment| moment.join().expect("a moment ends")).collect()
     });
     broken += outcomes.iter().filter(|outcome| !outcome.broken.is_empty()).count();
     let table = of_outcomes(&outcomes);

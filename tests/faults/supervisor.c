@@ -34,6 +34,7 @@ struct control {
     int failed;         /* Calls that have failed. */
     int has_begun;      /* The program is past its loader: it has made a call of `poll`. */
     int listener;       /* The descriptor of the notifications, from the parent to the child. */
+    int kind;           /* What the descriptor of the call must be: 'f' a file, 's' a socket or a pipe; 0 for any. */
     char thread[NAME];  /* The thread whose calls fail; empty for all. */
     unsigned counts[CALLS];
 };
@@ -80,6 +81,19 @@ static int is_of_thread(pid_t thread)
     return strncmp(name, (const char *)control->thread, NAME) == 0;
 }
 
+/* Only a file can be full, and only a connection can be broken. */
+static int is_of_kind(pid_t thread, int file)
+{
+    if (!control->kind)
+        return 1;
+    char path[64], to[16] = "";
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", thread, file);
+    if (readlink(path, to, sizeof to - 1) < 0)
+        return 0;
+    int is_connection = strncmp(to, "socket:", 7) == 0 || strncmp(to, "pipe:", 5) == 0;
+    return control->kind == 's' ? is_connection : to[0] == '/';
+}
+
 static void supervise(void)
 {
     while (control->listener < 0)
@@ -109,7 +123,8 @@ static void supervise(void)
             control->counts[number]++;
         if (number == SYS_poll)
             control->has_begun = 1;
-        else if (control->has_begun && number == control->number && control->left != 0 && is_of_thread(asked.pid)) {
+        else if (control->has_begun && number == control->number && control->left != 0 && is_of_thread(asked.pid)
+            && is_of_kind(asked.pid, asked.data.args[0])) {
             if (control->left > 0)
                 control->left--;
             control->failed++;

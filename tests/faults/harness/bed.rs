@@ -119,7 +119,10 @@ impl Bed {
         let until = Instant::now() + time;
         let mut replies = Vec::new();
         relay.signal(Signal::SIGHUP);
-        std::fs::write(&self.addresses, format!("{ADDRESSES}# again\n")).unwrap();
+        // Renamed, so that no half of it is read.
+        let new = self.addresses.with_extension("new");
+        std::fs::write(&new, format!("{ADDRESSES}# again\n")).unwrap();
+        std::fs::rename(&new, &self.addresses).unwrap();
         let _same = self.site.command(&["grant", "list", "--json"]).output();
         let mut round = 0;
         while Instant::now() < until {

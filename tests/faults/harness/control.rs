@@ -44,6 +44,7 @@ impl Control {
     pub fn wrap(&self, command: &Command, numbers: impl IntoIterator<Item = i64>) -> Command {
         let numbers: Vec<String> =
             numbers.into_iter().chain([libc::SYS_poll]).map(|number| number.to_string()).collect();
+        self.set(HAS_BEGUN, 0);
         let mut wrapped = Command::new(self.program.folder().join("supervisor"));
         wrapped.arg(&self.path).arg(numbers.join(",")).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -58,6 +59,7 @@ impl Control {
     /// Lets `calls` calls fail, or all where it is negative.
     pub fn fail(&self, number: i64, error: Errno, calls: i32) {
         self.set(FAILED, 0);
+        self.set(KIND, kind(number, error));
         self.set(LEFT, calls);
         self.set(ERROR, error as i32);
         self.set(NUMBER, i32::try_from(number).unwrap());
@@ -90,6 +92,16 @@ impl Control {
     }
 }
 
+/// The kind of descriptor that can give a call this error; 0 for any.
+fn kind(number: i64, error: Errno) -> i32 {
+    let reads_or_writes = [libc::SYS_read, libc::SYS_write, libc::SYS_writev].contains(&number);
+    match error {
+        Errno::EIO | Errno::ENOSPC | Errno::EDQUOT if reads_or_writes => i32::from(b'f'),
+        Errno::EPIPE if reads_or_writes => i32::from(b's'),
+        _ => 0,
+    }
+}
+
 fn key() -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -102,7 +114,9 @@ const NUMBER: u64 = 0;
 const ERROR: u64 = 1;
 const LEFT: u64 = 2;
 const FAILED: u64 = 3;
+const HAS_BEGUN: u64 = 4;
+const KIND: u64 = 6;
 
 /// Place of the counts, in bytes, and their number.
-const COUNTS_AT: u64 = 40;
+const COUNTS_AT: u64 = 44;
 const CALLS: usize = 512;

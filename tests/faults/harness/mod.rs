@@ -14,5 +14,6 @@ mod table;
 pub use calls::census_misses;
 pub use case::{Case, Moment};
 pub use control::supervisor_or_skip;
+pub use outcome::Outcome;
 pub use run::{census, run_all};
 pub use table::{of_outcomes, put_into_page};
