@@ -97,7 +97,8 @@ fn kind(number: i64, error: Errno) -> i32 {
     let reads_or_writes = [libc::SYS_read, libc::SYS_write, libc::SYS_writev].contains(&number);
     match error {
         Errno::EIO | Errno::ENOSPC | Errno::EDQUOT if reads_or_writes => i32::from(b'f'),
-        Errno::EPIPE if reads_or_writes => i32::from(b's'),
+        // No call on an eventfd is interrupted, and none on a file is.
+        Errno::EPIPE | Errno::EINTR if reads_or_writes => i32::from(b's'),
         _ => 0,
     }
 }
