@@ -34,7 +34,7 @@ struct control {
     int failed;         /* Calls that have failed. */
     int has_begun;      /* The program is past its loader: it has made a call of `poll`. */
     int listener;       /* The descriptor of the notifications, from the parent to the child. */
-    int kind;           /* What the descriptor of the call must be: 'f' a file, 's' a socket or a pipe; 0 for any. */
+    int kind;           /* What the call must be for: 'f' a file, 's' a socket or a pipe, 'w' a wait; 0 for any. */
     char thread[NAME];  /* The thread whose calls fail; empty for all. */
     unsigned counts[CALLS];
 };
@@ -82,10 +82,13 @@ static int is_of_thread(pid_t thread)
 }
 
 /* Only a file can be full, and only a connection can be broken. */
-static int is_of_kind(pid_t thread, int file)
+static int is_of_kind(pid_t thread, int file, int operation)
 {
     if (!control->kind)
         return 1;
+    if (control->kind == 'w')
+        /* FUTEX_WAIT and FUTEX_WAIT_BITSET; a wake-up does not fail. */
+        return (operation & 127) == 0 || (operation & 127) == 9;
     char path[64], to[16] = "";
     snprintf(path, sizeof path, "/proc/%d/fd/%d", thread, file);
     if (readlink(path, to, sizeof to - 1) < 0)
@@ -124,7 +127,7 @@ static void supervise(void)
         if (number == SYS_poll)
             control->has_begun = 1;
         else if (control->has_begun && number == control->number && control->left != 0 && is_of_thread(asked.pid)
-            && is_of_kind(asked.pid, asked.data.args[0])) {
+            && is_of_kind(asked.pid, asked.data.args[0], asked.data.args[1])) {
             if (control->left > 0)
                 control->left--;
             control->failed++;

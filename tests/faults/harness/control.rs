@@ -92,10 +92,11 @@ impl Control {
     }
 }
 
-/// The kind of descriptor that can give a call this error; 0 for any.
+/// What a call must be for to give this error; 0 for anything.
 fn kind(number: i64, error: Errno) -> i32 {
     let reads_or_writes = [libc::SYS_read, libc::SYS_write, libc::SYS_writev].contains(&number);
     match error {
+        _ if number == libc::SYS_futex => i32::from(b'w'),
         Errno::EIO | Errno::ENOSPC | Errno::EDQUOT if reads_or_writes => i32::from(b'f'),
         // No call on an eventfd is interrupted, and none on a file is.
         Errno::EPIPE | Errno::EINTR if reads_or_writes => i32::from(b's'),
