@@ -34,7 +34,7 @@ struct control {
     int failed;         /* Calls that have failed. */
     int has_begun;      /* The program is past its loader: it has made a call of `poll`. */
     int listener;       /* The descriptor of the notifications, from the parent to the child. */
-    int kind;           /* What the call must be for: 'f' a file, 's' a socket or a pipe, 'w' a wait; 0 for any. */
+    int kind;           /* What the call must be for: 'f' a file, 's' a socket, 'w' a wait; 0 for any. */
     char thread[NAME];  /* The thread whose calls fail; empty for all. */
     unsigned counts[CALLS];
 };
@@ -93,7 +93,7 @@ static int is_of_kind(pid_t thread, int file, int operation)
     snprintf(path, sizeof path, "/proc/%d/fd/%d", thread, file);
     if (readlink(path, to, sizeof to - 1) < 0)
         return 0;
-    int is_connection = strncmp(to, "socket:", 7) == 0 || strncmp(to, "pipe:", 5) == 0;
+    int is_connection = strncmp(to, "socket:", 7) == 0;
     return control->kind == 's' ? is_connection : to[0] == '/';
 }
 

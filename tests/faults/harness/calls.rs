@@ -86,7 +86,7 @@ pub const CALLS: &[Call] = calls! {
     pwrite64 SYS_pwrite64 All [EIO ENOSPC EDQUOT EINTR]
     read SYS_read All [EIO EINTR]
     readlink SYS_readlink All [EACCES EIO]
-    recvfrom SYS_recvfrom All [EINTR EAGAIN ECONNRESET ENOMEM ETIMEDOUT]
+    recvfrom SYS_recvfrom All [EINTR ECONNRESET ENOMEM ETIMEDOUT]
     recvmsg SYS_recvmsg All [EINTR EAGAIN ENOMEM]
     rename SYS_rename All [EIO ENOSPC EACCES EROFS]
     rmdir SYS_rmdir All [EACCES EBUSY]
