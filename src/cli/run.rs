@@ -1,6 +1,8 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
+use std::convert::Infallible;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -233,19 +235,26 @@ impl EndRequests {
     fn start(requests: NodeRequests, has_started: Arc<AtomicBool>) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
         let (send, ends) = bounded(END_REQUESTS_MAX);
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for signal in signals.forever() {
-                // Where many requests wait already, they do what this one would.
-                if ![SIGHUP, SIGUSR2].contains(&signal) && !has_started.load(Ordering::Acquire) {
-                    tracing::info!("ended by a signal before the start was over");
-                    std::process::exit(0);
-                }
-                match signal {
-                    SIGHUP => drop(requests.reload()),
-                    SIGUSR2 => drop(requests.upgrade(None)),
-                    SIGINT => drop(send.try_send(EndRequest::Interrupt)),
-                    _ => drop(send.try_send(EndRequest::Terminate)),
-                }
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || -> Infallible {
+            loop {
+                let serve = || {
+                    for signal in signals.forever() {
+                        // Where many requests wait already, they do what this one would.
+                        if ![SIGHUP, SIGUSR2].contains(&signal) && !has_started.load(Ordering::Acquire) {
+                            tracing::info!("ended by a signal before the start was over");
+                            std::process::exit(0);
+                        }
+                        match signal {
+                            SIGHUP => drop(requests.reload()),
+                            SIGUSR2 => drop(requests.upgrade(None)),
+                            SIGINT => drop(send.try_send(EndRequest::Interrupt)),
+                            _ => drop(send.try_send(EndRequest::Terminate)),
+                        }
+                    }
+                };
+                // The iterator panics where the system refuses its read. A later one may pass.
+                let _refused = std::panic::catch_unwind(AssertUnwindSafe(serve));
+                std::thread::sleep(SIGNALS_PAUSE);
             }
         })?;
         Ok(Self { signals: ends })
@@ -264,3 +273,6 @@ impl EndRequests {
 
 /// The first request, and the one that ends a drain.
 const END_REQUESTS_MAX: usize = 2;
+
+/// Pause before signals are waited for again, after the system has refused it.
+const SIGNALS_PAUSE: Duration = Duration::from_millis(100);
