@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutate e2e kernels loom lint check bench compare deb tools
+.PHONY: help demo test mutate attack e2e kernels loom lint check bench compare deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -27,6 +27,10 @@ test: tools ## Install what the tests need, and run every test
 
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
 	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
+
+attack: ## Attack a relay, and HAProxy where it has the same job, and write a table; ARGS="nobody heads" runs those alone, EACH=5 is for how many seconds each
+	@export ATTACK_SECONDS=$${EACH:-5}
+	exec cargo test --locked --release --test attack -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}

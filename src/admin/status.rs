@@ -18,6 +18,7 @@ use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
 use crate::engine::{DirectoryCounts, ServicePhase};
+use crate::sys::confine::confinement;
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -56,6 +57,7 @@ async fn report(state: &AdminState) -> StatusReport {
         ),
         node: sources.identity.lock().clone(),
         config: sources.requests.status(),
+        confinement: confinement(),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
         slowest: slowest(sources).map(SlowHandshake::from).collect(),
@@ -72,6 +74,7 @@ fn public_status(state: &AdminState) -> PublicStatus {
         ),
         node: Null,
         config: Null,
+        confinement: Null,
         probe: sources.probe.get().into(),
         source: public_source(&sources.control.get()),
         slowest: slowest(sources).map(PublicHandshake::from).collect(),

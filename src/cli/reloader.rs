@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::confine::files_out_of_reach;
 use super::log::{LogError, RunningLog};
 use crate::config::{self, Config, ConfigErrors};
 use crate::node::{self, Node};
@@ -23,6 +24,12 @@ pub(super) struct Reloader<'a> {
 pub(super) enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    #[error(
+        "this process gave up all files but those that it had been configured for, so it cannot open {}; run \
+         `sluicegate upgrade`, or restart it",
+        .0.join(", ")
+    )]
+    OutOfReach(Vec<String>),
     #[error(
         "a running relay cannot take over changes of {}; run `sluicegate upgrade`, or restart it",
         .0.join(", ")
@@ -63,6 +70,10 @@ impl Reloader<'_> {
         let changed = self.config.needs_restart(&next);
         if !changed.is_empty() {
             return hand_over(changed);
+        }
+        let out_of_reach = files_out_of_reach(&next);
+        if !out_of_reach.is_empty() {
+            return Err(ReloadError::OutOfReach(out_of_reach));
         }
         let output = self.log.prepare(&self.config.log, &next.log)?;
         node.reload(next.clone(), tls).map_err(|error| ReloadError::Node(Box::new(error)))?;

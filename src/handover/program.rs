@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::sys::launcher::{self, ProgramCall, StartedProgram};
 
 /// How this process was started. To be read at its start: later the file may be another, or gone.
 #[derive(Clone, Debug)]
 pub struct Program {
-    path: PathBuf,
-    arguments: Vec<OsString>,
+    call: ProgramCall,
 }
 
 impl Program {
@@ -23,22 +24,33 @@ impl Program {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?,
         };
-        Ok(Self { path, arguments: arguments.collect() })
+        // The watchdog and the sockets were this process's. The new one reports once it is the main process.
+        let meant_for_this_process = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+        let arguments: Vec<OsString> = arguments.collect();
+        let call = ProgramCall {
+            path: path.into(),
+            arguments,
+            set: vec![(VARIABLE.to_owned(), "stdin".to_owned())],
+            unset: meant_for_this_process.map(str::to_owned).to_vec(),
+        };
+        Ok(Self { call })
+    }
+
+    /// How it is called to take over, for the launcher.
+    pub fn call(&self) -> ProgramCall {
+        self.call.clone()
     }
 
     /// Starts it with the same arguments, as the process that takes over through `channel`.
-    pub(super) fn start(&self, channel: OwnedFd) -> io::Result<Child> {
-        let mut command = Command::new(&self.path);
-        command.args(&self.arguments).env(VARIABLE, "stdin").stdin(Stdio::from(channel));
-        // The watchdog and the sockets were this process's. The new one reports once it is the main process.
-        for meant_for_this_process in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-            command.env_remove(meant_for_this_process);
+    pub(super) fn start(&self, channel: OwnedFd) -> io::Result<StartedProgram> {
+        match launcher::in_use() {
+            Some(launcher) => launcher.start_program(&self.call, channel),
+            None => self.call.command().stdin(Stdio::from(channel)).spawn().map(StartedProgram::Child),
         }
-        command.spawn()
     }
 
-    pub(super) fn path(&self) -> &std::path::Path {
-        &self.path
+    pub(super) fn path(&self) -> &Path {
+        Path::new(&self.call.path)
     }
 }
 

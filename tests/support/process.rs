@@ -21,6 +21,7 @@ pub struct Relay {
     child: Child,
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
     log: Log,
 }
 
@@ -35,7 +36,7 @@ impl Relay {
             let _gone = child.wait();
             panic!("the relay did not become ready:\n{}", log.text());
         };
-        Self { child, clients: ready.clients, admin: ready.admin, log }
+        Self { child, clients: ready.clients, admin: ready.admin, peers: ready.peers, log }
     }
 
     /// The first client listener.
@@ -50,6 +51,11 @@ impl Relay {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// The listener for other nodes, where there is one.
+    pub fn peers(&self) -> Option<SocketAddr> {
+        self.peers
     }
 
     pub fn pid(&self) -> u32 {
@@ -170,6 +176,7 @@ pub fn assert_done(output: &Output) {
 struct Ready {
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
 }
 
 impl Ready {
@@ -177,8 +184,10 @@ impl Ready {
         let (clients, admin) = line.trim().strip_prefix("ready client=")?.split_once(" admin=")?;
         let clients = clients.split(',').map(|address| address.parse().ok()).collect::<Option<_>>()?;
         // A node that others forward to says where behind that.
-        let admin = admin.split(' ').next()?;
-        Some(Self { clients, admin: admin.parse().ok()? })
+        let mut words = admin.split(' ');
+        let admin = words.next()?.parse().ok()?;
+        let peers = words.find_map(|word| word.strip_prefix("nodes=")?.parse().ok());
+        Some(Self { clients, admin, peers })
     }
 }
 

@@ -24,6 +24,8 @@ pub struct PublicStatus {
     pub node: Null,
     /// Errors of a configuration name files and values.
     pub config: Null,
+    /// What an attacker would have to get around is nobody's business.
+    pub confinement: Null,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,
     pub slowest: Vec<PublicHandshake>,

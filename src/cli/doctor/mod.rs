@@ -4,6 +4,7 @@
 
 mod certificates;
 mod cgroup;
+mod confinement;
 mod finding;
 mod hardware;
 mod kernel;
@@ -73,6 +74,7 @@ fn examine(machine: &Machine, config: &Config, profile: Option<TuningProfile>) -
     let mut findings = kernel::findings(machine);
     findings.extend(limits::findings(machine, config));
     findings.extend(cgroup::findings(machine, config));
+    findings.extend(confinement::findings(machine, config));
     findings.extend(hardware::findings(machine, config));
     findings.extend(settings.iter().filter_map(|setting| setting.check(machine)));
     findings.sort_by_key(|finding| finding.verdict);
