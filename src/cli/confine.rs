@@ -23,7 +23,7 @@ pub fn confine(loaded: &Loaded, program: &Program) -> Result<(), CommandError> {
         }
     };
     let failed = |error: io::Error| CommandError::failed(format!("this process cannot be confined: {error}"));
-    let mut programs = vec![program.call()];
+    let mut programs = vec![program.call(), program.as_it_runs().call()];
     programs.extend(store::wireguard_calls(&config.vpn));
     Launcher::start(LAUNCHER, programs).map_err(failed)?.put_in_use();
     make_folders(config);

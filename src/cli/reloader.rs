@@ -11,6 +11,14 @@ use crate::config::{self, Config, ConfigErrors};
 use crate::node::{self, Node};
 use crate::wire::TlsConfigs;
 
+/// What a reload that was not refused has done.
+pub(super) enum Reloaded {
+    /// The running relay has taken over the configuration.
+    Here,
+    /// Nothing but certificates yet: these keys need a new process.
+    NeedsNewProcess(Vec<String>),
+}
+
 /// State of the running relay that a reload needs.
 pub(super) struct Reloader<'a> {
     /// `None` for the built-in values.
@@ -24,17 +32,6 @@ pub(super) struct Reloader<'a> {
 pub(super) enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    #[error(
-        "this process gave up all files but those that it had been configured for, so it cannot open {}; run \
-         `sluicegate upgrade`, or restart it",
-        .0.join(", ")
-    )]
-    OutOfReach(Vec<String>),
-    #[error(
-        "a running relay cannot take over changes of {}; run `sluicegate upgrade`, or restart it",
-        .0.join(", ")
-    )]
-    NeedsRestart(Vec<String>),
     #[error(transparent)]
     Node(Box<node::ReloadError>),
     #[error(transparent)]
@@ -44,14 +41,20 @@ pub(super) enum ReloadError {
 impl Reloader<'_> {
     /// Reloads the configuration, and logs what came of it. Certificates are read again, and the audit log is opened
     /// again, in any case.
-    pub fn reload(&mut self, node: &Node) -> Result<(), ReloadError> {
+    pub fn reload(&mut self, node: &Node) -> Result<Reloaded, ReloadError> {
         node.audit_reopener().reopen();
         for error in node.renew_certificates() {
             tracing::error!("certificates stay as they are: {error}");
         }
         let applied = self.apply(node);
         match &applied {
-            Ok(()) => tracing::info!("reloaded"),
+            Ok(Reloaded::Here) => tracing::info!("reloaded"),
+            Ok(Reloaded::NeedsNewProcess(keys)) => {
+                tracing::info!(
+                    keys = keys.join(", "),
+                    "reloading by a new process, which these changes need"
+                );
+            }
             // One line of the log, whatever the number of errors.
             Err(error) => {
                 let errors = error.to_string().replace('\n', "; ");
@@ -61,29 +64,32 @@ impl Reloader<'_> {
         applied
     }
 
-    fn apply(&mut self, node: &Node) -> Result<(), ReloadError> {
-        let (next, tls) = Config::load_with(
-            self.file,
-            config::environment().map_err(ConfigErrors::from)?,
-            TlsConfigs::load_all,
-        )?;
-        let changed = self.config.needs_restart(&next);
+    fn apply(&mut self, node: &Node) -> Result<Reloaded, ReloadError> {
+        let environment = || config::environment().map_err(ConfigErrors::from);
+        let (next, tls) = match Config::load_with(self.file, environment()?, TlsConfigs::load_all) {
+            Ok(loaded) => loaded,
+            // This process may not be able to read what another one can.
+            Err(errors) => {
+                match Config::load(self.file, environment()?).map(|next| files_out_of_reach(&next)) {
+                    Ok(out_of_reach) if !out_of_reach.is_empty() => {
+                        return Ok(Reloaded::NeedsNewProcess(out_of_reach));
+                    }
+                    _ => return Err(errors.into()),
+                }
+            }
+        };
+        let changed = self.config.needs_new_process(&next);
         if !changed.is_empty() {
-            return hand_over(changed);
+            return Ok(Reloaded::NeedsNewProcess(changed));
         }
         let out_of_reach = files_out_of_reach(&next);
         if !out_of_reach.is_empty() {
-            return Err(ReloadError::OutOfReach(out_of_reach));
+            return Ok(Reloaded::NeedsNewProcess(out_of_reach));
         }
         let output = self.log.prepare(&self.config.log, &next.log)?;
         node.reload(next.clone(), tls).map_err(|error| ReloadError::Node(Box::new(error)))?;
         self.log.apply(next.log.level, output);
         self.config = next;
-        Ok(())
+        Ok(Reloaded::Here)
     }
-}
-
-/// The place where a new process takes over, which applies the keys that this one cannot. Until then they are refused.
-fn hand_over(changed: Vec<String>) -> Result<(), ReloadError> {
-    Err(ReloadError::NeedsRestart(changed))
 }

@@ -1,4 +1,4 @@
-//! The program that a hand-over starts: the one that this process was started by, as it is on disk then.
+//! The program that a hand-over starts: the one that this process was started by, as it is on disk then, or as it runs.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,7 +11,15 @@ use crate::sys::launcher::{self, ProgramCall, StartedProgram};
 /// How this process was started. To be read at its start: later the file may be another, or gone.
 #[derive(Clone, Debug)]
 pub struct Program {
-    call: ProgramCall,
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    version: ProgramVersion,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ProgramVersion {
+    OnDisk,
+    Running,
 }
 
 impl Program {
@@ -24,33 +32,44 @@ impl Program {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?,
         };
-        // The watchdog and the sockets were this process's. The new one reports once it is the main process.
-        let meant_for_this_process = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-        let arguments: Vec<OsString> = arguments.collect();
-        let call = ProgramCall {
-            path: path.into(),
-            arguments,
-            set: vec![(VARIABLE.to_owned(), "stdin".to_owned())],
-            unset: meant_for_this_process.map(str::to_owned).to_vec(),
-        };
-        Ok(Self { call })
+        Ok(Self { path, arguments: arguments.collect(), version: ProgramVersion::OnDisk })
     }
 
-    /// How it is called to take over, for the launcher.
+    /// The same program as this process runs, whatever is on disk.
+    pub fn as_it_runs(&self) -> Self {
+        Self { version: ProgramVersion::Running, ..self.clone() }
+    }
+
+    /// How it is called to take over, with the arguments of this process.
     pub fn call(&self) -> ProgramCall {
-        self.call.clone()
+        let file = match self.version {
+            ProgramVersion::OnDisk => self.path.clone().into(),
+            // The launcher's program is this one's.
+            ProgramVersion::Running => OsString::from("/proc/self/exe"),
+        };
+        // The watchdog and the sockets were this process's. The new one reports once it is the main process.
+        let meant_for_this_process = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+        ProgramCall {
+            file,
+            // The new process finds the program on disk by its name.
+            name: Some(self.path.clone().into()),
+            arguments: self.arguments.clone(),
+            set: vec![(VARIABLE.to_owned(), "stdin".to_owned())],
+            unset: meant_for_this_process.map(str::to_owned).to_vec(),
+        }
     }
 
     /// Starts it with the same arguments, as the process that takes over through `channel`.
     pub(super) fn start(&self, channel: OwnedFd) -> io::Result<StartedProgram> {
+        let call = self.call();
         match launcher::in_use() {
-            Some(launcher) => launcher.start_program(&self.call, channel),
-            None => self.call.command().stdin(Stdio::from(channel)).spawn().map(StartedProgram::Child),
+            Some(launcher) => launcher.start_program(&call, channel),
+            None => call.command().stdin(Stdio::from(channel)).spawn().map(StartedProgram::Child),
         }
     }
 
     pub(super) fn path(&self) -> &Path {
-        Path::new(&self.call.path)
+        &self.path
     }
 }
 

@@ -24,7 +24,9 @@ use super::packets::PacketSocket;
 /// A program with all that it is called with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProgramCall {
-    pub path: OsString,
+    pub file: OsString,
+    /// Its own name for itself; `None` is `file`.
+    pub name: Option<OsString>,
     pub arguments: Vec<OsString>,
     /// Variables that it gets besides those of the relay.
     pub set: Vec<(String, String)>,
@@ -266,7 +268,8 @@ pub fn wait_within(mut child: Child, patience: Duration) -> io::Result<ExitStatu
 
 impl ProgramCall {
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(&self.file);
+        self.name.iter().for_each(|name| _ = command.arg0(name));
         command.args(&self.arguments).envs(self.set.iter().map(|(name, value)| (name, value)));
         self.unset.iter().for_each(|name| _ = command.env_remove(name));
         command

@@ -87,7 +87,7 @@ impl WireGuardFollower {
             file::read(&self.peers).map_err(|error| format!("{}: {error}", self.peers.display()))?;
         let peers = PeerDevices::parse(&peers, &self.peers.display().to_string());
         let printed = self.output().map_err(|error| {
-            format!("`{} show {} dump` failed: {error}", self.call.path.display(), self.interface)
+            format!("`{} show {} dump` failed: {error}", self.call.file.display(), self.interface)
         })?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let reader = DumpReader { name: format!("wireguard:{}", self.interface), now, max_age: self.max_age };
@@ -121,8 +121,8 @@ pub fn calls(vpn: &Vpn) -> Vec<ProgramCall> {
 
 fn call(interface: &str, vpn: &Vpn) -> ProgramCall {
     let arguments = ["show", interface, "dump"].map(OsString::from).to_vec();
-    let path = vpn.wireguard_command.clone().into();
-    ProgramCall { path, arguments, set: Vec::new(), unset: Vec::new() }
+    let file = vpn.wireguard_command.clone().into();
+    ProgramCall { file, name: None, arguments, set: Vec::new(), unset: Vec::new() }
 }
 
 fn read_from_start(mut output: File) -> io::Result<String> {
