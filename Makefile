@@ -30,7 +30,7 @@ mutate: ## Break the queries in every way, in all sizes and on both stores, and 
 
 attack: ## Attack a relay, and HAProxy where it has the same job, and write a table; ARGS="nobody heads" runs those alone, EACH=5 is for how many seconds each
 	@export ATTACK_SECONDS=$${EACH:-5}
-	exec cargo test --locked --release --test attack -- $(ARGS)
+	exec cargo bench --locked --bench attack -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::Loaded;
 use super::output::CommandError;
-use crate::config::{Config, Confine, FileAccess, NamedFile};
+use crate::config::{Config, Confine, FileAccess, KernelTls, NamedFile};
 use crate::handover::Program;
 use crate::store;
 use crate::sys::confine::{self, BelowFolder, Confinement, ConfinementMode, Files, Strictness};
+use crate::sys::kernel_tls;
 use crate::sys::launcher::{self, Launcher};
 
 /// Confines this process as `security.confine` says, and logs what came of it. This process must have one thread.
@@ -27,6 +28,10 @@ pub fn confine(loaded: &Loaded, program: &Program) -> Result<(), CommandError> {
     programs.extend(store::wireguard_calls(&config.vpn));
     Launcher::start(LAUNCHER, programs).map_err(failed)?.put_in_use();
     make_folders(config);
+    if config.speaks_tls() && config.engine.kernel_tls == KernelTls::Auto {
+        // The kernel loads its module for TLS for a process that may administer the network, and for no other later.
+        let _found_out_again_later = kernel_tls::probe();
+    }
     let confinement = confine::confine(files(config, loaded.file.as_deref()), strictness).map_err(failed)?;
     log(&confinement);
     Ok(())
@@ -80,7 +85,7 @@ fn make_folders(config: &Config) {
     }
 }
 
-/// What a relay with this configuration opens.
+/// The files that a relay with this configuration opens.
 fn files(config: &Config, file: Option<&Path>) -> Files {
     let mut files = Files::default();
     let of_the_system = if config.needs_names() { [SYSTEM, NAMES].concat() } else { SYSTEM.to_vec() };
@@ -105,7 +110,7 @@ fn files(config: &Config, file: Option<&Path>) -> Files {
     files
 }
 
-/// Where a file is, and where the one will be that takes its place.
+/// The folders of a file, and of the one that will take its place.
 fn places(named: &NamedFile<'_>) -> Vec<PathBuf> {
     match named.access {
         FileAccess::WriteInside => vec![existing(named.path)],
@@ -146,10 +151,10 @@ fn sqlite_temporary_folder() -> Option<PathBuf> {
 /// Name of the command that is the launcher.
 pub const LAUNCHER: &str = "launcher";
 
-/// As `authz.state` is made.
+/// The mode that `authz.state` is made with.
 const FOLDER_MODE: u32 = 0o700;
 
-/// What every relay reads of the machine: libraries that glibc loads late, facts of the kernel, root certificates, random
+/// The parts of the machine that every relay reads: libraries that glibc loads late, facts of the kernel, root certificates, random
 /// bytes, time zones.
 const SYSTEM: &[&str] = &[
     "/dev/random",
@@ -170,8 +175,8 @@ const SYSTEM: &[&str] = &[
     "/usr/share/zoneinfo",
 ];
 
-/// What glibc reads to find the address of a host, or the number of a group. Some of the files are replaced while the relay
-/// runs, so it is their folders.
+/// The folders that glibc reads to find the address of a host, or the number of a group. Some of the files are replaced while the relay
+/// runs.
 const NAMES: &[&str] = &[
     "/etc",
     "/run/NetworkManager",

@@ -17,7 +17,7 @@ pub struct NamedFile<'a> {
     pub access: FileAccess,
 }
 
-/// What a relay does with a file.
+/// The use that a relay makes of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FileAccess {
     /// Reads it, and the one that takes its place.

@@ -9,7 +9,7 @@ pub struct Security {
     pub confine: Confine,
 }
 
-/// Whether the process gives up what it does not need, before it accepts clients.
+/// The choice whether the process gives up what it does not need, before it accepts clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confine {

@@ -58,9 +58,9 @@ pub enum StartedProgram {
 #[serde(rename_all = "kebab-case")]
 enum Request {
     Programs(Vec<ProgramCall>),
-    /// With two descriptors: the conversation about it, and the program's standard input.
+    /// Starts a program. Comes with two descriptors: the conversation about it, and the program's standard input.
     Start(usize),
-    /// With one descriptor: the conversation, in which the output comes back as a file.
+    /// Runs a program. Comes with one descriptor: the conversation, in which the output comes back as a file.
     Output(usize),
 }
 
@@ -68,7 +68,7 @@ enum Request {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Started(u32),
-    /// With one descriptor, of the output.
+    /// The program has ended. Comes with one descriptor, of the output.
     Done,
     Killed,
     Failed {

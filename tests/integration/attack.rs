@@ -1,7 +1,7 @@
 //! Good clients beside attackers: none loses its tunnel, new ones are served, what the process holds is bounded, and all is
 //! as before when the attack is over. `make attack` runs all attacks for longer, and HAProxy beside.
 
-#[path = "../attack/harness/mod.rs"]
+#[path = "../../benches/attack/harness/mod.rs"]
 #[allow(dead_code, reason = "HAProxy is attacked in the long run alone")]
 mod harness;
 

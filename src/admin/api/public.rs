@@ -24,7 +24,7 @@ pub struct PublicStatus {
     pub node: Null,
     /// Errors of a configuration name files and values.
     pub config: Null,
-    /// What an attacker would have to get around is nobody's business.
+    /// The obstacles for an attacker are nobody's business.
     pub confinement: Null,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,

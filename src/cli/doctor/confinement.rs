@@ -32,6 +32,9 @@ fn setting(config: &Config) -> Option<MachineFinding> {
 
 fn filters(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let actions = machine.sysctl("kernel.seccomp.actions_avail");
+    if actions.is_none() && !machine.is_this_one() {
+        return None;
+    }
     let has = actions.as_deref().is_some_and(|actions| actions.split(' ').any(|action| action == "errno"));
     let logged = machine.sysctl("kernel.seccomp.actions_logged").unwrap_or_default();
     let found = match (has, logged.split(' ').any(|action| action == "errno")) {
@@ -67,7 +70,7 @@ fn landlock(config: &Config) -> MachineFinding {
     }
 }
 
-/// What is in force for the process of `--pid`.
+/// Checks the process of `--pid`.
 fn process(machine: &Machine, config: &Config) -> Option<MachineFinding> {
     let pid = machine.other_process()?;
     let status = machine.of_process("status")?;

@@ -44,6 +44,8 @@ pub fn run(args: DoctorArgs, loaded: &Loaded, output: OutputFormat) -> Result<()
     let machine = Machine::new(args.root, args.pid);
     let mut findings = examine(&machine, &loaded.config, args.profile);
     findings.extend(certificates::findings(loaded.tls.shown(), SystemTime::now()));
+    // Not in a relay: what it has given up it cannot ask for.
+    findings.extend(confinement::findings(&machine, &loaded.config));
     findings.sort_by_key(|finding| finding.verdict);
     match output {
         OutputFormat::Text => print(&finding::text(&findings))?,
@@ -74,7 +76,6 @@ fn examine(machine: &Machine, config: &Config, profile: Option<TuningProfile>) -
     let mut findings = kernel::findings(machine);
     findings.extend(limits::findings(machine, config));
     findings.extend(cgroup::findings(machine, config));
-    findings.extend(confinement::findings(machine, config));
     findings.extend(hardware::findings(machine, config));
     findings.extend(settings.iter().filter_map(|setting| setting.check(machine)));
     findings.sort_by_key(|finding| finding.verdict);

@@ -76,5 +76,5 @@ const TRIED_BY_LIBRARIES: [i64; 7] = [435, 437, 441, 449, 454, 455, 456];
 /// The first call that is newer than these lists (Linux 6.17 ends before it).
 const FIRST_UNKNOWN_CALL: i64 = 470;
 
-/// Beyond all that Linux will have for years, and short of a filter that is too long.
+/// The last such call. Linux will not reach it for years, and the filter does not get too long.
 const LAST_UNKNOWN_CALL: i64 = 560;

@@ -18,12 +18,12 @@ pub fn reset_at_once(field: &Field, assault: &Assault) {
 }
 
 pub fn stay_silent(field: &Field, assault: &Assault) {
-    assault.hold(HELD_EACH, &[], || connect_from(ATTACKER, field.plain));
+    assault.hold(&[], || connect_from(ATTACKER, field.plain));
 }
 
 pub fn send_slow_heads(field: &Field, assault: &Assault) {
     let head = b"CONNECT 00112233445566778899aabbccddeeff.balena:22 HTTP/1.1\r\nHost: nowhere\r\nX: ";
-    assault.hold(HELD_EACH, head, || assault.connect_from_everywhere(field.plain));
+    assault.hold(head, || assault.connect_from_everywhere(field.plain));
 }
 
 pub fn send_endless_heads(field: &Field, assault: &Assault) {
@@ -41,7 +41,7 @@ pub fn send_endless_heads(field: &Field, assault: &Assault) {
 pub fn shake_hands_slowly(field: &Field, assault: &Assault) {
     // The begin of a record with a ClientHello of 512 bytes.
     let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 200]].concat();
-    assault.hold(HELD_EACH, &hello, || assault.connect_from_everywhere(field.tls));
+    assault.hold(&hello, || assault.connect_from_everywhere(field.tls));
 }
 
 pub fn shake_hands(field: &Field, assault: &Assault) {
@@ -114,7 +114,7 @@ pub fn never_read(field: &Field, assault: &Assault) {
 
 pub fn dial_silence(field: &Field, assault: &Assault) {
     let request = Request::to(field.attacked_device, field.silent_port).bearer(&field.attacker_token).bytes();
-    assault.hold(HELD_EACH, &[], || {
+    assault.hold(&[], || {
         let mut socket = assault.connect_from_everywhere(field.plain)?;
         socket.write_all(&request)?;
         Ok(socket)
@@ -136,9 +136,6 @@ fn ask(mut socket: TcpStream, uuid: &str, port: u16, token: &str) -> io::Result<
     socket.read_exact(&mut [0; 12])?;
     read_to_end(socket)
 }
-
-/// Connections that one attacker's thread holds.
-const HELD_EACH: usize = 4000;
 
 /// Tunnels of one thread that are never read.
 const STALLED_EACH: usize = 100;

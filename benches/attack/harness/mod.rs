@@ -66,7 +66,7 @@ pub fn run(attack: &Attack, target: &Target, time: Duration) -> Outcome {
     std::thread::sleep(QUIET_TIME);
     let before = good.take();
     let rss_bytes_before = target.rss_bytes();
-    let assault = Arc::new(Assault::until(Instant::now() + time));
+    let assault = Arc::new(Assault::lasting(time));
     let (mut rss_bytes_max, mut descriptors_max) = (0, 0);
     std::thread::scope(|threads| {
         let field = &target.field;
@@ -119,6 +119,6 @@ const QUIET_TIME: Duration = Duration::from_millis(1500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What an opening takes on a machine that is busy with the attackers, too.
-const OPENING_USUAL: Duration = Duration::from_millis(20);
+const OPENING_USUAL: Duration = Duration::from_millis(100);
 
-pub const RECOVERY_MAX: Duration = Duration::from_secs(10);
+pub const RECOVERY_MAX: Duration = Duration::from_secs(20);

@@ -41,7 +41,7 @@ pub fn line(attack: &Attack, target: &Target, outcome: &Outcome) -> String {
         mebibytes(outcome.rss_bytes_before),
         mebibytes(outcome.rss_bytes_max),
         outcome.descriptors_max.to_string(),
-        outcome.recovered_after.map_or_else(|| "not within 10 s".to_owned(), millis),
+        outcome.recovered_after.map_or_else(|| "not within 20 s".to_owned(), millis),
     ];
     format!("| {} |\n", cells.join(" | "))
 }

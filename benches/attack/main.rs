@@ -2,7 +2,7 @@
 //! `make attack` starts. Arguments are words; then every attack that has all of them in its name runs, and no other.
 
 mod harness;
-#[path = "../support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::process::ExitCode;

@@ -74,7 +74,7 @@ impl GoodClients {
         self.shared
             .last_opening
             .lock()
-            .is_some_and(|(at, took)| at.elapsed() < Duration::from_millis(100) && took <= limit)
+            .is_some_and(|(at, took)| at.elapsed() < Duration::from_secs(1) && took <= limit)
     }
 
     pub fn stop(mut self) -> Quality {
@@ -141,4 +141,4 @@ fn quantile(durations: &mut [Duration], share: f64) -> Duration {
 const TUNNELS: usize = 8;
 
 /// Time after which a good client gives up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);

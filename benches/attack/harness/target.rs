@@ -76,7 +76,7 @@ impl Target {
         let attacker_token = site.cli(&["token", "issue", "mallory"])["token"].as_str().unwrap().to_owned();
         site.cli(&["device", "add", OTHER_DEVICE, "--address", "127.0.0.2"]);
         site.cli(&["grant", "add", "mallory", "--device", OTHER_DEVICE]);
-        let (devices, silent) = (Devices::start(), Device::silent());
+        let (devices, silent) = (Devices::start(), Device::silent_at([127, 0, 0, 2].into()));
         let relay = site.start();
         let peers = relay.peers().unwrap();
         let field = Field {

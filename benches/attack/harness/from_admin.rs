@@ -13,7 +13,7 @@ pub fn scrape(field: &Field, assault: &Assault) {
 
 pub fn stay_silent(field: &Field, assault: &Assault) {
     let Some(admin) = field.admin else { return };
-    assault.hold(500, b"GET /metrics HTTP/1.1\r\nX: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", || {
+    assault.hold(b"GET /metrics HTTP/1.1\r\nX: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", || {
         connect_from(ATTACKER, admin)
     });
 }

@@ -23,6 +23,8 @@ pub struct Attack {
 /// An attack under way.
 pub struct Assault {
     until: Instant,
+    /// Connections that one thread holds at a time.
+    pub held_each: usize,
     pub attempts: AtomicU64,
     random: AtomicU64,
 }
@@ -38,8 +40,15 @@ impl Attack {
 }
 
 impl Assault {
-    pub fn until(until: Instant) -> Self {
-        Self { until, attempts: AtomicU64::new(0), random: AtomicU64::new(1) }
+    pub fn lasting(time: Duration) -> Self {
+        // A short assault is to be over in time.
+        let held_each = if time < Duration::from_secs(2) { 400 } else { 4000 };
+        Self {
+            until: Instant::now() + time,
+            held_each,
+            attempts: AtomicU64::new(0),
+            random: AtomicU64::new(1),
+        }
     }
 
     pub fn is_over(&self) -> bool {
@@ -57,11 +66,11 @@ impl Assault {
         }
     }
 
-    /// Opens up to `count` connections by `open`, and sends a byte of `bytes` on each of them again and again.
-    pub fn hold(&self, count: usize, bytes: &[u8], open: impl Fn() -> io::Result<TcpStream>) {
+    /// Opens as many connections as one thread holds by `open`, and sends a byte of `bytes` on each of them again and again.
+    pub fn hold(&self, bytes: &[u8], open: impl Fn() -> io::Result<TcpStream>) {
         let mut held: Vec<(TcpStream, usize)> = Vec::new();
         while !self.is_over() {
-            while held.len() < count && !self.is_over() {
+            while held.len() < self.held_each && !self.is_over() {
                 self.attempts.fetch_add(1, Ordering::Relaxed);
                 match open() {
                     Ok(socket) => held.push((socket, 0)),
