@@ -57,7 +57,7 @@ async fn report(state: &AdminState) -> StatusReport {
         ),
         node: sources.identity.lock().clone(),
         config: sources.requests.status(),
-        confinement: confinement(),
+        confinement: Some(confinement()),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
         slowest: slowest(sources).map(SlowHandshake::from).collect(),

@@ -69,7 +69,8 @@ impl StatusScreen {
         };
         let listeners: Vec<String> = node.listeners.iter().map(listener).collect();
         self.line("listens", &listeners.join(", "));
-        for (place, line) in confinement_lines(&report.confinement).iter().enumerate() {
+        let lines = report.confinement.as_ref().map(confinement_lines).unwrap_or_default();
+        for (place, line) in lines.iter().enumerate() {
             self.line(if place == 0 { "confined" } else { "" }, line);
         }
     }

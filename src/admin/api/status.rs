@@ -20,7 +20,9 @@ pub struct StatusReport {
     pub figures: NodeFigures,
     pub node: NodeIdentity,
     pub config: ReloadStatus,
-    pub confinement: Confinement,
+    /// `None` from a relay of an older version.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
     /// The slowest first, from accept to reply, of the last minute.
