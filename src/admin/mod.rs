@@ -10,6 +10,7 @@ mod authz;
 mod awaited;
 mod caller;
 mod certificates;
+mod conditions;
 mod connection;
 mod drain;
 mod engine_metrics;
