@@ -77,3 +77,4 @@ tools: ## Install what tests and lint use, where it is missing and we are root
 	@.ci/tools
 	.ci/cargo-tools $(CARGO_TOOLS)
 	.ci/balena-cli
+	.ci/axe-core
