@@ -495,7 +495,8 @@ fn the_page_keeps_a_filter_saves_sessions_and_takes_the_node_out_of_service() {
     browser.run("at('end').click()");
     assert!(browser.comes_to("return at('state').innerText.startsWith('draining')"));
     assert!(scene.relay.admin_get("/readyz").contains("draining"));
-    scene.site.audit().wait_for(|event| event["command"] == "drain");
+    let event = scene.site.audit().wait_for(|event| event["event"] == "operator-command");
+    assert_eq!(event["command"], "drain", "{event}");
     assert!(browser.comes_to("return at('drain').innerText === 'Serve new clients again'"));
     browser.run("at('drain').click(); at('end').click()");
     assert!(browser.comes_to("return at('state').innerText === 'ready'"));

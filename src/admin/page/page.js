@@ -195,7 +195,7 @@ function drawLines(id, points, most_points) {
   const colours = getComputedStyle(document.documentElement);
   const colour = (name) => colours.getPropertyValue(name).trim();
   const most = Math.max(1024, ...points.map((point) => Math.max(point.up, point.down)));
-  const [left, foot] = [74, 8];
+  const [left, foot] = [84, 8];
   const x = (place) => left + ((place + most_points - points.length) / (most_points - 1)) * (width - left - 2);
   const y = (value) => height - foot - (value / most) * (height - foot - 10);
   pen.font = "12px system-ui, sans-serif";
