@@ -66,11 +66,23 @@ compare: ## Measure beside the peers and write a report; ARGS="--quick" takes 3 
 	@.ci/tools compare
 	exec cargo bench --locked --bench compare -- $(ARGS)
 
-deb: tools ## Build target/sluicegate_VERSION_ARCH.deb, with units, tuning, manual pages and completions
-	@cargo build --release --locked
-	exec packaging/build-deb target/release/sluicegate target
+# In a place of its own: the flags concern every crate. They leave this machine's paths out of the program, and give it
+# the id by which debuggers find its symbols.
+deb: ## Build target/sluicegate_VERSION_ARCH.deb, its debug symbols and its bill of materials; the same again for the same commit
+	@target=$${CARGO_TARGET_DIR:-target}
+	export SLUICEGATE_VERSION SOURCE_DATE_EPOCH
+	SLUICEGATE_VERSION=$$(packaging/version)
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}
+	cargo=$${CARGO_HOME:-$$HOME/.cargo}
+	export RUSTFLAGS="--remap-path-prefix=$$PWD=/usr/src/sluicegate --remap-path-prefix=$$cargo=/usr/src/cargo -Clink-arg=-Wl,--build-id=sha1"
+	export CFLAGS="-ffile-prefix-map=$$PWD=/usr/src/sluicegate -ffile-prefix-map=$$cargo=/usr/src/cargo"
+	CARGO_TARGET_DIR=$$target/package cargo build --release --locked
+	packaging/build-deb "$$target/package/release/sluicegate" "$$target"
+	packaging/sbom "$$SLUICEGATE_VERSION" >"$$target/sluicegate_$$SLUICEGATE_VERSION.cdx.json"
+	echo "$$target/sluicegate_$$SLUICEGATE_VERSION.cdx.json"
 
 tools: ## Install what tests and lint use, where it is missing and we are root
 	@.ci/tools
 	.ci/cargo-tools $(CARGO_TOOLS)
 	.ci/balena-cli
+	.ci/axe-core

@@ -15,6 +15,7 @@ mod journal_stream;
 mod log;
 mod maintenance;
 mod manual;
+mod manual_examples;
 mod node;
 pub mod output;
 pub mod principal;
@@ -50,7 +51,7 @@ use output::{CommandError, OutputFormat, StoreContext};
 
 /// A relay node for device tunnels.
 #[derive(Debug, Parser)]
-#[command(name = "sluicegate", version, max_term_width = 100)]
+#[command(name = "sluicegate", version = crate::VERSION, max_term_width = 100)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

@@ -7,7 +7,7 @@ use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::watch::{Rates, StateLine, ago, bytes, micros, rate};
-use crate::admin::api::{ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
+use crate::admin::api::{Condition, ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
 use crate::sys::confine::{Confinement, ConfinementMode, Part};
@@ -38,6 +38,7 @@ impl StatusScreen {
         let NodeFigures { version, readiness, why, .. } = &report.figures;
         let why = why.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
         let mut screen = Self { text: format!("sluicegate {version}: {readiness}{why}\n\n") };
+        screen.conditions(report);
         screen.node(report);
         screen.traffic(report, rates);
         screen.decisions(report, rates);
@@ -56,6 +57,13 @@ impl StatusScreen {
     fn line(&mut self, name: &str, words: &str) {
         // Writing to a string does not fail.
         let _written = writeln!(self.text, "{name:<10}{words}");
+    }
+
+    /// Adds what somebody should act on, each by the name of its alert.
+    fn conditions(&mut self, report: &StatusReport) {
+        for (place, Condition { alert, text }) in report.conditions.iter().enumerate() {
+            self.line(if place == 0 { "alerts" } else { "" }, &format!("{alert}: {text}"));
+        }
     }
 
     fn node(&mut self, report: &StatusReport) {
@@ -212,6 +220,22 @@ mod tests {
         assert_eq!(lines(&screen, "node"), ["relay-1, up for 2h"]);
         assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS, 10.0.0.1:3130 with TLS for nodes"]);
         assert_eq!(lines(&screen, "store"), ["sqlite:store.db"]);
+    }
+
+    #[test]
+    fn what_somebody_should_act_on_comes_first() {
+        let mut report = report(1_000, 0);
+        assert_eq!(lines(&screen(&report), "alerts"), [""; 0]);
+        let condition =
+            |alert: &str, text: &str| Condition { alert: alert.to_owned(), text: text.to_owned() };
+        report.conditions = vec![
+            condition("SluicegateFull", "8 of 8 sessions exist"),
+            condition("SluicegateProbe", "the probe fails"),
+        ];
+        let screen = screen(&report);
+        let wanted = ["SluicegateFull: 8 of 8 sessions exist", "SluicegateProbe: the probe fails"];
+        assert_eq!(lines(&screen, "alerts"), wanted);
+        assert!(screen.find("alerts") < screen.find("\nnode "), "{screen}");
     }
 
     #[test]

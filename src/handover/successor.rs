@@ -81,11 +81,8 @@ impl Successor {
             version: String::new(),
             format: 0,
         };
-        let hello = Step::Hello {
-            format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-        };
+        let hello =
+            Step::Hello { format: FORMAT, version: crate::VERSION.to_owned(), pid: std::process::id() };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
             Step::Hello { format, version, .. } => (successor.format, successor.version) = (format, version),

@@ -8,6 +8,7 @@ mod address_safety;
 mod admin;
 mod admin_access;
 mod admin_slow;
+mod alerts;
 mod attack;
 mod audit_guard;
 mod audit_journal;

@@ -23,6 +23,7 @@ pub struct StatusReport {
     /// `None` from a relay of an older version.
     #[serde(default)]
     pub confinement: Option<Confinement>,
+    pub conditions: Vec<Condition>,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
     /// The slowest first, from accept to reply, of the last minute.
@@ -50,6 +51,15 @@ pub struct NodeFigures {
     /// the snapshot. `None` where nothing is in force.
     pub decides_until: Option<UnixMillis>,
     pub may: Permissions,
+}
+
+/// Something on the node that somebody should act on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Condition {
+    /// Name of the alert in monitoring/alerts.yml, and of the section in monitoring/OPERATIONS.md.
+    pub alert: String,
+    /// What is wrong, in one line.
+    pub text: String,
 }
 
 /// The node itself.
