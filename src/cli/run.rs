@@ -55,8 +55,7 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
     confine(loaded, program)?;
     let (requests, queue) = NodeRequests::new();
     let has_started = Arc::<AtomicBool>::default();
-    let ends =
-        EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(CommandError::failed)?;
+    let ends = EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(no_signals)?;
     let takes_over = predecessor.is_some();
     let start = NodeStart { inherited, predecessor, requests: requests.clone() };
     let mut node =
@@ -214,6 +213,12 @@ fn next_task(
 /// Requests to end this process: the first drains the node, the second ends it at once.
 struct EndRequests {
     signals: Receiver<EndRequest>,
+}
+
+fn no_signals(error: io::Error) -> CommandError {
+    CommandError::failed(format!(
+        "nothing can wait for signals ({error}); raise the limits on open files and on threads (LimitNOFILE=, TasksMax=)"
+    ))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

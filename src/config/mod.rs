@@ -7,6 +7,7 @@
 mod addresses;
 mod admin;
 mod authz;
+mod bounded_file;
 mod budgets;
 mod engine;
 mod error;
@@ -37,6 +38,7 @@ use serde::Deserialize;
 pub use addresses::{AddressSource, OpenVpnInterface};
 pub use admin::{Admin, Audit, Log, LogFormat, LogLevel, SelfProbeConfig};
 pub use authz::Authz;
+pub use bounded_file::{SECRET_FILE_BYTES_MAX, TEXT_FILE_BYTES_MAX, read_bounded, read_bounded_text};
 pub use budgets::Budgets;
 pub use engine::{EngineConfig, Forwarding, KernelTls, Limits, Timeouts};
 pub use error::{ConfigError, ConfigErrors, FilePosition};

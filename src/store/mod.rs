@@ -13,6 +13,8 @@ mod duplicates;
 mod ended;
 mod error;
 mod fingerprints;
+#[doc(hidden)]
+pub mod fuzzing;
 mod migration;
 mod nodes;
 mod open;

@@ -168,9 +168,7 @@ impl Ring {
             .build(SUBMISSIONS)
             .map_err(setup_error)?;
         let mut probe = Probe::new();
-        ring.submitter()
-            .register_probe(&mut probe)
-            .map_err(|_| RingError::Unsupported { feature: "the io_uring probe" })?;
+        ring.submitter().register_probe(&mut probe).map_err(probe_error)?;
         for (code, feature) in NEEDED {
             if !probe.is_supported(code) {
                 return Err(RingError::Unsupported { feature });
@@ -422,6 +420,13 @@ fn setup_error(error: io::Error) -> RingError {
         Some(libc::ENOMEM) => RingError::Memory,
         Some(libc::EMFILE | libc::ENFILE) => RingError::Descriptors,
         _ => RingError::Setup(error),
+    }
+}
+
+fn probe_error(error: io::Error) -> RingError {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => RingError::Unsupported { feature: "the io_uring probe" },
+        _ => setup_error(error),
     }
 }
 

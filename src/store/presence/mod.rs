@@ -7,6 +7,8 @@ mod address_list;
 mod claim_table;
 mod claims;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod known_devices;
 mod layer;
 mod mailbox;

@@ -2,7 +2,7 @@
 //!
 //! A thread runs `wg show INTERFACE dump` every few seconds. The output has keys in it, and is never shown.
 
-mod dump;
+pub(super) mod dump;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -128,7 +128,11 @@ fn call(interface: &str, vpn: &Vpn) -> ProgramCall {
 fn read_from_start(mut output: File) -> io::Result<String> {
     io::Seek::rewind(&mut output)?;
     let mut text = String::new();
-    output.take(DUMP_BYTES_MAX).read_to_string(&mut text)?;
+    output.take(DUMP_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > DUMP_BYTES_MAX {
+        // Half of it would say that the other half of the devices is gone.
+        return Err(io::Error::other(format!("it printed more than {DUMP_BYTES_MAX} bytes")));
+    }
     Ok(text)
 }
 
