@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, registered, serve_connection};
 use super::local::LocalSocket;
 use super::slots::Slots;
-use super::{AdminAccepting, AdminState, awaited, certificates, routes};
+use super::{AdminAccepting, AdminState, awaited, certificates, history, routes};
 use crate::sys::address::canonical;
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way. Accepts connections as
@@ -26,12 +26,14 @@ pub(super) async fn serve(
 ) {
     let certificates = certificates::watch(state.sources.clone());
     let awaited = awaited::watch(state.sources.clone());
+    let history = history::record(state.sources.clone(), state.history.clone());
     let health_routes = routes::health_only(state.clone());
     let routes = routes::all(state);
     tokio::select! {
         () = accept_in_turn(listener, health.map(|health| (health, &health_routes)), local, &routes, accepting) => {}
         never = certificates => match never {},
         never = awaited => match never {},
+        never = history => match never {},
         _ = stopped => {}
     }
 }

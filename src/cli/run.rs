@@ -12,6 +12,7 @@ use nix::sys::prctl::set_dumpable;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::confine::confine;
 use super::doctor;
 use super::log;
 use super::maintenance::Maintenance;
@@ -52,11 +53,12 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
+    let inherited = Inherited::take().map_err(CommandError::failed)?;
+    confine(loaded, program)?;
     let (requests, queue) = NodeRequests::new();
     let has_started = Arc::<AtomicBool>::default();
     let ends = EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(no_signals)?;
     let takes_over = predecessor.is_some();
-    let inherited = Inherited::take().map_err(CommandError::failed)?;
     let start = NodeStart { inherited, predecessor, requests: requests.clone() };
     let mut node =
         Node::start_with(start, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;

@@ -22,6 +22,7 @@ pub struct Relay {
     child: Child,
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
     log: Log,
 }
 
@@ -38,7 +39,7 @@ impl Relay {
         let log = Log::follow(child.stderr.take().unwrap());
         let first_line = first_line(child.stdout.take().unwrap());
         if let Some(ready) = first_line.recv_timeout(patience).ok().and_then(|line| Ready::parse(&line)) {
-            return Ok(Self { child, clients: ready.clients, admin: ready.admin, log });
+            return Ok(Self { child, clients: ready.clients, admin: ready.admin, peers: ready.peers, log });
         }
         // Its output ends a moment before the process does.
         std::thread::sleep(Duration::from_millis(100));
@@ -60,6 +61,11 @@ impl Relay {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// The listener for other nodes, where there is one.
+    pub fn peers(&self) -> Option<SocketAddr> {
+        self.peers
     }
 
     pub fn pid(&self) -> u32 {
@@ -185,6 +191,7 @@ pub fn assert_done(output: &Output) {
 struct Ready {
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
 }
 
 impl Ready {
@@ -192,8 +199,10 @@ impl Ready {
         let (clients, admin) = line.trim().strip_prefix("ready client=")?.split_once(" admin=")?;
         let clients = clients.split(',').map(|address| address.parse().ok()).collect::<Option<_>>()?;
         // A node that others forward to says where behind that.
-        let admin = admin.split(' ').next()?;
-        Some(Self { clients, admin: admin.parse().ok()? })
+        let mut words = admin.split(' ');
+        let admin = words.next()?.parse().ok()?;
+        let peers = words.find_map(|word| word.strip_prefix("nodes=")?.parse().ok());
+        Some(Self { clients, admin, peers })
     }
 }
 

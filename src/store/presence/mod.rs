@@ -25,6 +25,7 @@ use table::PresenceTable;
 pub use claim_table::ClaimTable;
 pub use layer::{AddressHolder, AddressLayer, DeviceMoves, HolderChange};
 pub use report_queue::{PresenceReport, ReportAnswer, ReportQueue};
+pub use wireguard::calls as wireguard_calls;
 
 /// Addresses that are kept outside the store, and that change without it.
 trait PresenceSource: Send {
