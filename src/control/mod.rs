@@ -38,6 +38,8 @@ pub use contested_devices::ClaimAnswers;
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use guard::GuardPreview;
 pub use heartbeat::{DirectoryErrors, HeartbeatThread};
+#[doc(hidden)]
+pub use persist::fuzzing;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};
