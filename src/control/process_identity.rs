@@ -30,7 +30,7 @@ impl ProcessIdentity {
         let (Some(place), Some((others_place, number, start))) = (place(), parse(other)) else {
             return false;
         };
-        let has_ended = || start_of(number).as_deref() != Some(start);
+        let has_ended = || are_others_visible() && start_of(number).as_deref() != Some(start);
         others_place == place && (predecessor == Some(number) || has_ended())
     }
 }
@@ -40,6 +40,12 @@ fn place() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let space = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{}/{}", boot.trim(), space.display()))
+}
+
+/// Returns whether /proc shows processes of others: a service manager may hide them (`ProtectProc=invisible`), and one that
+/// cannot be seen has not ended for that.
+fn are_others_visible() -> bool {
+    fs::metadata("/proc/1").is_ok()
 }
 
 /// The time when a process began, in ticks after the boot; `None` if there is no such process, or a dead one.
