@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutate e2e kernels loom lint check bench compare soak deb tools
+.PHONY: help demo test fuzz faults mutate attack e2e kernels loom lint check bench compare soak deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -21,12 +21,23 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	exec target/release/sluicegate demo
 
 test: tools ## Install what the tests need, and run every test
-	@cargo nextest run --locked -p sluicegate -p sluicegate-house
+	@cargo nextest run --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz
 	tests/kernels/run $(NEEDS_A_KERNEL)
 	$(MAKE) --no-print-directory loom
 
+# Not by the environment: bash has a variable SECONDS of its own.
+fuzz: ## Fuzz parsers, following the coverage: TARGET=connect_head SECONDS=60; without a target, each in turn
+	@exec fuzz/run $(or $(TARGET),all) $(or $(SECONDS),60)
+
+faults: ## Let every system call of a relay fail in every way, and write the table of docs/faults.md; ARGS="splice EINTR" runs these cases
+	@exec cargo test --locked --test faults -- $(ARGS)
+
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
 	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
+
+attack: ## Attack a relay, and HAProxy where it has the same job, and write a table; ARGS="nobody heads" runs those alone, EACH=5 is for how many seconds each
+	@export ATTACK_SECONDS=$${EACH:-5}
+	exec cargo bench --locked --bench attack -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
@@ -43,7 +54,7 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 
 lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check
-	cargo clippy --locked -p sluicegate -p sluicegate-house --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz --all-targets -- -D warnings
 	cargo clippy --locked -p sluicegate --bench compare --bench control --bench full_load --bench handover --bench soak --bench tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources

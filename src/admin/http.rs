@@ -1,14 +1,14 @@
 //! The HTTP server: accepts connections on `admin.address` and `admin.health_address`, and runs the local socket beside
 //! them.
 
-use std::io;
+use std::convert::Infallible;
 use std::net::TcpListener;
 
 use axum::{Extension, Router};
 use tokio::sync::{oneshot, watch};
 
 use super::caller::Caller;
-use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, serve_connection};
+use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, registered, serve_connection};
 use super::local::LocalSocket;
 use super::slots::Slots;
 use super::{AdminAccepting, AdminState, awaited, certificates, history, routes};
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Accepts once this process is to, until another one does; requests under way go on then. Returns on an error.
+/// Accepts once this process is to, until another one does; requests under way go on then.
 async fn accept_in_turn(
     listener: TcpListener,
     health: Option<(TcpListener, &Router)>,
@@ -64,15 +64,9 @@ async fn accept_in_turn(
         }
     };
     let left = tokio::select! {
-        error = health => {
-            return tracing::error!(%error, "the admin server has stopped: its health listener failed");
-        }
-        error = accept(listener, routes) => {
-            return tracing::error!(%error, "the admin server has stopped");
-        }
-        error = locally => {
-            return tracing::error!(%error, "the admin server has stopped: its local socket failed");
-        }
+        never = health => match never {},
+        never = accept(listener, routes) => match never {},
+        never = locally => match never {},
         left = accepting.wait_for(|now| matches!(now, AdminAccepting::Left { .. })) => left.is_ok_and(|left| {
             *left == AdminAccepting::Left { has_path: true }
         }),
@@ -84,12 +78,9 @@ async fn accept_in_turn(
     std::future::pending().await
 }
 
-/// Accepts connections. Returns only on an error.
-async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return error,
-    };
+/// Accepts connections.
+async fn accept(listener: TcpListener, routes: &Router) -> Infallible {
+    let listener = registered(|| listener.try_clone().and_then(tokio::net::TcpListener::from_std)).await;
     let mut slots = Slots::new(CONNECTIONS_MAX, REMOTE_TIME_USUAL);
     loop {
         match listener.accept().await {

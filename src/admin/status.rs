@@ -19,6 +19,7 @@ use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
 use crate::engine::{DirectoryCounts, ServicePhase};
+use crate::sys::confine::confinement;
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -57,6 +58,7 @@ async fn report(state: &AdminState) -> StatusReport {
         ),
         node: sources.identity.lock().clone(),
         config: sources.requests.status(),
+        confinement: Some(confinement()),
         conditions: sources.conditions(Audience::Operator),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
@@ -74,6 +76,7 @@ fn public_status(state: &AdminState) -> PublicStatus {
         ),
         node: Null,
         config: Null,
+        confinement: Null,
         conditions: sources.conditions(Audience::Outsider),
         probe: sources.probe.get().into(),
         source: public_source(&sources.control.get()),

@@ -4,6 +4,7 @@ mod admin_client;
 pub mod authz;
 pub mod canary;
 pub mod check;
+mod confine;
 pub mod demo;
 pub mod device;
 mod doctor;
@@ -105,6 +106,9 @@ enum Command {
     Top,
     /// Check the tuning of this machine for this configuration, without changing anything.
     Doctor(doctor::DoctorArgs),
+    /// Start programs for a relay that is confined; `run` starts it.
+    #[command(hide = true)]
+    Launcher,
     /// Write files for packages.
     #[command(subcommand, hide = true)]
     Generate(generate::GenerateCommand),
@@ -162,6 +166,7 @@ impl CommandLine {
             Command::Top => top::run(&global.loaded()?, global.output()),
             Command::Node(command) => node::run(command, &global.loaded()?, global.output()),
             Command::Doctor(args) => doctor::run(args, &global.loaded()?, global.output()),
+            Command::Launcher => confine::run_launcher(),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
             Command::Canary(args) => canary::run(args, global.output()),

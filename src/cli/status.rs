@@ -10,6 +10,7 @@ use super::watch::{Rates, StateLine, ago, bytes, micros, rate};
 use crate::admin::api::{Condition, ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
+use crate::sys::confine::{Confinement, ConfinementMode, Part};
 
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let relay = AdminClient::of(&loaded.config.admin)?;
@@ -76,6 +77,10 @@ impl StatusScreen {
         };
         let listeners: Vec<String> = node.listeners.iter().map(listener).collect();
         self.line("listens", &listeners.join(", "));
+        let lines = report.confinement.as_ref().map(confinement_lines).unwrap_or_default();
+        for (place, line) in lines.iter().enumerate() {
+            self.line(if place == 0 { "confined" } else { "" }, line);
+        }
     }
 
     fn traffic(&mut self, report: &StatusReport, rates: &Rates) {
@@ -154,6 +159,28 @@ impl StatusScreen {
             self.line(if place == 0 { "threads" } else { "" }, &words);
         }
     }
+}
+
+/// What the process has given up; then, in a line each, what it could not.
+fn confinement_lines(confinement: &Confinement) -> Vec<String> {
+    let Confinement { mode, system_calls, files, ring, no_new_privileges, capabilities } = confinement;
+    let parts = [
+        ("system calls", *system_calls == Part::InForce),
+        ("files", *files == Part::InForce),
+        ("ring", *ring == Part::InForce),
+        ("no new privileges", *no_new_privileges),
+    ];
+    let in_force: Vec<&str> = parts.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect();
+    let in_force = in_force.join(", ");
+    let first = match mode {
+        ConfinementMode::On if capabilities.is_empty() => format!("{in_force}; no capability"),
+        ConfinementMode::On => format!("{in_force}; of capabilities to {}", capabilities.join(", ")),
+        ConfinementMode::Log => {
+            "no: system calls that are not needed are logged (security.confine)".to_owned()
+        }
+        ConfinementMode::Off => "no: security.confine is \"off\"".to_owned(),
+    };
+    std::iter::once(first).chain(confinement.lacks()).collect()
 }
 
 fn probe_text(result: &ProbeResult, success: &str, now: UnixMillis) -> String {

@@ -26,6 +26,8 @@ pub struct PublicStatus {
     pub node: Null,
     /// Errors of a configuration name files and values.
     pub config: Null,
+    /// The obstacles for an attacker are nobody's business.
+    pub confinement: Null,
     pub conditions: Vec<Condition>,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BudgetUse, Expectation, HoldStatus, RelationStatus, ReloadStatus, SessionId, SessionInfo};
 use crate::authz::{DeviceUuid, Generation, UnixMillis};
+use crate::sys::confine::Confinement;
 
 /// `/status.json` for an operator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct StatusReport {
     pub figures: NodeFigures,
     pub node: NodeIdentity,
     pub config: ReloadStatus,
+    /// `None` from a relay of an older version.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
     pub conditions: Vec<Condition>,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
