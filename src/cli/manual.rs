@@ -54,7 +54,8 @@ fn add_pages(command: &clap::Command, parents: &[&str], pages: &mut Vec<ManualPa
     let others = below.iter().map(|each| each.get_name()).collect::<Vec<_>>();
     add_see_also(&mut more, parents, &others);
     roff.extend_from_slice(more.as_bytes());
-    Ok(pages.push(ManualPage { file, roff }))
+    pages.push(ManualPage { file, roff });
+    Ok(())
 }
 
 fn add_exit_status(page: &mut String) {

@@ -297,20 +297,18 @@ impl Heartbeat {
     /// Logs that another process wants this node's name, when it begins and when it ends.
     fn log_rival(&mut self, forward: Option<&str>) {
         self.counts.rivals.store(u64::from(forward.is_some()), Ordering::Relaxed);
-        match forward {
-            Some(forward) => {
-                if self.rival.changes_to(forward.to_owned()) {
-                    tracing::error!(
-                        "another process, at {forward}, has vpn.node = {} too; it waits as a stand-by, and takes over when \
-                         this one ends. If it is another node, give it another name",
-                        self.name
-                    );
-                }
+        let Some(forward) = forward else {
+            if self.rival.ends() {
+                tracing::info!("no other process wants the name {} any more", self.name);
             }
-            None if self.rival.ends() => {
-                tracing::info!("no other process wants the name {} any more", self.name)
-            }
-            None => {}
+            return;
+        };
+        if self.rival.changes_to(forward.to_owned()) {
+            tracing::error!(
+                "another process, at {forward}, has vpn.node = {} too; it waits as a stand-by, and takes over when this one \
+                 ends. If it is another node, give it another name",
+                self.name
+            );
         }
     }
 

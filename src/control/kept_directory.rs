@@ -18,7 +18,13 @@ use crate::authz::{Directory, NodeEntry, UnixMillis};
 /// The file, and what it was given last.
 pub(super) struct KeptDirectory {
     path: PathBuf,
-    written: Option<(Vec<(Box<str>, SocketAddr)>, Instant)>,
+    written: Option<WrittenNodes>,
+}
+
+/// The nodes that the file has, sorted, and when they were written.
+struct WrittenNodes {
+    nodes: Vec<(Box<str>, SocketAddr)>,
+    at: Instant,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,7 +72,7 @@ impl KeptDirectory {
             directory.nodes().map(|(name, entry)| (Box::<str>::from(name), entry.forward)).collect();
         nodes.sort();
         let is_written =
-            |(written, at): &(Vec<_>, Instant)| *written == nodes && at.elapsed() < REWRITE_AFTER;
+            |written: &WrittenNodes| written.nodes == nodes && written.at.elapsed() < REWRITE_AFTER;
         if self.written.as_ref().is_some_and(is_written) {
             return;
         }
@@ -74,7 +80,7 @@ impl KeptDirectory {
             // The state beside it tells of a disk that fails.
             tracing::debug!("{} cannot be written: {error}", self.path.display());
         }
-        self.written = Some((nodes, Instant::now()));
+        self.written = Some(WrittenNodes { nodes, at: Instant::now() });
     }
 
     fn write(&self, directory: &Directory) -> io::Result<()> {
