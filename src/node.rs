@@ -154,6 +154,7 @@ impl Node {
         config: Config,
         tls: TlsConfigs,
     ) -> Result<(Self, TakenState), NodeError> {
+        let old_process = predecessor.as_ref().map(|predecessor| predecessor.pid);
         let taken = predecessor.map(Predecessor::take_over).transpose()?;
         let decides = taken.as_ref().is_some_and(|taken| taken.decides);
         let (inherited, sockets, first, other) = match taken {
@@ -209,6 +210,7 @@ impl Node {
             Arc::clone(&authority),
             control.status(),
             advertised,
+            old_process,
             &config,
         )
         .map_err(NodeError::Thread)?;
@@ -338,7 +340,7 @@ impl Node {
         engine.reconfigure(Arc::clone(&config), tls);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
         self.heartbeat.reconfigure(advertised, &config);
-        self.presence.set_max_age(config.forward.max_age);
+        self.presence.reconfigure(&config);
         self.identity.lock().listeners = listeners(&config, engine.client_addresses());
         self.restart_probe(&config);
         Ok(())

@@ -47,7 +47,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use axum::extract::FromRef;
 use parking_lot::Mutex;
@@ -55,7 +54,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::authz::Authority;
 use crate::config::{self, KeyProblem};
-use crate::control::{Commands, LocationCounts, StatusHandle};
+use crate::control::{Commands, DirectoryErrors, LocationCounts, StatusHandle};
 use crate::engine::EngineHandle;
 use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
@@ -131,7 +130,7 @@ pub struct Sources {
     pub audit_lost: LostEvents,
     pub probe: ProbeHandle,
     /// Number of times that the heartbeat of this node could not be written.
-    pub directory_errors: Arc<AtomicU64>,
+    pub directory_errors: DirectoryErrors,
     pub locations: LocationCounts,
     /// The process before, as long as it has sessions.
     pub other: OtherProcess,

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Sources;
 use super::openmetrics::{counter, gauge};
-use crate::control::LocationCounts;
+use crate::control::{DirectoryErrors, LocationCounts};
 use crate::engine::DirectoryCounts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -44,22 +44,34 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, sources: &Sources) -> Resu
     for (state, count) in [("fresh", fresh), ("stale", stale)] {
         ConstGauge::new(count as i64).encode(family.encode_family(&StateLabel { state })?)?;
     }
+    let help = "Other nodes that do not answer, so that requests for their devices are refused at once.";
+    gauge(encoder, "nodes_hanging", help, sources.engine.hanging_peers() as i64)?;
     let used = engines().map(|engine| engine.sessions.pooled_connections_used.get()).sum();
     let help = "Requests that went to another node over a pooled connection.";
     counter(encoder, "handover_spares_used", help, used)?;
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let errors = read(&sources.directory_errors);
+    let DirectoryErrors { failed, rivals } = &sources.directory_errors;
+    let errors = read(failed);
     counter(
         encoder,
         "directory_errors",
         "Times that the heartbeat of this node could not be written to the directory.",
         errors,
     )?;
+    let help = "1 while another process wants the name of this node, or has it.";
+    let is_contested = read(rivals) > 0 || sources.authority.is_stand_by();
+    gauge(encoder, "node_name_contested", help, i64::from(is_contested))?;
 
-    let LocationCounts { reports, taken, refused, errors } = &sources.locations;
+    let LocationCounts { reports, taken, refused, errors, answers } = &sources.locations;
     let help = "Devices of this node's VPN that were reported to the store, by whether the store took the report or had a later one.";
     let mut family = encoder.encode_descriptor("location_reports", help, None, MetricType::Counter)?;
     for (result, count) in [("taken", taken), ("refused", refused)] {
+        ConstCounter::new(read(count)).encode(family.encode_family(&ResultLabel { result })?)?;
+    }
+    let help =
+        "Claims of other nodes to devices of this one, by whether the device answers here and was kept.";
+    let mut family = encoder.encode_descriptor("location_claims", help, None, MetricType::Counter)?;
+    for (result, count) in [("kept", &answers.kept), ("yielded", &answers.yielded)] {
         ConstCounter::new(read(count)).encode(family.encode_family(&ResultLabel { result })?)?;
     }
     let help = "Devices whose location is still to be reported to the store.";

@@ -38,7 +38,9 @@ impl Sources {
             return Readiness::Undecided(undecided.into(), waits);
         }
         let status = self.control.get();
-        let missing = missing_at_start(&awaited)
+        let missing = self
+            .missing_name_or_directory()
+            .or_else(|| missing_at_start(&awaited))
             .or_else(|| self.missing_room())
             .or_else(|| status.lacks_addresses.then(no_addresses));
         if let Some(missing) = missing {
@@ -58,6 +60,15 @@ impl Sources {
                 "{sources} of the sources in vpn.addresses gives no newer addresses; `sluicegate status` says which"
             )),
         }
+    }
+
+    /// What a node among others lacks.
+    fn missing_name_or_directory(&self) -> Option<String> {
+        if self.authority.is_stand_by() {
+            return Some("another process has this node's name; this one is its stand-by".to_owned());
+        }
+        let has_peers = self.engine.config().forward.listen.is_some();
+        (has_peers && !self.authority.directory().get().is_known()).then(|| NO_DIRECTORY.to_owned())
     }
 
     /// What a new session has no room for.
@@ -88,6 +99,9 @@ fn listens_not(awaited: &Awaited) -> String {
 
 /// Why there is no snapshot yet. The store's error names hosts, and everybody may read this.
 const WAITS_FOR_STORE: &str = "the store cannot be read, and no state is kept from before";
+
+/// Why devices of other nodes could not be reached.
+const NO_DIRECTORY: &str = "the directory of nodes was not read yet";
 
 fn no_addresses() -> String {
     "no source in vpn.addresses has given an address since the start, so no device can be reached".to_owned()

@@ -36,6 +36,8 @@ pub struct Authority {
     latest_time: LatestTime,
     /// This node's name, where it has one.
     node: Option<Box<str>>,
+    /// Another process has this node's name.
+    stand_by: AtomicBool,
     /// The other nodes.
     directory: DirectoryCell,
     /// Counts and checksums of what is in force, for peers that start without memory; as the control thread encodes them.
@@ -62,6 +64,7 @@ impl Authority {
             max_stale_ms: AtomicI64::new(millis(max_stale)),
             latest_time: LatestTime::new(),
             node: node.map(Into::into),
+            stand_by: AtomicBool::new(false),
             directory: DirectoryCell::default(),
             summary: RwLock::default(),
             decision_logs: Mutex::default(),
@@ -83,6 +86,16 @@ impl Authority {
     pub fn confirm(&self, at: UnixMillis) {
         self.confirmed_at.store(at.0, Ordering::Relaxed);
         self.store_reachable.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets whether another process has this node's name, so that this one serves nobody.
+    pub fn set_stand_by(&self, is_stand_by: bool) {
+        self.stand_by.store(is_stand_by, Ordering::Relaxed);
+    }
+
+    /// Returns whether this process waits for another one that has this node's name.
+    pub fn is_stand_by(&self) -> bool {
+        self.stand_by.load(Ordering::Relaxed)
     }
 
     /// Replaces the summary that peers may ask for.

@@ -11,7 +11,17 @@ use parking_lot::RwLock;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     nodes: HashMap<Box<str>, NodeEntry>,
-    was_read: bool,
+    origin: DirectoryOrigin,
+}
+
+/// Where a directory comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum DirectoryOrigin {
+    #[default]
+    Nothing,
+    /// An earlier process has kept it on disk.
+    Disk,
+    Store,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +44,12 @@ pub struct Holds {
     pub readable_since: Instant,
 }
 
-/// Reason why a node cannot be asked.
+/// The state of a node by its last heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeTrouble {
-    Unknown,
-    /// No heartbeat for longer than `forward.max_age`.
+pub enum Freshness {
+    Fresh,
+    /// No heartbeat for longer than `forward.max_age`. The node may serve all the same: only its way to the store may
+    /// be broken.
     Stale,
 }
 
@@ -48,17 +59,36 @@ pub struct DirectoryCell(Arc<RwLock<Arc<Directory>>>);
 
 impl Directory {
     pub fn new(nodes: impl IntoIterator<Item = (Box<str>, NodeEntry)>) -> Self {
-        Self { nodes: nodes.into_iter().collect(), was_read: true }
+        Self { nodes: nodes.into_iter().collect(), origin: DirectoryOrigin::Store }
     }
 
-    /// Returns whether the directory was read from the store at all.
-    pub const fn was_read(&self) -> bool {
-        self.was_read
+    /// The nodes that an earlier process has kept on disk.
+    pub fn kept(nodes: impl IntoIterator<Item = (Box<str>, NodeEntry)>) -> Self {
+        Self { nodes: nodes.into_iter().collect(), origin: DirectoryOrigin::Disk }
     }
 
-    pub fn find(&self, name: &str, max_age: Duration) -> Result<NodeEntry, NodeTrouble> {
-        let entry = *self.nodes.get(name).ok_or(NodeTrouble::Unknown)?;
-        if entry.age > max_age { Err(NodeTrouble::Stale) } else { Ok(entry) }
+    /// Returns whether the directory was read from the store by this process.
+    pub fn was_read(&self) -> bool {
+        self.origin == DirectoryOrigin::Store
+    }
+
+    /// Returns whether it is known which nodes there are: from the store, or from what was kept on disk.
+    pub fn is_known(&self) -> bool {
+        self.origin != DirectoryOrigin::Nothing
+    }
+
+    /// Finds a node, and whether its last heartbeat is older than `max_age`.
+    pub fn find(&self, name: &str, max_age: Duration) -> Option<(NodeEntry, Freshness)> {
+        let entry = *self.nodes.get(name)?;
+        let freshness = if entry.age > max_age { Freshness::Stale } else { Freshness::Fresh };
+        Some((entry, freshness))
+    }
+
+    /// Finds a node that is not stale.
+    pub fn find_fresh(&self, name: &str, max_age: Duration) -> Option<NodeEntry> {
+        self.find(name, max_age)
+            .filter(|(_, freshness)| *freshness == Freshness::Fresh)
+            .map(|(entry, _)| entry)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &NodeEntry)> {
@@ -86,8 +116,9 @@ mod tests {
         let node = |age| NodeEntry { forward, age: Duration::from_secs(age), holds: None };
         let directory = Directory::new([("fresh".into(), node(15)), ("silent".into(), node(16))]);
         let find = |name| directory.find(name, Duration::from_secs(15));
-        assert_eq!(find("fresh"), Ok(node(15)));
-        assert_eq!(find("silent"), Err(NodeTrouble::Stale));
-        assert_eq!(find("other"), Err(NodeTrouble::Unknown));
+        assert_eq!(find("fresh"), Some((node(15), Freshness::Fresh)));
+        assert_eq!(find("silent"), Some((node(16), Freshness::Stale)));
+        assert_eq!(find("other"), None);
+        assert_eq!(directory.find_fresh("silent", Duration::from_secs(15)), None);
     }
 }

@@ -20,7 +20,7 @@ pub use authority::{Authority, PinnedView, View};
 pub use decide::DecisionContext;
 pub use decision::{Decision, DeviceRight, LoginUser, PeerRoute, Query, Refusal, Route, Subject, Undecided};
 pub use decision_log::{DecisionLog, Regression};
-pub use directory::{Directory, DirectoryCell, Holds, NodeEntry, NodeTrouble};
+pub use directory::{Directory, DirectoryCell, Freshness, Holds, NodeEntry};
 pub use end::{End, Incarnation};
 pub use lookup::Permitted;
 pub use revocations::Revocations;

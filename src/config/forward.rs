@@ -1,12 +1,14 @@
 //! `[forward]`: this node's connections to its peers, the other nodes of the installation.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Listen, ListenTls, ListenerKind, StoreUrl};
+use crate::sys::address::any_contains;
 
 /// The section `[forward]`. Without `listen` the node stands alone.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -18,6 +20,10 @@ pub struct Forward {
     pub advertise: Option<SocketAddr>,
     /// The certificates between nodes.
     pub tls: Option<ForwardTls>,
+    /// Networks that peers may be in. Empty allows every address.
+    pub allow: Vec<IpNet>,
+    /// Names of nodes that are no peers any more, whatever certificate they show.
+    pub refuse: Vec<String>,
     /// The store with the table of nodes, for a role that may write only there. `None` stands for `store.url`.
     pub directory_url: Option<StoreUrl>,
     /// The file with that role's password, read for each connection.
@@ -43,6 +49,8 @@ impl Default for Forward {
             listen: None,
             advertise: None,
             tls: None,
+            allow: Vec::new(),
+            refuse: Vec::new(),
             directory_url: None,
             directory_password_file: None,
             heartbeat: Duration::from_secs(5),
@@ -60,6 +68,12 @@ impl Forward {
         let (address, _) = (self.listen?, self.tls.as_ref()?);
         let tls = Some(ListenTls::Peers);
         Some(Listen { address, suffixes: Vec::new(), proxy_from: Vec::new(), from: ListenerKind::Peer, tls })
+    }
+
+    /// Returns whether the node `name`, at `address`, may be a peer.
+    pub fn allows(&self, name: &str, address: IpAddr) -> bool {
+        let is_allowed = self.allow.is_empty() || any_contains(&self.allow, address);
+        is_allowed && !self.refuse.iter().any(|refused| refused == name)
     }
 
     /// The address by which other nodes reach this one; `None` where it stands alone.

@@ -1,7 +1,10 @@
 //! Writes this node's heartbeat with its number of devices to the store, and reads those of the other nodes.
 //!
 //! On a thread of its own: a slow store must not keep revocations waiting. The directory that was read last stays
-//! in force while the store cannot be read.
+//! in force while the store cannot be read, and is kept on disk for a start without the store.
+//!
+//! One process at a time writes under a node's name. A second one waits as a stand-by, serves nobody, and takes over
+//! once the first has ended.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,54 +15,77 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::api::{HoldStatus, Rule};
+use super::kept_directory::KeptDirectory;
 use super::neighbours::NodeSummary;
+use super::process_identity::ProcessIdentity;
 use super::readers::jittered;
 use super::status::StatusHandle;
 use super::write_pause::WritePause;
 use crate::authz::{Authority, Directory, Generation, Holds, NodeEntry};
 use crate::config::Config;
-use crate::store::{NodeList, NodeTable, StoreError};
+use crate::store::{HeartbeatOutcome, NodeHeartbeat, NodeList, NodeTable, Rival, StoreError};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use crate::telemetry::LogOnChange;
 
 /// The thread; dropping it ends it.
 pub struct HeartbeatThread {
     _thread: ServiceThread,
-    errors: Arc<AtomicU64>,
+    counts: DirectoryErrors,
     settings: Arc<Mutex<HeartbeatSettings>>,
     pause: WritePause,
 }
 
+/// Troubles with the directory. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct DirectoryErrors {
+    /// Reads and writes that failed so far.
+    pub failed: Arc<AtomicU64>,
+    /// 1 while another process wants this node's name.
+    pub rivals: Arc<AtomicU64>,
+}
+
 impl HeartbeatThread {
     /// Starts the thread for a node that takes requests of peers at `forward`. Without an address there is no thread.
+    /// `predecessor` is the number of the process that this one takes over from.
     pub fn start(
         table: NodeTable,
         authority: Arc<Authority>,
         status: StatusHandle,
         forward: Option<SocketAddr>,
+        predecessor: Option<u32>,
         config: &Config,
     ) -> io::Result<Self> {
-        let errors = Arc::<AtomicU64>::default();
+        let counts = DirectoryErrors::default();
         let settings = Arc::new(Mutex::new(HeartbeatSettings::new(forward, config)));
         let pause = WritePause::default();
         let (Some(_), Some(name)) = (forward, &config.vpn.node) else {
-            return Ok(Self { _thread: ServiceThread::default(), errors, settings, pause });
+            return Ok(Self { _thread: ServiceThread::default(), counts, settings, pause });
         };
+        let kept = config.authz.state.as_deref().map(KeptDirectory::in_folder);
+        if let Some(directory) = kept.as_ref().and_then(KeptDirectory::load) {
+            authority.directory().replace(directory);
+        }
         let mut keeper = Heartbeat {
             table,
+            process: ProcessIdentity::own(),
+            predecessor,
+            kept,
+            has_name: false,
             authority,
             status,
             name: name.clone(),
             settings: Arc::clone(&settings),
-            errors: Arc::clone(&errors),
+            counts: counts.clone(),
             pause: pause.clone(),
             counted: Counted::default(),
             summary: LastSummary::default(),
             trouble: LogOnChange::default(),
             bad: LogOnChange::default(),
+            name_taken: LogOnChange::default(),
+            rival: LogOnChange::default(),
         };
         let thread = ServiceThread::start("directory", move |stop| keeper.run(&stop))?;
-        Ok(Self { _thread: thread, errors, settings, pause })
+        Ok(Self { _thread: thread, counts, settings, pause })
     }
 
     /// The switch that leaves the writing to another process.
@@ -72,9 +98,9 @@ impl HeartbeatThread {
         *self.settings.lock() = HeartbeatSettings::new(forward, config);
     }
 
-    /// Reads and writes that failed so far.
-    pub fn errors(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.errors)
+    /// What went wrong so far.
+    pub fn errors(&self) -> DirectoryErrors {
+        self.counts.clone()
     }
 }
 
@@ -84,12 +110,20 @@ struct Heartbeat {
     status: StatusHandle,
     name: String,
     settings: Arc<Mutex<HeartbeatSettings>>,
-    errors: Arc<AtomicU64>,
+    process: ProcessIdentity,
+    predecessor: Option<u32>,
+    kept: Option<KeptDirectory>,
+    /// This process writes under the name.
+    has_name: bool,
+    counts: DirectoryErrors,
     pause: WritePause,
     counted: Counted,
     summary: LastSummary,
     trouble: LogOnChange,
     bad: LogOnChange<Vec<String>>,
+    /// The process that has the name, and the address of one that wants it.
+    name_taken: LogOnChange,
+    rival: LogOnChange,
 }
 
 /// The settings of a heartbeat that can change while it beats.
@@ -99,11 +133,13 @@ struct HeartbeatSettings {
     forward: Option<SocketAddr>,
     heartbeat: Duration,
     refresh: Duration,
+    max_age: Duration,
 }
 
 impl HeartbeatSettings {
     fn new(forward: Option<SocketAddr>, config: &Config) -> Self {
-        Self { forward, heartbeat: config.forward.heartbeat, refresh: config.forward.refresh }
+        let crate::config::Forward { heartbeat, refresh, max_age, .. } = config.forward;
+        Self { forward, heartbeat, refresh, max_age }
     }
 }
 
@@ -126,28 +162,71 @@ impl Heartbeat {
     fn run(&mut self, stop: &StopSignal) {
         let mut heartbeat_at = Instant::now();
         loop {
-            let HeartbeatSettings { forward, heartbeat, refresh } = *self.settings.lock();
+            let settings = *self.settings.lock();
             let before = self.counted.devices;
             self.count();
             // Others may be waiting for this node's word that devices are gone.
             let is_due = Instant::now() >= heartbeat_at || self.counted.devices < before;
-            let done = if is_due && !self.pause.is_on() {
-                heartbeat_at = Instant::now() + heartbeat;
-                let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
-                let written = forward.map(|forward| self.table.write(&self.name, forward, devices));
-                written.unwrap_or(Ok(())).and_then(|()| self.read())
-            } else {
-                self.read()
+            let written = match settings.forward.filter(|_| is_due && !self.pause.is_on()) {
+                Some(forward) => {
+                    heartbeat_at = Instant::now() + settings.heartbeat;
+                    self.beat(forward, settings.max_age)
+                }
+                None => Ok(()),
             };
-            if done.is_err() {
+            // A node that may not write can still find its peers.
+            let done = self.read(settings.max_age).and(written);
+            if done.is_err() || self.authority.is_stand_by() {
                 // The sign of life comes with the next try, not only when it is due again.
                 heartbeat_at = Instant::now();
             }
             self.log_outcome(done);
             self.summarise();
-            if stop.is_stopped_within(jittered(refresh)) {
-                return;
+            if stop.is_stopped_within(jittered(settings.refresh)) {
+                return self.release();
             }
+        }
+    }
+
+    /// Writes a heartbeat, unless another process has the name and lives.
+    fn beat(&mut self, forward: SocketAddr, max_age: Duration) -> Result<(), StoreError> {
+        let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
+        let heartbeat =
+            NodeHeartbeat { name: &self.name, forward, devices, process: Some(self.process.text()), max_age };
+        let mut outcome = self.table.write(&heartbeat, None)?;
+        if let HeartbeatOutcome::NameTaken { process } = &outcome
+            && self.process.succeeds(process, self.predecessor)
+        {
+            outcome = self.table.write(&heartbeat, Some(process))?;
+        }
+        self.has_name = outcome == HeartbeatOutcome::Written;
+        self.authority.set_stand_by(!self.has_name);
+        match outcome {
+            HeartbeatOutcome::Written if self.name_taken.ends() => {
+                tracing::warn!("this process is {} from now on: the other one has ended", self.name);
+            }
+            HeartbeatOutcome::Written => {}
+            HeartbeatOutcome::NameTaken { process } => {
+                if self.name_taken.changes_to(process) {
+                    tracing::error!(
+                        "another process is {} and lives, so that this one waits as a stand-by and serves nobody; give this \
+                         node another vpn.node if it is to be another node",
+                        self.name
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the name at the end, so that the next process has it at once.
+    fn release(&mut self) {
+        if self.has_name
+            && !self.pause.is_on()
+            && self.trouble.get().is_none()
+            && let Err(error) = self.table.release(&self.name, self.process.text())
+        {
+            tracing::debug!("the name of this node cannot be given up: {error}");
         }
     }
 
@@ -190,20 +269,49 @@ impl Heartbeat {
         (self.summary.generation, self.summary.made_at) = (generation, Some(Instant::now()));
     }
 
-    fn read(&mut self) -> Result<(), StoreError> {
+    fn read(&mut self, max_age: Duration) -> Result<(), StoreError> {
         let NodeList { nodes, bad } = self.table.read()?;
         let now = Instant::now();
+        let own = nodes.iter().find(|node| *node.name == *self.name && self.has_name);
+        let is_recent = |rival: &&Rival| i128::from(rival.age_ms) <= max_age.as_millis() as i128;
+        self.log_rival(
+            own.and_then(|node| node.rival.as_ref()).filter(is_recent).map(|rival| &*rival.forward),
+        );
         let entries = nodes.into_iter().map(|node| {
             let age = Duration::from_millis(u64::try_from(node.age_ms).unwrap_or(0));
             let holds = node.devices.zip(now.checked_sub(age));
             let holds = holds.map(|(devices, readable_since)| Holds { devices, readable_since });
             (node.name, NodeEntry { forward: node.forward, age, holds })
         });
-        self.authority.directory().replace(Directory::new(entries));
+        let directory = Directory::new(entries);
+        if let Some(kept) = self.kept.as_mut().filter(|_| !self.pause.is_on()) {
+            kept.keep(&directory);
+        }
+        self.authority.directory().replace(directory);
         for row in self.bad.new_among(bad) {
             tracing::warn!("{row}; nothing is forwarded to it");
         }
         Ok(())
+    }
+
+    /// Logs that another process wants this node's name, when it begins and when it ends.
+    fn log_rival(&mut self, forward: Option<&str>) {
+        self.counts.rivals.store(u64::from(forward.is_some()), Ordering::Relaxed);
+        match forward {
+            Some(forward) => {
+                if self.rival.changes_to(forward.to_owned()) {
+                    tracing::error!(
+                        "another process, at {forward}, has vpn.node = {} too; it waits as a stand-by, and takes over when \
+                         this one ends. If it is another node, give it another name",
+                        self.name
+                    );
+                }
+            }
+            None if self.rival.ends() => {
+                tracing::info!("no other process wants the name {} any more", self.name)
+            }
+            None => {}
+        }
     }
 
     fn log_outcome(&mut self, done: Result<(), StoreError>) {
@@ -211,7 +319,7 @@ impl Heartbeat {
             Ok(()) if self.trouble.ends() => tracing::info!("the directory of nodes can be kept again"),
             Ok(()) => {}
             Err(error) => {
-                self.errors.fetch_add(1, Ordering::Relaxed);
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
                 if self.trouble.changes_to(error.to_string()) {
                     tracing::warn!("the directory of nodes cannot be kept: {error}");
                 }

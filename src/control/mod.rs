@@ -6,16 +6,19 @@
 
 pub mod api;
 mod commands;
+mod contested_devices;
 mod control_thread;
 mod diff_report;
 mod guard;
 mod heartbeat;
 mod hold_log;
+mod kept_directory;
 mod locations;
 mod neighbours;
 mod persist;
 mod presence_writer;
 mod probation;
+mod process_identity;
 mod publisher;
 mod readers;
 mod report;
@@ -31,9 +34,10 @@ pub use commands::{
     Commands, EXPECT_ROWS_MAX, EXPECT_TIME_MAX, EXPECTATIONS_MAX, Following, GuardCommandError, QueriesError,
     Writing,
 };
+pub use contested_devices::ClaimAnswers;
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use guard::GuardPreview;
-pub use heartbeat::HeartbeatThread;
+pub use heartbeat::{DirectoryErrors, HeartbeatThread};
 #[doc(hidden)]
 pub use persist::fuzzing;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};

@@ -27,6 +27,7 @@ mod kernel;
 mod limits;
 mod listener;
 mod moved_tunnel;
+mod peer_health;
 mod peer_pool;
 mod requests;
 mod self_probe;
@@ -54,7 +55,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
+use crate::authz::{Authority, KeyHash, NodeEntry, Undecided, UnixMillis};
 use crate::config::{Config, KernelTls};
 use crate::sys::confine::{ThreadKind, confine_thread};
 use crate::sys::cpu::{self, Cpu};
@@ -381,6 +382,11 @@ impl EngineHandle {
         DirectoryCounts { stale, fresh: directory.nodes().count() - stale }
     }
 
+    /// Number of peers that hang, so that requests for their devices are refused at once.
+    pub fn hanging_peers(&self) -> usize {
+        self.shared.peer_health.hanging()
+    }
+
     /// The names of the peers that a request can be handed to, sorted; empty where this node stands alone.
     pub fn reachable_peers(&self) -> Vec<Arc<str>> {
         let (config, directory) = (self.shared.config(), self.shared.authority.directory().get());
@@ -388,7 +394,10 @@ impl EngineHandle {
             return Vec::new();
         }
         let (own, max_age) = (config.vpn.node.as_deref(), config.forward.max_age);
-        let others = directory.nodes().filter(|(name, node)| Some(*name) != own && node.age <= max_age);
+        let is_peer = |name: &str, node: &NodeEntry| {
+            Some(name) != own && node.age <= max_age && config.forward.allows(name, node.forward.ip())
+        };
+        let others = directory.nodes().filter(|(name, node)| is_peer(name, node));
         let mut names: Vec<Arc<str>> = others.map(|(name, _)| name.into()).collect();
         names.sort();
         names

@@ -143,6 +143,14 @@ impl<K: Kernel> PeerPool<K> {
         acted.ok()
     }
 
+    /// Drops the ready connections to a peer: the path of one has died, and the others lead the same way.
+    pub fn distrust(&mut self, name: &str, cx: &mut PoolCx<'_, K>) {
+        let Some(peer) = self.peers.get(name) else { return };
+        for place in peer.connections.clone() {
+            self.remove(place, cx);
+        }
+    }
+
     fn clear(&mut self, cx: &mut PoolCx<'_, K>) {
         for place in 0..self.places.len() as u32 {
             self.remove(place, cx);

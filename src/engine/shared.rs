@@ -13,6 +13,7 @@ use super::fd_budget::client_share;
 use super::limits::SessionLimits;
 use crate::authz::{Authority, DecisionLog};
 use crate::config::{Config, KernelTls, ListenerKind};
+use crate::engine::peer_health::PeerHealth;
 use crate::engine::requests::{EngineBusy, PendingEnd, PendingList, RequestQueue, thread_of};
 use crate::engine::self_probe::SelfProbe;
 use crate::engine::token_rate_limit::TokenRateLimit;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     /// TLS records of tunnels are left to the kernel.
     leaves_tls_to_kernel: AtomicBool,
     pub token_rate_limit: TokenRateLimit,
+    pub peer_health: PeerHealth,
     /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
     pub self_probe: SelfProbe,
@@ -98,6 +100,7 @@ impl Shared {
         threads: Vec<ThreadShared>,
     ) -> Self {
         Self {
+            peer_health: PeerHealth::default(),
             token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
             verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
             tls: RwLock::new(tls),

@@ -8,7 +8,7 @@
 //! | `{schema}` | stands before the name of each table |
 //! | `{now}` | the store's current time |
 //! | `{by_bytes}` | sorts a text by its bytes |
-//! | `{heartbeat_age_ms}` | milliseconds since `heartbeat_at` |
+//! | `{heartbeat_age_ms}`, `{rival_age_ms}` | milliseconds since `heartbeat_at`, since `rival_at` |
 //! | `{millisecond}` | the factor that turns a number of milliseconds into a span of time |
 //! | `{address}` | the type of an IP address |
 //! | `{outbox_sha256}`, `{outbox_id}` | the outbox's column with the key of a credential, of another row |
@@ -21,6 +21,7 @@ pub(super) struct Dialect {
     now: &'static str,
     by_bytes: &'static str,
     heartbeat_age_ms: &'static str,
+    rival_age_ms: &'static str,
     millisecond: &'static str,
     address: &'static str,
     outbox_sha256: &'static str,
@@ -37,6 +38,7 @@ impl Dialect {
             .replace("{now}", self.now)
             .replace("{by_bytes}", self.by_bytes)
             .replace("{heartbeat_age_ms}", self.heartbeat_age_ms)
+            .replace("{rival_age_ms}", self.rival_age_ms)
             .replace("{millisecond}", self.millisecond)
             .replace("{address}", self.address)
             .replace("{outbox_sha256}", self.outbox_sha256)
@@ -51,6 +53,7 @@ pub(super) const POSTGRES: Dialect = Dialect {
     now: "now()",
     by_bytes: "COLLATE \"C\"",
     heartbeat_age_ms: "CAST(EXTRACT(EPOCH FROM now() - heartbeat_at) * 1000 AS bigint)",
+    rival_age_ms: "CAST(EXTRACT(EPOCH FROM now() - rival_at) * 1000 AS bigint)",
     millisecond: "interval '1 millisecond'",
     address: "inet",
     outbox_sha256: "key_sha256",
@@ -65,6 +68,7 @@ pub(super) const SQLITE: Dialect = Dialect {
     now: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
     by_bytes: "COLLATE BINARY",
     heartbeat_age_ms: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - heartbeat_at",
+    rival_age_ms: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - rival_at",
     millisecond: "1",
     address: "text",
     outbox_sha256: "key",

@@ -31,15 +31,15 @@ mod warnings;
 
 pub use contract::{ContractColumn, contract_columns};
 pub use error::StoreError;
-pub use nodes::{NODES_MAX, NodeList, NodeRow, NodeTable};
+pub use nodes::{HeartbeatOutcome, NODES_MAX, NodeHeartbeat, NodeList, NodeRow, NodeTable, Rival};
 pub use open::{
     QueriesDigest, check_sessions, check_stores, claim_table, has_principal_names, node_table,
     principal_names, queries_digest, reader,
 };
 pub use position::{KnownPosition, Position, Standing, StoreId};
 pub use presence::{
-    AddressHolder, AddressLayer, ClaimTable, DeviceMoves, HolderChange, PresenceReport, ReportAnswer,
-    ReportQueue, wireguard_calls,
+    AddressHolder, AddressLayer, ClaimTable, DeviceAnswer, DeviceMoves, HolderChange, OpenClaim,
+    PresenceReport, ReportAnswer, ReportQueue, WrittenClaims, wireguard_calls,
 };
 pub use reader::{Bookmark, RelationAnswer, RelationRows, StoreReader, Word, Words, WordsAnswer};
 pub use rows::{Comparison, Quarantined, Relation, RowKey, Rows};

@@ -104,8 +104,9 @@ fn a_certificate_between_nodes_counts_too() {
     let (_, _, warned) = outcome(&site, "check");
     assert!(warned.contains("warning: forward.tls: the certificate of node-a in "), "{warned}");
     let relay = site.start();
-    let ready = relay.admin_get("/readyz");
-    assert!(ready.starts_with("HTTP/1.1 200 "), "clients get in: {ready}");
+    // A node among others waits for its directory first.
+    let ready = || Some(relay.admin_get("/readyz")).filter(|ready| ready.starts_with("HTTP/1.1 200 "));
+    let ready = crate::support::wait_for(ready).expect("clients get in");
     assert!(ready.contains("forward.tls: the certificate of node-a has expired"), "{ready}");
 }
 

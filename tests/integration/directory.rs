@@ -1,8 +1,13 @@
 //! The directory of nodes: by whose clock they age, who may write what in it, and what operators see of it.
 
-use crate::support::{Authority, Cluster, Database, Site, node_section, wait_for};
+use std::time::Duration;
+
+use crate::support::{
+    Authority, Cluster, Database, Device, Signal, Site, StoreUnderTest, node_section, on_both_stores,
+    store_at, wait_for,
+};
 use sluicegate::config::{Config, StoreUrl};
-use sluicegate::store::{NodeList, NodeTable, node_table};
+use sluicegate::store::{HeartbeatOutcome, NodeHeartbeat, NodeList, NodeTable, node_table};
 
 const FORWARD: &str = "192.0.2.1:3130";
 
@@ -12,6 +17,12 @@ fn table(database: &Database, role: &str, parameters: &str) -> NodeTable {
     let mut config = Config::default();
     config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
     node_table(&config)
+}
+
+/// A heartbeat of a node, by a process with this identity.
+fn beat<'a>(name: &'a str, devices: Option<usize>, process: Option<&'a str>) -> NodeHeartbeat<'a> {
+    let forward = FORWARD.parse().unwrap();
+    NodeHeartbeat { name, forward, devices, process, max_age: Duration::from_secs(15) }
 }
 
 fn ages(nodes: &NodeList) -> Vec<(&str, i64)> {
@@ -31,7 +42,7 @@ fn nodes_age_by_the_clock_of_the_database_whatever_that_shows() {
                 AS 'SELECT pg_catalog.now() + interval ''{hours} hours''';"
         ));
         let mut table = table(&database, &role, "?options=-csearch_path%3Dskewed,pg_catalog");
-        table.write("node-a", FORWARD.parse().unwrap(), None).unwrap();
+        table.write(&beat("node-a", None, None), None).unwrap();
         let off = "abs(extract(epoch FROM heartbeat_at - now())) BETWEEN 10000 AND 11000";
         let row = database.client().query_one(&format!("SELECT {off} FROM sluicegate.nodes"), &[]).unwrap();
         assert!(row.get::<_, bool>(0), "the database's clock is that of the test");
@@ -52,12 +63,12 @@ fn where_the_database_looks_after_it_a_node_writes_its_own_row_and_no_other() {
     }
     for (name, role) in &nodes {
         let mut table = table(&database, role, "");
-        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
-        table.write(name, FORWARD.parse().unwrap(), Some(7)).unwrap();
+        table.write(&beat(name, Some(7), None), None).unwrap();
+        table.write(&beat(name, Some(7), None), None).unwrap();
     }
     let (_, role) = &nodes[1];
     for other in ["node-a", "node-c"] {
-        let error = table(&database, role, "").write(other, FORWARD.parse().unwrap(), None).unwrap_err();
+        let error = table(&database, role, "").write(&beat(other, None, None), None).unwrap_err();
         assert!(error.to_string().contains("row-level security"), "{error}");
     }
     let nodes = table(&database, role, "").read().unwrap();
@@ -71,7 +82,7 @@ fn a_column_of_another_type_is_an_error() {
     let Some(cluster) = Cluster::shared() else { return };
     let database = cluster.database();
     let mut table = table(&database, &database.nodes_role(), "");
-    table.write("node-a", FORWARD.parse().unwrap(), Some(1)).unwrap();
+    table.write(&beat("node-a", Some(1), None), None).unwrap();
     database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE text");
     table.read().unwrap_err();
     database.by_hand("ALTER TABLE sluicegate.nodes ALTER COLUMN devices TYPE bigint USING devices::bigint");
@@ -210,4 +221,116 @@ fn a_directory_that_could_not_be_kept_is_told_before_a_start() {
         .configure("store = { profile = 'openbalena', url = 'postgres://nobody@127.0.0.1:1/none' }");
     let (done, _, message) = neighbourhood.output(&["check"]);
     assert!(!done && message.contains("forward.directory_url: openBalena's database has no"), "{message}");
+}
+
+fn one_process_writes_under_a_name(store: StoreUnderTest) {
+    let (site, mut config) = (Site::new(""), Config::default());
+    match store {
+        StoreUnderTest::Sqlite => config.store = store_at(&format!("sqlite:{}", site.store_path().display())),
+        StoreUnderTest::Postgres(cluster) => {
+            let database = cluster.database();
+            let url = cluster.url(&database.nodes_role(), &database.name);
+            config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
+        }
+    }
+    let mut table = node_table(&config);
+    let mut write = |process: Option<&str>, over: Option<&str>| {
+        table.write(&beat("node-a", None, process), over).unwrap()
+    };
+    let taken = |process: &str| HeartbeatOutcome::NameTaken { process: process.to_owned() };
+    assert_eq!(write(Some("one"), None), HeartbeatOutcome::Written);
+    assert_eq!(write(Some("two"), None), taken("one"));
+    assert_eq!(write(Some("two"), Some("zero")), taken("one"), "another one has ended");
+    assert_eq!(write(Some("one"), None), HeartbeatOutcome::Written);
+    assert_eq!(write(Some("two"), Some("one")), HeartbeatOutcome::Written);
+    assert_eq!(write(Some("one"), None), taken("two"));
+    let mut table = node_table(&config);
+    let rival = table.read().unwrap().nodes[0].rival.clone().unwrap();
+    assert!(rival.forward == FORWARD && (0..5_000).contains(&rival.age_ms), "the first is told: {rival:?}");
+    table.release("node-a", "one").unwrap();
+    assert_eq!(table.write(&beat("node-a", None, Some("one")), None).unwrap(), taken("two"));
+    table.release("node-a", "two").unwrap();
+    assert_eq!(table.write(&beat("node-a", None, Some("one")), None).unwrap(), HeartbeatOutcome::Written);
+    let silent = NodeHeartbeat { max_age: Duration::ZERO, ..beat("node-a", None, Some("one")) };
+    table.write(&silent, None).unwrap();
+    assert_eq!(
+        table.write(&beat("node-a", None, Some("two")), None).unwrap(),
+        HeartbeatOutcome::Written,
+        "its time is over"
+    );
+}
+
+on_both_stores!(one_process_writes_under_a_name);
+
+const CONTESTED: &str = "sluicegate_node_name_contested";
+
+#[test]
+fn a_second_process_under_a_name_serves_nobody_until_the_first_has_ended() {
+    for (signal, logged) in [(Signal::SIGTERM, "in order"), (Signal::SIGKILL, "at once")] {
+        let neighbourhood = Neighbourhood::new();
+        let (site, device) = (&neighbourhood.site, Device::echo("127.0.0.1".parse().unwrap()));
+        let first = site.start();
+        assert!(wait_for(|| first.admin_get("/readyz").starts_with("HTTP/1.1 200").then_some(())).is_some());
+        let again = node_section("node-a", &neighbourhood.authority);
+        let (second, audit) = site.start_sibling("again", &again);
+        let waits =
+            || second.admin_get("/readyz").contains("another process has this node's name").then_some(());
+        assert!(wait_for(waits).is_some(), "{}", second.log());
+        assert!(second.logs("another process is node-a and lives"));
+        assert!(first.logs("has vpn.node = node-a too; it waits as a stand-by"), "{}", first.log());
+        for relay in [&first, &second] {
+            assert!(relay.metric_becomes(CONTESTED, |contested| contested == 1.0));
+        }
+        site.ask(&first, device.port()).opened();
+        let refused = site.ask(&second, device.port());
+        assert_eq!((refused.status, refused.slug().as_deref()), (503, Some("undecided")));
+        assert!(audit.has(|event| event["cause"] == "node-stand-by"));
+
+        first.signal(signal);
+        let is_ready = || second.admin_get("/readyz").starts_with("HTTP/1.1 200").then_some(());
+        assert!(wait_for(is_ready).is_some(), "{logged}: {}", second.log());
+        assert!(second.logs("this process is node-a from now on"));
+        site.ask(&second, device.port()).opened();
+        assert!(second.metric_becomes(CONTESTED, |contested| contested == 0.0));
+    }
+}
+
+#[test]
+fn a_node_without_a_directory_is_not_ready() {
+    let mut neighbourhood = Neighbourhood::new();
+    neighbourhood.site.configure("forward.directory_url = 'postgres://nobody@127.0.0.1:1/none'");
+    let relay = neighbourhood.site.start();
+    let answer = relay.admin_get("/readyz");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("the directory of nodes was not read yet"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_node_that_starts_while_the_directory_is_away_goes_by_the_one_that_was_kept() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    let database = cluster.database();
+    let directory = cluster.url(&database.nodes_role(), &database.name);
+    let mut site = Site::new(&format!("forward.directory_url = '{directory}'"));
+    let authority = Authority::new(site.folder(), "nodes");
+    site.configure(&node_section("node-a", &authority));
+    let far_device = "fedcba9876543210fedcba9876543210";
+    site.cli(&["device", "add", far_device, "--address", "127.0.0.2", "--node", "node-b"]);
+    let (_far, _) = site.start_sibling("node-b", &node_section("node-b", &authority));
+    let mut near = site.start();
+    assert!(near.metric_becomes("sluicegate_nodes{state=\"fresh\"}", |fresh| fresh == 2.0));
+    near.signal(Signal::SIGTERM);
+    near.wait().unwrap();
+    drop(near);
+    cluster.stop();
+
+    let near = site.start();
+    let is_ready = || near.admin_get("/readyz").starts_with("HTTP/1.1 200").then_some(());
+    assert!(wait_for(is_ready).is_some(), "{}", near.log());
+    let device = Device::echo("0.0.0.0".parse().unwrap());
+    // By then the heartbeats are old, and the node is asked all the same.
+    std::thread::sleep(Duration::from_secs(2));
+    let request = crate::support::Request::to(far_device, device.port()).bearer(&site.token);
+    request.send(near.address()).opened();
 }

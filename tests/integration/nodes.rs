@@ -263,7 +263,7 @@ fn who_is_no_node_of_the_directory_hands_nothing_over_whatever_the_ca_has_signed
     let reply = ask(Some("192.0.2.7:51000"), &fleet.site.token);
     assert!(reply.starts_with("HTTP/1.1 503 Authorization Unavailable\r\n"), "{reply}");
     let event = fleet.site.audit().wait_for(|event| event["cause"] == "node-stranger");
-    let detail = "the certificate is for laptop, which is no node of the directory";
+    let detail = "the certificate is for laptop, which is no node of the directory, or is refused";
     assert_eq!((&event["detail"], &event["via"]), (&detail.into(), &serde_json::Value::Null));
     assert!(event["client"].as_str().unwrap().starts_with("127.0.0.1:"), "the address is its own: {event}");
     // Nor does it guess tokens in the name of a probe, of which there is no record.
@@ -339,7 +339,7 @@ fn a_peer_gets_counts_of_what_a_node_has_and_a_client_does_not() {
 
 #[test]
 fn a_request_that_comes_round_again_is_a_loop() {
-    let fleet = Fleet::new("");
+    let fleet = Fleet::new("timeouts.forward = '1s'");
     // By its own store, node-a holds the device.
     let other = Site::new("");
     other.cli(&["device", "add", FAR, "--address", "127.0.0.2", "--node", "node-a"]);
@@ -358,8 +358,10 @@ fn a_request_that_comes_round_again_is_a_loop() {
     store.execute(sql, [forward_address(&fleet.site, "node-a").to_string()]).unwrap();
     fleet.wait_for_nodes(&far.relay, 2.0);
     let answer = fleet.request(80).send(near.address());
-    assert_eq!((answer.status, answer.slug().as_deref()), (508, Some("loop")));
-    assert!(far.audit.has(|event| event["cause"] == "loop"));
+    assert_eq!((answer.status, answer.slug().as_deref()), (503, Some("device-offline")));
+    for audit in [far.audit, fleet.site.audit()] {
+        assert!(audit.has(|event| event["cause"] == "loop"), "{:?}", audit.events());
+    }
     // A client cannot make one up.
     let device = Device::echo(ALL_V4);
     let request = fleet.site.request(&device).header("Sluicegate-Hops: node-a, node-b, node-c");
@@ -398,6 +400,137 @@ fn a_device_that_moved_meanwhile_is_looked_up_once_more() {
     // Once, and not for ever.
     let message = wait_for(|| Some(fleet.refusal(&near)).filter(|refusal| refusal.2 == "refused-by-node"));
     assert_eq!(message.unwrap().0, 503);
+}
+
+#[test]
+fn a_device_in_transit_is_looked_up_again_and_nobody_sees_a_loop() {
+    for refusal in [
+        "HTTP/1.1 508 Loop Detected\r\nSluicegate-Reason: loop\r\n\r\n",
+        "HTTP/1.1 503 Device Offline\r\nSluicegate-Reason: device-offline\r\n\r\n",
+    ] {
+        let fleet = Fleet::new("");
+        let node = FakeNode::start(&fleet.authority, "node-b", move |_, _| refusal.as_bytes().to_vec());
+        fleet.pretend("node-b", node.address);
+        let (near, device) = (fleet.start(), Device::echo(ALL_V4));
+        fleet.wait_for_nodes(&near, 2.0);
+        let store = fleet.site.store_path();
+        let arrives = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1_000));
+            let store = rusqlite::Connection::open(store).unwrap();
+            store.execute("UPDATE devices SET node = 'node-a' WHERE uuid = ?1", [FAR]).unwrap();
+        });
+        fleet.request(device.port()).send(near.address()).opened();
+        arrives.join().unwrap();
+    }
+}
+
+#[test]
+fn a_peer_without_a_heartbeat_is_asked_all_the_same() {
+    let fleet = Fleet::new("");
+    let node = FakeNode::start(&fleet.authority, "node-b", |_, _| {
+        b"HTTP/1.1 200 Connection Established\r\n\r\n".to_vec()
+    });
+    fleet.pretend("node-b", node.address);
+    let store = rusqlite::Connection::open(fleet.site.store_path()).unwrap();
+    store.execute("UPDATE nodes SET heartbeat_at = unixepoch() * 1000 - 3600000", []).unwrap();
+    let near = fleet.start();
+    assert!(near.metric_becomes("sluicegate_nodes{state=\"stale\"}", |stale| stale == 1.0));
+    fleet.request(22).send(near.address()).opened();
+    // One that is dead costs its client a second, and not more.
+    let silent = Device::silent();
+    store
+        .execute(
+            "UPDATE nodes SET forward_address = ?1 WHERE name = 'node-b'",
+            [SocketAddr::from((V4, silent.port)).to_string()],
+        )
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let began = std::time::Instant::now();
+    assert_eq!(fleet.refusal(&near), (503, "device-offline".to_owned(), "node-stale".to_owned()));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_peer_that_hangs_is_noticed_once_and_asked_again_by_one_request_at_a_time() {
+    let fleet = Fleet::new("");
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hanging.local_addr().unwrap();
+    fleet.pretend("node-b", address);
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 2.0);
+    let began = std::time::Instant::now();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..20).map(|_| scope.spawn(|| fleet.request(80).send(near.address()).status)).collect();
+        asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|status| *status == 504), "{answers:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "not the whole of timeouts.forward: {:?}",
+        began.elapsed()
+    );
+    assert!(near.metric_becomes("sluicegate_nodes_hanging", |hanging| hanging == 1.0));
+    let began = std::time::Instant::now();
+    assert_eq!(fleet.refusal(&near).2, "node-hangs");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // It comes to itself.
+    let _node = FakeNode::start_on(hanging, &fleet.authority, "node-b", |_, _| {
+        b"HTTP/1.1 200 Connection Established\r\n\r\n".to_vec()
+    });
+    let opens = || (fleet.request(80).send(near.address()).status == 200).then_some(());
+    assert!(wait_for(opens).is_some(), "{}", near.log());
+    assert!(near.logs("node-b answers again"));
+    assert_eq!(near.metric("sluicegate_nodes_hanging"), Some(0.0));
+}
+
+#[test]
+fn a_node_that_is_refused_or_in_another_network_is_no_peer_from_the_reload_on() {
+    let mut fleet = Fleet::new("");
+    let (near, far, device) = (fleet.start(), fleet.node("node-b", None), Device::echo(ALL_V4));
+    fleet.wait_for_nodes(&near, 2.0);
+    fleet.request(device.port()).send(near.address()).opened();
+    let forward = forward_address(&fleet.site, "node-a");
+    let hands_over = |fleet: &Fleet| {
+        let mut peer =
+            TlsClient::trusting(&fleet.authority).showing(&fleet.authority.issue("node-b", &["node-b"]));
+        let token = Token::new(fleet.site.token.as_bytes().to_vec());
+        let request =
+            PeerRequest { client: None, uuid: DEVICE, port: device.port(), token: Some(&token), hops: &[] };
+        let mut stream = peer.connect(forward, "node-a").unwrap();
+        ask_by_tls(&mut stream, &request.bytes()).unwrap()
+    };
+    assert!(hands_over(&fleet).starts_with("HTTP/1.1 200"), "{}", near.log());
+    for keys in ["forward.refuse = ['node-b']", "forward = { refuse = [], allow = ['10.0.0.0/8'] }"] {
+        fleet.site.configure(keys);
+        fleet.site.cli(&["reload"]);
+        assert_eq!(
+            fleet.refusal(&near),
+            (503, "device-offline".to_owned(), "node-refused".to_owned()),
+            "{keys}"
+        );
+        let reply = hands_over(&fleet);
+        assert!(reply.starts_with("HTTP/1.1 503 Authorization Unavailable"), "{keys}: {reply}");
+    }
+    fleet.site.configure("forward.allow = ['127.0.0.0/8']");
+    fleet.site.cli(&["reload"]);
+    fleet.request(device.port()).send(near.address()).opened();
+    drop(far);
+}
+
+#[test]
+fn no_connection_between_nodes_resumes_another_one() {
+    let fleet = Fleet::new("");
+    let near = fleet.start();
+    fleet.wait_for_nodes(&near, 1.0);
+    let forward = forward_address(&fleet.site, "node-a");
+    let mut peer =
+        TlsClient::trusting(&fleet.authority).showing(&fleet.authority.issue("node-b", &["node-b"]));
+    for _ in 0..3 {
+        let mut stream = peer.connect(forward, "node-a").unwrap();
+        ask_by_tls(&mut stream, &sluicegate::wire::summary_request()).unwrap();
+        assert_eq!(stream.conn.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
 }
 
 #[test]
@@ -512,6 +645,15 @@ impl FakeNode {
         name: &str,
         answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), authority, name, answer)
+    }
+
+    fn start_on(
+        listener: TcpListener,
+        authority: &Authority,
+        name: &str,
+        answer: impl Fn(&[u8], usize) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
         let pair = authority.issue(name, &[name]);
         let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
@@ -522,7 +664,7 @@ impl FakeNode {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+        let config = Arc::new(config);
         let address = listener.local_addr().unwrap();
         let (answer, requests) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
         let secured = Arc::new(AtomicUsize::new(0));

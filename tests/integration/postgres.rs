@@ -144,6 +144,23 @@ fn a_store_of_another_schema_version_names_the_remedy() {
 }
 
 #[test]
+fn a_version_that_only_adds_is_read_before_and_after_it_comes() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let rights = Rights::new(cluster);
+    let mut source = rights.read_source();
+    rights.by_hand("UPDATE sluicegate.schema_version SET adds_up_to = 9 WHERE version = 4");
+    source.read_changes().unwrap();
+    rights.source().read_all().unwrap();
+    assert!(rights.database.init().contains("up to date"));
+    // Relays of the version before look at this alone, and at the tables that they know.
+    let newest = "SELECT max(version) FROM sluicegate.schema_version";
+    assert_eq!(rights.database.client().query_one(newest, &[]).unwrap().get::<_, i64>(0), 4);
+    rights.by_hand("UPDATE sluicegate.schema_version SET adds_up_to = NULL");
+    let error = rights.source().read_all().unwrap_err();
+    assert!(matches!(error, StoreError::Version { found: 4, wanted: 5, .. }), "{error}");
+}
+
+#[test]
 fn init_can_be_repeated() {
     let Some(cluster) = Cluster::shared() else { return };
     let mut rights = Rights::new(cluster);

@@ -10,8 +10,8 @@ use sluicegate::authz::{Change, KeyHash};
 use sluicegate::config::{Authz, Store as StoreConfig, StoreUrl};
 use sluicegate::store::admin::Admin;
 use sluicegate::store::{
-    KnownPosition, NodeTable, Position, Relation, RelationAnswer, RelationRows, Standing, StoreError,
-    StoreReader, Word, Words, WordsAnswer, node_table, reader, sqlite,
+    KnownPosition, NodeHeartbeat, NodeTable, Position, Relation, RelationAnswer, RelationRows, Standing,
+    StoreError, StoreReader, Word, Words, WordsAnswer, node_table, reader, sqlite,
 };
 
 use crate::support::BINARY;
@@ -152,6 +152,21 @@ fn a_revocation_is_seen_after_what_is_beside_the_store_was_removed() {
     }
 }
 
+/// As a file system does that is mounted for a moment less.
+#[test]
+fn a_store_that_was_renamed_away_and_back_is_read_again() {
+    let store = Store::new();
+    let mut reader = store.reader();
+    store.run_elsewhere(&["principal", "add", "bob"]);
+    assert!(store.beside("-wal").metadata().unwrap().len() > 0, "its log has what was written");
+    let away = store.folder.path().join("away.db");
+    std::fs::rename(store.path(), &away).unwrap();
+    reader.read_words().unwrap_err();
+    std::fs::rename(&away, store.path()).unwrap();
+    store.revoke_elsewhere();
+    assert!(store.sees_revocation(&mut *reader));
+}
+
 #[test]
 fn a_revocation_is_seen_after_a_copy_over_the_store() {
     let store = Store::new();
@@ -163,6 +178,16 @@ fn a_revocation_is_seen_after_a_copy_over_the_store() {
     assert!(store.sees_revocation(&mut *reader));
 }
 
+fn heartbeat() -> NodeHeartbeat<'static> {
+    NodeHeartbeat {
+        name: "vpn-1",
+        forward: "127.0.0.1:9".parse().unwrap(),
+        devices: None,
+        process: None,
+        max_age: std::time::Duration::from_secs(15),
+    }
+}
+
 /// SQLite shares the index of the log among the connections of a process, so that one that stays open would keep the
 /// deleted one in use for all.
 #[test]
@@ -171,14 +196,14 @@ fn all_readers_and_writers_of_a_process_leave_replaced_files_together() {
     let config = sluicegate::config::Config { store: store.config(), ..Default::default() };
     let mut nodes: NodeTable = node_table(&config);
     let mut readers: Vec<_> = (0..3).map(|_| store.reader()).collect();
-    nodes.write("vpn-1", "127.0.0.1:9".parse().unwrap(), None).unwrap();
+    nodes.write(&heartbeat(), None).unwrap();
 
     store.remove_beside(&["-wal", "-shm"]);
     store.revoke_elsewhere();
     for reader in &mut readers {
         assert!(store.sees_revocation(&mut **reader));
     }
-    nodes.write("vpn-1", "127.0.0.1:9".parse().unwrap(), None).unwrap();
+    nodes.write(&heartbeat(), None).unwrap();
     let found: i64 = Connection::open(store.path())
         .unwrap()
         .query_row("SELECT count(*) FROM nodes JOIN credentials ON revoked_at IS NOT NULL", [], |row| {

@@ -468,6 +468,22 @@ fn a_store_of_another_schema_version_names_the_remedy() {
 }
 
 #[test]
+fn a_version_that_only_adds_is_read_before_and_after_it_comes() {
+    let store = StoreFile::new();
+    let mut source = store.source();
+    store.by_hand().execute_batch("INSERT INTO schema_additions (version, adds_to) VALUES (9, 4)").unwrap();
+    source.read_changes().unwrap();
+    source_at(&store.path()).read_all().unwrap();
+    assert_eq!(sqlite::init(&store.path()).unwrap(), Initialised::UpToDate);
+    // Relays of the version before look at this alone, and at the tables that they know.
+    let required: i64 = store.by_hand().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(required, 4);
+    store.by_hand().execute_batch("DELETE FROM schema_additions").unwrap();
+    let error = source_at(&store.path()).read_all().unwrap_err();
+    assert!(matches!(error, StoreError::Version { found: 4, wanted: 5, .. }), "{error}");
+}
+
+#[test]
 fn a_store_that_is_migrated_under_a_relay_is_told() {
     let store = StoreFile::new();
     let mut source = store.source();

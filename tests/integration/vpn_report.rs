@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Authority, Cluster, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site, node_section,
-    receive, replace, wait_for,
+    Authority, Cluster, DEVICE, Device, End, OTHER_DEVICE, Relay, Request, Signal, Silent, Site,
+    node_section, receive, replace, wait_for,
 };
 use serde_json::Value;
 use sluicegate::authz::{DeviceUuid, UnixMillis};
 use sluicegate::config::{Config, StoreUrl};
-use sluicegate::store::{self, PresenceReport};
+use sluicegate::store::{self, NodeHeartbeat, OpenClaim, PresenceReport};
 use tempfile::TempDir;
 
 /// Longer than two claims must be apart for the later one to count.
@@ -106,6 +106,12 @@ impl Fleet {
     }
 }
 
+/// A fleet whose devices do not answer their nodes, as those that have left a VPN which has not noticed yet.
+fn silent_fleet() -> (Fleet, Silent) {
+    let silent = Device::silent();
+    (Fleet::new(&format!("authz.guard.probe_port = {}", silent.port)), silent)
+}
+
 fn address_of(uuid: &str) -> &'static str {
     if uuid == DEVICE { "127.0.0.1" } else { "127.0.0.2" }
 }
@@ -123,7 +129,7 @@ const LOCAL: &str = "sluicegate_tunnels_total{path=\"local\"}";
 
 #[test]
 fn a_device_is_reached_by_every_node_wherever_it_connects() {
-    let fleet = Fleet::new("");
+    let (fleet, _silent) = silent_fleet();
     let (a, b) = (fleet.start_a(), fleet.start_b());
     for relay in [&a, &b] {
         assert!(relay.metric_becomes(FRESH, |fresh| fresh == 2.0));
@@ -161,7 +167,7 @@ fn a_device_is_reached_by_every_node_wherever_it_connects() {
 
 #[test]
 fn of_two_nodes_that_hold_a_device_the_later_has_it_and_the_other_once_that_one_lets_go() {
-    let fleet = Fleet::new("");
+    let (fleet, _silent) = silent_fleet();
     let (a, _b) = (fleet.start_a(), fleet.start_b());
     fleet.hold("node-a", &[DEVICE]);
     assert!(fleet.comes_to_say(DEVICE, "node-a", true));
@@ -278,12 +284,14 @@ fn what_the_guard_holds_is_not_told() {
 #[test]
 fn a_device_that_comes_while_the_store_is_away_is_reached_where_it_came() {
     let Some(mut cluster) = Cluster::start() else { return };
+    let silent = Device::silent();
     let site = {
         let database = cluster.database();
         let role = database.nodes_role();
         // Even one that another node has lost is a matter for the guard, which nobody can tell anything now.
         let guard = "authz.guard.budgets.unlocated = { share = 0.0, rows = 0 }";
         let mut site = Site::on_postgres(&database, guard);
+        site.configure(&format!("authz.guard.probe_port = {}", silent.port));
         site.configure(&format!("forward.directory_url = '{}'", cluster.url(&role, &database.name)));
         site
     };
@@ -384,6 +392,8 @@ fn where_the_database_looks_after_it_a_node_claims_devices_for_itself_alone() {
     assert!(fleet.becomes(&relay, DEVICE, 200), "the role that reads sees all rows");
     let mut other = cluster.try_client(&role, &database.name).unwrap();
     let claim = "UPDATE sluicegate.devices SET node = 'node-b' WHERE node = 'node-a'";
+    assert_eq!(other.execute(claim, &[]).unwrap(), 0, "it lives, and has not let it go");
+    let claim = "UPDATE sluicegate.devices SET node = 'node-b' WHERE node IS NULL";
     let error = other.execute(claim, &[]).unwrap_err();
     assert!(error.as_db_error().unwrap().message().contains("row-level security"), "{error}");
     let error = other.execute("UPDATE sluicegate.devices SET fleet = NULL", &[]).unwrap_err();
@@ -442,11 +452,11 @@ fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) 
     for (place, (ago_s, lives, is_taken)) in CLAIMS.into_iter().enumerate() {
         let (before, after) = (format!("before-{place}"), format!("after-{place}"));
         if lives {
-            nodes.write(&before, "192.0.2.1:3130".parse().unwrap(), None).unwrap();
+            nodes.write(&heartbeat(&before, None), None).unwrap();
         }
-        assert_eq!(table.write(&before, max_age, &[(uuid, here(Some(100)))]).unwrap(), [uuid]);
+        assert_eq!(table.write(&before, max_age, &[(uuid, here(Some(100)))]).unwrap().here, [uuid]);
         let others = [(uuid, here(ago_s)), (unknown, here(ago_s))];
-        let taken = table.write(&after, max_age, &others).unwrap();
+        let taken = table.write(&after, max_age, &others).unwrap().here;
         assert_eq!(taken, if is_taken { vec![uuid] } else { vec![] }, "{ago_s:?} {lives}");
         assert_eq!(
             holder(),
@@ -454,7 +464,7 @@ fn the_later_claim_counts(config: &Config, holder: &dyn Fn() -> Option<String>) 
             "{ago_s:?} {lives}"
         );
         // Said again, it is so already.
-        assert_eq!(table.write(&after, max_age, &others).unwrap(), taken);
+        assert_eq!(table.write(&after, max_age, &others).unwrap().here, taken);
 
         let (keeps, loses) = if is_taken { (after, before) } else { (before, after) };
         table.write(&loses, max_age, &[(uuid, PresenceReport::Gone)]).unwrap();
@@ -485,4 +495,164 @@ fn of_two_claims_the_later_counts_on_postgresql() {
     let fleet = Fleet::of(Site::on_postgres(&database, ""));
     let holder = || Some(fleet.said_of(DEVICE)).filter(|said| said.is_online).and_then(|said| said.node);
     the_later_claim_counts(&config, &holder);
+}
+
+fn heartbeat<'a>(name: &'a str, process: Option<&'a str>) -> NodeHeartbeat<'a> {
+    let forward = "192.0.2.1:3130".parse().unwrap();
+    NodeHeartbeat { name, forward, devices: None, process, max_age: Duration::from_secs(60) }
+}
+
+#[track_caller]
+fn a_claim_is_a_question_to_the_holder(config: &Config, holder: &dyn Fn() -> Option<String>) {
+    let (mut table, mut nodes) = (store::claim_table(config), store::node_table(config));
+    let uuid = DeviceUuid::parse(DEVICE).unwrap();
+    let max_age = Duration::from_secs(60);
+    let here = |ago_s: i64| PresenceReport::Here {
+        address: "127.0.0.1".parse().unwrap(),
+        since: Some(UnixMillis(UnixMillis::now().0 - ago_s * 1_000)),
+    };
+    let mut lives = |name: &str| nodes.write(&heartbeat(name, Some("a process")), None).unwrap();
+    lives("holder");
+    assert_eq!(table.write("holder", max_age, &[(uuid, here(100))]).unwrap().here, [uuid]);
+
+    let mut claim = |node: &str, ago_s: i64| {
+        let written = table.write(node, max_age, &[(uuid, here(ago_s))]).unwrap();
+        (!written.here.is_empty(), !written.asked.is_empty())
+    };
+    assert_eq!(claim("other", 150), (false, false), "an earlier one troubles nobody");
+    assert_eq!(claim("other", 50), (false, true));
+    assert_eq!(holder().as_deref(), Some("holder"));
+    let mut answers = store::claim_table(config);
+    let asked = [OpenClaim { uuid, claimant: "other".into() }];
+    assert_eq!(answers.open_claims("holder").unwrap(), asked);
+    assert_eq!(answers.open_claims("other").unwrap(), []);
+
+    answers.answer("holder", &[(uuid, "holder")]).unwrap();
+    assert_eq!(answers.open_claims("holder").unwrap(), [], "it is answered");
+    assert_eq!(claim("other", 50), (false, false), "the holder keeps it");
+    answers.answer("other", &[(uuid, "other")]).unwrap();
+    assert_eq!(claim("other", 50), (false, false), "nobody answers for another node");
+
+    answers.answer("holder", &[(uuid, "other")]).unwrap();
+    assert!(!claim("third", 10).0, "it goes to the other one");
+    assert_eq!(claim("other", 50), (true, false));
+    assert_eq!(holder().as_deref(), Some("other"));
+    assert_eq!(answers.open_claims("other").unwrap(), [], "a new holder, new claims");
+
+    lives("other");
+    let began = Instant::now();
+    let takes = || claim("third", 10).0.then_some(());
+    assert!(wait_for(takes).is_some() && began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(holder().as_deref(), Some("third"), "the holder lives and does not answer");
+}
+
+#[test]
+fn a_claim_is_a_question_to_the_holder_on_sqlite() {
+    let fleet = Fleet::new("");
+    let url = format!("sqlite:{}", fleet.site.store_path().display());
+    let config = Config { store: crate::support::store_at(&url), ..Config::default() };
+    let holder = || Some(fleet.said_of(DEVICE)).filter(|said| said.is_online).and_then(|said| said.node);
+    a_claim_is_a_question_to_the_holder(&config, &holder);
+    let store = rusqlite::Connection::open(fleet.site.store_path()).unwrap();
+    let early = "UPDATE devices SET node = 'node-b', located_at = unixepoch() * 1000 + 60000";
+    assert_eq!(store.execute(early, []).unwrap(), 0, "nobody is where it is tomorrow");
+    assert_eq!(holder().as_deref(), Some("third"));
+}
+
+#[test]
+fn a_claim_is_a_question_to_the_holder_on_postgresql() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let mut config = Config::default();
+    let url = cluster.url(&database.nodes_role(), &database.name);
+    config.forward.directory_url = Some(StoreUrl::try_from(url).unwrap());
+    let fleet = Fleet::of(Site::on_postgres(&database, ""));
+    let holder = || Some(fleet.said_of(DEVICE)).filter(|said| said.is_online).and_then(|said| said.node);
+    a_claim_is_a_question_to_the_holder(&config, &holder);
+}
+
+const KEPT: &str = "sluicegate_location_claims_total{result=\"kept\"}";
+const YIELDED: &str = "sluicegate_location_claims_total{result=\"yielded\"}";
+
+#[test]
+fn a_device_that_answers_stays_with_its_node_whoever_claims_it() {
+    let fleet = Fleet::new("");
+    let (a, b) = (fleet.start_a(), fleet.start_b());
+    fleet.hold("node-a", &[DEVICE]);
+    assert!(fleet.comes_to_say(DEVICE, "node-a", true));
+    std::thread::sleep(APART);
+    // The port that it is asked at refuses, and that is an answer too.
+    fleet.hold("node-b", &[DEVICE]);
+    assert!(a.metric_becomes(KEPT, |kept| kept >= 1.0), "{}", a.log());
+    assert!(a.logs("node-b claims devices that answer in this node's VPN"));
+    assert!(
+        b.metric_becomes("sluicegate_location_reports_total{result=\"refused\"}", |refused| refused >= 1.0)
+    );
+    assert_eq!(fleet.said_of(DEVICE).node.as_deref(), Some("node-a"));
+    assert_eq!(a.metric(YIELDED), Some(0.0));
+    let local = a.metric(LOCAL).unwrap();
+    assert_eq!(fleet.status(&a, DEVICE), 200);
+    assert_eq!(a.metric(LOCAL), Some(local + 1.0));
+}
+
+/// What somebody does who has the role of `node-b` in the database, with the row-level security of the documentation.
+#[test]
+fn who_has_the_role_of_a_node_gets_no_device_of_one_that_lives() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let database = cluster.database();
+    let group = database.nodes_role();
+    database.by_hand(&database.own_rows_only(&group));
+    for node in ["node-a", "node-b"] {
+        database.by_hand(&format!("CREATE ROLE \"{group}_{node}\" LOGIN IN ROLE {group}"));
+    }
+    let mut site = Site::on_postgres(&database, "");
+    let directory = cluster.url(&format!("{group}_node-a"), &database.name);
+    site.configure(&format!("forward.directory_url = '{directory}'"));
+    let fleet = Fleet::of(site);
+    let a = fleet.start_a();
+    fleet.hold("node-a", &[DEVICE]);
+    assert!(fleet.comes_to_say(DEVICE, "node-a", true), "{}", a.log());
+
+    let mut thief = cluster.try_client(&format!("{group}_node-b"), &database.name).unwrap();
+    let alive = "INSERT INTO sluicegate.nodes (name, forward_address, heartbeat_at, process)
+        VALUES ('node-b', '127.0.0.1:9', now() + interval '1 year', 'mine')";
+    assert_eq!(thief.execute(alive, &[]).unwrap(), 1, "its own row is its own");
+    let of_a = format!("WHERE uuid = '{DEVICE}'");
+    let claim = |at: &str| {
+        format!("UPDATE sluicegate.devices SET node = 'node-b', online = true, located_at = {at} {of_a}")
+    };
+    for at in ["now() + interval '1 year'", "now()", "located_at"] {
+        assert_eq!(thief.execute(&claim(at), &[]).unwrap(), 0, "{at}");
+    }
+    // Nor by way of the holder's rows.
+    for statement in [
+        format!("UPDATE sluicegate.devices SET online = false {of_a}"),
+        format!("UPDATE sluicegate.devices SET yields_to = 'node-b', yields_at = now() {of_a}"),
+        "INSERT INTO sluicegate.claims (device, node) SELECT id, 'node-b' FROM sluicegate.devices".to_owned(),
+        "DELETE FROM sluicegate.claims".to_owned(),
+        "INSERT INTO sluicegate.nodes (name, process) VALUES ('node-a', NULL)
+            ON CONFLICT (name) DO UPDATE SET process = NULL, heartbeat_at = NULL"
+            .to_owned(),
+    ] {
+        thief.execute(&statement, &[]).unwrap_err();
+    }
+    let silence = "UPDATE sluicegate.nodes SET heartbeat_at = NULL WHERE name = 'node-a'";
+    assert_eq!(thief.execute(silence, &[]).unwrap(), 0);
+
+    // Claimed again and again, longer than a dead node's devices would be.
+    let until = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < until {
+        assert_eq!(thief.execute(&claim("now()"), &[]).unwrap(), 0);
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert!(a.metric_becomes(KEPT, |kept| kept >= 1.0), "{}", a.log());
+    assert!(a.logs("node-b claims devices that answer in this node's VPN"));
+    assert_eq!(fleet.said_of(DEVICE).node.as_deref(), Some("node-a"));
+    assert_eq!(fleet.status(&a, DEVICE), 200);
+
+    // What it does get: a device that no node holds.
+    let offline = format!(
+        "UPDATE sluicegate.devices SET node = 'node-b', located_at = now() WHERE uuid = '{OTHER_DEVICE}'"
+    );
+    assert_eq!(thief.execute(&offline, &[]).unwrap(), 1);
 }

@@ -8,5 +8,5 @@ mod whose_address;
 
 pub(super) use network_answer::NetworkAnswer;
 pub(super) use peers::{DisplacedDevices, PeerPolls, PeerWord};
-pub(super) use probe::{ProbeTarget, Prober};
+pub(super) use probe::{ASKED_MAX, ProbeTarget, Prober, ask_each};
 pub(super) use whose_address::{AddressOwners, PlaceMove};

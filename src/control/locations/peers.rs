@@ -81,7 +81,7 @@ impl PeerPolls {
                 );
                 return PeerWord::Contradicts(figures.into());
             }
-            let entry = directory.find(&lost.node, self.max_age).ok();
+            let entry = directory.find_fresh(&lost.node, self.max_age);
             let Some(Holds { devices, readable_since }) = entry.and_then(|entry| entry.holds) else {
                 continue;
             };

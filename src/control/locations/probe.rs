@@ -51,6 +51,31 @@ struct NetworkOutcome {
     at: Instant,
 }
 
+/// Asks each of `addresses`, at most [`ASKED_MAX`] of them, and waits for the answers. Returns whether each has
+/// answered, in their order. An address that is no device's by `vpn` is not asked, and silent.
+pub(in crate::control) fn ask_each(addresses: &[IpAddr], config: &Config) -> Vec<bool> {
+    let (guard, vpn) = (&config.authz.guard, &config.vpn);
+    let begin = |address: &IpAddr| {
+        let address = SocketAddr::new(address.to_canonical(), guard.probe_port);
+        vpn.allows(address.ip()).then(|| connect(address, vpn.interface.as_deref()).ok())?
+    };
+    let begun: Vec<Option<Begun>> = addresses.iter().take(ASKED_MAX).map(begin).collect();
+    let until = Instant::now() + guard.probe_time;
+    loop {
+        let states = begun.iter().map(|begun| match begun {
+            Some(Begun::Answered) => State::Answered,
+            Some(Begun::Waiting(socket)) => state(socket),
+            None => State::Failed,
+        });
+        let states: Vec<State> = states.collect();
+        let is_over = !states.iter().any(|state| matches!(state, State::Waiting)) || Instant::now() >= until;
+        if is_over {
+            return states.into_iter().map(|state| matches!(state, State::Answered)).collect();
+        }
+        std::thread::sleep(ASK_LOOK);
+    }
+}
+
 impl ProbeTarget {
     /// The device's last place; `None` where its row has no address.
     pub(in crate::control) fn of(device: &Device) -> Option<Self> {
@@ -214,6 +239,12 @@ fn state(socket: &Socket) -> State {
 
 /// Devices that are asked at once.
 const SAMPLE_MAX: usize = 20;
+
+/// Devices that one call of [`ask_each`] asks. Each takes a descriptor for as long as it does not answer.
+pub(in crate::control) const ASKED_MAX: usize = 256;
+
+/// Pause between two looks at the answers of [`ask_each`].
+const ASK_LOOK: Duration = Duration::from_millis(5);
 
 /// Time that an answer counts. If the store is wrong for longer, the network is asked again.
 const OUTCOME_COUNTS: Duration = Duration::from_secs(10);

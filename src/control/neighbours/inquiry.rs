@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use super::PeerSummaries;
 use super::client::{PeerAddress, ask_peers};
 use crate::config::Config;
-use crate::store::{self, NodeList, StoreError};
+use crate::store::{self, NodeList, NodeRow, StoreError};
 
 /// The way to the peers.
 pub(in crate::control) struct Inquiry {
@@ -44,7 +44,9 @@ impl Inquiry {
 
 fn ask(name: &str, config: &Config, tls: &Arc<ClientConfig>) -> InquiryAnswer {
     let NodeList { nodes, .. } = store::node_table(config).read()?;
-    let others = nodes.into_iter().filter(|node| *node.name != *name);
+    let may_be_asked =
+        |node: &NodeRow| *node.name != *name && config.forward.allows(&node.name, node.forward.ip());
+    let others = nodes.into_iter().filter(may_be_asked);
     let (stale, alive): (Vec<_>, Vec<_>) = others.partition(|node| node.is_stale(config.forward.max_age));
     let peers: Vec<PeerAddress> =
         alive.into_iter().map(|node| PeerAddress { name: node.name, address: node.forward }).collect();

@@ -22,12 +22,15 @@ impl SessionCore {
             true => node_name(certificate, directory.nodes().map(|(name, _)| name)).map(Box::from),
             false => Some(certificate_name(certificate).into()),
         };
+        let address = self.client_address.map(|address| address.ip());
+        let via = via.filter(|via| address.is_none_or(|address| cx.config.forward.allows(via, address)));
         self.rare = via.map(|via| Box::new(RareParts { head: None, via: Some(via) }));
     }
 }
 
 impl Rejection {
-    /// The rejection of a request from one whose certificate is good, and that is no node of the directory.
+    /// The rejection of a request from one whose certificate is good, and that is no node of the directory, or a node
+    /// that is refused.
     pub fn no_node(transport: &Transport) -> Self {
         let name = match transport {
             Transport::UserTls(stream) => {
@@ -35,8 +38,9 @@ impl Rejection {
             }
             Transport::Plain | Transport::KernelTls => None,
         };
-        let detail =
-            name.map(|name| format!("the certificate is for {name}, which is no node of the directory"));
+        let detail = name.map(|name| {
+            format!("the certificate is for {name}, which is no node of the directory, or is refused")
+        });
         Self { reply: Reply::Undecided, cause: Cause::NodeStranger, detail }
     }
 }

@@ -48,6 +48,11 @@ impl Rejection {
         Self { reply: Reply::Draining, cause: Cause::Draining, detail: None }
     }
 
+    /// Another process has this node's name.
+    pub fn stand_by() -> Self {
+        Self { reply: Reply::Undecided, cause: Cause::NodeStandBy, detail: None }
+    }
+
     /// The client is over a limit that counts before its head.
     pub fn no_place(reason: NoPlace) -> Self {
         Self { reply: Reply::Limit, cause: reason.into(), detail: None }

@@ -44,7 +44,7 @@ pub(super) struct ClientRequest<K: Kernel> {
     pub credential_form: CredentialForm,
     /// The nodes that the request has come by.
     pub hops: Vec<Box<str>>,
-    /// A peer was asked, and does not hold the device any more.
+    /// A peer was asked, and does not hold the device any more: it is looked up elsewhere for a while.
     pub has_asked_peer: bool,
     /// A pooled connection has failed: the next one is new.
     pub skips_pool: bool,
@@ -276,6 +276,9 @@ impl<K: Kernel> ClientRequest<K> {
     pub fn decide(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         if self.ask_peers_until.is_none() && core.is_turned_away(cx) {
             return self.reject(Rejection::draining(), core, cx);
+        }
+        if cx.shared.authority.is_stand_by() {
+            return self.reject(Rejection::stand_by(), core, cx);
         }
         core.generation = cx.view.get().map(|view| view.snapshot.generation());
         let began = std::time::Instant::now();

@@ -85,6 +85,11 @@ impl Bench {
         })
     }
 
+    /// Lets time pass, in which nothing happens.
+    pub fn pass(&mut self, time: Duration) {
+        self.now.monotonic_us += time.as_micros() as u64;
+    }
+
     fn enter(&self) -> Result<SessionPermit, NoPlace> {
         self.shared.limits.enter().ok_or(NoPlace::Node)
     }

@@ -7,6 +7,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
@@ -17,16 +18,19 @@ use super::core::{Rights, SessionCore};
 use super::reject::Rejection;
 use super::request::ClientRequest;
 use super::tunnel::TunnelParts;
-use crate::authz::{Decision, PeerRoute, Query, Refusal, UnixMillis};
+use crate::authz::{Decision, Freshness, PeerRoute, Query, Refusal, UnixMillis};
 use crate::engine::kernel::io::{Outcome, errno, give_back, is_transient};
 use crate::engine::kernel::{Kernel, SocketOperation};
 use crate::engine::limits::TunnelPermit;
+use crate::engine::peer_health::Admittance;
 use crate::engine::peer_pool::ReadyConnection;
+use crate::engine::timers::Tick;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeOwner};
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Purpose;
+use crate::sys::silence::Delivery;
 use crate::telemetry::Cause;
 use crate::wire::{PeerRequest, Reply, Sealed, TlsConnection, parse_peer_reply};
 
@@ -48,6 +52,16 @@ pub(super) struct PeerAttempt<K: Kernel> {
     expires_at: Option<UnixMillis>,
     /// Time at which the peer was chosen, by the thread's clock.
     began_us: u64,
+    trust: PeerTrust,
+}
+
+/// How far a peer is trusted to answer.
+#[derive(Clone, Copy)]
+struct PeerTrust {
+    freshness: Freshness,
+    admitted: Admittance,
+    /// Time until which its reply is waited for.
+    until: Tick,
 }
 
 /// The progress with a peer. Each step has the connection's TLS stream, where this thread has it.
@@ -96,10 +110,31 @@ impl<K: Kernel> AskingPeer<K> {
             return request.reject(rejection, core, cx);
         }
         let directory = cx.shared.authority.directory().get();
-        let entry = match directory.find(name, config.max_age) {
-            Ok(entry) => entry,
-            Err(trouble) => return request.reject(no_way_to(name, trouble.into(), None), core, cx),
+        let until = cx.now.after(cx.config.timeouts.forward);
+        let until = *request.ask_peers_until.get_or_insert(until);
+        let Some((entry, freshness)) = directory.find(name, config.max_age) else {
+            let rejection = no_way_to(name, Cause::NodeUnknown, None);
+            return match directory.is_known() {
+                true => request.reject(rejection, core, cx),
+                // It is about to be read.
+                false => AwaitingPeer::start(request, rejection, core, cx),
+            };
         };
+        if !config.allows(name, entry.forward.ip()) {
+            return request.reject(no_way_to(name, Cause::NodeRefused, None), core, cx);
+        }
+        let admitted = match core.is_probe(cx) {
+            true => Admittance::Trial,
+            false => cx.shared.peer_health.admit(name, std::time::Instant::now()),
+        };
+        if admitted == Admittance::No {
+            return request.reject(no_way_to(name, Cause::NodeHangs, None), core, cx);
+        }
+        let until = match freshness {
+            Freshness::Fresh => until,
+            Freshness::Stale => until.min(cx.now.after(STALE_TIME)),
+        };
+        let trust = PeerTrust { freshness, admitted, until };
         let permit = match core.rights.map(|rights| cx.shared.limits.permit(rights.principal, rights.device))
         {
             None => None,
@@ -114,8 +149,7 @@ impl<K: Kernel> AskingPeer<K> {
             false => cx.with_peer_pool(|peers, pool| peers.take(name, entry.forward, &tls, pool)).flatten(),
         };
         let began_us = cx.now.monotonic_us;
-        let until = cx.now.after(cx.config.timeouts.forward);
-        core.deadline = Some(*request.ask_peers_until.get_or_insert(until));
+        core.deadline = Some(trust.next_look(cx));
         if let Some(ReadyConnection { socket, stream }) = pooled {
             cx.counters.sessions.pooled_connections_used.add(1);
             let attempt = PeerAttempt {
@@ -126,6 +160,7 @@ impl<K: Kernel> AskingPeer<K> {
                 permit,
                 expires_at,
                 began_us,
+                trust,
             };
             return attempt.send_request(stream, Vec::new(), core, cx);
         }
@@ -148,6 +183,7 @@ impl<K: Kernel> AskingPeer<K> {
             permit,
             expires_at,
             began_us,
+            trust,
         };
         attempt.wait(PeerProgress::Connecting(Box::new(TlsStream::new(tls))))
     }
@@ -225,11 +261,40 @@ impl<K: Kernel> AskingPeer<K> {
         }
     }
 
-    /// `timeouts.forward` has passed.
+    /// A part of the time for the reply has passed, or all of it.
     pub fn on_deadline(self, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
-        let detail = Some(self.attempt.name.to_string());
-        let rejection = Rejection { reply: Reply::DeviceTimeout, cause: Cause::NodeTimeout, detail };
-        self.attempt.reject(rejection, core, cx)
+        let Self { attempt, progress } = self;
+        // A handshake thread of this node may be what is late.
+        let is_opening = matches!(progress, PeerProgress::Connecting(_) | PeerProgress::Handshaking(_));
+        if attempt.is_pooled && cx.kernel.delivery(&attempt.socket) != Delivery::Complete {
+            // The path died while nobody used it. The others lead the same way. A new connection begins once the receive
+            // of this one has ended.
+            cx.with_peer_pool(|peers, pool| peers.distrust(&attempt.name, pool));
+            core.io(cx).cancel(Purpose::DownReceive);
+            core.deadline = Some(attempt.trust.next_look(cx));
+            return attempt.wait(progress);
+        }
+        let waited_us = cx.now.us_since(attempt.began_us);
+        let is_over = cx.now.tick() >= attempt.trust.until;
+        let hangs = is_over || is_opening && waited_us >= OPENING_TIME.as_micros() as u64;
+        if hangs {
+            let health = &cx.shared.peer_health;
+            health.record_hang(&attempt.name, attempt.trust.admitted, std::time::Instant::now());
+        } else if attempt.trust.admitted == Admittance::Trial
+            || !cx.shared.peer_health.is_hanging(&attempt.name)
+        {
+            core.deadline = Some(attempt.trust.next_look(cx));
+            return attempt.wait(progress);
+        }
+        let rejection = match attempt.trust.freshness {
+            Freshness::Stale => no_way_to(&attempt.name, Cause::NodeStale, None),
+            Freshness::Fresh => Rejection {
+                reply: Reply::DeviceTimeout,
+                cause: Cause::NodeTimeout,
+                detail: Some(attempt.name.to_string()),
+            },
+        };
+        attempt.reject(rejection, core, cx)
     }
 
     /// The view has changed meanwhile.
@@ -316,6 +381,7 @@ impl<K: Kernel> PeerAttempt<K> {
             Ok(None) => return self.receive(PeerProgress::Asked { stream, reply }, core, cx),
             Err(error) => return self.fail(Cause::NodeReply, Some(&io::Error::other(error)), core, cx),
         };
+        cx.shared.peer_health.record_answer(&self.name);
         if !core.is_probe(cx) {
             cx.counters.handover.record_us(cx.now.us_since(self.began_us));
         }
@@ -327,19 +393,37 @@ impl<K: Kernel> PeerAttempt<K> {
                 let device = Endpoint::tls(socket, stream);
                 State::open_tunnel(TunnelParts { request, device, permit, expires_at, early_down }, core, cx)
             }
-            // The device may have moved since.
-            Reply::DeviceOffline if !self.request.has_asked_peer => {
-                let Self { request, socket, permit, .. } = self;
-                drop((socket, permit));
-                State::decide(ClientRequest { has_asked_peer: true, ..request }, core, cx)
-            }
             refused => {
-                let is_leaving = refused == Reply::Draining;
                 let detail = Some(format!("{} says {}", self.name, refused.slug().unwrap_or_default()));
                 let rejection = Rejection { reply: refused, cause: Cause::RefusedByNode, detail };
-                if is_leaving { self.pause(rejection, core, cx) } else { self.reject(rejection, core, cx) }
+                // This node has the client: it looks the device up again, and the nodes between leave that to it.
+                let is_first = self.request.hops.is_empty();
+                match refused {
+                    Reply::Draining => self.pause(rejection, core, cx),
+                    Reply::DeviceOffline if is_first => self.await_device(rejection, core, cx),
+                    Reply::Loop if is_first => {
+                        let rejection =
+                            Rejection { reply: Reply::DeviceOffline, cause: Cause::Loop, ..rejection };
+                        self.pause(rejection, core, cx)
+                    }
+                    _ => self.reject(rejection, core, cx),
+                }
             }
         }
+    }
+
+    /// The peer does not hold the device any more. It may be on its way to another node: looks it up for a short time.
+    fn await_device(
+        mut self,
+        rejection: Rejection,
+        core: &mut SessionCore,
+        cx: &mut TurnCx<'_, K>,
+    ) -> State<K> {
+        if !std::mem::replace(&mut self.request.has_asked_peer, true) {
+            let until = cx.now.after(TRANSIT_TIME);
+            self.request.ask_peers_until = self.request.ask_peers_until.map(|asked| asked.min(until));
+        }
+        self.pause(rejection, core, cx)
     }
 
     /// No reply comes by this connection. A pooled one says nothing of the peer: asks again by a new one.
@@ -354,6 +438,10 @@ impl<K: Kernel> PeerAttempt<K> {
             let Self { request, socket, permit, .. } = self;
             drop((socket, permit));
             return State::ask_peer(ClientRequest { skips_pool: true, ..request }, core, cx);
+        }
+        if self.trust.freshness == Freshness::Stale {
+            let rejection = no_way_to(&self.name, Cause::NodeStale, error);
+            return self.reject(rejection, core, cx);
         }
         let rejection = no_way_to(&self.name, cause, error);
         if is_of_restart(cause, error) {
@@ -403,6 +491,13 @@ impl<K: Kernel> ClientRequest<K> {
     }
 }
 
+impl PeerTrust {
+    /// Time of the next look at a peer that has not answered.
+    fn next_look<K: Kernel>(&self, cx: &TurnCx<'_, K>) -> Tick {
+        self.until.min(cx.now.after(LOOK_EVERY))
+    }
+}
+
 /// True where a peer that is being restarted fails in this way: it closes its connections, and does not listen for a
 /// moment.
 fn is_of_restart(cause: Cause, error: Option<&io::Error>) -> bool {
@@ -412,6 +507,19 @@ fn is_of_restart(cause: Cause, error: Option<&io::Error>) -> bool {
         _ => false,
     }
 }
+
+/// Time after which a peer that has not answered is looked at: a connection that was ready and whose bytes are not
+/// acknowledged has died by then.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Time for a new connection to a peer, with its handshake. A peer that takes longer hangs.
+const OPENING_TIME: Duration = Duration::from_secs(2);
+
+/// Time for a peer without a recent heartbeat. It may be alone in not reaching the store, and is dead otherwise.
+const STALE_TIME: Duration = Duration::from_secs(1);
+
+/// Time in which a device that has left a peer is looked up elsewhere: longer than a node takes to claim it.
+const TRANSIT_TIME: Duration = Duration::from_secs(2);
 
 /// The rejection where the peer that holds the device cannot be asked.
 fn no_way_to(name: &str, cause: Cause, error: Option<&io::Error>) -> Rejection {

@@ -2,7 +2,7 @@
 
 use super::PostgresName;
 use super::session::{PostgresSession, SessionError};
-use crate::store::migration::{MigrationPlan, StoreIdentity};
+use crate::store::migration::{ADDITIONS, MigrationPlan, SchemaVersion, StoreIdentity};
 use crate::store::{Initialised, StoreError};
 
 /// Applies the migrations that the database lacks, all or none.
@@ -17,7 +17,7 @@ pub(super) fn initialise(session: &PostgresSession, name: &PostgresName) -> Resu
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > applied {
             session.batch(migration).map_err(error)?;
-            let sql = "INSERT INTO sluicegate.schema_version (version) VALUES ($1)";
+            let sql = if ADDITIONS.contains(&version) { RECORD_ADDITION } else { RECORD_VERSION };
             session.execute(sql, &[&version]).map_err(error)?;
         }
     }
@@ -32,9 +32,9 @@ pub(super) fn check(session: &PostgresSession, name: &PostgresName) -> Result<()
     identify(session).map_err(|error| name.error(error))?.check(VERSION, name.describe())
 }
 
-/// Refuses a store of another schema version than this program's.
-pub(super) fn check_version(version: i64, name: &PostgresName) -> Result<(), StoreError> {
-    StoreIdentity::Store { version }.check(VERSION, name.describe())
+/// Refuses a store whose schema this program cannot use.
+pub(super) fn check_version(version: SchemaVersion, name: &PostgresName) -> Result<(), StoreError> {
+    StoreIdentity::Store(version).check(VERSION, name.describe())
 }
 
 fn identify(session: &PostgresSession) -> Result<StoreIdentity, SessionError> {
@@ -46,8 +46,12 @@ fn identify(session: &PostgresSession) -> Result<StoreIdentity, SessionError> {
         &[],
     )?;
     if found.try_get("is_store")? {
-        let sql = "SELECT coalesce(max(version), 0) FROM sluicegate.schema_version";
-        return Ok(StoreIdentity::Store { version: session.query_one(sql, &[])?.try_get(0)? });
+        let sql = format!("SELECT {REQUIRED_VERSION}, {NEWEST_VERSION}");
+        let row = session.query_one(&sql, &[])?;
+        return Ok(StoreIdentity::Store(SchemaVersion {
+            required: row.try_get(0)?,
+            newest: row.try_get(1)?,
+        }));
     }
     Ok(if found.try_get("is_filled")? { StoreIdentity::Foreign } else { StoreIdentity::Empty })
 }
@@ -65,12 +69,28 @@ fn check_server(session: &PostgresSession, name: &PostgresName) -> Result<(), St
 }
 
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../schema/postgres/0001_reference.sql"),
     include_str!("../schema/postgres/0002_what_nodes_hold.sql"),
     include_str!("../schema/postgres/0003_every_write_is_told.sql"),
     include_str!("../schema/postgres/0004_what_was_written_is_recorded.sql"),
+    include_str!("../schema/postgres/0005_claims_need_more_than_a_row.sql"),
 ];
+
+/// The version that programs must know to use the store, as an SQL expression.
+pub(super) const REQUIRED_VERSION: &str = "(SELECT coalesce(max(version), 0) FROM sluicegate.schema_version)";
+
+/// The newest version, as an SQL expression. The column is missing in versions before 5.
+pub(super) const NEWEST_VERSION: &str = "(
+    SELECT coalesce(max(greatest(version, (to_jsonb(known) ->> 'adds_up_to')::bigint)), 0)
+    FROM sluicegate.schema_version AS known
+)";
+
+const RECORD_VERSION: &str = "INSERT INTO sluicegate.schema_version (version) VALUES ($1)";
+
+/// Leaves the version that programs must know.
+const RECORD_ADDITION: &str = "UPDATE sluicegate.schema_version SET adds_up_to = $1
+    WHERE version = (SELECT max(version) FROM sluicegate.schema_version)";
 
 /// Version of this program's schema.
 const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -12,6 +12,7 @@ use super::session::{PostgresSession, SessionError};
 use crate::authz::UnixMillis;
 use crate::store::StoreError;
 use crate::store::changed_key::{ChangedKey, ChangedRow, Recorded};
+use crate::store::migration::SchemaVersion;
 use crate::store::value::Value;
 
 /// The outbox's statements, prepared on a session.
@@ -33,7 +34,7 @@ pub(super) struct OutboxPoll {
     pub(super) hidden: OpenTransactions,
     /// The server's clock.
     pub(super) now: UnixMillis,
-    version: i64,
+    version: SchemaVersion,
     is_restored: bool,
 }
 
@@ -59,7 +60,7 @@ struct OutboxRow {
 impl WordOutbox {
     pub(super) fn prepare(session: &PostgresSession) -> Result<Self, SessionError> {
         Ok(Self {
-            poll: session.prepare(&POLL.replace("{place}", &place::columns()))?,
+            poll: session.prepare(&poll())?,
             new_rows: session.prepare(NEW_ROWS)?,
             still_open: session.prepare(STILL_OPEN)?,
         })
@@ -79,7 +80,10 @@ impl WordOutbox {
             pruned: row.try_get("pruned")?,
             hidden: OpenTransactions { next: row.try_get("xmax")?, open: row.try_get("open")? },
             now: UnixMillis(row.try_get("now_ms")?),
-            version: row.try_get("version")?,
+            version: SchemaVersion {
+                required: row.try_get("required_version")?,
+                newest: row.try_get("newest_version")?,
+            },
             is_restored: row.try_get("is_restored")?,
         })
     }
@@ -177,6 +181,12 @@ impl OutboxRow {
     }
 }
 
+fn poll() -> String {
+    POLL.replace("{place}", &place::columns())
+        .replace("{required_version}", schema::REQUIRED_VERSION)
+        .replace("{newest_version}", schema::NEWEST_VERSION)
+}
+
 /// Polls the outbox. `$1` and `$2` are a horizon. A visible row of a transaction that is yet to come was written on
 /// another server: the store was restored from a dump.
 ///
@@ -184,7 +194,8 @@ impl OutboxRow {
 /// a bound takes it for one that most rows keep, and would read through the whole outbox.
 const POLL: &str = "
     SELECT {place},
-        (SELECT coalesce(max(version), 0) FROM sluicegate.schema_version) AS version,
+        {required_version} AS required_version,
+        {newest_version} AS newest_version,
         prunes,
         pruned_xid::text::int8 AS pruned,
         pg_snapshot_xmax(now_seen)::text::int8 AS xmax,

@@ -20,17 +20,18 @@ impl ClaimTable {
         Self { database: Box::new(database) }
     }
 
-    /// Writes `reports` of `node`, and returns the devices that the store has there now.
+    /// Writes `reports` of `node`, and returns what became of them.
     ///
-    /// A device of another node that has lived within `max_age` changes hands only by a later claim. A node takes
-    /// offline its own devices alone. A device that the store does not know is left out. If the call fails, a part may
-    /// be written; the same reports can be written again.
+    /// A device of another node that has lived within `max_age` changes hands only by a later claim, and only once that
+    /// node let it go: until then the claim is a question to it, which the store keeps. A node takes offline its own
+    /// devices alone. A device that the store does not know is left out. If the call fails, a part may be written; the
+    /// same reports can be written again.
     pub fn write(
         &mut self,
         node: &str,
         max_age: Duration,
         reports: &[(DeviceUuid, PresenceReport)],
-    ) -> Result<Vec<DeviceUuid>, StoreError> {
+    ) -> Result<WrittenClaims, StoreError> {
         let now = UnixMillis::now();
         let (mut here, mut gone) = (Vec::new(), Vec::new());
         for (uuid, report) in reports {
@@ -48,11 +49,33 @@ impl ClaimTable {
         let (max_age_ms, margin_ms) = (max_age.as_millis() as i64, CLAIM_MARGIN.as_millis() as i64);
         self.execute(LEAVE, node, &gone, &[])?;
         self.execute(&claim(CLAIM), node, &here, &[max_age_ms, margin_ms])?;
+        let mut uuids = |statement: &str| {
+            self.database.transaction(TransactionKind::OneStatement, |store| {
+                store.rows(&claim(statement), &[node.into(), here.as_str().into()], |row| {
+                    ColumnValue::of(row, 0, "uuid").uuid()
+                })
+            })
+        };
+        Ok(WrittenClaims { here: uuids(HERE)?, asked: uuids(ASKED)? })
+    }
+
+    /// Reads the claims of other nodes to devices of `node` that it has not answered, at most [`OPEN_CLAIMS_MAX`].
+    pub fn open_claims(&mut self, node: &str) -> Result<Vec<OpenClaim>, StoreError> {
         self.database.transaction(TransactionKind::OneStatement, |store| {
-            store.rows(&claim(HERE), &[node.into(), here.as_str().into()], |row| {
-                ColumnValue::of(row, 0, "uuid").uuid()
+            store.rows(OPEN, &[node.into(), (OPEN_CLAIMS_MAX as i64).into()], |row| {
+                Ok(OpenClaim {
+                    uuid: ColumnValue::of(row, 0, "uuid").uuid()?,
+                    claimant: ColumnValue::of(row, 1, "node").text()?.into(),
+                })
             })
         })
+    }
+
+    /// Answers claims to devices of `node`: each device goes to the node beside it, or stays where that is `node`.
+    pub fn answer(&mut self, node: &str, answers: &[(DeviceUuid, &str)]) -> Result<(), StoreError> {
+        let answers = answers.iter().map(|(uuid, to)| json!({ "uuid": uuid.to_string(), "to": to }));
+        let answers = answers.collect::<Value>().to_string();
+        self.execute(ANSWER, node, &answers, &[])
     }
 
     fn execute(
@@ -67,6 +90,22 @@ impl ClaimTable {
         self.database
             .transaction(TransactionKind::OneStatement, |store| store.execute(statement, &params).map(drop))
     }
+}
+
+/// The outcome of reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrittenClaims {
+    /// Devices that the store has at the node now.
+    pub here: Vec<DeviceUuid>,
+    /// Devices that another node holds, which is asked to let them go.
+    pub asked: Vec<DeviceUuid>,
+}
+
+/// A claim of another node to a device that this one holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenClaim {
+    pub uuid: DeviceUuid,
+    pub claimant: Box<str>,
 }
 
 fn claim(statement: &str) -> String {
@@ -101,7 +140,7 @@ const CLAIM: &str = "UPDATE {schema}devices AS device
             OR NOT device.online
         )
         AND (
-            device.node IS NULL OR device.node = $1 OR NOT device.online
+            device.node IS NULL OR device.node = $1 OR NOT device.online OR device.yields_to = $1
             OR device.located_at IS NULL AND claimed.age_ms IS NOT NULL
             OR device.located_at < {now} - (claimed.age_ms + CAST($4 AS bigint)) * {millisecond}
             OR NOT EXISTS (
@@ -114,3 +153,24 @@ const CLAIM: &str = "UPDATE {schema}devices AS device
 const HERE: &str = "SELECT device.uuid FROM {schema}devices AS device
     JOIN claimed ON claimed.uuid = device.uuid
     WHERE device.node = $1 AND device.online AND device.address = claimed.address";
+
+/// Finds the claimed devices whose holder is asked. The question stands where the claim was just made.
+const ASKED: &str = "SELECT device.uuid FROM {schema}devices AS device
+    JOIN claimed ON claimed.uuid = device.uuid
+    JOIN {schema}claims AS claim ON claim.device = device.id
+    WHERE claim.node = $1 AND claim.claimed_at > {now} - 2000 * {millisecond}
+        AND NOT coalesce(device.yields_to = device.node AND device.yields_at > {now} - 15000 * {millisecond}, false)";
+
+/// The latest claim to each device of node `$1` that it has not answered. An answer counts for longer.
+const OPEN: &str = "SELECT device.uuid, claim.node FROM {schema}claims AS claim
+    JOIN {schema}devices AS device ON device.id = claim.device
+    WHERE device.node = $1 AND claim.node <> $1 AND claim.claimed_at > {now} - 10000 * {millisecond}
+        AND NOT coalesce(device.yields_at > {now} - 10000 * {millisecond}, false)
+    ORDER BY claim.claimed_at, claim.device LIMIT $2";
+
+const ANSWER: &str = "UPDATE {schema}devices AS device SET yields_to = answer.goes_to, yields_at = {now}
+    FROM (SELECT value ->> 'uuid' AS uuid, value ->> 'to' AS goes_to FROM {json_array_2}) AS answer
+    WHERE device.uuid = answer.uuid AND device.node = $1";
+
+/// Claims that are read at once. The rest waits for a second.
+pub const OPEN_CLAIMS_MAX: usize = 5_000;

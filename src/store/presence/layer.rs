@@ -174,7 +174,7 @@ impl AddressLayer {
             match (whereabouts(&self.tables, &uuid), laid) {
                 (Some(Whereabouts { address, .. }), laid) => {
                     device.address = Some(address);
-                    let is_claimed = self.claims.as_ref().is_some_and(|claims| claims.is_new(&uuid));
+                    let is_claimed = self.claims.as_ref().is_some_and(|claims| claims.decides(&uuid));
                     if let (true, Some(laid)) = (is_claimed, laid) {
                         (device.node, device.online) = (laid.node, laid.online);
                     }
@@ -275,6 +275,7 @@ impl AddressLayer {
         let are_filled_now = !were_filled && self.are_filled();
         let Some(claims) = &mut self.claims else { return };
         self.moved.extend(claims.apply_answers());
+        self.moved.extend(claims.apply_device_answers());
         if are_filled_now {
             // A device that no table has now has left meanwhile.
             self.moved.extend(self.devices.uuids());

@@ -22,9 +22,9 @@ use std::time::Duration;
 use crate::authz::DeviceUuid;
 use table::PresenceTable;
 
-pub use claim_table::ClaimTable;
+pub use claim_table::{ClaimTable, OpenClaim, WrittenClaims};
 pub use layer::{AddressHolder, AddressLayer, DeviceMoves, HolderChange};
-pub use report_queue::{PresenceReport, ReportAnswer, ReportQueue};
+pub use report_queue::{DeviceAnswer, PresenceReport, ReportAnswer, ReportQueue};
 pub use wireguard::calls as wireguard_calls;
 
 /// Addresses that are kept outside the store, and that change without it.

@@ -26,6 +26,13 @@ pub struct ReportAnswer {
     pub is_accepted: bool,
 }
 
+/// The device's own word on whether it is in the node's VPN: whether it answers at its address there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceAnswer {
+    Answers,
+    Silent,
+}
+
 /// Queue between the control thread, which finds where devices are, and the thread that writes it. It holds the last
 /// report of each device, so it is at most as long as the store has devices. Clones share one queue.
 #[derive(Clone)]
@@ -41,6 +48,9 @@ struct SharedQueue {
 struct QueueState {
     waiting: HashMap<DeviceUuid, PresenceReport>,
     answers: HashMap<DeviceUuid, ReportAnswer>,
+    /// Devices that the VPN has here and another node by the store, to be asked themselves.
+    contested: HashMap<DeviceUuid, IpAddr>,
+    heard: HashMap<DeviceUuid, DeviceAnswer>,
 }
 
 impl Default for ReportQueue {
@@ -102,6 +112,26 @@ impl ReportQueue {
                 answer.is_accepted = true;
             }
         }
+    }
+
+    /// Has the device asked whether it is in the node's VPN at `address`.
+    pub fn contest(&self, uuid: DeviceUuid, address: IpAddr) {
+        self.0.state.lock().contested.insert(uuid, address);
+    }
+
+    /// Removes and returns the devices that are to be asked, with their addresses.
+    pub fn drain_contested(&self) -> HashMap<DeviceUuid, IpAddr> {
+        std::mem::take(&mut self.0.state.lock().contested)
+    }
+
+    /// Records what a device has answered.
+    pub fn record_device_answer(&self, uuid: DeviceUuid, answer: DeviceAnswer) {
+        self.0.state.lock().heard.insert(uuid, answer);
+    }
+
+    /// Removes and returns what devices have answered since the last call.
+    pub fn drain_device_answers(&self) -> HashMap<DeviceUuid, DeviceAnswer> {
+        std::mem::take(&mut self.0.state.lock().heard)
     }
 
     /// Number of reports that wait.

@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, InterruptHandle};
 
 use super::SqlitePath;
-use super::files::{FilePaths, FileSet, LogContent};
+use super::files::{FileOrigin, FilePaths, FileSet, LogContent};
 use crate::store::StoreError;
 
 /// A connection that opens itself, and opens anew when the files at the path are not those that it has open.
@@ -50,8 +50,27 @@ struct OpenState {
     /// The files that all connections have open; `None` while none is open.
     files: Option<FileSet>,
     slots: Vec<Weak<Slot>>,
+    /// The database among `files`.
+    origin: Option<FileOrigin>,
     /// The log of a database whose file was replaced. It must not be used with another one.
-    left_log: Option<LogContent>,
+    left_log: Option<LeftLog>,
+}
+
+/// A log that was left beside the path, and the database that it belongs to.
+#[derive(Clone, Copy)]
+struct LeftLog {
+    log: LogContent,
+    origin: Option<FileOrigin>,
+    left_at: SystemTime,
+}
+
+impl LeftLog {
+    /// True if the log is there, and the database at the path is not the one that it belongs to. A file that was renamed
+    /// away and back is.
+    fn is_of_another_file(&self, paths: &FilePaths) -> bool {
+        let is_back = self.origin.is_some_and(|origin| origin.is_back(paths, self.left_at));
+        LogContent::at(paths) == Some(self.log) && !is_back
+    }
 }
 
 /// The place of one connection. Locked while it is used.
@@ -143,7 +162,7 @@ impl SharedConnection {
         at_path?;
         for _ in 0..OPEN_TRIES {
             let before = FileSet::at(&store.paths, &self.path)?;
-            if state.left_log.is_some_and(|left| LogContent::at(&store.paths) == Some(left)) {
+            if state.left_log.is_some_and(|left| left.is_of_another_file(&store.paths)) {
                 return Err(StoreError::LeftLog {
                     store: self.path.describe(),
                     log: store.paths.log.display().to_string(),
@@ -154,6 +173,8 @@ impl SharedConnection {
             let is_settled = FileSet::at(&store.paths, &self.path)? == before;
             if is_settled && state.files.is_none_or(|files| files == before) {
                 state.files = Some(before);
+                state.origin = FileOrigin::at(&store.paths);
+                state.left_log = None;
                 self.openings += 1;
                 *self.slot.interrupt.lock() = Some(connection.get_interrupt_handle());
                 *self.slot.connection.lock() = Some(OpenConnection { connection, opening: self.openings });
@@ -227,7 +248,7 @@ impl OpenState {
             && files.log == Some(log.file())
             && !paths.has_database(files.database)
         {
-            self.left_log = Some(log);
+            self.left_log = Some(LeftLog { log, origin: self.origin.take(), left_at: SystemTime::now() });
         }
     }
 }

@@ -7,6 +7,7 @@ use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::SqlitePath;
 use crate::store::StoreError;
@@ -39,6 +40,13 @@ pub(super) struct FileId {
 pub(super) struct DatabaseStamp {
     modified_ns: (i64, i64),
     bytes: u64,
+}
+
+/// A database file, which no later one is: an inode's number is given again, and not together with its birth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileOrigin {
+    id: FileId,
+    born: SystemTime,
 }
 
 /// A log that has frames, as its header tells it from others.
@@ -86,6 +94,20 @@ impl DatabaseStamp {
     pub(super) fn at(path: &SqlitePath) -> Result<Self, StoreError> {
         let metadata = metadata(&path.path, path)?.ok_or_else(|| path.missing())?;
         Ok(Self { modified_ns: (metadata.mtime(), metadata.mtime_nsec()), bytes: metadata.len() })
+    }
+}
+
+impl FileOrigin {
+    /// The database at the path; `None` where there is none, or where its file system records no births.
+    pub(super) fn at(paths: &FilePaths) -> Option<Self> {
+        let metadata = std::fs::metadata(&paths.database).ok()?;
+        Some(Self { id: FileId::of(&metadata), born: metadata.created().ok()? })
+    }
+
+    /// True if the database is at the path, and was not written after `left_at`.
+    pub(super) fn is_back(self, paths: &FilePaths, left_at: SystemTime) -> bool {
+        let unchanged = std::fs::metadata(&paths.database).and_then(|metadata| metadata.modified());
+        Self::at(paths) == Some(self) && unchanged.is_ok_and(|at| at <= left_at)
     }
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::SqlitePath;
-use crate::store::migration::{MigrationPlan, StoreIdentity};
+use crate::store::migration::{ADDITIONS, MigrationPlan, SchemaVersion, StoreIdentity};
 use crate::store::{Initialised, StoreError};
 
 /// Applies the migrations that `connection`'s database lacks, all or none.
@@ -18,10 +18,14 @@ pub(super) fn initialise(connection: &mut Connection, path: &SqlitePath) -> Resu
     for (version, migration) in (1..).zip(MIGRATIONS) {
         if version > applied {
             transaction.execute_batch(migration).map_err(error)?;
+            if ADDITIONS.contains(&version) {
+                transaction.execute(RECORD_ADDITION, [version]).map_err(error)?;
+            } else {
+                transaction.pragma_update(None, "user_version", version).map_err(error)?;
+            }
         }
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(error)?;
-    transaction.pragma_update(None, "user_version", VERSION).map_err(error)?;
     transaction.commit().map_err(error)?;
     Ok(outcome)
 }
@@ -48,10 +52,14 @@ pub(super) fn check_initialisable(connection: &Connection, path: &SqlitePath) ->
 
 fn identify(connection: &Connection) -> rusqlite::Result<StoreIdentity> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let version = pragma("user_version")?;
+    let required = pragma("user_version")?;
     match pragma("application_id")? {
-        APPLICATION_ID => Ok(StoreIdentity::Store { version }),
-        0 if version == 0 => {
+        APPLICATION_ID => {
+            let newest =
+                newest_addition(connection, required)?.map_or(required, |addition| addition.max(required));
+            Ok(StoreIdentity::Store(SchemaVersion { required, newest }))
+        }
+        0 if required == 0 => {
             let tables: i64 =
                 connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
             Ok(if tables == 0 { StoreIdentity::Empty } else { StoreIdentity::Foreign })
@@ -60,15 +68,30 @@ fn identify(connection: &Connection) -> rusqlite::Result<StoreIdentity> {
     }
 }
 
+/// The newest version that only added to version `required`, if the store has one.
+fn newest_addition(connection: &Connection, required: i64) -> rusqlite::Result<Option<i64>> {
+    let has_additions = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'schema_additions')";
+    if !connection.query_row(has_additions, [], |row| row.get(0))? {
+        return Ok(None);
+    }
+    let newest = "SELECT max(version) FROM schema_additions WHERE adds_to = ?1";
+    connection.query_row(newest, [required], |row| row.get(0))
+}
+
 /// Migrations in their order. The first brings a store to version 1.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../schema/sqlite/0001_reference.sql"),
     include_str!("../schema/sqlite/0002_what_nodes_hold.sql"),
     include_str!("../schema/sqlite/0003_identity_and_bounded_outbox.sql"),
     include_str!("../schema/sqlite/0004_what_was_written_is_recorded.sql"),
+    include_str!("../schema/sqlite/0005_claims_need_more_than_a_row.sql"),
 ];
 
-/// Version of this program's schema. A store has its own in `user_version`.
+/// Leaves the version that programs must know, which is in `user_version`.
+const RECORD_ADDITION: &str =
+    "INSERT INTO schema_additions (version, adds_to) SELECT ?1, user_version FROM pragma_user_version";
+
+/// Version of this program's schema.
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// "SLGT". Databases of other programs have another one.

@@ -1,7 +1,7 @@
 //! The cause that each error and each refusal of the rooms below stands for.
 
 use super::Cause;
-use crate::authz::{NodeTrouble, Refusal, Undecided};
+use crate::authz::{Refusal, Undecided};
 use crate::wire::{HeadError, ProxyHeaderError, SessionTokenError};
 
 impl From<Refusal> for Cause {
@@ -44,15 +44,6 @@ impl From<Undecided> for Cause {
             Undecided::NoSnapshot => Self::NoSnapshot,
             Undecided::Stale => Self::SnapshotStale,
             Undecided::StoreUnreachable => Self::StoreUnreachable,
-        }
-    }
-}
-
-impl From<NodeTrouble> for Cause {
-    fn from(trouble: NodeTrouble) -> Self {
-        match trouble {
-            NodeTrouble::Unknown => Self::NodeUnknown,
-            NodeTrouble::Stale => Self::NodeStale,
         }
     }
 }

@@ -169,8 +169,14 @@ causes! {
     DeviceDisputed = "device-disputed",
     /// The directory has no entry for the peer that holds the device.
     NodeUnknown = "node-unknown",
-    /// The peer that holds the device has sent no heartbeat for `forward.max_age`.
+    /// The peer that holds the device has sent no heartbeat for `forward.max_age`, and could not be reached either.
     NodeStale = "node-stale",
+    /// The peer that holds the device is in `forward.refuse`, or its address is not in `forward.allow`.
+    NodeRefused = "node-refused",
+    /// Another process has this node's name; this one waits as its stand-by.
+    NodeStandBy = "node-stand-by",
+    /// The peer that holds the device did not answer other requests a moment ago, and is asked again in a while.
+    NodeHangs = "node-hangs",
     /// This node could not open a socket, or begin TLS, for the connection to the peer.
     NodeSocket = "node-socket",
     /// The connection to the peer failed.

@@ -186,6 +186,11 @@ fn a_silent_peers_socket_stays_open_until_its_cancelled_receive_has_ended() {
     let mut peer = bench.pool_connection();
     let mut session = bench.begin();
     bench.run_until(&mut session, &mut peer, |_, peer| peer.has_request());
+    bench.bench.pass(LOOK_EVERY);
+    bench.bench.turn(|cx| session.on_deadline(cx));
+    assert_eq!(bench.bench.client_got(), "", "its kernel has taken the request, so that it is waited for");
+    let forward = bench.bench.shared.config().timeouts.forward;
+    bench.bench.pass(forward);
     bench.bench.turn(|cx| session.on_deadline(cx));
     assert!(bench.bench.client_got().starts_with("HTTP/1.1 504"), "{}", bench.bench.client_got());
     assert!(session.core.in_flight.has(Purpose::DownReceive));
@@ -196,6 +201,42 @@ fn a_silent_peers_socket_stays_open_until_its_cancelled_receive_has_ended() {
     bench.run_until(&mut session, &mut peer, |session, _| !session.core.in_flight.has(Purpose::DownReceive));
     assert!(!is_kept(&session));
     assert_eq!(peer.socket.holders(), 1, "the relay has closed its end");
+}
+
+#[test]
+fn a_pooled_connection_whose_path_died_costs_a_second_and_the_client_notices_nothing() {
+    let mut bench = PeerBench::new(5);
+    let mut pooled = bench.pool_connection();
+    let mut session = bench.begin();
+    bench.run_until(&mut session, &mut pooled, |_, peer| peer.has_request());
+    pooled.socket.state().delivery.set(Delivery::Pending);
+    assert_eq!(session.core.deadline, Some(bench.bench.turn(|cx| cx.now.after(LOOK_EVERY))));
+    bench.bench.pass(LOOK_EVERY);
+    let mut peer = PeerEnd::new(&bench.server, bench.bench.kernel.device.clone());
+    bench.bench.turn(|cx| session.on_deadline(cx));
+    bench.run_until(&mut session, &mut peer, |_, peer| peer.has_request());
+    peer.send(ESTABLISHED);
+    bench.run_until(&mut session, &mut peer, |session, _| is_tunnel(session));
+    assert!(bench.bench.client_got().starts_with("HTTP/1.1 200"), "{}", bench.bench.client_got());
+    assert_eq!(bench.bench.shared.peer_health.hanging(), 0, "the peer is well");
+}
+
+#[test]
+fn a_peer_that_does_not_finish_a_handshake_is_left_out_for_others() {
+    let mut bench = PeerBench::new(5);
+    let mut session = bench.begin();
+    for _ in 0..2 {
+        bench.bench.run(&mut session, 5);
+        bench.bench.pass(LOOK_EVERY);
+        bench.bench.turn(|cx| session.on_deadline(cx));
+    }
+    while let Some(done) = bench.bench.next_handshake() {
+        bench.bench.turn(|cx| session.on_handshake(done, cx));
+    }
+    bench.bench.pass(OPENING_TIME);
+    bench.bench.turn(|cx| session.on_deadline(cx));
+    assert!(bench.bench.client_got().starts_with("HTTP/1.1 504"), "{}", bench.bench.client_got());
+    assert!(bench.bench.shared.peer_health.is_hanging(PEER));
 }
 
 #[test]
