@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutate simulate simulate-mutations e2e kernels loom lint check bench compare deb tools
+.PHONY: help demo test mutate simulate simulate-mutations e2e kernels loom lint check bench compare soak deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -50,6 +50,7 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check
 	cargo clippy --locked -p sluicegate -p sluicegate-house --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate --bench compare --bench control --bench full_load --bench handover --bench soak --bench tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources
 	cargo run --locked -p sluicegate-house --quiet
@@ -59,6 +60,9 @@ check: ## The fastest look at whether everything compiles
 
 bench: ## The microbenches
 	@cargo bench --locked
+
+soak: ## A node under the mix of a real one for HOURS (1): memory, descriptors, files and counters must not grow
+	@HOURS=$${HOURS:-1} exec cargo bench --locked --bench soak
 
 compare: ## Measure beside the peers and write a report; ARGS="--quick" takes 3 minutes, ARGS=--help tells more
 	@.ci/tools compare

@@ -4,7 +4,6 @@
 //! descriptors for each tunnel. Run it by `cargo bench --bench handover`.
 
 #[path = "../tests/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "tests use more of it")]
 mod support;
 
 use std::io::{Read, Write};
@@ -76,7 +75,7 @@ fn main() {
         let whole = streams.chunks(2).filter(|pair| pair[0].digest == pair[1].digest).count();
         let bytes: u64 = streams.chunks(2).map(|pair| pair[1].bytes).sum();
         println!("streams: {whole} of {} whole by checksum, {bytes} bytes", tunnels.len());
-        let mut worst = Histogram::<u64>::new(3).expect("a histogram");
+        let mut worst = Histogram::<u64>::new_with_max(LONGEST_US_MAX, 3).expect("a histogram");
         let right = exchanges.chunks(2).filter(|pair| pair[1].is_whole).count();
         exchanges.chunks(2).for_each(|pair| worst.saturating_record(pair[1].longest_us));
         println!(
@@ -188,6 +187,9 @@ fn rss_bytes(pid: u32) -> u64 {
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
+
+/// Longest round trip that is told apart, 60 s.
+const LONGEST_US_MAX: u64 = 60_000_000;
 
 const TUNNELS: usize = 5000;
 const STREAMS: usize = 100;

@@ -160,7 +160,7 @@ fn download(scene: &Scene, by: By, streams: usize) -> (f64, f64) {
 /// Messages of a tunnel without TLS while others shake hands.
 fn handshakes(scene: &Scene) {
     let rounds = (0..ROUNDS).map(|_| (exchange(scene, 0).0, exchange(scene, 500)));
-    let (quiet, busy): (Vec<Histogram<u64>>, Vec<(Histogram<u64>, u64)>) = rounds.unzip();
+    let (quiet, busy) = rounds.unzip::<_, _, Vec<_>, Vec<_>>();
     let median = |of: &mut Vec<u64>| {
         of.sort_unstable();
         of[of.len() / 2]

@@ -67,6 +67,8 @@ pub enum NodeError {
     Audit(#[from] AuditError),
     #[error(transparent)]
     Predecessor(#[from] PredecessorError),
+    #[error("there are no rights to decide by, and the process before has some: {0}")]
+    NoRights(String),
 }
 
 /// How a node begins.
@@ -77,6 +79,13 @@ pub struct NodeStart {
     pub predecessor: Option<Predecessor>,
     /// Requests of the admin side, which the caller serves.
     pub requests: NodeRequests,
+}
+
+/// What the process before has, of which the last steps of taking over need to know.
+struct TakenState {
+    local_socket: Option<PathBuf>,
+    /// It has rights to decide by.
+    decides: bool,
 }
 
 /// Reason why a configuration was not put in force; nothing of it is.
@@ -116,11 +125,18 @@ impl Node {
     /// process before has stopped to, and that one goes on where this fails.
     pub fn start_with(start: NodeStart, config: Config, tls: TlsConfigs) -> Result<Self, NodeError> {
         let NodeStart { inherited, mut predecessor, requests } = start;
+        let to_resume = requests.clone();
         let built = Self::build(inherited, predecessor.as_mut(), requests, config, tls);
         let Some(predecessor) = predecessor else { return Ok(built?.0) };
         match built {
-            Ok((mut node, passed_path)) => {
-                node.take_over(predecessor, passed_path.as_deref())?;
+            Ok((mut node, taken)) => {
+                if taken.decides
+                    && let Err(error) = node.wait_for_rights()
+                {
+                    predecessor.refuse(&error.to_string());
+                    return Err(error);
+                }
+                node.take_over(predecessor, taken.local_socket.as_deref(), &to_resume)?;
                 Ok(node)
             }
             Err(error) => {
@@ -130,15 +146,16 @@ impl Node {
         }
     }
 
-    /// Builds the node. With a `predecessor`, clients are not accepted yet; the path is that of its local socket.
+    /// Builds the node. With a `predecessor`, clients are not accepted yet.
     fn build(
         inherited: Inherited,
         predecessor: Option<&mut Predecessor>,
         requests: NodeRequests,
         config: Config,
         tls: TlsConfigs,
-    ) -> Result<(Self, Option<PathBuf>), NodeError> {
+    ) -> Result<(Self, TakenState), NodeError> {
         let taken = predecessor.map(Predecessor::take_over).transpose()?;
+        let decides = taken.as_ref().is_some_and(|taken| taken.decides);
         let (inherited, sockets, first, other) = match taken {
             Some(taken) => {
                 let inherited = Inherited::of_predecessor(taken.listeners).map_err(EngineError::from)?;
@@ -152,7 +169,7 @@ impl Node {
                 (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default())
             }
         };
-        let passed_path = sockets.local.as_ref().map(|(path, _)| path.clone());
+        let local_socket = sockets.local.as_ref().map(|(path, _)| path.clone());
         let config = Arc::new(config);
         let authority = Arc::new(Authority::new(config.authz.max_stale, config.vpn.node.as_deref()));
         let (audit, audit_sender) = AuditLog::start(&config.audit, config.vpn.node.as_deref())?;
@@ -241,7 +258,7 @@ impl Node {
             audit,
             authority,
         };
-        Ok((node, passed_path))
+        Ok((node, TakenState { local_socket, decides }))
     }
 
     /// Returns the reasons why [`start`](Self::start) would fail that are in the files which the configuration names.
@@ -305,7 +322,7 @@ impl Node {
         self.audit.reopener()
     }
 
-    /// Puts `config` in force, all of it or nothing. [`Config::needs_restart`] must name no key of it. Waits for the store
+    /// Puts `config` in force, all of it or nothing. [`Config::needs_new_process`] must name no key of it. Waits for the store
     /// where queries have changed.
     pub fn reload(&self, config: Config, tls: TlsConfigs) -> Result<(), ReloadError> {
         let Some(engine) = &self.engine else { return Ok(()) };

@@ -1,12 +1,12 @@
 //! A store in memory that says what a bench has it say, and a control thread that reads it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use parking_lot::Mutex;
-use sluicegate::authz::{Authority, Device};
+use sluicegate::authz::{Authority, Change, Device, Grant, GrantId};
 use sluicegate::config::{Config, Queries};
 use sluicegate::control::{Control, StoreAccess};
 use sluicegate::store::{
@@ -38,6 +38,10 @@ struct State {
     grants: usize,
     slip: Slip,
     words: VecDeque<Vec<Word>>,
+    /// The grants of words, as whole answers have them from then on: `None` where it is deleted.
+    grants_told: HashMap<GrantId, Option<Grant>>,
+    /// The same for devices.
+    devices_told: HashMap<i64, Device>,
     /// Words and changes so far.
     log: u64,
     /// Changes of whole relations so far.
@@ -54,7 +58,15 @@ struct MadeReader {
 impl MadeStore {
     pub fn new(grants: usize) -> Self {
         let (wake, woken) = channel::bounded(WAKE_UPS_MAX);
-        let state = State { grants, slip: Slip::default(), words: VecDeque::new(), log: 1, version: 0 };
+        let state = State {
+            grants,
+            slip: Slip::default(),
+            words: VecDeque::new(),
+            grants_told: HashMap::new(),
+            devices_told: HashMap::new(),
+            log: 1,
+            version: 0,
+        };
         Self { state: Arc::new(Mutex::new(state)), wake, woken }
     }
 
@@ -62,6 +74,7 @@ impl MadeStore {
     pub fn say(&self, words: Vec<Word>) {
         let mut state = self.state.lock();
         state.log += 1;
+        words.iter().for_each(|word| state.tell(word));
         state.words.push_back(words);
         drop(state);
         self.wake.send(()).expect("the store lives as long as its readers");
@@ -76,17 +89,53 @@ impl MadeStore {
     }
 }
 
+impl State {
+    /// Has whole answers show what a word says of the population's rows.
+    fn tell(&mut self, word: &Word) {
+        let is_known = |id: GrantId, grants: usize| (0..grants as i64).contains(&id.0);
+        match word {
+            Word::Row(Change::Grant(grant)) if is_known(grant.id, self.grants) => {
+                self.grants_told.insert(grant.id, Some(*grant));
+            }
+            Word::Row(Change::GrantGone(id)) if is_known(*id, self.grants) => {
+                self.grants_told.insert(*id, None);
+            }
+            Word::Row(Change::Device(device)) => {
+                self.devices_told.insert(device.id.0, device.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn rows(&self, relation: Relation) -> RelationRows {
+        match relation {
+            Relation::Credentials => RelationRows::Credentials(Population::credentials_of(self.grants)),
+            Relation::Grants => {
+                let rows = Population::grants_of(self.grants).into_iter().skip(self.slip.absent_grants);
+                let told = |grant: Grant| self.grants_told.get(&grant.id).copied().unwrap_or(Some(grant));
+                RelationRows::Grants(rows.filter_map(told).collect())
+            }
+            Relation::Devices => {
+                let mut rows = Population::devices_of(self.grants);
+                rows.iter_mut().take(self.slip.moved_devices).for_each(|device| *device = moved(device));
+                let told = rows.iter_mut().filter_map(|row| Some((self.devices_told.get(&row.id.0)?, row)));
+                told.for_each(|(told, row)| *row = told.clone());
+                RelationRows::Devices(rows)
+            }
+        }
+    }
+}
+
 impl StoreReader for MadeReader {
     fn read_relation(&mut self, relation: Relation) -> Result<RelationAnswer, StoreError> {
-        let (position, version, grants, slip) = {
-            let state = self.store.state.lock();
-            (position(state.log), state.version, state.grants, state.slip)
-        };
-        let rows = if self.seen[relation as usize].replace(version) == Some(version) {
+        let state = self.store.state.lock();
+        let position = position(state.log);
+        let rows = if self.seen[relation as usize].replace(state.version) == Some(state.version) {
             RelationRows::Unchanged
         } else {
-            rows(relation, grants, slip)
+            state.rows(relation)
         };
+        drop(state);
         let (quarantined, ended) = Default::default();
         let standing = Standing::Newer;
         Ok(RelationAnswer { rows, quarantined, ended, position, durable: position, standing })
@@ -166,22 +215,6 @@ impl Node {
             std::thread::sleep(WAIT);
         }
         panic!("{what} does not come: {:?}", self.control.status().get());
-    }
-}
-
-fn rows(relation: Relation, grants: usize, slip: Slip) -> RelationRows {
-    match relation {
-        Relation::Credentials => RelationRows::Credentials(Population::credentials_of(grants)),
-        Relation::Grants => {
-            let mut rows = Population::grants_of(grants);
-            rows.drain(..slip.absent_grants);
-            RelationRows::Grants(rows)
-        }
-        Relation::Devices => {
-            let mut rows = Population::devices_of(grants);
-            rows.iter_mut().take(slip.moved_devices).for_each(|device| *device = moved(device));
-            RelationRows::Devices(rows)
-        }
     }
 }
 

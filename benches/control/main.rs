@@ -215,7 +215,7 @@ fn ends(node: &Node) -> usize {
 /// One in four of the rights that end is a credential.
 fn given(number: usize) -> Change {
     let principal = PrincipalId(number as i64 % 1_000);
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         let key = key(number);
         Change::Credential(Credential { key, principal, expires_at: None, revoked: false })
     } else {
@@ -225,7 +225,11 @@ fn given(number: usize) -> Change {
 }
 
 fn ended(number: usize) -> Change {
-    if number % 4 == 0 { Change::CredentialGone(key(number)) } else { Change::GrantGone(grant_id(number)) }
+    if number.is_multiple_of(4) {
+        Change::CredentialGone(key(number))
+    } else {
+        Change::GrantGone(grant_id(number))
+    }
 }
 
 fn key(number: usize) -> KeyHash {

@@ -45,7 +45,10 @@ async fn accept_in_turn(
     mut accepting: watch::Receiver<AdminAccepting>,
 ) {
     // The handle that says when is gone only when the server stops.
-    let _stops = accepting.wait_for(|now| *now != AdminAccepting::NotYet).await.is_ok();
+    let has_begun = accepting.wait_for(|now| *now != AdminAccepting::NotYet).await.is_ok();
+    if let (true, Some(local)) = (has_begun, &mut local) {
+        local.own_path();
+    }
     let locally = async {
         match &local {
             Some(local) => local.serve(routes).await,

@@ -14,11 +14,12 @@ use super::caller::Caller;
 use super::connection::{ACCEPT_PAUSE, LOCAL_TIME_MAX, serve_connection};
 use super::slots::Slots;
 
-/// A Unix socket that listens at a path. Dropping it removes the path.
+/// A Unix socket that listens at a path. Dropping it removes the path, if that is this process's.
 pub(super) struct LocalSocket {
     listener: StdListener,
-    /// `None` once another process has the path.
-    path: Option<PathBuf>,
+    path: PathBuf,
+    /// False while another process has the path.
+    owns_path: bool,
 }
 
 impl LocalSocket {
@@ -46,14 +47,15 @@ impl LocalSocket {
         std::fs::set_permissions(&made, std::fs::Permissions::from_mode(mode))?;
         std::fs::rename(&made, path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: Some(path.to_owned()) })
+        Ok(Self { listener, path: path.to_owned(), owns_path: true })
     }
 
-    /// The socket at `path` that another process has opened and leaves to this one.
+    /// The socket at `path` that another process has opened. The path is that one's until
+    /// [`own_path`](Self::own_path).
     pub(super) fn taken_over(listener: OwnedFd, path: &Path) -> io::Result<Self> {
         let listener = StdListener::from(listener);
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: Some(path.to_owned()) })
+        Ok(Self { listener, path: path.to_owned(), owns_path: false })
     }
 
     /// Another descriptor of the listener, for a process that takes it over.
@@ -61,9 +63,14 @@ impl LocalSocket {
         self.listener.try_clone().map(OwnedFd::from)
     }
 
-    /// Leaves the path to another process: dropping the socket does not remove it any more.
+    /// The path is this process's from here on.
+    pub(super) fn own_path(&mut self) {
+        self.owns_path = true;
+    }
+
+    /// Leaves the path to another process.
     pub(super) fn leave_path(&mut self) {
-        self.path = None;
+        self.owns_path = false;
     }
 
     /// Accepts connections. Returns only on an error.
@@ -77,8 +84,8 @@ impl LocalSocket {
 
 impl Drop for LocalSocket {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _gone_already = std::fs::remove_file(path);
+        if self.owns_path {
+            let _gone_already = std::fs::remove_file(&self.path);
         }
     }
 }

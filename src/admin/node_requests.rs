@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::api::{DrainBegun, DrainEnded, ReloadOutcome, ReloadStatus};
 use crate::authz::UnixMillis;
-use crate::handover::UpgradeTicket;
+use crate::handover::{PassedReloads, UpgradeTicket};
 
 /// Something that the main thread is to do.
 #[derive(Debug)]
@@ -41,10 +41,20 @@ pub enum RequestError {
     Gone,
 }
 
-/// Reloads since the start.
+/// A reload that this process has not heard of, or not any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the outcome of reload {0} is not known any more, since another process serves this node now; its log and \
+     `sluicegate status` say what is in force"
+)]
+pub struct UnknownReload(u64);
+
+/// Reloads since the start, and those of processes before that handed over.
 struct Reloads {
     /// Reloads that were asked for.
     asked: u64,
+    /// Number of the last that was done.
+    done: u64,
     /// The latest outcomes, the newest last.
     outcomes: VecDeque<ReloadOutcome>,
     /// Time from which the configuration in force is.
@@ -55,7 +65,8 @@ impl NodeRequests {
     /// Returns the sending end, and the requests for the main thread.
     pub fn new() -> (Self, Receiver<NodeRequest>) {
         let (queue, requests) = bounded(REQUESTS_MAX);
-        let reloads = Reloads { asked: 0, outcomes: VecDeque::new(), succeeded_at: UnixMillis::now() };
+        let (outcomes, succeeded_at) = (VecDeque::new(), UnixMillis::now());
+        let reloads = Reloads { asked: 0, done: 0, outcomes, succeeded_at };
         (Self { queue, reloads: Arc::new(Mutex::new(reloads)) }, requests)
     }
 
@@ -95,25 +106,62 @@ impl NodeRequests {
 
     /// Records what came of the reload with this number.
     pub fn record(&self, number: u64, result: Result<(), String>) {
-        let at = UnixMillis::now();
-        let mut reloads = self.reloads.lock();
-        if result.is_ok() {
-            reloads.succeeded_at = at;
-        }
-        if reloads.outcomes.len() == OUTCOMES_KEPT {
-            reloads.outcomes.pop_front();
-        }
-        reloads.outcomes.push_back(ReloadOutcome { number, at, error: result.err() });
+        let outcome = ReloadOutcome { number, at: UnixMillis::now(), error: result.err() };
+        self.reloads.lock().record(outcome);
     }
 
-    /// The outcome of a reload; `None` while it is not known, or not any more.
-    pub fn outcome(&self, number: u64) -> Option<ReloadOutcome> {
-        self.reloads.lock().outcomes.iter().find(|outcome| outcome.number == number).cloned()
+    /// The reloads for a process that takes over; `done` is one that it does by that.
+    pub fn passed(&self, done: Option<u64>) -> PassedReloads {
+        let reloads = self.reloads.lock();
+        let done = done.map(|number| ReloadOutcome { number, at: UnixMillis::now(), error: None });
+        let outcomes = reloads.outcomes.iter().cloned().chain(done.clone());
+        let outcomes: Vec<_> = outcomes.collect();
+        let last = done.map_or(reloads.done, |done| done.number.max(reloads.done));
+        PassedReloads::new(reloads.asked, last, outcomes.into_iter())
+    }
+
+    /// Goes on with the reloads of the process before: its outcomes can be asked for here, and those that waited there
+    /// are done here.
+    pub fn take_over(&self, passed: PassedReloads) {
+        let waiting = passed.waiting(REQUESTS_MAX);
+        {
+            let mut reloads = self.reloads.lock();
+            (reloads.asked, reloads.done) = (passed.asked(), *waiting.start() - 1);
+            passed.into_outcomes().into_iter().for_each(|outcome| reloads.record(outcome));
+        }
+        for number in waiting {
+            if let Err(error) = self.send(NodeRequest::Reload(number)) {
+                self.record(number, Err(error.to_string()));
+            }
+        }
+    }
+
+    /// The outcome of a reload; `Ok(None)` while it is not known.
+    pub fn outcome(&self, number: u64) -> Result<Option<ReloadOutcome>, UnknownReload> {
+        let reloads = self.reloads.lock();
+        let outcome = reloads.outcomes.iter().find(|outcome| outcome.number == number);
+        if outcome.is_none() && (number > reloads.asked || number <= reloads.done) {
+            return Err(UnknownReload(number));
+        }
+        Ok(outcome.cloned())
     }
 
     pub fn status(&self) -> ReloadStatus {
         let reloads = self.reloads.lock();
         ReloadStatus { last: reloads.outcomes.back().cloned(), in_force_since: reloads.succeeded_at }
+    }
+}
+
+impl Reloads {
+    fn record(&mut self, outcome: ReloadOutcome) {
+        self.done = self.done.max(outcome.number);
+        if outcome.error.is_none() {
+            self.succeeded_at = outcome.at;
+        }
+        if self.outcomes.len() == OUTCOMES_KEPT {
+            self.outcomes.pop_front();
+        }
+        self.outcomes.push_back(outcome);
     }
 }
 
@@ -133,13 +181,39 @@ mod tests {
         let began = requests.status().in_force_since;
         let (first, second) = (requests.reload().unwrap(), requests.reload().unwrap());
         assert!(queue.try_iter().map(|request| format!("{request:?}")).eq(["Reload(1)", "Reload(2)"]));
-        assert_eq!(requests.outcome(first), None);
+        assert_eq!(requests.outcome(first), Ok(None));
         requests.record(first, Err("no".to_owned()));
-        assert_eq!(requests.outcome(first).unwrap().error.as_deref(), Some("no"));
-        assert_eq!((requests.outcome(second), requests.status().in_force_since), (None, began));
+        let error = |number| requests.outcome(number).unwrap().map(|outcome| outcome.error);
+        assert_eq!(error(first), Some(Some("no".to_owned())));
+        assert_eq!((error(second), requests.status().in_force_since), (None, began));
         requests.record(second, Ok(()));
         assert_eq!(requests.status().last.unwrap().error, None);
-        assert_eq!(requests.outcome(first).unwrap().error.as_deref(), Some("no"));
+        assert_eq!(error(first), Some(Some("no".to_owned())));
+        assert_eq!(requests.outcome(3), Err(UnknownReload(3)), "nobody asked for it");
+    }
+
+    #[test]
+    fn a_process_that_takes_over_knows_the_outcomes_and_does_what_waited() {
+        let (old, _queue) = NodeRequests::new();
+        (1..=5).for_each(|number| assert_eq!(old.reload(), Ok(number)));
+        old.record(1, Err("no".to_owned()));
+        let (new, queue) = NodeRequests::new();
+        // The old process is at the second, which it does by the hand-over.
+        new.take_over(old.passed(Some(2)));
+        assert!(queue.try_iter().map(|request| format!("{request:?}")).eq([
+            "Reload(3)",
+            "Reload(4)",
+            "Reload(5)"
+        ]));
+        let error = |number| new.outcome(number).map(|outcome| outcome.map(|outcome| outcome.error));
+        assert_eq!(error(1), Ok(Some(Some("no".to_owned()))));
+        assert_eq!([error(2), error(3)], [Ok(Some(None)), Ok(None)]);
+        assert_eq!(new.reload(), Ok(6));
+        // An upgrade does no reload.
+        let (newest, _queue) = NodeRequests::new();
+        newest.take_over(new.passed(None));
+        assert_eq!(newest.outcome(2).unwrap().unwrap().error, None);
+        assert_eq!(newest.outcome(3), Ok(None));
     }
 
     #[test]

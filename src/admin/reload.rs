@@ -28,5 +28,8 @@ pub(super) async fn outcome(
     Path(number): Path<u64>,
     State(state): State<AdminState>,
 ) -> Response {
-    response::json(&ReloadAnswer { outcome: state.sources.requests.outcome(number) })
+    match state.sources.requests.outcome(number) {
+        Ok(outcome) => response::json(&ReloadAnswer { outcome }),
+        Err(unknown) => response::failure(StatusCode::NOT_FOUND, unknown.to_string()),
+    }
 }

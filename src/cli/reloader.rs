@@ -10,6 +10,14 @@ use crate::config::{self, Config, ConfigErrors};
 use crate::node::{self, Node};
 use crate::wire::TlsConfigs;
 
+/// What a reload that was not refused has done.
+pub(super) enum Reloaded {
+    /// The running relay has taken over the configuration.
+    Here,
+    /// Nothing but certificates yet: these keys need a new process.
+    NeedsNewProcess(Vec<String>),
+}
+
 /// State of the running relay that a reload needs.
 pub(super) struct Reloader<'a> {
     /// `None` for the built-in values.
@@ -23,11 +31,6 @@ pub(super) struct Reloader<'a> {
 pub(super) enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    #[error(
-        "a running relay cannot take over changes of {}; run `sluicegate upgrade`, or restart it",
-        .0.join(", ")
-    )]
-    NeedsRestart(Vec<String>),
     #[error(transparent)]
     Node(Box<node::ReloadError>),
     #[error(transparent)]
@@ -37,14 +40,20 @@ pub(super) enum ReloadError {
 impl Reloader<'_> {
     /// Reloads the configuration, and logs what came of it. Certificates are read again, and the audit log is opened
     /// again, in any case.
-    pub fn reload(&mut self, node: &Node) -> Result<(), ReloadError> {
+    pub fn reload(&mut self, node: &Node) -> Result<Reloaded, ReloadError> {
         node.audit_reopener().reopen();
         for error in node.renew_certificates() {
             tracing::error!("certificates stay as they are: {error}");
         }
         let applied = self.apply(node);
         match &applied {
-            Ok(()) => tracing::info!("reloaded"),
+            Ok(Reloaded::Here) => tracing::info!("reloaded"),
+            Ok(Reloaded::NeedsNewProcess(keys)) => {
+                tracing::info!(
+                    keys = keys.join(", "),
+                    "reloading by a new process, which these changes need"
+                );
+            }
             // One line of the log, whatever the number of errors.
             Err(error) => {
                 let errors = error.to_string().replace('\n', "; ");
@@ -54,25 +63,20 @@ impl Reloader<'_> {
         applied
     }
 
-    fn apply(&mut self, node: &Node) -> Result<(), ReloadError> {
+    fn apply(&mut self, node: &Node) -> Result<Reloaded, ReloadError> {
         let (next, tls) = Config::load_with(
             self.file,
             config::environment().map_err(ConfigErrors::from)?,
             TlsConfigs::load_all,
         )?;
-        let changed = self.config.needs_restart(&next);
+        let changed = self.config.needs_new_process(&next);
         if !changed.is_empty() {
-            return hand_over(changed);
+            return Ok(Reloaded::NeedsNewProcess(changed));
         }
         let output = self.log.prepare(&self.config.log, &next.log)?;
         node.reload(next.clone(), tls).map_err(|error| ReloadError::Node(Box::new(error)))?;
         self.log.apply(next.log.level, output);
         self.config = next;
-        Ok(())
+        Ok(Reloaded::Here)
     }
-}
-
-/// The place where a new process takes over, which applies the keys that this one cannot. Until then they are refused.
-fn hand_over(changed: Vec<String>) -> Result<(), ReloadError> {
-    Err(ReloadError::NeedsRestart(changed))
 }

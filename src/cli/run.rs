@@ -14,7 +14,7 @@ use super::doctor;
 use super::log;
 use super::maintenance::Maintenance;
 use super::output::{CommandError, print};
-use super::reloader::Reloader;
+use super::reloader::{Reloaded, Reloader};
 use super::systemd::ServiceReporter;
 use super::upgrade::{hand_over, linger};
 use super::{Global, Loaded};
@@ -76,10 +76,25 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
                 node.stop();
                 return Err(CommandError::failed(failure));
             }
-            MainTask::Request(NodeRequest::Reload(number)) => service.reloading(|| {
-                let outcome = reloader.reload(&node);
-                requests.record(number, outcome.map_err(|error| error.to_string()));
-            }),
+            MainTask::Request(NodeRequest::Reload(number)) => {
+                let outcome = service.reloading(|| match reloader.reload(&node) {
+                    Ok(Reloaded::Here) => Ok(Reloaded::Here),
+                    Ok(Reloaded::NeedsNewProcess(keys)) => {
+                        let (program, passed) = (program.as_it_runs(), requests.passed(Some(number)));
+                        hand_over(&mut node, &program, passed, &service, &|| ends.has_waiting())
+                            .map_err(|why| no_new_process(&keys, &why))
+                            .map(|_| Reloaded::NeedsNewProcess(keys))
+                    }
+                    Err(error) => Err(error.to_string()),
+                });
+                match outcome {
+                    Ok(Reloaded::Here) => requests.record(number, Ok(())),
+                    Ok(Reloaded::NeedsNewProcess(_)) => {
+                        return linger_to_the_end(node, &service, &ends, &reloader.config.timeouts);
+                    }
+                    Err(why) => requests.record(number, Err(why)),
+                }
+            }
             MainTask::Request(NodeRequest::Drain(lasts, answer)) => {
                 let _gave_up = answer.send(maintenance.begin(lasts, lame_duck, &node));
             }
@@ -87,7 +102,8 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
                 let _gave_up = answer.send(maintenance.end(&node));
             }
             MainTask::Request(NodeRequest::Upgrade(ticket)) => {
-                let outcome = hand_over(&mut node, program, &service, &|| ends.has_waiting());
+                let outcome =
+                    hand_over(&mut node, program, requests.passed(None), &service, &|| ends.has_waiting());
                 let is_handed_over = outcome.is_ok();
                 if let Some(ticket) = ticket {
                     ticket.answer(outcome);
@@ -115,6 +131,10 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
     drop(service);
     node.stop();
     Ok(())
+}
+
+fn no_new_process(keys: &[String], why: &str) -> String {
+    format!("changes of {} need a new process, which did not take over: {why}", keys.join(", "))
 }
 
 /// What an old process does after a hand-over: it keeps the sessions that could not move.

@@ -52,13 +52,17 @@ impl ServiceReporter {
     }
 
     /// Reports a reload for as long as `reload` takes.
-    pub fn reloading(&self, reload: impl FnOnce()) {
+    pub fn reloading<T>(&self, reload: impl FnOnce() -> T) -> T {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "the service manager cannot be notified of a reload"),
         }
-        reload();
-        notify(&[NotifyState::Ready]);
+        let outcome = reload();
+        // A process that took over meanwhile reports that by itself.
+        if !self.handed_over.load(Ordering::Acquire) {
+            notify(&[NotifyState::Ready]);
+        }
+        outcome
     }
 
     /// Reports that another process is the main one from here on. This one reports nothing any more.

@@ -1,5 +1,5 @@
 //! `sluicegate upgrade`: has a running relay hand over to the program that is on disk; and the hand-over itself, for the
-//! process that runs the node.
+//! process that runs the node. A reload whose changes need a new process is one too.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::systemd::ServiceReporter;
 use crate::admin::routes;
-use crate::handover::{Program, UpgradeOutcome};
+use crate::handover::{PassedReloads, Program, UpgradeOutcome};
 use crate::node::Node;
 
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
@@ -34,11 +34,12 @@ pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
 pub fn hand_over(
     node: &mut Node,
     program: &Program,
+    reloads: PassedReloads,
     service: &ServiceReporter,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<UpgradeOutcome, String> {
     tracing::info!("handing over to a new process");
-    let handed = node.hand_over(program, |pid| service.handed_over(pid), is_interrupted);
+    let handed = node.hand_over(program, reloads, |pid| service.handed_over(pid), is_interrupted);
     let handed = handed.map_err(|error| {
         tracing::error!("nothing was handed over, and this process goes on: {error}");
         error.to_string()

@@ -3,8 +3,8 @@
 use super::{Audit, Config, Listen, ListenerKind, Profile};
 
 impl Config {
-    /// The keys in which `next` differs and that need a restart. A running node applies all others.
-    pub fn needs_restart(&self, next: &Self) -> Vec<String> {
+    /// The keys in which `next` differs and that need a new process. A running node applies all others.
+    pub fn needs_new_process(&self, next: &Self) -> Vec<String> {
         let (store, vpn, forward) = (&self.store, &self.vpn, &self.forward);
         let (authz, admin) = (&self.authz, &self.admin);
         let differs = [

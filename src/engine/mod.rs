@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// Puts `config` and its TLS settings in force; see [`Config::needs_restart`] for the keys that must be the same.
+    /// Puts `config` and its TLS settings in force; see [`Config::needs_new_process`] for the keys that must be the same.
     pub fn reconfigure(&self, config: Arc<Config>, tls: TlsConfigs) {
         self.shared.replace_certificates(tls);
         self.shared.replace_verifier(Verifier::new(config.authz.tokens.clone()));

@@ -133,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// Puts `config` in force; see [`Config::needs_restart`] for the keys that cannot change. Has every session decided
+    /// Puts `config` in force; see [`Config::needs_new_process`] for the keys that cannot change. Has every session decided
     /// again, so that open tunnels get its timeouts. Waits until every thread works by it.
     pub fn replace_config(&self, config: Arc<Config>) {
         let sessions_max = client_share(&config, self.threads.len()).sessions_max;

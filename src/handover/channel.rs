@@ -31,7 +31,17 @@ pub(super) enum ChannelError {
     #[error("the other process sent what this version does not understand: {0}")]
     NotUnderstood(String),
     #[error("the connection with the other process failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for ChannelError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            // The second where it has left messages unread.
+            Some(libc::EPIPE | libc::ECONNRESET) => Self::Ended,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl Channel {
@@ -157,6 +167,8 @@ mod tests {
         let (one, mut other) = pair();
         let late = other.next_step(Instant::now() + Duration::from_millis(20), || false).unwrap_err();
         assert!(matches!(late, ChannelError::Late), "{late}");
+        other.send_step(&Step::Checked, &[]).unwrap();
+        // It has not read the last message.
         drop(one);
         let ended = other.next_step(Instant::now() + Duration::from_secs(9), || false).unwrap_err();
         assert!(matches!(ended, ChannelError::Ended), "{ended}");

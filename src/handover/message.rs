@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::reloads::PassedReloads;
 use crate::authz::{Refusal, UnixMillis};
 use crate::engine::{MovedFacts, SessionRow, Verdict};
 
@@ -27,12 +28,20 @@ pub(super) enum Step {
     Health { address: SocketAddr },
     /// Old: the admin side's local socket.
     LocalSocket { path: PathBuf },
-    /// Old: all sockets were sent, and nothing is written any more.
-    Start,
+    /// Old: all sockets were sent, and nothing is written any more. `decides` where it has rights to decide by, so that
+    /// the new process has to have some too.
+    Start {
+        #[serde(default)]
+        decides: bool,
+    },
     /// New: all threads run. `has_local_socket` where it uses the one that was sent.
     Ready { has_local_socket: bool },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
-    Commit { next_number: u64 },
+    Commit {
+        next_number: u64,
+        #[serde(default)]
+        reloads: PassedReloads,
+    },
     /// New: clients are accepted.
     Running,
     /// Old: the service manager knows the new process.

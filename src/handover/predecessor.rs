@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, Step};
 use super::program::VARIABLE;
-use super::successor::READY_TIME_MAX;
+use super::reloads::PassedReloads;
+use super::successor::{READY_TIME_MAX, ready_time};
 use crate::sys::packets::PacketSocket;
 
 /// The running process that hands over to this one.
@@ -29,6 +30,15 @@ pub struct TakenOver {
     pub admin: Option<(SocketAddr, OwnedFd)>,
     pub health: Option<(SocketAddr, OwnedFd)>,
     pub local_socket: Option<(PathBuf, OwnedFd)>,
+    /// The old process has rights to decide by.
+    pub decides: bool,
+}
+
+/// What a new process gets to know when it may accept clients.
+pub struct Terms {
+    /// Numbers of sessions from here on are free.
+    pub next_number: u64,
+    pub reloads: PassedReloads,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +96,10 @@ impl Predecessor {
                 (Step::Admin { address }, Some(socket)) => taken.admin = Some((address, socket)),
                 (Step::Health { address }, Some(socket)) => taken.health = Some((address, socket)),
                 (Step::LocalSocket { path }, Some(socket)) => taken.local_socket = Some((path, socket)),
-                (Step::Start, _) => break,
+                (Step::Start { decides }, _) => {
+                    taken.decides = decides;
+                    break;
+                }
                 (other, _) => return Err(unexpected(&other)),
             }
         }
@@ -94,15 +107,14 @@ impl Predecessor {
         Ok(taken)
     }
 
-    /// Says that all threads run, and waits until this process may accept clients. Returns the number from which
-    /// numbers of sessions are free.
-    pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<u64, PredecessorError> {
+    /// Says that all threads run, and waits until this process may accept clients.
+    pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<Terms, PredecessorError> {
         fault("ready");
         self.send(&Step::Ready { has_local_socket })?;
         match self.next()? {
-            (Step::Commit { next_number }, _) => {
+            (Step::Commit { next_number, reloads }, _) => {
                 fault("committed");
-                Ok(next_number)
+                Ok(Terms { next_number, reloads })
             }
             (other, _) => Err(unexpected(&other)),
         }
@@ -117,6 +129,11 @@ impl Predecessor {
             Err(error) => tracing::warn!("{error}; this process serves all the same"),
         }
         fault("running");
+    }
+
+    /// Time in which this process must have rights to decide by: less than it has to get ready.
+    pub fn rights_time() -> Duration {
+        ready_time() * 3 / 4
     }
 
     fn send(&self, step: &Step) -> Result<(), PredecessorError> {

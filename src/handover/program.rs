@@ -1,9 +1,10 @@
-//! The program that a hand-over starts: the one that this process was started by, as it is on disk then.
+//! The program that a hand-over starts: the one that this process was started by, as it is on disk then, or as it runs.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// How this process was started. To be read at its start: later the file may be another, or gone.
@@ -11,6 +12,13 @@ use std::process::{Child, Command, Stdio};
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    version: ProgramVersion,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ProgramVersion {
+    OnDisk,
+    Running,
 }
 
 impl Program {
@@ -23,12 +31,23 @@ impl Program {
             Some(path) => std::path::absolute(path)?,
             None => std::env::current_exe()?,
         };
-        Ok(Self { path, arguments: arguments.collect() })
+        Ok(Self { path, arguments: arguments.collect(), version: ProgramVersion::OnDisk })
+    }
+
+    /// The same program as this process runs, whatever is on disk.
+    pub fn as_it_runs(&self) -> Self {
+        Self { version: ProgramVersion::Running, ..self.clone() }
     }
 
     /// Starts it with the same arguments, as the process that takes over through `channel`.
     pub(super) fn start(&self, channel: OwnedFd) -> io::Result<Child> {
-        let mut command = Command::new(&self.path);
+        let file = match self.version {
+            ProgramVersion::OnDisk => &*self.path,
+            ProgramVersion::Running => Path::new("/proc/self/exe"),
+        };
+        let mut command = Command::new(file);
+        // The new process finds the program on disk by its name.
+        command.arg0(&self.path);
         command.args(&self.arguments).env(VARIABLE, "stdin").stdin(Stdio::from(channel));
         // The watchdog and the sockets were this process's. The new one reports once it is the main process.
         for meant_for_this_process in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
@@ -37,7 +56,7 @@ impl Program {
         command.spawn()
     }
 
-    pub(super) fn path(&self) -> &std::path::Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, Step};
 use super::program::Program;
+use super::reloads::PassedReloads;
 use crate::engine::PassedListener;
 use crate::sys::packets::PacketSocket;
 
@@ -38,6 +39,8 @@ pub struct Offer {
     pub admin: Option<(SocketAddr, OwnedFd)>,
     pub health: Option<(SocketAddr, OwnedFd)>,
     pub local_socket: Option<(PathBuf, OwnedFd)>,
+    /// This process has rights to decide by, and the new one has to have some too.
+    pub decides: bool,
 }
 
 /// Reason why nothing was handed over. The old process goes on as before.
@@ -113,7 +116,7 @@ impl Successor {
         if let Some((path, socket)) = &offer.local_socket {
             self.send_with(&Step::LocalSocket { path: path.clone() }, socket)?;
         }
-        self.send(RESTORE, &Step::Start)?;
+        self.send(RESTORE, &Step::Start { decides: offer.decides })?;
         match self.next(RESTORE, is_interrupted)? {
             Step::Ready { has_local_socket } => Ok(has_local_socket),
             other => Err(unexpected(RESTORE, &other)),
@@ -121,9 +124,14 @@ impl Successor {
     }
 
     /// Lets the process accept clients, which nobody does here any more. Where it fails the process is ended.
-    pub fn commit(mut self, next_number: u64, has_local_socket: bool) -> Result<Committed, HandoverError> {
+    pub fn commit(
+        mut self,
+        next_number: u64,
+        reloads: PassedReloads,
+        has_local_socket: bool,
+    ) -> Result<Committed, HandoverError> {
         self.ready_by = Instant::now() + RUNNING_TIME_MAX;
-        self.send(ACCEPT, &Step::Commit { next_number })?;
+        self.send(ACCEPT, &Step::Commit { next_number, reloads })?;
         match self.next(ACCEPT, &|| false)? {
             Step::Running => {}
             other => return Err(unexpected(ACCEPT, &other)),
@@ -196,9 +204,6 @@ fn broken(doing: &'static str, error: &ChannelError) -> HandoverError {
     match error {
         ChannelError::Ended => HandoverError::Ended { doing },
         ChannelError::Late => HandoverError::Late { doing },
-        ChannelError::Io(error) if error.raw_os_error() == Some(libc::EPIPE) => {
-            HandoverError::Ended { doing }
-        }
         other => HandoverError::Broken { doing, detail: other.to_string() },
     }
 }
@@ -208,7 +213,7 @@ fn unexpected(doing: &'static str, step: &Step) -> HandoverError {
 }
 
 /// Time that a new process has to get ready. Tests of a debug build may set a shorter one.
-fn ready_time() -> Duration {
+pub(super) fn ready_time() -> Duration {
     #[cfg(debug_assertions)]
     if let Some(ms) = std::env::var("SLUICEGATE_TEST_READY_MS").ok().and_then(|text| text.parse().ok()) {
         return Duration::from_millis(ms);

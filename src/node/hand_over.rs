@@ -1,14 +1,16 @@
 //! A node's part in a hand-over: the order in which it gives its parts to another process, or takes over those of one.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Node, NodeError};
+use crate::admin::NodeRequests;
+use crate::authz::Undecided;
 use crate::control::{Following, Writing};
 use crate::engine::Accepting;
 use crate::handover::{
-    ArrivalsThread, Committed, DepartureProgress, DeparturesThread, HandoverError, Offer, Predecessor,
-    Program, Successor,
+    ArrivalsThread, Committed, DepartureProgress, DeparturesThread, HandoverError, Offer, PassedReloads,
+    Predecessor, Program, Successor, Terms,
 };
 
 /// A hand-over that has succeeded. This process keeps what could not move.
@@ -21,13 +23,15 @@ pub struct HandedOver {
 }
 
 impl Node {
-    /// Hands over to `program`, as it is on disk now. `make_main` tells the service manager of the new process.
+    /// Hands over to `program`, with the reloads that were asked for. `make_main` tells the service manager of the new
+    /// process.
     ///
     /// Where it fails, the new process is ended, and this one goes on as before. It takes up to a minute; `is_interrupted`
     /// ends it early. Afterwards this process accepts nobody, writes nothing, and moves its tunnels in the background.
     pub fn hand_over(
         &mut self,
         program: &Program,
+        reloads: PassedReloads,
         make_main: impl FnOnce(u32),
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<HandedOver, HandoverError> {
@@ -35,7 +39,8 @@ impl Node {
             return Err(HandoverError::Here("it has handed over already".to_owned()));
         }
         let successor = Successor::start(program, is_interrupted)?;
-        let committed = self.give_up_writing().and_then(|()| self.give_up_clients(successor, is_interrupted));
+        let committed =
+            self.give_up_writing().and_then(|()| self.give_up_clients(successor, reloads, is_interrupted));
         let committed = match committed {
             Ok(committed) => committed,
             Err(error) => {
@@ -59,17 +64,28 @@ impl Node {
     fn give_up_clients(
         &self,
         mut successor: Successor,
+        reloads: PassedReloads,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<Committed, HandoverError> {
         let here = |error: &dyn std::fmt::Display| HandoverError::Here(error.to_string());
         let sockets = self.admin.copies().map_err(|error| here(&error))?;
         let listeners = self.handle.listeners().map_err(|error| here(&error))?;
-        let offer =
-            Offer { listeners, admin: sockets.tcp, health: sockets.health, local_socket: sockets.local };
+        let offer = Offer {
+            listeners,
+            admin: sockets.tcp,
+            health: sockets.health,
+            local_socket: sockets.local,
+            decides: self.has_rights(),
+        };
         let has_local_socket = successor.make_ready(&offer, is_interrupted)?;
         drop(offer);
         self.handle.accept_clients(Accepting::Paused).map_err(|error| here(&error))?;
-        successor.commit(self.handle.next_number(), has_local_socket)
+        successor.commit(self.handle.next_number(), reloads, has_local_socket)
+    }
+
+    /// Tests whether there are rights to decide by, however old.
+    fn has_rights(&self) -> bool {
+        self.handle.trouble() != Some(Undecided::NoSnapshot)
     }
 
     /// Takes back what was given up.
@@ -125,10 +141,12 @@ impl Node {
         &mut self,
         mut predecessor: Predecessor,
         passed_path: Option<&Path>,
+        requests: &NodeRequests,
     ) -> Result<(), NodeError> {
         let has_local_socket = passed_path.is_some_and(|path| self.admin.has_local_socket_at(path));
-        let next_number = predecessor.wait_for_commit(has_local_socket)?;
+        let Terms { next_number, reloads } = predecessor.wait_for_commit(has_local_socket)?;
         self.handle.begin_numbers_at(next_number);
+        requests.take_over(reloads);
         self.handle
             .accept_clients(Accepting::Yes)
             .map_err(|error| NodeError::Thread(std::io::Error::other(error)))?;
@@ -146,12 +164,32 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Waits for rights to decide by, without which nobody should be taken from a process that has some.
+    pub(super) fn wait_for_rights(&self) -> Result<(), NodeError> {
+        let give_up_at = Instant::now() + Predecessor::rights_time();
+        while !self.has_rights() {
+            if Instant::now() >= give_up_at {
+                let why = self.control.status().get().last_error;
+                return Err(NodeError::NoRights(
+                    why.unwrap_or_else(|| "the store has not answered".to_owned()),
+                ));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+}
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 impl HandedOver {
     /// Waits until all tunnels have moved that can, or `patience` has passed. Returns how many have moved.
     pub fn wait_until_moved(&self, patience: Duration) -> u64 {
         let give_up_at = std::time::Instant::now() + patience;
         while !self.progress.is_settled() && std::time::Instant::now() < give_up_at {
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(LOOK_EVERY);
         }
         self.progress.moved()
     }

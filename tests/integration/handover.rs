@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -13,8 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Authority, Content, Device, End, Relay, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive,
-    wait_for,
+    Answer, Authority, BINARY, Content, Device, End, Relay, Signal, Site, TlsClient, TlsStream, V4,
+    ask_by_tls, receive, wait_for,
 };
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -483,6 +484,14 @@ fn the_service_manager_gets_to_know_the_new_process_before_that_one_reports() {
     assert!(node.relay.wait().is_some());
     while manager.recv(&mut [0; 4096]).is_ok() {}
     assert!(hears("WATCHDOG=1").is_some(), "the old process is gone, and the new one reports");
+
+    node.site.configure("engine.threads = 1");
+    kill(Pid::from_raw(node.pid() as i32), Signal::SIGHUP).unwrap();
+    assert!(hears("RELOADING=1").is_some());
+    let main = hears("MAINPID=").unwrap();
+    assert_ne!(main, format!("MAINPID={pid}"));
+    node.successors.push(main["MAINPID=".len()..].parse().unwrap());
+    assert!(hears("READY=1").is_some(), "by the newest process");
 }
 
 #[test]
@@ -493,4 +502,101 @@ fn the_admin_side_changes_hands_with_its_sockets() {
         assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{}", node.relay.log());
         assert_eq!(node.relay.metric("sluicegate_sessions_old_process"), Some(0.0));
     }
+}
+
+#[test]
+fn a_reload_of_what_needs_a_new_process_is_a_hand_over_of_the_program_that_runs() {
+    let site = Site::new("engine.threads = 2");
+    let program = site.folder().join("sluicegate");
+    std::fs::copy(BINARY, &program).unwrap();
+    let (usual, mut command) = (site.command(&["run"]), Command::new(&program));
+    command.args(usual.get_args()).envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let relay = Relay::start(command);
+    let mut node = Node { site, relay, successors: Vec::new() };
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    let number = node.sessions()[0]["session"].clone();
+    // What is on disk now does not run.
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "#!/bin/sh\nexit 7\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+
+    for (threads, head) in [(1, "200ms"), (2, "300ms")] {
+        let reloads = node.relay.metric("sluicegate_config_last_reload_success_timestamp_seconds");
+        node.site.configure(&format!("engine.threads = {threads}\ntimeouts.head = '{head}'"));
+        let output = node.site.command(&["reload"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "reloaded\n");
+        let old = node.pid();
+        let has_ended =
+            || processes_with(node.site.config_path()).iter().all(|pid| *pid != old).then_some(());
+        assert!(wait_for(has_ended).is_some(), "the old process has nothing left");
+        node.successors.extend(processes_with(node.site.config_path()));
+        assert_ne!(node.pid(), old);
+        assert!(echoes(&mut tunnel), "{}", node.relay.log());
+        assert_eq!(node.sessions()[0]["session"], number);
+        assert_eq!(engine_threads(node.pid()), threads);
+        assert_eq!(Answer::to_bytes(node.relay.address(), b"CONNECT ").status, 408);
+        assert_eq!(node.relay.metric("sluicegate_config_last_reload_successful"), Some(1.0));
+        assert!(node.relay.metric("sluicegate_config_last_reload_success_timestamp_seconds") > reloads);
+    }
+    let said = node.upgrade_in_vain();
+    assert!(said.contains("the new process ended while it was to say hello"), "what is on disk: {said}");
+    assert!(echoes(&mut tunnel));
+}
+
+/// The engine threads of a process.
+fn engine_threads(pid: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("engine-")).count()
+}
+
+#[test]
+fn a_reload_that_its_new_process_refuses_changes_nothing_and_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    let address = taken.local_addr().unwrap();
+    node.site.configure(&format!("admin.health_address = '{address}'\ntimeouts.head = '1ms'"));
+    let output = node.site.command(&["reload"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let begin = "sluicegate: changes of admin.health_address need a new process, which did not take over: \
+                 the new process refuses: ";
+    assert!(said.starts_with(begin) && said.contains(&address.to_string()), "{said}");
+    assert!(node.relay.log().contains("ERROR") && node.relay.logs("nothing was handed over"));
+    assert!(echoes(&mut tunnel));
+    assert!(echoes(&mut node.tunnel(&device)), "timeouts.head is as before");
+    assert_eq!(node.relay.metric("sluicegate_config_last_reload_successful"), Some(0.0));
+    let status = node.site.command(&["status"]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("\nconfig    RELOAD REFUSED ") && status.contains("health_address"), "{status}");
+
+    drop(taken);
+    assert_eq!(node.site.command(&["reload"]).output().unwrap().status.code(), Some(0));
+    node.successors
+        .extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != node.relay.pid()));
+    assert_eq!(node.relay.metric("sluicegate_config_last_reload_successful"), Some(1.0));
+    assert!(echoes(&mut tunnel));
+}
+
+#[test]
+fn nobody_is_handed_to_a_process_that_has_no_rights_to_decide_by() {
+    let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_READY_MS", "4000")]);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    let nowhere = node.site.folder().join("elsewhere");
+    node.site.configure(&format!(
+        "store.url = 'postgres://nobody@127.0.0.1:1/sluicegate'\nauthz.state = '{}'",
+        nowhere.display()
+    ));
+    let output = node.site.command(&["reload"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("there are no rights to decide by, and the process before has some"), "{said}");
+    assert!(said.contains("store.url, authz.state") && said.contains("127.0.0.1"), "{said}");
+    assert!(echoes(&mut tunnel));
+    assert!(echoes(&mut node.tunnel(&device)), "it accepts clients");
 }

@@ -90,7 +90,7 @@ fn a_reload_is_told_from_its_beginning_to_its_end() {
     let mut site = Site::new("");
     let relay = manager.start(&site, Duration::from_secs(30));
     assert!(manager.hears("READY=1").is_some());
-    for (fragment, outcome) in [("log.level = 'info'", "reloaded"), ("engine.threads = 1", "reload refused")]
+    for (fragment, outcome) in [("log.level = 'info'", "reloaded"), ("limits.sessoins = 1", "reload refused")]
     {
         manager.forget();
         site.configure(fragment);

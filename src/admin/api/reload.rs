@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::authz::UnixMillis;
+pub use crate::handover::ReloadOutcome;
 
 /// The answer to a request for a reload.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -15,15 +16,6 @@ pub struct ReloadRequested {
 pub struct ReloadAnswer {
     /// `None` while it is not known.
     pub outcome: Option<ReloadOutcome>,
-}
-
-/// What came of a reload.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ReloadOutcome {
-    pub number: u64,
-    pub at: UnixMillis,
-    /// Reason for which it was refused, in one line for each error; `None` where it was taken over.
-    pub error: Option<String>,
 }
 
 /// The configuration in force.

@@ -50,16 +50,22 @@ fn run(wanted: &[String]) -> Result<bool, String> {
     let main = copy.join("tests/simulate/src/main.rs");
     let text = read(&main)?.replacen("\n#[path", &format!("\n{SWITCH}\n#[path"), 1);
     write(&main, &text)?;
+    // Under another name, so that neither build takes the other's place in the target folder.
+    for file in ["Cargo.toml", "Cargo.lock", "tests/simulate/Cargo.toml"] {
+        let path = copy.join(file);
+        write(&path, &read(&path)?.replace("sluicegate-simulate", "sluicegate-mutated"))?;
+    }
     let built = Command::new("cargo")
-        .args(["build", "--locked", "--quiet", "-p", "sluicegate-simulate", "--bin", "sluicegate-simulate"])
-        .args(["--target-dir", &target.join("mutated").to_string_lossy()])
+        .args(["build", "--locked", "--quiet", "-p", "sluicegate-mutated", "--bin", "sluicegate-mutated"])
+        .arg("--target-dir")
+        .arg(&target)
         .current_dir(&copy)
         .status()
         .map_err(|error| error.to_string())?;
     if !built.success() {
         return Err("the copy does not build".to_owned());
     }
-    let program = target.join("mutated/debug/sluicegate-simulate");
+    let program = target.join("debug/sluicegate-mutated");
     let mut found_all = true;
     let mut chosen: Vec<&Mutation> = all.iter().collect();
     if !wanted.is_empty() {

@@ -46,7 +46,11 @@ pub fn run() -> ExitCode {
     loop {
         let outcome = play(Tape::of_seed(seed), options.has_trace);
         if let Some(violation) = &outcome.violation {
-            println!("seed {seed}: {violation} (found after {:.1} s)", began.elapsed().as_secs_f64());
+            let (seconds, histories) = (began.elapsed().as_secs_f64(), totals.histories + 1);
+            let cpu = cpu_seconds();
+            println!(
+                "seed {seed}: {violation} (after {seconds:.1} s, {cpu:.1} s of CPU, {histories} histories)"
+            );
             report(outcome, &options);
             println!("make simulate SEED={seed} plays it again");
             return ExitCode::FAILURE;
@@ -68,15 +72,23 @@ pub fn run() -> ExitCode {
         }
     }
     println!(
-        "seeds {first} to {}: {} histories, {} clients, {} tunnels, {} events in {:.1} s; every promise was kept",
+        "seeds {first} to {}: {} histories, {} clients, {} tunnels, {} events in {:.1} s ({:.1} s of CPU); every \
+         promise was kept",
         seed.wrapping_sub(1),
         totals.histories,
         totals.clients,
         totals.opened,
         totals.events,
-        began.elapsed().as_secs_f64()
+        began.elapsed().as_secs_f64(),
+        cpu_seconds()
     );
     ExitCode::SUCCESS
+}
+
+/// CPU time of this process so far.
+fn cpu_seconds() -> f64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .map_or(0.0, |time| Duration::from(time).as_secs_f64())
 }
 
 /// Prints the shortest history that fails as this one does.

@@ -66,7 +66,7 @@ impl Plan {
             0 => 0,
             _ => times[tape.roll(times.len())],
         };
-        let tunnels = 1 + tape.roll(24);
+        let tunnels = 1 + tape.roll(32);
         Self {
             tunnels,
             concurrent: 1 + tape.roll(10),
@@ -88,7 +88,7 @@ impl Plan {
             admin_times: often(tape, &[60, 15]),
             ring_loss_times: if tape.chance(12) { 200 } else { 0 },
             stops_after: tape.chance(6).then(|| tape.roll(tunnels)),
-            has_tls: tape.chance(5),
+            has_tls: tape.chance(12),
             is_listener_shared: tape.roll(2) == 1,
         }
     }
