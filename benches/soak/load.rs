@@ -151,7 +151,7 @@ impl<'a> Load<'a> {
         let (head, status) = match number % 5 {
             0 => (Request::to(DEVICE, self.port).bytes(), 407),
             1 => (Request::to(DEVICE, self.port).bearer("sg_nobody").bytes(), 407),
-            2 => (Request::to(OTHER_DEVICE, self.port).bearer(&self.token).bytes(), 404),
+            2 => (Request::to(OTHER_DEVICE, self.port).bearer(&self.token).bytes(), 403),
             3 => (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 405),
             _ => (Request::to(DEVICE, 1).bearer(&self.token).bytes(), 502),
         };

@@ -83,7 +83,7 @@ impl Report<'_> {
             ("MiB streamed", tally(stream_bytes) >> 20),
             ("long tunnels", tally(long)),
             ("messages there and back through long tunnels", tally(pings)),
-            ("requests refused (407, 404, 405, 502)", tally(refused)),
+            ("requests refused (407, 403, 405, 502)", tally(refused)),
             ("clients that left without a request", tally(abandoned)),
             ("tokens revoked under an open tunnel", done.revocations_ms.len() as u64),
             ("times that the store showed no grant, held and mended", done.holds),

@@ -490,7 +490,7 @@ pub(super) fn text_digest(text: &str) -> u128 {
 const DECIDE_HELD_MS: i64 = 5_000;
 
 /// Differing rows that are sorted before words and commands have their turn.
-const SORTED_AT_ONCE: usize = 10_000;
+const SORTED_AT_ONCE: usize = 2_000;
 
 /// Rows that may change while answers are being compared. With more, the answers are read again.
 pub(super) const TOUCHED_MAX: usize = 200_000;
