@@ -120,11 +120,35 @@ impl World {
         }
     }
 
+    /// A turn is over: the tunnels that are open have a right by the rights that it knew, or by newer ones. An end by the
+    /// clock has its time.
+    pub fn check_turn(&mut self) {
+        let time = UnixMillis(i64::MIN);
+        for number in 0..self.tunnels.len() {
+            let Tunnel { token, device, client, dialled, audits, .. } = self.tunnels[number];
+            let is_open = audits == 0
+                && !self.connections[client].is_closed
+                && self.connections[client].sent_bytes > 0
+                && dialled.is_some_and(|id| self.connections[id].dial == Dial::Open);
+            // By TLS, a client gets bytes before it gets a reply.
+            let is_open = is_open && self.connections[client].remote.tls.is_none();
+            let known = &self.rights[self.turn_began.0..];
+            if is_open && !known.iter().any(|rights| rights.has_right(token, device, time)) {
+                return self.fail(|| format!("tunnel {number} is open, and has no right after a turn"));
+            }
+        }
+    }
+
     /// An open tunnel has a right, apart from the time that the relay has to see an end by the clock.
     fn check_right(&mut self, number: usize) {
         let Tunnel { token, device, .. } = self.tunnels[number];
         let rights = &self.rights[self.version()];
-        let time = UnixMillis(self.latest.0.min(self.wall().0) - CLOCK_SEEN_WITHIN_MS);
+        // A step of the clock needs a turn, and the timer that the turn sets.
+        let has_just_stepped = self.now_us - self.stepped_at_us < CLOCK_SEEN_WITHIN_MS as u64 * 1000;
+        let time = match has_just_stepped {
+            true => UnixMillis(i64::MIN),
+            false => UnixMillis(self.latest.0.min(self.wall().0) - CLOCK_SEEN_WITHIN_MS),
+        };
         if !rights.has_right(token, device, time) {
             self.fail(|| format!("tunnel {number} is open, and has no right any more"));
         }

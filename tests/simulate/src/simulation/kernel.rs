@@ -432,6 +432,7 @@ impl ThreadKernel for WorldKernel {
         world.refill_completed();
         let completed: Vec<Completed> = world.completed.drain(..).collect();
         world.refill_completed();
+        world.is_turn_woken = completed.iter().any(|each| each.user_data == UserData::Wake);
         world.turn_began = (world.version(), world.latest);
         world.record("turn", completed.len(), 0);
         drop(world);

@@ -90,7 +90,7 @@ impl World {
     /// Gives the kernel what was queued, or some of it. Returns whether it took any.
     pub fn submit_queued(&mut self) -> bool {
         let count = self.submissions.len();
-        let taken = if self.has_fault(4) { self.tape.roll(count + 1) } else { count };
+        let taken = if self.has_fault(1) { self.tape.roll(count + 1) } else { count };
         for _ in 0..taken {
             let Some(submission) = self.submissions.pop_front() else { break };
             self.submit(submission);

@@ -72,6 +72,7 @@ pub fn play(mut tape: Tape, has_lines: bool) -> Outcome {
         let is_over = {
             let mut world = world.borrow_mut();
             world.take_audit();
+            world.check_turn();
             if let Some(panic) = super::panics::take() {
                 world.fail(|| format!("a panic: {panic}"));
             }
@@ -117,6 +118,9 @@ fn check_end(worker: &Worker<WorldKernel>, shared: &Shared, world: &SharedWorld,
     }
     if (buffers, pipes, dirty) != (0, 0, 0) {
         return world.fail(|| format!("{buffers} buffers, {pipes} pipes, {dirty} dirty pipes are left"));
+    }
+    if !has_stopped && !world.backlog.is_empty() {
+        return world.fail(|| "a client waits, and nothing will accept it".to_owned());
     }
     if !shared.limits.is_unused() {
         return world.fail(|| "a place within the limits is left".to_owned());

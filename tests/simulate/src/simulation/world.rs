@@ -31,6 +31,8 @@ pub struct World {
     pub now_us: u64,
     /// The wall clock, and the latest time that the relay has read from it.
     pub wall_lead_ms: i64,
+    /// Time of the last step of the wall clock.
+    pub stepped_at_us: u64,
     pub latest: UnixMillis,
     pub connections: Vec<Connection>,
     pub pipes: Vec<PipeState>,
@@ -49,6 +51,8 @@ pub struct World {
     pub rights: Vec<Rights>,
     /// The rights and the time at which the turn under way began.
     pub turn_began: (usize, UnixMillis),
+    /// The turn under way has a completion of the wake-up.
+    pub is_turn_woken: bool,
     pub shared: Option<Arc<Shared>>,
     pub wake: Option<Arc<Wake>>,
     pub jobs: Option<Receiver<HandshakeJob>>,
@@ -111,6 +115,7 @@ impl World {
             trace,
             now_us: STARTS_AT_US,
             wall_lead_ms: STARTS_AT_WALL_MS,
+            stepped_at_us: 0,
             latest: start,
             connections: Vec::new(),
             pipes: Vec::new(),
@@ -124,6 +129,7 @@ impl World {
             tunnels: Vec::new(),
             rights: vec![Rights::all()],
             turn_began: (0, start),
+            is_turn_woken: false,
             shared: None,
             wake: None,
             jobs: None,
@@ -344,6 +350,7 @@ impl World {
         let Some(shared) = self.shared.clone() else { return };
         if self.tape.roll(4) == 3 {
             self.wall_lead_ms += self.tape.roll(20_000) as i64 - 10_000;
+            self.stepped_at_us = self.now_us;
             return self.record("clock", 0, self.wall_lead_ms);
         }
         let mut rights = self.rights[self.version()].clone();
@@ -387,7 +394,9 @@ impl World {
 
     /// Something happens while the worker runs: another thread's work, or a segment that arrives.
     pub fn interrupt(&mut self) {
-        if self.plan.change_times > 0 && self.tape.chance(40 * self.plan.change_times) {
+        // Most of all in a turn that was woken: what comes before it clears the wake-up must not be missed.
+        let times = if self.is_turn_woken { 8 } else { 40 * self.plan.change_times };
+        if self.plan.change_times > 0 && self.tape.chance(times) {
             self.change();
         }
         if self.tape.chance(64) {
