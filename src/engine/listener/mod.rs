@@ -61,6 +61,11 @@ impl<S> Listener<S> {
         }
     }
 
+    /// Ends a pause, where there is one: nothing is accepted anyway.
+    pub fn end_pause(&mut self) {
+        self.paused_until = None;
+    }
+
     /// Ends a pause whose time is over. Returns whether it did.
     pub fn take_resumed(&mut self, now: Tick) -> bool {
         let is_over = self.paused_until.is_some_and(|until| until <= now);

@@ -496,8 +496,10 @@ impl<K: ThreadKernel> SessionDriver<K> {
         self.cancel_accepts(cx);
     }
 
+    /// Has every accept end. A pause ends too: nothing would take up its end, and the thread would turn without a rest.
     fn cancel_accepts(&mut self, cx: &mut TurnCx<'_, K>) {
-        for (number, listener) in (0u32..).zip(&self.listeners) {
+        for (number, listener) in (0u32..).zip(&mut self.listeners) {
+            listener.end_pause();
             if listener.is_accepting {
                 cx.kernel.cancel(UserData::CancelOwn, UserData::Accept { listener: number });
             }

@@ -412,6 +412,8 @@ impl ThreadKernel for WorldKernel {
             world.record("ring lost", 0, 0);
             return Err(errno(libc::ENOMEM));
         }
+        // A turn takes its time.
+        world.now_us += 1;
         while !self.backlog.move_into(&mut *world) && world.submit_queued() {}
         world.submit_queued();
         self.backlog.forget_submitted(&mut *world);
