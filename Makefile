@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutate simulate simulate-mutations e2e kernels loom lint check bench compare soak deb tools
+.PHONY: help demo test fuzz faults mutate simulate simulate-mutations attack e2e kernels loom lint check bench compare soak deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -21,9 +21,16 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 	exec target/release/sluicegate demo
 
 test: tools ## Install what the tests need, and run every test
-	@cargo nextest run --locked -p sluicegate -p sluicegate-house
+	@cargo nextest run --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz
 	tests/kernels/run $(NEEDS_A_KERNEL)
 	$(MAKE) --no-print-directory loom simulate
+
+# Not by the environment: bash has a variable SECONDS of its own.
+fuzz: ## Fuzz parsers, following the coverage: TARGET=connect_head SECONDS=60; without a target, each in turn
+	@exec fuzz/run $(or $(TARGET),all) $(or $(SECONDS),60)
+
+faults: ## Let every system call of a relay fail in every way, and write the table of docs/faults.md; ARGS="splice EINTR" runs these cases
+	@exec cargo test --locked --test faults -- $(ARGS)
 
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
 	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
@@ -33,6 +40,10 @@ simulate: ## Play histories of whole workers on a simulated kernel; SEED=N plays
 
 simulate-mutations: ## How long the simulation takes to find each known fault; ARGS="leaked-pipe fin-not-passed" tries these
 	@exec cargo run --locked --quiet -p sluicegate-simulate --bin mutations -- $(ARGS)
+
+attack: ## Attack a relay, and HAProxy where it has the same job, and write a table; ARGS="nobody heads" runs those alone, EACH=5 is for how many seconds each
+	@export ATTACK_SECONDS=$${EACH:-5}
+	exec cargo bench --locked --bench attack -- $(ARGS)
 
 e2e: tools ## The production shape, with real clients: each step with its time; KEEP=1 leaves it up, STEP=NAME runs that one
 	@export SLUICEGATE_E2E_KEEP=$${KEEP:-} SLUICEGATE_E2E_STEP=$${STEP:-}
@@ -49,7 +60,7 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 
 lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check
-	cargo clippy --locked -p sluicegate -p sluicegate-house --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz --all-targets -- -D warnings
 	cargo clippy --locked -p sluicegate --bench compare --bench control --bench full_load --bench handover --bench soak --bench tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources
@@ -68,11 +79,23 @@ compare: ## Measure beside the peers and write a report; ARGS="--quick" takes 3 
 	@.ci/tools compare
 	exec cargo bench --locked --bench compare -- $(ARGS)
 
-deb: tools ## Build target/sluicegate_VERSION_ARCH.deb, with units, tuning, manual pages and completions
-	@cargo build --release --locked
-	exec packaging/build-deb target/release/sluicegate target
+# In a place of its own: the flags concern every crate. They leave this machine's paths out of the program, and give it
+# the id by which debuggers find its symbols.
+deb: ## Build target/sluicegate_VERSION_ARCH.deb, its debug symbols and its bill of materials; the same again for the same commit
+	@target=$${CARGO_TARGET_DIR:-target}
+	export SLUICEGATE_VERSION SOURCE_DATE_EPOCH
+	SLUICEGATE_VERSION=$$(packaging/version)
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}
+	cargo=$${CARGO_HOME:-$$HOME/.cargo}
+	export RUSTFLAGS="--remap-path-prefix=$$PWD=/usr/src/sluicegate --remap-path-prefix=$$cargo=/usr/src/cargo -Clink-arg=-Wl,--build-id=sha1"
+	export CFLAGS="-ffile-prefix-map=$$PWD=/usr/src/sluicegate -ffile-prefix-map=$$cargo=/usr/src/cargo"
+	CARGO_TARGET_DIR=$$target/package cargo build --release --locked
+	packaging/build-deb "$$target/package/release/sluicegate" "$$target"
+	packaging/sbom "$$SLUICEGATE_VERSION" >"$$target/sluicegate_$$SLUICEGATE_VERSION.cdx.json"
+	echo "$$target/sluicegate_$$SLUICEGATE_VERSION.cdx.json"
 
 tools: ## Install what tests and lint use, where it is missing and we are root
 	@.ci/tools
 	.ci/cargo-tools $(CARGO_TOOLS)
 	.ci/balena-cli
+	.ci/axe-core

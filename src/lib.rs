@@ -6,6 +6,12 @@
 //! Each module imports only from those below it in this list. `ARCHITECTURE.md` shows the ways through them.
 #![deny(clippy::unwrap_used)]
 
+/// Version of this build. `make deb` adds the day and the commit, such as `0.1.0+20261130.545e576a1b2c`.
+pub const VERSION: &str = match option_env!("SLUICEGATE_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 pub mod cli;
 
 pub mod node;

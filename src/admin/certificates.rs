@@ -31,6 +31,8 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> 
     };
     let help = "Time until the certificate, or one that is shown with it, ends; negative once it has.";
     gauge("certificate_remaining_seconds", help, &|shown| shown.seconds_left(now))?;
+    let help = "Time from the begin of the certificate's validity to its end.";
+    gauge("certificate_lifetime_seconds", help, &|shown| shown.lifetime().as_secs_f64())?;
     let help = "Time until the certificate is valid; 0 once it is.";
     gauge("certificate_not_yet_valid_seconds", help, &|shown| shown.seconds_to_begin(now))
 }

@@ -4,6 +4,7 @@
 //! holds admin connections open cannot take descriptors or memory from tunnels. The rate of new connections is not
 //! limited.
 
+use std::io;
 use std::time::Duration;
 
 use axum::Router;
@@ -33,6 +34,19 @@ pub(super) async fn serve_connection(
         .serve_connection(TokioIo::new(stream), answer);
     // A connection that broke or timed out needs no log: its client knows.
     let _ended = tokio::time::timeout(time_max, connection).await;
+}
+
+/// Registers a listener with this thread's runtime, again and again while the system has no memory or descriptor for that.
+pub(super) async fn registered<L>(register: impl Fn() -> io::Result<L>) -> L {
+    loop {
+        match register() {
+            Ok(listener) => return listener,
+            Err(error) => {
+                tracing::warn!(%error, "an admin listener cannot be polled yet; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Time that a TCP connection may take, from accept to the end of the response.

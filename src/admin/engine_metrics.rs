@@ -10,7 +10,6 @@ use prometheus_client::registry::Unit;
 use super::Sources;
 use super::latency::{LatencyMetric, MICROSECONDS, NANOSECONDS, Scale};
 use super::openmetrics::{counter, gauge};
-use super::process::Descriptors;
 use crate::engine::{Capacity, EngineHandle};
 use crate::telemetry::{Counter, EngineCounters, Latency};
 
@@ -84,13 +83,7 @@ fn encode_bounded(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> Res
     gauge(encoder, "buffers_in_use", "Receive buffers that hold bytes.", buffers_in_use as i64)?;
     gauge(encoder, "buffers_max", "Receive buffers that exist.", buffers as i64)?;
     gauge(encoder, "pipes_in_use", "Pipes that directions hold.", pipes_in_use as i64)?;
-    gauge(encoder, "pipes_max", "Pipes that may exist.", pipes as i64)?;
-    if let Some(Descriptors { open, max }) = Descriptors::now() {
-        gauge(encoder, "open_descriptors", "File descriptors that this process has open.", open as i64)?;
-        let max = i64::try_from(max).unwrap_or(i64::MAX);
-        gauge(encoder, "open_descriptors_max", "File descriptors that this process may open.", max)?;
-    }
-    Ok(())
+    gauge(encoder, "pipes_max", "Pipes that may exist.", pipes as i64)
 }
 
 fn encode_bytes(encoder: &mut DescriptorEncoder, engine: &EngineHandle) -> Result<(), fmt::Error> {

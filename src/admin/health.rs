@@ -1,7 +1,7 @@
 //! Liveness, readiness and metrics.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::readiness::Readiness;
@@ -46,9 +46,11 @@ async fn answer(state: &AdminState) -> (StatusCode, String) {
     certificates::amend_readiness(answer, &sources.engine)
 }
 
-pub(super) async fn metrics(State(sources): State<Sources>) -> Response {
-    match rendered::render(sources) {
-        Ok(text) => ([(header::CONTENT_TYPE, rendered::CONTENT_TYPE)], text).into_response(),
+pub(super) async fn metrics(headers: HeaderMap, State(sources): State<Sources>) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = rendered::Format::accepted_by(accept);
+    match rendered::render(sources, format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

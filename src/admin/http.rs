@@ -1,17 +1,17 @@
 //! The HTTP server: accepts connections on `admin.address` and `admin.health_address`, and runs the local socket beside
 //! them.
 
-use std::io;
+use std::convert::Infallible;
 use std::net::TcpListener;
 
 use axum::{Extension, Router};
 use tokio::sync::{oneshot, watch};
 
 use super::caller::Caller;
-use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, serve_connection};
+use super::connection::{ACCEPT_PAUSE, REMOTE_TIME_MAX, REMOTE_TIME_USUAL, registered, serve_connection};
 use super::local::LocalSocket;
 use super::slots::Slots;
-use super::{AdminAccepting, AdminState, awaited, certificates, routes};
+use super::{AdminAccepting, AdminState, awaited, certificates, history, routes};
 use crate::sys::address::canonical;
 
 /// Serves requests until `stopped` resolves. Does not wait for requests under way. Accepts connections as
@@ -26,17 +26,19 @@ pub(super) async fn serve(
 ) {
     let certificates = certificates::watch(state.sources.clone());
     let awaited = awaited::watch(state.sources.clone());
+    let history = history::record(state.sources.clone(), state.history.clone());
     let health_routes = routes::health_only(state.clone());
     let routes = routes::all(state);
     tokio::select! {
         () = accept_in_turn(listener, health.map(|health| (health, &health_routes)), local, &routes, accepting) => {}
         never = certificates => match never {},
         never = awaited => match never {},
+        never = history => match never {},
         _ = stopped => {}
     }
 }
 
-/// Accepts once this process is to, until another one does; requests under way go on then. Returns on an error.
+/// Accepts once this process is to, until another one does; requests under way go on then.
 async fn accept_in_turn(
     listener: TcpListener,
     health: Option<(TcpListener, &Router)>,
@@ -62,15 +64,9 @@ async fn accept_in_turn(
         }
     };
     let left = tokio::select! {
-        error = health => {
-            return tracing::error!(%error, "the admin server has stopped: its health listener failed");
-        }
-        error = accept(listener, routes) => {
-            return tracing::error!(%error, "the admin server has stopped");
-        }
-        error = locally => {
-            return tracing::error!(%error, "the admin server has stopped: its local socket failed");
-        }
+        never = health => match never {},
+        never = accept(listener, routes) => match never {},
+        never = locally => match never {},
         left = accepting.wait_for(|now| matches!(now, AdminAccepting::Left { .. })) => left.is_ok_and(|left| {
             *left == AdminAccepting::Left { has_path: true }
         }),
@@ -82,12 +78,9 @@ async fn accept_in_turn(
     std::future::pending().await
 }
 
-/// Accepts connections. Returns only on an error.
-async fn accept(listener: TcpListener, routes: &Router) -> io::Error {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return error,
-    };
+/// Accepts connections.
+async fn accept(listener: TcpListener, routes: &Router) -> Infallible {
+    let listener = registered(|| listener.try_clone().and_then(tokio::net::TcpListener::from_std)).await;
     let mut slots = Slots::new(CONNECTIONS_MAX, REMOTE_TIME_USUAL);
     loop {
         match listener.accept().await {

@@ -1,5 +1,6 @@
 //! The local socket. It serves the same requests as TCP does. Every user who may open it may run every command.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,7 +12,7 @@ use nix::unistd::{Group, chown};
 use tokio::net::UnixListener;
 
 use super::caller::Caller;
-use super::connection::{ACCEPT_PAUSE, LOCAL_TIME_MAX, serve_connection};
+use super::connection::{ACCEPT_PAUSE, LOCAL_TIME_MAX, registered, serve_connection};
 use super::slots::Slots;
 
 /// A Unix socket that listens at a path. Dropping it removes the path, if that is this process's.
@@ -73,12 +74,10 @@ impl LocalSocket {
         self.owns_path = false;
     }
 
-    /// Accepts connections. Returns only on an error.
-    pub(super) async fn serve(&self, routes: &Router) -> io::Error {
-        match self.listener.try_clone().and_then(UnixListener::from_std) {
-            Ok(listener) => accept_all(listener, routes).await,
-            Err(error) => error,
-        }
+    /// Accepts connections.
+    pub(super) async fn serve(&self, routes: &Router) -> Infallible {
+        let listener = registered(|| self.listener.try_clone().and_then(UnixListener::from_std)).await;
+        accept_all(listener, routes).await
     }
 }
 
@@ -105,7 +104,7 @@ fn set_group(path: &Path, group: &str) -> io::Result<()> {
     })
 }
 
-async fn accept_all(listener: UnixListener, routes: &Router) -> io::Error {
+async fn accept_all(listener: UnixListener, routes: &Router) -> Infallible {
     let mut slots = Slots::new(CONNECTIONS_MAX, LOCAL_TIME_MAX);
     loop {
         match listener.accept().await {

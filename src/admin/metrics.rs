@@ -3,25 +3,80 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::openmetrics::{counter, gauge};
+use super::process::ProcessCollector;
 use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe};
 use crate::authz::UnixMillis;
 use crate::store::StoreWarnings;
 
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A format of `/metrics`. Both have the same samples.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Format {
+    /// OpenMetrics 1.0: a counter's HELP and TYPE name it without `_total`.
+    OpenMetrics,
+    /// The text format before it, 0.0.4: they name it as its samples do.
+    PlainText,
+}
 
-pub(super) fn render(sources: Sources) -> Result<String, fmt::Error> {
+impl Format {
+    /// Chooses the format from the value of a header `Accept`. A program that does not ask for OpenMetrics by name may
+    /// not know it.
+    pub fn accepted_by(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::PlainText }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::PlainText => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+pub(super) fn render(sources: Sources, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("sluicegate");
     registry.register_collector(Box::new(MetricsCollector { sources }));
+    let mut process = Registry::default();
+    process.register_collector(Box::new(ProcessCollector));
     let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    encode_registry(&mut text, &registry)?;
+    encode_registry(&mut text, &process)?;
+    match format {
+        Format::OpenMetrics => {
+            encode_eof(&mut text)?;
+            Ok(text)
+        }
+        Format::PlainText => Ok(plain_text(&text)),
+    }
+}
+
+/// Rewrites OpenMetrics as the format 0.0.4: units have no line, and the two lines in front of a counter name its
+/// samples.
+fn plain_text(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut lines = openmetrics.lines().filter(|line| !line.starts_with("# UNIT ")).peekable();
+    while let Some(line) = lines.next() {
+        let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+        let of_counter = is_counter(line) || lines.peek().is_some_and(|next| is_counter(next));
+        match line.strip_prefix("# ").filter(|_| of_counter).and_then(|rest| {
+            let (keyword, rest) = rest.split_once(' ')?;
+            let (name, rest) = rest.split_once(' ')?;
+            Some(format!("# {keyword} {name}_total {rest}\n"))
+        }) {
+            Some(renamed) => text.push_str(&renamed),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 #[derive(Debug)]
@@ -63,7 +118,7 @@ impl MetricsCollector {
             None,
             metric.metric_type(),
         )?;
-        let label = BuildLabel { version: env!("CARGO_PKG_VERSION") };
+        let label = BuildLabel { version: crate::VERSION };
         metric.encode(family.encode_family(&label)?)
     }
 
@@ -119,5 +174,29 @@ impl MetricsCollector {
             metric.encode(family.encode_family(&RelationLabel { relation })?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_plain_text_a_counter_is_named_as_its_samples_are() {
+        let openmetrics = "# HELP a Help of a.\n# TYPE a counter\na_total 1\n# HELP b_seconds Help.\n\
+             # TYPE b_seconds histogram\n# UNIT b_seconds seconds\nb_seconds_sum 1.0\n";
+        assert_eq!(
+            plain_text(openmetrics),
+            "# HELP a_total Help of a.\n# TYPE a_total counter\na_total 1\n# HELP b_seconds Help.\n\
+             # TYPE b_seconds histogram\nb_seconds_sum 1.0\n"
+        );
+    }
+
+    #[test]
+    fn openmetrics_is_for_programs_that_ask_for_it() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(Format::accepted_by(prometheus), Format::OpenMetrics);
+        assert_eq!(Format::accepted_by("*/*"), Format::PlainText);
     }
 }

@@ -10,11 +10,13 @@ mod authz;
 mod awaited;
 mod caller;
 mod certificates;
+mod conditions;
 mod connection;
 mod drain;
 mod engine_metrics;
 mod guard;
 mod health;
+mod history;
 mod http;
 mod label_counts;
 mod latency;
@@ -61,6 +63,7 @@ use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
 
 use api::NodeIdentity;
+use history::History;
 use liveness::Liveness;
 use local::LocalSocket;
 use sessions::SessionListCache;
@@ -141,6 +144,7 @@ struct AdminState {
     gate: Arc<TokenGate>,
     sessions: Arc<SessionListCache>,
     liveness: Liveness,
+    history: History,
 }
 
 impl FromRef<AdminState> for Sources {
@@ -263,6 +267,7 @@ impl AdminServer {
             gate: Arc::clone(&gate),
             sessions: Arc::default(),
             liveness: Liveness::default(),
+            history: History::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()

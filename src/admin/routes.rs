@@ -3,9 +3,11 @@
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::{AdminState, authz, drain, health, page, reload, sessions, status, upgrade};
+use super::{AdminState, authz, drain, health, history, page, reload, sessions, status, upgrade};
 
 pub const STATUS: &str = "/status.json";
+pub const HISTORY: &str = "/history.json";
+pub const CAUSES: &str = "/causes.json";
 pub const SESSIONS: &str = "/sessions";
 pub const RELOAD: &str = "/reload";
 pub const DRAIN: &str = "/drain";
@@ -45,6 +47,8 @@ pub(super) fn all(state: AdminState) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .route(STATUS, get(status::status))
+        .route(HISTORY, get(history::list))
+        .route(CAUSES, get(history::causes))
         .route(SESSIONS, get(sessions::list))
         .route(&session_end("{id}"), post(sessions::end))
         .route(RELOAD, post(reload::begin))

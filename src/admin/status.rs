@@ -12,12 +12,14 @@ use super::api::{
     SessionId, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 use super::caller::{Denied, Viewer};
+use super::conditions::Audience;
 use super::readiness::Readiness;
 use super::{AdminState, Sources, response, threads};
 use crate::authz::UnixMillis;
 use crate::control::ControlStatus;
 use crate::control::api::Rule;
 use crate::engine::{DirectoryCounts, ServicePhase};
+use crate::sys::confine::confinement;
 use crate::telemetry::{Counter, EngineCounters, RequestTiming, SLOWEST_KEPT};
 
 pub(super) async fn status(viewer: Result<Viewer, Denied>, State(state): State<AdminState>) -> Response {
@@ -56,6 +58,8 @@ async fn report(state: &AdminState) -> StatusReport {
         ),
         node: sources.identity.lock().clone(),
         config: sources.requests.status(),
+        confinement: Some(confinement()),
+        conditions: sources.conditions(Audience::Operator),
         probe: sources.probe.get(),
         source: source_status(&sources.control.get()),
         slowest: slowest(sources).map(SlowHandshake::from).collect(),
@@ -72,6 +76,8 @@ fn public_status(state: &AdminState) -> PublicStatus {
         ),
         node: Null,
         config: Null,
+        confinement: Null,
+        conditions: sources.conditions(Audience::Outsider),
         probe: sources.probe.get().into(),
         source: public_source(&sources.control.get()),
         slowest: slowest(sources).map(PublicHandshake::from).collect(),
@@ -123,7 +129,7 @@ fn node_figures(state: &AdminState, may: Permissions) -> NodeFigures {
     let (readiness, why) = readiness(sources.readiness());
     let DirectoryCounts { fresh, stale } = sources.engine.directory_counts();
     NodeFigures {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         at: UnixMillis::now(),
         readiness,
         why,

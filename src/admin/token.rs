@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::authz::KeyHash;
+use crate::config::{SECRET_FILE_BYTES_MAX, read_bounded};
 
 /// Compares tokens with the configured one, if there is one.
 pub(super) struct TokenGate {
@@ -88,7 +89,7 @@ fn read_key(file: &Path) -> Result<KeyHash, TokenError> {
     if metadata.permissions().mode() & 0o007 != 0 {
         return Err(TokenError::Exposed);
     }
-    let text = std::fs::read(file).map_err(TokenError::Unreadable)?;
+    let text = read_bounded(file, SECRET_FILE_BYTES_MAX).map_err(TokenError::Unreadable)?;
     let token = text.trim_ascii();
     if token.len() < TOKEN_CHARS_MIN || !token.iter().all(u8::is_ascii_graphic) {
         return Err(TokenError::Weak);

@@ -25,8 +25,9 @@ pub enum GenerateCommand {
 
 pub fn run(command: GenerateCommand) -> Result<(), CommandError> {
     let written = match &command {
-        GenerateCommand::Man { folder } => clap_mangen::generate_to(CommandLine::command(), folder)
-            .and_then(|()| std::fs::write(folder.join(CONFIG_PAGE), manual::config_page())),
+        GenerateCommand::Man { folder } => manual::pages(CommandLine::command()).and_then(|pages| {
+            pages.iter().try_for_each(|page| std::fs::write(folder.join(&page.file), &page.roff))
+        }),
         GenerateCommand::Completions { folder } => {
             let mut shells = [Shell::Bash, Shell::Zsh, Shell::Fish].into_iter();
             let name = env!("CARGO_PKG_NAME");
@@ -39,6 +40,3 @@ pub fn run(command: GenerateCommand) -> Result<(), CommandError> {
         CommandError::failed(format!("{} cannot be written to ({error}); is it a folder?", folder.display()))
     })
 }
-
-/// File of the manual page of the configuration.
-const CONFIG_PAGE: &str = "sluicegate.toml.5";

@@ -4,6 +4,7 @@ mod admin_client;
 pub mod authz;
 pub mod canary;
 pub mod check;
+mod confine;
 pub mod demo;
 pub mod device;
 mod doctor;
@@ -14,6 +15,7 @@ mod journal_stream;
 mod log;
 mod maintenance;
 mod manual;
+mod manual_examples;
 mod node;
 pub mod output;
 pub mod principal;
@@ -49,7 +51,7 @@ use output::{CommandError, OutputFormat, StoreContext};
 
 /// A relay node for device tunnels.
 #[derive(Debug, Parser)]
-#[command(name = "sluicegate", version, max_term_width = 100)]
+#[command(name = "sluicegate", version = crate::VERSION, max_term_width = 100)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -104,6 +106,9 @@ enum Command {
     Top,
     /// Check the tuning of this machine for this configuration, without changing anything.
     Doctor(doctor::DoctorArgs),
+    /// Start programs for a relay that is confined; `run` starts it.
+    #[command(hide = true)]
+    Launcher,
     /// Write files for packages.
     #[command(subcommand, hide = true)]
     Generate(generate::GenerateCommand),
@@ -161,6 +166,7 @@ impl CommandLine {
             Command::Top => top::run(&global.loaded()?, global.output()),
             Command::Node(command) => node::run(command, &global.loaded()?, global.output()),
             Command::Doctor(args) => doctor::run(args, &global.loaded()?, global.output()),
+            Command::Launcher => confine::run_launcher(),
             Command::Generate(command) => generate::run(command),
             Command::Tunnel(args) => tunnel::run(args),
             Command::Canary(args) => canary::run(args, global.output()),

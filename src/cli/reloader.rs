@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::confine::files_out_of_reach;
 use super::log::{LogError, RunningLog};
 use crate::config::{self, Config, ConfigErrors};
 use crate::node::{self, Node};
@@ -64,14 +65,26 @@ impl Reloader<'_> {
     }
 
     fn apply(&mut self, node: &Node) -> Result<Reloaded, ReloadError> {
-        let (next, tls) = Config::load_with(
-            self.file,
-            config::environment().map_err(ConfigErrors::from)?,
-            TlsConfigs::load_all,
-        )?;
+        let environment = || config::environment().map_err(ConfigErrors::from);
+        let (next, tls) = match Config::load_with(self.file, environment()?, TlsConfigs::load_all) {
+            Ok(loaded) => loaded,
+            // This process may not be able to read what another one can.
+            Err(errors) => {
+                match Config::load(self.file, environment()?).map(|next| files_out_of_reach(&next)) {
+                    Ok(out_of_reach) if !out_of_reach.is_empty() => {
+                        return Ok(Reloaded::NeedsNewProcess(out_of_reach));
+                    }
+                    _ => return Err(errors.into()),
+                }
+            }
+        };
         let changed = self.config.needs_new_process(&next);
         if !changed.is_empty() {
             return Ok(Reloaded::NeedsNewProcess(changed));
+        }
+        let out_of_reach = files_out_of_reach(&next);
+        if !out_of_reach.is_empty() {
+            return Ok(Reloaded::NeedsNewProcess(out_of_reach));
         }
         let output = self.log.prepare(&self.config.log, &next.log)?;
         node.reload(next.clone(), tls).map_err(|error| ReloadError::Node(Box::new(error)))?;

@@ -1,6 +1,8 @@
 //! `sluicegate run`: runs the relay until a signal ends it.
 
+use std::convert::Infallible;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use nix::sys::prctl::set_dumpable;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::confine::confine;
 use super::doctor;
 use super::log;
 use super::maintenance::Maintenance;
@@ -50,12 +53,12 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
     if loaded.file.is_none() {
         create_embedded_store(&config.store.url)?;
     }
+    let inherited = Inherited::take().map_err(CommandError::failed)?;
+    confine(loaded, program)?;
     let (requests, queue) = NodeRequests::new();
     let has_started = Arc::<AtomicBool>::default();
-    let ends =
-        EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(CommandError::failed)?;
+    let ends = EndRequests::start(requests.clone(), Arc::clone(&has_started)).map_err(no_signals)?;
     let takes_over = predecessor.is_some();
-    let inherited = Inherited::take().map_err(CommandError::failed)?;
     let start = NodeStart { inherited, predecessor, requests: requests.clone() };
     let mut node =
         Node::start_with(start, config.clone(), loaded.tls.clone()).map_err(CommandError::failed)?;
@@ -214,6 +217,12 @@ struct EndRequests {
     signals: Receiver<EndRequest>,
 }
 
+fn no_signals(error: io::Error) -> CommandError {
+    CommandError::failed(format!(
+        "nothing can wait for signals ({error}); raise the limits on open files and on threads (LimitNOFILE=, TasksMax=)"
+    ))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EndRequest {
     /// SIGTERM, of a service manager.
@@ -228,19 +237,26 @@ impl EndRequests {
     fn start(requests: NodeRequests, has_started: Arc<AtomicBool>) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
         let (send, ends) = bounded(END_REQUESTS_MAX);
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for signal in signals.forever() {
-                // Where many requests wait already, they do what this one would.
-                if ![SIGHUP, SIGUSR2].contains(&signal) && !has_started.load(Ordering::Acquire) {
-                    tracing::info!("ended by a signal before the start was over");
-                    std::process::exit(0);
-                }
-                match signal {
-                    SIGHUP => drop(requests.reload()),
-                    SIGUSR2 => drop(requests.upgrade(None)),
-                    SIGINT => drop(send.try_send(EndRequest::Interrupt)),
-                    _ => drop(send.try_send(EndRequest::Terminate)),
-                }
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || -> Infallible {
+            loop {
+                let serve = || {
+                    for signal in signals.forever() {
+                        // Where many requests wait already, they do what this one would.
+                        if ![SIGHUP, SIGUSR2].contains(&signal) && !has_started.load(Ordering::Acquire) {
+                            tracing::info!("ended by a signal before the start was over");
+                            std::process::exit(0);
+                        }
+                        match signal {
+                            SIGHUP => drop(requests.reload()),
+                            SIGUSR2 => drop(requests.upgrade(None)),
+                            SIGINT => drop(send.try_send(EndRequest::Interrupt)),
+                            _ => drop(send.try_send(EndRequest::Terminate)),
+                        }
+                    }
+                };
+                // The iterator panics where the system refuses its read. A later one may pass.
+                let _refused = std::panic::catch_unwind(AssertUnwindSafe(serve));
+                std::thread::sleep(SIGNALS_PAUSE);
             }
         })?;
         Ok(Self { signals: ends })
@@ -259,3 +275,6 @@ impl EndRequests {
 
 /// The first request, and the one that ends a drain.
 const END_REQUESTS_MAX: usize = 2;
+
+/// Pause before signals are waited for again, after the system has refused it.
+const SIGNALS_PAUSE: Duration = Duration::from_millis(100);

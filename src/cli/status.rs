@@ -7,9 +7,10 @@ use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::watch::{Rates, StateLine, ago, bytes, micros, rate};
-use crate::admin::api::{ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
+use crate::admin::api::{Condition, ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
+use crate::sys::confine::{Confinement, ConfinementMode, Part};
 
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let relay = AdminClient::of(&loaded.config.admin)?;
@@ -37,6 +38,7 @@ impl StatusScreen {
         let NodeFigures { version, readiness, why, .. } = &report.figures;
         let why = why.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
         let mut screen = Self { text: format!("sluicegate {version}: {readiness}{why}\n\n") };
+        screen.conditions(report);
         screen.node(report);
         screen.traffic(report, rates);
         screen.decisions(report, rates);
@@ -57,6 +59,13 @@ impl StatusScreen {
         let _written = writeln!(self.text, "{name:<10}{words}");
     }
 
+    /// Adds what somebody should act on, each by the name of its alert.
+    fn conditions(&mut self, report: &StatusReport) {
+        for (place, Condition { alert, text }) in report.conditions.iter().enumerate() {
+            self.line(if place == 0 { "alerts" } else { "" }, &format!("{alert}: {text}"));
+        }
+    }
+
     fn node(&mut self, report: &StatusReport) {
         let node = &report.node;
         let name = node.name.as_deref().map(|name| format!("{name}, ")).unwrap_or_default();
@@ -68,6 +77,10 @@ impl StatusScreen {
         };
         let listeners: Vec<String> = node.listeners.iter().map(listener).collect();
         self.line("listens", &listeners.join(", "));
+        let lines = report.confinement.as_ref().map(confinement_lines).unwrap_or_default();
+        for (place, line) in lines.iter().enumerate() {
+            self.line(if place == 0 { "confined" } else { "" }, line);
+        }
     }
 
     fn traffic(&mut self, report: &StatusReport, rates: &Rates) {
@@ -148,6 +161,28 @@ impl StatusScreen {
     }
 }
 
+/// What the process has given up; then, in a line each, what it could not.
+fn confinement_lines(confinement: &Confinement) -> Vec<String> {
+    let Confinement { mode, system_calls, files, ring, no_new_privileges, capabilities } = confinement;
+    let parts = [
+        ("system calls", *system_calls == Part::InForce),
+        ("files", *files == Part::InForce),
+        ("ring", *ring == Part::InForce),
+        ("no new privileges", *no_new_privileges),
+    ];
+    let in_force: Vec<&str> = parts.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect();
+    let in_force = in_force.join(", ");
+    let first = match mode {
+        ConfinementMode::On if capabilities.is_empty() => format!("{in_force}; no capability"),
+        ConfinementMode::On => format!("{in_force}; of capabilities to {}", capabilities.join(", ")),
+        ConfinementMode::Log => {
+            "no: system calls that are not needed are logged (security.confine)".to_owned()
+        }
+        ConfinementMode::Off => "no: security.confine is \"off\"".to_owned(),
+    };
+    std::iter::once(first).chain(confinement.lacks()).collect()
+}
+
 fn probe_text(result: &ProbeResult, success: &str, now: UnixMillis) -> String {
     let outcome = match &result.failure {
         Some(failure) => format!("FAILS: {failure}"),
@@ -185,6 +220,22 @@ mod tests {
         assert_eq!(lines(&screen, "node"), ["relay-1, up for 2h"]);
         assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS, 10.0.0.1:3130 with TLS for nodes"]);
         assert_eq!(lines(&screen, "store"), ["sqlite:store.db"]);
+    }
+
+    #[test]
+    fn what_somebody_should_act_on_comes_first() {
+        let mut report = report(1_000, 0);
+        assert_eq!(lines(&screen(&report), "alerts"), [""; 0]);
+        let condition =
+            |alert: &str, text: &str| Condition { alert: alert.to_owned(), text: text.to_owned() };
+        report.conditions = vec![
+            condition("SluicegateFull", "8 of 8 sessions exist"),
+            condition("SluicegateProbe", "the probe fails"),
+        ];
+        let screen = screen(&report);
+        let wanted = ["SluicegateFull: 8 of 8 sessions exist", "SluicegateProbe: the probe fails"];
+        assert_eq!(lines(&screen, "alerts"), wanted);
+        assert!(screen.find("alerts") < screen.find("\nnode "), "{screen}");
     }
 
     #[test]

@@ -60,8 +60,9 @@ impl ConfigErrors {
         (!errors.is_empty()).then_some(Self(errors))
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
-        self.0.iter()
+    /// The errors, one line each, though a value or a variable that one quotes may have line breaks.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|error| one_line(&error.to_string()))
     }
 }
 
@@ -75,11 +76,23 @@ impl From<ConfigError> for ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if place > 0 { "\n" } else { "" })?;
+        for (place, line) in self.lines().enumerate() {
+            write!(f, "{}{line}", if place > 0 { "\n" } else { "" })?;
         }
         Ok(())
     }
+}
+
+/// The text with its control characters escaped.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for each in text.chars() {
+        match each.is_control() {
+            true => line.extend(each.escape_default()),
+            false => line.push(each),
+        }
+    }
+    line
 }
 
 impl fmt::Display for FilePosition {

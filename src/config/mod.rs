@@ -7,9 +7,11 @@
 mod addresses;
 mod admin;
 mod authz;
+mod bounded_file;
 mod budgets;
 mod engine;
 mod error;
+mod files;
 mod forward;
 mod guard;
 mod libpq;
@@ -22,6 +24,7 @@ pub mod postgres;
 mod queries;
 pub mod reference;
 mod reload;
+mod security;
 mod store;
 mod text;
 mod tls;
@@ -35,9 +38,11 @@ use serde::Deserialize;
 pub use addresses::{AddressSource, OpenVpnInterface};
 pub use admin::{Admin, Audit, Log, LogFormat, LogLevel, SelfProbeConfig};
 pub use authz::Authz;
+pub use bounded_file::{SECRET_FILE_BYTES_MAX, TEXT_FILE_BYTES_MAX, read_bounded, read_bounded_text};
 pub use budgets::Budgets;
 pub use engine::{EngineConfig, Forwarding, KernelTls, Limits, Timeouts};
 pub use error::{ConfigError, ConfigErrors, FilePosition};
+pub use files::{FileAccess, NamedFile};
 pub use forward::{Forward, ForwardTls};
 pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Preference,
@@ -48,6 +53,7 @@ pub use load::{ConfigInspection, state_folder};
 pub use overrides::environment;
 pub use postgres::PostgresUrl;
 pub use queries::{Queries, RelationQuery};
+pub use security::{Confine, Security};
 pub use store::{Profile, Store, StoreUrl};
 pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
@@ -72,6 +78,7 @@ pub struct Config {
     pub probe: SelfProbeConfig,
     pub audit: Audit,
     pub log: Log,
+    pub security: Security,
 }
 
 impl Config {
@@ -96,6 +103,7 @@ impl Default for Config {
             probe: SelfProbeConfig::default(),
             audit: Audit::default(),
             log: Log::default(),
+            security: Security::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::ConfigError;
+use super::bounded_file::{TEXT_FILE_BYTES_MAX, read_bounded_text};
 
 /// The queries that replace those of the store's profile.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -51,7 +52,7 @@ impl TryFrom<PathBuf> for RelationQuery {
 
     fn try_from(file: PathBuf) -> Result<Self, ConfigError> {
         let wrong = |detail: String| ConfigError::Query { file: file.display().to_string(), detail };
-        let text = std::fs::read_to_string(&file).map_err(|error| wrong(error.to_string()))?;
+        let text = read_bounded_text(&file, TEXT_FILE_BYTES_MAX).map_err(|error| wrong(error.to_string()))?;
         let sql = text.trim_end().trim_end_matches(';').trim_end();
         if sql.is_empty() {
             return Err(wrong("there is no query in it".to_owned()));

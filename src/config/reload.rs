@@ -38,6 +38,8 @@ impl Config {
             ("admin.health_address", admin.health_address != next.admin.health_address),
             ("admin.socket", admin.socket != next.admin.socket),
             ("admin.socket_group", admin.socket_group != next.admin.socket_group),
+            // What a process has given up it cannot get back.
+            ("security.confine", self.security != next.security),
             // Engines drop their events where there was no audit log at the start.
             ("audit", is_off(&self.audit) && !is_off(&next.audit)),
         ];

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer};
 
+use super::bounded_file::{TEXT_FILE_BYTES_MAX, read_bounded_text};
 use super::error::{ConfigError, FilePosition};
 use super::message;
 use super::{Config, Vpn};
@@ -27,7 +28,7 @@ pub(super) struct Mistake {
 impl ConfigText {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match read_bounded_text(path, TEXT_FILE_BYTES_MAX) {
             Ok(text) => Ok(Self { name: Some(name), text }),
             Err(error) => Err(ConfigError::Unreadable { path: name, detail: error.to_string() }),
         }

@@ -14,6 +14,8 @@ use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer}
 use serde::Deserialize;
 use webpki::RawPublicKeyEntity;
 
+use super::bounded_file::{SECRET_FILE_BYTES_MAX, read_bounded};
+
 /// The key of one signer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenKey {
@@ -61,7 +63,7 @@ pub enum TokenKeyError {
 impl TokenKey {
     /// Reads the file of a key: a secret, or a public key in PEM.
     pub fn read(algorithm: TokenAlgorithm, file: &Path) -> Result<Self, TokenKeyError> {
-        let text = std::fs::read(file).map_err(TokenKeyError::Unreadable)?;
+        let text = read_bounded(file, SECRET_FILE_BYTES_MAX).map_err(TokenKeyError::Unreadable)?;
         let bytes = match algorithm.public() {
             None => {
                 let metadata = std::fs::metadata(file).map_err(TokenKeyError::Unreadable)?;

@@ -14,6 +14,7 @@ use super::token_key::{TokenAlgorithm, TokenKey};
 pub struct TokenSigner {
     /// The key, read from its file together with the configuration.
     pub key: TokenKey,
+    pub key_file: PathBuf,
     /// A token that names a key (`kid`) must name this one.
     pub key_id: Option<String>,
     pub issuer: Option<String>,
@@ -83,7 +84,7 @@ impl TryFrom<TokenSignerKeys> for TokenSigner {
             (None, Some(secret)) => SubjectClaims::Secret { secret, principal },
             (None, None) => SubjectClaims::Principal(principal.unwrap_or_else(|| SUBJECT.to_owned())),
         };
-        Ok(Self { key, key_id, issuer, audience, leeway, who })
+        Ok(Self { key, key_file, key_id, issuer, audience, leeway, who })
     }
 }
 

@@ -34,6 +34,8 @@ pub use commands::{
 pub use diff_report::{DIFF_ROWS_MAX, DiffCounts, DiffReport, DiffRow};
 pub use guard::GuardPreview;
 pub use heartbeat::HeartbeatThread;
+#[doc(hidden)]
+pub use persist::fuzzing;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};

@@ -245,3 +245,24 @@ const MOST_OF_TRAFFIC: f64 = 0.5;
 
 /// Rows that must have been taken away for that.
 const SINGLE_SUBJECT_LOSSES: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Query;
+
+    #[test]
+    fn a_million_pairs_and_refusals_take_no_more_room_than_their_bounds() {
+        let (mut pairs, mut window, now) = (Pairs::default(), Window::default(), Instant::now());
+        for number in 0..1_000_000 {
+            let (principal, device) = (PrincipalId(number), DeviceId(number));
+            let query = Query { subject: None, device: None, port: 22 };
+            let refusal = Refusal::CredentialUnknown;
+            pairs.record(Regression { query, refusal, principal, device, address: None }, now);
+            window.record(principal, now);
+        }
+        assert_eq!((pairs.pairs.len(), window.regressions.len()), (PAIRS_MAX, WINDOW_REGRESSIONS_MAX));
+        window.turn(now + 2 * WINDOW, 0);
+        assert!(window.regressions.is_empty());
+    }
+}

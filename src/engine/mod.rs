@@ -59,6 +59,7 @@ use parking_lot::Mutex;
 
 use crate::authz::{Authority, KeyHash, Undecided, UnixMillis};
 use crate::config::{Config, KernelTls};
+use crate::sys::confine::{ThreadKind, confine_thread};
 use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::sys::service_thread::join_within;
@@ -256,6 +257,7 @@ impl Engine {
             if let Err(error) = cpu::pin_thread(cpu) {
                 tracing::warn!(%error, cpu = cpu.0, "an engine thread runs unpinned");
             }
+            confine_thread(ThreadKind::Engine);
             let worker = match UringKernel::new(&shared.config(), shared.kernel_tls()) {
                 Ok(kernel) => Worker::new(number, kernel, seat, Arc::clone(&shared)),
                 Err(error) => {

@@ -444,6 +444,17 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_kept_to_so_many_peers_and_no_more_however_many_are_named() {
+        let mut bench = PoolBench::new();
+        let (address, tls) = ("127.0.0.1:7".parse().unwrap(), Arc::clone(&bench.tls));
+        for number in 0..2 * PEERS_MAX {
+            let name = format!("node-{number}");
+            bench.act(Duration::ZERO, |pool, cx| assert!(pool.take(&name, address, &tls, cx).is_none()));
+        }
+        assert_eq!(bench.pool.peers.len(), PEERS_MAX);
+    }
+
+    #[test]
     fn a_socket_stays_open_until_nothing_of_its_connection_is_in_flight() {
         let mut bench = PoolBench::new();
         bench.request(Duration::ZERO);

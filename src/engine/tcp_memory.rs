@@ -32,10 +32,6 @@ struct TcpMemory {
 
 impl TcpMemoryWatch {
     pub fn start(shared: &Arc<Shared>) -> io::Result<Self> {
-        if TcpMemory::read().is_none() {
-            tracing::warn!("the system does not say how much memory TCP has; stalled tunnels make no room");
-            return Ok(Self::default());
-        }
         let shared = Arc::clone(shared);
         Ok(Self { _thread: ServiceThread::start("tcp-memory", move |stop| watch(&shared, &stop))? })
     }
@@ -43,9 +39,21 @@ impl TcpMemoryWatch {
 
 fn watch(shared: &Shared, stop: &StopSignal) {
     let mut trouble = LogOnChange::default();
-    let mut pause = WATCH_EVERY;
+    let mut unread = LogOnChange::default();
+    let mut pause = Duration::ZERO;
     while !stop.is_stopped_within(pause) {
-        let memory = TcpMemory::read().filter(|memory| memory.is_short());
+        let read = TcpMemory::read();
+        match read {
+            // It may be for want of a descriptor, which passes.
+            None if unread.changes_to(()) => {
+                tracing::warn!(
+                    "the system does not say how much memory TCP has; stalled tunnels make no room"
+                );
+            }
+            Some(_) if unread.ends() => tracing::info!("the system says again how much memory TCP has"),
+            _ => {}
+        }
+        let memory = read.filter(|memory| memory.is_short());
         pause = if memory.is_some() { SHED_EVERY } else { WATCH_EVERY };
         match memory {
             Some(memory) => {

@@ -44,6 +44,25 @@ impl From<io::Error> for ChannelError {
     }
 }
 
+impl Message {
+    /// Reads a packet; an empty one is the end of the connection.
+    pub fn parse(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, ChannelError> {
+        let not_understood = |error: &dyn std::fmt::Display| ChannelError::NotUnderstood(error.to_string());
+        match bytes.first() {
+            None => Err(ChannelError::Ended),
+            Some(b'{') => {
+                let step = serde_json::from_slice(bytes).map_err(|error| not_understood(&error))?;
+                Ok(Self::Step(step, descriptors))
+            }
+            Some(&TRAFFIC) => {
+                let traffic = postcard::from_bytes(&bytes[1..]).map_err(|error| not_understood(&error))?;
+                Ok(Self::Traffic(traffic, descriptors))
+            }
+            Some(_) => Err(not_understood(&"an unknown kind of message")),
+        }
+    }
+}
+
 impl Channel {
     pub fn new(socket: PacketSocket) -> io::Result<Self> {
         socket.limit_send(SEND_TIME_MAX)?;
@@ -81,20 +100,7 @@ impl Channel {
     /// The next message, once [`wait`](Self::wait) says that there is one.
     pub fn receive(&mut self) -> Result<Message, ChannelError> {
         let (len, descriptors) = self.socket.receive(&mut self.room)?;
-        let bytes = &self.room[..len];
-        let not_understood = |error: &dyn std::fmt::Display| ChannelError::NotUnderstood(error.to_string());
-        match bytes.first() {
-            None => Err(ChannelError::Ended),
-            Some(b'{') => {
-                let step = serde_json::from_slice(bytes).map_err(|error| not_understood(&error))?;
-                Ok(Message::Step(step, descriptors))
-            }
-            Some(&TRAFFIC) => {
-                let traffic = postcard::from_bytes(&bytes[1..]).map_err(|error| not_understood(&error))?;
-                Ok(Message::Traffic(traffic, descriptors))
-            }
-            Some(_) => Err(not_understood(&"an unknown kind of message")),
-        }
+        Message::parse(&self.room[..len], descriptors)
     }
 
     /// Waits until `deadline` for the next step; `is_over` ends the wait early.

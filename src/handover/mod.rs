@@ -20,6 +20,8 @@
 mod arrivals;
 mod channel;
 mod departures;
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod other_process;
 mod predecessor;

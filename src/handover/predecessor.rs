@@ -68,11 +68,8 @@ impl Predecessor {
             }
             (other, _) => return Err(unexpected(&other)),
         }
-        let hello = Step::Hello {
-            format: format(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-        };
+        let hello =
+            Step::Hello { format: format(), version: crate::VERSION.to_owned(), pid: std::process::id() };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
     }

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
+
+use crate::sys::launcher::{self, ProgramCall, StartedProgram};
 
 /// How this process was started. To be read at its start: later the file may be another, or gone.
 #[derive(Clone, Debug)]
@@ -39,21 +40,32 @@ impl Program {
         Self { version: ProgramVersion::Running, ..self.clone() }
     }
 
-    /// Starts it with the same arguments, as the process that takes over through `channel`.
-    pub(super) fn start(&self, channel: OwnedFd) -> io::Result<Child> {
+    /// How it is called to take over, with the arguments of this process.
+    pub fn call(&self) -> ProgramCall {
         let file = match self.version {
-            ProgramVersion::OnDisk => &*self.path,
-            ProgramVersion::Running => Path::new("/proc/self/exe"),
+            ProgramVersion::OnDisk => self.path.clone().into(),
+            // The launcher's program is this one's.
+            ProgramVersion::Running => OsString::from("/proc/self/exe"),
         };
-        let mut command = Command::new(file);
-        // The new process finds the program on disk by its name.
-        command.arg0(&self.path);
-        command.args(&self.arguments).env(VARIABLE, "stdin").stdin(Stdio::from(channel));
         // The watchdog and the sockets were this process's. The new one reports once it is the main process.
-        for meant_for_this_process in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-            command.env_remove(meant_for_this_process);
+        let meant_for_this_process = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+        ProgramCall {
+            file,
+            // The new process finds the program on disk by its name.
+            name: Some(self.path.clone().into()),
+            arguments: self.arguments.clone(),
+            set: vec![(VARIABLE.to_owned(), "stdin".to_owned())],
+            unset: meant_for_this_process.map(str::to_owned).to_vec(),
         }
-        command.spawn()
+    }
+
+    /// Starts it with the same arguments, as the process that takes over through `channel`.
+    pub(super) fn start(&self, channel: OwnedFd) -> io::Result<StartedProgram> {
+        let call = self.call();
+        match launcher::in_use() {
+            Some(launcher) => launcher.start_program(&call, channel),
+            None => call.command().stdin(Stdio::from(channel)).spawn().map(StartedProgram::Child),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
@@ -12,6 +11,7 @@ use super::message::{FORMAT, Step};
 use super::program::Program;
 use super::reloads::PassedReloads;
 use crate::engine::PassedListener;
+use crate::sys::launcher::StartedProgram;
 use crate::sys::packets::PacketSocket;
 
 /// A new process that is starting. Dropped, it is ended.
@@ -62,8 +62,8 @@ pub enum HandoverError {
     Interrupted,
 }
 
-/// A child that is ended when it is dropped, unless it has taken over.
-struct Ended(Option<Child>);
+/// A program that is ended when it is dropped, unless it has taken over.
+struct Ended(Option<StartedProgram>);
 
 impl Successor {
     /// Starts `program` and waits until it has checked its configuration. `is_interrupted` ends the wait.
@@ -81,11 +81,8 @@ impl Successor {
             version: String::new(),
             format: 0,
         };
-        let hello = Step::Hello {
-            format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-        };
+        let hello =
+            Step::Hello { format: FORMAT, version: crate::VERSION.to_owned(), pid: std::process::id() };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
             Step::Hello { format, version, .. } => (successor.format, successor.version) = (format, version),
@@ -144,7 +141,7 @@ impl Successor {
             moves_tunnels: self.format == FORMAT,
             has_local_socket,
         };
-        reap_later(child);
+        child.leave();
         Ok(committed)
     }
 
@@ -187,17 +184,9 @@ impl Committed {
 impl Drop for Ended {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            let _gone_already = child.kill();
-            let _gone_already = child.wait();
+            child.kill();
         }
     }
-}
-
-/// Waits for the new process, should it end before this one: it would stay as a zombie.
-fn reap_later(mut child: Child) {
-    let waits = std::thread::Builder::new().name("successor".to_owned());
-    // Without the thread it stays a zombie as long as this process lives.
-    let _zombie = waits.spawn(move || child.wait());
 }
 
 fn broken(doing: &'static str, error: &ChannelError) -> HandoverError {

@@ -13,6 +13,8 @@ mod duplicates;
 mod ended;
 mod error;
 mod fingerprints;
+#[doc(hidden)]
+pub mod fuzzing;
 mod migration;
 mod nodes;
 mod open;
@@ -37,7 +39,7 @@ pub use open::{
 pub use position::{KnownPosition, Position, Standing, StoreId};
 pub use presence::{
     AddressHolder, AddressLayer, ClaimTable, DeviceMoves, HolderChange, PresenceReport, ReportAnswer,
-    ReportQueue,
+    ReportQueue, wireguard_calls,
 };
 pub use reader::{Bookmark, RelationAnswer, RelationRows, StoreReader, Word, Words, WordsAnswer};
 pub use rows::{Comparison, Quarantined, Relation, RowKey, Rows};

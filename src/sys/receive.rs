@@ -3,6 +3,7 @@
 //! Unsafe because the io_uring crate has no setter for that number: it is written into the entry.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
@@ -35,10 +36,23 @@ impl ReceiveLimit {
         // SAFETY: the entry points to no memory.
         let pushed = unsafe { ring.submission().push(&entry) };
         debug_assert!(pushed.is_ok(), "the queue of a new ring is empty");
-        ring.submit_and_wait(1)?;
-        let result = ring.completion().next().map(|completion| completion.result());
-        Ok(if result == Some(-libc::EBADF) { Self::Counted } else { Self::Missing })
+        let give_up_at = Instant::now() + PROBE_MAX;
+        loop {
+            let submitted = ring.submit_and_wait(1);
+            if let Some(completion) = ring.completion().next() {
+                return Ok(if completion.result() == -libc::EBADF { Self::Counted } else { Self::Missing });
+            }
+            match submitted {
+                // A signal, or a want of resources, which passes.
+                Err(error) if Instant::now() >= give_up_at || !is_passing(&error) => return Err(error),
+                _ => std::thread::sleep(PROBE_PAUSE),
+            }
+        }
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM))
 }
 
 /// Builds a multishot receive that the kernel ends after [`RECEIVE_BYTES_MAX`].
@@ -61,6 +75,10 @@ pub(super) fn limited_receive(socket: Fd, first: First) -> squeue::Entry {
 /// Bytes that one stream receive delivers at most, apart from the rest of its last buffer. It bounds the bytes
 /// that a direction has to keep when its sink stops reading, and one session's share of a turn.
 pub const RECEIVE_BYTES_MAX: usize = 128 * 1024;
+
+/// Time for which a kernel may refuse the probe for want of resources, and the pause between two attempts.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+const PROBE_PAUSE: Duration = Duration::from_millis(1);
 
 /// `optlen` in `struct io_uring_sqe` of the kernel's include/uapi/linux/io_uring.h.
 const OPTLEN_OFFSET: usize = 44;

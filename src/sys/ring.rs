@@ -1,4 +1,4 @@
-//! One thread's io_uring: probed when it is made, fed with typed operations, emptied in batches.
+//! One thread's io_uring: probed and restricted when it is made, fed with typed operations, emptied in batches.
 //!
 //! Unsafe because the kernel reads what a submitted entry points to. The only operation that points to
 //! our memory is connect; its address is kept here until the kernel has copied it.
@@ -16,6 +16,7 @@ use super::backlog::{Backlog, SubmissionQueue};
 use super::buffers::{Buffers, FilledBuffer, RingId};
 use super::enter::{Enter, Until};
 use super::receive::{ReceiveLimit, limited_receive};
+use super::ring_rules::{NEEDED, enable_restricted};
 
 pub use super::receive::{First, RECEIVE_BYTES_MAX};
 
@@ -158,13 +159,12 @@ impl Ring {
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
+            .setup_r_disabled()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
             .map_err(setup_error)?;
         let mut probe = Probe::new();
-        ring.submitter()
-            .register_probe(&mut probe)
-            .map_err(|_| RingError::Unsupported { feature: "the io_uring probe" })?;
+        ring.submitter().register_probe(&mut probe).map_err(probe_error)?;
         for (code, feature) in NEEDED {
             if !probe.is_supported(code) {
                 return Err(RingError::Unsupported { feature });
@@ -173,6 +173,7 @@ impl Ring {
         if !ring.params().is_feature_submit_stable() || !ring.params().is_feature_nodrop() {
             return Err(RingError::Unsupported { feature: "stable submission" });
         }
+        enable_restricted(&ring).map_err(RingError::Setup)?;
         let receive_limit = ReceiveLimit::probe(&mut ring).map_err(RingError::Setup)?;
         Ok(Self {
             enter: Enter::new(&ring),
@@ -410,6 +411,13 @@ fn setup_error(error: io::Error) -> RingError {
     }
 }
 
+fn probe_error(error: io::Error) -> RingError {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => RingError::Unsupported { feature: "the io_uring probe" },
+        _ => setup_error(error),
+    }
+}
+
 /// Operations that one turn can queue before it must enter the kernel early.
 const SUBMISSIONS: u32 = 1024;
 
@@ -426,16 +434,6 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 const ACCEPT_FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
 
 const SPLICE_FLAGS: u32 = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
-
-/// Operations that sessions need; Linux 6.1 has all of them.
-const NEEDED: [(u8, &str); 6] = [
-    (opcode::AcceptMulti::CODE, "io_uring accept"),
-    (opcode::RecvMulti::CODE, "io_uring receive"),
-    (opcode::Connect::CODE, "io_uring connect"),
-    (opcode::PollAdd::CODE, "io_uring poll"),
-    (opcode::AsyncCancel2::CODE, "io_uring cancel"),
-    (opcode::Splice::CODE, "io_uring splice"),
-];
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
+use super::confine::{ThreadKind, confine_thread};
+
 /// Handle of a thread that serves the node. Dropping it stops the thread and, unless it was started
 /// [detached](Self::start_detached), waits for its end, for at most [`STOP_TIME`].
 ///
@@ -40,7 +42,10 @@ impl ServiceThread {
         serve: impl FnOnce(StopSignal) + Send + 'static,
     ) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
         let (stop, stopped) = bounded(0);
-        let thread = Builder::new().name(name.to_owned()).spawn(move || serve(StopSignal(stopped)))?;
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            confine_thread(ThreadKind::Service);
+            serve(StopSignal(stopped));
+        })?;
         Ok((stop, thread))
     }
 }

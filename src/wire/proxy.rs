@@ -65,6 +65,10 @@ fn text(bytes: &[u8]) -> Result<Option<ParsedProxyHeader>, ProxyHeaderError> {
         return if bytes.len() >= TEXT_BYTES_MAX { Err(ProxyHeaderError::TooLong) } else { Ok(None) };
     };
     let len = end + 1;
+    // The crate takes a carriage return for a space, and a space for the carriage return.
+    if bytes[..end].iter().position(|byte| *byte == b'\r') != end.checked_sub(1) {
+        return Err(ProxyHeaderError::Malformed("its line does not end in CR LF".to_owned()));
+    }
     let header = v1::Header::try_from(&bytes[..len])
         .map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
     let client = match header.addresses {
@@ -152,6 +156,9 @@ mod tests {
             &b"PROXY TCP4 192.0.2.777 203.0.113.1 51000 443\r\n"[..],
             b"PROXY TCP4 192.0.2.7 203.0.113.1 51000 443\n",
             b"PROXY TCP4 192.0.2.7 203.0.113.1 51000\r\n",
+            b"PROXY TCP4 192.0.2.7 203.0.113.1 51000 443 \n",
+            b"PROXY TCP4\r192.0.2.7 203.0.113.1 51000 443\r\n",
+            b"PROXY UNKNOWN\n",
             b"PROXY UDP4 192.0.2.7 203.0.113.1 51000 443\r\n",
             b"PROXY TCP4 192.0.2.7 203.0.113.1 70000 443\r\n",
         ] {

@@ -88,7 +88,8 @@ struct Answer {
 fn get(address: SocketAddr, path: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nAccept: application/openmetrics-text\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -230,11 +231,7 @@ fn metrics_count_sessions_and_bytes_and_name_nobody() {
     ] {
         assert_eq!(value(&metrics, name), expected, "{name}");
     }
-    assert!(metrics.contains(concat!(
-        "sluicegate_build_info{version=\"",
-        env!("CARGO_PKG_VERSION"),
-        "\"} 1"
-    )));
+    assert!(metrics.contains(&format!("sluicegate_build_info{{version=\"{}\"}} 1", sluicegate::VERSION)));
     for secret in [UUID, &setting.token, "alice"] {
         assert!(!metrics.contains(secret), "{metrics}");
     }

@@ -112,7 +112,7 @@ fn the_curl_line_that_it_prints_fetches_the_page() {
     let mut demo = Demo::start(&[]);
     let curl = demo.line("curl ");
     let fetched = Command::new("sh").arg("-c").arg(&curl).output().unwrap();
-    let page = format!("Hello from a device behind sluicegate {}.\n", env!("CARGO_PKG_VERSION"));
+    let page = format!("Hello from a device behind sluicegate {}.\n", sluicegate::VERSION);
     assert_eq!(String::from_utf8(fetched.stdout).unwrap(), page, "{fetched:?}", fetched = fetched.stderr);
     demo.interrupt();
     assert_eq!(demo.end(), (Some(0), String::new()));

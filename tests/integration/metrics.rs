@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-use crate::support::{Device, Relay, Request, Site, V4, wait_for};
+use crate::support::{Device, Relay, Request, Site, V4, output_of, tools_or_skip, wait_for};
 
 /// The value of the sample whose name and labels are `sample`.
 fn value(relay: &Relay, sample: &str) -> Option<f64> {
@@ -67,10 +67,8 @@ fn the_page_on_metrics_has_each_metric_of_the_store_and_the_guard() {
     let relay = site.start();
     let text = relay.admin_get("/metrics");
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let told: BTreeSet<String> = families
-        .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
-        .filter(|name| is_of_store_or_guard(name))
-        .collect();
+    let told: BTreeSet<String> =
+        families.map(|(name, _)| name.to_owned()).filter(|name| is_of_store_or_guard(name)).collect();
     assert_eq!(documented(), told);
 }
 
@@ -105,10 +103,50 @@ fn what_streams_hold_is_told_beside_its_bound() {
 }
 
 #[test]
+fn the_process_is_told_by_the_names_that_prometheus_uses() {
+    let site = Site::new("");
+    let relay = site.start();
+    let rss = value(&relay, "process_resident_memory_bytes").unwrap();
+    let seen = relay.rss_bytes() as f64;
+    assert!((rss - seen).abs() < 0.2 * seen, "{rss} told, {seen} seen");
+    assert!(value(&relay, "process_virtual_memory_bytes") > Some(rss));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let started = value(&relay, "process_start_time_seconds").unwrap();
+    assert!((now - started).abs() < 120.0, "{started} is not about {now}");
+    let threads = std::fs::read_dir(format!("/proc/{}/task", relay.pid())).unwrap().count() as f64;
+    assert!((value(&relay, "process_threads").unwrap() - threads).abs() < 3.0);
+    let cpu = value(&relay, "process_cpu_seconds_total").unwrap();
+    assert!(
+        wait_for(|| (value(&relay, "process_cpu_seconds_total")? > cpu).then_some(())).is_some(),
+        "every scrape takes some"
+    );
+}
+
+/// Prometheus's own check: names, HELP and TYPE of each metric, in the format that any program gets.
+#[test]
+fn prometheus_finds_nothing_to_say_about_the_metrics() {
+    if !tools_or_skip("prometheus_finds_nothing_to_say_about_the_metrics", &["promtool"]) {
+        return;
+    }
+    let site = Site::new("");
+    let relay = site.start();
+    let device = Device::echo(V4);
+    drop(site.request(&device).send(relay.address()).opened());
+    becomes(&relay, "sluicegate_tunnels_closed_total", 1.0);
+    let text = relay.admin_get("/metrics");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let mut promtool = std::process::Command::new("promtool");
+    let output = output_of(promtool.args(["check", "metrics"]), body.as_bytes());
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
 fn descriptors_and_failed_reads_are_counted() {
     let site = Site::new("authz = { refresh = '20ms' }");
     let relay = site.start();
-    let open = |relay: &Relay| value(relay, "sluicegate_open_descriptors").unwrap();
+    let open = |relay: &Relay| value(relay, "process_open_fds").unwrap();
     let before = open(&relay);
     let clients: Vec<_> = (0..100).map(|_| crate::support::connect(relay.address())).collect();
     // Some of those before may have been only for the start.
@@ -119,7 +157,7 @@ fn descriptors_and_failed_reads_are_counted() {
     let limits = std::fs::read_to_string(soft).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let max: f64 = line.split_ascii_whitespace().nth(3).unwrap().parse().unwrap();
-    assert_eq!(value(&relay, "sluicegate_open_descriptors_max"), Some(max));
+    assert_eq!(value(&relay, "process_max_fds"), Some(max));
     drop(clients);
 
     assert_eq!(value(&relay, "sluicegate_store_errors_total"), Some(0.0));

@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use crate::support::{Authority, Device, Relay, Request, Running, Site, V4, tools_or_skip, wait_for};
 use serde_json::Value;
 
+/// Where the Debian package has the runbook.
+const RUNBOOK: &str = "file:///usr/share/doc/sluicegate/monitoring/OPERATIONS.md";
+
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring").join(name)
 }
@@ -36,7 +39,18 @@ fn queries() -> Vec<String> {
 /// Words in `text` that look like a metric of ours.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    words.filter(|word| word.starts_with("sluicegate_")).map(str::to_owned).collect()
+    let is_metric = |word: &&str| word.starts_with("sluicegate_") || word.starts_with("process_");
+    words.filter(is_metric).map(str::to_owned).collect()
+}
+
+/// The metrics that `relay` has, by the names of their families' samples.
+fn metrics_of(relay: &Relay) -> BTreeSet<String> {
+    let text = relay.admin_get("/metrics");
+    let family = |line: &str| {
+        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        Some(if kind == "histogram" { format!("{name}_bucket") } else { name.to_owned() })
+    };
+    text.lines().filter_map(family).collect()
 }
 
 /// A Prometheus with our rules that scrapes `relay` every second.
@@ -76,6 +90,19 @@ impl Prometheus {
     }
 }
 
+/// A tunnel by the second listener, which ends at once.
+fn tunnel_by_tls(site: &Site, relay: &Relay) {
+    let device = Device::http(b"by TLS");
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--proxy-insecure", "--proxytunnel", "--proxy"]);
+    curl.arg(format!("https://{}", relay.addresses()[1]))
+        .arg("--proxy-user")
+        .arg(format!("x:{}", site.token));
+    let output =
+        curl.arg(format!("http://{}.balena:{}/", crate::support::DEVICE, device.port())).output().unwrap();
+    assert!(output.stdout.ends_with(b"by TLS"), "{output:?}");
+}
+
 #[test]
 fn alerts_fire_when_they_should_and_not_before() {
     if !tools_or_skip("alerts_fire_when_they_should_and_not_before", &["promtool"]) {
@@ -102,7 +129,7 @@ fn every_alert_has_its_section_in_the_runbook() {
     let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let mut alerts = alerts();
     for alert in &alerts {
-        let link = format!("runbook: OPERATIONS.md#{}\n", alert.to_lowercase());
+        let link = format!("runbook_url: {RUNBOOK}#{}\n", alert.to_lowercase());
         assert!(rules.contains(&link), "{alert} does not link to its section");
         let section = runbook.split(&format!("## {alert}\n")).nth(1).unwrap_or_default();
         let section = section.split("\n## ").next().unwrap();
@@ -111,7 +138,8 @@ fn every_alert_has_its_section_in_the_runbook() {
         }
     }
     alerts.sort();
-    let mut sections = sections;
+    let mut sections: Vec<&str> =
+        sections.into_iter().filter(|name| name.starts_with("Sluicegate")).collect();
     sections.sort_unstable();
     assert_eq!(alerts, sections);
 }
@@ -135,6 +163,7 @@ fn every_query_finds_what_a_running_relay_tells() {
     assert!(wait_for(|| prometheus.series("sluicegate_build_info")).is_some(), "nothing was scraped");
     // Some of everything that a rate is asked of, so that there is a history to ask about.
     let device = Device::echo(V4);
+    tunnel_by_tls(&site, &relay);
     let tunnel = site.request(&device).send(relay.address()).opened();
     let refused = Request::to(crate::support::DEVICE, 22).send(relay.address());
     assert_eq!(refused.status, 407);
@@ -145,9 +174,19 @@ fn every_query_finds_what_a_running_relay_tells() {
 
     let queries = queries();
     assert!(queries.len() > 20, "{queries:?}");
-    for query in queries {
-        assert!(prometheus.series(&query).is_some(), "the dashboard's {query} finds nothing");
+    for query in &queries {
+        // What counts nothing yet has no series; a second one makes a rate.
+        let found = wait_for(|| {
+            tunnel_by_tls(&site, &relay);
+            prometheus.series(query)
+        });
+        assert!(found.is_some(), "the dashboard's {query} finds nothing");
     }
+    // And nothing is measured that nobody is shown.
+    let shown: BTreeSet<String> = queries.iter().flat_map(|query| metrics_in(query)).collect();
+    let shown: BTreeSet<String> = shown.union(&metrics_in(&text("alerts.yml"))).cloned().collect();
+    let unused: Vec<String> = metrics_of(&relay).difference(&shown).cloned().collect();
+    assert_eq!(unused, Vec::<String>::new(), "neither the dashboard nor an alert asks for them");
     // An alert's query finds nothing where all is well; what it asks about has to be there all the same.
     // The canary's metrics are not a relay's; the test module `canary` checks them.
     for metric in

@@ -17,18 +17,30 @@ const PACKAGED: [&str; 8] =
 
 const PACKAGE_FILE: &str = "sluicegate.deb";
 
+const SYMBOLS_FILE: &str = "sluicegate-dbgsym.deb";
+
 /// The package of the binary under test, built once for all tests.
 static PACKAGE: LazyLock<MadeOnce> = LazyLock::new(|| {
     MadeOnce::new("package", &state_of_what_is_packaged(), |folder| {
-        let mut build = Command::new(root().join("packaging/build-deb"));
-        build.arg(crate::support::BINARY).arg(folder);
-        // Packed well it takes five times as long.
-        let output = build.env("DPKG_DEB_COMPRESSOR_LEVEL", "0").output().unwrap();
-        crate::support::assert_done(&output);
-        let built = String::from_utf8(output.stdout).unwrap();
-        std::fs::rename(built.trim(), folder.join(PACKAGE_FILE)).unwrap();
+        let [package, symbols] = build_in(folder, &[]);
+        std::fs::rename(package, folder.join(PACKAGE_FILE)).unwrap();
+        std::fs::rename(symbols, folder.join(SYMBOLS_FILE)).unwrap();
     })
 });
+
+/// Builds the package and that of its symbols, by a shell that runs `before` first.
+fn build_in(folder: &Path, before: &[&str]) -> [PathBuf; 2] {
+    let script = [before, &["exec \"$@\""]].concat().join("; ");
+    let mut build = Command::new("bash");
+    build.args(["-c", &script, "bash"]).arg(root().join("packaging/build-deb"));
+    build.arg(crate::support::BINARY).arg(folder);
+    // Packed well it takes five times as long.
+    let output = build.env("DPKG_DEB_COMPRESSOR_LEVEL", "0").output().unwrap();
+    crate::support::assert_done(&output);
+    let built = String::from_utf8(output.stdout).unwrap();
+    let built: Vec<PathBuf> = built.lines().map(PathBuf::from).collect();
+    built.try_into().expect("two packages")
+}
 
 /// A hash that changes when a file that `packaging/build-deb` reads is changed, added or removed.
 fn state_of_what_is_packaged() -> String {
@@ -212,6 +224,134 @@ fn the_package_is_as_dpkg_and_its_reader_expect() {
     for file in ["README.md", "docs/audit.md", "docs/guard.md", "docs/reference.toml", "copyright"] {
         assert!(contents.contains(&format!("/usr/share/doc/sluicegate/{file}\n")), "{file}");
     }
+}
+
+#[test]
+fn the_package_has_the_version_of_the_program_and_a_changelog_of_it() {
+    if !can_run("the_package_has_the_version_of_the_program_and_a_changelog_of_it") {
+        return;
+    }
+    let output = in_a_fresh_root(
+        "dpkg-deb --field $deb Version; dpkg -i $deb >/dev/null; zcat /usr/share/doc/sluicegate/changelog.gz; \
+         sluicegate --version; zcat /usr/share/man/man1/sluicegate-drain.1.gz",
+    );
+    crate::support::assert_done(&output);
+    let (message, version) = (stdout(&output), sluicegate::VERSION);
+    for part in [
+        format!("{version}\n"),
+        format!("sluicegate ({version}) unstable; "),
+        format!("sluicegate {version}\n"),
+        "sluicegate drain \\-\\-for 10m\n".to_owned(),
+    ] {
+        assert!(message.contains(&part), "{part} in {message}");
+    }
+    // The version of a package that `make deb` builds has the commit, and dpkg takes a later one for newer.
+    let version = Command::new(root().join("packaging/version")).output().unwrap();
+    let version = stdout(&version);
+    let (release, commit) = version.trim().split_once('+').expect("a day and a commit");
+    assert_eq!(release, env!("CARGO_PKG_VERSION"));
+    let (day, commit) = commit.split_once('.').unwrap();
+    assert!(day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit()), "{version}");
+    assert!(commit.len() >= 12, "{version}");
+    let is_older = |one: &str, other: &str| {
+        Command::new("dpkg").args(["--compare-versions", one, "lt", other]).status().unwrap().success()
+    };
+    assert!(is_older("0.1.0+20261130.f00000000000", "0.1.0+20261201.000000000000"));
+    assert!(is_older(version.trim(), "9.0.0"));
+}
+
+/// Debian's own check of packages finds nothing that is not explained in packaging/deb/lintian-overrides.
+#[test]
+fn lintian_finds_nothing() {
+    if !tools_or_skip("lintian_finds_nothing", &["lintian", "dpkg-deb", "dpkg-shlibdeps"]) {
+        return;
+    }
+    let folder = PACKAGE.folder();
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0"]);
+    let output = lintian.arg(folder.join(PACKAGE_FILE)).arg(folder.join(SYMBOLS_FILE)).output().unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_package_that_is_built_again_is_the_same_to_the_byte() {
+    if !can_run("a_package_that_is_built_again_is_the_same_to_the_byte") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let again = build_in(folder.path(), &["umask 077", "export TZ=Asia/Tokyo LC_ALL=C HOME=/nonexistent"]);
+    for (again, first) in again.iter().zip([PACKAGE_FILE, SYMBOLS_FILE]) {
+        let first = std::fs::read(PACKAGE.folder().join(first)).unwrap();
+        assert!(std::fs::read(again).unwrap() == first, "{} differs", again.display());
+    }
+}
+
+#[test]
+fn the_program_has_no_symbols_and_the_package_of_symbols_has_those_of_it() {
+    let name = "the_program_has_no_symbols_and_the_package_of_symbols_has_those_of_it";
+    if !can_run(name) || !tools_or_skip(name, &["readelf"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let unpack = |package: &str, into: &str| {
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(PACKAGE.folder().join(package)).arg(folder.path().join(into));
+        crate::support::assert_done(&unpack.output().unwrap());
+    };
+    unpack(PACKAGE_FILE, "program");
+    unpack(SYMBOLS_FILE, "symbols");
+    let readelf = |option: &str, file: &Path| {
+        let output = Command::new("readelf").args([option, "--wide"]).arg(file).output().unwrap();
+        stdout(&output)
+    };
+    let program = folder.path().join("program/usr/bin/sluicegate");
+    let notes = readelf("--notes", &program);
+    let id = notes.split("Build ID: ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let (first, rest) = id.split_at(2);
+    let symbols = folder.path().join(format!("symbols/usr/lib/debug/.build-id/{first}/{rest}.debug"));
+    assert!(readelf("--notes", &symbols).contains(&id));
+    let sections = |file: &Path| readelf("--sections", file);
+    for section in [".symtab", ".debug_line", ".debug_info"] {
+        assert!(!sections(&program).contains(section), "{section}");
+    }
+    assert!(sections(&symbols).contains(".symtab") && sections(&symbols).contains(".debug_line"));
+}
+
+#[test]
+fn the_bill_of_materials_names_what_is_built_in_and_no_tests() {
+    if !tools_or_skip("the_bill_of_materials_names_what_is_built_in_and_no_tests", &["python3"]) {
+        return;
+    }
+    let mut sbom = Command::new(root().join("packaging/sbom"));
+    let output = sbom.arg("1.2.3+4").env("SOURCE_DATE_EPOCH", "1800000000").output().unwrap();
+    crate::support::assert_done(&output);
+    let bom: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&bom["bomFormat"], &bom["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+    assert_eq!(bom["metadata"]["timestamp"], "2027-01-15T08:00:00Z");
+    assert_eq!(bom["metadata"]["component"]["version"], "1.2.3+4");
+    let components = bom["components"].as_array().unwrap();
+    let named = |name: &str| components.iter().filter(|each| each["name"] == name).count();
+    assert_eq!([named("rustls"), named("io-uring"), named("sqlite"), named("proptest")], [1, 1, 1, 0]);
+    for component in components {
+        assert!(component["licenses"][0].is_object(), "{component}");
+        assert!(
+            component["hashes"][0]["content"].is_string() || component["name"] == "sqlite",
+            "{component}"
+        );
+    }
+    let known: Vec<&serde_json::Value> = components.iter().map(|each| &each["bom-ref"]).collect();
+    for edge in bom["dependencies"].as_array().unwrap() {
+        assert!(edge["dependsOn"].as_array().unwrap().iter().all(|to| known.contains(&to)), "{edge}");
+    }
+}
+
+#[test]
+fn to_build_the_package_installs_nothing() {
+    let output = Command::new("make").args(["--dry-run", "deb"]).current_dir(root()).output().unwrap();
+    crate::support::assert_done(&output);
+    let commands = stdout(&output);
+    assert!(commands.contains("packaging/build-deb") && commands.contains("packaging/sbom"), "{commands}");
+    assert!(!commands.contains(".ci/"), "{commands}");
 }
 
 #[test]

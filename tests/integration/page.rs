@@ -398,3 +398,182 @@ fn a_page_whose_node_is_gone_says_so() {
     assert!(scene.relay.wait().is_some());
     assert!(scene.browser.comes_to("return document.getElementById('state').innerText === 'no answer'"));
 }
+
+/// Lists what axe finds wrong with the page as it is now.
+fn barriers(browser: &Browser, axe: &str) -> serde_json::Value {
+    browser.run(&format!("if (!window.axe) {{ {axe} }}"));
+    browser.run(
+        "window.barriers = null; axe.run().then((found) => { window.barriers = found.violations.map((each) =>
+         `${each.id}: ${each.nodes.map((node) => node.html).join(' ')}`) })",
+    );
+    assert!(browser.comes_to("return window.barriers !== null"));
+    browser.run("return window.barriers")
+}
+
+#[test]
+fn axe_finds_no_barrier_on_the_page_light_and_dark_on_a_phone_and_a_large_screen() {
+    let name = "axe_finds_no_barrier_on_the_page_light_and_dark_on_a_phone_and_a_large_screen";
+    let axe = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("axe-core/axe.min.js");
+    if !tools_or_skip(name, &["chromium", "chromedriver"]) {
+        return;
+    }
+    let Ok(axe) = std::fs::read_to_string(axe) else {
+        crate::support::skip(name, "needs axe-core; run .ci/axe-core");
+        return;
+    };
+    let mut scene = Scene::with_token();
+    scene.tunnel(DEVICE, 10_000);
+    scene.tunnel(OTHER_DEVICE, 5_000);
+    scene.refused();
+    scene.open_page();
+    scene.enter_token(TOKEN);
+    assert!(scene.browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 2"));
+    scene.hold();
+    assert!(scene.browser.comes_to("return !document.getElementById('alert').hidden"));
+    // It goes on by itself no more, so that nothing is replaced under the check.
+    scene.browser.run("poll = () => {}");
+    for (width, scheme) in [(390, "light"), (1280, "dark"), (1920, "light")] {
+        scene.browser.show_as(width, 1100, scheme);
+        let found = barriers(&scene.browser, &axe);
+        assert_eq!(found, serde_json::json!([]), "{width} {scheme}");
+    }
+    scene.browser.run("askToDrain()");
+    assert_eq!(barriers(&scene.browser, &axe), serde_json::json!([]), "the dialog");
+    scene.stand_still();
+}
+
+#[test]
+fn the_page_keeps_a_filter_saves_sessions_and_takes_the_node_out_of_service() {
+    if !tools_or_skip("the page's filter, CSV and drain", &["chromium", "chromedriver"]) {
+        return;
+    }
+    let mut scene = Scene::with_token();
+    scene.tunnel(DEVICE, 1_000);
+    scene.tunnel(DEVICE, 1_000);
+    scene.tunnel(OTHER_DEVICE, 1_000);
+    scene.refused();
+    scene.open_page();
+    scene.enter_token(TOKEN);
+    let browser = &scene.browser;
+    assert!(browser.comes_to("return document.querySelectorAll('button.end:enabled').length === 3"));
+    // What a cause means stands beside it.
+    let meaning = "return at('refusals').innerText.includes('No credential in the store has this token.')";
+    assert!(browser.comes_to(meaning), "{}", browser.text("refusals"));
+    assert!(browser.text("listeners").contains(&scene.relay.address().to_string()));
+
+    // A filter finds a device in all sessions, and is there after a reload.
+    browser.run("document.getElementById('filter').focus()");
+    browser.press(&OTHER_DEVICE[..10]);
+    let is_found =
+        "return at('top').tBodies[0].rows.length === 1 && at('shown').innerText === '1 of 3 sessions'";
+    assert!(browser.comes_to(is_found), "{}", browser.text("shown"));
+    browser.run("location.reload()");
+    assert!(browser.comes_to("return typeof token === 'string' && token === '' && before !== null"));
+    assert_eq!(browser.run("return document.getElementById('filter').value"), OTHER_DEVICE[..10]);
+    scene.enter_token(TOKEN);
+    assert!(browser.comes_to(is_found));
+    browser.run("at('filter').value = ''; keepFilter()");
+    assert_eq!(browser.run("return location.hash"), "");
+
+    // CSV, and what a spreadsheet would take for a formula.
+    let lines = browser.run(
+        "return csv([{ id: '7', client: '10.0.0.1:5', uuid: 'ab', port: 22, principal_name: '=1+1',
+         state: 'a,\"b', since: 0 }])",
+    );
+    let lines: Vec<&str> = lines.as_str().unwrap().lines().collect();
+    assert!(lines[0].starts_with("id,client,uuid,port,principal,principal_name,"), "{lines:?}");
+    assert_eq!(lines[1], "7,10.0.0.1:5,ab,22,,'=1+1,,,\"a,\"\"b\",1970-01-01T00:00:00.000Z,,,,,,");
+    browser.run(
+        "saved = null; HTMLAnchorElement.prototype.click = function () { saved = this.download };
+         at('csv').click()",
+    );
+    assert!(browser.comes_to("return saved !== null && saved.endsWith('.csv')"));
+
+    // Out of service, and back.
+    browser.run("at('drain').click()");
+    assert!(browser.text("ask-what").contains("Refuse new clients"));
+    browser.run("at('end').click()");
+    assert!(browser.comes_to("return at('state').innerText.startsWith('draining')"));
+    assert!(scene.relay.admin_get("/readyz").contains("draining"));
+    let event = scene.site.audit().wait_for(|event| event["event"] == "operator-command");
+    assert_eq!(event["command"], "drain", "{event}");
+    assert!(browser.comes_to("return at('drain').innerText === 'Serve new clients again'"));
+    browser.run("at('drain').click(); at('end').click()");
+    assert!(browser.comes_to("return at('state').innerText === 'ready'"));
+    scene.stand_still();
+}
+
+#[test]
+fn a_page_that_is_opened_after_an_incident_shows_the_last_hour() {
+    if !tools_or_skip("the page's last hour", &["chromium", "chromedriver"]) {
+        return;
+    }
+    let mut scene = Scene::new("");
+    scene.tunnel(DEVICE, 10_000);
+    for _ in 0..3 {
+        scene.refused();
+    }
+    let past = || {
+        let answer = scene.relay.admin_get("/history.json");
+        serde_json::from_str::<serde_json::Value>(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    let refused = |report: &serde_json::Value| {
+        let points = report["points"].as_array().unwrap().iter();
+        points.filter_map(|point| point["refusals"]["credential-unknown"].as_u64()).sum::<u64>()
+    };
+    let report = wait_for(|| Some(past()).filter(|report| refused(report) == 3)).expect("a point");
+    let point = report["points"].as_array().unwrap().last().unwrap();
+    assert!(point["up"].as_u64() > Some(100) && point["sessions"].as_u64() > Some(0), "{point}");
+    scene.stand_still();
+
+    scene.open_page();
+    let browser = &scene.browser;
+    assert!(browser.comes_to("return at('hour-refused').innerText === '3'"));
+    assert!(browser.comes_to("return at('refusals').innerText.includes('credential-unknown')"));
+    assert_ne!(browser.text("hour-up"), "0 B/s");
+}
+
+/// A node with as many sessions as an operator of a large fleet has. With pictures, it is shown in all sizes.
+#[test]
+fn the_page_goes_on_with_five_thousand_sessions() {
+    if !tools_or_skip("the page with five thousand sessions", &["chromium", "chromedriver"]) {
+        return;
+    }
+    const SESSIONS: usize = 5_000;
+    let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let most = most.min(40_000);
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let mut scene = Scene::new(
+        "limits = { sessions = 6000, sessions_per_principal = 6000, sessions_per_device = 6000,
+         heads_per_network = 0 }",
+    );
+    let quiet = Device::listening(ANY);
+    let request = Request::to(DEVICE, quiet.port()).bearer(&scene.site.token);
+    let mut kept = Vec::with_capacity(SESSIONS);
+    for _ in 0..SESSIONS {
+        kept.push((request.send(scene.relay.address()).opened(), quiet.accept()));
+    }
+    scene.tunnel(OTHER_DEVICE, 10_000);
+    scene.open_page();
+    let browser = &scene.browser;
+    assert!(browser.comes_to("return at('active').innerText === '5,001'"));
+    browser.run("at('filter').value = 'alice'; keepFilter()");
+    let is_found = "return at('shown').innerText === '5,001 of 5,001 sessions, the first 200 are shown'";
+    assert!(browser.comes_to(is_found), "{}", browser.text("shown"));
+    // It still draws each second or two.
+    browser.run("drawn = before.at");
+    assert!(browser.comes_to("return before.at > drawn + 1500"));
+    browser.run("at('filter').value = ''; keepFilter()");
+    for (width, scheme) in
+        [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark"), (1920, "light"), (1920, "dark")]
+    {
+        take_picture(&scene, width, scheme, &format!("sessions-{width}-{scheme}.png"));
+        assert_eq!(
+            scene.browser.run("return document.documentElement.scrollWidth <= innerWidth"),
+            true,
+            "{width}"
+        );
+    }
+    drop(kept);
+    scene.stand_still();
+}

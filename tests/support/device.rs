@@ -89,8 +89,13 @@ impl Device {
 
     /// A port that answers nobody: its backlog is full, so what else comes is dropped without a word.
     pub fn silent() -> Silent {
+        Self::silent_at(V4)
+    }
+
+    /// A [`Device::silent`] at an IPv4 address chosen by the test.
+    pub fn silent_at(ip: IpAddr) -> Silent {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((V4, 0)).into()).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
         socket.listen(0).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let mut fillers = Vec::new();

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
 use nix::sys::signal::kill;
@@ -21,21 +22,31 @@ pub struct Relay {
     child: Child,
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
     log: Log,
 }
 
 impl Relay {
     /// Starts `command` and waits until it says that it is ready.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::try_start(command, PATIENCE)
+            .unwrap_or_else(|(_, log)| panic!("the relay did not become ready:\n{log}"))
+    }
+
+    /// Starts `command`. Where it does not become ready in time, gives its exit status, if it ended by itself, and its log.
+    pub fn try_start(mut command: Command, patience: Duration) -> Result<Self, (Option<ExitStatus>, String)> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::follow(child.stderr.take().unwrap());
         let first_line = first_line(child.stdout.take().unwrap());
-        let Some(ready) = first_line.recv_timeout(PATIENCE).ok().and_then(|line| Ready::parse(&line)) else {
-            let _gone = child.kill();
-            let _gone = child.wait();
-            panic!("the relay did not become ready:\n{}", log.text());
-        };
-        Self { child, clients: ready.clients, admin: ready.admin, log }
+        if let Some(ready) = first_line.recv_timeout(patience).ok().and_then(|line| Ready::parse(&line)) {
+            return Ok(Self { child, clients: ready.clients, admin: ready.admin, peers: ready.peers, log });
+        }
+        // Its output ends a moment before the process does.
+        std::thread::sleep(Duration::from_millis(100));
+        let ended = child.try_wait().unwrap();
+        let _gone = child.kill();
+        let _gone = child.wait();
+        Err((ended, log.text()))
     }
 
     /// The first client listener.
@@ -50,6 +61,11 @@ impl Relay {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// The listener for other nodes, where there is one.
+    pub fn peers(&self) -> Option<SocketAddr> {
+        self.peers
     }
 
     pub fn pid(&self) -> u32 {
@@ -67,6 +83,11 @@ impl Relay {
 
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The exit status, where it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// The text on its stderr so far.
@@ -170,6 +191,7 @@ pub fn assert_done(output: &Output) {
 struct Ready {
     clients: Vec<SocketAddr>,
     admin: SocketAddr,
+    peers: Option<SocketAddr>,
 }
 
 impl Ready {
@@ -177,8 +199,10 @@ impl Ready {
         let (clients, admin) = line.trim().strip_prefix("ready client=")?.split_once(" admin=")?;
         let clients = clients.split(',').map(|address| address.parse().ok()).collect::<Option<_>>()?;
         // A node that others forward to says where behind that.
-        let admin = admin.split(' ').next()?;
-        Some(Self { clients, admin: admin.parse().ok()? })
+        let mut words = admin.split(' ');
+        let admin = words.next()?.parse().ok()?;
+        let peers = words.find_map(|word| word.strip_prefix("nodes=")?.parse().ok());
+        Some(Self { clients, admin, peers })
     }
 }
 

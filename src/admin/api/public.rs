@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
-use super::{Group, HoldStatus, NodeFigures, ProbeResult, ProbeStatus, RelationStatus, SourceFigures};
+use super::{
+    Condition, Group, HoldStatus, NodeFigures, ProbeResult, ProbeStatus, RelationStatus, SourceFigures,
+};
 use crate::authz::UnixMillis;
 use crate::control::api::Rule;
 
@@ -24,6 +26,9 @@ pub struct PublicStatus {
     pub node: Null,
     /// Errors of a configuration name files and values.
     pub config: Null,
+    /// The obstacles for an attacker are nobody's business.
+    pub confinement: Null,
+    pub conditions: Vec<Condition>,
     pub probe: PublicProbeStatus,
     pub source: PublicSource,
     pub slowest: Vec<PublicHandshake>,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BudgetUse, Expectation, HoldStatus, RelationStatus, ReloadStatus, SessionId, SessionInfo};
 use crate::authz::{DeviceUuid, Generation, UnixMillis};
+use crate::sys::confine::Confinement;
 
 /// `/status.json` for an operator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +20,10 @@ pub struct StatusReport {
     pub figures: NodeFigures,
     pub node: NodeIdentity,
     pub config: ReloadStatus,
+    /// `None` from a relay of an older version.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
+    pub conditions: Vec<Condition>,
     pub probe: ProbeStatus,
     pub source: SourceStatus,
     /// The slowest first, from accept to reply, of the last minute.
@@ -46,6 +51,15 @@ pub struct NodeFigures {
     /// the snapshot. `None` where nothing is in force.
     pub decides_until: Option<UnixMillis>,
     pub may: Permissions,
+}
+
+/// Something on the node that somebody should act on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Condition {
+    /// Name of the alert in monitoring/alerts.yml, and of the section in monitoring/OPERATIONS.md.
+    pub alert: String,
+    /// What is wrong, in one line.
+    pub text: String,
 }
 
 /// The node itself.

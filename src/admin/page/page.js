@@ -11,7 +11,14 @@ const at = (id) => document.getElementById(id);
 const points = [];
 let before = null;
 let token = "";
+// What the dialog asks about: `{ path, done }`.
 let asking = null;
+let meanings = {};
+let hour = { every_ms: 10000, points: [] };
+// All sessions, while a filter needs them.
+let all = null;
+// Rows that a filter shows at most. A browser draws no more of them in a second.
+const ROWS_MAX = 200;
 
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -92,6 +99,8 @@ function draw(status) {
   drawFigures(status, point, grown);
   drawAlert(status);
   drawPlot();
+  drawHour();
+  drawListeners(status);
   drawRefusals(status, grown);
   drawSource(status);
   drawSlowest(status);
@@ -122,6 +131,9 @@ const subject = (hold) => hold.group || hold.relation || "everything";
 
 function drawAlert(status) {
   const { holds, last_error: error, state_unsaved: unsaved } = status.source;
+  // The first line says more than the conditions of these names do.
+  const said = ["SluicegateHold", "SluicegateStateUnsaved", "SluicegateNoRefresh"];
+  const others = status.conditions.filter((each) => !said.includes(each.alert)).map((each) => `${each.alert}: ${each.text}`);
   let words = "";
   if (holds.length > 0) {
     const each = holds.map((hold) => `${subject(hold)} for ${span(status.at - hold.since)} (rule ${hold.rule}, ` +
@@ -134,12 +146,46 @@ function drawAlert(status) {
     words = `The store cannot be read: ${error}. The last good state stays in force.`;
   }
   // Set it only when it changes: a screen reader reads every change.
-  if (at("alert").textContent !== words) set("alert", words);
-  show("alert", words !== "");
+  const lines = words === "" ? others : [words, ...others];
+  if (at("alert").dataset.words !== lines.join("\n")) {
+    at("alert").dataset.words = lines.join("\n");
+    at("alert").replaceChildren(...lines.map((line) => element("p", line)));
+  }
+  show("alert", lines.length > 0);
 }
 
 function drawPlot() {
-  const canvas = at("plot");
+  drawLines("plot", points, POINTS_MAX);
+  set("plot-span", points.length > 1 ? `the last ${span(points.length * EVERY_MS)}` : "collecting");
+}
+
+function drawHour() {
+  const { points: past, every_ms: every } = hour;
+  drawLines("hour", past, 3600000 / every);
+  const most = (of) => Math.max(0, ...past.map(of));
+  const sum = (of) => past.reduce((total, point) => total + of(point), 0);
+  set("hour-up", rate(most((point) => point.up)));
+  set("hour-down", rate(most((point) => point.down)));
+  set("hour-sessions", number(most((point) => point.sessions)));
+  set("hour-opened", number(sum((point) => point.opened)));
+  set("hour-refused", number(sum((point) => Object.values(point.refusals).reduce((total, count) => total + count, 0))));
+  set("hour-span", past.length > 0 ? `the last ${span(past.length * every)}` : "collecting");
+  const held = new Map();
+  for (const point of past) for (const subject of point.holds) held.set(subject, (held.get(subject) || 0) + every);
+  const words = [...held].map(([subject, time]) => `${subject} for ${span(time)}`);
+  set("hour-holds", `The guard held ${words.join(", ")}.`);
+  show("hour-holds", words.length > 0);
+}
+
+function drawListeners(status) {
+  show("listeners-card", status.node !== null);
+  if (status.node) {
+    fill("listeners", status.node.listeners.map((each) => [code(each.address), cell(each.serves), cell(each.tls ? "yes" : "no")]));
+  }
+}
+
+function drawLines(id, points, most_points) {
+  const canvas = at(id);
   const scale = window.devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   canvas.width = width * scale;
@@ -149,8 +195,8 @@ function drawPlot() {
   const colours = getComputedStyle(document.documentElement);
   const colour = (name) => colours.getPropertyValue(name).trim();
   const most = Math.max(1024, ...points.map((point) => Math.max(point.up, point.down)));
-  const [left, foot] = [74, 8];
-  const x = (place) => left + ((place + POINTS_MAX - points.length) / (POINTS_MAX - 1)) * (width - left - 2);
+  const [left, foot] = [84, 8];
+  const x = (place) => left + ((place + most_points - points.length) / (most_points - 1)) * (width - left - 2);
   const y = (value) => height - foot - (value / most) * (height - foot - 10);
   pen.font = "12px system-ui, sans-serif";
   pen.textAlign = "right";
@@ -180,14 +226,16 @@ function drawPlot() {
       pen.globalAlpha = 1;
     }
   }
-  set("plot-span", points.length > 1 ? `the last ${span(points.length * EVERY_MS)}` : "collecting");
 }
 
 function drawRefusals(status, grown) {
   const causes = Object.entries(status.refusals).sort(([, a], [, b]) => b - a);
-  fill("refusals", causes.map(([cause, count]) => [
-    code(cause), figure(perSecond(grown((s) => s.refusals[cause] || 0))), figure(number(count)),
-  ]));
+  const ofHour = (cause) => hour.points.reduce((total, point) => total + (point.refusals[cause] || 0), 0);
+  fill("refusals", causes.map(([cause, count]) => {
+    const named = code(cause);
+    if (meanings[cause]) named.append(element("div", meanings[cause], "meaning quiet"));
+    return [named, figure(perSecond(grown((s) => s.refusals[cause] || 0))), figure(number(ofHour(cause))), figure(number(count))];
+  }));
 }
 
 function drawSource(status) {
@@ -205,10 +253,8 @@ function drawSource(status) {
     facts.splice(2, 0, ["decides for", `${span(status.decides_until - status.at)} more, if the store stays away`]);
   }
   if (status.node) {
-    const { name, started_at: startedAt, listeners } = status.node;
+    const { name, started_at: startedAt } = status.node;
     facts.unshift(["node", `${name ? `${name}, ` : ""}up for ${span(status.at - startedAt)}`]);
-    facts.push(["listens", listeners.map((each) => `${each.address}${each.tls ? " (TLS)" : ""}` +
-      `${each.serves === "nodes" ? " for nodes" : ""}`).join(", ")]);
   }
   for (const [name, { last }, success] of [
     ["probe", status.probe.local, "served"], ["probe of nodes", status.probe.forwarded, "each answers"],
@@ -269,13 +315,22 @@ function drawTop(status) {
     set("why-hidden", "To end a session, run `sluicegate sessions kill ID`, or configure admin.token_file to do it here.");
   }
   show("why-hidden", !isShown || !hasToken);
+  show("filters", isShown);
+  const isDraining = status.readiness === "draining";
+  show("drain", mayEnd);
+  set("drain", isDraining ? "Serve new clients again" : "Drain this node");
   const focused = document.activeElement && document.activeElement.dataset.session;
-  fill("top", (status.top || []).map((row) => {
+  const wanted = filterText();
+  const found = wanted === "" ? status.top || [] : (all || []).filter((row) => mentions(row, wanted));
+  set("top-title", wanted === "" ? "Fastest sessions" : "Sessions");
+  set("shown", wanted === "" ? "" : `${number(found.length)} of ${number((all || []).length)} sessions` +
+    `${found.length > ROWS_MAX ? `, the first ${ROWS_MAX} are shown` : ""}`);
+  fill("top", found.slice(0, ROWS_MAX).map((row) => {
     const button = element("button", "End", "end");
     button.disabled = !mayEnd;
     button.dataset.session = row.id;
     button.setAttribute("aria-label", `end the session of ${row.client || "a client that is gone"}`);
-    button.addEventListener("click", () => ask(row));
+    button.addEventListener("click", () => askToEnd(row));
     const last = element("td", undefined, "number");
     last.append(button);
     const paths = row.path_up === row.path_down ? row.path_up : `${row.path_up}/${row.path_down}`;
@@ -285,21 +340,80 @@ function drawTop(status) {
       cell(row.path_up ? paths : "–"), figure(span(status.at - row.since)), last,
     ];
   }));
-  show("no-top", isShown && status.top !== null && status.top.length === 0);
+  show("no-top", isShown && found.length === 0 && (status.top !== null || wanted !== ""));
   // The rows were replaced, so give the keyboard focus back to the same session.
   const again = focused && document.querySelector(`[data-session="${CSS.escape(focused)}"]`);
   if (again) again.focus();
 }
 
-function ask(row) {
-  asking = row.id;
-  set("ask-what", `End session ${row.id}, from ${row.client || "a client that is gone"} to ${row.uuid || "no device yet"}?`);
+function ask(what, more, button, path, body, done) {
+  asking = { path, body, done };
+  set("ask-what", what);
+  set("ask-more", more);
+  set("end", button);
   at("ask").showModal();
 }
+function askToEnd(row) {
+  ask(`End session ${row.id}, from ${row.client || "a client that is gone"} to ${row.uuid || "no device yet"}?`,
+    "Both sides get a reset. It is written to the audit log.", "End it",
+    `/sessions/${encodeURIComponent(row.id)}/end`, undefined, `ended session ${row.id}`);
+}
+function askToDrain() {
+  if (before.readiness === "draining") {
+    ask("Serve new clients again?", "It is written to the audit log.", "Serve", "/drain/cancel", undefined, "new clients are served again");
+  } else {
+    ask("Refuse new clients from now on?", "Open tunnels go on, and /readyz says 503. It is written to the audit log.", "Drain",
+      "/drain", {}, "the node drains");
+  }
+}
 
-async function request(path, method) {
+// The filter is kept in the address, so that a reload and a bookmark have it too.
+const filterText = () => at("filter").value.trim().toLowerCase();
+function keepFilter() {
+  const text = at("filter").value.trim();
+  history.replaceState(null, "", text === "" ? location.pathname : `#filter=${encodeURIComponent(text)}`);
+}
+function readFilter() {
+  const kept = location.hash.match(/^#filter=(.*)$/);
+  if (kept) {
+    try { at("filter").value = decodeURIComponent(kept[1]); } catch { /* Somebody else's address. */ }
+  }
+}
+const mentions = (row, text) => [row.id, row.client, row.uuid, row.principal_name, row.principal, row.state, row.port]
+  .some((each) => each !== null && each !== undefined && String(each).toLowerCase().includes(text));
+
+// A cell of CSV. One that a spreadsheet would take for a formula gets a quote in front.
+function csvCell(value) {
+  const text = value === null || value === undefined ? "" : String(value);
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+const CSV_COLUMNS = ["id", "client", "uuid", "port", "principal", "principal_name", "credential", "grant", "state", "since",
+  "bytes_up", "bytes_down", "rate_up", "rate_down", "path_up", "path_down"];
+function csv(sessions) {
+  const lines = sessions.map((row) => CSV_COLUMNS.map((name) => csvCell(name === "since" ? new Date(row.since).toISOString() : row[name])));
+  return [CSV_COLUMNS, ...lines].map((cells) => `${cells.join(",")}\r\n`).join("");
+}
+async function saveCsv() {
+  try {
+    const { sessions } = await request("/sessions", "GET");
+    const wanted = filterText();
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([csv(sessions.filter((row) => wanted === "" || mentions(row, wanted)))], { type: "text/csv" }));
+    link.download = `sessions-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.csv`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  } catch (error) {
+    set("ended", error.message);
+    show("ended", true);
+  }
+}
+
+async function request(path, method, content) {
   const headers = token === "" ? {} : { Authorization: `Bearer ${token}` };
-  const answer = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+  if (content !== undefined) headers["Content-Type"] = "application/json";
+  const answer = await fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS),
+    body: content === undefined ? undefined : JSON.stringify(content) });
   const body = await answer.json();
   if ((answer.status === 401 || answer.status === 429) && token !== "") {
     token = "";
@@ -309,8 +423,21 @@ async function request(path, method) {
   return body;
 }
 
+// Reads what changes slowly, or is long.
+let turn = 0;
+async function readMore() {
+  if (turn % 10 === 0) {
+    hour = await request("/history.json", "GET");
+    if (Object.keys(meanings).length === 0) meanings = await request("/causes.json", "GET");
+  }
+  if (filterText() === "") all = null;
+  else if (before && before.may.see_sessions && (all === null || turn % 3 === 0)) all = (await request("/sessions", "GET")).sessions;
+  turn += 1;
+}
+
 async function poll() {
   try {
+    await readMore();
     const status = await request("/status.json", "GET");
     if (token !== "") set("denied", "");
     draw(status);
@@ -336,13 +463,19 @@ at("keep").addEventListener("click", () => at("ask").close());
 at("end").addEventListener("click", async () => {
   at("ask").close();
   try {
-    await request(`/sessions/${encodeURIComponent(asking)}/end`, "POST");
-    set("ended", `ended session ${asking}`);
+    await request(asking.path, "POST", asking.body);
+    set("ended", asking.done);
   } catch (error) {
     set("ended", error.message);
   }
   show("ended", true);
 });
-window.addEventListener("resize", drawPlot);
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlot);
+at("filters").addEventListener("submit", (event) => event.preventDefault());
+at("filter").addEventListener("input", () => { keepFilter(); if (before) drawTop(before); });
+at("csv").addEventListener("click", saveCsv);
+at("drain").addEventListener("click", askToDrain);
+const redraw = () => { drawPlot(); drawHour(); };
+window.addEventListener("resize", redraw);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+readFilter();
 poll();

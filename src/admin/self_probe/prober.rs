@@ -1,6 +1,5 @@
 //! The self-probe's thread: sends requests to the node's own listener, and checks the replies.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use super::outcome::{ProbeError, ProbeOutcome};
 use super::peers::{PeerProbes, record, record_round};
 use super::tls::{ProbeStream, wrap};
 use crate::authz::KeyHash;
-use crate::config::{self, Listen};
+use crate::config::{self, Listen, SECRET_FILE_BYTES_MAX, read_bounded_text};
 use crate::engine::{EngineHandle, ServicePhase};
 use crate::sys::service_thread::StopSignal;
 use crate::wire::Reply;
@@ -96,7 +95,7 @@ impl SelfProber {
             return Ok((self.unused_target(), self.unknown_token.clone()));
         };
         // The file is read for each probe, since a token can be replaced in place.
-        let token = fs::read_to_string(path)
+        let token = read_bounded_text(path, SECRET_FILE_BYTES_MAX)
             .map_err(|error| ProbeError::Token { path: path.display().to_string(), error })?;
         Ok((format!("{}:{}", device.0, self.config.port), token.trim().to_owned()))
     }

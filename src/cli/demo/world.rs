@@ -37,7 +37,7 @@ impl DemoWorld {
         let folder = folder.map_err(|source| DemoError::SetUp { what: "temporary folder", source })?;
         let device = |source| DemoError::SetUp { what: "device", source };
 
-        let page = format!("Hello from a device behind sluicegate {}.\n", env!("CARGO_PKG_VERSION"));
+        let page = format!("Hello from a device behind sluicegate {}.\n", crate::VERSION);
         let web = DemoDevice::web(WEB, page.clone()).map_err(device)?;
         let echo = DemoDevice::echo(ECHO).map_err(device)?;
         let closed = ClosedPort::bind(web.address().ip()).map_err(device)?;

@@ -16,6 +16,11 @@ impl Machine {
         Self { root: root.unwrap_or_else(|| PathBuf::from("/")), process }
     }
 
+    /// The process that is looked at, where it is not this one.
+    pub fn other_process(&self) -> Option<&str> {
+        (self.process != "self").then_some(self.process.as_str())
+    }
+
     /// Tests whether an experiment in this process says something about this machine.
     pub fn is_this_one(&self) -> bool {
         self.root.as_os_str() == "/"

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod cgroup;
+mod confinement;
 mod finding;
 mod hardware;
 mod kernel;
@@ -43,6 +44,8 @@ pub fn run(args: DoctorArgs, loaded: &Loaded, output: OutputFormat) -> Result<()
     let machine = Machine::new(args.root, args.pid);
     let mut findings = examine(&machine, &loaded.config, args.profile);
     findings.extend(certificates::findings(loaded.tls.shown(), SystemTime::now()));
+    // Not in a relay: what it has given up it cannot ask for.
+    findings.extend(confinement::findings(&machine, &loaded.config));
     findings.sort_by_key(|finding| finding.verdict);
     match output {
         OutputFormat::Text => print(&finding::text(&findings))?,

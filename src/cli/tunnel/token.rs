@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::TunnelError;
+use crate::config::{SECRET_FILE_BYTES_MAX, read_bounded};
 use crate::wire::Token;
 
 /// Reads the token from `file`, or from SLUICEGATE_TOKEN.
@@ -21,7 +22,7 @@ pub fn read(file: Option<&Path>) -> Result<Token, TunnelError> {
             "warning: {path} can be read or written by others; `chmod 600 {path}` keeps the token yours"
         );
     }
-    checked(&std::fs::read(path).map_err(unreadable)?, &path.display().to_string())
+    checked(&read_bounded(path, SECRET_FILE_BYTES_MAX).map_err(unreadable)?, &path.display().to_string())
 }
 
 /// Tests whether systemd passed the file to this service. Systemd protects it by more than its mode.

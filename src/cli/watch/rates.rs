@@ -143,6 +143,7 @@ pub mod tests {
                 { "address": "10.0.0.1:3130", "serves": "nodes", "tls": true },
             ] },
             "config": { "last": null, "in_force_since": 0 },
+            "conditions": [],
             "decides_until": at + 3_600_000,
             "threads": [{ "number": 0, "cpu_ns": at * 250_000, "turns": 0, "spins_hit": 0, "spins_missed": 0,
                           "sessions": 2 }],

@@ -3,7 +3,6 @@
 //! The length has a checksum of its own, so that damage to it is not taken for a torn end: a last frame that is too
 //! short was torn off by a crash and is none, and a whole one that is wrong is damage.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// Builds the frame of `content`.
@@ -18,8 +17,8 @@ pub(super) fn frame(content: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the frames of a file in their order.
-pub(super) struct FrameReader {
-    source: BufReader<File>,
+pub(super) struct FrameReader<R> {
+    source: BufReader<R>,
     /// Bytes up to the end of the last whole frame.
     offset: u64,
     bytes: u64,
@@ -33,10 +32,9 @@ pub(super) enum FrameRead {
     Damaged,
 }
 
-impl FrameReader {
-    /// Begins at `offset` of the file.
-    pub(super) fn new(mut file: File, offset: u64) -> io::Result<Self> {
-        let bytes = file.metadata()?.len();
+impl<R: Read + Seek> FrameReader<R> {
+    /// Begins at `offset` of a file that has `bytes`.
+    pub(super) fn new(mut file: R, bytes: u64, offset: u64) -> io::Result<Self> {
         file.seek(SeekFrom::Start(offset))?;
         Ok(Self { source: BufReader::new(file), offset, bytes })
     }

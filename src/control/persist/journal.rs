@@ -48,7 +48,7 @@ struct JournalHeader {
 /// The entries of a journal and of those that continue it.
 pub(super) struct JournalReader<'a> {
     folder: &'a Folder,
-    frames: FrameReader,
+    frames: FrameReader<File>,
     /// Number of the journal that the state names.
     first: u64,
     /// Number of the current one.
@@ -210,7 +210,7 @@ impl<'a> JournalReader<'a> {
 
 /// Opens a journal behind its header, or at `offset` if that is further. `None` if there is none, or if a crash came
 /// while it was begun, or if it does not reach to `offset`.
-fn open(path: &Path, offset: u64) -> Result<Option<(JournalHeader, FrameReader)>, KeptError> {
+fn open(path: &Path, offset: u64) -> Result<Option<(JournalHeader, FrameReader<File>)>, KeptError> {
     let unreadable = |source| KeptError::Unreadable { path: path.display().to_string(), source };
     let damaged = |detail| KeptError::Damaged { path: path.display().to_string(), detail };
     let mut file = match File::open(path) {
@@ -227,7 +227,7 @@ fn open(path: &Path, offset: u64) -> Result<Option<(JournalHeader, FrameReader)>
         return Err(damaged("its beginning is not ours"));
     }
     let handle = file.try_clone().map_err(unreadable)?;
-    let mut frames = FrameReader::new(file, MAGIC.len() as u64).map_err(unreadable)?;
+    let mut frames = FrameReader::new(file, bytes, MAGIC.len() as u64).map_err(unreadable)?;
     let header = match frames.next().map_err(unreadable)? {
         FrameRead::Content(content) => {
             postcard::from_bytes(&content).map_err(|_| damaged("its header does not decode"))?
@@ -236,7 +236,7 @@ fn open(path: &Path, offset: u64) -> Result<Option<(JournalHeader, FrameReader)>
         FrameRead::Damaged => return Err(damaged("its header is not what its checksum says")),
     };
     let frames = match offset > frames.offset() {
-        true => FrameReader::new(handle, offset).map_err(unreadable)?,
+        true => FrameReader::new(handle, bytes, offset).map_err(unreadable)?,
         false => frames,
     };
     Ok(Some((header, frames)))

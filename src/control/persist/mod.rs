@@ -8,6 +8,8 @@
 
 mod folder;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod kept_error;
 mod record;

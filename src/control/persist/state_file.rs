@@ -50,6 +50,18 @@ pub(super) struct StateHeader {
     memory_bytes: u64,
 }
 
+impl StateHeader {
+    /// Bytes that the rows take at least, so that room is made for no more rows than a file can have.
+    fn row_bytes_min(&self) -> u128 {
+        let rows = [
+            (self.credentials, CREDENTIAL_BYTES_MIN),
+            (self.grants, GRANT_BYTES_MIN),
+            (self.devices, DEVICE_BYTES_MIN),
+        ];
+        rows.into_iter().map(|(rows, bytes)| u128::from(rows) * bytes).sum()
+    }
+}
+
 /// What a state file holds beside its header.
 pub(super) struct StateRows {
     pub snapshot: Snapshot,
@@ -121,7 +133,10 @@ impl StateReader {
         }
         self.values.rewind().map_err(unreadable)?;
         // From here on the header is known to be what was written.
-        let header = self.values.next().ok_or_else(|| damaged("its header does not decode"))?;
+        let header: StateHeader = self.values.next().ok_or_else(|| damaged("its header does not decode"))?;
+        if header.row_bytes_min() > u128::from(self.file.metadata().map_err(unreadable)?.len()) {
+            return Err(damaged("its header counts more rows than it has"));
+        }
         let rows = self.values.rows(&header).ok_or_else(|| damaged("a row does not decode"))?;
         Ok((header, rows))
     }
@@ -249,12 +264,17 @@ impl<W: Write> Write for HashingWriter<W> {
 }
 
 /// Magic bytes, with the version of the format.
-const MAGIC: &[u8; 23] = b"sluicegate snapshot v3\n";
+pub(super) const MAGIC: &[u8; 23] = b"sluicegate snapshot v3\n";
 
 /// Length of the part of the magic that every version shares.
 const MAGIC_NAME_BYTES: usize = 19;
 
 const CHECKSUM_BYTES: usize = 32;
+
+/// Bytes of the smallest row of each kind: a key or a uuid where it has one, and a byte for each other field.
+const CREDENTIAL_BYTES_MIN: u128 = 32 + 3;
+const GRANT_BYTES_MIN: u128 = 7;
+const DEVICE_BYTES_MIN: u128 = 33 + 5;
 
 /// Memory of a reading or a writing, whatever the number of rows.
 const BUFFER_BYTES: usize = 256 * 1024;

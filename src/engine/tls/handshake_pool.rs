@@ -14,6 +14,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::engine::tls::stream::TlsStream;
 use crate::engine::user_data::Slot;
+use crate::sys::confine::{ThreadKind, confine_thread};
 use crate::sys::cpu;
 use crate::sys::service_thread::{STOP_TIME, join_within};
 use crate::sys::wake::Wake;
@@ -179,6 +180,7 @@ fn run_jobs(jobs: &Receiver<HandshakeJob>) {
     if let Err(error) = cpu::give_way() {
         tracing::warn!(%error, "handshakes run at the priority of the tunnels");
     }
+    confine_thread(ThreadKind::Handshake);
     for job in jobs {
         job.run();
     }

@@ -9,7 +9,7 @@ use super::session::{PostgresSession, SessionError};
 use super::state::ServerState;
 use super::{PostgresName, tls};
 use crate::config::postgres::{POSTGRES_PORT, TargetSession};
-use crate::config::{PostgresUrl, Store};
+use crate::config::{PostgresUrl, SECRET_FILE_BYTES_MAX, Store, read_bounded};
 use crate::store::StoreError;
 
 /// Opens sessions to a store.
@@ -191,9 +191,8 @@ impl Connector {
     /// be changed.
     fn password(&self) -> Result<Option<Vec<u8>>, StoreError> {
         if let Some(path) = &self.password_file {
-            let password = std::fs::read(path).map_err(|error| StoreError::PasswordFile {
-                path: path.display().to_string(),
-                detail: error.to_string(),
+            let password = read_bounded(path, SECRET_FILE_BYTES_MAX).map_err(|error| {
+                StoreError::PasswordFile { path: path.display().to_string(), detail: error.to_string() }
             })?;
             return Ok(Some(password.trim_ascii_end().to_vec()));
         }

@@ -7,6 +7,8 @@ mod address_list;
 mod claim_table;
 mod claims;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod known_devices;
 mod layer;
 mod mailbox;
@@ -23,6 +25,7 @@ use table::PresenceTable;
 pub use claim_table::ClaimTable;
 pub use layer::{AddressHolder, AddressLayer, DeviceMoves, HolderChange};
 pub use report_queue::{PresenceReport, ReportAnswer, ReportQueue};
+pub use wireguard::calls as wireguard_calls;
 
 /// Addresses that are kept outside the store, and that change without it.
 trait PresenceSource: Send {

@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn a_million_sources_take_no_more_room_than_the_table_and_write_no_more_lines() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(1);
+        let address =
+            |number: u32| Some(SocketAddr::new(std::net::Ipv4Addr::from_bits(number << 8).into(), 1));
+        let written = (0..1_000_000).filter(|number| throttle.admit(address(*number), A, now) == ToBeWritten);
+        assert_eq!(written.count(), SOURCES_MAX + 1);
+        assert_eq!((throttle.sources.len(), throttle.ends.len()), (SOURCES_MAX + 1, SOURCES_MAX + 1));
+    }
+
+    #[test]
     fn what_is_summed_when_the_log_closes_is_told_then() {
         let now = Instant::now();
         let mut throttle = Throttle::new(1);

@@ -32,6 +32,7 @@ fn signer(algorithm: TokenAlgorithm, file: &[u8], who: &str) -> TokenSigner {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     TokenSigner {
         key: TokenKey::read(algorithm, &path).unwrap(),
+        key_file: path,
         key_id: None,
         issuer: None,
         audience: None,

@@ -60,8 +60,16 @@ impl ShownCertificate {
             return CertificateState::NotYetValid;
         }
         let Ok(left) = self.valid_until.duration_since(now) else { return CertificateState::Expired };
-        let life = self.valid_until.duration_since(self.valid_from).unwrap_or_default();
-        if left < SOON.min(life / LIFE_PARTS) { CertificateState::EndsSoon } else { CertificateState::Valid }
+        if left < SOON.min(self.lifetime() / LIFE_PARTS) {
+            CertificateState::EndsSoon
+        } else {
+            CertificateState::Valid
+        }
+    }
+
+    /// Time from its begin to its end.
+    pub fn lifetime(&self) -> Duration {
+        self.valid_until.duration_since(self.valid_from).unwrap_or_default()
     }
 
     /// True while clients accept it.

@@ -11,8 +11,28 @@ use crate::config::OpenVpnInterface;
 
 pub(super) struct ManagementConnection {
     reader: BufReader<Socket>,
-    /// The line that is being read.
-    line: Vec<u8>,
+    line: LineBuffer,
+}
+
+/// The line that is being read. It holds no more than [`LINE_BYTES_MAX`] bytes of it.
+#[derive(Default)]
+pub(in crate::store::presence) struct LineBuffer(Vec<u8>);
+
+impl LineBuffer {
+    /// Takes bytes up to the end of the line. Returns their number, and the line without its end once it is whole.
+    pub(in crate::store::presence) fn take(&mut self, bytes: &[u8]) -> (usize, Option<String>) {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        // Bytes over the limit are read and dropped.
+        let room = LINE_BYTES_MAX - self.0.len();
+        self.0.extend_from_slice(&part[..part.len().min(room)]);
+        let taken = part.len() + usize::from(end.is_some());
+        let line = end.map(|_| {
+            let line = std::mem::take(&mut self.0);
+            String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()
+        });
+        (taken, line)
+    }
 }
 
 impl ManagementConnection {
@@ -22,7 +42,7 @@ impl ManagementConnection {
             OpenVpnInterface::Tcp(address) => connect_tcp(address)?,
         };
         socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(Self { reader: BufReader::new(socket), line: Vec::new() })
+        Ok(Self { reader: BufReader::new(socket), line: LineBuffer::default() })
     }
 
     pub(super) fn send(&self, command: &str) -> io::Result<()> {
@@ -44,16 +64,10 @@ impl ManagementConnection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let end = bytes.iter().position(|byte| *byte == b'\n');
-            let part = &bytes[..end.unwrap_or(bytes.len())];
-            // Bytes over the limit are read and dropped.
-            let room = LINE_BYTES_MAX - self.line.len();
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
-            let consumed = part.len() + usize::from(end.is_some());
-            self.reader.consume(consumed);
-            if end.is_some() {
-                let line = std::mem::take(&mut self.line);
-                return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()));
+            let (taken, line) = self.line.take(bytes);
+            self.reader.consume(taken);
+            if line.is_some() {
+                return Ok(line);
             }
             if Instant::now() >= until {
                 return Ok(None);
@@ -63,7 +77,7 @@ impl ManagementConnection {
 
     /// The bytes of a line that has not ended.
     pub(super) fn unfinished(&self) -> &[u8] {
-        &self.line
+        &self.line.0
     }
 }
 
@@ -93,7 +107,7 @@ fn connect_tcp(address: &str) -> io::Result<Socket> {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Size limit of a line. The longest lines are certificates in notifications.
-const LINE_BYTES_MAX: usize = 8 * 1024;
+pub(in crate::store::presence) const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Longest wait for a server to take a command of a few bytes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);

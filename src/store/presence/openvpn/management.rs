@@ -141,17 +141,45 @@ impl ManagementFollower {
                 return Err(FollowEnd::Silent);
             }
             let Some(line) = line else { continue };
-            if line.starts_with('>') {
-                hinted |= is_hint(&line);
-            } else if let Some(message) = line.strip_prefix("ERROR: ") {
-                // A server that restarts by itself (SIGUSR1) says this. The connection is good, and the next answer may be.
-                self.latest.put_failure(format!("the server says: {}", message.trim()));
-                return Ok(hinted);
-            } else if status.read(&line)? == StatusProgress::Ended {
-                self.latest.put(status.finish()?);
-                *has_answered = true;
-                return Ok(hinted);
+            match AnswerLine::of(&line) {
+                AnswerLine::Notification { is_hint } => hinted |= is_hint,
+                AnswerLine::Error(message) => {
+                    // A server that restarts by itself (SIGUSR1) says this. The connection is good, and the next answer
+                    // may be.
+                    self.latest.put_failure(format!("the server says: {message}"));
+                    return Ok(hinted);
+                }
+                AnswerLine::Status(line) => {
+                    if status.read(line)? == StatusProgress::Ended {
+                        self.latest.put(status.finish()?);
+                        *has_answered = true;
+                        return Ok(hinted);
+                    }
+                }
             }
+        }
+    }
+}
+
+/// The meaning of a line while an answer is awaited.
+pub(in crate::store::presence) enum AnswerLine<'a> {
+    /// A notification, which may stand between any two lines of an answer.
+    Notification {
+        is_hint: bool,
+    },
+    Error(&'a str),
+    /// A line of the status.
+    Status(&'a str),
+}
+
+impl<'a> AnswerLine<'a> {
+    pub(in crate::store::presence) fn of(line: &'a str) -> Self {
+        if line.starts_with('>') {
+            return Self::Notification { is_hint: is_hint(line) };
+        }
+        match line.strip_prefix("ERROR: ") {
+            Some(message) => Self::Error(message.trim()),
+            None => Self::Status(line),
         }
     }
 }

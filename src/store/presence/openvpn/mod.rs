@@ -3,9 +3,9 @@
 //! A common name is a device's uuid. A complete status counts even if it names nobody, since the server has said so. While
 //! the server is away, its last addresses stay.
 
-mod connection;
-mod management;
-mod status;
+pub(super) mod connection;
+pub(super) mod management;
+pub(super) mod status;
 mod status_file;
 
 use std::os::unix::fs::FileTypeExt;

@@ -9,7 +9,7 @@ use crate::authz::{DeviceUuid, UnixMillis};
 use crate::store::presence::address_list::{AddressList, BadLineSubject, shown};
 
 /// A status, as far as it was read.
-pub(super) struct OpenVpnStatus {
+pub(in crate::store::presence) struct OpenVpnStatus {
     /// Name of its file or socket, for log lines about bad lines.
     name: String,
     lines_read: usize,
@@ -25,13 +25,13 @@ pub(super) struct OpenVpnStatus {
 
 /// State of a status after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StatusProgress {
+pub(in crate::store::presence) enum StatusProgress {
     GoesOn,
     Ended,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum StatusError {
+pub(in crate::store::presence) enum StatusError {
     #[error("it is no status of an OpenVPN server: it begins with {begin}")]
     NoStatus { begin: String },
     #[error("it is the status of an OpenVPN client; name the server's")]
@@ -63,13 +63,13 @@ struct TableColumns {
 }
 
 impl OpenVpnStatus {
-    pub(super) fn new(name: String) -> Self {
+    pub(in crate::store::presence) fn new(name: String) -> Self {
         // A complete status without devices is meant so.
         let list = AddressList { may_be_empty: true, ..AddressList::default() };
         Self { name, lines_read: 0, format: None, clients: None, columns: None, routes: Vec::new(), list }
     }
 
-    pub(super) fn parse(text: &str, name: String) -> Result<AddressList, StatusError> {
+    pub(in crate::store::presence) fn parse(text: &str, name: String) -> Result<AddressList, StatusError> {
         let mut status = Self::new(name);
         for line in text.lines() {
             if status.read(line)? == StatusProgress::Ended {
@@ -80,7 +80,7 @@ impl OpenVpnStatus {
     }
 
     /// Reads the next line, without its end.
-    pub(super) fn read(&mut self, line: &str) -> Result<StatusProgress, StatusError> {
+    pub(in crate::store::presence) fn read(&mut self, line: &str) -> Result<StatusProgress, StatusError> {
         self.lines_read += 1;
         if self.lines_read > LINES_MAX {
             return Err(StatusError::TooLong);
@@ -100,7 +100,7 @@ impl OpenVpnStatus {
     }
 
     /// The addresses of a status that has ended.
-    pub(super) fn finish(self) -> Result<AddressList, StatusError> {
+    pub(in crate::store::presence) fn finish(self) -> Result<AddressList, StatusError> {
         let Self { name, columns, mut routes, mut list, .. } = self;
         if columns.is_none() {
             return Err(StatusError::NoRoutingTable);

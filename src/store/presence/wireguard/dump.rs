@@ -15,25 +15,25 @@ use crate::store::presence::address_list::{AddressList, BadLineSubject, shown};
 
 /// Devices by public key.
 #[derive(Default)]
-pub(super) struct PeerDevices {
+pub(in crate::store::presence) struct PeerDevices {
     devices: HashMap<String, DeviceUuid>,
     /// Has the bad lines of the file, and no addresses yet.
     list: AddressList,
 }
 
 /// Reads a dump.
-pub(super) struct DumpReader {
+pub(in crate::store::presence) struct DumpReader {
     /// Name of the source, for log lines about bad lines.
-    pub(super) name: String,
+    pub(in crate::store::presence) name: String,
     /// Current time, since 1970.
-    pub(super) now: Duration,
+    pub(in crate::store::presence) now: Duration,
     /// Highest age of the latest WireGuard handshake of a device that is there.
-    pub(super) max_age: Duration,
+    pub(in crate::store::presence) max_age: Duration,
 }
 
 impl PeerDevices {
     /// Parses a file of lines `PUBLIC-KEY uuid`. A comment begins with `#`.
-    pub(super) fn parse(text: &str, name: &str) -> Self {
+    pub(in crate::store::presence) fn parse(text: &str, name: &str) -> Self {
         let mut peers = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
@@ -56,7 +56,7 @@ impl PeerDevices {
 
 impl DumpReader {
     /// Reads the devices whose latest WireGuard handshake is young enough and whose peer is allowed an address of its own.
-    pub(super) fn read(&self, text: &str, peers: PeerDevices) -> AddressList {
+    pub(in crate::store::presence) fn read(&self, text: &str, peers: PeerDevices) -> AddressList {
         let PeerDevices { devices, mut list } = peers;
         // The command has succeeded, so a list without devices is meant so.
         list.may_be_empty = true;
@@ -78,7 +78,7 @@ impl DumpReader {
             let address = own_address(allowed);
             match (devices.get(key), address) {
                 (Some(uuid), Some(address)) if self.is_there(handshake) => match list.put(*uuid, address) {
-                    Ok(()) => _ = list.since.insert(*uuid, UnixMillis(handshake.as_millis() as i64)),
+                    Ok(()) => _ = list.since.insert(*uuid, millis(handshake)),
                     Err(reason) => {
                         list.refuse(BadLineSubject::Device(*uuid), || format!("{place}: {reason}"));
                     }
@@ -99,6 +99,11 @@ impl DumpReader {
         // If the clock was set back since, the age counts as zero.
         !handshake.is_zero() && self.now.saturating_sub(handshake) <= self.max_age
     }
+}
+
+/// A time since 1970; one that is too far in the future becomes the last one.
+fn millis(time: Duration) -> UnixMillis {
+    UnixMillis(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The first single address among networks, IPv4 before IPv6.
@@ -146,6 +151,12 @@ mod tests {
             let since = lines.since.values().map(|since| since.0 / 1000).collect::<Vec<_>>();
             assert_eq!(since, if expected { vec![handshake as i64] } else { vec![] });
         }
+    }
+
+    #[test]
+    fn a_handshake_beyond_any_clock_is_the_latest_of_all() {
+        let lines = read(&format!("keyA= {A}\n"), &peer("keyA=", "10.9.0.2/32", u64::MAX));
+        assert_eq!(lines.since.values().copied().collect::<Vec<_>>(), [UnixMillis(i64::MAX)]);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //!
 //! A thread runs `wg show INTERFACE dump` every few seconds. The output has keys in it, and is never shown.
 
-mod dump;
+pub(super) mod dump;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::address_list::AddressList;
 use super::file;
@@ -17,7 +18,8 @@ use super::mailbox::Mailbox;
 use super::table::PresenceTable;
 use super::{Patience, PresenceSource};
 use crate::authz::DeviceUuid;
-use crate::config::Vpn;
+use crate::config::{AddressSource, Vpn};
+use crate::sys::launcher::{self, ProgramCall, wait_within};
 use crate::sys::service_thread::{ServiceThread, StopSignal};
 use dump::{DumpReader, PeerDevices};
 
@@ -31,7 +33,7 @@ pub(super) struct WireGuard {
 /// State of the thread.
 struct WireGuardFollower {
     interface: String,
-    command: PathBuf,
+    call: ProgramCall,
     peers: PathBuf,
     max_age: Duration,
     latest: Arc<Mailbox>,
@@ -42,7 +44,7 @@ impl WireGuard {
         let latest = Arc::new(Mailbox::default());
         let follower = WireGuardFollower {
             interface: interface.to_owned(),
-            command: vpn.wireguard_command.clone(),
+            call: call(interface, vpn),
             peers: vpn.wireguard_peers.clone().unwrap_or_default(),
             max_age: vpn.wireguard_max_age,
             latest: Arc::clone(&latest),
@@ -84,47 +86,53 @@ impl WireGuardFollower {
         let (peers, _) =
             file::read(&self.peers).map_err(|error| format!("{}: {error}", self.peers.display()))?;
         let peers = PeerDevices::parse(&peers, &self.peers.display().to_string());
-        let printed = self.command().map_err(|error| {
-            format!("`{} show {} dump` failed: {error}", self.command.display(), self.interface)
+        let printed = self.output().map_err(|error| {
+            format!("`{} show {} dump` failed: {error}", self.call.file.display(), self.interface)
         })?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let reader = DumpReader { name: format!("wireguard:{}", self.interface), now, max_age: self.max_age };
         Ok(reader.read(&printed, peers))
     }
 
-    fn command(&self) -> io::Result<String> {
+    fn output(&self) -> io::Result<String> {
+        if let Some(launcher) = launcher::in_use() {
+            return read_from_start(launcher.output_of(&self.call, COMMAND_TIMEOUT)?);
+        }
         // This is a file, since a full pipe would have to be read with a deadline.
         let output = tempfile::tempfile()?;
-        let mut command = Command::new(&self.command);
-        command.args(["show", &self.interface, "dump"]).stdin(Stdio::null()).stderr(Stdio::null());
-        let child = command.stdout(output.try_clone()?).spawn()?;
-        wait(child)?;
+        let mut command = self.call.command();
+        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(output.try_clone()?);
+        let status = wait_within(command.spawn()?, COMMAND_TIMEOUT)?;
+        if !status.success() {
+            return Err(io::Error::other(format!("{status}; does the relay have CAP_NET_ADMIN?")));
+        }
         read_from_start(output)
     }
 }
 
-fn wait(mut child: Child) -> io::Result<()> {
-    let give_up_at = Instant::now() + COMMAND_TIMEOUT;
-    loop {
-        match child.try_wait()? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => {
-                return Err(io::Error::other(format!("{status}; does the relay have CAP_NET_ADMIN?")));
-            }
-            None if Instant::now() < give_up_at => std::thread::sleep(COMMAND_CHECK_EVERY),
-            None => {
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::other(format!("no end within {} s", COMMAND_TIMEOUT.as_secs())));
-            }
-        }
-    }
+/// The commands of all WireGuard interfaces in `vpn`, for the launcher.
+pub fn calls(vpn: &Vpn) -> Vec<ProgramCall> {
+    let interfaces = vpn.addresses.iter().filter_map(|source| match source {
+        AddressSource::WireGuard(interface) => Some(interface),
+        _ => None,
+    });
+    interfaces.map(|interface| call(interface, vpn)).collect()
+}
+
+fn call(interface: &str, vpn: &Vpn) -> ProgramCall {
+    let arguments = ["show", interface, "dump"].map(OsString::from).to_vec();
+    let file = vpn.wireguard_command.clone().into();
+    ProgramCall { file, name: None, arguments, set: Vec::new(), unset: Vec::new() }
 }
 
 fn read_from_start(mut output: File) -> io::Result<String> {
     io::Seek::rewind(&mut output)?;
     let mut text = String::new();
-    output.take(DUMP_BYTES_MAX).read_to_string(&mut text)?;
+    output.take(DUMP_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > DUMP_BYTES_MAX {
+        // Half of it would say that the other half of the devices is gone.
+        return Err(io::Error::other(format!("it printed more than {DUMP_BYTES_MAX} bytes")));
+    }
     Ok(text)
 }
 
@@ -133,9 +141,6 @@ const QUERY_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest run of the command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Time between two checks for the end of the command.
-const COMMAND_CHECK_EVERY: Duration = Duration::from_millis(5);
 
 /// Size limit of the output. A peer takes some 200 bytes.
 const DUMP_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -129,13 +129,15 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// What the copy has.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
     "docs/reference.toml",
     "src",
     "benches",
+    "fuzz",
+    "tests/faults",
     "tests/mutation",
     "tests/house",
     "tests/loom",
