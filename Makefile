@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz faults mutate attack e2e kernels loom lint check bench compare soak deb tools
+.PHONY: help demo test fuzz faults mutate simulate simulate-mutations attack e2e kernels loom lint check bench compare soak deb tools
 
 # cargo-nextest and cargo-deny, where the machine has none.
 CARGO_TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
@@ -14,7 +14,7 @@ export PATH := $(CARGO_TOOLS)/bin:$(PATH)
 NEEDS_A_KERNEL := kernel_tls wireguard
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 20
 
 demo: ## Build a release and show a whole relay with real tunnels through it
 	@cargo build --release --locked
@@ -23,7 +23,7 @@ demo: ## Build a release and show a whole relay with real tunnels through it
 test: tools ## Install what the tests need, and run every test
 	@cargo nextest run --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz
 	tests/kernels/run $(NEEDS_A_KERNEL)
-	$(MAKE) --no-print-directory loom
+	$(MAKE) --no-print-directory loom simulate
 
 # Not by the environment: bash has a variable SECONDS of its own.
 fuzz: ## Fuzz parsers, following the coverage: TARGET=connect_head SECONDS=60; without a target, each in turn
@@ -34,6 +34,12 @@ faults: ## Let every system call of a relay fail in every way, and write the tab
 
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
 	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
+
+simulate: ## Play histories of whole workers on a simulated kernel; SEED=N plays one again, SECONDS=N that long
+	@exec cargo run --locked --quiet -p sluicegate-simulate -- $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+simulate-mutations: ## How long the simulation takes to find each known fault; ARGS="leaked-pipe fin-not-passed" tries these
+	@exec cargo run --locked --quiet -p sluicegate-simulate --bin mutations -- $(ARGS)
 
 attack: ## Attack a relay, and HAProxy where it has the same job, and write a table; ARGS="nobody heads" runs those alone, EACH=5 is for how many seconds each
 	@export ATTACK_SECONDS=$${EACH:-5}

@@ -1,8 +1,8 @@
 //! The clocks of an engine thread.
 
+use super::kernel::thread::ThreadKernel;
 use super::timers::Instant;
 use crate::authz::{Authority, UnixMillis};
-use crate::sys::monotonic::monotonic_us;
 
 pub(super) struct Clock {
     /// Lead of the wall clock over the monotonic one when timers were last in step with it, in ms.
@@ -10,13 +10,13 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub fn start() -> Self {
-        Self { lead_ms: lead_ms(monotonic_us(), UnixMillis::now()) }
+    pub fn start(kernel: &impl ThreadKernel) -> Self {
+        Self { lead_ms: lead_ms(kernel.monotonic_us(), kernel.wall_time()) }
     }
 
-    pub fn read(&self, authority: &Authority) -> Instant {
-        let wall = UnixMillis::now();
-        Instant { monotonic_us: monotonic_us(), wall, latest: authority.time(wall) }
+    pub fn read(&self, kernel: &impl ThreadKernel, authority: &Authority) -> Instant {
+        let wall = kernel.wall_time();
+        Instant { monotonic_us: kernel.monotonic_us(), wall, latest: authority.time(wall) }
     }
 
     /// Returns whether the wall clock has gained on the monotonic one since the last time, by which timers run: somebody

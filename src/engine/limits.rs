@@ -116,6 +116,16 @@ impl SessionLimits {
         self.sessions.load(Ordering::Relaxed).saturating_sub(awaited) >= self.sessions_max()
     }
 
+    /// No place is taken.
+    #[cfg(simulation)]
+    pub fn is_unused(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed) == 0
+            && self.heads_awaited.load(Ordering::Relaxed) == 0
+            && self.networks.is_unused()
+            && self.principals.is_unused()
+            && self.devices.is_unused()
+    }
+
     /// Takes a place for one more session; `None` where the node is full.
     pub fn enter(self: &Arc<Self>) -> Option<SessionPermit> {
         self.sessions
@@ -243,6 +253,11 @@ impl<K: Copy + Eq + Hash + Number> Counts<K> {
                 shard.remove(&key);
             }
         }
+    }
+
+    #[cfg(simulation)]
+    fn is_unused(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().is_empty())
     }
 
     fn shard(&self, key: K) -> &Mutex<HashMap<K, u32>> {

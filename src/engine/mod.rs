@@ -34,6 +34,9 @@ mod self_probe;
 mod session;
 mod session_view;
 mod shared;
+#[cfg(simulation)]
+#[path = "../../tests/simulate/src/simulation/mod.rs"]
+pub mod simulation;
 mod tcp_memory;
 mod timers;
 mod tls;

@@ -45,13 +45,13 @@ impl FilledBuffer {
     }
 
     /// A buffer of no ring, for a simulated kernel.
-    #[cfg(test)]
+    #[cfg(any(test, simulation))]
     pub fn for_tests(id: u16) -> Self {
         Self { id, ring: RingId(u32::MAX) }
     }
 
     /// Its number in a simulated kernel.
-    #[cfg(test)]
+    #[cfg(any(test, simulation))]
     pub fn number(&self) -> u16 {
         self.id
     }

@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod address;
 pub mod atomic;
+pub mod backlog;
 pub mod buffers;
 pub mod confine;
 pub mod cpu;

@@ -3,7 +3,6 @@
 //! Unsafe because the kernel reads what a submitted entry points to. The only operation that points to
 //! our memory is connect; its address is kept here until the kernel has copied it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -13,6 +12,7 @@ use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
+use super::backlog::{Backlog, SubmissionQueue};
 use super::buffers::{Buffers, FilledBuffer, RingId};
 use super::enter::{Enter, Until};
 use super::receive::{ReceiveLimit, limited_receive};
@@ -77,7 +77,7 @@ pub enum Operation<'a> {
 
 /// The result of an operation, or of one step of a multishot operation.
 #[derive(Debug)]
-pub struct Completion {
+pub struct Completion<S = OwnedFd> {
     pub user_data: u64,
     /// The operation's return value, negative for an errno.
     pub result: i32,
@@ -86,10 +86,10 @@ pub struct Completion {
     /// The buffer that a receive filled.
     pub buffer: Option<FilledBuffer>,
     /// The connection that an accept returned.
-    pub accepted: Option<OwnedFd>,
+    pub accepted: Option<S>,
 }
 
-impl Completion {
+impl<S> Completion<S> {
     /// True for a receive that found every buffer in use.
     pub fn found_no_buffer(&self) -> bool {
         self.result == -libc::ENOBUFS
@@ -138,13 +138,9 @@ pub struct Ring {
     enter: Enter,
     ring: IoUring,
     id: RingId,
-    /// Entries that found the submission queue full; the next turn submits them first. Bounded by the operations
-    /// that sessions can have in flight.
-    backlog: VecDeque<squeue::Entry>,
-    /// Addresses of connects that are not submitted yet, in the queue or in the backlog. Boxed, so that they keep their
-    /// place in memory while the list grows.
-    #[allow(clippy::vec_box)]
-    addresses: Vec<Box<SockAddr>>,
+    /// Entries that found the submission queue full; the next turn submits them first. It keeps the addresses of connects
+    /// that are not submitted yet, boxed, so that they keep their place in memory.
+    backlog: Backlog<squeue::Entry, Box<SockAddr>>,
     /// User data of accepts, whose results are descriptors that we then own. A handful at most.
     accept_user_data: Vec<u64>,
     receive_limit: ReceiveLimit,
@@ -183,8 +179,7 @@ impl Ring {
             enter: Enter::new(&ring),
             ring,
             id: RingId::next(),
-            backlog: VecDeque::new(),
-            addresses: Vec::new(),
+            backlog: Backlog::new(),
             overflows: 0,
             accept_user_data: Vec::new(),
             receive_limit,
@@ -198,10 +193,8 @@ impl Ring {
         if accepts && !self.accept_user_data.contains(&user_data) {
             self.accept_user_data.push(user_data);
         }
-        let entry = self.entry(operation).user_data(user_data);
-        if !self.backlog.is_empty() || !self.try_push(&entry) {
-            self.backlog.push_back(entry);
-        }
+        let (entry, address) = self.entry(operation);
+        self.backlog.push(entry.user_data(user_data), address, &mut Queue(&mut self.ring));
     }
 
     /// Submits all queued operations, waits for a first completion as `wait` says, and appends all completions to
@@ -217,14 +210,7 @@ impl Ring {
         gather: Option<Gather>,
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
-        while let Some(entry) = self.backlog.pop_front() {
-            if !self.try_push(&entry) {
-                self.backlog.push_front(entry);
-                if !self.flush()? {
-                    break;
-                }
-            }
-        }
+        while !self.backlog.move_into(&mut Queue(&mut self.ring)) && self.flush()? {}
         let wait = if self.backlog.is_empty() { wait } else { Wait::No };
         if wait == Wait::No && !self.has_work() && self.ring.submission().is_empty() {
             return Ok(());
@@ -238,7 +224,7 @@ impl Ring {
         while self.enter(until)? == Entered::Refused && self.ring.completion().is_empty() {
             std::thread::sleep(REFUSED_PAUSE);
         }
-        self.forget_submitted_addresses();
+        self.backlog.forget_submitted(&mut Queue(&mut self.ring));
         self.take_completions(completions);
         Ok(())
     }
@@ -266,7 +252,7 @@ impl Ring {
 
     /// True once the kernel has been handed all queued operations, which no longer need their descriptors' numbers.
     pub fn has_submitted_all(&mut self) -> bool {
-        self.backlog.is_empty() && self.ring.submission().is_empty()
+        self.backlog.has_submitted_all(&mut Queue(&mut self.ring))
     }
 
     /// Turns so far that found more completions than the queue holds.
@@ -287,14 +273,6 @@ impl Ring {
     /// True where a wait can go on for several completions.
     pub(super) fn can_gather(&self) -> bool {
         self.ring.params().is_feature_min_timeout()
-    }
-
-    /// Frees the addresses of connects once no entry is left that could point to one. The kernel has copied those of
-    /// entries that it took.
-    fn forget_submitted_addresses(&mut self) {
-        if self.has_submitted_all() {
-            self.addresses.clear();
-        }
     }
 
     /// Submits queued entries without a wait. Returns whether the kernel took any.
@@ -324,15 +302,9 @@ impl Ring {
         }
     }
 
-    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: an entry points to no memory but the buffer group's, whose owner drops it after this ring,
-        // and a connect's address, which `addresses` keeps until queue and backlog are empty: the kernel has copied it
-        // (IORING_FEAT_SUBMIT_STABLE was checked). Descriptors are plain numbers to the kernel.
-        unsafe { self.ring.submission().push(entry).is_ok() }
-    }
-
-    fn entry(&mut self, operation: Operation<'_>) -> squeue::Entry {
-        match operation {
+    /// The entry of an operation, and the address that it points to.
+    fn entry(&self, operation: Operation<'_>) -> (squeue::Entry, Option<Box<SockAddr>>) {
+        let entry = match operation {
             Operation::AcceptMultishot { listener } => {
                 opcode::AcceptMulti::new(fd(listener)).flags(ACCEPT_FLAGS).build()
             }
@@ -353,8 +325,7 @@ impl Ring {
             Operation::Connect { socket, address } => {
                 let address = Box::new(SockAddr::from(address));
                 let entry = opcode::Connect::new(fd(socket), address.as_ptr().cast(), address.len()).build();
-                self.addresses.push(address);
-                entry
+                return (entry, Some(address));
             }
             Operation::PollReadable { fd: polled } => poll(polled, libc::POLLIN | libc::POLLRDHUP).build(),
             Operation::PollWritable { fd: polled } => poll(polled, libc::POLLOUT).build(),
@@ -367,7 +338,24 @@ impl Ring {
             Operation::Cancel { user_data } => {
                 opcode::AsyncCancel2::new(CancelBuilder::user_data(user_data)).build()
             }
-        }
+        };
+        (entry, None)
+    }
+}
+
+/// The ring's submission queue, for the backlog alone.
+struct Queue<'a>(&'a mut IoUring);
+
+impl SubmissionQueue<squeue::Entry> for Queue<'_> {
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: an entry points to no memory but the buffer group's, whose owner drops it after this ring,
+        // and a connect's address, which the backlog keeps until it and the queue are empty: the kernel has copied it
+        // (IORING_FEAT_SUBMIT_STABLE was checked). Descriptors are plain numbers to the kernel.
+        unsafe { self.0.submission().push(entry).is_ok() }
+    }
+
+    fn is_empty(&mut self) -> bool {
+        self.0.submission().is_empty()
     }
 }
 
@@ -532,8 +520,8 @@ mod tests {
 
         // As in a turn whose last flush was the last that the kernel would take.
         assert!(ring.flush().unwrap());
-        ring.forget_submitted_addresses();
-        assert_eq!((ring.backlog.len(), ring.addresses.len()), (1, 1));
+        ring.backlog.forget_submitted(&mut Queue(&mut ring.ring));
+        assert_eq!(ring.backlog.kept(), (1, 1));
 
         let mut completions = Vec::new();
         ring.turn(Wait::Until(Duration::from_secs(5)), None, &mut completions).unwrap();
@@ -542,7 +530,7 @@ mod tests {
             [(u64::MAX, 0)]
         );
         assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(address));
-        assert!(ring.addresses.is_empty());
+        assert_eq!(ring.backlog.kept(), (0, 0));
     }
 
     #[test]

@@ -23,9 +23,10 @@ fn good_clients_stand(who: &str) {
         assert!(during.messages > 0 && during.opened > 0, "{name}: good clients stood still");
         assert!(
             during.not_opened * 20 <= during.opened,
-            "{name}: {} of {}",
+            "{name}: {} were not opened beside {}: {:?}",
             during.not_opened,
-            during.opened
+            during.opened,
+            during.why_not
         );
         assert!(outcome.recovered_after.is_some(), "{name}: not as before within {RECOVERY_MAX:?}");
         let grown = outcome.rss_bytes_max.saturating_sub(outcome.rss_bytes_before);

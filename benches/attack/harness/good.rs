@@ -28,6 +28,8 @@ pub struct Quality {
     pub lost: usize,
     pub opened: usize,
     pub not_opened: usize,
+    /// Why the last of those was not opened.
+    pub why_not: Option<String>,
     pub opening_p99: Duration,
 }
 
@@ -38,6 +40,7 @@ struct Shared {
     openings: Mutex<Vec<Duration>>,
     last_opening: Mutex<Option<(Instant, Duration)>>,
     not_opened: Mutex<usize>,
+    why_not: Mutex<Option<String>>,
     is_over: AtomicBool,
 }
 
@@ -56,7 +59,7 @@ impl GoodClients {
 
     /// What was noticed since the last call.
     pub fn take(&mut self) -> Quality {
-        let Shared { messages, lost, openings, not_opened, .. } = &*self.shared;
+        let Shared { messages, lost, openings, not_opened, why_not, .. } = &*self.shared;
         let mut messages = std::mem::take(&mut *messages.lock());
         let mut openings = std::mem::take(&mut *openings.lock());
         Quality {
@@ -65,6 +68,7 @@ impl GoodClients {
             lost: std::mem::take(&mut *lost.lock()),
             opened: openings.len(),
             not_opened: std::mem::take(&mut *not_opened.lock()),
+            why_not: why_not.lock().take(),
             opening_p99: quantile(&mut openings, 0.99),
         }
     }
@@ -125,7 +129,10 @@ fn open_again_and_again(field: &Field, shared: &Shared) {
                 shared.openings.lock().push(began.elapsed());
                 *shared.last_opening.lock() = Some((Instant::now(), began.elapsed()));
             }
-            Err(_) => *shared.not_opened.lock() += 1,
+            Err(error) => {
+                *shared.not_opened.lock() += 1;
+                *shared.why_not.lock() = Some(error.to_string());
+            }
         }
         std::thread::sleep(Duration::from_millis(20));
     }

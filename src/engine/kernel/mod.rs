@@ -1,12 +1,15 @@
 //! The seam between the engine and the operating system, which is all that is behind it.
 //!
 //! Sessions and pooled connections queue operations and make a few inline calls through [`Kernel`]; the worker
-//! brings their completions. [`uring::UringKernel`] is the real kernel. Tests use a simulated one, whose results
-//! come short, failed, reordered or late.
+//! brings their completions. [`thread::ThreadKernel`] has the calls of the worker itself. [`uring::UringKernel`] is the
+//! real kernel. Tests use simulated ones, whose results come short, failed, reordered or late: `simulated` for single
+//! sessions, and `simulation` beside this folder for whole workers.
 
 pub(super) mod io;
+pub(super) mod pipe_pool;
 #[cfg(test)]
 pub(super) mod simulated;
+pub(super) mod thread;
 pub(super) mod uring;
 
 use std::io::Result;

@@ -6,15 +6,22 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::pipe_pool::PipePool;
+use super::thread::ThreadKernel;
 use super::{Conveyor, Kernel, SocketOperation};
-use crate::config::{Config, EngineConfig, KernelTls};
+use crate::authz::UnixMillis;
+use crate::config::{Config, KernelTls};
+use crate::engine::listener::{Listener, Sharing};
+use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::user_data::UserData;
 use crate::sys::buffers::{Buffers, FilledBuffer};
 use crate::sys::kernel_tls::{self, Keys, Record};
+use crate::sys::monotonic::monotonic_us;
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Completion, Gather, Operation, Ring, RingError, Wait};
 use crate::sys::silence::{self, Delivery, Keepalive, UserTimeout, WatchForSilence};
 use crate::sys::socket;
+use crate::sys::wake::Wake;
 use crate::telemetry::HotCounters;
 
 /// A socket of a session or of a pooled connection.
@@ -29,7 +36,7 @@ pub(in crate::engine) struct UringKernel {
     // The ring goes first, so that no receive is in flight when the buffers' memory is unmapped.
     ring: Ring,
     buffers: Buffers,
-    pipes: PipePool,
+    pipes: PipePool<Pipe>,
     buffers_out: usize,
     silence: WatchForSilence,
     kernel_tls: KernelTls,
@@ -57,72 +64,11 @@ impl UringKernel {
             vpn_interface: config.vpn.interface.clone(),
         })
     }
-
-    /// Puts the keys of `config` in force that new connections and pipes are made by.
-    pub fn reconfigure(&mut self, config: &Config, kernel_tls: KernelTls) {
-        self.silence = silence_options(config);
-        self.kernel_tls = kernel_tls;
-        self.vpn_interface.clone_from(&config.vpn.interface);
-        self.pipes.reconfigure(&config.engine);
-    }
-
-    /// One turn of the ring; see [`Ring::turn`].
-    pub fn turn(
-        &mut self,
-        wait: Wait,
-        gather: Option<Gather>,
-        completions: &mut Vec<Completion>,
-    ) -> io::Result<()> {
-        let before = completions.len();
-        self.ring.turn(wait, gather, completions)?;
-        DROPPED_BY_PANIC.with_borrow_mut(|sockets| {
-            if !sockets.is_empty() && self.ring.has_submitted_all() {
-                sockets.clear();
-            }
-        });
-        self.buffers_out += completions[before..].iter().filter(|each| each.buffer.is_some()).count();
-        Ok(())
-    }
-
-    /// Records the buffers and pipes in use.
-    pub fn record_use(&self, counters: &HotCounters) {
-        counters.buffers_in_use.set(self.buffers_out as u64);
-        counters.pipes_in_use.set(self.pipes.out as u64);
-        counters.ring_overflows.set(self.ring.overflows());
-    }
-
-    /// Spins for up to `budget`, without a system call, until a turn would find completions.
-    pub fn has_work_within(&mut self, budget: Duration) -> bool {
-        let began = Instant::now();
-        loop {
-            for _ in 0..SPINS_PER_CLOCK {
-                if self.ring.has_work() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if began.elapsed() >= budget {
-                return false;
-            }
-        }
-    }
-
-    /// Queues an operation of the worker itself.
-    pub fn push(&mut self, user_data: UserData, operation: Operation<'_>) {
-        self.ring.push(user_data.into_bits(), operation);
-    }
 }
 
 impl UringSocket {
     pub fn new(socket: OwnedFd) -> Self {
         Self(socket)
-    }
-}
-
-impl UringSocket {
-    /// Another descriptor of this connection, for a process that takes it over.
-    pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
     }
 }
 
@@ -249,7 +195,7 @@ impl Kernel for UringKernel {
     }
 
     fn take_pipe(&mut self) -> Option<Pipe> {
-        self.pipes.take()
+        self.pipes.take(Pipe::new)
     }
 
     fn put_pipe(&mut self, pipe: Pipe) {
@@ -261,11 +207,11 @@ impl Kernel for UringKernel {
     }
 
     fn pipe_leaves(&mut self) {
-        self.pipes.out -= 1;
+        self.pipes.leaves();
     }
 
     fn pipe_comes(&mut self) {
-        self.pipes.out += 1;
+        self.pipes.comes();
     }
 
     fn fill_pipe(&self, pipe: &mut Pipe, from: &UringSocket) -> io::Result<usize> {
@@ -274,6 +220,104 @@ impl Kernel for UringKernel {
 
     fn drain_pipe(&self, pipe: &mut Pipe, to: &UringSocket) -> io::Result<usize> {
         pipe.drain_into(to.as_fd())
+    }
+}
+
+impl ThreadKernel for UringKernel {
+    type Listener = OwnedFd;
+    type Accepted = OwnedFd;
+
+    fn monotonic_us(&self) -> u64 {
+        monotonic_us()
+    }
+
+    fn wall_time(&self) -> UnixMillis {
+        UnixMillis::now()
+    }
+
+    fn turn(
+        &mut self,
+        wait: Wait,
+        gather: Option<Gather>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        let before = completions.len();
+        self.ring.turn(wait, gather, completions)?;
+        DROPPED_BY_PANIC.with_borrow_mut(|sockets| {
+            if !sockets.is_empty() && self.ring.has_submitted_all() {
+                sockets.clear();
+            }
+        });
+        self.buffers_out += completions[before..].iter().filter(|each| each.buffer.is_some()).count();
+        Ok(())
+    }
+
+    fn has_work_within(&mut self, budget: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            for _ in 0..SPINS_PER_CLOCK {
+                if self.ring.has_work() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if began.elapsed() >= budget {
+                return false;
+            }
+        }
+    }
+
+    fn record_use(&self, counters: &HotCounters) {
+        counters.buffers_in_use.set(self.buffers_out as u64);
+        counters.pipes_in_use.set(self.pipes.out() as u64);
+        counters.ring_overflows.set(self.ring.overflows());
+    }
+
+    fn reconfigure(&mut self, config: &Config, kernel_tls: KernelTls) {
+        self.silence = silence_options(config);
+        self.kernel_tls = kernel_tls;
+        self.vpn_interface.clone_from(&config.vpn.interface);
+        self.pipes.reconfigure(&config.engine);
+    }
+
+    fn watch_wake(&mut self, user_data: UserData, wake: &Wake) {
+        self.ring.push(user_data.into_bits(), Operation::PollReadableMultishot { fd: wake.as_fd() });
+    }
+
+    fn accept(&mut self, user_data: UserData, listener: &Listener) {
+        let socket = listener.socket.as_fd();
+        let operation = match listener.sharing {
+            Sharing::Own => Operation::AcceptMultishot { listener: socket },
+            Sharing::Shared => Operation::AcceptOne { listener: socket },
+        };
+        self.ring.push(user_data.into_bits(), operation);
+    }
+
+    fn accepted(&self, connection: OwnedFd) -> (UringSocket, Option<SocketAddr>) {
+        let address = socket::peer_address(&connection);
+        (UringSocket::new(connection), address)
+    }
+
+    fn set_silence_options(&self, listener: &Listener, config: &Config) {
+        if let Err(error) = silence::watch_for_silence(&listener.socket, silence_options(config)) {
+            tracing::warn!(%error, "a listener keeps its timeouts.keepalive and timeouts.user_timeout");
+        }
+    }
+
+    fn share_listener(&self, listener: &Listener) -> io::Result<OwnedFd> {
+        listener.socket.try_clone()
+    }
+
+    fn share(&self, socket: &UringSocket) -> io::Result<OwnedFd> {
+        socket.0.try_clone()
+    }
+
+    fn send_away(&mut self, tunnel: MovedTunnel) -> MovedTunnel {
+        tunnel
+    }
+
+    fn take_in(&mut self, tunnel: MovedTunnel) -> MovedTunnel<UringSocket, Pipe> {
+        tunnel.map_sockets(UringSocket::new)
     }
 }
 
@@ -299,73 +343,15 @@ pub(in crate::engine) fn silence_options(config: &Config) -> WatchForSilence {
     }
 }
 
-/// Clean pipes of one thread; made when first wanted, kept until the thread ends.
-struct PipePool {
-    clean: Vec<Pipe>,
-    out: usize,
-    pipes_max: usize,
-    pipe_bytes: usize,
-}
-
-impl PipePool {
-    fn new(config: &EngineConfig) -> Self {
-        Self { clean: Vec::new(), out: 0, pipes_max: config.pipes, pipe_bytes: config.pipe_bytes }
-    }
-
-    /// Sizes new pipes by `config`. Pipes in use keep their size.
-    fn reconfigure(&mut self, config: &EngineConfig) {
-        (self.pipes_max, self.pipe_bytes) = (config.pipes, config.pipe_bytes);
-        self.clean.clear();
-    }
-
-    fn take(&mut self) -> Option<Pipe> {
-        let pipe = match self.clean.pop() {
-            Some(pipe) => pipe,
-            None if self.out < self.pipes_max => Pipe::new(self.pipe_bytes).ok()?,
-            None => return None,
-        };
-        self.out += 1;
-        Some(pipe)
-    }
-
-    fn put(&mut self, pipe: Pipe) {
-        if !pipe.is_clean() {
-            return self.close(pipe);
-        }
-        self.out -= 1;
-        self.clean.push(pipe);
-    }
-
-    fn close(&mut self, pipe: Pipe) {
-        self.out -= 1;
-        drop(pipe);
-    }
-}
-
 /// Spins between two readings of the clock.
 const SPINS_PER_CLOCK: u32 = 32;
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
-    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::engine::user_data::{Purpose, Slot};
-
-    fn pool(pipes: usize) -> PipePool {
-        PipePool::new(&EngineConfig { pipes, ..EngineConfig::default() })
-    }
-
-    #[test]
-    fn the_pool_stops_at_its_bound_and_goes_on_when_a_pipe_comes_back() {
-        let mut pool = pool(2);
-        let first = pool.take().unwrap();
-        let _second = pool.take().unwrap();
-        assert!(pool.take().is_none());
-        pool.put(first);
-        assert!(pool.take().is_some());
-    }
 
     #[test]
     fn a_socket_that_a_panic_drops_keeps_its_number_until_the_next_turn_and_is_reset() {
@@ -392,17 +378,5 @@ mod tests {
         }
         let error = std::io::Read::read(&mut client, &mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[test]
-    fn a_dirty_pipe_is_closed_not_pooled() {
-        let mut pool = pool(1);
-        let mut pipe = pool.take().unwrap();
-        let (inlet, mut source) = UnixStream::pair().unwrap();
-        std::io::Write::write_all(&mut source, b"left over").unwrap();
-        pipe.fill_from(inlet.as_fd()).unwrap();
-        pool.put(pipe);
-        assert!(pool.clean.is_empty());
-        assert!(pool.take().is_some_and(|fresh| fresh.is_clean()));
     }
 }

@@ -3,19 +3,17 @@
 pub(super) mod bind;
 pub(super) mod own_address;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::shared::{Shared, ThreadShared};
 use super::timers::Tick;
-use crate::sys::ring::Operation;
-use crate::sys::silence::{self, WatchForSilence};
 
-pub(super) struct Listener {
-    socket: OwnedFd,
+pub(super) struct Listener<S = OwnedFd> {
+    pub socket: S,
     /// Place of its settings in the configuration's `listen`.
     pub place: usize,
-    sharing: Sharing,
+    pub sharing: Sharing,
     /// Time before which no accept is submitted, after one has failed for want of descriptors or memory.
     paused_until: Option<Tick>,
     /// An accept is in flight. It keeps the socket open even after we close it.
@@ -31,26 +29,14 @@ pub(super) enum Sharing {
     Shared,
 }
 
-impl Listener {
-    pub fn new(socket: OwnedFd, place: usize, sharing: Sharing) -> Self {
+impl<S> Listener<S> {
+    pub fn new(socket: S, place: usize, sharing: Sharing) -> Self {
         Self { socket, place, sharing, paused_until: None, is_accepting: false }
     }
 
     /// The same listener for a worker that begins anew, where no accept is in flight.
     pub fn renewed(self) -> Self {
         Self::new(self.socket, self.place, self.sharing)
-    }
-
-    /// Sets the options that accepted connections inherit.
-    pub fn watch_for_silence(&self, options: WatchForSilence) {
-        if let Err(error) = silence::watch_for_silence(&self.socket, options) {
-            tracing::warn!(%error, "a listener keeps its timeouts.keepalive and timeouts.user_timeout");
-        }
-    }
-
-    /// Another descriptor of the socket, for a process that takes it over.
-    pub fn duplicate(&self) -> std::io::Result<OwnedFd> {
-        self.socket.try_clone()
     }
 
     /// The time for which thread number `thread` leaves clients to the others, because it has more sessions than
@@ -75,6 +61,11 @@ impl Listener {
         }
     }
 
+    /// Ends a pause, where there is one: nothing is accepted anyway.
+    pub fn end_pause(&mut self) {
+        self.paused_until = None;
+    }
+
     /// Ends a pause whose time is over. Returns whether it did.
     pub fn take_resumed(&mut self, now: Tick) -> bool {
         let is_over = self.paused_until.is_some_and(|until| until <= now);
@@ -86,15 +77,6 @@ impl Listener {
 
     pub fn paused_until(&self) -> Option<Tick> {
         self.paused_until
-    }
-
-    /// The operation that accepts the next client, or all further ones.
-    pub fn accept(&self) -> Operation<'_> {
-        let listener = self.socket.as_fd();
-        match self.sharing {
-            Sharing::Own => Operation::AcceptMultishot { listener },
-            Sharing::Shared => Operation::AcceptOne { listener },
-        }
     }
 }
 

@@ -188,7 +188,8 @@ impl<K: Kernel> State<K> {
         Rejecting::start(client, None, version, rejection, core, cx)
     }
 
-    /// Connect or ViaPeer → Reject. `other` is the socket of the device or the peer.
+    /// Connect or ViaPeer → Reject. `other` is the socket of the device or the peer, which gets a reset: it may be
+    /// connected already, and must not take the end for that of a whole stream.
     fn reject_with(
         request: ClientRequest<K>,
         other: K::Socket,
@@ -196,6 +197,7 @@ impl<K: Kernel> State<K> {
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> Self {
+        cx.kernel.reset_on_close(&other);
         Rejecting::start(request.client, Some(other), request.version, rejection, core, cx)
     }
 
@@ -258,12 +260,17 @@ impl<K: Kernel> State<K> {
         }
     }
 
+    /// Any state without a tunnel → Closing. `other`, of a device or a peer, gets a reset as in
+    /// [`reject_with`](Self::reject_with).
     fn close_sockets(
         client: K::Socket,
         other: Option<K::Socket>,
         core: &mut SessionCore,
         cx: &mut TurnCx<'_, K>,
     ) -> Self {
+        if let Some(other) = &other {
+            cx.kernel.reset_on_close(other);
+        }
         Self::Closing(Closing::keep_sockets(client, other, core, cx))
     }
 }

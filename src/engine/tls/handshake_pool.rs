@@ -117,8 +117,14 @@ impl HandshakePool {
     /// A pool whose jobs the test runs itself.
     #[cfg(test)]
     pub fn for_tests() -> (Self, Receiver<HandshakeJob>) {
+        Self::for_tests_on(Arc::new(Wake::new().unwrap()))
+    }
+
+    /// A pool of the thread with this wake-up, whose jobs the test runs itself.
+    #[cfg(any(test, simulation))]
+    pub fn for_tests_on(wake: Arc<Wake>) -> (Self, Receiver<HandshakeJob>) {
         let (sender, jobs) = bounded(HANDSHAKES_MAX);
-        (Self::new(sender, Arc::new(Wake::new().unwrap())), jobs)
+        (Self::new(sender, wake), jobs)
     }
 
     /// Has the handshake of `stream` go on with `records`. The result comes by [`next`](Self::next).

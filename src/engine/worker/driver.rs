@@ -21,7 +21,8 @@ use super::streams::Streams;
 use super::timer_wheel::{Timer, TimerWheel};
 use crate::config::Config;
 use crate::engine::kernel::io::Outcome;
-use crate::engine::kernel::uring::{UringKernel, UringSocket, silence_options};
+use crate::engine::kernel::thread::ThreadKernel;
+use crate::engine::kernel::uring::UringKernel;
 use crate::engine::limits::{HeadPermit, NoPlace, SessionLimits, SessionPermit, network_of};
 use crate::engine::listener::Listener;
 use crate::engine::requests::SESSION_NUMBER_BITS;
@@ -31,19 +32,16 @@ use crate::engine::timers::Tick;
 use crate::engine::tls::handshake_pool::HandshakeOwner;
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::{Slot, UserData};
-use crate::sys::ring::{Completion, Operation};
-use crate::sys::socket;
+use crate::sys::ring::Completion;
 use crate::telemetry::HotCounters;
 use hand_over::HandOver;
 
-type UringCx<'a> = TurnCx<'a, UringKernel>;
-
 /// The sessions of one thread, its listeners, and everything that is due for them.
-pub(super) struct SessionDriver {
+pub(super) struct SessionDriver<K: ThreadKernel = UringKernel> {
     number: usize,
-    listeners: Vec<Listener>,
-    scheduler: Scheduler<UringSocket>,
-    sessions: Sessions<UringKernel>,
+    listeners: Vec<Listener<K::Listener>>,
+    scheduler: Scheduler<K>,
+    sessions: Sessions<K>,
     timers: TimerWheel,
     /// Timers that are due; empty between two turns.
     fired: Vec<Timer>,
@@ -64,8 +62,8 @@ pub(super) struct SessionDriver {
 }
 
 /// The part of a driver that outlives it, where its thread begins anew.
-pub(in crate::engine) struct DriverSeat {
-    pub listeners: Vec<Listener>,
+pub(in crate::engine) struct DriverSeat<L = OwnedFd> {
+    pub listeners: Vec<Listener<L>>,
     /// Sessions so far, by which the next ones are numbered.
     pub sessions_begun: u64,
 }
@@ -86,8 +84,8 @@ struct Arrangement {
     delivery_check: bool,
 }
 
-impl SessionDriver {
-    pub fn new(number: usize, seat: DriverSeat, shared: &Shared, kernel: &mut UringKernel) -> Self {
+impl<K: ThreadKernel> SessionDriver<K> {
+    pub fn new(number: usize, seat: DriverSeat<K::Listener>, shared: &Shared, kernel: &mut K) -> Self {
         let DriverSeat { listeners, sessions_begun } = seat;
         // All of the node's sessions may meet on one thread.
         let sessions_max = shared.limits.sessions_max() as usize + shared.limits.refused_max();
@@ -115,21 +113,21 @@ impl SessionDriver {
     }
 
     /// Puts `config` in force.
-    pub fn reconfigure(&mut self, config: &Config, limits: &SessionLimits) {
+    pub fn reconfigure(&mut self, config: &Config, limits: &SessionLimits, kernel: &K) {
         self.sessions.make_room(limits.sessions_max() as usize + limits.refused_max());
         self.delivery_checks.set_user_timeout(config.timeouts.user_timeout);
         for listener in &self.listeners {
-            listener.watch_for_silence(silence_options(config));
+            kernel.set_silence_options(listener, config);
         }
     }
 
     /// Does all that is due in this turn. Running tunnels go before clients that have none yet.
     pub fn work(
         &mut self,
-        completions: &mut Vec<Completion>,
+        completions: &mut Vec<Completion<K::Accepted>>,
         idle: &mut IdlePolicy,
         signals: &mut SignalReader,
-        cx: &mut UringCx<'_>,
+        cx: &mut TurnCx<'_, K>,
     ) {
         self.scheduler.begin_turn(completions);
         while let Some(completion) = self.scheduler.next_unserved() {
@@ -173,7 +171,7 @@ impl SessionDriver {
     }
 
     /// Puts the queries of the next sessions of a sweep to the view in force.
-    fn recheck_some(&mut self, cx: &mut UringCx<'_>) {
+    fn recheck_some(&mut self, cx: &mut TurnCx<'_, K>) {
         let (slots, questions) = self.sessions.sweep(SWEEP_SESSIONS);
         let mut left = slots.iter().zip(&questions);
         let (view, latest) = (cx.view, cx.now.latest);
@@ -193,7 +191,7 @@ impl SessionDriver {
     }
 
     /// Lets streams move bytes, up to the bound that all of them share in a turn.
-    fn serve_streams(&mut self, cx: &mut UringCx<'_>) {
+    fn serve_streams(&mut self, cx: &mut TurnCx<'_, K>) {
         self.streams.begin_turn();
         while let Some(slot) = self.streams.next() {
             self.arrangement(slot).among_streams = false;
@@ -205,10 +203,10 @@ impl SessionDriver {
 
     fn dispatch(
         &mut self,
-        completion: Completion,
+        completion: Completion<K::Accepted>,
         idle: &mut IdlePolicy,
         signals: &mut SignalReader,
-        cx: &mut UringCx<'_>,
+        cx: &mut TurnCx<'_, K>,
     ) {
         match UserData::from_bits(completion.user_data) {
             Some(UserData::Session { slot, purpose }) => {
@@ -236,7 +234,7 @@ impl SessionDriver {
         }
     }
 
-    fn on_accept(&mut self, number: usize, completion: Completion, cx: &mut UringCx<'_>) {
+    fn on_accept(&mut self, number: usize, completion: Completion<K::Accepted>, cx: &mut TurnCx<'_, K>) {
         self.listeners[number].is_accepting = completion.more;
         if cx.shared.is_stopping() {
             return;
@@ -259,8 +257,8 @@ impl SessionDriver {
     }
 
     /// Gives a client a place among the node's sessions, or among those that get the reply that there is none.
-    fn admit(&mut self, listener: usize, client: OwnedFd, cx: &mut UringCx<'_>) {
-        let address = socket::peer_address(&client);
+    fn admit(&mut self, listener: usize, client: K::Accepted, cx: &mut TurnCx<'_, K>) {
+        let (client, address) = cx.kernel.accepted(client);
         // A load balancer names its client later, and a peer is no client.
         let is_named = !cx.config.listen[listener].has_proxy_header();
         let network = address.filter(|_| is_named).map(|address| network_of(address.ip()));
@@ -274,7 +272,7 @@ impl SessionDriver {
             return;
         }
         self.over_limit += usize::from(permit.is_err());
-        let (client, at_us) = (UringSocket::new(client), cx.now.monotonic_us);
+        let at_us = cx.now.monotonic_us;
         self.scheduler.admit(Accepted { client, address, listener, permit, head, at_us });
     }
 
@@ -282,7 +280,7 @@ impl SessionDriver {
     fn place(
         &mut self,
         network: Option<IpNet>,
-        cx: &mut UringCx<'_>,
+        cx: &mut TurnCx<'_, K>,
     ) -> Result<(SessionPermit, HeadPermit), NoPlace> {
         let limits = &cx.shared.limits;
         let (head, freed) = match limits.await_head(network) {
@@ -300,7 +298,7 @@ impl SessionDriver {
     fn take_place_of_oldest(
         &mut self,
         network: Option<IpNet>,
-        cx: &mut UringCx<'_>,
+        cx: &mut TurnCx<'_, K>,
     ) -> Option<SessionPermit> {
         let slot = self.heads.oldest(network, cx.now.monotonic_us, &mut self.sessions)?;
         let mut freed = None;
@@ -308,7 +306,7 @@ impl SessionDriver {
         freed
     }
 
-    fn begin_session(&mut self, accepted: Accepted<UringSocket>, cx: &mut UringCx<'_>) {
+    fn begin_session(&mut self, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) {
         self.sessions_begun += 1;
         let number = cx.shared.numbers_from.load(Ordering::Relaxed) + self.sessions_begun;
         let id = (self.number as u64) << SESSION_NUMBER_BITS | number;
@@ -327,8 +325,8 @@ impl SessionDriver {
     fn with_session(
         &mut self,
         slot: Slot,
-        cx: &mut UringCx<'_>,
-        act: impl FnOnce(&mut Session<UringKernel>, &mut UringCx<'_>),
+        cx: &mut TurnCx<'_, K>,
+        act: impl FnOnce(&mut Session<K>, &mut TurnCx<'_, K>),
     ) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         session.guarded(cx, act);
@@ -336,7 +334,7 @@ impl SessionDriver {
     }
 
     /// A session has acted: releases it, queues it among the streams, or sets its timer.
-    fn after(&mut self, slot: Slot, cx: &mut UringCx<'_>) {
+    fn after(&mut self, slot: Slot, cx: &mut TurnCx<'_, K>) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let expires = session.expires();
         let was_counted = std::mem::replace(&mut self.arrangement(slot).expires, expires);
@@ -374,7 +372,7 @@ impl SessionDriver {
     }
 
     /// Checks the next tunnels whose peers may not have taken what was sent to them.
-    fn check_deliveries(&mut self, cx: &mut UringCx<'_>) {
+    fn check_deliveries(&mut self, cx: &mut TurnCx<'_, K>) {
         for _ in 0..CHECKS_PER_TURN {
             let Some(slot) = self.delivery_checks.next_due(cx.now.tick()) else { return };
             self.arrangement(slot).delivery_check = false;
@@ -396,7 +394,7 @@ impl SessionDriver {
         }
     }
 
-    fn fire_timers(&mut self, cx: &mut UringCx<'_>) {
+    fn fire_timers(&mut self, cx: &mut TurnCx<'_, K>) {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.advance(cx.now.tick(), &mut fired);
         for timer in fired.drain(..) {
@@ -405,7 +403,7 @@ impl SessionDriver {
         self.fired = fired;
     }
 
-    fn on_timer(&mut self, timer: Timer, cx: &mut UringCx<'_>) {
+    fn on_timer(&mut self, timer: Timer, cx: &mut TurnCx<'_, K>) {
         let arrangement = self.arrangement(timer.slot);
         // An earlier deadline has overtaken this one.
         if arrangement.timer != Some(timer.at) {
@@ -431,7 +429,7 @@ impl SessionDriver {
     }
 
     /// The node is about to end: ends the connections that peers keep ready, once.
-    pub fn end_idle_peers(&mut self, cx: &mut UringCx<'_>) {
+    pub fn end_idle_peers(&mut self, cx: &mut TurnCx<'_, K>) {
         if !std::mem::replace(&mut self.has_ended_idle_peers, true) {
             for slot in self.sessions.occupied() {
                 self.with_session(slot, cx, Session::end_idle_peer);
@@ -440,7 +438,7 @@ impl SessionDriver {
     }
 
     /// Ends some of the tunnels that have stalled longest: memory for TCP runs short.
-    pub fn shed_stalled(&mut self, cx: &mut UringCx<'_>) {
+    pub fn shed_stalled(&mut self, cx: &mut TurnCx<'_, K>) {
         let stalled_until = Tick(cx.now.tick().0.saturating_sub(STALLED_FOR.as_millis() as u64));
         let mut stalled: Vec<(Tick, Slot)> = self.sessions.stalled_until(stalled_until);
         let count = stalled.len().min(SHED_AT_ONCE);
@@ -455,7 +453,7 @@ impl SessionDriver {
 
     /// The thread's ring is lost, or the thread has panicked: ends every session by resets. Drop the ring before
     /// [`leave`](Self::leave) closes their sockets.
-    pub fn abandon_sessions(&mut self, cx: &mut UringCx<'_>) -> usize {
+    pub fn abandon_sessions(&mut self, cx: &mut TurnCx<'_, K>) -> usize {
         let slots = self.sessions.occupied();
         for &slot in &slots {
             if let Some(session) = self.sessions.get_mut(slot) {
@@ -466,25 +464,25 @@ impl SessionDriver {
     }
 
     /// Drops everything but what a new driver of the thread goes on with.
-    pub fn leave(self) -> DriverSeat {
+    pub fn leave(self) -> DriverSeat<K::Listener> {
         let listeners = self.listeners.into_iter().map(Listener::renewed).collect();
         DriverSeat { listeners, sessions_begun: self.sessions_begun }
     }
 
-    pub fn stop_sessions(&mut self, cx: &mut UringCx<'_>) {
+    pub fn stop_sessions(&mut self, cx: &mut TurnCx<'_, K>) {
         for slot in self.sessions.occupied() {
             self.with_session(slot, cx, Session::stop);
         }
     }
 
-    fn accept(&mut self, number: usize, kernel: &mut UringKernel) {
+    fn accept(&mut self, number: usize, kernel: &mut K) {
         self.listeners[number].is_accepting = true;
         let user_data = UserData::Accept { listener: number as u32 };
-        kernel.push(user_data, self.listeners[number].accept());
+        kernel.accept(user_data, &self.listeners[number]);
     }
 
     /// Accepts on every listener, where clients are accepted.
-    fn begin_accepting(&mut self, kernel: &mut UringKernel) {
+    fn begin_accepting(&mut self, kernel: &mut K) {
         for number in 0..self.listeners.len() {
             if self.hand_over.accepts() && !self.listeners[number].is_accepting {
                 self.accept(number, kernel);
@@ -493,22 +491,23 @@ impl SessionDriver {
     }
 
     /// Stops accepting, so that no socket listens any more when the thread has ended.
-    pub fn stop_accepting(&mut self, cx: &mut UringCx<'_>) {
+    pub fn stop_accepting(&mut self, cx: &mut TurnCx<'_, K>) {
         self.scheduler.turn_away();
         self.cancel_accepts(cx);
     }
 
-    fn cancel_accepts(&mut self, cx: &mut UringCx<'_>) {
-        for (number, listener) in (0u32..).zip(&self.listeners) {
+    /// Has every accept end. A pause ends too: nothing would take up its end, and the thread would turn without a rest.
+    fn cancel_accepts(&mut self, cx: &mut TurnCx<'_, K>) {
+        for (number, listener) in (0u32..).zip(&mut self.listeners) {
+            listener.end_pause();
             if listener.is_accepting {
-                let user_data = UserData::Accept { listener: number }.into_bits();
-                cx.kernel.push(UserData::CancelOwn, Operation::Cancel { user_data });
+                cx.kernel.cancel(UserData::CancelOwn, UserData::Accept { listener: number });
             }
         }
     }
 
     /// Accepts again where a pause is over.
-    pub fn resume_accepting(&mut self, cx: &mut UringCx<'_>) {
+    pub fn resume_accepting(&mut self, cx: &mut TurnCx<'_, K>) {
         if cx.shared.is_stopping() || !self.hand_over.accepts() {
             return;
         }
@@ -565,8 +564,8 @@ fn stream_cost(hot: &HotCounters) -> u64 {
     spliced_bytes(hot) + RECORD_COST * (hot.bytes_up_tls.get() + hot.bytes_down_tls.get())
 }
 
-fn watch_wake(thread: &ThreadShared, kernel: &mut UringKernel) {
-    kernel.push(UserData::Wake, Operation::PollReadableMultishot { fd: thread.wake.as_fd() });
+fn watch_wake<K: ThreadKernel>(thread: &ThreadShared, kernel: &mut K) {
+    kernel.watch_wake(UserData::Wake, &thread.wake);
 }
 
 /// True where accept failed because the process or the system is out of descriptors or memory.

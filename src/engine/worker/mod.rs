@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::kernel::thread::ThreadKernel;
 use super::kernel::uring::UringKernel;
 use super::peer_pool::PeerPool;
 use super::shared::Shared;
@@ -28,23 +29,22 @@ use super::tls::handshake_pool::HandshakePool;
 use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
 use crate::config::Config;
-use crate::sys::monotonic::monotonic_us;
-use crate::sys::ring::{Completion, RingError, Wait};
+use crate::sys::ring::{Completion, Gather, RingError, Wait};
 use driver::{DriverSeat, SessionDriver};
 use idle::IdlePolicy;
 use signals::{Recheck, ServicePhase, SignalReader};
 
 /// The state of an engine thread. Only `shared` is shared with other threads.
-pub(super) struct Worker {
+pub(super) struct Worker<K: ThreadKernel = UringKernel> {
     /// Stands above the sessions, because their operations name their sockets: the kernel is done with all
     /// operations when `run` returns.
-    kernel: UringKernel,
+    kernel: K,
     handshakes: HandshakePool,
-    peers: PeerPool<UringKernel>,
+    peers: PeerPool<K>,
     scratch: ScratchMemory,
-    driver: SessionDriver,
+    driver: SessionDriver<K>,
     /// Completions that the ring returned and the scheduler has not taken; empty between two turns.
-    completions: Vec<Completion>,
+    completions: Vec<Completion<K::Accepted>>,
     shared: Arc<Shared>,
     /// The configuration in force, and its number.
     config: Arc<Config>,
@@ -67,17 +67,17 @@ pub(super) struct Worker {
 }
 
 /// The parts of a worker that outlive it, where its thread begins anew.
-pub(super) struct WorkerSeat {
-    pub driver: DriverSeat,
+pub(super) struct WorkerSeat<K: ThreadKernel = UringKernel> {
+    pub driver: DriverSeat<K::Listener>,
     pub handshakes: HandshakePool,
 }
 
 /// A worker that could not go on, and what is left of it.
-pub(super) struct WorkerFailure {
+pub(super) struct WorkerFailure<K: ThreadKernel = UringKernel> {
     pub error: TurnError,
     /// Sessions that it ended.
     pub sessions: usize,
-    pub seat: WorkerSeat,
+    pub seat: WorkerSeat<K>,
 }
 
 /// The reason why a worker could not go on.
@@ -91,8 +91,8 @@ pub(super) enum TurnError {
     NoRing(RingError),
 }
 
-impl Worker {
-    pub fn new(number: usize, mut kernel: UringKernel, seat: WorkerSeat, shared: Arc<Shared>) -> Self {
+impl<K: ThreadKernel> Worker<K> {
+    pub fn new(number: usize, mut kernel: K, seat: WorkerSeat<K>, shared: Arc<Shared>) -> Self {
         let WorkerSeat { driver, handshakes } = seat;
         let driver = SessionDriver::new(number, driver, &shared, &mut kernel);
         // The number first: a configuration that comes between the two is read again.
@@ -100,6 +100,7 @@ impl Worker {
         let config = shared.config();
         let idle = IdlePolicy::new(config.engine.busy_poll);
         let peers = PeerPool::new(config.forward.idle_connections);
+        let clock = Clock::start(&kernel);
         Self {
             kernel,
             handshakes,
@@ -117,28 +118,36 @@ impl Worker {
             idle,
             stop_by: None,
             tend_peers_at: None,
-            clock: Clock::start(),
+            clock,
             clock_seen_at: Tick(0),
         }
     }
 
     /// Turns until the node stops and the last session is over, or the stop takes too long. Where a turn fails, every
     /// session has ended by resets.
-    pub fn run(mut self) -> Result<(), WorkerFailure> {
+    pub fn run(mut self) -> Result<(), WorkerFailure<K>> {
         let shared = Arc::clone(&self.shared);
         let error = loop {
-            match catch_unwind(AssertUnwindSafe(|| self.turn(&shared))) {
-                Ok(Ok(turned)) if turned.is_continue() => {}
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => break TurnError::Ring(error),
-                Err(_) => break TurnError::Panic,
+            match self.guarded_turn(&shared) {
+                Ok(turned) if turned.is_continue() => {}
+                Ok(_) => return Ok(()),
+                Err(error) => break error,
             }
         };
         Err(self.fail(error, &shared))
     }
 
-    fn fail(mut self, error: TurnError, shared: &Shared) -> WorkerFailure {
-        let now = self.clock.read(&shared.authority);
+    /// One turn; a panic in it is an error.
+    pub fn guarded_turn(&mut self, shared: &Shared) -> Result<ControlFlow<()>, TurnError> {
+        match catch_unwind(AssertUnwindSafe(|| self.turn(shared))) {
+            Ok(turned) => turned.map_err(TurnError::Ring),
+            Err(_) => Err(TurnError::Panic),
+        }
+    }
+
+    /// Ends every session by resets, after a turn that failed.
+    pub fn fail(mut self, error: TurnError, shared: &Shared) -> WorkerFailure<K> {
+        let now = self.clock.read(&self.kernel, &shared.authority);
         let thread = &shared.threads[self.number];
         let view = shared.authority.pin();
         let mut cx = TurnCx {
@@ -163,15 +172,20 @@ impl Worker {
 
     /// Adds a completion that the kernel did not make.
     #[cfg(test)]
-    pub fn add_completion(&mut self, completion: Completion) {
+    pub fn add_completion(&mut self, completion: Completion<K::Accepted>) {
         self.completions.push(completion);
+    }
+
+    #[cfg(simulation)]
+    pub fn kernel(&self) -> &K {
+        &self.kernel
     }
 
     /// Sleeps until there is work, and does it; breaks once the thread is to end.
     pub fn turn(&mut self, shared: &Shared) -> io::Result<ControlFlow<()>> {
         self.take_completions()?;
         let thread = &shared.threads[self.number];
-        let now = self.clock.read(&shared.authority);
+        let now = self.clock.read(&self.kernel, &shared.authority);
         self.clock_seen_at = now.tick();
         let has_clock_gained = self.clock.has_gained(now);
         let begins_stop = shared.is_stopping() && self.stop_by.is_none();
@@ -235,7 +249,7 @@ impl Worker {
         self.kernel.reconfigure(&self.config, shared.kernel_tls());
         self.idle.set_busy_poll(self.config.engine.busy_poll);
         self.peers.set_wanted_each(self.config.forward.idle_connections);
-        self.driver.reconfigure(&self.config, &shared.limits);
+        self.driver.reconfigure(&self.config, &shared.limits, &self.kernel);
         shared.threads[self.number].record_config(self.config_version);
     }
 
@@ -247,9 +261,8 @@ impl Worker {
             return self.kernel.turn(Wait::No, None, completions);
         }
         let Some(budget) = self.idle.spin_time() else {
-            let asleep_at = std::time::Instant::now();
-            self.kernel.turn(wait, self.idle.gather(), completions)?;
-            self.idle.record_gap(asleep_at.elapsed());
+            let gap = asleep(&mut self.kernel, wait, self.idle.gather(), completions)?;
+            self.idle.record_gap(gap);
             return Ok(());
         };
         self.kernel.turn(Wait::No, None, completions)?;
@@ -264,9 +277,8 @@ impl Worker {
         } else {
             self.idle.record_miss();
             counters.spins_missed.add(1);
-            let asleep_at = std::time::Instant::now();
-            self.kernel.turn(wait, self.idle.gather(), completions)?;
-            self.idle.record_gap(budget + asleep_at.elapsed());
+            let gap = asleep(&mut self.kernel, wait, self.idle.gather(), completions)?;
+            self.idle.record_gap(budget + gap);
             Ok(())
         }
     }
@@ -281,12 +293,24 @@ impl Worker {
         let times = [self.driver.next_timer(), self.stop_by, self.tend_peers_at, see_clock_at];
         match times.into_iter().flatten().min() {
             Some(tick) => {
-                let now_us = monotonic_us();
+                let now_us = self.kernel.monotonic_us();
                 Wait::Until(Duration::from_micros((tick.0 * 1000).saturating_sub(now_us)))
             }
             None => Wait::Forever,
         }
     }
+}
+
+/// Takes completions after a wait. Returns the time that this took.
+fn asleep<K: ThreadKernel>(
+    kernel: &mut K,
+    wait: Wait,
+    gather: Option<Gather>,
+    completions: &mut Vec<Completion<K::Accepted>>,
+) -> io::Result<Duration> {
+    let asleep_at_us = kernel.monotonic_us();
+    kernel.turn(wait, gather, completions)?;
+    Ok(Duration::from_micros(kernel.monotonic_us().saturating_sub(asleep_at_us)))
 }
 
 /// Longest sleep while a tunnel's right ends at a time, in ms: the wall clock says when, and nothing wakes a thread when

@@ -78,7 +78,7 @@ impl AuditSender {
     }
 
     /// A sender whose events a test reads.
-    #[cfg(test)]
+    #[cfg(any(test, simulation))]
     pub(crate) fn to_channel(events_max: usize) -> (Self, crossbeam::channel::Receiver<AuditEvent>) {
         let (queue, events) = crossbeam::channel::bounded(events_max);
         (Self::into_queue(queue, LostEvents::default()), events)

@@ -40,12 +40,14 @@ pub const CALLS: &[Call] = calls! {
     accept4 SYS_accept4 All [EMFILE ENFILE ENOMEM ENOBUFS ECONNABORTED EINTR EPERM]
     bind SYS_bind All [EADDRINUSE EACCES EADDRNOTAVAIL ENOMEM]
     brk SYS_brk MayEnd [ENOMEM]
+    capset SYS_capset All [EPERM]
     chmod SYS_chmod All [EPERM EROFS EIO]
     fchmod SYS_fchmod All [EPERM EROFS EIO]
     chown SYS_chown All [EPERM EROFS]
     clock_nanosleep SYS_clock_nanosleep All [EINTR]
     clone3 SYS_clone3 All [EAGAIN ENOMEM]
     close SYS_close All [EINTR]
+    close_range SYS_close_range All [EMFILE ENOMEM]
     connect SYS_connect All [EINTR EAGAIN ECONNREFUSED EADDRNOTAVAIL ENETUNREACH ETIMEDOUT EACCES]
     epoll_create1 SYS_epoll_create1 All [EMFILE ENFILE ENOMEM]
     epoll_ctl SYS_epoll_ctl All [ENOMEM ENOSPC]
@@ -68,6 +70,9 @@ pub const CALLS: &[Call] = calls! {
     io_uring_register SYS_io_uring_register All [ENOMEM EBUSY EMFILE]
     io_uring_setup SYS_io_uring_setup All [EMFILE ENFILE ENOMEM EPERM ENOSYS]
     ioctl SYS_ioctl All [EIO ENOTTY]
+    landlock_add_rule SYS_landlock_add_rule All [ENOMEM]
+    landlock_create_ruleset SYS_landlock_create_ruleset All [EMFILE ENFILE ENOMEM ENOSYS EOPNOTSUPP]
+    landlock_restrict_self SYS_landlock_restrict_self All [ENOMEM EPERM]
     listen SYS_listen All [EADDRINUSE]
     lseek SYS_lseek All [EINVAL]
     madvise SYS_madvise All [ENOMEM EAGAIN]
@@ -93,6 +98,7 @@ pub const CALLS: &[Call] = calls! {
     sched_getaffinity SYS_sched_getaffinity All [EPERM]
     sched_setaffinity SYS_sched_setaffinity All [EPERM EINVAL]
     sendmsg SYS_sendmsg All [EINTR EAGAIN ENOBUFS ENOMEM]
+    seccomp SYS_seccomp All [ENOMEM]
     sendto SYS_sendto All [EINTR EAGAIN ECONNRESET EPIPE ENOBUFS ENOMEM]
     setpriority SYS_setpriority All [EPERM]
     setsockopt SYS_setsockopt All [ENOBUFS ENOMEM ENOPROTOOPT EPERM]
@@ -113,6 +119,7 @@ pub const CALLS: &[Call] = calls! {
 const WITHOUT_ERRORS: &[i64] = &[
     libc::SYS_access,
     libc::SYS_arch_prctl,
+    libc::SYS_capget,
     libc::SYS_clock_gettime,
     libc::SYS_clone,
     libc::SYS_dup,

@@ -5,12 +5,13 @@
 
 use crossbeam::channel::Sender;
 
-use super::{SessionDriver, UringCx};
-use crate::engine::kernel::uring::UringSocket;
+use super::SessionDriver;
+use crate::engine::kernel::thread::ThreadKernel;
 use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::requests::{Accepting, PassedSocket, WorkerRequest};
 use crate::engine::session::Session;
 use crate::engine::timers::Tick;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
 /// See the module.
@@ -61,11 +62,11 @@ impl HandOver {
     }
 }
 
-impl SessionDriver {
+impl<K: ThreadKernel> SessionDriver<K> {
     /// Begins a request that [`RequestsInProgress`](super::RequestsInProgress) leaves to the driver.
-    pub(super) fn begin_request(&mut self, request: WorkerRequest, cx: &mut UringCx<'_>) {
+    pub(super) fn begin_request(&mut self, request: WorkerRequest, cx: &mut TurnCx<'_, K>) {
         match request {
-            WorkerRequest::Listeners { answer } => drop(answer.try_send(self.passed_sockets())),
+            WorkerRequest::Listeners { answer } => drop(answer.try_send(self.passed_sockets(cx.kernel))),
             WorkerRequest::Accepting { mode, answer } => self.change_accepting(mode, answer, cx),
             WorkerRequest::Capture { tunnels_max, answer } => {
                 let capture = Capture {
@@ -95,7 +96,7 @@ impl SessionDriver {
     }
 
     /// Goes on with what is under way.
-    pub(super) fn hand_over_some(&mut self, cx: &mut UringCx<'_>) {
+    pub(super) fn hand_over_some(&mut self, cx: &mut TurnCx<'_, K>) {
         if !self.listeners.iter().any(|listener| listener.is_accepting)
             && let Some(stopped) = self.hand_over.stopped.take()
         {
@@ -125,14 +126,14 @@ impl SessionDriver {
         }
     }
 
-    fn passed_sockets(&self) -> Vec<PassedSocket> {
-        let copy = |listener: &super::Listener| {
-            Some(PassedSocket { place: listener.place, socket: listener.duplicate().ok()? })
+    fn passed_sockets(&self, kernel: &K) -> Vec<PassedSocket> {
+        let copy = |listener: &super::Listener<K::Listener>| {
+            Some(PassedSocket { place: listener.place, socket: kernel.share_listener(listener).ok()? })
         };
         self.listeners.iter().filter_map(copy).collect()
     }
 
-    fn change_accepting(&mut self, mode: Accepting, answer: Sender<()>, cx: &mut UringCx<'_>) {
+    fn change_accepting(&mut self, mode: Accepting, answer: Sender<()>, cx: &mut TurnCx<'_, K>) {
         self.hand_over.accepting = mode;
         if mode == Accepting::Yes {
             self.hand_over.stopped = None;
@@ -145,7 +146,7 @@ impl SessionDriver {
     }
 
     /// Has the next tunnels come to rest. Returns whether all places of the table were seen.
-    fn begin_rest(&mut self, capture: &mut Capture, cx: &mut UringCx<'_>) -> bool {
+    fn begin_rest(&mut self, capture: &mut Capture, cx: &mut TurnCx<'_, K>) -> bool {
         if !capture.pending.is_empty() || !capture.captured.is_empty() {
             return false;
         }
@@ -165,14 +166,15 @@ impl SessionDriver {
         has_seen_all
     }
 
-    fn capture_rested(&mut self, capture: &mut Capture, cx: &mut UringCx<'_>) {
+    fn capture_rested(&mut self, capture: &mut Capture, cx: &mut TurnCx<'_, K>) {
         capture.pending.retain(|slot| {
             let Some(session) = self.sessions.get_mut(*slot) else { return false };
             if !session.is_at_rest() {
                 // One that has ended meanwhile is not waited for.
                 return session.comes_to_rest();
             }
-            let sockets = session.tunnel_sockets().map(|sockets| sockets.map(UringSocket::duplicate));
+            let sockets =
+                session.tunnel_sockets().map(|sockets| sockets.map(|socket| cx.kernel.share(socket)));
             let Some([Ok(client), Ok(device)]) = sockets else {
                 self.hand_over.staying.push(*slot);
                 return false;
@@ -181,13 +183,14 @@ impl SessionDriver {
             let arrangement = &mut self.arrangements[slot.0 as usize];
             arrangement.among_streams = false;
             self.expiring -= usize::from(std::mem::take(&mut arrangement.expires));
-            capture.captured.extend(session.capture([client, device], cx));
+            let captured = session.capture([client, device], cx);
+            capture.captured.extend(captured.map(|tunnel| cx.kernel.send_away(tunnel)));
             false
         });
     }
 
     /// Tunnels that stay go on, where they are at rest.
-    fn let_stay(&mut self, cx: &mut UringCx<'_>) {
+    fn let_stay(&mut self, cx: &mut TurnCx<'_, K>) {
         for slot in std::mem::take(&mut self.hand_over.staying) {
             match self.sessions.get_mut(slot) {
                 Some(session) if session.is_at_rest() => self.with_session(slot, cx, Session::go_on),
@@ -198,12 +201,12 @@ impl SessionDriver {
     }
 
     /// Goes on with a tunnel that was captured, and decides about its right by the view in force.
-    fn adopt(&mut self, mut tunnel: MovedTunnel, cx: &mut UringCx<'_>) {
+    fn adopt(&mut self, mut tunnel: MovedTunnel, cx: &mut TurnCx<'_, K>) {
         let facts = tunnel.facts;
         let place = tunnel.place.take();
         let place = place.unwrap_or_else(|| cx.shared.limits.hold(Some((facts.principal, facts.device))));
         let slot = self.sessions.reserve();
-        let session = Session::adopt(tunnel.map_sockets(UringSocket::new), slot, place, cx);
+        let session = Session::adopt(cx.kernel.take_in(tunnel), slot, place, cx);
         self.sessions.fill(slot, session);
         self.with_session(slot, cx, |session, cx| {
             session.go_on(cx);
