@@ -79,6 +79,8 @@ impl Signers {
         };
         let signer = |key, who| TokenSigner {
             key,
+            // Read already.
+            key_file: folder.clone(),
             key_id: Some("one".to_owned()),
             issuer: None,
             audience: Some("relay".to_owned()),
