@@ -60,7 +60,8 @@ loom: ## Try every order in which threads can publish, reclaim, revoke and wake
 
 lint: tools ## Formatting, clippy, documentation, layers and cycles, licences and banned crates
 	@cargo fmt --all --check
-	cargo clippy --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz -p sluicegate-simulate --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz --all-targets -- -D warnings
+	cargo clippy --locked -p sluicegate-simulate --bins -- -D warnings
 	cargo clippy --locked -p sluicegate --bench attack --bench compare --bench control --bench full_load --bench handover --bench soak --bench tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources

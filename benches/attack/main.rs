@@ -8,7 +8,7 @@ mod support;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use harness::{ATTACKS, Outcome, Target, header, line, run, write};
+use harness::{ATTACKS, Target, header, line, run, write};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
@@ -31,6 +31,13 @@ fn main() -> ExitCode {
             }
             let line = line(attack, &target, &outcome);
             print!("{line}");
+            let during = &outcome.during;
+            if let Some(why) = &during.why_not {
+                println!(
+                    "after {} messages, {} tunnels were not opened: {why}",
+                    during.messages, during.not_opened
+                );
+            }
             table += &line;
         }
     }

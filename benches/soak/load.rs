@@ -85,16 +85,16 @@ impl<'a> Load<'a> {
     }
 
     fn open(&self) -> io::Result<TcpStream> {
-        self.ask(&self.request.bytes(), 200)
+        self.ask(&self.request.bytes(), &[200])
     }
 
-    /// Sends a head. The connection, where the answer has this status.
-    fn ask(&self, head: &[u8], status: u16) -> io::Result<TcpStream> {
+    /// Sends a head. The connection, where the answer has one of these statuses.
+    fn ask(&self, head: &[u8], statuses: &[u16]) -> io::Result<TcpStream> {
         let mut stream = connect(self.plain)?;
         stream.write_all(head)?;
         let head = read_head(&mut stream)?;
-        let wanted = format!("HTTP/1.1 {status} ");
-        if head.starts_with(wanted.as_bytes()) {
+        let is_wanted = |status: &u16| head.starts_with(format!("HTTP/1.1 {status} ").as_bytes());
+        if statuses.iter().any(is_wanted) {
             return Ok(stream);
         }
         Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()))
@@ -148,14 +148,15 @@ impl<'a> Load<'a> {
     }
 
     fn refused(&self, number: u64) {
-        let (head, status) = match number % 5 {
-            0 => (Request::to(DEVICE, self.port).bytes(), 407),
-            1 => (Request::to(DEVICE, self.port).bearer("sg_nobody").bytes(), 407),
-            2 => (Request::to(OTHER_DEVICE, self.port).bearer(&self.token).bytes(), 403),
-            3 => (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 405),
-            _ => (Request::to(DEVICE, 1).bearer(&self.token).bytes(), 502),
+        // While the store is away, nobody can say that it does not know a token.
+        let (head, statuses) = match number % 5 {
+            0 => (Request::to(DEVICE, self.port).bytes(), &[407][..]),
+            1 => (Request::to(DEVICE, self.port).bearer("sg_nobody").bytes(), &[407, 503][..]),
+            2 => (Request::to(OTHER_DEVICE, self.port).bearer(&self.token).bytes(), &[403][..]),
+            3 => (b"GET / HTTP/1.1\r\n\r\n".to_vec(), &[405][..]),
+            _ => (Request::to(DEVICE, 1).bearer(&self.token).bytes(), &[502][..]),
         };
-        let refused = self.ask(&head, status).map(drop);
+        let refused = self.ask(&head, statuses).map(drop);
         count(&self.tallies.refused, self.tallies, "a refusal", refused);
     }
 

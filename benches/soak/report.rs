@@ -60,14 +60,27 @@ impl Report<'_> {
                 None => Verdict { what: format!("{name}: too short to say"), is_met: true },
             });
         }
-        let Done { audit_starts, audit_ends, .. } = self.done;
+        let (opened, ended) = (self.opened(), self.done.audit_ends);
         verdicts.push(Verdict {
-            what: format!("sessions in the audit log: {audit_starts} began, {audit_ends} ended"),
-            is_met: audit_starts == audit_ends && *audit_starts > 0,
+            what: format!("tunnels that clients opened: {opened}; that have ended by the audit log: {ended}"),
+            is_met: opened == ended && opened > 0,
+        });
+        let state = self.sampler.samples.iter().map(|sample| sample.state_bytes).max().unwrap_or_default();
+        verdicts.push(Verdict {
+            what: format!("state folder: {} KiB at most, bound {} KiB", state >> 10, STATE_BYTES_MAX >> 10),
+            is_met: state <= STATE_BYTES_MAX,
         });
         let left = self.sampler.at_rest.map_or(f64::NAN, |sample| sample.sessions);
         verdicts.push(Verdict { what: format!("sessions left at rest: {left}"), is_met: left == 0.0 });
         verdicts
+    }
+
+    /// Tunnels that clients have opened.
+    fn opened(&self) -> u64 {
+        let Tallies { short, by_tls, streams, long, .. } = self.tallies;
+        let of_clients: u64 =
+            [short, by_tls, streams, long].iter().map(|tally| tally.load(Ordering::Relaxed)).sum();
+        of_clients + self.done.revocations_ms.len() as u64
     }
 
     fn add_work(&self, text: &mut String) {
@@ -83,7 +96,7 @@ impl Report<'_> {
             ("MiB streamed", tally(stream_bytes) >> 20),
             ("long tunnels", tally(long)),
             ("messages there and back through long tunnels", tally(pings)),
-            ("requests refused (407, 403, 405, 502)", tally(refused)),
+            ("requests refused (407, 403, 405, 502, and 503 while the store is away)", tally(refused)),
             ("clients that left without a request", tally(abandoned)),
             ("tokens revoked under an open tunnel", done.revocations_ms.len() as u64),
             ("times that the store showed no grant, held and mended", done.holds),
@@ -150,12 +163,14 @@ fn quantiles(values: &[f64]) -> String {
 /// What must not grow: its name, its unit, its value.
 type Curve = (&'static str, &'static str, fn(&Sample) -> f64);
 
-const CURVES: [Curve; 4] = [
+const CURVES: [Curve; 3] = [
     ("RSS", "MiB", |sample| sample.rss_bytes as f64 / 1_048_576.0),
     ("descriptors", "", |sample| sample.descriptors as f64),
     ("threads", "", |sample| sample.threads as f64),
-    ("state folder", "KiB", |sample| sample.state_bytes as f64 / 1024.0),
 ];
+
+/// A journal is replaced by a state from 4 MiB on, at its next file of 1 MiB; and the states of this small store.
+const STATE_BYTES_MAX: u64 = 8 << 20;
 
 /// Rows of the table of curves, about.
 const ROWS: usize = 40;

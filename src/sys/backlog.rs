@@ -20,11 +20,13 @@ pub trait SubmissionQueue<E> {
     fn is_empty(&mut self) -> bool;
 }
 
-impl<E, A> Backlog<E, A> {
-    pub fn new() -> Self {
+impl<E, A> Default for Backlog<E, A> {
+    fn default() -> Self {
         Self { entries: VecDeque::new(), addresses: Vec::new() }
     }
+}
 
+impl<E, A> Backlog<E, A> {
     /// Queues an entry, and keeps the address that it points to.
     pub fn push(&mut self, entry: E, address: Option<A>, queue: &mut impl SubmissionQueue<E>) {
         self.addresses.extend(address);

@@ -179,7 +179,7 @@ impl Ring {
             enter: Enter::new(&ring),
             ring,
             id: RingId::next(),
-            backlog: Backlog::new(),
+            backlog: Backlog::default(),
             overflows: 0,
             accept_user_data: Vec::new(),
             receive_limit,

@@ -59,7 +59,7 @@ impl ClaimTable {
         Ok(WrittenClaims { here: uuids(HERE)?, asked: uuids(ASKED)? })
     }
 
-    /// Reads the claims of other nodes to devices of `node` that it has not answered, at most [`OPEN_CLAIMS_MAX`].
+    /// Reads the claims of other nodes to devices of `node` that it has not answered, at most `OPEN_CLAIMS_MAX`.
     pub fn open_claims(&mut self, node: &str) -> Result<Vec<OpenClaim>, StoreError> {
         self.database.transaction(TransactionKind::OneStatement, |store| {
             store.rows(OPEN, &[node.into(), (OPEN_CLAIMS_MAX as i64).into()], |row| {

@@ -58,7 +58,7 @@ impl WorldKernel {
     pub fn new(world: SharedWorld, config: &Config) -> Self {
         Self {
             world,
-            backlog: Backlog::new(),
+            backlog: Backlog::default(),
             pipes: PipePool::new(&config.engine),
             buffers: (0..config.engine.buffers).map(|_| None).collect(),
             buffers_out: 0,
