@@ -174,13 +174,20 @@ fn confinement_lines(confinement: &Confinement) -> Vec<String> {
     let in_force = in_force.join(", ");
     let first = match mode {
         ConfinementMode::On if capabilities.is_empty() => format!("{in_force}; no capability"),
-        ConfinementMode::On => format!("{in_force}; of capabilities to {}", capabilities.join(", ")),
+        ConfinementMode::On => in_force,
         ConfinementMode::Log => {
             "no: system calls that are not needed are logged (security.confine)".to_owned()
         }
         ConfinementMode::Off => "no: security.confine is \"off\"".to_owned(),
     };
-    std::iter::once(first).chain(confinement.lacks()).collect()
+    let capabilities = match mode {
+        ConfinementMode::On if !capabilities.is_empty() => {
+            let names = capabilities.iter().map(|name| name.trim_start_matches("CAP_").to_lowercase());
+            Some(format!("capabilities: {}", names.collect::<Vec<_>>().join(", ")))
+        }
+        _ => None,
+    };
+    std::iter::once(first).chain(capabilities).chain(confinement.lacks()).collect()
 }
 
 fn probe_text(result: &ProbeResult, success: &str, now: UnixMillis) -> String {

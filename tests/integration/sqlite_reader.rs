@@ -304,7 +304,7 @@ fn a_store_of_the_version_before_gets_an_identity_and_keeps_its_outbox() {
     let config = StoreConfig { url: StoreUrl::Sqlite(path.clone()), ..StoreConfig::default() };
     let mut reader = reader(&config, &Authz::default(), KnownPosition::default());
     let error = reader.read_relation(Relation::Credentials).unwrap_err();
-    assert!(matches!(error, StoreError::Version { found: 2, wanted: 4, .. }), "{error}");
+    assert!(matches!(error, StoreError::Version { found: 2, wanted: 5, .. }), "{error}");
 
     assert_eq!(sqlite::init(&path).unwrap(), Initialised::Migrated { from: 2 });
     let answer = reader.read_relation(Relation::Credentials).unwrap();
