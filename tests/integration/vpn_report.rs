@@ -168,7 +168,7 @@ fn a_device_is_reached_by_every_node_wherever_it_connects() {
 #[test]
 fn of_two_nodes_that_hold_a_device_the_later_has_it_and_the_other_once_that_one_lets_go() {
     let (fleet, _silent) = silent_fleet();
-    let (a, _b) = (fleet.start_a(), fleet.start_b());
+    let (_a, _b) = (fleet.start_a(), fleet.start_b());
     fleet.hold("node-a", &[DEVICE]);
     assert!(fleet.comes_to_say(DEVICE, "node-a", true));
     std::thread::sleep(APART);
@@ -177,7 +177,6 @@ fn of_two_nodes_that_hold_a_device_the_later_has_it_and_the_other_once_that_one_
     // Some repetitions of what the first one says.
     std::thread::sleep(Duration::from_secs(1));
     assert!(fleet.comes_to_say(DEVICE, "node-b", true));
-    assert!(a.metric("sluicegate_location_reports_total{result=\"refused\"}").unwrap() >= 1.0);
     fleet.hold("node-b", &[]);
     assert!(fleet.comes_to_say(DEVICE, "node-a", true));
 }

@@ -51,7 +51,7 @@ fn a_device_is_online_while_its_handshake_is_young_and_a_command_that_fails_take
     std::fs::remove_file(&dump).unwrap();
     assert!(relay.metric_becomes("sluicegate_vpn_addresses_stale_files", |sources| sources == 1.0));
     assert!(
-        relay.logs("dump` failed: exit status: 1; does the relay have CAP_NET_ADMIN?"),
+        relay.logs("dump` failed: exit status: 1; does the relay have the capability for it?"),
         "{}",
         relay.log()
     );
