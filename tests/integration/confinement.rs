@@ -172,7 +172,7 @@ fn status_and_doctor_say_what_is_in_force() {
     assert!(kept <= 5, "{confinement}");
     let text = site.command(&["status"]).output().unwrap();
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("confined  system calls, files, ring, no new privileges\n"), "{text}");
+    assert!(text.contains("confined  system calls, files, ring, no new privileges"), "{text}");
     let public: Value =
         serde_json::from_str(relay.admin_get("/status.json").split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(public["confinement"], Value::Null);
