@@ -79,7 +79,7 @@ fn site_on(database: &Database<'_>, authority: &Authority) -> Site {
     let mut site = Site::on_postgres(
         database,
         "log.level = 'warn'\nauthz = { refresh = '200ms', reconcile = '5s', reread = '2s' }\n\
-         limits = { sessions_per_device = 4000, sessions_per_principal = 4000 }",
+         limits = { sessions_per_device = 4000, sessions_per_principal = 4000, unknown_tokens_per_minute = 1000 }",
     );
     let (chain, key) = authority.issue("relay", &["relay"]).write(site.folder(), "relay");
     site.configure(&format!(
