@@ -165,11 +165,7 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         match operation {
-            // Polled while the source is not read, so that a reset is passed on even if the sink stalls.
-            FlowOperation::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
-                Err(FlowError::source(errno(-libc::ECONNRESET)))
-            }
-            FlowOperation::Hangup => Ok(()),
+            FlowOperation::Hangup => reset_of(&outcome),
             _ if self.finished => {
                 outcome.give_back(io.kernel);
                 Ok(())
@@ -355,6 +351,15 @@ impl FlowError {
 
     fn sink(error: io::Error) -> Self {
         Self { end: FlowEnd::Sink, error }
+    }
+}
+
+/// The reset that a poll of a source has seen. It is polled while it is not read, so that a reset is passed on even if the
+/// sink stalls.
+fn reset_of(hangup: &Outcome) -> Result<(), FlowError> {
+    match hangup.result > 0 && hangup.result & i32::from(libc::POLLERR) != 0 {
+        true => Err(FlowError::source(errno(-libc::ECONNRESET))),
+        false => Ok(()),
     }
 }
 

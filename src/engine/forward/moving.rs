@@ -4,7 +4,7 @@
 
 use super::copy::CopyPath;
 use super::splice::SplicePath;
-use super::{Direction, Flow, FlowError, FlowOperation, FlowSockets, Path};
+use super::{Direction, Flow, FlowError, FlowOperation, FlowSockets, Path, reset_of};
 use crate::config::Forwarding;
 use crate::engine::kernel::io::{Io, Outcome, errno};
 use crate::engine::kernel::{Conveyor, Kernel};
@@ -21,11 +21,9 @@ impl<P: Conveyor> Flow<P> {
         io: &mut Io<'_, K>,
     ) -> Result<(), FlowError> {
         match operation {
-            FlowOperation::Hangup if outcome.result > 0 && outcome.result & i32::from(libc::POLLERR) != 0 => {
-                Err(FlowError::source(errno(-libc::ECONNRESET)))
-            }
-            // The next owner polls again.
-            FlowOperation::Hangup | FlowOperation::Readable | FlowOperation::Writable => Ok(()),
+            // Of these, the next owner polls again.
+            FlowOperation::Hangup => reset_of(&outcome),
+            FlowOperation::Readable | FlowOperation::Writable => Ok(()),
             _ if self.finished => Ok(()),
             FlowOperation::Receive => self.absorb_received(outcome, ends, io),
             FlowOperation::Fill => self.absorb_filled(outcome.result, ends, io),
