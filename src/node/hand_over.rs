@@ -136,6 +136,21 @@ impl Node {
         HandedOver { pid, version, remark: failure.or(remark), progress }
     }
 
+    /// Waits for rights to decide by, without which nobody should be taken from a process that has some.
+    pub(super) fn wait_for_rights(&self) -> Result<(), NodeError> {
+        let give_up_at = Instant::now() + Predecessor::rights_time();
+        while !self.has_rights() {
+            if Instant::now() >= give_up_at {
+                let why = self.control.status().get().last_error;
+                return Err(NodeError::NoRights(
+                    why.unwrap_or_else(|| "the store has not answered".to_owned()),
+                ));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
     /// The last steps of a node that takes over: the process before stops to accept, and this one begins.
     pub(super) fn take_over(
         &mut self,
@@ -164,26 +179,6 @@ impl Node {
     }
 }
 
-impl Node {
-    /// Waits for rights to decide by, without which nobody should be taken from a process that has some.
-    pub(super) fn wait_for_rights(&self) -> Result<(), NodeError> {
-        let give_up_at = Instant::now() + Predecessor::rights_time();
-        while !self.has_rights() {
-            if Instant::now() >= give_up_at {
-                let why = self.control.status().get().last_error;
-                return Err(NodeError::NoRights(
-                    why.unwrap_or_else(|| "the store has not answered".to_owned()),
-                ));
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Ok(())
-    }
-}
-
-/// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
-
 impl HandedOver {
     /// Waits until all tunnels have moved that can, or `patience` has passed. Returns how many have moved.
     pub fn wait_until_moved(&self, patience: Duration) -> u64 {
@@ -194,3 +189,6 @@ impl HandedOver {
         self.progress.moved()
     }
 }
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
