@@ -30,7 +30,7 @@ fuzz: ## Fuzz parsers, following the coverage: TARGET=connect_head SECONDS=60; w
 	@exec fuzz/run $(or $(TARGET),all) $(or $(SECONDS),60)
 
 faults: ## Let every system call of a relay fail in every way, and write the table of docs/faults.md; ARGS="splice EINTR" runs these cases
-	@exec cargo test --locked --test faults -- $(ARGS)
+	@exec cargo bench --locked --profile dev --bench faults -- $(ARGS)
 
 mutate: ## Break the queries in every way, in all sizes and on both stores, and write a table; ARGS="grants drop 30%" runs these cases
 	@exec cargo test --locked --profile thorough --test mutation -- $(ARGS)
@@ -62,7 +62,7 @@ lint: tools ## Formatting, clippy, documentation, layers and cycles, licences an
 	@cargo fmt --all --check
 	cargo clippy --locked -p sluicegate -p sluicegate-house -p sluicegate-fuzz --all-targets -- -D warnings
 	cargo clippy --locked -p sluicegate-simulate --bins -- -D warnings
-	cargo clippy --locked -p sluicegate --bench attack --bench compare --bench control --bench full_load --bench handover --bench soak --bench tls -- -D warnings
+	cargo clippy --locked -p sluicegate --bench attack --bench compare --bench control --bench faults --bench full_load --bench handover --bench soak --bench tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --log-level error check bans licenses sources
 	cargo run --locked -p sluicegate-house --quiet

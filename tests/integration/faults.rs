@@ -1,7 +1,7 @@
 //! A system call that fails ends no tunnel but the one concerned, makes no thread spin, and leaves nothing behind once
-//! it works again: a sample of what `make faults` tries. `tests/faults/harness` has what fails and what must hold.
+//! it works again: a sample of what `make faults` tries. `benches/faults/harness` has what fails and what must hold.
 
-#[path = "../faults/harness/mod.rs"]
+#[path = "../../benches/faults/harness/mod.rs"]
 mod harness;
 
 use harness::{Case, Moment, census, census_misses, run_all, supervisor_or_skip};

@@ -129,7 +129,7 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 /// What the copy has.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 11] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
@@ -137,7 +137,6 @@ const SOURCES: [&str; 12] = [
     "src",
     "benches",
     "fuzz",
-    "tests/faults",
     "tests/mutation",
     "tests/house",
     "tests/loom",

@@ -113,8 +113,9 @@ impl World {
             if let Some((name, why)) = found {
                 return self.fail(|| format!("tunnel {number} {name}: {why}, and nothing will wake it"));
             }
-            // Bytes that a side without room keeps waiting are in the way of a look at the other one.
-            let is_stalled = up_held > 0 && device.room() == 0 || down_held > 0 && client.room() == 0;
+            // A splice by the ring waits for room by itself, and nothing looks at the source meanwhile.
+            let is_stalled = self.plan.forwarding == crate::config::Forwarding::RingSplice
+                && (up_held > 0 && device.room() == 0 || down_held > 0 && client.room() == 0);
             let within_us = if is_stalled { STALLED_RESET_SEEN_WITHIN_US } else { RESET_SEEN_WITHIN_US };
             if reset_at_us.is_some_and(|at_us| self.now_us - at_us > within_us) {
                 let side = |side: &Connection| {
@@ -319,7 +320,7 @@ pub const REPLY: &str = "HTTP/1.1 200 Connection Established\r\n\r\n";
 /// Time in which the relay sees a reset at the latest: a tunnel that is half-closed looks after a while.
 const RESET_SEEN_WITHIN_US: u64 = 10_000_000;
 
-/// The same while bytes wait for a side that does not read: then `timeouts.half_closed` ends the tunnel.
+/// The same while a splice by the ring waits for a side that does not read: then `timeouts.half_closed` ends the tunnel.
 const STALLED_RESET_SEEN_WITHIN_US: u64 = 60_000_000 + RESET_SEEN_WITHIN_US;
 
 /// Time in which the relay sees that the wall clock has reached the end of a right.
