@@ -161,6 +161,11 @@ impl<K: ThreadKernel> SessionDriver<K> {
                 self.with_session(found.slot, cx, Session::end_by_admin);
                 found.confirm();
             }
+            Some(Due::Judge(verdicts)) => {
+                for (slot, verdict) in verdicts {
+                    self.with_session(slot, cx, |session, cx| session.judge(verdict, cx));
+                }
+            }
             Some(Due::Other(request)) => self.begin_request(request, cx),
             None => {}
         }
