@@ -209,8 +209,7 @@ impl<P: Conveyor> Flow<P> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
         path.measure(bytes.len());
         path.promote |= streams(self.forwarding, path.streaming);
-        let spilled = path.is_spilled();
-        if spilled {
+        if path.is_spilled() {
             return path.keep(bytes);
         }
         let Taken { bytes: sent, outcome } = send_until_full(kernel, ends.sink, bytes);

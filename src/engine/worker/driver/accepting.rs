@@ -187,5 +187,5 @@ fn is_exhaustion(errno: i32) -> bool {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepted clients that wait for their sessions, at which a thread accepts no more until half of them have begun. What one
-/// look at the listening socket's queue had found comes on top.
-const ARRIVALS_MAX: usize = 256;
+/// look at the listening socket's queue had found comes on top. The simulation has few clients.
+const ARRIVALS_MAX: usize = if cfg!(simulation) { 3 } else { 256 };
