@@ -90,13 +90,19 @@ pub(super) fn remove_others<'a>(folder: &Path, places: impl Iterator<Item = &'a 
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let is_other = name.to_str().is_some_and(|name| {
-            name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !used.iter().any(|used| used == name)
-        });
-        if is_other {
+        let is_other = |name: &&str| name.starts_with(PREFIX) && !used.iter().any(|used| used == name);
+        let Some(name) = name.to_str().filter(is_other) else { continue };
+        // Another process may be writing it now.
+        if name.ends_with(SUFFIX) || is_left(&entry) {
             let _it_stays = fs::remove_file(entry.path());
         }
     }
+}
+
+/// True where nobody has written a file for longer than a write takes.
+fn is_left(entry: &fs::DirEntry) -> bool {
+    let written = entry.metadata().and_then(|metadata| metadata.modified());
+    written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > WRITE_TIME_MAX))
 }
 
 fn file_name(place: &KeyPlace) -> Option<String> {
@@ -115,6 +121,9 @@ const FILE_BYTES_MAX: u64 = 6 * KEY_SET_BYTES_MAX + 4096;
 
 /// Time after which the file is written anew though the set is the same.
 const REWRITE_AFTER: Duration = Duration::from_secs(3600);
+
+/// Age from which a file that is half written was left by a crash.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Permission of the group or of all others to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -144,7 +153,15 @@ mod tests {
         fs::copy(&kept.path, &of_other.path).unwrap();
         assert_eq!(of_other.load(), None, "another place");
 
+        let half_written = |name: &str, age: u64| {
+            let path = state.join(name);
+            let at = std::time::SystemTime::now() - Duration::from_secs(age);
+            File::create(&path).unwrap().set_modified(at).unwrap();
+            path
+        };
+        let (left, new) = (half_written("token-keys-0.new.7", 90), half_written("token-keys-0.new.8", 0));
         remove_others(&state, [&one].into_iter());
+        assert!(!left.exists() && new.exists());
         assert!(kept.path.exists() && !of_other.path.exists());
         fs::write(&kept.path, "no json").unwrap();
         assert_eq!(kept.load(), None);
