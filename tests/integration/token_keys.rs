@@ -9,6 +9,8 @@ use crate::support::{
     DEVICE, Device, KeyAnswer, KeyServer, Relay, Request, Signal, Signer, Site, V4, free_address, in_seconds,
     tools_or_skip, unsigned, wait_for,
 };
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 const OPEN: u16 = 200;
@@ -119,7 +121,11 @@ fn a_set_by_https_verifies_each_algorithm_by_the_key_that_the_token_names() {
     let by_public_key = Signer::with_secret(&rs256.0.key_file);
     let under =
         |signer: &Signer, alg: &str, kid: &str| signer.sign_under(&json!({ "alg": alg, "kid": kid }), &good);
-    let truncated = |token: String| token[..token.len() - 8].to_owned();
+    let truncated = |token: String| {
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature[..signature.len() - 1]))
+    };
     let cases = [
         (under(&stranger, "RS256", "RS256"), "token-signature"),
         (truncated(rs256.0.sign_as("RS256", &good)), "token-signature"),
@@ -364,7 +370,12 @@ fn a_set_in_a_file_is_read_again_and_a_bad_one_leaves_the_last() {
     assert!(scene.comes_to(&relay, &new_token, OPEN), "{}", relay.log());
     assert_eq!(scene.status(&relay, &old_token), CREDENTIALS);
     std::fs::remove_file(&file).unwrap();
-    assert!(wait_for(|| condition(&scene.site).filter(|text| text.contains("No such file"))).is_some());
+    assert!(relay.logs("stay in force: No such file"), "{}", relay.log());
+    assert!(relay.admin_comes_to_say("/metrics", "sluicegate_token_key_sets{state=\"kept\"} 1"));
+    // What reads the configuration says the same.
+    let status = scene.site.command(&["status"]).output().unwrap();
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(said.contains("the set of keys in") && said.contains("No such file"), "{said}");
     assert_eq!(scene.status(&relay, &new_token), OPEN);
 
     relay.signal(Signal::SIGHUP);
