@@ -19,13 +19,13 @@ use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
-    WritePause,
+    TokenKeyThreads, WritePause,
 };
 use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
 use crate::handover::{ArrivalsThread, DeparturesThread, OtherProcess, Predecessor, PredecessorError};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
-use crate::wire::{TlsConfigs, TlsLoadError};
+use crate::wire::{KeySets, TlsConfigs, TlsLoadError};
 
 pub use hand_over::HandedOver;
 
@@ -42,6 +42,7 @@ pub struct Node {
     forward_address: Option<SocketAddr>,
     heartbeat: HeartbeatThread,
     presence: PresenceWriterThread,
+    token_keys: Mutex<TokenKeyThreads>,
     /// Threads that write to the store, as long as no other process of this node does.
     writers: [WritePause; 2],
     /// `None` once another process has the listeners.
@@ -187,10 +188,16 @@ impl Node {
         let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client());
         let control =
             Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
+        let key_sets = Arc::new(KeySets::default());
+        key_sets.replace(config.authz.key_sources());
+        let token_keys = TokenKeyThreads::start(Arc::clone(&key_sets), config.authz.state.as_deref())
+            .map_err(NodeError::Thread)?;
+        token_keys.wait_for_first_reads();
         let engine = Engine::start_on(
             inherited,
             Arc::clone(&config),
             tls,
+            key_sets,
             Arc::clone(&authority),
             audit_sender.clone(),
         )?;
@@ -253,6 +260,7 @@ impl Node {
             writers: [heartbeat.write_pause(), presence.write_pause()],
             heartbeat,
             presence,
+            token_keys: Mutex::new(token_keys),
             probe: Mutex::new(Some(probe)),
             identity,
             control,
@@ -337,6 +345,7 @@ impl Node {
         self.admin.replace_token(token);
         self.authority.set_max_stale(config.authz.max_stale);
         let config = Arc::new(config);
+        self.follow_token_keys(&config);
         engine.reconfigure(Arc::clone(&config), tls);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
         self.heartbeat.reconfigure(advertised, &config);
@@ -349,6 +358,16 @@ impl Node {
     /// Reads the certificate files of the configuration in force again; see [`EngineHandle::renew_certificates`].
     pub fn renew_certificates(&self) -> Vec<TlsLoadError> {
         self.handle.renew_certificates()
+    }
+
+    /// Reads the sets of keys that `config` names. Those that are new are read before they count.
+    fn follow_token_keys(&self, config: &Config) {
+        self.handle.key_sets().replace(config.authz.key_sources());
+        let mut threads = self.token_keys.lock();
+        if let Err(error) = threads.follow() {
+            tracing::error!(%error, "a set of keys is not read; raise the limit on threads or memory");
+        }
+        threads.wait_for_first_reads();
     }
 
     /// Probes by `config`, where it says something else than before.

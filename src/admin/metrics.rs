@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::openmetrics::{counter, gauge};
 use super::process::ProcessCollector;
-use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe};
+use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe, token_keys};
 use crate::authz::UnixMillis;
 use crate::store::StoreWarnings;
 
@@ -104,6 +104,7 @@ impl Collector for MetricsCollector {
         engine_metrics::encode_traffic(&mut encoder, &self.sources.engine)?;
         nodes::encode(&mut encoder, &self.sources)?;
         certificates::encode(&mut encoder, &self.sources.engine)?;
+        token_keys::encode(&mut encoder, &self.sources.engine)?;
         self.encode_snapshot(&mut encoder)?;
         guard::encode(&mut encoder, &self.sources.control.get())
     }

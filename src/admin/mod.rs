@@ -39,6 +39,7 @@ mod slots;
 mod status;
 mod threads;
 mod token;
+mod token_keys;
 mod upgrade;
 
 use std::fmt;

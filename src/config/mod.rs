@@ -14,6 +14,8 @@ mod error;
 mod files;
 mod forward;
 mod guard;
+mod key_set;
+mod key_source;
 mod libpq;
 mod listen;
 mod load;
@@ -48,6 +50,8 @@ pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Preference,
     Regressions,
 };
+pub use key_set::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet, KeySetError, SetKey};
+pub use key_source::{HttpsUrl, KeyPlace, KeySource};
 pub use listen::{Listen, ListenerKind};
 pub use load::{ConfigInspection, state_folder};
 pub use overrides::environment;
@@ -57,7 +61,7 @@ pub use security::{Confine, Security};
 pub use store::{Profile, Store, StoreUrl};
 pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
-pub use tokens::{SubjectClaims, TokenSigner};
+pub use tokens::{SignerKeys, SubjectClaims, TokenSigner};
 pub use validate::{KeyProblem, is_node_name};
 pub use vpn::Vpn;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::Group;
 
-use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl, SubjectClaims};
+use super::{AddressSource, Config, GuardConfig, Profile, SignerKeys, StoreUrl, SubjectClaims};
 
 /// A value that cannot work.
 #[derive(Debug)]
@@ -241,6 +241,13 @@ fn check_tokens(config: &Config, problems: &mut Problems) {
                 format!("must be at most {max}, since tokens stay valid that long after their `exp`");
             problems.add(&format!("authz.tokens.{place}.leeway"), &problem);
         }
+        if let SignerKeys::Set(source) = &signer.keys
+            && !(KEYS_REFRESH_MIN..=KEYS_REFRESH_MAX).contains(&source.refresh)
+        {
+            let [min, max] = [KEYS_REFRESH_MIN, KEYS_REFRESH_MAX].map(humantime::format_duration);
+            let problem = format!("must be between {min} and {max}");
+            problems.add(&format!("authz.tokens.{place}.keys_refresh"), &problem);
+        }
         let is_openbalena = config.store.profile == Profile::OpenBalena;
         match signer.who {
             // One secret says too little there: some logins have fewer rights than their user.
@@ -408,6 +415,11 @@ const SIGNERS_MAX: usize = 16;
 
 /// Clocks that differ by more need correction.
 const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// Times between two reads of a set of keys: not so often that a login service notices, and not so rarely that a key
+/// which it removed counts for days.
+const KEYS_REFRESH_MIN: Duration = Duration::from_secs(1);
+const KEYS_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A page; no pipe is smaller.
 const PIPE_BYTES_MIN: usize = 4096;

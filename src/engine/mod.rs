@@ -65,7 +65,7 @@ use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::sys::service_thread::join_within;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{ShownCertificate, TlsConfigs, TlsLoadError, Verifier};
+use crate::wire::{KeySets, ShownCertificate, TlsConfigs, TlsLoadError};
 use fd_budget::client_share;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
@@ -144,14 +144,16 @@ impl Engine {
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
         let tls = TlsConfigs::load(&config)?;
-        Self::start_on(Inherited::none(), config, tls, authority, audit)
+        Self::start_on(Inherited::none(), config, tls, Arc::default(), authority, audit)
     }
 
-    /// Starts the threads with listeners and TLS settings that exist already.
+    /// Starts the threads with listeners and TLS settings that exist already. `key_sets` has the signers' sets of keys, as
+    /// far as they could be read.
     pub fn start_on(
         inherited: Inherited,
         config: Arc<Config>,
         tls: TlsConfigs,
+        key_sets: Arc<KeySets>,
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
@@ -164,7 +166,8 @@ impl Engine {
             .map(|_| ThreadShared::new(authority.decision_log()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
-        let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
+        let shared = Shared::new(config, tls, authority, audit, limits, threads);
+        let shared = Arc::new(shared.with_key_sets(key_sets));
         shared.starts_paused.store(is_paused, Ordering::Relaxed);
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
         let (mut handshakes, pools) = HandshakeThreads::new(wakes);
@@ -225,7 +228,7 @@ impl Engine {
     /// Puts `config` and its TLS settings in force; see [`Config::needs_new_process`] for the keys that must be the same.
     pub fn reconfigure(&self, config: Arc<Config>, tls: TlsConfigs) {
         self.shared.replace_certificates(tls);
-        self.shared.replace_verifier(Verifier::new(config.authz.tokens.clone()));
+        self.shared.replace_signers(&config);
         self.shared.replace_config(config);
     }
 
@@ -365,6 +368,11 @@ impl EngineHandle {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.shared.config()
+    }
+
+    /// The sets of keys that verify session tokens.
+    pub fn key_sets(&self) -> &Arc<KeySets> {
+        &self.shared.key_sets
     }
 
     /// The certificates that this node shows to clients and to other nodes.

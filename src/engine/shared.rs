@@ -21,7 +21,7 @@ use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{ShownCertificate, TlsConfigs, Verifier};
+use crate::wire::{KeySets, ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
     /// The configuration in force. Each engine thread has the pointer too, and renews it when `config_version` changes.
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub peer_health: PeerHealth,
     /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
+    /// The signers' sets of keys, which change while the verifier stays.
+    pub key_sets: Arc<KeySets>,
     pub self_probe: SelfProbe,
     /// Times that stalled tunnels were to make room.
     sheds: AtomicU64,
@@ -99,10 +101,12 @@ impl Shared {
         limits: Arc<SessionLimits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
+        let key_sets = Arc::new(KeySets::default());
         Self {
             peer_health: PeerHealth::default(),
             token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
-            verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
+            verifier: RwLock::new(Arc::new(verifier(&config, &key_sets))),
+            key_sets,
             tls: RwLock::new(tls),
             leaves_tls_to_kernel: AtomicBool::new(can_leave_tls(&config)),
             config: RwLock::new(config),
@@ -117,6 +121,13 @@ impl Shared {
             numbers_from: AtomicU64::new(0),
             sheds: AtomicU64::new(0),
         }
+    }
+
+    /// Verifies session tokens by the keys in `key_sets`.
+    pub fn with_key_sets(mut self, key_sets: Arc<KeySets>) -> Self {
+        self.key_sets = key_sets;
+        self.replace_signers(&self.config());
+        self
     }
 
     pub fn config(&self) -> Arc<Config> {
@@ -159,8 +170,10 @@ impl Shared {
         Arc::clone(&self.verifier.read())
     }
 
-    pub fn replace_verifier(&self, verifier: Verifier) {
-        *self.verifier.write() = Arc::new(verifier);
+    /// Accepts the tokens of the signers in `config` from here on. A set of keys that stays keeps its keys.
+    pub fn replace_signers(&self, config: &Config) {
+        let next = verifier(config, &self.key_sets);
+        *self.verifier.write() = Arc::new(next);
     }
 
     /// Requests a list of the sessions from every thread.
@@ -261,6 +274,12 @@ impl Shared {
 const TAKE_OVER_TIME: Duration = Duration::from_secs(1);
 
 const TAKE_OVER_POLL: Duration = Duration::from_millis(1);
+
+/// The verifier for the signers in `config`, whose sources of keys become those in force.
+fn verifier(config: &Config, key_sets: &KeySets) -> Verifier {
+    key_sets.replace(config.authz.key_sources());
+    Verifier::new(config.authz.tokens.clone(), key_sets)
+}
 
 /// True only where TLS is spoken at all and the kernel can.
 fn can_leave_tls(config: &Config) -> bool {

@@ -105,6 +105,7 @@ mod systemd;
 mod tcp_memory;
 mod timeouts;
 mod tls;
+mod token_keys;
 mod top;
 mod tunnel;
 mod tunnel_tls;
