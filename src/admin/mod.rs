@@ -40,6 +40,7 @@ mod status;
 mod threads;
 mod token;
 mod upgrade;
+mod usage;
 
 use std::fmt;
 use std::io;
@@ -60,6 +61,7 @@ use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
 use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
+use crate::usage::UsageHandle;
 
 use api::NodeIdentity;
 use history::History;
@@ -134,6 +136,7 @@ pub struct Sources {
     pub locations: LocationCounts,
     /// The process before, as long as it has sessions.
     pub other: OtherProcess,
+    pub usage: UsageHandle,
 }
 
 /// State that every request handler gets.

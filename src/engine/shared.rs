@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::gettid;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::fd_budget::client_share;
@@ -20,7 +20,7 @@ use crate::engine::token_rate_limit::TokenRateLimit;
 use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
-use crate::telemetry::{AuditSender, EngineCounters};
+use crate::telemetry::{AuditSender, EngineCounters, UsageTable};
 use crate::wire::{ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub starts_paused: AtomicBool,
     /// The numbers of sessions begin above this: those below may be another process's.
     pub numbers_from: AtomicU64,
+    /// Sums of threads that have ended or begun anew. Locked where one does, and where sums are collected.
+    pub left_usage: Mutex<UsageTable>,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
@@ -115,6 +117,7 @@ impl Shared {
             self_probe: SelfProbe::default(),
             starts_paused: AtomicBool::new(false),
             numbers_from: AtomicU64::new(0),
+            left_usage: Mutex::default(),
             sheds: AtomicU64::new(0),
         }
     }

@@ -426,6 +426,35 @@ fn what_stays_is_listed_and_killed_and_revoked_through_the_new_process() {
 }
 
 #[test]
+fn what_was_used_is_counted_once_whichever_process_had_it() {
+    let mut scene = MixedScene::new("usage.interval = '1h'");
+    let used = |scene: &MixedScene| scene.node.site.cli(&["usage"])["total"]["bytes_up"].as_u64().unwrap();
+    let (mut stays, mut moves) = (scene.tunnel_by_tls(), scene.node.tunnel(&scene.device));
+    assert!(echoes_by_tls(&mut stays) && echoes(&mut moves));
+    assert_eq!(used(&scene), 8);
+    let outcome = scene.node.upgrade();
+    assert_eq!((&outcome["moved"], &outcome["stayed"]), (&1.into(), &1.into()), "{outcome}");
+    assert_eq!(used(&scene), 8, "from the old process's record");
+    assert!(echoes_by_tls(&mut stays) && echoes(&mut moves) && echoes(&mut moves));
+    assert_eq!(used(&scene), 16, "what stays is known with the old process's next record");
+    drop(stays);
+    // The old process ends, and has written its last record.
+    assert!(scene.node.relay.wait().is_some());
+    assert_eq!(used(&scene), 20);
+    let report = scene.node.site.cli(&["usage"]);
+    assert_eq!((&report["total"]["opened"], &report["total"]["open"]), (&2.into(), &1.into()));
+    drop(moves);
+    let ends = || {
+        let events = scene.node.site.audit().events();
+        let ends: Vec<Value> = events.into_iter().filter(|event| event["event"] == "session-end").collect();
+        Some(ends).filter(|ends| ends.len() == 2)
+    };
+    let ends = wait_for(ends).unwrap();
+    let bytes = ends.iter().map(|end| end["bytes_up"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((used(&scene), bytes), (20, 20));
+}
+
+#[test]
 fn limits_count_the_sessions_of_both_processes_once() {
     let mut scene = MixedScene::new("limits.sessions_per_principal = 3");
     let stays = scene.tunnel_by_tls();

@@ -17,6 +17,7 @@ pub use crate::control::api::{
     RelationStatus, RolledBack,
 };
 pub use crate::control::{DiffCounts, DiffReport, DiffRow};
+pub use crate::usage::{UsageBy, UsageReport, UsageReportRow};
 pub use drain::{DrainBegun, DrainEnded, DrainRequest};
 pub(super) use public::{
     Null, PublicHandshake, PublicHold, PublicRelation, PublicSource, PublicStatus, STATE_ERROR, STORE_ERROR,

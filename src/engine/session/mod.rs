@@ -562,7 +562,7 @@ impl<K: Kernel> Session<K> {
 
     /// The session is a tunnel whose right ends at a time.
     pub fn expires(&self) -> bool {
-        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires_at.is_some())
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires())
     }
 
     /// The session is a tunnel that has sent bytes of which [`Session::check_delivery`] does not know yet that they

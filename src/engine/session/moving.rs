@@ -8,6 +8,7 @@ use crate::engine::limits::HeldPlace;
 use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::requests::Verdict;
 use crate::engine::turn::TurnCx;
+use crate::engine::usage::TunnelState;
 use crate::engine::user_data::{InFlight, Slot};
 
 impl<K: Kernel> Session<K> {
@@ -74,6 +75,7 @@ impl<K: Kernel> Session<K> {
     pub fn capture<S>(mut self, sockets: [S; 2], cx: &mut TurnCx<'_, K>) -> Option<MovedTunnel<S, K::Pipe>> {
         debug_assert!(self.is_at_rest());
         cx.counters.sessions.active.sub(1);
+        self.count_use_as(TunnelState::Moves, cx);
         match &mut self.state {
             State::Tunnel(tunnel) => tunnel.capture(sockets, &self.core, cx.kernel),
             _ => None,

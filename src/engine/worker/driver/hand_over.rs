@@ -91,7 +91,7 @@ impl<K: ThreadKernel> SessionDriver<K> {
                 }
             }
             // Served elsewhere.
-            WorkerRequest::List { .. } | WorkerRequest::End { .. } => {}
+            WorkerRequest::List { .. } | WorkerRequest::End { .. } | WorkerRequest::Usage { .. } => {}
         }
     }
 
