@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
-use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
+use crate::admin::api::{ListenerCounts, ListenerInfo, ListenerUse, NodeIdentity};
 use crate::admin::{
     AdminServer, AdminServerError, AdminSockets, FirstAccepting, NodeRequests, PrincipalNames,
     SelfProbeThread, Sources,
@@ -443,6 +443,7 @@ fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
             ListenerKind::Peer => ListenerUse::Nodes,
         },
         tls: listen.tls.is_some(),
+        counts: ListenerCounts::default(),
     };
     config.listen.iter().zip(bound).map(listener).collect()
 }

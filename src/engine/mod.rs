@@ -163,7 +163,7 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, count)));
         let threads = (0..count)
-            .map(|_| ThreadShared::new(authority.decision_log()))
+            .map(|_| ThreadShared::new(authority.decision_log(), config.listen.len()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));

@@ -65,12 +65,12 @@ pub(super) struct ThreadShared {
 }
 
 impl ThreadShared {
-    pub fn new(decision_log: Arc<DecisionLog>) -> io::Result<Self> {
+    pub fn new(decision_log: Arc<DecisionLog>, listeners: usize) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
         Ok(Self {
             requests: RequestQueue::new(Arc::clone(&wake)),
             wake,
-            counters: Arc::default(),
+            counters: Arc::new(EngineCounters::for_listeners(listeners)),
             decision_log,
             config_version: AtomicU64::new(0),
             system_id: AtomicI32::new(0),

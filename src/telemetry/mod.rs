@@ -17,7 +17,7 @@ pub use audit::{
 };
 pub use audit_log::{AuditChange, AuditError, AuditLog, AuditReopener, LostEvents};
 pub use cause::Cause;
-pub use counters::{Counter, EngineCounters, HotCounters, SessionCounters};
+pub use counters::{Counter, EngineCounters, HotCounters, ListenerCounters, SessionCounters};
 pub use label_counts::{CountLabel, LabelCounts, RefusalLabel, TlsHandshakeOutcome, TlsRecordsBy};
 pub use latency::Latency;
 pub use log_on_change::LogOnChange;

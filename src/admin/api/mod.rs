@@ -25,9 +25,9 @@ pub(super) use public::{
 pub use reload::{ReloadAnswer, ReloadOutcome, ReloadRequested, ReloadStatus};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
-    ByteCounts, Condition, EngineThread, ListenerInfo, ListenerUse, NodeCounts, NodeFigures, NodeIdentity,
-    Permissions, ProbePathStatus, ProbeResult, ProbeStatus, ReadinessState, RowsInForce, SessionCounts,
-    SlowHandshake, SourceFigures, SourceStatus, StatusReport,
+    ByteCounts, Condition, EngineThread, ListenerCounts, ListenerInfo, ListenerUse, NodeCounts, NodeFigures,
+    NodeIdentity, Permissions, ProbePathStatus, ProbeResult, ProbeStatus, ReadinessState, RowsInForce,
+    SessionCounts, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 
 /// The body of a response that reports a failure.

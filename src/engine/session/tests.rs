@@ -56,7 +56,7 @@ impl Bench {
         authority.confirm(UnixMillis(0));
         let limits =
             Arc::new(SessionLimits::new(&config.limits, ClientShare { sessions_max: 10, refused_max: 9 }));
-        let thread = ThreadShared::new(authority.decision_log()).unwrap();
+        let thread = ThreadShared::new(authority.decision_log(), 1).unwrap();
         let (config, audit) = (Arc::new(config), AuditSender::disabled());
         let shared = Shared::new(config, tls, Arc::new(authority), audit, limits, vec![thread]);
         let client = Socket::default();

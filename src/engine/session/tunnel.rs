@@ -91,6 +91,7 @@ impl<K: Kernel> Tunnel<K> {
             return State::close_sockets(client.socket, Some(device.socket), core, cx);
         }
         cx.counters.sessions.tunnels_opened.add(1);
+        cx.count_at(core.listener, |counters| counters.tunnels_opened.add(1));
         let handshake_us = cx.now.us_since(core.accepted_at_us);
         core.record_reply(None, cx);
         if let Err(error) = leave_tls_to_kernel(&mut client, &mut device, cx) {
