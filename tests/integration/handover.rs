@@ -355,6 +355,40 @@ fn another_format_moves_sockets_and_leaves_tunnels_where_they_are() {
     assert!(node.relay.wait().is_some(), "nothing is left in it");
 }
 
+/// The points of the status page's last hour.
+fn last_hour(node: &Node) -> Vec<Value> {
+    let answer = node.relay.admin_get("/history.json");
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str::<Value>(body).unwrap()["points"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_last_hour_of_the_status_page_goes_on_in_the_new_process() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    assert!(echoes(&mut tunnel));
+    let has_tunnel = |point: &Value| point["opened"].as_u64() > Some(0);
+    let before = wait_for(|| Some(last_hour(&node)).filter(|points| points.iter().any(has_tunnel)));
+    let before = before.expect("a point every ten seconds");
+    node.upgrade();
+    let after = last_hour(&node);
+    assert_eq!(after[..before.len()], before);
+    node.upgrade();
+    assert_eq!(last_hour(&node)[..before.len()], before, "and in the one after that");
+}
+
+#[test]
+fn a_process_that_does_not_take_the_last_hour_takes_over_all_the_same() {
+    let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_NO_HISTORY", "1")]);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    assert!(wait_for(|| (!last_hour(&node).is_empty()).then_some(())).is_some());
+    assert_eq!(node.upgrade()["moved"], 1);
+    assert!(echoes(&mut tunnel));
+    assert_eq!(last_hour(&node), Vec::<Value>::new());
+}
+
 /// A node whose clients may speak TLS that the relay itself opens and seals, which does not move.
 struct MixedScene {
     node: Node,
