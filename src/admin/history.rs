@@ -13,7 +13,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{AdminState, Sources, response};
 use crate::authz::UnixMillis;
@@ -89,13 +88,13 @@ pub(super) async fn causes() -> Response {
 
 impl History {
     /// The points for a process that takes over, the oldest first.
-    pub fn to_pass(&self) -> Vec<Value> {
-        self.0.lock().iter().filter_map(|point| serde_json::to_value(point).ok()).collect()
+    pub fn to_pass(&self) -> Vec<String> {
+        self.0.lock().iter().filter_map(|point| serde_json::to_string(point).ok()).collect()
     }
 
     /// Puts the points of the process before in front. What this version does not understand is left out.
-    pub fn continue_from(&self, passed: Vec<Value>) {
-        let passed = passed.into_iter().filter_map(|point| HistoryPoint::deserialize(point).ok());
+    pub fn continue_from(&self, passed: &[String]) {
+        let passed = passed.iter().filter_map(|point| serde_json::from_str::<HistoryPoint>(point).ok());
         let own = std::mem::take(&mut *self.0.lock());
         let first_own = own.front().map(|point| point.at);
         // While two processes ran, the old one had the clients.
@@ -221,8 +220,8 @@ mod tests {
         // Both have one of the time when it started.
         (POINTS_MAX as i64..).take(3).for_each(|at| new.add(point(at)));
         let mut passed = old.to_pass();
-        passed.push(serde_json::json!({ "at": "of a later version" }));
-        new.continue_from(passed);
+        passed.push(r#"{"at":"of a later version"}"#.to_owned());
+        new.continue_from(&passed);
         let at: Vec<i64> = new.0.lock().iter().map(|point| point.at.0).collect();
         assert_eq!(at, (3..POINTS_MAX as i64 + 3).collect::<Vec<_>>());
     }

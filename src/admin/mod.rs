@@ -51,7 +51,6 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 use crate::authz::Authority;
@@ -302,12 +301,12 @@ impl AdminServer {
     }
 
     /// The last hour, for a process that takes over.
-    pub fn history(&self) -> Vec<Value> {
+    pub fn history(&self) -> Vec<String> {
         self.history.to_pass()
     }
 
     /// Shows the last hour of the process before as this node's own.
-    pub fn continue_history(&self, passed: Vec<Value>) {
+    pub fn continue_history(&self, passed: &[String]) {
         self.history.continue_from(passed);
     }
 

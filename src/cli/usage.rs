@@ -50,6 +50,9 @@ pub fn run(args: &UsageArgs, loaded: &Loaded, output: OutputFormat) -> Result<()
     if args.csv && output == OutputFormat::Json {
         return Err(CommandError::Usage("--csv and --json exclude each other".to_owned()));
     }
+    if loaded.config.usage.interval.is_zero() {
+        eprintln!("usage.interval is 0s, so that nothing is counted now");
+    }
     let relay = AdminClient::of(&loaded.config.admin)?;
     let names = PrincipalNames::read(&loaded.config);
     let mut report: UsageReport = relay.get(&routes::usage(args.since, args.by.into()))?.read()?;

@@ -4,6 +4,7 @@
 //! over several turns, a few sessions in each: see `worker::serve_requests`. The requester provides the memory for
 //! the answer and polls for it; an engine thread never waits.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,10 +80,9 @@ pub(super) enum WorkerRequest {
         next: UsageTable,
         answer: Sender<UsageTable>,
     },
-    /// Another process has decided about a session's right.
+    /// Another process has decided about the rights of these sessions.
     Judge {
-        session: u64,
-        verdict: Verdict,
+        verdicts: HashMap<u64, Verdict>,
     },
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::reloads::PassedReloads;
 use crate::authz::{Refusal, UnixMillis};
@@ -44,8 +43,8 @@ pub(super) enum Step {
     },
     /// New: all threads run. `has_local_socket` where it uses the one that was sent.
     Ready { has_local_socket: bool },
-    /// Old: points of the status page's last hour, the oldest first. Only to a process that takes them.
-    History { points: Vec<Value> },
+    /// Old: points of the status page's last hour, each as JSON, the oldest first. Only to a process that takes them.
+    History { points: Vec<String> },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
     Commit {
         next_number: u64,

@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, POINTS_MAX, Step};
 use super::program::VARIABLE;
@@ -42,7 +40,7 @@ pub struct Terms {
     pub next_number: u64,
     pub reloads: PassedReloads,
     /// The status page's last hour; empty from a version that does not pass it.
-    pub history: Vec<Value>,
+    pub history: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]

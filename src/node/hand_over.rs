@@ -162,7 +162,7 @@ impl Node {
         let Terms { next_number, reloads, history } = predecessor.wait_for_commit(has_local_socket)?;
         self.handle.begin_numbers_at(next_number);
         requests.take_over(reloads);
-        self.admin.continue_history(history);
+        self.admin.continue_history(&history);
         self.handle
             .accept_clients(Accepting::Yes)
             .map_err(|error| NodeError::Thread(std::io::Error::other(error)))?;

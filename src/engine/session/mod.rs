@@ -87,12 +87,12 @@ pub(super) struct Accepted<S> {
     pub client: S,
     /// `None` where the client has gone already.
     pub address: Option<SocketAddr>,
+    /// The client's network, where `address` is the client's own.
+    pub network: Option<IpNet>,
     /// Index of the listener in the config.
     pub listener: usize,
     /// An error where the client is over a limit, and only gets the reply that says so.
-    pub permit: Result<SessionPermit, NoPlace>,
-    /// Present with a place.
-    pub head: Option<HeadPermit>,
+    pub place: Result<(SessionPermit, HeadPermit), NoPlace>,
     /// Time of the accept, by the thread's clock.
     pub at_us: u64,
 }
@@ -279,7 +279,9 @@ impl<K: Kernel> State<K> {
 impl<K: Kernel> Session<K> {
     /// Begins with a client that was just accepted.
     pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) -> Self {
-        let Accepted { client, address, listener, permit, head, at_us } = accepted;
+        let Accepted { client, address, network: _, listener, place, at_us } = accepted;
+        let no_place = place.as_ref().err().copied();
+        let (permit, head) = place.ok().unzip();
         let core = SessionCore {
             id,
             slot,
@@ -289,8 +291,8 @@ impl<K: Kernel> Session<K> {
             client_address: address,
             accepted_at_us: at_us,
             deadline: None,
-            no_place: permit.as_ref().err().copied(),
-            permit: permit.ok(),
+            no_place,
+            permit,
             rare: RareParts::with_head(head),
             query: None,
             rights: None,

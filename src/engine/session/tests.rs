@@ -11,7 +11,7 @@ use crate::config::{Config, Listen};
 use crate::engine::fd_budget::ClientShare;
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::kernel::uring::UringKernel;
-use crate::engine::limits::SessionLimits;
+use crate::engine::limits::{HeadPermit, NoPlace, SessionLimits, SessionPermit};
 use crate::engine::peer_pool::PeerPool;
 use crate::engine::shared::Shared;
 use crate::engine::shared::ThreadShared;
@@ -92,14 +92,15 @@ impl Bench {
         self.now.monotonic_us += time.as_micros() as u64;
     }
 
-    fn enter(&self) -> Result<SessionPermit, NoPlace> {
-        self.shared.limits.enter().ok_or(NoPlace::Node)
+    fn enter(&self) -> Result<(SessionPermit, HeadPermit), NoPlace> {
+        let head = self.shared.limits.await_head(None).ok_or(NoPlace::Network)?;
+        Ok((self.shared.limits.enter().ok_or(NoPlace::Node)?, head))
     }
 
     pub fn begin(&mut self) -> Session<SimulatedKernel> {
-        let (permit, head) = (self.enter(), self.shared.limits.await_head(None));
         let (client, at_us) = (self.client.clone(), self.now.monotonic_us);
-        let accepted = Accepted { client, address: None, listener: 0, permit, head, at_us };
+        let accepted =
+            Accepted { client, address: None, network: None, listener: 0, place: self.enter(), at_us };
         self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
     }
 
@@ -337,7 +338,7 @@ fn a_panic_at_the_begin_of_a_session_ends_that_session_alone() {
     let mut bench = Bench::new(5);
     let client = bench.client.clone();
     let accepted =
-        Accepted { client, address: None, listener: 7, permit: bench.enter(), head: None, at_us: 0 };
+        Accepted { client, address: None, network: None, listener: 7, place: bench.enter(), at_us: 0 };
     let session = bench.turn(|turn| Session::begin(1, Slot(0), accepted, turn));
     assert!(session.is_over());
     assert!(bench.client.state().reset_on_close.get());

@@ -5,7 +5,7 @@ use crossbeam::channel::Sender;
 use super::signals::SignalReader;
 use super::slab::Sessions;
 use crate::engine::kernel::Kernel;
-use crate::engine::requests::{EndResult, RequestQueue, WorkerRequest};
+use crate::engine::requests::{EndResult, RequestQueue, Verdict, WorkerRequest};
 use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
@@ -24,6 +24,8 @@ struct CurrentRequest {
 /// What a request needs of the thread beside its sessions.
 pub(super) enum Due {
     End(SessionToEnd),
+    /// Decisions of another process about sessions of this thread.
+    Judge(Vec<(Slot, Verdict)>),
     Other(WorkerRequest),
 }
 
@@ -84,6 +86,15 @@ impl RequestsInProgress {
                 if let Some(slot) = slots.find(is_wanted) {
                     return Some(Due::End(SessionToEnd { slot, answer: answer.clone() }));
                 }
+            }
+            WorkerRequest::Judge { verdicts } => {
+                let judged: Vec<_> = slots
+                    .filter_map(|slot| Some((slot, verdicts.remove(&sessions.get_mut(slot)?.id())?)))
+                    .collect();
+                if !verdicts.is_empty() && end < sessions.places() {
+                    self.current = Some(CurrentRequest { request, next: end });
+                }
+                return (!judged.is_empty()).then_some(Due::Judge(judged));
             }
             _ => return Some(Due::Other(request)),
         }
