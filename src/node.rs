@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
-use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
+use crate::admin::api::{ListenerCounts, ListenerInfo, ListenerUse, NodeIdentity};
 use crate::admin::{
     AdminServer, AdminServerError, AdminSockets, FirstAccepting, NodeRequests, PrincipalNames,
     SelfProbeThread, Sources,
@@ -25,6 +25,7 @@ use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited,
 use crate::handover::{ArrivalsThread, DeparturesThread, OtherProcess, Predecessor, PredecessorError};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
+use crate::usage::UsageThread;
 use crate::wire::{KeySets, TlsConfigs, TlsLoadError};
 
 pub use hand_over::HandedOver;
@@ -50,6 +51,7 @@ pub struct Node {
     identity: Arc<Mutex<NodeIdentity>>,
     control: Control,
     admin: AdminServer,
+    usage: UsageThread,
     audit: AuditLog,
     authority: Arc<Authority>,
 }
@@ -225,6 +227,7 @@ impl Node {
         let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let usage = UsageThread::start(&handle, audit_sender.clone(), &config).map_err(NodeError::Thread)?;
         let identity = Arc::new(Mutex::new(identity(&config, engine.client_addresses())));
         let sources = Sources {
             identity: Arc::clone(&identity),
@@ -240,6 +243,7 @@ impl Node {
             audit: audit_sender,
             audit_lost: audit.lost(),
             other: other.clone(),
+            usage: usage.handle(),
         };
         let admin = match AdminServer::start_on(sockets, first, &config.admin, sources) {
             Ok(admin) => admin,
@@ -265,6 +269,7 @@ impl Node {
             identity,
             control,
             admin,
+            usage,
             audit,
             authority,
         };
@@ -347,6 +352,7 @@ impl Node {
         let config = Arc::new(config);
         self.follow_token_keys(&config);
         engine.reconfigure(Arc::clone(&config), tls);
+        self.usage.handle().reconfigure(config.usage.interval);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
         self.heartbeat.reconfigure(advertised, &config);
         self.presence.reconfigure(&config);
@@ -377,6 +383,11 @@ impl Node {
         if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
             tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
         }
+    }
+
+    /// Records what was used so far, rather than at the end of the interval. Another process may report it then.
+    pub fn record_usage(&self) {
+        self.usage.handle().flush();
     }
 
     /// Number of sessions of this process, and of processes before it, which it answers for.
@@ -451,6 +462,7 @@ fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
             ListenerKind::Peer => ListenerUse::Nodes,
         },
         tls: listen.tls.is_some(),
+        counts: ListenerCounts::default(),
     };
     config.listen.iter().zip(bound).map(listener).collect()
 }

@@ -45,6 +45,8 @@ pub fn hand_over(
         error.to_string()
     })?;
     let moved = handed.wait_until_moved(MOVE_PATIENCE);
+    // The new process reports it from here on.
+    node.record_usage();
     let outcome = UpgradeOutcome {
         pid: handed.pid,
         version: handed.version,

@@ -32,6 +32,7 @@ mod text;
 mod tls;
 mod token_key;
 mod tokens;
+mod usage;
 mod validate;
 mod vpn;
 
@@ -62,6 +63,7 @@ pub use store::{Profile, Store, StoreUrl};
 pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
 pub use tokens::{SignerKeys, SubjectClaims, TokenSigner};
+pub use usage::UsageConfig;
 pub use validate::{KeyProblem, is_node_name};
 pub use vpn::Vpn;
 
@@ -81,6 +83,7 @@ pub struct Config {
     pub admin: Admin,
     pub probe: SelfProbeConfig,
     pub audit: Audit,
+    pub usage: UsageConfig,
     pub log: Log,
     pub security: Security,
 }
@@ -106,6 +109,7 @@ impl Default for Config {
             admin: Admin::default(),
             probe: SelfProbeConfig::default(),
             audit: Audit::default(),
+            usage: UsageConfig::default(),
             log: Log::default(),
             security: Security::default(),
         }

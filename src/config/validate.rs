@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config) -> Vec<KeyProblem> {
     check_tokens(config, &mut problems);
     check_guard(&config.authz.guard, &mut problems);
     check_probe(config, &mut problems);
+    check_usage(config, &mut problems);
     check_vpn(config, &mut problems);
     check_forward(config, &mut problems);
     problems.0
@@ -120,6 +121,13 @@ fn check_probe(config: &Config, problems: &mut Problems) {
             problems.add("probe.interval", "must be at least 1s; 0s turns the probe off")
         }
         _ => {}
+    }
+}
+
+fn check_usage(config: &Config, problems: &mut Problems) {
+    let interval = config.usage.interval;
+    if !interval.is_zero() && !(USAGE_INTERVAL_MIN..=USAGE_INTERVAL_MAX).contains(&interval) {
+        problems.add("usage.interval", "must be between 1s and 1day; 0s counts nothing");
     }
 }
 
@@ -428,5 +436,10 @@ const PIPE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Twice as many descriptors are the default limit of a process (`fs.nr_open`).
 const PIPES_MAX: usize = 512 * 1024;
+
+/// Length of an interval of use. Shorter ones would write more than they tell; a longer one would lose too much with the
+/// process.
+const USAGE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const USAGE_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);

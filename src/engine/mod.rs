@@ -42,6 +42,7 @@ mod timers;
 mod tls;
 mod token_rate_limit;
 mod turn;
+mod usage;
 mod user_data;
 mod worker;
 
@@ -86,6 +87,7 @@ pub use listener::own_address::not_here;
 pub use moved_tunnel::{MovedEnd, MovedFacts, MovedFlow, MovedTunnel, Unsent};
 pub use requests::{Accepting, EndResult, EngineBusy, PendingEnd, PendingList, Verdict};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
+pub use usage::UsageCollector;
 pub use worker::restarts::EngineFailure;
 pub use worker::signals::ServicePhase;
 
@@ -163,7 +165,7 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, count)));
         let threads = (0..count)
-            .map(|_| ThreadShared::new(authority.decision_log()))
+            .map(|_| ThreadShared::new(authority.decision_log(), config.listen.len()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
         let shared = Shared::new(config, tls, authority, audit, limits, threads);

@@ -16,6 +16,7 @@ use crate::authz::{Refusal, UnixMillis};
 use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::session_view::SessionList;
 use crate::sys::wake::Wake;
+use crate::telemetry::UsageTable;
 
 /// A list of sessions that the engine threads are making.
 pub struct PendingList {
@@ -73,6 +74,11 @@ pub(super) enum WorkerRequest {
     Adopt {
         tunnels: Vec<MovedTunnel>,
         answer: Sender<()>,
+    },
+    /// Wants the sums of what tunnels used since the last such request. The thread goes on with `next`, which is empty.
+    Usage {
+        next: UsageTable,
+        answer: Sender<UsageTable>,
     },
     /// Another process has decided about the rights of these sessions.
     Judge {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::gettid;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::fd_budget::client_share;
@@ -20,7 +20,7 @@ use crate::engine::token_rate_limit::TokenRateLimit;
 use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
-use crate::telemetry::{AuditSender, EngineCounters};
+use crate::telemetry::{AuditSender, EngineCounters, UsageTable};
 use crate::wire::{KeySets, ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub starts_paused: AtomicBool,
     /// The numbers of sessions begin above this: those below may be another process's.
     pub numbers_from: AtomicU64,
+    /// Sums of threads that have ended or begun anew. Locked where one does, and where sums are collected.
+    pub left_usage: Mutex<UsageTable>,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
@@ -65,12 +67,12 @@ pub(super) struct ThreadShared {
 }
 
 impl ThreadShared {
-    pub fn new(decision_log: Arc<DecisionLog>) -> io::Result<Self> {
+    pub fn new(decision_log: Arc<DecisionLog>, listeners: usize) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
         Ok(Self {
             requests: RequestQueue::new(Arc::clone(&wake)),
             wake,
-            counters: Arc::default(),
+            counters: Arc::new(EngineCounters::for_listeners(listeners)),
             decision_log,
             config_version: AtomicU64::new(0),
             system_id: AtomicI32::new(0),
@@ -119,6 +121,7 @@ impl Shared {
             self_probe: SelfProbe::default(),
             starts_paused: AtomicBool::new(false),
             numbers_from: AtomicU64::new(0),
+            left_usage: Mutex::default(),
             sheds: AtomicU64::new(0),
         }
     }

@@ -15,7 +15,14 @@ use crate::engine::{MovedFacts, SessionRow, Verdict};
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub(super) enum Step {
     /// The first message of either side.
-    Hello { format: u32, version: String, pid: u32 },
+    Hello {
+        format: u32,
+        version: String,
+        pid: u32,
+        /// New: it goes on with the status page's last hour.
+        #[serde(default)]
+        takes_history: bool,
+    },
     /// New: the configuration is right.
     Checked,
     /// New: it cannot take over.
@@ -36,6 +43,8 @@ pub(super) enum Step {
     },
     /// New: all threads run. `has_local_socket` where it uses the one that was sent.
     Ready { has_local_socket: bool },
+    /// Old: points of the status page's last hour, each as JSON, the oldest first. Only to a process that takes them.
+    History { points: Vec<String> },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
     Commit {
         next_number: u64,
@@ -162,6 +171,12 @@ pub(super) const FORMAT: u32 = 1;
 
 /// Bytes of a message, at most. A packet of a socket pair may have some 200 KiB.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of points that one message has, without the commas between them.
+pub(super) const HISTORY_BYTES_MAX: usize = 32 * 1024;
+
+/// Points that a process takes: more than an hour has.
+pub(super) const POINTS_MAX: usize = 1_000;
 
 /// Bytes of a tunnel that one message carries.
 pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{FORMAT, Step};
+use super::message::{FORMAT, POINTS_MAX, Step};
 use super::program::VARIABLE;
 use super::reloads::PassedReloads;
 use super::successor::{READY_TIME_MAX, ready_time};
@@ -39,6 +39,8 @@ pub struct Terms {
     /// Numbers of sessions from here on are free.
     pub next_number: u64,
     pub reloads: PassedReloads,
+    /// The status page's last hour; empty from a version that does not pass it.
+    pub history: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +64,14 @@ impl Predecessor {
         let channel = Channel::new(PacketSocket::new(socket)).map_err(failed)?;
         let mut predecessor = Self { channel, pid: 0, version: String::new(), moves_tunnels: false };
         match predecessor.next()? {
-            (Step::Hello { format: theirs, version, pid }, _) => {
+            (Step::Hello { format: theirs, version, pid, .. }, _) => {
                 (predecessor.pid, predecessor.version) = (pid, version);
                 predecessor.moves_tunnels = theirs == format();
             }
             (other, _) => return Err(unexpected(&other)),
         }
-        let hello =
-            Step::Hello { format: format(), version: crate::VERSION.to_owned(), pid: std::process::id() };
+        let (version, pid) = (crate::VERSION.to_owned(), std::process::id());
+        let hello = Step::Hello { format: format(), version, pid, takes_history: takes_history() };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
     }
@@ -108,12 +110,19 @@ impl Predecessor {
     pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<Terms, PredecessorError> {
         fault("ready");
         self.send(&Step::Ready { has_local_socket })?;
-        match self.next()? {
-            (Step::Commit { next_number, reloads }, _) => {
-                fault("committed");
-                Ok(Terms { next_number, reloads })
+        let mut history = Vec::new();
+        loop {
+            match self.next()? {
+                (Step::History { points }, _) => {
+                    history.extend(points);
+                    history.truncate(POINTS_MAX);
+                }
+                (Step::Commit { next_number, reloads }, _) => {
+                    fault("committed");
+                    return Ok(Terms { next_number, reloads, history });
+                }
+                (other, _) => return Err(unexpected(&other)),
             }
-            (other, _) => Err(unexpected(&other)),
         }
     }
 
@@ -161,6 +170,11 @@ fn format() -> u32 {
         return claimed;
     }
     FORMAT
+}
+
+/// Tests of a debug build may have it be as a version that does not take the last hour.
+fn takes_history() -> bool {
+    !(cfg!(debug_assertions) && std::env::var_os("SLUICEGATE_TEST_NO_HISTORY").is_some())
 }
 
 /// A place where tests have a new process hang or die: `SLUICEGATE_TEST_FAULT=hang:ready`. Compiled for debug builds

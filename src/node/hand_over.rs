@@ -80,7 +80,7 @@ impl Node {
         let has_local_socket = successor.make_ready(&offer, is_interrupted)?;
         drop(offer);
         self.handle.accept_clients(Accepting::Paused).map_err(|error| here(&error))?;
-        successor.commit(self.handle.next_number(), reloads, has_local_socket)
+        successor.commit(self.handle.next_number(), reloads, self.admin.history(), has_local_socket)
     }
 
     /// Tests whether there are rights to decide by, however old.
@@ -159,9 +159,10 @@ impl Node {
         requests: &NodeRequests,
     ) -> Result<(), NodeError> {
         let has_local_socket = passed_path.is_some_and(|path| self.admin.has_local_socket_at(path));
-        let Terms { next_number, reloads } = predecessor.wait_for_commit(has_local_socket)?;
+        let Terms { next_number, reloads, history } = predecessor.wait_for_commit(has_local_socket)?;
         self.handle.begin_numbers_at(next_number);
         requests.take_over(reloads);
+        self.admin.continue_history(&history);
         self.handle
             .accept_clients(Accepting::Yes)
             .map_err(|error| NodeError::Thread(std::io::Error::other(error)))?;

@@ -110,6 +110,7 @@ mod top;
 mod tunnel;
 mod tunnel_tls;
 mod unknown_tokens;
+mod usage;
 mod vpn_addresses;
 mod vpn_report;
 mod vpn_storm;

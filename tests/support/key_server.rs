@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -85,7 +86,7 @@ impl KeyServer {
     }
 
     pub fn answers(&self, path: &str, answer: KeyAnswer) {
-        self.answers.lock().unwrap().insert(path.to_owned(), answer);
+        self.answers.lock().insert(path.to_owned(), answer);
     }
 
     /// Serves these keys as a set at `/keys`.
@@ -140,7 +141,7 @@ fn serve(
     asked.fetch_add(1, Ordering::SeqCst);
     let head = String::from_utf8(head).unwrap();
     let path = head.split(' ').nth(1).unwrap_or_default();
-    let answer = answers.lock().unwrap().get(path).cloned().unwrap_or(KeyAnswer::Status(404));
+    let answer = answers.lock().get(path).cloned().unwrap_or(KeyAnswer::Status(404));
     let (status, headers, body) = match answer {
         KeyAnswer::Closed => return,
         KeyAnswer::Body(body) => (200, String::new(), body),

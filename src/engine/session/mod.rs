@@ -299,7 +299,7 @@ impl<K: Kernel> Session<K> {
             generation: None,
         };
         cx.counters.sessions.accepted.add(1);
-        cx.counters.sessions.active.add(1);
+        cx.count_begin(core.listener);
         let mut session = Self { core, state: State::Closing(Closing::Nothing) };
         session.guarded(cx, |session, cx| {
             session.transition(cx, |_, core, cx| State::begin(client, core, cx));
@@ -457,7 +457,7 @@ impl<K: Kernel> Session<K> {
             State::Reject(_) | State::Closing(_) => {}
             _ => self.core.record_lost_client(Cause::NodeThread, None, cx),
         }
-        cx.counters.sessions.active.sub(1);
+        cx.count_end(self.core.listener);
     }
 
     /// The tunnel has stalled, and memory for TCP runs short.
@@ -482,10 +482,10 @@ impl<K: Kernel> Session<K> {
     /// Gives back what the session holds. Only once [`Session::is_over`].
     pub fn release(self, cx: &mut TurnCx<'_, K>) {
         debug_assert!(self.is_over());
+        cx.count_end(self.core.listener);
         if let State::Closing(closing) = self.state {
             closing.release(cx);
         }
-        cx.counters.sessions.active.sub(1);
     }
 
     /// Replaces the state by the one that `act` makes of it. A panic in `act` loses the state.
@@ -564,7 +564,7 @@ impl<K: Kernel> Session<K> {
 
     /// The session is a tunnel whose right ends at a time.
     pub fn expires(&self) -> bool {
-        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires_at.is_some())
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires())
     }
 
     /// The session is a tunnel that has sent bytes of which [`Session::check_delivery`] does not know yet that they

@@ -156,7 +156,7 @@ impl<K: ThreadKernel> SessionDriver<K> {
         self.begin_sessions(cx);
         self.recheck_some(cx);
         let queue = &cx.shared.threads[self.number].requests;
-        match self.requests.serve(queue, &mut self.sessions, signals, cx.now) {
+        match self.requests.serve(queue, &mut self.sessions, signals, cx) {
             Some(Due::End(found)) => {
                 self.with_session(found.slot, cx, Session::end_by_admin);
                 found.confirm();

@@ -6,7 +6,7 @@ use super::signals::SignalReader;
 use super::slab::Sessions;
 use crate::engine::kernel::Kernel;
 use crate::engine::requests::{EndResult, RequestQueue, Verdict, WorkerRequest};
-use crate::engine::timers::Instant;
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
 /// The request that this thread serves, and its progress.
@@ -46,7 +46,7 @@ impl RequestsInProgress {
         queue: &RequestQueue,
         sessions: &mut Sessions<K>,
         signals: &mut SignalReader,
-        now: Instant,
+        cx: &mut TurnCx<'_, K>,
     ) -> Option<Due> {
         if self.is_idle() && !signals.has_requests() {
             return None;
@@ -64,9 +64,16 @@ impl RequestsInProgress {
                     let Some(session) = sessions.get_mut(slot) else { continue };
                     // The list never grows: an allocation would take this thread's time.
                     if list.rows.len() < list.rows.capacity() {
-                        list.rows.push(session.row(now));
+                        list.rows.push(session.row(cx.now));
                     } else {
                         list.left_out += 1;
+                    }
+                }
+            }
+            WorkerRequest::Usage { .. } => {
+                for slot in slots {
+                    if let Some(session) = sessions.get_mut(slot) {
+                        session.count_use(cx);
                     }
                 }
             }
@@ -99,6 +106,12 @@ impl RequestsInProgress {
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
+            WorkerRequest::Usage { next, answer } => {
+                let sums = std::mem::replace(cx.usage, next);
+                if let Err(refused) = answer.try_send(sums) {
+                    *cx.usage = refused.into_inner();
+                }
+            }
             other => return Some(Due::Other(other)),
         }
         None

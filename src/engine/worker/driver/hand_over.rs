@@ -85,7 +85,10 @@ impl<K: ThreadKernel> SessionDriver<K> {
                 let _has_given_up = answer.try_send(());
             }
             // Served elsewhere.
-            WorkerRequest::List { .. } | WorkerRequest::End { .. } | WorkerRequest::Judge { .. } => {}
+            WorkerRequest::List { .. }
+            | WorkerRequest::End { .. }
+            | WorkerRequest::Usage { .. }
+            | WorkerRequest::Judge { .. } => {}
         }
     }
 
