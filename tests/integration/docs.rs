@@ -217,13 +217,19 @@ fn every_configuration_in_the_pages_is_taken() {
 fn every_example_of_the_reference_is_taken() {
     // Each key that has no default, with the other keys of its section.
     let scratch = Scratch::new();
+    // They stand in the place of others.
+    const OTHERS: [&str; 7] = [
+        "#principal_claim = ",
+        "#secret_claim = ",
+        "#keys_file = ",
+        "#keys_url = ",
+        "#discover = ",
+        "#keys_ca = ",
+        "#keys_refresh = ",
+    ];
     let uncommented: Vec<&str> = REFERENCE
         .lines()
-        .filter(|line| {
-            !line.starts_with("# ")
-                && !line.starts_with("#principal_claim = ")
-                && !line.starts_with("#secret_claim = ")
-        })
+        .filter(|line| !line.starts_with("# ") && !OTHERS.iter().any(|other| line.starts_with(other)))
         .map(|line| line.strip_prefix('#').unwrap_or(line))
         .collect();
     let mut text = uncommented.join("\n");
@@ -237,6 +243,16 @@ fn every_example_of_the_reference_is_taken() {
         text = text.replace(example, here);
     }
     assert_eq!(scratch.loaded(&text), Ok(()));
+    let key_file = "algorithm = \"EdDSA\"\nkey_file = \"/etc/sluicegate/signer.pem\"\nkey_id = \"2026-01\"\n";
+    assert!(text.contains(key_file));
+    for source in ["#keys_url = ", "#discover = "] {
+        let line = |key: &str| REFERENCE.lines().find_map(|line| line.strip_prefix('#')?.strip_prefix(key));
+        let [source, refresh] = [source, "#keys_refresh = "].map(|key| {
+            let key = key.trim_start_matches('#');
+            format!("{key}{}\n", line(key).unwrap())
+        });
+        assert_eq!(scratch.loaded(&text.replace(key_file, &(source.clone() + &refresh))), Ok(()), "{source}");
+    }
 }
 
 #[test]

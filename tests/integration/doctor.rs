@@ -373,15 +373,17 @@ fn the_tuning_page_has_each_key_of_the_profiles_and_what_it_was_seen_to_do() {
                 continue;
             };
             let (key, value) = (key.trim().trim_start_matches('-'), value.trim());
-            let row = page.lines().find(|row| row.starts_with(&format!("| `{key}` | ")));
-            let row = row.unwrap_or_else(|| panic!("{key} of {name} has no row"));
-            let cells: Vec<&str> = row.split(" | ").collect();
+            // Another table says what each key is for.
+            let rows = page.lines().filter(|row| row.starts_with(&format!("| `{key}` | ")));
+            let with_cells = rows.map(|row| (row, row.split('|').map(str::trim).collect::<Vec<&str>>()));
+            let found = with_cells.into_iter().find(|(_, cells)| cells.len() > 8);
+            let (row, cells) = found.unwrap_or_else(|| panic!("{key} of {name} has no row"));
             // Of the three sizes of a buffer, the page has the largest.
-            let is_value = cells[1] == value || (value.contains("33554432") && cells[1] == "32 MiB");
-            assert!(is_value, "{key} of {name} is {value}, and not {}", cells[1]);
-            assert!(cells[2] == "all" || cells[2].split(", ").any(|each| each == name), "{name}: {row}");
+            let is_value = cells[2] == value || (value.contains("33554432") && cells[2] == "32 MiB");
+            assert!(is_value, "{key} of {name} is {value}, and not {}", cells[2]);
+            assert!(cells[3] == "all" || cells[3].split(", ").any(|each| each == name), "{name}: {row}");
             assert!(
-                ["shown", "not shown", "not measured"].iter().any(|word| cells[6].contains(word)),
+                ["shown", "not shown", "not measured"].iter().any(|word| cells[7].contains(word)),
                 "{row}"
             );
         }
