@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Answer, Authority, BINARY, Content, Device, End, Relay, Signal, Site, TlsClient, TlsStream, V4,
-    ask_by_tls, receive, wait_for,
+    Answer, Audit, Authority, BINARY, Content, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site,
+    TlsClient, TlsStream, V4, ask_by_tls, receive, wait_for,
 };
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -423,6 +423,62 @@ fn what_stays_is_listed_and_killed_and_revoked_through_the_new_process() {
     let ends = || (!echoes_by_tls(&mut stays)).then_some(());
     assert!(wait_for(ends).is_some(), "the process before the last two asks the newest one");
     assert!(scene.node.relay.wait().is_some(), "nothing is left in the first process");
+}
+
+#[test]
+fn three_processes_write_one_audit_log_that_is_rotated_and_lose_nothing_when_the_newest_is_killed() {
+    let mut scene = MixedScene::new("audit.refusals_per_source = 1000000");
+    let mut stay: Vec<_> = (0..12).map(|_| scene.tunnel_by_tls()).collect();
+    scene.node.upgrade();
+    stay.extend((0..12).map(|_| scene.tunnel_by_tls()));
+    scene.node.upgrade();
+    let path = scene.node.site.folder().join("audit.jsonl");
+    let rotated = |number: usize| path.with_extension(format!("jsonl.{number}"));
+    let (is_over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (address, token) = (scene.node.relay.address(), scene.node.site.token.clone());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let request = Request::to(OTHER_DEVICE, 22).bearer(&token);
+                assert_eq!(request.send(address).status, 403);
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for number in 0..6 {
+            // Tunnels of the first two processes end, while the third refuses.
+            drop(stay.remove(0));
+            drop(stay.pop());
+            thread::sleep(Duration::from_millis(40));
+            std::fs::rename(&path, rotated(number)).unwrap();
+            kill(Pid::from_raw(scene.node.pid() as i32), Signal::SIGHUP).unwrap();
+            assert!(wait_for(|| path.exists().then_some(())).is_some());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let of = |path: PathBuf, kind: &str| -> Vec<u64> {
+        let events = Audit::new(path).events().into_iter().filter(|event| event["event"] == kind);
+        events.map(|event| event["session"].as_u64().unwrap()).collect()
+    };
+    let all = |kind: &str| -> Vec<u64> {
+        let mut files: Vec<_> = (0..6).map(rotated).collect();
+        files.push(path.clone());
+        let mut sessions: Vec<_> = files.into_iter().flat_map(|path| of(path, kind)).collect();
+        sessions.sort_unstable();
+        sessions
+    };
+    assert!(wait_for(|| (all("session-end").len() == 12).then_some(())).is_some(), "{:?}", all("session-end"));
+    let refusals = all("refusal");
+    assert_eq!(refusals.len(), refused.load(Ordering::Relaxed));
+    assert!(refusals.is_sorted_by(|one, next| one < next), "none twice");
+    let ended_before = of(path.clone(), "session-end").len();
+
+    // What the old ones have is theirs, whatever becomes of the newest.
+    kill(Pid::from_raw(scene.node.pid() as i32), Signal::SIGKILL).unwrap();
+    drop(stay);
+    let ended = || all("session-end");
+    assert!(wait_for(|| (ended().len() == 24).then_some(())).is_some(), "{:?}", ended());
+    assert!(ended().is_sorted_by(|one, next| one < next), "none twice: {:?}", ended());
+    assert_eq!(of(path.clone(), "session-end").len(), ended_before + 12, "in the file that is at the path");
 }
 
 #[test]
