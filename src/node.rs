@@ -22,7 +22,9 @@ use crate::control::{
     WritePause,
 };
 use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
-use crate::handover::{ArrivalsThread, DeparturesThread, OtherProcess, Predecessor, PredecessorError};
+use crate::handover::{
+    ArrivalsThread, DeparturesThread, OtherProcess, PassedQueries, Predecessor, PredecessorError,
+};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::{TlsConfigs, TlsLoadError};
@@ -47,6 +49,8 @@ pub struct Node {
     /// `None` once another process has the listeners.
     probe: Mutex<Option<SelfProbeThread>>,
     identity: Arc<Mutex<NodeIdentity>>,
+    /// What the store is read by, for a process that takes over.
+    queries: Mutex<PassedQueries>,
     control: Control,
     admin: AdminServer,
     audit: AuditLog,
@@ -157,17 +161,18 @@ impl Node {
         let old_process = predecessor.as_ref().map(|predecessor| predecessor.pid);
         let taken = predecessor.map(Predecessor::take_over).transpose()?;
         let decides = taken.as_ref().is_some_and(|taken| taken.decides);
-        let (inherited, sockets, first, other) = match taken {
+        let (inherited, sockets, first, other, running) = match taken {
             Some(taken) => {
                 let inherited = Inherited::of_predecessor(taken.listeners).map_err(EngineError::from)?;
                 let sockets =
                     AdminSockets { tcp: taken.admin, local: taken.local_socket, health: taken.health };
                 let other = OtherProcess::to_come().map_err(NodeError::Thread)?;
-                (inherited, sockets, FirstAccepting::AnotherProcess, other)
+                let running = taken.queries.and_then(|queries| queries.changed_by(&config));
+                (inherited, sockets, FirstAccepting::AnotherProcess, other, running)
             }
             None => {
                 let sockets = AdminSockets::default();
-                (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default())
+                (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default(), None)
             }
         };
         let local_socket = sockets.local.as_ref().map(|(path, _)| path.clone());
@@ -184,7 +189,7 @@ impl Node {
             other_to_notify.recheck();
         };
         let reports = ReportQueue::default();
-        let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client());
+        let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client()).in_place_of(running);
         let control =
             Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
         let engine = Engine::start_on(
@@ -255,6 +260,7 @@ impl Node {
             presence,
             probe: Mutex::new(Some(probe)),
             identity,
+            queries: Mutex::new(PassedQueries::of(&config)),
             control,
             admin,
             audit,
@@ -336,6 +342,7 @@ impl Node {
         self.audit.apply(audit);
         self.admin.replace_token(token);
         self.authority.set_max_stale(config.authz.max_stale);
+        *self.queries.lock() = PassedQueries::of(&config);
         let config = Arc::new(config);
         engine.reconfigure(Arc::clone(&config), tls);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));

@@ -162,7 +162,8 @@ mod tests {
         let hello = br#"{"step":"hello","format":7,"version":"9.9","pid":3,"mood":"good"}"#;
         one.socket.send(hello, &[]).unwrap();
         let (step, _) = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap();
-        assert_eq!(step, Step::Hello { format: 7, version: "9.9".to_owned(), pid: 3 });
+        let version = "9.9".to_owned();
+        assert_eq!(step, Step::Hello { format: 7, version, pid: 3, compares_queries: false });
         one.socket.send(br#"{"step":"somersault"}"#, &[]).unwrap();
         let error = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap_err();
         assert!(matches!(error, ChannelError::NotUnderstood(_)), "{error}");

@@ -15,7 +15,14 @@ use crate::engine::{MovedFacts, SessionRow, Verdict};
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub(super) enum Step {
     /// The first message of either side.
-    Hello { format: u32, version: String, pid: u32 },
+    Hello {
+        format: u32,
+        version: String,
+        pid: u32,
+        /// New: it compares changed queries, and understands `Schema` and `Query`.
+        #[serde(default)]
+        compares_queries: bool,
+    },
     /// New: the configuration is right.
     Checked,
     /// New: it cannot take over.
@@ -28,6 +35,10 @@ pub(super) enum Step {
     Health { address: SocketAddr },
     /// Old: the admin side's local socket.
     LocalSocket { path: PathBuf },
+    /// Old: what it reads by its queries, which follow.
+    Schema { name: String },
+    /// Old: a query that an operator has put in place of its own for `relation`, or the next part of it.
+    Query { relation: String, text: String },
     /// Old: all sockets were sent, and nothing is written any more. `decides` where it has rights to decide by, so that
     /// the new process has to have some too.
     Start {

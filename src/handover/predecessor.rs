@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, Step};
 use super::program::VARIABLE;
+use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
 use super::successor::{READY_TIME_MAX, ready_time};
 use crate::sys::packets::PacketSocket;
@@ -32,6 +33,8 @@ pub struct TakenOver {
     pub local_socket: Option<(PathBuf, OwnedFd)>,
     /// The old process has rights to decide by.
     pub decides: bool,
+    /// What the old process reads the store by, where it is able to say so.
+    pub queries: Option<PassedQueries>,
 }
 
 /// What a new process gets to know when it may accept clients.
@@ -62,14 +65,18 @@ impl Predecessor {
         let channel = Channel::new(PacketSocket::new(socket)).map_err(failed)?;
         let mut predecessor = Self { channel, pid: 0, version: String::new(), moves_tunnels: false };
         match predecessor.next()? {
-            (Step::Hello { format: theirs, version, pid }, _) => {
+            (Step::Hello { format: theirs, version, pid, .. }, _) => {
                 (predecessor.pid, predecessor.version) = (pid, version);
                 predecessor.moves_tunnels = theirs == format();
             }
             (other, _) => return Err(unexpected(&other)),
         }
-        let hello =
-            Step::Hello { format: format(), version: crate::VERSION.to_owned(), pid: std::process::id() };
+        let hello = Step::Hello {
+            format: format(),
+            version: crate::VERSION.to_owned(),
+            pid: std::process::id(),
+            compares_queries: true,
+        };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
     }
@@ -93,6 +100,14 @@ impl Predecessor {
                 (Step::Admin { address }, Some(socket)) => taken.admin = Some((address, socket)),
                 (Step::Health { address }, Some(socket)) => taken.health = Some((address, socket)),
                 (Step::LocalSocket { path }, Some(socket)) => taken.local_socket = Some((path, socket)),
+                (Step::Schema { name }, _) => taken.queries = Some(PassedQueries::of_schema(name)),
+                (Step::Query { relation, text }, _) => {
+                    let queries = taken.queries.as_mut();
+                    let is_known = queries.is_some_and(|queries| queries.add(&relation, &text));
+                    if !is_known {
+                        return Err(PredecessorError::Broken(format!("it sent a query for {relation}")));
+                    }
+                }
                 (Step::Start { decides }, _) => {
                     taken.decides = decides;
                     break;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, Step};
 use super::program::Program;
+use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
 use crate::engine::PassedListener;
 use crate::sys::launcher::StartedProgram;
@@ -21,6 +22,7 @@ pub struct Successor {
     ready_by: Instant,
     version: String,
     format: u32,
+    compares_queries: bool,
 }
 
 /// A new process that has taken over.
@@ -41,6 +43,8 @@ pub struct Offer {
     pub local_socket: Option<(PathBuf, OwnedFd)>,
     /// This process has rights to decide by, and the new one has to have some too.
     pub decides: bool,
+    /// What it reads the store by.
+    pub queries: PassedQueries,
 }
 
 /// Reason why nothing was handed over. The old process goes on as before.
@@ -80,12 +84,20 @@ impl Successor {
             ready_by: Instant::now() + ready_time(),
             version: String::new(),
             format: 0,
+            compares_queries: false,
         };
-        let hello =
-            Step::Hello { format: FORMAT, version: crate::VERSION.to_owned(), pid: std::process::id() };
+        let hello = Step::Hello {
+            format: FORMAT,
+            version: crate::VERSION.to_owned(),
+            pid: std::process::id(),
+            compares_queries: true,
+        };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
-            Step::Hello { format, version, .. } => (successor.format, successor.version) = (format, version),
+            Step::Hello { format, version, compares_queries, .. } => {
+                (successor.format, successor.version) = (format, version);
+                successor.compares_queries = compares_queries;
+            }
             other => return Err(unexpected(GREET, &other)),
         }
         match successor.next(CHECK, is_interrupted)? {
@@ -112,6 +124,9 @@ impl Successor {
         }
         if let Some((path, socket)) = &offer.local_socket {
             self.send_with(&Step::LocalSocket { path: path.clone() }, socket)?;
+        }
+        if self.compares_queries {
+            offer.queries.steps().try_for_each(|step| self.send(RESTORE, &step))?;
         }
         self.send(RESTORE, &Step::Start { decides: offer.decides })?;
         match self.next(RESTORE, is_interrupted)? {

@@ -76,6 +76,7 @@ impl Node {
             health: sockets.health,
             local_socket: sockets.local,
             decides: self.has_rights(),
+            queries: self.queries.lock().clone(),
         };
         let has_local_socket = successor.make_ready(&offer, is_interrupted)?;
         drop(offer);

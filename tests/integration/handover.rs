@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Answer, Audit, Authority, BINARY, Content, Device, End, OTHER_DEVICE, Relay, Request, Signal, Site,
-    TlsClient, TlsStream, V4, ask_by_tls, receive, wait_for,
+    ALL_V4, Answer, Audit, Authority, BINARY, Cluster, Content, DEVICE_V6, Device, End, OTHER_DEVICE, Relay,
+    Request, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive, wait_for,
 };
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -466,7 +466,11 @@ fn three_processes_write_one_audit_log_that_is_rotated_and_lose_nothing_when_the
         sessions.sort_unstable();
         sessions
     };
-    assert!(wait_for(|| (all("session-end").len() == 12).then_some(())).is_some(), "{:?}", all("session-end"));
+    assert!(
+        wait_for(|| (all("session-end").len() == 12).then_some(())).is_some(),
+        "{:?}",
+        all("session-end")
+    );
     let refusals = all("refusal");
     assert_eq!(refusals.len(), refused.load(Ordering::Relaxed));
     assert!(refusals.is_sorted_by(|one, next| one < next), "none twice");
@@ -636,6 +640,104 @@ fn a_reload_that_its_new_process_refuses_changes_nothing_and_says_why() {
         .extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != node.relay.pid()));
     assert_eq!(node.relay.metric("sluicegate_config_last_reload_successful"), Some(1.0));
     assert!(echoes(&mut tunnel));
+}
+
+/// Runs `test` on a store of each kind, as far as they are there, with the schema's name in front of its tables.
+fn on_each_store(fragment: &str, test: impl Fn(Site, &str)) {
+    test(Site::new(fragment), "");
+    if let Some(cluster) = Cluster::shared() {
+        let database = cluster.database();
+        test(Site::on_postgres(&database, fragment), "sluicegate.");
+    }
+}
+
+#[test]
+fn a_query_that_changes_with_a_key_of_a_new_process_is_compared_before_that_one_takes_over() {
+    let fast = "authz = { refresh = '20ms', reread = '100ms' }\nengine.threads = 1";
+    on_each_store(fast, |site, schema| {
+        // More than a person's work.
+        for number in 1..=4 {
+            let (uuid, address) = (format!("{number:032x}"), format!("127.0.0.{}", number + 1));
+            site.cli(&["device", "add", &uuid, "--address", &address]);
+            site.cli(&["grant", "add", "alice", "--any"]);
+        }
+        let mut node = Node::start(site);
+        let device = Device::echo(ALL_V4);
+        let mut tunnel = node.tunnel(&device);
+        let configure = |node: &mut Node, relation: &str, sql: &str| {
+            let file = node.site.folder().join(format!("{relation}.sql"));
+            std::fs::write(&file, sql).unwrap();
+            let query = format!("authz.queries.{relation} = '{}'", file.display());
+            node.site.configure(&format!("engine.threads = 2\n{query}"));
+        };
+        let devices = format!("SELECT id AS device, uuid, fleet, address, node, online FROM {schema}devices");
+        let wrong = [
+            ("devices", format!("{devices} WHERE id < 0"), "devices.absent"),
+            ("devices", devices.replace("address", "'203.0.113.9' AS address"), "devices.moved"),
+            ("devices", devices.replace(" node,", ""), "breaks the contract"),
+            (
+                "grants",
+                format!(
+                    "SELECT id AS grant_id, principal, scope, target, port_min, port_max, expires_at, \
+                     revoked_at IS NULL AS revoked FROM {schema}grants"
+                ),
+                "grants.ended",
+            ),
+        ];
+        for (relation, sql, held) in &wrong {
+            configure(&mut node, relation, sql);
+            let output = node.site.command(&["reload"]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{sql}: {said}");
+            let begin = "sluicegate: changes of engine.threads need a new process, which did not take over: \
+                         the new process refuses: ";
+            assert!(said.starts_with(begin) && said.contains(held), "{sql}: {said}");
+            assert!(echoes(&mut tunnel) && echoes(&mut node.tunnel(&device)), "{sql}");
+            assert_eq!(node.relay.metric("sluicegate_guard_held"), Some(0.0), "nothing else is held for it");
+            node.site.unconfigure("authz", "queries");
+        }
+        configure(&mut node, "devices", &wrong[0].1);
+        let said = node.upgrade_in_vain();
+        assert!(said.contains("the new process refuses") && said.contains("devices.absent"), "{said}");
+
+        let moved =
+            "CASE uuid WHEN '66666666666666666666666666666666' THEN '127.0.0.8' ELSE address END AS address";
+        let reaches_moved = |node: &Node| {
+            let request = Request::to(DEVICE_V6, device.port()).bearer(&node.site.token);
+            request.send(node.relay.address()).status == 200
+        };
+        assert!(!reaches_moved(&node));
+        configure(&mut node, "devices", &devices.replace("address", moved));
+        let output = node.site.command(&["reload"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let old = node.relay.pid();
+        node.successors.extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != old));
+        assert_ne!(node.pid(), old);
+        assert!(wait_for(|| reaches_moved(&node).then_some(())).is_some(), "{}", node.relay.log());
+        assert!(echoes(&mut tunnel));
+        assert_eq!(node.relay.metric("sluicegate_guard_held"), Some(0.0));
+    });
+}
+
+#[test]
+fn a_changed_query_without_its_store_is_not_taken_over_with_a_new_process_either() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    let database = cluster.database();
+    let site = Site::on_postgres(&database, "authz.refresh = '20ms'");
+    drop(database);
+    let mut node = Node::start(site);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    cluster.stop();
+    let file = node.site.folder().join("devices.sql");
+    std::fs::write(&file, "SELECT id AS device, uuid, fleet, address, node, online FROM sluicegate.devices")
+        .unwrap();
+    node.site.configure(&format!("engine.threads = 1\nauthz.queries.devices = '{}'", file.display()));
+    let output = node.site.command(&["reload"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the new process refuses") && said.contains("cannot be reached"), "{said}");
+    assert!(echoes(&mut tunnel) && echoes(&mut node.tunnel(&device)));
 }
 
 #[test]

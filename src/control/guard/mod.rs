@@ -47,6 +47,7 @@ pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
 use places::Places;
 pub use preview::GuardPreview;
+pub(super) use queries::QueriesVerdict;
 use row::change_to;
 pub(super) use row::{AnyRow, row_of};
 use tombstones::Tombstones;

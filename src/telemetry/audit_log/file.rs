@@ -145,7 +145,10 @@ impl<F: SharedFile> LogFile<F> {
                 return false;
             }
             let Some(successor) = self.file.successor(&self.path) else { break };
-            tracing::info!("audit.path {} has another file, which is written from here on", self.path.display());
+            tracing::info!(
+                "audit.path {} has another file, which is written from here on",
+                self.path.display()
+            );
             drop(self.continue_on(successor));
         }
         match (self.file.ends_in_newline(), self.pending.first()) {
