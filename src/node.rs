@@ -29,7 +29,8 @@ use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::wire::{TlsConfigs, TlsLoadError};
 
-pub use hand_over::HandedOver;
+use hand_over::Proof;
+pub use hand_over::{HandedOver, Succession};
 
 /// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
 /// them stop.
@@ -38,6 +39,8 @@ pub struct Node {
     engine_failures: Receiver<EngineFailure>,
     handle: EngineHandle,
     departures: Option<DeparturesThread>,
+    /// The new process, until it has proved itself.
+    proof: Option<Proof>,
     arrivals: Option<ArrivalsThread>,
     other: OtherProcess,
     client_addresses: Vec<SocketAddr>,
@@ -46,8 +49,7 @@ pub struct Node {
     presence: PresenceWriterThread,
     /// Threads that write to the store, as long as no other process of this node does.
     writers: [WritePause; 2],
-    /// `None` once another process has the listeners.
-    probe: Mutex<Option<SelfProbeThread>>,
+    probe: Mutex<SelfProbeThread>,
     identity: Arc<Mutex<NodeIdentity>>,
     /// What the store is read by, for a process that takes over.
     queries: Mutex<PassedQueries>,
@@ -251,6 +253,7 @@ impl Node {
             engine: Some(engine),
             handle,
             departures: None,
+            proof: None,
             arrivals: None,
             other,
             client_addresses,
@@ -258,7 +261,7 @@ impl Node {
             writers: [heartbeat.write_pause(), presence.write_pause()],
             heartbeat,
             presence,
-            probe: Mutex::new(Some(probe)),
+            probe: Mutex::new(probe),
             identity,
             queries: Mutex::new(PassedQueries::of(&config)),
             control,
@@ -360,9 +363,7 @@ impl Node {
 
     /// Probes by `config`, where it says something else than before.
     fn restart_probe(&self, config: &Config) {
-        let mut probe = self.probe.lock();
-        let Some(probe) = &mut *probe else { return };
-        if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
+        if let Err(error) = self.probe.lock().restart(config, &self.client_addresses, &self.handle) {
             tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
         }
     }

@@ -90,8 +90,8 @@ pub struct AdminServer {
 /// Whether the server accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum AdminAccepting {
-    /// Another process does.
-    NotYet,
+    /// Another process does, and this one may do so later.
+    Paused,
     Yes,
     /// Another process does from here on; with `has_path` also on the local socket's path.
     Left {
@@ -276,7 +276,7 @@ impl AdminServer {
         let (stop, stopped) = oneshot::channel();
         let (accepting, accepts) = watch::channel(match first {
             FirstAccepting::ThisProcess => AdminAccepting::Yes,
-            FirstAccepting::AnotherProcess => AdminAccepting::NotYet,
+            FirstAccepting::AnotherProcess => AdminAccepting::Paused,
         });
         let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, accepts, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
@@ -286,6 +286,11 @@ impl AdminServer {
     /// Accepts connections, which another process did until now.
     pub fn begin(&self) {
         self.accepting.send_replace(AdminAccepting::Yes);
+    }
+
+    /// Leaves the accepting to another process, and keeps the listeners. Requests under way go on.
+    pub fn pause(&self) {
+        self.accepting.send_replace(AdminAccepting::Paused);
     }
 
     /// Leaves the listeners to another process; requests under way go on. `has_path` where that one uses the local

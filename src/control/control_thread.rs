@@ -168,7 +168,7 @@ impl ControlThread {
         report_start(started, Ok(()));
         let ticks = channel::tick(TICK);
         loop {
-            let follows = self.following == Following::Yes;
+            let follows = self.following != Following::No;
             // What readers have read waits for the time when it is wanted again.
             let results = if follows { self.results.clone() } else { channel::never() };
             let compared = self.compared.1.clone();

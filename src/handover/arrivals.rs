@@ -95,6 +95,7 @@ impl Arrivals {
     fn run(mut self, stop: &StopSignal) {
         let ended = loop {
             if stop.is_stopped() {
+                let _gone_already = self.channel.send(&Traffic::Farewell, &[]);
                 return;
             }
             if let Err(error) = self.turn() {

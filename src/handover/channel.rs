@@ -163,7 +163,10 @@ mod tests {
         one.socket.send(hello, &[]).unwrap();
         let (step, _) = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap();
         let version = "9.9".to_owned();
-        assert_eq!(step, Step::Hello { format: 7, version, pid: 3, compares_queries: false });
+        assert_eq!(
+            step,
+            Step::Hello { format: 7, version, pid: 3, compares_queries: false, says_farewell: false }
+        );
         one.socket.send(br#"{"step":"somersault"}"#, &[]).unwrap();
         let error = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap_err();
         assert!(matches!(error, ChannelError::NotUnderstood(_)), "{error}");

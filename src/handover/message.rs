@@ -22,6 +22,9 @@ pub(super) enum Step {
         /// New: it compares changed queries, and understands `Schema` and `Query`.
         #[serde(default)]
         compares_queries: bool,
+        /// New: it says so before it ends in good order.
+        #[serde(default)]
+        says_farewell: bool,
     },
     /// New: the configuration is right.
     Checked,
@@ -102,6 +105,8 @@ pub(super) enum Traffic {
         request: u64,
         session: u64,
     },
+    /// It ends in good order, and nobody is to go on in its place.
+    Farewell,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -76,6 +76,7 @@ impl Predecessor {
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
             compares_queries: true,
+            says_farewell: true,
         };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
@@ -134,8 +135,9 @@ impl Predecessor {
 
     /// Says that clients are accepted, and waits until the service manager knows this process.
     pub fn wait_for_main(&mut self) {
-        let told = self.send(&Step::Running).and_then(|()| self.next_within(MAIN_TIME_MAX));
-        match told {
+        let told = self.send(&Step::Running);
+        fault("accepting");
+        match told.and_then(|()| self.next_within(MAIN_TIME_MAX)) {
             Ok((Step::Main, _)) => {}
             Ok((other, _)) => tracing::warn!("{}", unexpected(&other)),
             Err(error) => tracing::warn!("{error}; this process serves all the same"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
 use super::message::{FORMAT, Step};
+use super::predecessor::fault;
 use super::program::Program;
 use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
@@ -23,12 +24,15 @@ pub struct Successor {
     version: String,
     format: u32,
     compares_queries: bool,
+    says_farewell: bool,
 }
 
 /// A new process that has taken over.
 pub struct Committed {
     pub(super) channel: Channel,
     pub pid: u32,
+    /// The process, for one that it can be told of whether it has ended.
+    pub child: Option<StartedProgram>,
     pub version: String,
     /// Tunnels can move: both processes have the same format.
     pub moves_tunnels: bool,
@@ -85,18 +89,20 @@ impl Successor {
             version: String::new(),
             format: 0,
             compares_queries: false,
+            says_farewell: false,
         };
         let hello = Step::Hello {
             format: FORMAT,
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
             compares_queries: true,
+            says_farewell: true,
         };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
-            Step::Hello { format, version, compares_queries, .. } => {
+            Step::Hello { format, version, compares_queries, says_farewell, .. } => {
                 (successor.format, successor.version) = (format, version);
-                successor.compares_queries = compares_queries;
+                (successor.compares_queries, successor.says_farewell) = (compares_queries, says_farewell);
             }
             other => return Err(unexpected(GREET, &other)),
         }
@@ -129,6 +135,7 @@ impl Successor {
             offer.queries.steps().try_for_each(|step| self.send(RESTORE, &step))?;
         }
         self.send(RESTORE, &Step::Start { decides: offer.decides })?;
+        fault("offered");
         match self.next(RESTORE, is_interrupted)? {
             Step::Ready { has_local_socket } => Ok(has_local_socket),
             other => Err(unexpected(RESTORE, &other)),
@@ -144,20 +151,23 @@ impl Successor {
     ) -> Result<Committed, HandoverError> {
         self.ready_by = Instant::now() + RUNNING_TIME_MAX;
         self.send(ACCEPT, &Step::Commit { next_number, reloads })?;
+        fault("commit-sent");
         match self.next(ACCEPT, &|| false)? {
             Step::Running => {}
             other => return Err(unexpected(ACCEPT, &other)),
         }
         let Some(child) = self.child.0.take() else { return Err(HandoverError::Ended { doing: ACCEPT }) };
-        let committed = Committed {
-            channel: self.channel,
-            pid: child.id(),
-            version: self.version,
-            moves_tunnels: self.format == FORMAT,
-            has_local_socket,
+        fault("running-heard");
+        let (pid, moves_tunnels) = (child.id(), self.format == FORMAT);
+        // Nothing tells of one with another format how it ends.
+        let child = if moves_tunnels && self.says_farewell {
+            Some(child)
+        } else {
+            child.leave();
+            None
         };
-        child.leave();
-        Ok(committed)
+        let (channel, version) = (self.channel, self.version);
+        Ok(Committed { channel, pid, child, version, moves_tunnels, has_local_socket })
     }
 
     fn send(&self, doing: &'static str, step: &Step) -> Result<(), HandoverError> {
@@ -193,6 +203,7 @@ impl Committed {
         if let Err(error) = self.channel.send_step(&Step::Main, &[]) {
             tracing::warn!("the new process cannot be told that it is the main one: {error}");
         }
+        fault("main-sent");
     }
 }
 

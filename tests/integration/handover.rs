@@ -288,6 +288,99 @@ fn a_new_process_that_fails_at_any_step_leaves_the_old_one_as_it_was() {
 }
 
 #[test]
+fn a_new_process_that_dies_right_after_it_took_over_leaves_its_clients_to_the_old_one() {
+    for fault in ["die:accepting", "die:running", "die:batch", "die:adopted"] {
+        let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", fault)]);
+        let device = Device::echo(V4);
+        let mut tunnel = node.tunnel(&device);
+        let first = node.sessions()[0]["session"].as_u64();
+        for round in 1..=2 {
+            let output = node.site.command(&["upgrade"]).output().unwrap();
+            let (said, log) = (String::from_utf8(output.stderr).unwrap(), node.relay.log());
+            // It may have said that all is well before the new one died.
+            let is_refused = said.contains("ended right after it had taken over") || output.status.success();
+            assert!(is_refused, "{fault}: {said} {log}");
+            let took_back = || {
+                (node.relay.log().matches("this one accepts clients again").count() >= round).then_some(())
+            };
+            assert!(wait_for(took_back).is_some(), "{fault}: {}", node.relay.log());
+            // Only what the dead process had is gone with it.
+            assert_eq!(echoes(&mut tunnel), fault != "die:adopted", "{fault}");
+            tunnel = node.tunnel(&device);
+            let numbers: Vec<_> = node.sessions().iter().map(|row| row["session"].as_u64()).collect();
+            assert!(numbers.iter().all(|number| *number >= first), "{fault}: {numbers:?}");
+            assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{fault}");
+        }
+        let kept = node.kept();
+        node.site.cli(&["token", "revoke", &node.site.credential]);
+        assert_eq!(receive(&mut tunnel).1, End::Reset, "{fault}: it follows the store");
+        assert!(wait_for(|| (node.kept() != kept).then_some(())).is_some(), "{fault}: it writes its state");
+        node.relay.signal(Signal::SIGTERM);
+        assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0), "{fault}");
+        assert!(!node.site.folder().join("state/admin.sock").exists(), "{fault}: the path is its own again");
+    }
+}
+
+#[test]
+fn clients_that_come_while_nobody_accepts_are_served_once_the_old_process_does_again() {
+    let mut node = Node::start(Site::new("engine.threads = 2"));
+    let device = Device::echo(V4);
+    node.upgrade();
+    kill(Pid::from_raw(node.pid() as i32), Signal::SIGKILL).unwrap();
+    assert!(wait_for(|| (!runs(node.pid())).then_some(())).is_some());
+    let (request, address) = (node.site.request(&device), node.relay.address());
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| request.send(address))).collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap().status, 200, "{}", node.relay.log());
+        }
+    });
+    assert!(node.relay.logs("this one accepts clients again"));
+}
+
+#[test]
+fn a_new_process_that_ends_in_good_order_is_not_replaced_and_one_that_lasts_has_the_listeners() {
+    let mut node = Node::start(Site::new(""));
+    node.upgrade();
+    kill(Pid::from_raw(node.pid() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0));
+    assert!(!node.relay.log().contains("this one accepts clients again"), "{}", node.relay.log());
+    assert!(TcpStream::connect(node.relay.address()).is_err(), "nobody listens");
+
+    let mut node = Node::start(Site::new(""));
+    node.upgrade();
+    assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0), "it has proved itself");
+    assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn an_old_process_that_dies_once_the_new_one_may_accept_leaves_its_clients_to_that_one() {
+    for fault in ["die:commit-sent", "die:running-heard", "die:main-sent", "die:capture"] {
+        let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", fault)]);
+        let device = Device::echo(V4);
+        let _dies_with_its_process = node.tunnel(&device);
+        node.relay.signal(Signal::SIGUSR2);
+        assert!(node.relay.wait().is_some(), "{fault}");
+        node.successors.extend(processes_with(node.site.config_path()));
+        assert_eq!(node.successors.len(), 1, "{fault}");
+        let mut tunnel = node.tunnel(&device);
+        assert!(echoes(&mut tunnel), "{fault}");
+        node.site.cli(&["token", "revoke", &node.site.credential]);
+        assert_eq!(receive(&mut tunnel).1, End::Reset, "{fault}: it follows the store");
+    }
+}
+
+#[test]
+fn a_new_process_ends_with_an_old_one_that_dies_before_it_may_accept() {
+    let node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", "die:offered")]);
+    node.relay.signal(Signal::SIGUSR2);
+    let is_over = || processes_with(node.site.config_path()).is_empty().then_some(());
+    assert!(wait_for(is_over).is_some(), "a service manager can start the node anew");
+    let relay = node.site.start();
+    assert!(relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{}", relay.log());
+}
+
+#[test]
 fn a_configuration_that_is_wrong_is_told_and_changes_nothing() {
     let mut node = Node::start(Site::new(""));
     let device = Device::echo(V4);
@@ -319,10 +412,12 @@ fn a_tunnel_is_in_exactly_one_process_whichever_dies_between_two_steps() {
         });
         assert!(pid.is_some(), "{fault}: {}", node.relay.log());
         node.successors.extend(processes_with(node.site.config_path()));
-        if fault == "die:batch" {
-            assert!(node.relay.logs("goes on with its sessions"), "{fault}: {}", node.relay.log());
-        } else {
-            assert!(node.relay.wait().is_some(), "{fault}");
+        match fault {
+            "die:batch" => {
+                assert!(node.relay.logs("goes on with its sessions"), "{fault}: {}", node.relay.log());
+            }
+            "die:adopted" => assert!(node.relay.logs("accepts clients again"), "{}", node.relay.log()),
+            _ => assert!(node.relay.wait().is_some(), "{fault}"),
         }
         // One that the dead process had is gone with it.
         assert_eq!(echoes(&mut tunnel), fault != "die:adopted", "{fault}: {}", node.relay.log());
@@ -552,6 +647,32 @@ fn the_service_manager_gets_to_know_the_new_process_before_that_one_reports() {
     assert_ne!(main, format!("MAINPID={pid}"));
     node.successors.push(main["MAINPID=".len()..].parse().unwrap());
     assert!(hears("READY=1").is_some(), "by the newest process");
+}
+
+#[test]
+fn the_service_manager_gets_to_know_that_the_old_process_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let site = Site::new("");
+    let mut command: Command = site.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
+    let relay = Relay::start(command);
+    let mut node = Node { site, relay, successors: Vec::new() };
+    let new = node.upgrade()["pid"].as_u64().unwrap();
+    kill(Pid::from_raw(new as i32), Signal::SIGKILL).unwrap();
+    let hears = |wanted: &str| loop {
+        let mut message = [0; 4096];
+        let len = manager.recv(&mut message).unwrap();
+        let message = String::from_utf8(message[..len].to_vec()).unwrap();
+        if message.lines().any(|line| line == wanted) {
+            return message;
+        }
+    };
+    hears(&format!("MAINPID={new}"));
+    assert!(hears(&format!("MAINPID={}", node.relay.pid())).contains("READY=1"));
+    hears("WATCHDOG=1");
 }
 
 #[test]

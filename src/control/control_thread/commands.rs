@@ -79,8 +79,10 @@ impl ControlThread {
             }
             Request::Following(following, answer) => {
                 self.following = following;
-                if following == Following::No {
-                    self.layer.leave_tables();
+                match following {
+                    Following::Yes => {}
+                    Following::Again => self.layer.take_tables(),
+                    Following::No => self.layer.leave_tables(),
                 }
                 let _has_given_up = answer.send(());
             }

@@ -39,11 +39,15 @@ struct LayerBench {
 impl LayerBench {
     fn new(tables: usize, is_store_listed: bool) -> Self {
         let texts: Vec<Arc<Mutex<Option<String>>>> = (0..tables).map(|_| Arc::default()).collect();
-        let boxed = texts.iter().map(|text| -> Box<dyn PresenceSource> {
-            let table = PresenceTable::new("table".to_owned());
-            Box::new(WrittenTable { text: Arc::clone(text), table })
+        let written = texts.clone();
+        let make = Box::new(move || {
+            let table = |text: &Arc<_>| -> Box<dyn PresenceSource> {
+                let table = PresenceTable::new("table".to_owned());
+                Box::new(WrittenTable { text: Arc::clone(text), table })
+            };
+            (written.iter().map(table).collect(), None)
         });
-        Self { layer: AddressLayer::of_tables(boxed.collect(), is_store_listed, None), texts }
+        Self { layer: AddressLayer::of_tables(make, is_store_listed), texts }
     }
 
     fn write(&mut self, table: usize, lines: &[(u8, &str)]) {
