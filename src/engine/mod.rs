@@ -86,6 +86,7 @@ pub use listener::own_address::not_here;
 pub use moved_tunnel::{MovedEnd, MovedFacts, MovedFlow, MovedTunnel, Unsent};
 pub use requests::{Accepting, EndResult, EngineBusy, PendingEnd, PendingList, Verdict};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
+pub use token_rate_limit::TokenCounts;
 pub use worker::restarts::EngineFailure;
 pub use worker::signals::ServicePhase;
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reloads::PassedReloads;
 use crate::authz::{Refusal, UnixMillis};
-use crate::engine::{MovedFacts, SessionRow, Verdict};
+use crate::engine::{MovedFacts, SessionRow, TokenCounts, Verdict};
 
 /// A step of the protocol. Its form never changes: a field that a process does not know is ignored, and one that it
 /// lacks has a default.
@@ -19,12 +19,8 @@ pub(super) enum Step {
         format: u32,
         version: String,
         pid: u32,
-        /// New: it compares changed queries, and understands `Schema` and `Query`.
         #[serde(default)]
-        compares_queries: bool,
-        /// New: it says so before it ends in good order.
-        #[serde(default)]
-        says_farewell: bool,
+        abilities: Abilities,
     },
     /// New: the configuration is right.
     Checked,
@@ -50,6 +46,8 @@ pub(super) enum Step {
     },
     /// New: all threads run. `has_local_socket` where it uses the one that was sent.
     Ready { has_local_socket: bool },
+    /// Old: the unknown tokens that clients have shown, or some of them.
+    UnknownTokens { counts: TokenCounts },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
     Commit {
         next_number: u64,
@@ -60,6 +58,23 @@ pub(super) enum Step {
     Running,
     /// Old: the service manager knows the new process.
     Main,
+}
+
+/// What a new process does that earlier versions did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Abilities {
+    /// It compares changed queries, and understands `Schema` and `Query`.
+    pub compares_queries: bool,
+    /// It says so before it ends in good order.
+    pub says_farewell: bool,
+    /// It understands `UnknownTokens`.
+    pub counts_unknown_tokens: bool,
+}
+
+impl Abilities {
+    /// Those of this version.
+    pub const ALL: Self = Self { compares_queries: true, says_farewell: true, counts_unknown_tokens: true };
 }
 
 /// A message about tunnels and sessions, from [`Step::Main`] on.
@@ -184,6 +199,9 @@ pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;
 
 /// Sessions that one message lists: some 700 bytes each.
 pub(super) const ROWS_MAX: usize = 48;
+
+/// Cells of the count of unknown tokens that one message has: some 30 bytes each.
+pub(super) const TOKEN_CELLS_MAX: usize = 1024;
 
 /// Numbers or verdicts that one message has.
 pub(super) const NUMBERS_MAX: usize = 2048;

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{FORMAT, Step};
+use super::message::{Abilities, FORMAT, Step};
 use super::program::VARIABLE;
 use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
 use super::successor::{READY_TIME_MAX, ready_time};
+use crate::engine::TokenCounts;
 use crate::sys::packets::PacketSocket;
 
 /// The running process that hands over to this one.
@@ -42,6 +43,8 @@ pub struct Terms {
     /// Numbers of sessions from here on are free.
     pub next_number: u64,
     pub reloads: PassedReloads,
+    /// Unknown tokens that clients have shown of late.
+    pub unknown_tokens: Vec<TokenCounts>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +78,7 @@ impl Predecessor {
             format: format(),
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
-            compares_queries: true,
-            says_farewell: true,
+            abilities: Abilities::ALL,
         };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
@@ -124,12 +126,16 @@ impl Predecessor {
     pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<Terms, PredecessorError> {
         fault("ready");
         self.send(&Step::Ready { has_local_socket })?;
-        match self.next()? {
-            (Step::Commit { next_number, reloads }, _) => {
-                fault("committed");
-                Ok(Terms { next_number, reloads })
+        let mut unknown_tokens = Vec::new();
+        loop {
+            match self.next()? {
+                (Step::UnknownTokens { counts }, _) => unknown_tokens.push(counts),
+                (Step::Commit { next_number, reloads }, _) => {
+                    fault("committed");
+                    return Ok(Terms { next_number, reloads, unknown_tokens });
+                }
+                (other, _) => return Err(unexpected(&other)),
             }
-            (other, _) => Err(unexpected(&other)),
         }
     }
 

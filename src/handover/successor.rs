@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{FORMAT, Step};
-use super::predecessor::fault;
+use super::message::{Abilities, FORMAT, Step, TOKEN_CELLS_MAX};
+use super::predecessor::{Terms, fault};
 use super::program::Program;
 use super::queries::PassedQueries;
-use super::reloads::PassedReloads;
 use crate::engine::PassedListener;
 use crate::sys::launcher::StartedProgram;
 use crate::sys::packets::PacketSocket;
@@ -23,8 +22,7 @@ pub struct Successor {
     ready_by: Instant,
     version: String,
     format: u32,
-    compares_queries: bool,
-    says_farewell: bool,
+    abilities: Abilities,
 }
 
 /// A new process that has taken over.
@@ -88,21 +86,19 @@ impl Successor {
             ready_by: Instant::now() + ready_time(),
             version: String::new(),
             format: 0,
-            compares_queries: false,
-            says_farewell: false,
+            abilities: Abilities::default(),
         };
         let hello = Step::Hello {
             format: FORMAT,
             version: crate::VERSION.to_owned(),
             pid: std::process::id(),
-            compares_queries: true,
-            says_farewell: true,
+            abilities: Abilities::ALL,
         };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
-            Step::Hello { format, version, compares_queries, says_farewell, .. } => {
+            Step::Hello { format, version, abilities, .. } => {
                 (successor.format, successor.version) = (format, version);
-                (successor.compares_queries, successor.says_farewell) = (compares_queries, says_farewell);
+                successor.abilities = abilities;
             }
             other => return Err(unexpected(GREET, &other)),
         }
@@ -131,7 +127,7 @@ impl Successor {
         if let Some((path, socket)) = &offer.local_socket {
             self.send_with(&Step::LocalSocket { path: path.clone() }, socket)?;
         }
-        if self.compares_queries {
+        if self.abilities.compares_queries {
             offer.queries.steps().try_for_each(|step| self.send(RESTORE, &step))?;
         }
         self.send(RESTORE, &Step::Start { decides: offer.decides })?;
@@ -143,13 +139,15 @@ impl Successor {
     }
 
     /// Lets the process accept clients, which nobody does here any more. Where it fails the process is ended.
-    pub fn commit(
-        mut self,
-        next_number: u64,
-        reloads: PassedReloads,
-        has_local_socket: bool,
-    ) -> Result<Committed, HandoverError> {
+    pub fn commit(mut self, terms: Terms, has_local_socket: bool) -> Result<Committed, HandoverError> {
         self.ready_by = Instant::now() + RUNNING_TIME_MAX;
+        let Terms { next_number, reloads, unknown_tokens } = terms;
+        if self.abilities.counts_unknown_tokens {
+            let parts = unknown_tokens.iter().flat_map(|counts| counts.parts(TOKEN_CELLS_MAX));
+            parts
+                .map(|counts| Step::UnknownTokens { counts })
+                .try_for_each(|step| self.send(ACCEPT, &step))?;
+        }
         self.send(ACCEPT, &Step::Commit { next_number, reloads })?;
         fault("commit-sent");
         match self.next(ACCEPT, &|| false)? {
@@ -160,7 +158,7 @@ impl Successor {
         fault("running-heard");
         let (pid, moves_tunnels) = (child.id(), self.format == FORMAT);
         // Nothing tells of one with another format how it ends.
-        let child = if moves_tunnels && self.says_farewell {
+        let child = if moves_tunnels && self.abilities.says_farewell {
             Some(child)
         } else {
             child.leave();

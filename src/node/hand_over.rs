@@ -105,7 +105,12 @@ impl Node {
         let has_local_socket = successor.make_ready(&offer, is_interrupted)?;
         drop(offer);
         self.handle.accept_clients(Accepting::Paused).map_err(|error| here(&error))?;
-        successor.commit(self.handle.next_number(), reloads, has_local_socket)
+        let terms = Terms {
+            next_number: self.handle.next_number(),
+            reloads,
+            unknown_tokens: vec![self.handle.unknown_tokens()],
+        };
+        successor.commit(terms, has_local_socket)
     }
 
     /// Tests whether there are rights to decide by, however old.
@@ -234,8 +239,9 @@ impl Node {
         requests: &NodeRequests,
     ) -> Result<(), NodeError> {
         let has_local_socket = passed_path.is_some_and(|path| self.admin.has_local_socket_at(path));
-        let Terms { next_number, reloads } = predecessor.wait_for_commit(has_local_socket)?;
+        let Terms { next_number, reloads, unknown_tokens } = predecessor.wait_for_commit(has_local_socket)?;
         self.handle.begin_numbers_at(next_number);
+        unknown_tokens.iter().for_each(|counts| self.handle.count_unknown_tokens(counts));
         requests.take_over(reloads);
         self.handle
             .accept_clients(Accepting::Yes)

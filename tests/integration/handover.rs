@@ -597,6 +597,57 @@ fn limits_count_the_sessions_of_both_processes_once() {
 }
 
 #[test]
+fn clients_whose_heads_the_old_process_awaits_count_for_their_network() {
+    let mut node =
+        Node::start(Site::new("limits.heads_per_network = 3\ntimeouts.head = '20s'\nengine.threads = 1"));
+    let address = node.relay.address();
+    let begin = || {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"CONNECT ").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+    };
+    let mut begun = vec![begin(), begin()];
+    let listed = |count: usize| {
+        wait_for(|| {
+            (node.sessions().iter().filter(|each| each["state"] == "head").count() == count).then_some(())
+        })
+    };
+    assert!(listed(2).is_some());
+    assert_eq!(node.upgrade()["stayed"], 2);
+    begun.push(begin());
+    let request = Request::to(OTHER_DEVICE, 22).bearer(&node.site.token);
+    // The new process cannot have one of the old one's give way, and has one of its own do so.
+    assert_eq!(request.send(address).status, 403);
+    let mut end = String::new();
+    begun[2].read_to_string(&mut end).unwrap();
+    assert!(end.starts_with("HTTP/1.1 429"), "{end}");
+    begun.truncate(2);
+    let third = begin();
+    let fourth = begin();
+    assert!(
+        wait_for(|| (third.peek(&mut [0]).is_ok()).then_some(())).is_some(),
+        "it gave way: three of three"
+    );
+    drop((begun, third, fourth));
+    assert!(node.relay.wait().is_some());
+    let _three = [begin(), begin(), begin()];
+    assert_eq!(Request::to(OTHER_DEVICE, 22).bearer(&node.site.token).send(address).status, 403);
+}
+
+#[test]
+fn unknown_tokens_that_the_old_process_has_seen_count_on() {
+    let mut node = Node::start(Site::new("limits.unknown_tokens_per_minute = 5"));
+    let status =
+        |node: &Node| Request::to(OTHER_DEVICE, 22).bearer("sg_nobody").send(node.relay.address()).status;
+    assert_eq!([(); 3].map(|()| status(&node)), [407; 3]);
+    node.upgrade();
+    assert_eq!([(); 4].map(|()| status(&node)), [407, 407, 429, 429]);
+    node.upgrade();
+    assert_eq!(status(&node), 429);
+}
+
+#[test]
 fn what_was_revoked_before_stays_so_and_the_state_has_one_writer() {
     let mut node = Node::start(Site::new(""));
     let device = Device::echo(V4);

@@ -101,6 +101,20 @@ fn a_table_comes_before_the_store_and_the_first_table_before_the_second() {
 }
 
 #[test]
+fn tables_that_are_taken_again_give_addresses_as_before() {
+    let mut bench = LayerBench::new(1, true);
+    let rows = [device(A, Some("10.0.0.1"))];
+    bench.write(0, &[(A, "10.8.0.1")]);
+    assert_eq!(bench.laid(&rows), [ip("10.8.0.1")]);
+    bench.layer.leave_tables();
+    bench.write(0, &[(A, "10.8.0.2")]);
+    assert_eq!(bench.laid(&rows), [ip("10.0.0.1")], "nobody reads them here");
+    bench.layer.take_tables();
+    bench.layer.poll();
+    assert_eq!(bench.laid(&rows), [ip("10.8.0.2")]);
+}
+
+#[test]
 fn an_address_is_the_device_s_that_the_first_table_gives_it_to() {
     let mut bench = LayerBench::new(2, true);
     bench.write(0, &[(A, "10.8.0.1")]);
