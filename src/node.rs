@@ -21,7 +21,9 @@ use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
     WritePause,
 };
-use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
+use crate::engine::{
+    Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here, not_permitted,
+};
 use crate::handover::{
     ArrivalsThread, DeparturesThread, OtherProcess, PassedQueries, Predecessor, PredecessorError,
 };
@@ -277,10 +279,17 @@ impl Node {
         AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
     }
 
-    /// What a start would wait for on this machine, in one line each.
+    /// What a start would wait for on this machine, or lack a privilege for, in one line each.
     pub fn check_awaited(config: &Config) -> Vec<String> {
         let admin = [Some(config.admin.address), config.admin.health_address];
         let addresses = config.listen.iter().map(|listen| listen.address).chain(admin.into_iter().flatten());
+        let addresses: Vec<_> = addresses.collect();
+        let not_permitted = not_permitted(addresses.iter().copied()).into_iter().map(|address| {
+            format!(
+                "this user may not listen on {address}; a relay needs CAP_NET_BIND_SERVICE for it \
+                 (AmbientCapabilities= of its unit), or a socket unit that opens it"
+            )
+        });
         let address = |ip| {
             format!("{ip} is no address of this machine; a relay waits until it is (`ip address` lists them)")
         };
@@ -288,7 +297,7 @@ impl Node {
         let interface = interface.map(|name| {
             format!("there is no network interface `{name}` (vpn.interface); a relay waits for it")
         });
-        not_here(addresses).into_iter().map(address).chain(interface).collect()
+        not_here(addresses).into_iter().map(address).chain(not_permitted).chain(interface).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.

@@ -55,7 +55,7 @@ use tokio::sync::{oneshot, watch};
 use crate::authz::Authority;
 use crate::config::{self, KeyProblem};
 use crate::control::{Commands, DirectoryErrors, LocationCounts, StatusHandle};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, listen_advice};
 use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
 use crate::sys::socket;
@@ -178,13 +178,13 @@ impl fmt::Debug for Sources {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminServerError {
-    #[error("admin.address {address} cannot be listened on: {source}; does another process use it?")]
+    #[error("admin.address {address} cannot be listened on: {source}; {}", listen_advice(*address, source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error(
         "admin.socket {path} cannot be listened on: {source}; configure another path, or stop the process that uses it"
     )]
     Socket { path: String, source: io::Error },
-    #[error("admin.health_address {address} cannot be listened on: {source}; does another process use it?")]
+    #[error("admin.health_address {address} cannot be listened on: {source}; {}", listen_advice(*address, source))]
     Health { address: SocketAddr, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
