@@ -299,3 +299,18 @@ const PASS_TIME_EVERY: Duration = Duration::from_secs(1);
 
 /// Comparisons of queries that wait for their verdict.
 const COMPARED_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_keep_the_times_that_were_read_again() {
+        let mut config = Config::default();
+        let second = Duration::from_secs(1);
+        (config.authz.refresh, config.authz.reconcile, config.authz.reread) =
+            (second, 2 * second, 3 * second);
+        let Pace { refresh, reconcile, reread } = pace(&config);
+        assert_eq!((refresh, reconcile, reread), (second, 2 * second, 3 * second));
+    }
+}

@@ -94,8 +94,7 @@ impl HeartbeatThread {
 
     /// Writes `forward` as this node's address, and keeps the times of `config`, from the next read on.
     pub fn reconfigure(&self, forward: Option<SocketAddr>, config: &Config) {
-        let mut settings = self.settings.lock();
-        *settings = HeartbeatSettings::new(forward, settings.predecessor, config);
+        self.settings.lock().replace(forward, config);
     }
 
     /// Takes the name from the process with this number, which has ended.
@@ -146,6 +145,10 @@ impl HeartbeatSettings {
     fn new(forward: Option<SocketAddr>, predecessor: Option<u32>, config: &Config) -> Self {
         let crate::config::Forward { heartbeat, refresh, max_age, .. } = config.forward;
         Self { forward, predecessor, heartbeat, refresh, max_age }
+    }
+
+    fn replace(&mut self, forward: Option<SocketAddr>, config: &Config) {
+        *self = Self::new(forward, self.predecessor, config);
     }
 }
 
@@ -343,3 +346,24 @@ fn held_groups(held: &[HoldStatus]) -> Vec<(String, u64)> {
 
 /// Pause between two summaries. A peer that starts compares counts within budgets, so that older ones serve as well.
 const SUMMARY_EVERY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_heartbeat_goes_by_the_section_that_was_read_again() {
+        let mut config = Config::default();
+        let second = Duration::from_secs(1);
+        let mut settings = HeartbeatSettings::new(None, Some(3), &config);
+        (config.forward.heartbeat, config.forward.refresh, config.forward.max_age) =
+            (second, 2 * second, 3 * second);
+        let advertised = Some(SocketAddr::from(([192, 0, 2, 1], 7)));
+        settings.replace(advertised, &config);
+        assert_eq!((settings.forward, settings.predecessor), (advertised, Some(3)));
+        assert_eq!(
+            (settings.heartbeat, settings.refresh, settings.max_age),
+            (second, 2 * second, 3 * second)
+        );
+    }
+}

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::support::{
     ALL_V4, Answer, Audit, Authority, BINARY, Cluster, Content, DEVICE_V6, Device, End, OTHER_DEVICE, Relay,
-    Request, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive, wait_for,
+    Request, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive, root_or_skip, wait_for,
 };
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -814,6 +814,18 @@ fn a_reload_that_its_new_process_refuses_changes_nothing_and_says_why() {
     assert!(echoes(&mut tunnel));
 }
 
+#[test]
+fn what_stays_ends_when_the_linger_of_the_reload_has_passed() {
+    let mut scene = MixedScene::new("timeouts.linger = '1h'");
+    let mut stays = scene.tunnel_by_tls();
+    scene.node.site.configure("timeouts = { linger = '1s', drain = '300ms' }");
+    assert_eq!(scene.node.site.command(&["reload"]).output().unwrap().status.code(), Some(0));
+    assert_eq!(scene.node.upgrade()["stayed"], 1);
+    assert!(echoes_by_tls(&mut stays));
+    assert!(scene.node.relay.wait().is_some(), "the old process has ended");
+    assert!(!echoes_by_tls(&mut stays));
+}
+
 /// Runs `test` on a store of each kind, as far as they are there, with the schema's name in front of its tables.
 fn on_each_store(fragment: &str, test: impl Fn(Site, &str)) {
     test(Site::new(fragment), "");
@@ -910,6 +922,53 @@ fn a_changed_query_without_its_store_is_not_taken_over_with_a_new_process_either
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("the new process refuses") && said.contains("cannot be reached"), "{said}");
     assert!(echoes(&mut tunnel) && echoes(&mut node.tunnel(&device)));
+}
+
+#[test]
+fn a_port_that_needs_a_capability_is_opened_by_a_reload_of_a_relay_that_was_started_with_it() {
+    if !root_or_skip(
+        "a_port_that_needs_a_capability_is_opened_by_a_reload_of_a_relay_that_was_started_with_it",
+    ) {
+        return;
+    }
+    let free = (600..1024).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+    let without = ["setpriv", "--bounding-set", "-net_bind_service"];
+    for (key, entry) in [
+        ("listen", format!("listen = [{{ address = '127.0.0.1:0' }}, {{ address = '127.0.0.1:{free}' }}]")),
+        ("admin.health_address", format!("admin.health_address = '127.0.0.1:{free}'")),
+    ] {
+        let mut site = Site::new("");
+        let relay = site.start_through(&without);
+        let device = Device::echo(V4);
+        let mut tunnel = site.request(&device).send(relay.address()).opened();
+        site.configure(&entry);
+        let output = site.command(&["reload"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let named = format!("127.0.0.1:{free}");
+        let is_told = said.contains(&named) && said.contains("ports below 1024 need CAP_NET_BIND_SERVICE");
+        assert!(is_told && said.contains(&format!("changes of {key} need a new process")), "{said}");
+        assert!(echoes(&mut tunnel));
+        let check = site.command(&["check"]);
+        let mut unprivileged = Command::new(without[0]);
+        unprivileged.args(&without[1..]).arg(check.get_program()).args(check.get_args());
+        let said = String::from_utf8(unprivileged.output().unwrap().stderr).unwrap();
+        assert!(said.contains(&format!("warning: this user may not listen on {named}")), "{said}");
+        drop((relay, tunnel));
+
+        site.unconfigure("admin", "health_address");
+        site.configure("listen = [{ address = '127.0.0.1:0' }]");
+        let mut node = Node::start(site);
+        let mut tunnel = node.tunnel(&device);
+        node.site.configure(&entry);
+        let output = node.site.command(&["reload"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{key}");
+        let old = node.relay.pid();
+        node.successors.extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != old));
+        assert!(echoes(&mut tunnel) && TcpStream::connect(("127.0.0.1", free)).is_ok(), "{key}");
+        let said = node.site.command(&["check"]).output().unwrap().stderr;
+        assert!(!String::from_utf8(said).unwrap().contains("may not listen"), "root may");
+    }
 }
 
 #[test]
