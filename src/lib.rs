@@ -22,6 +22,8 @@ pub mod handover;
 
 pub mod control;
 
+pub mod usage;
+
 pub mod engine;
 
 pub mod store;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
-use crate::admin::api::{ListenerInfo, ListenerUse, NodeIdentity};
+use crate::admin::api::{ListenerCounts, ListenerInfo, ListenerUse, NodeIdentity};
 use crate::admin::{
     AdminServer, AdminServerError, AdminSockets, FirstAccepting, NodeRequests, PrincipalNames,
     SelfProbeThread, Sources,
@@ -19,7 +19,7 @@ use crate::authz::{Authority, UnixMillis};
 use crate::config::{Config, KeyProblem, Listen, ListenerKind};
 use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
-    WritePause,
+    TokenKeyThreads, WritePause,
 };
 use crate::engine::{
     Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here, not_permitted,
@@ -29,7 +29,8 @@ use crate::handover::{
 };
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
-use crate::wire::{TlsConfigs, TlsLoadError};
+use crate::usage::UsageThread;
+use crate::wire::{KeySets, TlsConfigs, TlsLoadError};
 
 use hand_over::Proof;
 pub use hand_over::{HandedOver, Succession};
@@ -49,6 +50,7 @@ pub struct Node {
     forward_address: Option<SocketAddr>,
     heartbeat: HeartbeatThread,
     presence: PresenceWriterThread,
+    token_keys: Mutex<TokenKeyThreads>,
     /// Threads that write to the store, as long as no other process of this node does.
     writers: [WritePause; 2],
     probe: Mutex<SelfProbeThread>,
@@ -57,6 +59,7 @@ pub struct Node {
     queries: Mutex<PassedQueries>,
     control: Control,
     admin: AdminServer,
+    usage: UsageThread,
     audit: AuditLog,
     authority: Arc<Authority>,
 }
@@ -196,10 +199,16 @@ impl Node {
         let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client()).in_place_of(running);
         let control =
             Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
+        let key_sets = Arc::new(KeySets::default());
+        key_sets.replace(config.authz.key_sources());
+        let token_keys = TokenKeyThreads::start(Arc::clone(&key_sets), config.authz.state.as_deref())
+            .map_err(NodeError::Thread)?;
+        token_keys.wait_for_first_reads();
         let engine = Engine::start_on(
             inherited,
             Arc::clone(&config),
             tls,
+            key_sets,
             Arc::clone(&authority),
             audit_sender.clone(),
         )?;
@@ -227,6 +236,7 @@ impl Node {
         let presence = PresenceWriterThread::start(table, Arc::clone(&authority), reports, &config)
             .map_err(NodeError::Thread)?;
         let probe = SelfProbeThread::start(&config, &client_addresses, &handle).map_err(NodeError::Thread)?;
+        let usage = UsageThread::start(&handle, audit_sender.clone(), &config).map_err(NodeError::Thread)?;
         let identity = Arc::new(Mutex::new(identity(&config, engine.client_addresses())));
         let sources = Sources {
             identity: Arc::clone(&identity),
@@ -242,6 +252,7 @@ impl Node {
             audit: audit_sender,
             audit_lost: audit.lost(),
             other: other.clone(),
+            usage: usage.handle(),
         };
         let admin = match AdminServer::start_on(sockets, first, &config.admin, sources) {
             Ok(admin) => admin,
@@ -263,11 +274,13 @@ impl Node {
             writers: [heartbeat.write_pause(), presence.write_pause()],
             heartbeat,
             presence,
+            token_keys: Mutex::new(token_keys),
             probe: Mutex::new(probe),
             identity,
             queries: Mutex::new(PassedQueries::of(&config)),
             control,
             admin,
+            usage,
             audit,
             authority,
         };
@@ -356,7 +369,9 @@ impl Node {
         self.authority.set_max_stale(config.authz.max_stale);
         *self.queries.lock() = PassedQueries::of(&config);
         let config = Arc::new(config);
+        self.follow_token_keys(&config);
         engine.reconfigure(Arc::clone(&config), tls);
+        self.usage.handle().reconfigure(config.usage.interval);
         let advertised = self.forward_address.map(|bound| advertised(config.forward.advertise, bound));
         self.heartbeat.reconfigure(advertised, &config);
         self.presence.reconfigure(&config);
@@ -370,11 +385,26 @@ impl Node {
         self.handle.renew_certificates()
     }
 
+    /// Reads the sets of keys that `config` names. Those that are new are read before they count.
+    fn follow_token_keys(&self, config: &Config) {
+        self.handle.key_sets().replace(config.authz.key_sources());
+        let mut threads = self.token_keys.lock();
+        if let Err(error) = threads.follow() {
+            tracing::error!(%error, "a set of keys is not read; raise the limit on threads or memory");
+        }
+        threads.wait_for_first_reads();
+    }
+
     /// Probes by `config`, where it says something else than before.
     fn restart_probe(&self, config: &Config) {
         if let Err(error) = self.probe.lock().restart(config, &self.client_addresses, &self.handle) {
             tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
         }
+    }
+
+    /// Records what was used so far, rather than at the end of the interval. Another process may report it then.
+    pub fn record_usage(&self) {
+        self.usage.handle().flush();
     }
 
     /// Number of sessions of this process, and of processes before it, which it answers for.
@@ -449,6 +479,7 @@ fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<ListenerInfo> {
             ListenerKind::Peer => ListenerUse::Nodes,
         },
         tls: listen.tls.is_some(),
+        counts: ListenerCounts::default(),
     };
     config.listen.iter().zip(bound).map(listener).collect()
 }

@@ -85,6 +85,7 @@ targets! {
     peer_reply
     session_token
     token_key
+    key_set
     tls_records
     pem_file
     address_file

@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 use super::Sources;
 use super::api::{Condition, ProbeStatus, STATE_ERROR, STORE_ERROR};
 use super::process::Descriptors;
+use super::token_keys;
 use crate::authz::UnixMillis;
+use crate::config::KeyPlace;
 use crate::control::ControlStatus;
 use crate::control::api::HoldStatus;
-use crate::wire::{CertificateState, ShownCertificate};
+use crate::wire::{CertificateState, KeySetState, ShownCertificate};
 
 /// The reader of the conditions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +33,9 @@ impl Sources {
         found.of_room(active, self.engine.sessions_max().into(), Descriptors::now());
         for shown in self.engine.certificates() {
             found.of_certificate(&shown, SystemTime::now());
+        }
+        for set in self.engine.key_sets().all() {
+            found.of_token_keys(&set.source().place, &set.state(), UnixMillis::now());
         }
         if let Some(error) = self.requests.status().last.and_then(|last| last.error) {
             let text =
@@ -129,6 +134,17 @@ impl Conditions {
         }
     }
 
+    fn of_token_keys(&mut self, place: &KeyPlace, state: &KeySetState, now: UnixMillis) {
+        let Some(error) = &state.error else { return };
+        let in_force = token_keys::in_force(state, now);
+        let text = self.secret(|| {
+            format!("the keys of session tokens cannot be read, and {in_force}: {place}: {error}")
+        });
+        let text =
+            text.unwrap_or_else(|| format!("the keys of session tokens cannot be read, and {in_force}"));
+        self.add("SluicegateTokenKeys", text);
+    }
+
     fn of_certificate(&mut self, shown: &ShownCertificate, now: SystemTime) {
         let Some(problem) = shown.problem(now) else { return };
         let alert = match shown.state(now) {
@@ -172,6 +188,7 @@ mod tests {
     use super::*;
     use crate::admin::api::{ProbePathStatus, ProbeResult};
     use crate::authz::Generation;
+    use crate::config::HttpsUrl;
     use crate::control::api::{RelationStatus, Rule};
     use crate::store::StoreWarnings;
 
@@ -227,6 +244,9 @@ mod tests {
             valid_until: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
             gap: None,
         };
+        let keys = KeySetState { keys: 2, read_at_ms: Some(1000), error: Some("secret host".to_owned()) };
+        let place = KeyPlace::Url(HttpsUrl::parse("https://secret.example/").unwrap());
+        found.of_token_keys(&place, &keys, UnixMillis(61_000));
         found.of_certificate(&shown, SystemTime::UNIX_EPOCH + Duration::from_secs(900));
         found.of_certificate(&shown, SystemTime::UNIX_EPOCH + Duration::from_secs(1001));
         found.list
@@ -236,7 +256,7 @@ mod tests {
     fn each_condition_has_the_name_of_an_alert_and_once() {
         let rules = include_str!("../../monitoring/alerts.yml");
         let found = all(Audience::Operator);
-        assert_eq!(found.len(), 15, "{found:?}");
+        assert_eq!(found.len(), 16, "{found:?}");
         for Condition { alert, text } in &found {
             assert!(rules.contains(&format!("- alert: {alert}\n")), "{alert}");
             assert_eq!(found.iter().filter(|other| other.alert == *alert).count(), 1, "{alert}: {text}");
@@ -248,7 +268,7 @@ mod tests {
         let (operators, outsiders) = (all(Audience::Operator), all(Audience::Outsider));
         let alerts = |list: &[Condition]| list.iter().map(|each| each.alert.clone()).collect::<Vec<_>>();
         assert_eq!(alerts(&operators), alerts(&outsiders));
-        assert_eq!(operators.iter().filter(|each| each.text.contains("secret")).count(), 7);
+        assert_eq!(operators.iter().filter(|each| each.text.contains("secret")).count(), 8);
         assert!(outsiders.iter().all(|each| !each.text.contains("secret")), "{outsiders:?}");
     }
 
@@ -259,6 +279,8 @@ mod tests {
         found.of_room(0, 1, None);
         found.of_decisions(&ControlStatus { confirmed_at: UnixMillis::now(), ..ControlStatus::default() });
         found.of_probes(&ProbeStatus::default());
+        let place = KeyPlace::Url(HttpsUrl::parse("https://login.example/").unwrap());
+        found.of_token_keys(&place, &KeySetState::default(), UnixMillis(0));
         assert!(found.list.is_empty(), "{:?}", found.list);
     }
 }

@@ -1,8 +1,9 @@
 //! The last hour of the node, in a ring of bounded size, so that a page that is opened after an incident shows it.
 //!
-//! The page draws it. Prometheus keeps more; this is for the machine where nobody looks at a dashboard. A restart begins
-//! anew.
+//! The page draws it. Prometheus keeps more; this is for the machine where nobody looks at a dashboard. It passes to the
+//! process that takes over; a restart begins anew.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{AdminState, Sources, response};
 use crate::authz::UnixMillis;
@@ -23,7 +24,7 @@ use crate::telemetry::{Cause, Counter, EngineCounters};
 pub(super) struct History(Arc<Mutex<VecDeque<HistoryPoint>>>);
 
 /// Changes since the point before. They name nobody.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct HistoryPoint {
     at: UnixMillis,
     /// Bytes per second.
@@ -34,7 +35,7 @@ struct HistoryPoint {
     /// Tunnels that opened.
     opened: u64,
     /// Refusals by cause, of the [`CAUSES_KEPT`] most frequent ones.
-    refusals: BTreeMap<&'static str, u64>,
+    refusals: BTreeMap<Cow<'static, str>, u64>,
     /// Names of what was held at this time; the first [`HOLDS_KEPT`].
     holds: Vec<String>,
 }
@@ -86,6 +87,21 @@ pub(super) async fn causes() -> Response {
 }
 
 impl History {
+    /// The points for a process that takes over, the oldest first.
+    pub fn to_pass(&self) -> Vec<String> {
+        self.0.lock().iter().filter_map(|point| serde_json::to_string(point).ok()).collect()
+    }
+
+    /// Puts the points of the process before in front. What this version does not understand is left out.
+    pub fn continue_from(&self, passed: &[String]) {
+        let passed = passed.iter().filter_map(|point| serde_json::from_str::<HistoryPoint>(point).ok());
+        let own = std::mem::take(&mut *self.0.lock());
+        let first_own = own.front().map(|point| point.at);
+        // While two processes ran, the old one had the clients.
+        let earlier = passed.filter(|point| first_own.is_none_or(|first| point.at < first));
+        earlier.chain(own.iter().cloned()).for_each(|point| self.add(point));
+    }
+
     fn add(&self, point: HistoryPoint) {
         let mut points = self.0.lock();
         if points.len() >= POINTS_MAX {
@@ -136,7 +152,7 @@ impl Counts {
             down: per_second(self.down, before.down),
             sessions: 0,
             opened: self.opened.saturating_sub(before.opened),
-            refusals: refusals.into_iter().collect(),
+            refusals: refusals.into_iter().map(|(cause, count)| (Cow::Borrowed(cause), count)).collect(),
             holds: Vec::new(),
         }
     }
@@ -174,7 +190,8 @@ mod tests {
         };
         let point = after.since(&before, UnixMillis(7), EVERY);
         assert_eq!((point.up, point.down, point.opened), (200, 3, 1));
-        assert_eq!(point.refusals, [("draining", 4), ("no-grant", 2)].into());
+        let expected = [("draining", 4), ("no-grant", 2)].map(|(cause, count)| (Cow::Borrowed(cause), count));
+        assert_eq!(point.refusals, expected.into());
     }
 
     #[test]
@@ -193,5 +210,19 @@ mod tests {
         let points = history.0.lock();
         assert_eq!((points.len(), points[0].at), (POINTS_MAX, UnixMillis(5)));
         assert_eq!(EVERY * POINTS_MAX as u32, Duration::from_secs(60 * 60));
+    }
+
+    #[test]
+    fn a_process_that_takes_over_goes_on_with_the_points_of_the_one_before() {
+        let old = History::default();
+        (1..=POINTS_MAX as i64).for_each(|at| old.add(point(at)));
+        let new = History::default();
+        // Both have one of the time when it started.
+        (POINTS_MAX as i64..).take(3).for_each(|at| new.add(point(at)));
+        let mut passed = old.to_pass();
+        passed.push(r#"{"at":"of a later version"}"#.to_owned());
+        new.continue_from(&passed);
+        let at: Vec<i64> = new.0.lock().iter().map(|point| point.at.0).collect();
+        assert_eq!(at, (3..POINTS_MAX as i64 + 3).collect::<Vec<_>>());
     }
 }

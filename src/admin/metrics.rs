@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::openmetrics::{counter, gauge};
 use super::process::ProcessCollector;
-use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe};
+use super::{Sources, certificates, engine_metrics, guard, label_counts, nodes, self_probe, token_keys};
 use crate::authz::UnixMillis;
 use crate::store::StoreWarnings;
 
@@ -104,7 +104,9 @@ impl Collector for MetricsCollector {
         engine_metrics::encode_traffic(&mut encoder, &self.sources.engine)?;
         nodes::encode(&mut encoder, &self.sources)?;
         certificates::encode(&mut encoder, &self.sources.engine)?;
+        token_keys::encode(&mut encoder, &self.sources.engine)?;
         self.encode_snapshot(&mut encoder)?;
+        self.encode_usage(&mut encoder)?;
         guard::encode(&mut encoder, &self.sources.control.get())
     }
 }
@@ -131,6 +133,14 @@ impl MetricsCollector {
         let metric = ConstGauge::new(status.in_force_since.0 as f64 / 1000.0);
         let name = "config_last_reload_success_timestamp_seconds";
         metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn encode_usage(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let usage = &self.sources.usage;
+        let help = "Rows of the last record of use: principals with their credentials and devices.";
+        gauge(encoder, "usage_rows", help, usage.keys() as i64)?;
+        let help = "Times that a record of use could not be written to the state folder.";
+        counter(encoder, "usage_write_errors", help, usage.write_errors())
     }
 
     fn encode_snapshot(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {

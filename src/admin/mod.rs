@@ -39,7 +39,9 @@ mod slots;
 mod status;
 mod threads;
 mod token;
+mod token_keys;
 mod upgrade;
+mod usage;
 
 use std::fmt;
 use std::io;
@@ -60,6 +62,7 @@ use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
 use crate::sys::socket;
 use crate::telemetry::{AuditSender, LostEvents};
+use crate::usage::UsageHandle;
 
 use api::NodeIdentity;
 use history::History;
@@ -78,6 +81,7 @@ pub struct AdminServer {
     address: SocketAddr,
     health_address: Option<SocketAddr>,
     gate: Arc<TokenGate>,
+    history: History,
     /// Copies of the listeners, for a process that takes over.
     copies: AdminSockets,
     accepting: watch::Sender<AdminAccepting>,
@@ -134,6 +138,7 @@ pub struct Sources {
     pub locations: LocationCounts,
     /// The process before, as long as it has sessions.
     pub other: OtherProcess,
+    pub usage: UsageHandle,
 }
 
 /// State that every request handler gets.
@@ -261,12 +266,13 @@ impl AdminServer {
             AdminSockets { health: config.health_address.zip(health_copy.map(OwnedFd::from)), ..copies };
         let gate = TokenGate::open(config.token_file.as_deref());
         let gate = Arc::new(gate.map_err(|source| token_error(config, source))?);
+        let history = History::default();
         let state = AdminState {
             sources,
             gate: Arc::clone(&gate),
             sessions: Arc::default(),
             liveness: Liveness::default(),
-            history: History::default(),
+            history: history.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -280,7 +286,7 @@ impl AdminServer {
         });
         let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, accepts, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
-        Ok(Self { address, health_address, gate, copies, accepting, _stop: stop, _thread: thread })
+        Ok(Self { address, health_address, gate, history, copies, accepting, _stop: stop, _thread: thread })
     }
 
     /// Accepts connections, which another process did until now.
@@ -298,6 +304,16 @@ impl AdminServer {
     pub fn leave(&mut self, has_path: bool) {
         self.copies = AdminSockets::default();
         self.accepting.send_replace(AdminAccepting::Left { has_path });
+    }
+
+    /// The last hour, for a process that takes over.
+    pub fn history(&self) -> Vec<String> {
+        self.history.to_pass()
+    }
+
+    /// Shows the last hour of the process before as this node's own.
+    pub fn continue_history(&self, passed: &[String]) {
+        self.history.continue_from(passed);
     }
 
     /// Copies of the listeners, for a process that takes over.

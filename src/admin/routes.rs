@@ -3,12 +3,15 @@
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::{AdminState, authz, drain, health, history, page, reload, sessions, status, upgrade};
+use super::{AdminState, authz, drain, health, history, page, reload, sessions, status, upgrade, usage};
+use crate::authz::UnixMillis;
+use crate::usage::UsageBy;
 
 pub const STATUS: &str = "/status.json";
 pub const HISTORY: &str = "/history.json";
 pub const CAUSES: &str = "/causes.json";
 pub const SESSIONS: &str = "/sessions";
+pub const USAGE: &str = "/usage";
 pub const RELOAD: &str = "/reload";
 pub const DRAIN: &str = "/drain";
 pub const DRAIN_CANCEL: &str = "/drain/cancel";
@@ -25,6 +28,11 @@ pub const AUTHZ_ROLLBACK: &str = "/authz/rollback";
 /// Path of the outcome of the reload `number`.
 pub fn reload_outcome(number: &str) -> String {
     format!("{RELOAD}/{number}")
+}
+
+/// Path of what was used since this time, summed by `by`.
+pub fn usage(since: UnixMillis, by: UsageBy) -> String {
+    format!("{USAGE}?by={}&since={}", by.word(), since.0)
 }
 
 /// Path that ends the session `id`.
@@ -51,6 +59,7 @@ pub(super) fn all(state: AdminState) -> Router {
         .route(CAUSES, get(history::causes))
         .route(SESSIONS, get(sessions::list))
         .route(&session_end("{id}"), post(sessions::end))
+        .route(USAGE, get(usage::report))
         .route(RELOAD, post(reload::begin))
         .route(&reload_outcome("{number}"), get(reload::outcome))
         .route(DRAIN, post(drain::begin))

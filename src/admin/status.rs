@@ -7,9 +7,9 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::api::{
-    ByteCounts, NodeCounts, NodeFigures, Null, Permissions, PublicHandshake, PublicHold, PublicRelation,
-    PublicSource, PublicStatus, ReadinessState, RowsInForce, STATE_ERROR, STORE_ERROR, SessionCounts,
-    SessionId, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
+    ByteCounts, NodeCounts, NodeFigures, NodeIdentity, Null, Permissions, PublicHandshake, PublicHold,
+    PublicRelation, PublicSource, PublicStatus, ReadinessState, RowsInForce, STATE_ERROR, STORE_ERROR,
+    SessionCounts, SessionId, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 use super::caller::{Denied, Viewer};
 use super::conditions::Audience;
@@ -56,7 +56,7 @@ async fn report(state: &AdminState) -> StatusReport {
             state,
             Permissions { see_sessions: true, end_with_token: state.gate.has_token() },
         ),
-        node: sources.identity.lock().clone(),
+        node: identity(sources),
         config: sources.requests.status(),
         confinement: Some(confinement()),
         conditions: sources.conditions(Audience::Operator),
@@ -65,6 +65,19 @@ async fn report(state: &AdminState) -> StatusReport {
         slowest: slowest(sources).map(SlowHandshake::from).collect(),
         top: listing.map(|listing| listing.fastest(TOP_SESSIONS).into_iter().cloned().collect()),
     }
+}
+
+/// The node, with what each listener has counted.
+fn identity(sources: &Sources) -> NodeIdentity {
+    let mut node = sources.identity.lock().clone();
+    for (place, listener) in node.listeners.iter_mut().enumerate() {
+        for counters in sources.engine.counters().filter_map(|engine| engine.listeners.get(place)) {
+            listener.counts.sessions += counters.active.get();
+            listener.counts.opened += counters.tunnels_opened.get();
+            listener.counts.refused += counters.refused.get();
+        }
+    }
+    node
 }
 
 fn public_status(state: &AdminState) -> PublicStatus {

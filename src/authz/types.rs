@@ -96,6 +96,10 @@ impl CredentialId {
     pub const fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(bytes)
     }
+
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
 }
 
 impl Hash for CredentialId {

@@ -10,7 +10,7 @@ use super::output::{AnswerTable, Cell, CommandAnswer, CommandError, Done, Output
 use super::{Global, log};
 use crate::config::{self, Config, ConfigInspection, StoreUrl};
 use crate::control::api::{BudgetUse, Group, WordKind};
-use crate::control::{Control, GuardPreview, StoreAccess};
+use crate::control::{Control, GuardPreview, StoreAccess, TokenKeyThreads};
 use crate::engine::{Engine, Shortage};
 use crate::node::Node;
 use crate::store::{self, NodeList, Relation, RelationRows, ReportQueue, StoreError};
@@ -58,6 +58,9 @@ pub(super) fn run(args: &CheckArgs, global: &Global) -> Result<(), CommandError>
             Ok(facts) => store = facts,
             Err(failed) => errors.extend(failed),
         }
+    }
+    if inspection.is_right(&["authz.tokens"]) {
+        errors.extend(TokenKeyThreads::check(&inspection.config));
     }
     if inspection.is_right(&["store", "forward", "vpn"]) {
         match check_directory(&inspection.config) {

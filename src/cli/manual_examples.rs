@@ -119,6 +119,16 @@ const TABLE: &[(&str, &[Example])] = &[
     ("status", &[example("Show the node on one screen", "sluicegate status")]),
     ("sessions", &[example("List the sessions of a principal", "sluicegate sessions --principal alice")]),
     ("sessions kill", &[example("End a session", "sluicegate sessions kill 42")]),
+    (
+        "usage",
+        &[
+            example("Show who used how much in the last day", "sluicegate usage"),
+            example(
+                "Sum a week by device, for a spreadsheet",
+                "sluicegate usage --since 7days --by device --csv",
+            ),
+        ],
+    ),
     ("top", &[example("Watch the node", "sluicegate top")]),
     ("doctor", &[example("Check this machine", "sluicegate doctor")]),
     ("node", &[example("List the nodes", "sluicegate node list")]),

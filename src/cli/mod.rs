@@ -31,6 +31,7 @@ pub mod token;
 pub mod top;
 pub mod tunnel;
 mod upgrade;
+pub mod usage;
 mod values;
 mod vpn;
 mod watch;
@@ -102,6 +103,8 @@ enum Command {
     Status,
     /// List the sessions of a running relay, or end one.
     Sessions(sessions::SessionsArgs),
+    /// Show who used how much of a running relay.
+    Usage(usage::UsageArgs),
     /// Watch a running relay in the terminal, and end sessions.
     Top,
     /// Check the tuning of this machine for this configuration, without changing anything.
@@ -163,6 +166,7 @@ impl CommandLine {
             Command::Authz(command) => authz::run(command, &global.loaded()?, global.output()),
             Command::Status => status::run(&global.loaded()?, global.output()),
             Command::Sessions(args) => sessions::run(&args, &global.loaded()?, global.output()),
+            Command::Usage(args) => usage::run(&args, &global.loaded()?, global.output()),
             Command::Top => top::run(&global.loaded()?, global.output()),
             Command::Node(command) => node::run(command, &global.loaded()?, global.output()),
             Command::Doctor(args) => doctor::run(args, &global.loaded()?, global.output()),

@@ -7,7 +7,9 @@ use super::Loaded;
 use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::watch::{Rates, StateLine, ago, bytes, micros, rate};
-use crate::admin::api::{Condition, ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport};
+use crate::admin::api::{
+    Condition, ListenerCounts, ListenerInfo, ListenerUse, NodeFigures, ProbeResult, StatusReport,
+};
 use crate::admin::routes;
 use crate::authz::UnixMillis;
 use crate::sys::confine::{Confinement, ConfinementMode, Part};
@@ -73,10 +75,15 @@ impl StatusScreen {
         let listener = |listener: &ListenerInfo| {
             let tls = if listener.tls { " with TLS" } else { "" };
             let nodes = if listener.serves == ListenerUse::Nodes { " for nodes" } else { "" };
-            format!("{}{tls}{nodes}", listener.address)
+            let ListenerCounts { sessions, opened, refused } = listener.counts;
+            format!(
+                "{}{tls}{nodes}: sessions {sessions}, tunnels {opened}, refused {refused}",
+                listener.address
+            )
         };
-        let listeners: Vec<String> = node.listeners.iter().map(listener).collect();
-        self.line("listens", &listeners.join(", "));
+        for (place, each) in node.listeners.iter().enumerate() {
+            self.line(if place == 0 { "listens" } else { "" }, &listener(each));
+        }
         let lines = report.confinement.as_ref().map(confinement_lines).unwrap_or_default();
         for (place, line) in lines.iter().enumerate() {
             self.line(if place == 0 { "confined" } else { "" }, line);
@@ -225,7 +232,7 @@ mod tests {
     fn the_node_its_listeners_and_its_store_are_shown() {
         let screen = screen(&report(7_200_000, 0));
         assert_eq!(lines(&screen, "node"), ["relay-1, up for 2h"]);
-        assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS, 10.0.0.1:3130 with TLS for nodes"]);
+        assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS: sessions 2, tunnels 7, refused 1"]);
         assert_eq!(lines(&screen, "store"), ["sqlite:store.db"]);
     }
 

@@ -50,6 +50,8 @@ pub fn hand_over(
     if node.watch_successor(false) == Succession::Failed {
         return Err(take_back(node, service, config));
     }
+    // The new process reports it from here on.
+    node.record_usage();
     let outcome = UpgradeOutcome {
         pid: handed.pid,
         version: handed.version,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{GuardConfig, Queries, SubjectClaims, TokenSigner};
+use super::{GuardConfig, KeySource, Queries, SignerKeys, SubjectClaims, TokenSigner};
 
 /// The section `[authz]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -38,6 +38,14 @@ pub struct Authz {
 }
 
 impl Authz {
+    /// The places of the sets of keys that verify session tokens, in the order of the signers.
+    pub fn key_sources(&self) -> impl Iterator<Item = &KeySource> {
+        self.tokens.iter().filter_map(|signer| match &signer.keys {
+            SignerKeys::Set(source) => Some(source),
+            SignerKeys::One { .. } => None,
+        })
+    }
+
     /// True where a session token may name its subject by a secret, which must then be among the credentials.
     pub fn takes_login_secrets(&self) -> bool {
         self.tokens

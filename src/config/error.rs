@@ -24,6 +24,22 @@ pub enum ConfigError {
     AddressSource { name: String },
     #[error("the key in {file} cannot be used: {detail}")]
     TokenKey { file: String, detail: String },
+    #[error("the set of keys in {file} cannot be used: {detail}")]
+    TokenKeySet { file: String, detail: String },
+    #[error(
+        "a signer has one source of keys; write exactly one of `key_file`, `keys_file`, `keys_url` and `discover = true`"
+    )]
+    TokenKeys,
+    #[error("`key_file` has one key; name its `algorithm`, such as `algorithm = \"ES256\"`")]
+    TokenAlgorithm,
+    #[error("`{option}` goes with {of}; leave it out here")]
+    TokenKeyOption { option: &'static str, of: &'static str },
+    #[error("`discover` asks the issuer; name it in `issuer`, such as `issuer = \"https://login.example\"`")]
+    TokenIssuer,
+    #[error("`{url}` is no URL that keys are fetched from; write `https://HOST[:PORT]/PATH`, without a user")]
+    TokenUrl { url: String },
+    #[error("HS256 has a secret, which is in no set of public keys; name its file in `key_file`")]
+    TokenSecretInSet,
     #[error("`claims` names every claim of these tokens; leave out `secret_claim` and `principal_claim`")]
     TokenClaims,
     #[error("the query in {file} cannot be used ({detail}); name a file that holds one SELECT")]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::postgres::{ClientCertificate, RootCertificates};
 use super::{
-    AddressSource, CertificateFiles, ClientCertificates, Config, ForwardTls, ListenTls, OpenVpnInterface,
-    PostgresUrl, Queries, StoreUrl,
+    AddressSource, CertificateFiles, ClientCertificates, Config, ForwardTls, KeyPlace, KeySource, ListenTls,
+    OpenVpnInterface, PostgresUrl, Queries, SignerKeys, StoreUrl,
 };
 
 /// A file that a running relay opens, or the folder that it keeps its state in.
@@ -83,7 +83,17 @@ impl Config {
         let Queries { credentials, grants, devices, ended } = &self.authz.queries;
         let queries = [credentials, grants, devices, ended].into_iter().flatten();
         queries.for_each(|query| add("authz.queries", &query.file));
-        self.authz.tokens.iter().for_each(|signer| add("authz.tokens", &signer.key_file));
+        for signer in &self.authz.tokens {
+            match &signer.keys {
+                SignerKeys::One { file, .. } => add("authz.tokens", file),
+                SignerKeys::Set(KeySource { place, ca, .. }) => {
+                    if let KeyPlace::File { path, .. } = place {
+                        add("authz.tokens", path);
+                    }
+                    ca.iter().for_each(|path| add("authz.tokens", path));
+                }
+            }
+        }
         for url in self.postgres_urls() {
             if let RootCertificates::File(path) = &url.tls.root {
                 add("store.url", path);
@@ -101,6 +111,12 @@ impl Config {
         self.postgres_urls().next().is_some()
             || self.vpn.addresses.iter().any(asks_by_name)
             || self.admin.socket_group.is_some()
+            || self.fetches_token_keys()
+    }
+
+    /// True where keys of session tokens are fetched by https.
+    pub fn fetches_token_keys(&self) -> bool {
+        self.authz.key_sources().any(|source| !matches!(source.place, KeyPlace::File { .. }))
     }
 
     /// True where the store, or the directory, is an SQLite file.

@@ -14,6 +14,8 @@ mod error;
 mod files;
 mod forward;
 mod guard;
+mod key_set;
+mod key_source;
 mod libpq;
 mod listen;
 mod load;
@@ -30,6 +32,7 @@ mod text;
 mod tls;
 mod token_key;
 mod tokens;
+mod usage;
 mod validate;
 mod vpn;
 
@@ -48,6 +51,8 @@ pub use guard::{
     Allowance, Bound, Bounds, Canary, CanaryHolder, CanaryUuid, GuardConfig, OnRegression, Preference,
     Regressions,
 };
+pub use key_set::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet, KeySetError, SetKey};
+pub use key_source::{HttpsUrl, KeyPlace, KeySource};
 pub use listen::{Listen, ListenerKind};
 pub use load::{ConfigInspection, state_folder};
 pub use overrides::environment;
@@ -57,7 +62,8 @@ pub use security::{Confine, Security};
 pub use store::{Profile, Store, StoreUrl};
 pub use tls::{CertificateFiles, ClientCertificates, ClientListenerTls, ListenTls, MinTlsVersion};
 pub use token_key::{TokenAlgorithm, TokenKey, TokenKeyError};
-pub use tokens::{SubjectClaims, TokenSigner};
+pub use tokens::{SignerKeys, SubjectClaims, TokenSigner};
+pub use usage::UsageConfig;
 pub use validate::{KeyProblem, is_node_name};
 pub use vpn::Vpn;
 
@@ -77,6 +83,7 @@ pub struct Config {
     pub admin: Admin,
     pub probe: SelfProbeConfig,
     pub audit: Audit,
+    pub usage: UsageConfig,
     pub log: Log,
     pub security: Security,
 }
@@ -102,6 +109,7 @@ impl Default for Config {
             admin: Admin::default(),
             probe: SelfProbeConfig::default(),
             audit: Audit::default(),
+            usage: UsageConfig::default(),
             log: Log::default(),
             security: Security::default(),
         }

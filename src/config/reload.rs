@@ -33,6 +33,8 @@ impl Config {
             ("authz.reread", authz.reread != next.authz.reread),
             // Logins need other queries, which are composed at start.
             ("authz.tokens", self.reads_logins() != next.reads_logins()),
+            // A confined process that looks no names up has given up the files of the resolver.
+            ("authz.tokens", next.fetches_token_keys() && !self.needs_names()),
             ("authz.state", authz.state != next.authz.state),
             ("admin.address", admin.address != next.admin.address),
             ("admin.health_address", admin.health_address != next.admin.health_address),

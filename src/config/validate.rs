@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::unistd::Group;
 
-use super::{AddressSource, Config, GuardConfig, Profile, StoreUrl, SubjectClaims};
+use super::{AddressSource, Config, GuardConfig, Profile, SignerKeys, StoreUrl, SubjectClaims};
 
 /// A value that cannot work.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config) -> Vec<KeyProblem> {
     check_tokens(config, &mut problems);
     check_guard(&config.authz.guard, &mut problems);
     check_probe(config, &mut problems);
+    check_usage(config, &mut problems);
     check_vpn(config, &mut problems);
     check_forward(config, &mut problems);
     problems.0
@@ -120,6 +121,13 @@ fn check_probe(config: &Config, problems: &mut Problems) {
             problems.add("probe.interval", "must be at least 1s; 0s turns the probe off")
         }
         _ => {}
+    }
+}
+
+fn check_usage(config: &Config, problems: &mut Problems) {
+    let interval = config.usage.interval;
+    if !interval.is_zero() && !(USAGE_INTERVAL_MIN..=USAGE_INTERVAL_MAX).contains(&interval) {
+        problems.add("usage.interval", "must be between 1s and 1day; 0s counts nothing");
     }
 }
 
@@ -240,6 +248,13 @@ fn check_tokens(config: &Config, problems: &mut Problems) {
             let problem =
                 format!("must be at most {max}, since tokens stay valid that long after their `exp`");
             problems.add(&format!("authz.tokens.{place}.leeway"), &problem);
+        }
+        if let SignerKeys::Set(source) = &signer.keys
+            && !(KEYS_REFRESH_MIN..=KEYS_REFRESH_MAX).contains(&source.refresh)
+        {
+            let [min, max] = [KEYS_REFRESH_MIN, KEYS_REFRESH_MAX].map(humantime::format_duration);
+            let problem = format!("must be between {min} and {max}");
+            problems.add(&format!("authz.tokens.{place}.keys_refresh"), &problem);
         }
         let is_openbalena = config.store.profile == Profile::OpenBalena;
         match signer.who {
@@ -409,6 +424,11 @@ const SIGNERS_MAX: usize = 16;
 /// Clocks that differ by more need correction.
 const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// Times between two reads of a set of keys: not so often that a login service notices, and not so rarely that a key
+/// which it removed counts for days.
+const KEYS_REFRESH_MIN: Duration = Duration::from_secs(1);
+const KEYS_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// A page; no pipe is smaller.
 const PIPE_BYTES_MIN: usize = 4096;
 
@@ -416,5 +436,10 @@ const PIPE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Twice as many descriptors are the default limit of a process (`fs.nr_open`).
 const PIPES_MAX: usize = 512 * 1024;
+
+/// Length of an interval of use. Shorter ones would write more than they tell; a longer one would lose too much with the
+/// process.
+const USAGE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const USAGE_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);

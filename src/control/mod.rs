@@ -23,6 +23,7 @@ mod publisher;
 mod readers;
 mod report;
 mod status;
+mod token_keys;
 mod write_pause;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use persist::fuzzing;
 pub use presence_writer::{LocationCounts, PresenceWriterThread};
 pub use readers::ReaderFactory;
 pub use status::{ControlStatus, StatusHandle};
+pub use token_keys::TokenKeyThreads;
 pub use write_pause::WritePause;
 
 use crate::authz::Authority;

@@ -1,7 +1,7 @@
 //! The engine's part in a hand-over, for the thread that runs it: listeners, the accepting of clients, and tunnels that
 //! leave and come. These calls wait for the engine threads, for a bounded time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -90,10 +90,17 @@ impl EngineHandle {
         adopted.into_iter().try_for_each(|done| done.recv_timeout(ANSWER_TIME_MAX).map_err(|_| EngineBusy))
     }
 
-    /// Passes on what another process has decided about a session's right.
-    pub fn judge(&self, session: u64, verdict: Verdict) -> Result<(), EngineBusy> {
-        let thread = self.shared.thread_with(session);
-        thread.requests.send_patiently(WorkerRequest::Judge { session, verdict })
+    /// Passes on what another process has decided about the rights of sessions.
+    pub fn judge(&self, verdicts: impl IntoIterator<Item = (u64, Verdict)>) -> Result<(), EngineBusy> {
+        let count = self.thread_count();
+        let mut by_thread: Vec<HashMap<u64, Verdict>> = vec![HashMap::new(); count];
+        for (session, verdict) in verdicts {
+            by_thread[thread_of(session) % count].insert(session, verdict);
+        }
+        let threads = self.shared.threads.iter().zip(by_thread);
+        threads.filter(|(_, verdicts)| !verdicts.is_empty()).try_for_each(|(thread, verdicts)| {
+            thread.requests.send_patiently(WorkerRequest::Judge { verdicts })
+        })
     }
 
     /// Counts a session of another process within the limits, as long as the place is held. `network` awaits its head.

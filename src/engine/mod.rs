@@ -42,6 +42,7 @@ mod timers;
 mod tls;
 mod token_rate_limit;
 mod turn;
+mod usage;
 mod user_data;
 mod worker;
 
@@ -65,7 +66,7 @@ use crate::sys::cpu::{self, Cpu};
 use crate::sys::ring::RingError;
 use crate::sys::service_thread::join_within;
 use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{ShownCertificate, TlsConfigs, TlsLoadError, Verifier};
+use crate::wire::{KeySets, ShownCertificate, TlsConfigs, TlsLoadError};
 use fd_budget::client_share;
 use kernel::uring::UringKernel;
 use limits::SessionLimits;
@@ -88,6 +89,7 @@ pub use moved_tunnel::{MovedEnd, MovedFacts, MovedFlow, MovedTunnel, Unsent};
 pub use requests::{Accepting, EndResult, EngineBusy, PendingEnd, PendingList, Verdict};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
 pub use token_rate_limit::TokenCounts;
+pub use usage::UsageCollector;
 pub use worker::restarts::EngineFailure;
 pub use worker::signals::ServicePhase;
 
@@ -144,14 +146,16 @@ impl Engine {
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
         let tls = TlsConfigs::load(&config)?;
-        Self::start_on(Inherited::none(), config, tls, authority, audit)
+        Self::start_on(Inherited::none(), config, tls, Arc::default(), authority, audit)
     }
 
-    /// Starts the threads with listeners and TLS settings that exist already.
+    /// Starts the threads with listeners and TLS settings that exist already. `key_sets` has the signers' sets of keys, as
+    /// far as they could be read.
     pub fn start_on(
         inherited: Inherited,
         config: Arc<Config>,
         tls: TlsConfigs,
+        key_sets: Arc<KeySets>,
         authority: Arc<Authority>,
         audit: AuditSender,
     ) -> Result<Self, EngineError> {
@@ -161,10 +165,11 @@ impl Engine {
         let (client_addresses, mut listeners) = bind_all(&config, count, inherited)?;
         let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, count)));
         let threads = (0..count)
-            .map(|_| ThreadShared::new(authority.decision_log()))
+            .map(|_| ThreadShared::new(authority.decision_log(), config.listen.len()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(EngineError::Thread)?;
-        let shared = Arc::new(Shared::new(config, tls, authority, audit, limits, threads));
+        let shared = Shared::new(config, tls, authority, audit, limits, threads);
+        let shared = Arc::new(shared.with_key_sets(key_sets));
         shared.starts_paused.store(is_paused, Ordering::Relaxed);
         let wakes = shared.threads.iter().map(|thread| Arc::clone(&thread.wake));
         let (mut handshakes, pools) = HandshakeThreads::new(wakes);
@@ -225,7 +230,7 @@ impl Engine {
     /// Puts `config` and its TLS settings in force; see [`Config::needs_new_process`] for the keys that must be the same.
     pub fn reconfigure(&self, config: Arc<Config>, tls: TlsConfigs) {
         self.shared.replace_certificates(tls);
-        self.shared.replace_verifier(Verifier::new(config.authz.tokens.clone()));
+        self.shared.replace_signers(&config);
         self.shared.replace_config(config);
     }
 
@@ -365,6 +370,11 @@ impl EngineHandle {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.shared.config()
+    }
+
+    /// The sets of keys that verify session tokens.
+    pub fn key_sets(&self) -> &Arc<KeySets> {
+        &self.shared.key_sets
     }
 
     /// The certificates that this node shows to clients and to other nodes.

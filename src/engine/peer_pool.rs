@@ -248,7 +248,7 @@ impl<K: Kernel> PeerPool<K> {
         held.in_flight = held.in_flight.saturating_sub(1);
         let Some(connection) = &mut held.connection else { return self.release(place) };
         let HandshakeDone { mut stream, outcome, .. } = done;
-        let is_sent = stream.outgoing().flush(cx.kernel, &connection.socket).is_ok();
+        let is_sent = stream.outgoing().flush(cx.kernel, &connection.socket).outcome.is_ok();
         let is_sent = is_sent && stream.outgoing().is_empty();
         connection.stream = Some(stream);
         if outcome.is_err() || !is_sent { self.fail(place, cx) } else { self.watch(place, cx) }

@@ -4,6 +4,7 @@
 //! over several turns, a few sessions in each: see `worker::serve_requests`. The requester provides the memory for
 //! the answer and polls for it; an engine thread never waits.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::authz::{Refusal, UnixMillis};
 use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::session_view::SessionList;
 use crate::sys::wake::Wake;
+use crate::telemetry::UsageTable;
 
 /// A list of sessions that the engine threads are making.
 pub struct PendingList {
@@ -73,10 +75,14 @@ pub(super) enum WorkerRequest {
         tunnels: Vec<MovedTunnel>,
         answer: Sender<()>,
     },
-    /// Another process has decided about a session's right.
+    /// Wants the sums of what tunnels used since the last such request. The thread goes on with `next`, which is empty.
+    Usage {
+        next: UsageTable,
+        answer: Sender<UsageTable>,
+    },
+    /// Another process has decided about the rights of these sessions.
     Judge {
-        session: u64,
-        verdict: Verdict,
+        verdicts: HashMap<u64, Verdict>,
     },
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::gettid;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::fd_budget::client_share;
@@ -20,8 +20,8 @@ use crate::engine::token_rate_limit::TokenRateLimit;
 use crate::engine::worker::signals::{ServicePhase, Signals};
 use crate::sys::kernel_tls;
 use crate::sys::wake::Wake;
-use crate::telemetry::{AuditSender, EngineCounters};
-use crate::wire::{ShownCertificate, TlsConfigs, Verifier};
+use crate::telemetry::{AuditSender, EngineCounters, UsageTable};
+use crate::wire::{KeySets, ShownCertificate, TlsConfigs, Verifier};
 
 pub(super) struct Shared {
     /// The configuration in force. Each engine thread has the pointer too, and renews it when `config_version` changes.
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub peer_health: PeerHealth,
     /// The signers of session tokens; read once for each head with a token.
     verifier: RwLock<Arc<Verifier>>,
+    /// The signers' sets of keys, which change while the verifier stays.
+    pub key_sets: Arc<KeySets>,
     pub self_probe: SelfProbe,
     /// Times that stalled tunnels were to make room.
     sheds: AtomicU64,
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     pub starts_paused: AtomicBool,
     /// The numbers of sessions begin above this: those below may be another process's.
     pub numbers_from: AtomicU64,
+    /// Sums of threads that have ended or begun anew. Locked where one does, and where sums are collected.
+    pub left_usage: Mutex<UsageTable>,
     /// The TLS settings in force. Locked where a connection by TLS begins, and where certificates are replaced.
     tls: RwLock<TlsConfigs>,
 }
@@ -63,12 +67,12 @@ pub(super) struct ThreadShared {
 }
 
 impl ThreadShared {
-    pub fn new(decision_log: Arc<DecisionLog>) -> io::Result<Self> {
+    pub fn new(decision_log: Arc<DecisionLog>, listeners: usize) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
         Ok(Self {
             requests: RequestQueue::new(Arc::clone(&wake)),
             wake,
-            counters: Arc::default(),
+            counters: Arc::new(EngineCounters::for_listeners(listeners)),
             decision_log,
             config_version: AtomicU64::new(0),
             system_id: AtomicI32::new(0),
@@ -104,10 +108,12 @@ impl Shared {
         limits: Arc<SessionLimits>,
         threads: Vec<ThreadShared>,
     ) -> Self {
+        let key_sets = Arc::new(KeySets::default());
         Self {
             peer_health: PeerHealth::default(),
             token_rate_limit: TokenRateLimit::new(config.limits.unknown_tokens_per_minute),
-            verifier: RwLock::new(Arc::new(Verifier::new(config.authz.tokens.clone()))),
+            verifier: RwLock::new(Arc::new(verifier(&config, &key_sets))),
+            key_sets,
             tls: RwLock::new(tls),
             leaves_tls_to_kernel: AtomicBool::new(can_leave_tls(&config)),
             config: RwLock::new(config),
@@ -120,8 +126,16 @@ impl Shared {
             self_probe: SelfProbe::default(),
             starts_paused: AtomicBool::new(false),
             numbers_from: AtomicU64::new(0),
+            left_usage: Mutex::default(),
             sheds: AtomicU64::new(0),
         }
+    }
+
+    /// Verifies session tokens by the keys in `key_sets`.
+    pub fn with_key_sets(mut self, key_sets: Arc<KeySets>) -> Self {
+        self.key_sets = key_sets;
+        self.replace_signers(&self.config());
+        self
     }
 
     pub fn config(&self) -> Arc<Config> {
@@ -164,8 +178,10 @@ impl Shared {
         Arc::clone(&self.verifier.read())
     }
 
-    pub fn replace_verifier(&self, verifier: Verifier) {
-        *self.verifier.write() = Arc::new(verifier);
+    /// Accepts the tokens of the signers in `config` from here on. A set of keys that stays keeps its keys.
+    pub fn replace_signers(&self, config: &Config) {
+        let next = verifier(config, &self.key_sets);
+        *self.verifier.write() = Arc::new(next);
     }
 
     /// Requests a list of the sessions from every thread.
@@ -266,6 +282,12 @@ impl Shared {
 const TAKE_OVER_TIME: Duration = Duration::from_secs(1);
 
 const TAKE_OVER_POLL: Duration = Duration::from_millis(1);
+
+/// The verifier for the signers in `config`, whose sources of keys become those in force.
+fn verifier(config: &Config, key_sets: &KeySets) -> Verifier {
+    key_sets.replace(config.authz.key_sources());
+    Verifier::new(config.authz.tokens.clone(), key_sets)
+}
 
 /// True only where TLS is spoken at all and the kernel can.
 fn can_leave_tls(config: &Config) -> bool {

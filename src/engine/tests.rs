@@ -134,7 +134,9 @@ fn a_socket_that_threads_share_is_handed_over_once_and_its_clients_wait_until_so
     config.listen[0].address = address;
     let inherited = Inherited::of_predecessor([(address, listener.into())]).unwrap();
     let (config, audit) = (Arc::new(config), AuditSender::disabled());
-    let engine = Engine::start_on(inherited, config, TlsConfigs::default(), authority(), audit).unwrap();
+    let engine =
+        Engine::start_on(inherited, config, TlsConfigs::default(), Arc::default(), authority(), audit)
+            .unwrap();
     let device = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = connect(address, device.local_addr().unwrap().port());
     client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();

@@ -263,10 +263,13 @@ impl Arrivals {
     fn send_requests(&mut self) -> Result<(), ChannelError> {
         for request in self.shared.drain() {
             let traffic = match request {
-                Request::Judge(session, verdict) if self.held.contains_key(&session) => {
-                    Traffic::Judged(vec![(session, verdict)])
+                Request::Judge(mut verdicts) => {
+                    verdicts.retain(|(session, _)| self.held.contains_key(session));
+                    if verdicts.is_empty() {
+                        continue;
+                    }
+                    Traffic::Judged(verdicts)
                 }
-                Request::Judge(..) => continue,
                 Request::List(answer) => Traffic::List { request: self.waiting.add_list(answer) },
                 Request::End(session, answer) => {
                     Traffic::End { request: self.waiting.add_end(answer), session }

@@ -164,7 +164,7 @@ mod tests {
         one.socket.send(hello, &[]).unwrap();
         let (step, _) = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap();
         let (version, abilities) = ("9.9".to_owned(), Abilities::default());
-        assert_eq!(step, Step::Hello { format: 7, version, pid: 3, abilities });
+        assert_eq!(step, Step::Hello { format: 7, version, pid: 3, takes_history: false, abilities });
         one.socket.send(br#"{"step":"somersault"}"#, &[]).unwrap();
         let error = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap_err();
         assert!(matches!(error, ChannelError::NotUnderstood(_)), "{error}");

@@ -213,11 +213,10 @@ impl Departures {
         match traffic {
             Traffic::Got(batch) => return Ok(Some(batch)),
             Traffic::Judged(verdicts) => {
-                for (session, verdict) in verdicts {
-                    // One that has moved meanwhile is not here any more.
-                    self.engine.judge(session, verdict.into()).map_err(busy)?;
-                    self.earlier.judge(session, verdict);
-                }
+                // One that has moved meanwhile is not here any more.
+                let here = verdicts.iter().map(|(session, verdict)| (*session, (*verdict).into()));
+                self.engine.judge(here).map_err(busy)?;
+                self.earlier.judge(verdicts);
             }
             Traffic::List { request } => self.send_rows(request)?,
             Traffic::Farewell => self.progress.has_said_farewell.store(true, Ordering::Release),

@@ -94,6 +94,7 @@ pub fn packets() -> Vec<Vec<u8>> {
     let mut packets: Vec<Vec<u8>> = traffic.iter().filter_map(|traffic| encoded(traffic).ok()).collect();
     packets.push(br#"{"step":"hello","format":1,"version":"0.1.0","pid":4711}"#.to_vec());
     packets.push(br#"{"step":"listener","address":"[::1]:3128"}"#.to_vec());
+    packets.push(br#"{"step":"history","points":["{\"at\":1}","{}"]}"#.to_vec());
     packets
 }
 

@@ -21,6 +21,9 @@ pub(super) enum Step {
         pid: u32,
         #[serde(default)]
         abilities: Abilities,
+        /// New: it goes on with the status page's last hour.
+        #[serde(default)]
+        takes_history: bool,
     },
     /// New: the configuration is right.
     Checked,
@@ -48,6 +51,8 @@ pub(super) enum Step {
     Ready { has_local_socket: bool },
     /// Old: the unknown tokens that clients have shown, or some of them.
     UnknownTokens { counts: TokenCounts },
+    /// Old: points of the status page's last hour, each as JSON, the oldest first. Only to a process that takes them.
+    History { points: Vec<String> },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
     Commit {
         next_number: u64,
@@ -193,6 +198,12 @@ pub(super) const FORMAT: u32 = 1;
 
 /// Bytes of a message, at most. A packet of a socket pair may have some 200 KiB.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of points that one message has, without the commas between them.
+pub(super) const HISTORY_BYTES_MAX: usize = 32 * 1024;
+
+/// Points that a process takes: more than an hour has.
+pub(super) const POINTS_MAX: usize = 1_000;
 
 /// Bytes of a tunnel that one message carries.
 pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;

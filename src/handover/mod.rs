@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `hello` with the version of the format | `hello`; checks its configuration: `checked` or `refused` |
 //! | stops writing: state folder, directory, VPN reports; sends copies of its listeners, and its queries; `start` | restores the state, compares changed queries with those of the old process, starts its threads, accepts nobody: `ready` or `refused` |
-//! | stops accepting; `commit` | accepts, and serves the admin side: `running` |
+//! | stops accepting; `history` where the new process takes it; `commit` | accepts, and serves the admin side: `running` |
 //! | tells the service manager; `main` | reports to the service manager |
 //! | moves tunnels, batch by batch | holds a batch until the old process has let go of it, then goes on with it |
 //!
@@ -14,8 +14,9 @@
 //! writes again. Until then the new process has read no byte and accepted no client. Afterwards the old process serves
 //! what could not move, and asks the new one about rights.
 //!
-//! Steps are JSON, so that versions understand each other's; the format of tunnels is binary and has a version, and
-//! tunnels move only between processes with the same.
+//! Steps are JSON, so that versions understand each other's. A step that older versions do not know is sent only where the
+//! other's `hello` says that it takes it. The format of tunnels is binary and has a version, and tunnels move only between
+//! processes with the same.
 
 mod arrivals;
 mod channel;

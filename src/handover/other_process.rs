@@ -33,8 +33,8 @@ pub(super) struct Shared {
 pub(super) enum Request {
     List(Sender<Vec<SessionRow>>),
     End(u64, Sender<bool>),
-    /// A decision of the process after this one.
-    Judge(u64, VerdictFields),
+    /// Decisions of the process after this one.
+    Judge(Vec<(u64, VerdictFields)>),
 }
 
 /// Requests that were sent, by their numbers.
@@ -89,9 +89,9 @@ impl OtherProcess {
         }
     }
 
-    /// Passes on the decision of a later process, where the session is the old process's.
-    pub(super) fn judge(&self, session: u64, verdict: VerdictFields) {
-        self.request(Request::Judge(session, verdict));
+    /// Passes on the decisions of a later process about sessions that are the old process's.
+    pub(super) fn judge(&self, verdicts: Vec<(u64, VerdictFields)>) {
+        self.request(Request::Judge(verdicts));
     }
 
     fn request(&self, request: Request) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{Abilities, FORMAT, Step};
+use super::message::{Abilities, FORMAT, POINTS_MAX, Step};
 use super::program::VARIABLE;
 use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
@@ -45,6 +45,8 @@ pub struct Terms {
     pub reloads: PassedReloads,
     /// Unknown tokens that clients have shown of late.
     pub unknown_tokens: Vec<TokenCounts>,
+    /// The status page's last hour; empty from a version that does not pass it.
+    pub history: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +76,12 @@ impl Predecessor {
             }
             (other, _) => return Err(unexpected(&other)),
         }
+        let (version, pid) = (crate::VERSION.to_owned(), std::process::id());
         let hello = Step::Hello {
             format: format(),
-            version: crate::VERSION.to_owned(),
-            pid: std::process::id(),
+            version,
+            pid,
+            takes_history: takes_history(),
             abilities: Abilities::ALL,
         };
         predecessor.send(&hello)?;
@@ -126,13 +130,17 @@ impl Predecessor {
     pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<Terms, PredecessorError> {
         fault("ready");
         self.send(&Step::Ready { has_local_socket })?;
-        let mut unknown_tokens = Vec::new();
+        let (mut history, mut unknown_tokens) = (Vec::new(), Vec::new());
         loop {
             match self.next()? {
+                (Step::History { points }, _) => {
+                    history.extend(points);
+                    history.truncate(POINTS_MAX);
+                }
                 (Step::UnknownTokens { counts }, _) => unknown_tokens.push(counts),
                 (Step::Commit { next_number, reloads }, _) => {
                     fault("committed");
-                    return Ok(Terms { next_number, reloads, unknown_tokens });
+                    return Ok(Terms { next_number, reloads, unknown_tokens, history });
                 }
                 (other, _) => return Err(unexpected(&other)),
             }
@@ -184,6 +192,11 @@ fn format() -> u32 {
         return claimed;
     }
     FORMAT
+}
+
+/// Tests of a debug build may have it be as a version that does not take the last hour.
+fn takes_history() -> bool {
+    !(cfg!(debug_assertions) && std::env::var_os("SLUICEGATE_TEST_NO_HISTORY").is_some())
 }
 
 /// A place where tests have a new process hang or die: `SLUICEGATE_TEST_FAULT=hang:ready`. Compiled for debug builds

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{Abilities, FORMAT, Step, TOKEN_CELLS_MAX};
+use super::message::{Abilities, FORMAT, HISTORY_BYTES_MAX, Step, TOKEN_CELLS_MAX};
 use super::predecessor::{Terms, fault};
 use super::program::Program;
 use super::queries::PassedQueries;
@@ -23,6 +23,7 @@ pub struct Successor {
     version: String,
     format: u32,
     abilities: Abilities,
+    takes_history: bool,
 }
 
 /// A new process that has taken over.
@@ -86,19 +87,17 @@ impl Successor {
             ready_by: Instant::now() + ready_time(),
             version: String::new(),
             format: 0,
+            takes_history: false,
             abilities: Abilities::default(),
         };
-        let hello = Step::Hello {
-            format: FORMAT,
-            version: crate::VERSION.to_owned(),
-            pid: std::process::id(),
-            abilities: Abilities::ALL,
-        };
+        let (version, pid) = (crate::VERSION.to_owned(), std::process::id());
+        let hello =
+            Step::Hello { format: FORMAT, version, pid, takes_history: true, abilities: Abilities::ALL };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
-            Step::Hello { format, version, abilities, .. } => {
+            Step::Hello { format, version, takes_history, abilities, .. } => {
                 (successor.format, successor.version) = (format, version);
-                successor.abilities = abilities;
+                (successor.takes_history, successor.abilities) = (takes_history, abilities);
             }
             other => return Err(unexpected(GREET, &other)),
         }
@@ -141,7 +140,12 @@ impl Successor {
     /// Lets the process accept clients, which nobody does here any more. Where it fails the process is ended.
     pub fn commit(mut self, terms: Terms, has_local_socket: bool) -> Result<Committed, HandoverError> {
         self.ready_by = Instant::now() + RUNNING_TIME_MAX;
-        let Terms { next_number, reloads, unknown_tokens } = terms;
+        let Terms { next_number, reloads, unknown_tokens, history } = terms;
+        if self.takes_history {
+            for points in in_messages(history) {
+                self.send(ACCEPT, &Step::History { points })?;
+            }
+        }
         if self.abilities.counts_unknown_tokens {
             let parts = unknown_tokens.iter().flat_map(|counts| counts.parts(TOKEN_CELLS_MAX));
             parts
@@ -213,6 +217,26 @@ impl Drop for Ended {
     }
 }
 
+/// Splits points so that a message has room for each part. A point that is too long for a message is left out.
+fn in_messages(points: Vec<String>) -> Vec<Vec<String>> {
+    let (mut parts, mut part, mut part_bytes) = (Vec::new(), Vec::new(), 0);
+    for point in points {
+        // In a message, each quote has a backslash.
+        let bytes = point.len() + point.matches(['"', '\\']).count() + 3;
+        if bytes > HISTORY_BYTES_MAX {
+            continue;
+        }
+        if part_bytes + bytes > HISTORY_BYTES_MAX {
+            parts.push(std::mem::take(&mut part));
+            part_bytes = 0;
+        }
+        part_bytes += bytes;
+        part.push(point);
+    }
+    parts.extend(Some(part).filter(|part| !part.is_empty()));
+    parts
+}
+
 fn broken(doing: &'static str, error: &ChannelError) -> HandoverError {
     match error {
         ChannelError::Ended => HandoverError::Ended { doing },
@@ -245,3 +269,25 @@ pub(super) const READY_TIME_MAX: Duration = Duration::from_secs(40);
 
 /// Time until it accepts clients once it may: they wait meanwhile.
 const RUNNING_TIME_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handover::message::MESSAGE_BYTES_MAX;
+
+    #[test]
+    fn points_go_in_messages_that_have_room_for_them() {
+        let point = |bytes: usize| "\"x".repeat(bytes / 2);
+        let mut points: Vec<String> = (0..360).map(|number| point(300 + number % 900)).collect();
+        let too_long = point(MESSAGE_BYTES_MAX);
+        points.insert(7, too_long.clone());
+        let parts = in_messages(points.clone());
+        for points in &parts {
+            let message = serde_json::to_vec(&Step::History { points: points.clone() }).unwrap();
+            assert!(message.len() <= MESSAGE_BYTES_MAX, "{}", message.len());
+        }
+        points.retain(|point| *point != too_long);
+        assert_eq!(parts.concat(), points);
+        assert_eq!(in_messages(Vec::new()), Vec::<Vec<String>>::new());
+    }
+}

@@ -109,6 +109,7 @@ impl Node {
             next_number: self.handle.next_number(),
             reloads,
             unknown_tokens: vec![self.handle.unknown_tokens()],
+            history: self.admin.history(),
         };
         successor.commit(terms, has_local_socket)
     }
@@ -239,10 +240,12 @@ impl Node {
         requests: &NodeRequests,
     ) -> Result<(), NodeError> {
         let has_local_socket = passed_path.is_some_and(|path| self.admin.has_local_socket_at(path));
-        let Terms { next_number, reloads, unknown_tokens } = predecessor.wait_for_commit(has_local_socket)?;
+        let Terms { next_number, reloads, unknown_tokens, history } =
+            predecessor.wait_for_commit(has_local_socket)?;
         self.handle.begin_numbers_at(next_number);
         unknown_tokens.iter().for_each(|counts| self.handle.count_unknown_tokens(counts));
         requests.take_over(reloads);
+        self.admin.continue_history(&history);
         self.handle
             .accept_clients(Accepting::Yes)
             .map_err(|error| NodeError::Thread(std::io::Error::other(error)))?;

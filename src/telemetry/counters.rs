@@ -58,6 +58,24 @@ pub struct EngineCounters {
     pub slowest_requests: SlowestRequests,
     /// Time from when a revocation could be read in the store to the end of a tunnel by it, in µs.
     pub revoked_to_closed: Latency,
+    /// In the order of the configuration's `listen`.
+    pub listeners: Box<[ListenerCounters]>,
+}
+
+/// Counts of the clients of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Sessions that exist now.
+    pub active: Counter,
+    pub tunnels_opened: Counter,
+    pub refused: Counter,
+}
+
+impl EngineCounters {
+    pub fn for_listeners(count: usize) -> Self {
+        let listeners = (0..count).map(|_| ListenerCounters::default()).collect();
+        Self { listeners, ..Self::default() }
+    }
 }
 
 /// Written in every turn.

@@ -15,7 +15,10 @@ pub use head::{ConnectHead, HEAD_BYTES_MAX, HeadError, parse_head};
 pub use peer_request::{PeerReply, PeerReplyError, PeerRequest, parse_hops, parse_peer_reply};
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ParsedProxyHeader, ProxyHeaderError, parse_proxy_header};
 pub use reply::{HttpVersion, Reply};
-pub use session_token::{Claims, LoginRights, OpenBalenaLogin, SessionTokenError, TokenSubject, Verifier};
+pub use session_token::{
+    Claims, EARLY_PAUSE, KeySetState, KeySets, LoginRights, OpenBalenaLogin, SessionTokenError, SharedKeySet,
+    TokenSubject, Verifier,
+};
 pub use summary_request::{
     SUMMARY_HEAD_BYTES_MAX, is_summary_request, parse_summary_reply, summary_reply, summary_request,
 };

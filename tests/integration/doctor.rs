@@ -362,3 +362,42 @@ fn the_affinity_script_is_clean_and_writes_only_when_told_to() {
     // Nothing is left to do.
     assert_eq!(run(&["eth0"]).lines().count(), 1);
 }
+
+#[test]
+fn the_tuning_page_has_each_key_of_the_profiles_and_what_it_was_seen_to_do() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/README.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for name in ["throughput", "latency", "many-sessions"] {
+        for line in std::fs::read_to_string(profile(name)).unwrap().lines() {
+            let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) else {
+                continue;
+            };
+            let (key, value) = (key.trim().trim_start_matches('-'), value.trim());
+            let row = page.lines().find(|row| row.starts_with(&format!("| `{key}` | ")));
+            let row = row.unwrap_or_else(|| panic!("{key} of {name} has no row"));
+            let cells: Vec<&str> = row.split(" | ").collect();
+            // Of the three sizes of a buffer, the page has the largest.
+            let is_value = cells[1] == value || (value.contains("33554432") && cells[1] == "32 MiB");
+            assert!(is_value, "{key} of {name} is {value}, and not {}", cells[1]);
+            assert!(cells[2] == "all" || cells[2].split(", ").any(|each| each == name), "{name}: {row}");
+            assert!(
+                ["shown", "not shown", "not measured"].iter().any(|word| cells[6].contains(word)),
+                "{row}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_key_of_the_profiles_changes_can_be_measured() {
+    let test = "what_a_key_of_the_profiles_changes_can_be_measured";
+    if !crate::support::root_or_skip(test) || !tools_or_skip(test, &["python3", "ip"]) {
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/tuning/measure");
+    let output = Command::new(script).args(["--rounds", "1", "tcp_tw_reuse", "somaxconn"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("| 200 (200 to 200) | 400 (400 to 400) |"), "{text}");
+    assert!(text.contains("| `net.core.somaxconn` | 128 | 4096 |"), "{text}");
+}

@@ -450,6 +450,40 @@ fn another_format_moves_sockets_and_leaves_tunnels_where_they_are() {
     assert!(node.relay.wait().is_some(), "nothing is left in it");
 }
 
+/// The points of the status page's last hour.
+fn last_hour(node: &Node) -> Vec<Value> {
+    let answer = node.relay.admin_get("/history.json");
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str::<Value>(body).unwrap()["points"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_last_hour_of_the_status_page_goes_on_in_the_new_process() {
+    let mut node = Node::start(Site::new(""));
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    assert!(echoes(&mut tunnel));
+    let has_tunnel = |point: &Value| point["opened"].as_u64() > Some(0);
+    let before = wait_for(|| Some(last_hour(&node)).filter(|points| points.iter().any(has_tunnel)));
+    let before = before.expect("a point every ten seconds");
+    node.upgrade();
+    let after = last_hour(&node);
+    assert_eq!(after[..before.len()], before);
+    node.upgrade();
+    assert_eq!(last_hour(&node)[..before.len()], before, "and in the one after that");
+}
+
+#[test]
+fn a_process_that_does_not_take_the_last_hour_takes_over_all_the_same() {
+    let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_NO_HISTORY", "1")]);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    assert!(wait_for(|| (!last_hour(&node).is_empty()).then_some(())).is_some());
+    assert_eq!(node.upgrade()["moved"], 1);
+    assert!(echoes(&mut tunnel));
+    assert_eq!(last_hour(&node), Vec::<Value>::new());
+}
+
 /// A node whose clients may speak TLS that the relay itself opens and seals, which does not move.
 struct MixedScene {
     node: Node,
@@ -578,6 +612,35 @@ fn three_processes_write_one_audit_log_that_is_rotated_and_lose_nothing_when_the
     assert!(wait_for(|| (ended().len() == 24).then_some(())).is_some(), "{:?}", ended());
     assert!(ended().is_sorted_by(|one, next| one < next), "none twice: {:?}", ended());
     assert_eq!(of(path.clone(), "session-end").len(), ended_before + 12, "in the file that is at the path");
+}
+
+#[test]
+fn what_was_used_is_counted_once_whichever_process_had_it() {
+    let mut scene = MixedScene::new("usage.interval = '1h'");
+    let used = |scene: &MixedScene| scene.node.site.cli(&["usage"])["total"]["bytes_up"].as_u64().unwrap();
+    let (mut stays, mut moves) = (scene.tunnel_by_tls(), scene.node.tunnel(&scene.device));
+    assert!(echoes_by_tls(&mut stays) && echoes(&mut moves));
+    assert_eq!(used(&scene), 8);
+    let outcome = scene.node.upgrade();
+    assert_eq!((&outcome["moved"], &outcome["stayed"]), (&1.into(), &1.into()), "{outcome}");
+    assert_eq!(used(&scene), 8, "from the old process's record");
+    assert!(echoes_by_tls(&mut stays) && echoes(&mut moves) && echoes(&mut moves));
+    assert_eq!(used(&scene), 16, "what stays is known with the old process's next record");
+    drop(stays);
+    // The old process ends, and has written its last record.
+    assert!(scene.node.relay.wait().is_some());
+    assert_eq!(used(&scene), 20);
+    let report = scene.node.site.cli(&["usage"]);
+    assert_eq!((&report["total"]["opened"], &report["total"]["open"]), (&2.into(), &1.into()));
+    drop(moves);
+    let ends = || {
+        let events = scene.node.site.audit().events();
+        let ends: Vec<Value> = events.into_iter().filter(|event| event["event"] == "session-end").collect();
+        Some(ends).filter(|ends| ends.len() == 2)
+    };
+    let ends = wait_for(ends).unwrap();
+    let bytes = ends.iter().map(|end| end["bytes_up"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((used(&scene), bytes), (20, 20));
 }
 
 #[test]

@@ -459,7 +459,10 @@ fn the_page_keeps_a_filter_saves_sessions_and_takes_the_node_out_of_service() {
     // What a cause means stands beside it.
     let meaning = "return at('refusals').innerText.includes('No credential in the store has this token.')";
     assert!(browser.comes_to(meaning), "{}", browser.text("refusals"));
-    assert!(browser.text("listeners").contains(&scene.relay.address().to_string()));
+    let listener = browser.text("listeners");
+    assert!(listener.contains(&scene.relay.address().to_string()), "{listener}");
+    let counts: Vec<&str> = listener.lines().last().unwrap().split_whitespace().rev().take(2).collect();
+    assert_eq!(counts, ["1", "3"], "refusals and tunnels of that listener: {listener}");
 
     // A filter finds a device in all sessions, and is there after a reload.
     browser.run("document.getElementById('filter').focus()");

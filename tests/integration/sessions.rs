@@ -346,3 +346,30 @@ fn tunnels_echo_while_their_sessions_are_listed_all_the_time() {
         assert!(scene.tunnels.iter().all(echoes));
     }
 }
+
+#[test]
+fn each_listener_counts_the_clients_that_came_to_it() {
+    let site = Site::new("listen = [{ address = '127.0.0.1:0' }, { address = '127.0.0.2:0' }]");
+    let relay = site.start();
+    let device = Device::echo(V4);
+    let [one, two] = [0, 1].map(|place| relay.addresses()[place]);
+    let _tunnels = [one, one, two].map(|listener| site.request(&device).send(listener).opened());
+    let ended = site.request(&device).send(two).opened();
+    drop(ended);
+    let refused = Request::to(DEVICE, 1).bearer("unknown").send(two);
+    assert_eq!(refused.status, 407);
+    drop(refused);
+    let counts = || {
+        let status = site.cli(&["status"]);
+        let listeners = status["node"]["listeners"].as_array().unwrap().clone();
+        let figures =
+            |each: &Value| ["sessions", "opened", "refused"].map(|name| each[name].as_u64().unwrap());
+        listeners.iter().map(figures).collect::<Vec<_>>()
+    };
+    let expected = vec![[2, 2, 0], [1, 2, 1]];
+    let is_so = || (counts() == expected).then_some(());
+    assert!(wait_for(is_so).is_some(), "{:?}", counts());
+    let screen = String::from_utf8(site.command(&["status"]).output().unwrap().stdout).unwrap();
+    let line = format!("{two}: sessions 1, tunnels 2, refused 1");
+    assert!(screen.contains(&line), "{screen}");
+}

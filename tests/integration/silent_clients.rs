@@ -1,12 +1,13 @@
 //! Clients that connect and say nothing: they take places from nobody who speaks.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Answer, Device, Relay, Request, Site, V4, ipv6_or_skip, wait_for};
+use crate::support::{Answer, DEVICE, Device, Relay, Request, Site, V4, ipv6_or_skip, wait_for};
 
 /// Connects from an address of this machine.
 fn connect_from(source: IpAddr, relay: SocketAddr) -> TcpStream {
@@ -154,4 +155,29 @@ fn silent_clients_by_ipv6_share_the_places_of_their_64() {
     let _held: Vec<_> = (0..3).map(|_| connect_from(source, relay.address())).collect();
     are_accepted(&relay, 3);
     assert_eq!(Answer::read(connect_from(source, relay.address())).status, 429);
+}
+
+#[test]
+fn connections_that_are_closed_at_once_take_no_place_from_who_comes_after_them() {
+    // More than there are places; and more than a thread accepts ahead.
+    for (sessions, gone) in [(64, 250), (8000, 1000)] {
+        let site = Site::new(&format!("limits.sessions = {sessions}\nengine.threads = 1"));
+        let relay = site.start();
+        let device = Device::echo(V4);
+        // All come before the relay looks.
+        relay.signal(Signal::SIGSTOP);
+        (0..gone).for_each(|number| drop(silent([127, 9, (number % 250) as u8, 1], &relay, 1)));
+        let mut client = connect_from(V4, relay.address());
+        client.write_all(&Request::to(DEVICE, device.port()).bearer(&site.token).bytes()).unwrap();
+        relay.signal(Signal::SIGCONT);
+
+        let answer = Answer::read(client);
+
+        assert_eq!((answer.status, answer.slug()), (200, None), "{gone} before it");
+        assert!(
+            relay.metric("sluicegate_sessions_accepted_total") > Some(f64::from(gone)),
+            "all were accepted"
+        );
+        site.ask(&relay, device.port()).opened();
+    }
 }

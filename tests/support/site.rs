@@ -60,6 +60,7 @@ impl Site {
             log.level = "debug"
             probe.interval = "0s"
             timeouts.lame_duck = "0s"
+            usage.interval = "0s"
             "#,
             folder = folder.path().display()
         );

@@ -102,13 +102,18 @@ impl Assault {
     }
 }
 
-/// A connection from an address of this machine. Reads and writes last a second at most.
+/// An attacker's connection from an address of this machine. Connects, reads and writes last a second at most.
 pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    connect_within(PATIENCE, source, to)
+}
+
+/// A connection from an address of this machine. Connects, reads and writes last `patience` at most.
+pub fn connect_within(patience: Duration, source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
-    socket.connect_timeout(&to.into(), PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect_timeout(&to.into(), patience)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
     Ok(socket.into())
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Field;
-use super::assault::connect_from;
+use super::assault::connect_within;
 use crate::support::{DEVICE, Request, read_head};
 
 /// Open tunnels with messages in them, and new tunnels all the time.
@@ -89,9 +89,8 @@ impl GoodClients {
 }
 
 fn open(field: &Field) -> io::Result<TcpStream> {
-    let mut socket = connect_from([127, 0, 0, 1].into(), field.plain)?;
+    let mut socket = connect_within(PATIENCE, [127, 0, 0, 1].into(), field.plain)?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
     socket.write_all(&Request::to(DEVICE, field.echo_port).bearer(&field.token).bytes())?;
     let head = read_head(&mut socket)?;
     let is_open = head.windows(5).any(|part| part == b" 200 ");
@@ -147,5 +146,5 @@ fn quantile(durations: &mut [Duration], share: f64) -> Duration {
 /// Open tunnels of good clients.
 const TUNNELS: usize = 8;
 
-/// Time after which a good client gives up.
+/// Time after which a good client gives up. The kernel repeats a SYN that found a full queue after 1 s and 3 s.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -15,13 +15,14 @@ mod tokens;
 use super::{Memory, Target};
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     requests::CONNECT_HEAD,
     proxy::PROXY_HEADER,
     peers::PEER_REQUEST,
     peers::PEER_REPLY,
     tokens::SESSION_TOKEN,
     tokens::TOKEN_KEY,
+    tokens::KEY_SET,
     tls::TLS_RECORDS,
     files::PEM_FILE,
     addresses::ADDRESS_FILE,

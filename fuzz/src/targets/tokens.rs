@@ -7,8 +7,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use ring::hmac;
-use sluicegate::config::{SubjectClaims, TokenAlgorithm, TokenKey, TokenKeyError, TokenSigner};
-use sluicegate::wire::{SessionTokenError, Verifier};
+use sluicegate::config::{
+    KEYS_MAX, KeySet, KeySetError, SignerKeys, SubjectClaims, TokenAlgorithm, TokenKey, TokenKeyError,
+    TokenSigner,
+};
+use sluicegate::wire::{KeySets, SessionTokenError, Verifier};
 
 use super::{KIB, Memory, Target, no_seeds};
 
@@ -56,6 +59,28 @@ pub const TOKEN_KEY: Target = Target {
     memory: Memory { fixed: 16 * KIB, per_byte: 160 },
 };
 
+pub const KEY_SET: Target = Target {
+    name: "key_set",
+    run: key_set,
+    seeds: no_seeds,
+    words: &[
+        r#"{"keys":["#,
+        r#"{"kty":"RSA","n":""#,
+        r#"","e":"AQAB"}"#,
+        r#"{"kty":"EC","crv":"P-256","x":""#,
+        r#"{"kty":"OKP","crv":"Ed25519","x":""#,
+        r#"{"kty":"oct","k":""#,
+        r#""kid":""#,
+        r#""alg":"PS256""#,
+        r#""use":"sig""#,
+        r#""key_ops":["verify"]"#,
+        r#""x5c":[""#,
+    ],
+    bytes_max: 16 * KIB,
+    // The keys as values of JSON, then each once more: an empty list in a list takes 32 bytes and more.
+    memory: Memory { fixed: 64 * KIB, per_byte: 240 },
+};
+
 /// Now, in ms since 1970, for every input.
 const NOW_MS: i64 = 1_795_455_640_000;
 
@@ -78,10 +103,8 @@ impl Signers {
             TokenKey::read(algorithm, &path).expect("a key")
         };
         let signer = |key, who| TokenSigner {
-            key,
             // Read already.
-            key_file: folder.clone(),
-            key_id: Some("one".to_owned()),
+            keys: SignerKeys::One { key, file: folder.clone(), id: Some("one".to_owned()) },
             issuer: None,
             audience: Some("relay".to_owned()),
             leeway: Duration::from_secs(30),
@@ -91,16 +114,17 @@ impl Signers {
         let ed25519 = key(TokenAlgorithm::EdDsa, ED25519_PUBLIC);
         let principal = SubjectClaims::Principal("sub".to_owned());
         let secret = SubjectClaims::Secret { secret: "key".to_owned(), principal: Some("sub".to_owned()) };
-        let all = Verifier::new(vec![
+        let none = KeySets::default();
+        let signers = vec![
             signer(ed25519, principal.clone()),
             signer(ours.clone(), principal),
             TokenSigner { audience: None, ..signer(ours.clone(), secret) },
-        ]);
-        let openbalena =
-            TokenSigner { key_id: None, audience: None, ..signer(ours, SubjectClaims::OpenBalena) };
+        ];
+        let all = Verifier::new(signers, &none);
+        let openbalena = TokenSigner { audience: None, ..signer(ours, SubjectClaims::OpenBalena) };
         Self {
             all,
-            openbalena: Verifier::new(vec![openbalena]),
+            openbalena: Verifier::new(vec![openbalena], &none),
             secret: hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()),
         }
     }
@@ -154,11 +178,10 @@ fn token_key(input: &[u8]) {
             path
         });
         std::fs::write(path, input).expect("a file in memory");
-        for algorithm in [TokenAlgorithm::HS256, TokenAlgorithm::EdDsa, TokenAlgorithm::RS256] {
+        for algorithm in TokenAlgorithm::ALL {
             match TokenKey::read(algorithm, path) {
                 Ok(key) => {
                     assert_eq!(key.algorithm(), algorithm);
-                    assert!(!key.has_signed(b"message", b"no signature"));
                     assert!(algorithm != TokenAlgorithm::HS256 || input.trim_ascii().len() >= 32);
                 }
                 Err(TokenKeyError::Unreadable(error)) => panic!("the file is there: {error}"),
@@ -167,13 +190,32 @@ fn token_key(input: &[u8]) {
         }
         // What is a public key for one algorithm is no secret for another.
         let is_public = |algorithm| TokenKey::read(algorithm, path).is_ok();
-        if is_public(TokenAlgorithm::EdDsa) || is_public(TokenAlgorithm::RS256) {
+        let public = TokenAlgorithm::ALL.into_iter().filter(|each| *each != TokenAlgorithm::HS256);
+        if public.map(is_public).any(|is_public| is_public) {
             assert!(matches!(
                 TokenKey::read(TokenAlgorithm::HS256, path),
                 Err(TokenKeyError::PublicSecret(_))
             ));
         }
     });
+}
+
+/// An input is a set of keys.
+fn key_set(input: &[u8]) {
+    match KeySet::parse(input) {
+        Ok(set) => {
+            // An RSA key counts for each of its algorithms.
+            assert!((1..=2 * KEYS_MAX).contains(&set.keys().len()));
+            assert!(set.keys().iter().all(|each| each.key.algorithm() != TokenAlgorithm::HS256), "a secret");
+            assert_eq!(KeySet::parse(input).as_ref(), Ok(&set), "it is read as before");
+            assert!(!set.ids().is_empty());
+        }
+        Err(KeySetError::NoSet) => {}
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            assert!(serde_json::from_slice::<serde_json::Value>(input).is_ok(), "what is no JSON is no set");
+        }
+    }
 }
 
 /// A folder of this thread, in memory where there is a file system for that.

@@ -17,6 +17,7 @@ pub use crate::control::api::{
     RelationStatus, RolledBack,
 };
 pub use crate::control::{DiffCounts, DiffReport, DiffRow};
+pub use crate::usage::{UsageBy, UsageReport, UsageReportRow};
 pub use drain::{DrainBegun, DrainEnded, DrainRequest};
 pub(super) use public::{
     Null, PublicHandshake, PublicHold, PublicRelation, PublicSource, PublicStatus, STATE_ERROR, STORE_ERROR,
@@ -24,9 +25,9 @@ pub(super) use public::{
 pub use reload::{ReloadAnswer, ReloadOutcome, ReloadRequested, ReloadStatus};
 pub use session::{EndedSession, SessionId, SessionInfo, SessionListing};
 pub use status::{
-    ByteCounts, Condition, EngineThread, ListenerInfo, ListenerUse, NodeCounts, NodeFigures, NodeIdentity,
-    Permissions, ProbePathStatus, ProbeResult, ProbeStatus, ReadinessState, RowsInForce, SessionCounts,
-    SlowHandshake, SourceFigures, SourceStatus, StatusReport,
+    ByteCounts, Condition, EngineThread, ListenerCounts, ListenerInfo, ListenerUse, NodeCounts, NodeFigures,
+    NodeIdentity, Permissions, ProbePathStatus, ProbeResult, ProbeStatus, ReadinessState, RowsInForce,
+    SessionCounts, SlowHandshake, SourceFigures, SourceStatus, StatusReport,
 };
 
 /// The body of a response that reports a failure.

@@ -77,6 +77,19 @@ pub struct ListenerInfo {
     pub address: SocketAddr,
     pub serves: ListenerUse,
     pub tls: bool,
+    #[serde(flatten)]
+    pub counts: ListenerCounts,
+}
+
+/// Sessions of the clients of one listener. All are 0 from a relay of an older version.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerCounts {
+    /// Sessions that exist now.
+    pub sessions: u64,
+    /// Tunnels that have opened.
+    pub opened: u64,
+    pub refused: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -180,7 +180,8 @@ function drawHour() {
 function drawListeners(status) {
   show("listeners-card", status.node !== null);
   if (status.node) {
-    fill("listeners", status.node.listeners.map((each) => [code(each.address), cell(each.serves), cell(each.tls ? "yes" : "no")]));
+    fill("listeners", status.node.listeners.map((each) => [code(each.address), cell(each.serves), cell(each.tls ? "yes" : "no"),
+      figure(number(each.sessions)), figure(number(each.opened)), figure(number(each.refused))]));
   }
 }
 

@@ -139,7 +139,8 @@ pub mod tests {
                         "rollbacks": 0, "rights_not_understood": 0, "warnings": [] },
             "nodes": { "fresh": 0, "stale": 0 },
             "node": { "name": "relay-1", "started_at": 0, "listeners": [
-                { "address": "0.0.0.0:443", "serves": "clients", "tls": true },
+                { "address": "0.0.0.0:443", "serves": "clients", "tls": true,
+                  "sessions": 2, "opened": 7, "refused": 1 },
                 { "address": "10.0.0.1:3130", "serves": "nodes", "tls": true },
             ] },
             "config": { "last": null, "in_force_since": 0 },

@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 
 use super::ControlThread;
-use crate::authz::UnixMillis;
+use crate::authz::{Snapshot, UnixMillis};
 use crate::control::guard::{ComparedAnswer, ComparisonBase, Judged, Sorting, WholeAnswer};
 use crate::control::readers::{ReadContext, ReadError, message};
 use crate::store::Relation;
@@ -20,6 +21,8 @@ use crate::sys::service_thread::ServiceThread;
 /// Answers that are compared, and those that wait for the guard.
 pub(super) struct Answers {
     jobs: Sender<Job>,
+    /// Answers that nobody needs any more.
+    spent: Sender<Arc<Snapshot>>,
     done: Receiver<Done>,
     /// Answers of each relation that the guard has not judged.
     under_way: [usize; 3],
@@ -50,11 +53,13 @@ pub(super) struct Done {
 impl Answers {
     pub(super) fn start() -> io::Result<Self> {
         let (jobs, received) = channel::bounded::<Job>(JOBS_MAX);
+        let (spent, unneeded) = channel::bounded::<Arc<Snapshot>>(JOBS_MAX);
         let (results, done) = channel::bounded(JOBS_MAX);
         let thread = ServiceThread::start_detached("answers", move |stop| {
             loop {
                 channel::select! {
                     recv(stop.channel()) -> _ => return,
+                    recv(unneeded) -> answer => drop(answer),
                     recv(received) -> job => {
                         let Ok(Job { answer, base, heard }) = job else { return };
                         let relation = answer.relation;
@@ -68,7 +73,7 @@ impl Answers {
             }
         })?;
         let (compared, under_way) = (VecDeque::new(), [0; 3]);
-        Ok(Self { jobs, done, under_way, compared, sorting: None, _thread: thread })
+        Ok(Self { jobs, spent, done, under_way, compared, sorting: None, _thread: thread })
     }
 
     pub(super) const fn done(&self) -> &Receiver<Done> {
@@ -83,6 +88,12 @@ impl Answers {
     pub(super) fn work(&self) -> Receiver<std::time::Instant> {
         let has_work = self.sorting.is_some() || !self.compared.is_empty();
         if has_work { channel::after(Duration::ZERO) } else { channel::never() }
+    }
+
+    /// Leaves an answer to the other thread: to free millions of rows takes a second.
+    fn discard(&self, answer: Option<Arc<Snapshot>>) {
+        // Where that has no room, it is freed here.
+        let _freed_here = answer.map(|answer| self.spent.try_send(answer));
     }
 
     fn end(&mut self, relation: Relation) {
@@ -132,7 +143,10 @@ impl ControlThread {
         }
         let relation = sorting.relation();
         self.answers.end(relation);
-        match self.guard.finish(sorting, now) {
+        let answer = sorting.answer();
+        let judged = self.guard.finish(sorting, now);
+        self.answers.discard(answer);
+        match judged {
             Some(judged) => {
                 self.store.succeed(Some(relation), &heard.context, heard.at);
                 self.publish(judged, None);

@@ -458,6 +458,11 @@ impl Sorting {
     pub(in crate::control) const fn relation(&self) -> Relation {
         self.compared.relation
     }
+
+    /// The answer's rows; `None` where they are as before.
+    pub(in crate::control) fn answer(&self) -> Option<Arc<Snapshot>> {
+        self.compared.answer.clone()
+    }
 }
 
 fn row_count(snapshot: &Snapshot, relation: Relation) -> usize {

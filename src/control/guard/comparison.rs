@@ -32,7 +32,7 @@ pub(in crate::control) struct ComparisonBase {
 pub(in crate::control) struct ComparedAnswer {
     pub(in crate::control) relation: Relation,
     /// The answer's rows; `None` where they are as before.
-    pub(super) answer: Option<Snapshot>,
+    pub(super) answer: Option<Arc<Snapshot>>,
     pub(super) quarantined: Vec<Quarantined>,
     pub(super) position: Position,
     /// `None` where nothing was in force to compare with.
@@ -55,7 +55,7 @@ impl WholeAnswer {
     pub(in crate::control) fn compare(self, base: ComparisonBase) -> ComparedAnswer {
         let Self { relation, rows, quarantined, position } = self;
         let ComparisonBase { in_force, touched, epoch, live, now } = base;
-        let answer = snapshot_of(rows);
+        let answer = snapshot_of(rows).map(Arc::new);
         let in_force = in_force.filter(|_| answer.is_some());
         let counted = in_force.as_deref().map(|in_force| LiveRows::of(in_force, now));
         let differing = in_force.zip(answer.as_ref()).map(|(in_force, answer)| {

@@ -106,7 +106,7 @@ pub(super) struct Guard {
 /// Rows that are gathered before the first publication.
 #[derive(Default)]
 struct FirstRows {
-    relations: [Option<Snapshot>; 3],
+    relations: [Option<Arc<Snapshot>>; 3],
 }
 
 /// Number of rows that rights and locations rest on.

@@ -9,7 +9,7 @@ use std::io;
 
 use super::{Flow, FlowError, FlowOperation, FlowSockets, Path};
 use crate::config::Forwarding;
-use crate::engine::kernel::io::{Io, Outcome, errno, send_until_full};
+use crate::engine::kernel::io::{Io, Outcome, Taken, errno, send_until_full};
 use crate::engine::kernel::{Conveyor, Kernel};
 use crate::sys::buffers::{BUFFER_BYTES, FilledBuffer};
 use crate::sys::ring::{First, RECEIVE_BYTES_MAX};
@@ -209,12 +209,13 @@ impl<P: Conveyor> Flow<P> {
         let Path::Copy(path) = &mut self.path else { return Ok(()) };
         path.measure(bytes.len());
         path.promote |= streams(self.forwarding, path.streaming);
-        let spilled = path.is_spilled();
-        let sent =
-            if spilled { 0 } else { send_until_full(kernel, ends.sink, bytes).map_err(FlowError::sink)? };
-        path.keep(&bytes[sent..])?;
+        if path.is_spilled() {
+            return path.keep(bytes);
+        }
+        let Taken { bytes: sent, outcome } = send_until_full(kernel, ends.sink, bytes);
         self.count(sent, counters);
-        Ok(())
+        outcome.map_err(FlowError::sink)?;
+        if let Path::Copy(path) = &mut self.path { path.keep(&bytes[sent..]) } else { Ok(()) }
     }
 
     fn send_on<K: Kernel<Pipe = P>>(
@@ -223,8 +224,9 @@ impl<P: Conveyor> Flow<P> {
         ends: &FlowSockets<'_, K>,
         io: &mut Io<'_, K>,
     ) -> Result<usize, FlowError> {
-        let sent = send_until_full(io.kernel, ends.sink, bytes).map_err(FlowError::sink)?;
+        let Taken { bytes: sent, outcome } = send_until_full(io.kernel, ends.sink, bytes);
         self.count(sent, io.counters);
+        outcome.map_err(FlowError::sink)?;
         Ok(sent)
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::{Flow, FlowError, FlowSockets, Path};
-use crate::engine::kernel::io::{Io, retrying};
+use crate::engine::kernel::io::{Io, Taken, retrying};
 use crate::engine::kernel::{Conveyor, Kernel};
 use crate::engine::tls::scratch::RecordScratch;
 use crate::engine::tls::stream::SendBuffer;
@@ -163,22 +163,21 @@ impl<P: Conveyor> Flow<P> {
         if plain.is_empty() {
             return Ok(());
         }
-        let sent = match ends.sink_transport.stream() {
+        let taken = match ends.sink_transport.stream() {
             Some(sink) => {
                 scratch.sealed.clear();
                 sink.seal(plain, &mut scratch.sealed).map_err(sink_broken)?;
-                sink.outgoing()
-                    .send(scratch.sealed.bytes(), io.kernel, ends.sink)
-                    .map_err(FlowError::sink)?;
-                plain.len()
+                let Taken { outcome, .. } =
+                    sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink);
+                Taken { bytes: plain.len(), outcome }
             }
             None => {
                 let Path::Records(path) = &mut self.path else { return Ok(()) };
-                path.unsent.send(plain, io.kernel, ends.sink).map_err(FlowError::sink)?
+                path.unsent.send(plain, io.kernel, ends.sink)
             }
         };
-        self.count(sent, io.counters);
-        Ok(())
+        self.count(taken.bytes, io.counters);
+        taken.outcome.map_err(FlowError::sink)
     }
 
     /// Sends the kept bytes. Returns true where none are left.
@@ -189,13 +188,14 @@ impl<P: Conveyor> Flow<P> {
     ) -> Result<bool, FlowError> {
         if let Some(sink) = ends.sink_transport.stream() {
             // These bytes were counted when they were sealed.
-            sink.outgoing().flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
+            sink.outgoing().flush(io.kernel, ends.sink).outcome.map_err(FlowError::sink)?;
             return Ok(sink.outgoing().is_empty());
         }
         let Path::Records(path) = &mut self.path else { return Ok(true) };
-        let sent = path.unsent.flush(io.kernel, ends.sink).map_err(FlowError::sink)?;
+        let taken = path.unsent.flush(io.kernel, ends.sink);
         let is_all = path.unsent.is_empty();
-        self.count(sent, io.counters);
+        self.count(taken.bytes, io.counters);
+        taken.outcome.map_err(FlowError::sink)?;
         Ok(is_all)
     }
 
@@ -208,7 +208,8 @@ impl<P: Conveyor> Flow<P> {
         if let Some(sink) = ends.sink_transport.stream() {
             scratch.sealed.clear();
             sink.end(&mut scratch.sealed).map_err(sink_broken)?;
-            sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink).map_err(FlowError::sink)?;
+            let taken = sink.outgoing().send(scratch.sealed.bytes(), io.kernel, ends.sink);
+            taken.outcome.map_err(FlowError::sink)?;
             if !sink.outgoing().is_empty() {
                 return Ok(RecordsProgress::SinkFull);
             }

@@ -309,6 +309,10 @@ impl<P: Conveyor> Flow<P> {
             path.pipe = Some(pipe);
             path.is_pipe_in_flight = true;
         }
+        if half == FlowOperation::Drain {
+            // The ring waits for room by itself, however long.
+            self.watch_source(ends, io);
+        }
     }
 
     /// Copies, since every pipe is in use, until the traffic looks like a stream again.

@@ -70,20 +70,31 @@ pub(in crate::engine) fn retrying(mut call: impl FnMut() -> io::Result<usize>) -
     }
 }
 
-/// Sends until all is sent or the socket has no room. Returns the number of bytes that it took.
-pub(in crate::engine) fn send_until_full<K: Kernel>(
-    kernel: &K,
-    socket: &K::Socket,
-    bytes: &[u8],
-) -> io::Result<usize> {
+/// The part of some bytes that a socket took, also where it failed after that.
+#[must_use]
+pub(in crate::engine) struct Taken {
+    pub bytes: usize,
+    pub outcome: io::Result<()>,
+}
+
+impl Taken {
+    /// The number of bytes, for a caller to whom they do not count where the socket has failed.
+    pub fn unless_failed(self) -> io::Result<usize> {
+        self.outcome.map(|()| self.bytes)
+    }
+}
+
+/// Sends until all is sent or the socket has no room.
+pub(in crate::engine) fn send_until_full<K: Kernel>(kernel: &K, socket: &K::Socket, bytes: &[u8]) -> Taken {
     let mut sent = 0;
     while sent < bytes.len() {
-        match retrying(|| kernel.send(socket, &bytes[sent..]))? {
-            Some(taken) => sent += taken,
-            None => break,
+        match retrying(|| kernel.send(socket, &bytes[sent..])) {
+            Ok(Some(taken)) => sent += taken,
+            Ok(None) => break,
+            Err(error) => return Taken { bytes: sent, outcome: Err(error) },
         }
     }
-    Ok(sent)
+    Taken { bytes: sent, outcome: Ok(()) }
 }
 
 /// True where a receive got no bytes and can be repeated: no buffer was free, or it was interrupted.

@@ -83,6 +83,16 @@ impl Unusable {
         }
     }
 
+    /// True where the token may be good, and nobody can tell now.
+    pub const fn is_undecided(self) -> bool {
+        matches!(self, Self::Session(error) if error.is_undecided())
+    }
+
+    /// True where clients are turned away until somebody acts, and not just until a moment later.
+    pub const fn lasts(self) -> bool {
+        matches!(self, Self::Session(SessionTokenError::NoKeys))
+    }
+
     pub fn detail(self) -> String {
         match self {
             Self::Reserved => format!("no token may begin with `{}`", KeyHash::LOGIN_SECRET_PREFIX),

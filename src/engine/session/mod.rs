@@ -87,12 +87,12 @@ pub(super) struct Accepted<S> {
     pub client: S,
     /// `None` where the client has gone already.
     pub address: Option<SocketAddr>,
+    /// The client's network, where `address` is the client's own.
+    pub network: Option<IpNet>,
     /// Index of the listener in the config.
     pub listener: usize,
     /// An error where the client is over a limit, and only gets the reply that says so.
-    pub permit: Result<SessionPermit, NoPlace>,
-    /// Present with a place.
-    pub head: Option<HeadPermit>,
+    pub place: Result<(SessionPermit, HeadPermit), NoPlace>,
     /// Time of the accept, by the thread's clock.
     pub at_us: u64,
 }
@@ -279,7 +279,9 @@ impl<K: Kernel> State<K> {
 impl<K: Kernel> Session<K> {
     /// Begins with a client that was just accepted.
     pub fn begin(id: u64, slot: Slot, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) -> Self {
-        let Accepted { client, address, listener, permit, head, at_us } = accepted;
+        let Accepted { client, address, network: _, listener, place, at_us } = accepted;
+        let no_place = place.as_ref().err().copied();
+        let (permit, head) = place.ok().unzip();
         let core = SessionCore {
             id,
             slot,
@@ -289,15 +291,15 @@ impl<K: Kernel> Session<K> {
             client_address: address,
             accepted_at_us: at_us,
             deadline: None,
-            no_place: permit.as_ref().err().copied(),
-            permit: permit.ok(),
+            no_place,
+            permit,
             rare: RareParts::with_head(head),
             query: None,
             rights: None,
             generation: None,
         };
         cx.counters.sessions.accepted.add(1);
-        cx.counters.sessions.active.add(1);
+        cx.count_begin(core.listener);
         let mut session = Self { core, state: State::Closing(Closing::Nothing) };
         session.guarded(cx, |session, cx| {
             session.transition(cx, |_, core, cx| State::begin(client, core, cx));
@@ -455,7 +457,7 @@ impl<K: Kernel> Session<K> {
             State::Reject(_) | State::Closing(_) => {}
             _ => self.core.record_lost_client(Cause::NodeThread, None, cx),
         }
-        cx.counters.sessions.active.sub(1);
+        cx.count_end(self.core.listener);
     }
 
     /// The tunnel has stalled, and memory for TCP runs short.
@@ -480,10 +482,10 @@ impl<K: Kernel> Session<K> {
     /// Gives back what the session holds. Only once [`Session::is_over`].
     pub fn release(self, cx: &mut TurnCx<'_, K>) {
         debug_assert!(self.is_over());
+        cx.count_end(self.core.listener);
         if let State::Closing(closing) = self.state {
             closing.release(cx);
         }
-        cx.counters.sessions.active.sub(1);
     }
 
     /// Replaces the state by the one that `act` makes of it. A panic in `act` loses the state.
@@ -562,7 +564,7 @@ impl<K: Kernel> Session<K> {
 
     /// The session is a tunnel whose right ends at a time.
     pub fn expires(&self) -> bool {
-        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires_at.is_some())
+        matches!(&self.state, State::Tunnel(tunnel) if tunnel.expires())
     }
 
     /// The session is a tunnel that has sent bytes of which [`Session::check_delivery`] does not know yet that they

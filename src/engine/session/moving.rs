@@ -8,6 +8,7 @@ use crate::engine::limits::HeldPlace;
 use crate::engine::moved_tunnel::MovedTunnel;
 use crate::engine::requests::Verdict;
 use crate::engine::turn::TurnCx;
+use crate::engine::usage::TunnelState;
 use crate::engine::user_data::{InFlight, Slot};
 
 impl<K: Kernel> Session<K> {
@@ -36,7 +37,7 @@ impl<K: Kernel> Session<K> {
             rights: Some(rights_of(&facts)),
             generation: facts.generation,
         };
-        cx.counters.sessions.active.add(1);
+        cx.count_begin(core.listener);
         Self { core, state: State::Tunnel(Tunnel::of_captured(moved, tunnel, cx)) }
     }
 
@@ -73,7 +74,8 @@ impl<K: Kernel> Session<K> {
     /// rest](Session::is_at_rest). The session's place within the limits becomes free.
     pub fn capture<S>(mut self, sockets: [S; 2], cx: &mut TurnCx<'_, K>) -> Option<MovedTunnel<S, K::Pipe>> {
         debug_assert!(self.is_at_rest());
-        cx.counters.sessions.active.sub(1);
+        cx.count_end(self.core.listener);
+        self.count_use_as(TunnelState::Moves, cx);
         match &mut self.state {
             State::Tunnel(tunnel) => tunnel.capture(sockets, &self.core, cx.kernel),
             _ => None,

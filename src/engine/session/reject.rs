@@ -164,6 +164,7 @@ impl SessionCore {
         }
         let Rejection { reply, cause, detail } = rejection;
         cx.counters.sessions.refused.add(1);
+        cx.count_at(self.listener, |counters| counters.refused.add(1));
         cx.counters.refusals.add(RefusalLabel { reply, cause });
         self.audit_refusal(Some(reply), cause, detail, cx);
     }

@@ -25,14 +25,14 @@ pub(super) fn send_reply<K: Kernel>(
     kernel: &K,
 ) -> io::Result<bool> {
     let Transport::UserTls(stream) = &mut client.transport else {
-        return Ok(send_until_full(kernel, &client.socket, bytes)? == bytes.len());
+        return Ok(send_until_full(kernel, &client.socket, bytes).unless_failed()? == bytes.len());
     };
     let mut sealed = Sealed::default();
     stream.seal(bytes, &mut sealed).map_err(io::Error::other)?;
     if after == AfterReply::End {
         stream.end(&mut sealed).map_err(io::Error::other)?;
     }
-    stream.outgoing().send(sealed.bytes(), kernel, &client.socket)?;
+    stream.outgoing().send(sealed.bytes(), kernel, &client.socket).unless_failed()?;
     Ok(stream.outgoing().is_empty())
 }
 

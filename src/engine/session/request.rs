@@ -327,6 +327,11 @@ impl<K: Kernel> ClientRequest<K> {
     /// The token can be valid in no snapshot.
     fn reject_token(self, unusable: Unusable, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         let (cause, detail) = (unusable.into(), Some(unusable.detail()));
+        if unusable.is_undecided() {
+            // A made-up name of a key must not count as a client that could not be served.
+            cx.counters.sessions.undecided.add(u64::from(unusable.lasts() && !core.is_probe(cx)));
+            return self.reject(Rejection { reply: Reply::Undecided, cause, detail }, core, cx);
+        }
         let rejection = Rejection { reply: Reply::Credentials, cause, detail };
         if unusable.is_unproven() {
             self.reject_unknown(rejection, core, cx)

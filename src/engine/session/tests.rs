@@ -11,14 +11,14 @@ use crate::config::{Config, Listen};
 use crate::engine::fd_budget::ClientShare;
 use crate::engine::kernel::simulated::{SimulatedKernel, Socket};
 use crate::engine::kernel::uring::UringKernel;
-use crate::engine::limits::SessionLimits;
+use crate::engine::limits::{HeadPermit, NoPlace, SessionLimits, SessionPermit};
 use crate::engine::peer_pool::PeerPool;
 use crate::engine::shared::Shared;
 use crate::engine::shared::ThreadShared;
 use crate::engine::timers::Instant;
 use crate::engine::tls::handshake_pool::{HandshakeDone, HandshakeJob, HandshakePool};
 use crate::engine::tls::scratch::ScratchMemory;
-use crate::telemetry::{AuditSender, RefusalLabel};
+use crate::telemetry::{AuditSender, RefusalLabel, UsageTable};
 use crate::wire::{Reply, TlsConfigs};
 
 const UUID: &str = "0123456789abcdef0123456789abcdef";
@@ -34,6 +34,7 @@ pub(super) struct Bench {
     handshake_jobs: Receiver<HandshakeJob>,
     pub peers: PeerPool<SimulatedKernel>,
     scratch: ScratchMemory,
+    usage: UsageTable,
     now: Instant,
 }
 
@@ -55,7 +56,7 @@ impl Bench {
         authority.confirm(UnixMillis(0));
         let limits =
             Arc::new(SessionLimits::new(&config.limits, ClientShare { sessions_max: 10, refused_max: 9 }));
-        let thread = ThreadShared::new(authority.decision_log()).unwrap();
+        let thread = ThreadShared::new(authority.decision_log(), 1).unwrap();
         let (config, audit) = (Arc::new(config), AuditSender::disabled());
         let shared = Shared::new(config, tls, Arc::new(authority), audit, limits, vec![thread]);
         let client = Socket::default();
@@ -64,8 +65,8 @@ impl Bench {
         kernel.device.state().room.set(usize::MAX / 2);
         let now = Instant { monotonic_us: 0, wall: UnixMillis(0), latest: UnixMillis(0) };
         let (handshakes, handshake_jobs) = HandshakePool::for_tests();
-        let (peers, scratch) = (PeerPool::new(1), ScratchMemory::default());
-        Self { kernel, shared, client, handshakes, handshake_jobs, peers, scratch, now }
+        let (peers, scratch, usage) = (PeerPool::new(1), ScratchMemory::default(), UsageTable::default());
+        Self { kernel, shared, client, handshakes, handshake_jobs, peers, scratch, usage, now }
     }
 
     pub fn turn<T>(&mut self, act: impl FnOnce(&mut TurnCx<'_, SimulatedKernel>) -> T) -> T {
@@ -80,6 +81,7 @@ impl Bench {
             shared: &self.shared,
             config: &config,
             counters: &self.shared.threads[0].counters,
+            usage: &mut self.usage,
             decision_log: &self.shared.threads[0].decision_log,
             ended_at_us: self.shared.authority.ended_at_us(),
         })
@@ -90,14 +92,15 @@ impl Bench {
         self.now.monotonic_us += time.as_micros() as u64;
     }
 
-    fn enter(&self) -> Result<SessionPermit, NoPlace> {
-        self.shared.limits.enter().ok_or(NoPlace::Node)
+    fn enter(&self) -> Result<(SessionPermit, HeadPermit), NoPlace> {
+        let head = self.shared.limits.await_head(None).ok_or(NoPlace::Network)?;
+        Ok((self.shared.limits.enter().ok_or(NoPlace::Node)?, head))
     }
 
     pub fn begin(&mut self) -> Session<SimulatedKernel> {
-        let (permit, head) = (self.enter(), self.shared.limits.await_head(None));
         let (client, at_us) = (self.client.clone(), self.now.monotonic_us);
-        let accepted = Accepted { client, address: None, listener: 0, permit, head, at_us };
+        let accepted =
+            Accepted { client, address: None, network: None, listener: 0, place: self.enter(), at_us };
         self.turn(|turn| Session::begin(1, Slot(0), accepted, turn))
     }
 
@@ -335,7 +338,7 @@ fn a_panic_at_the_begin_of_a_session_ends_that_session_alone() {
     let mut bench = Bench::new(5);
     let client = bench.client.clone();
     let accepted =
-        Accepted { client, address: None, listener: 7, permit: bench.enter(), head: None, at_us: 0 };
+        Accepted { client, address: None, network: None, listener: 7, place: bench.enter(), at_us: 0 };
     let session = bench.turn(|turn| Session::begin(1, Slot(0), accepted, turn));
     assert!(session.is_over());
     assert!(bench.client.state().reset_on_close.get());
@@ -431,7 +434,7 @@ fn an_expired_right_ends_its_tunnel_even_where_nothing_can_be_decided() {
     bench.client_sends(HEAD.as_bytes());
     bench.run(&mut session, 50);
     let State::Tunnel(tunnel) = &mut session.state else { panic!("{}", bench.client_got()) };
-    tunnel.expires_at = Some(UnixMillis(30));
+    tunnel.expires_at = UnixMillis(30);
     // Far beyond `authz.max_stale`: every decision is `Undecided` now.
     let late = UnixMillis(1_000_000_000);
     bench.now = Instant { monotonic_us: 1, wall: late, latest: late };
@@ -475,5 +478,5 @@ fn a_clock_that_goes_forward_ends_the_tunnel_of_an_expired_right_and_one_that_go
 fn an_idle_tunnel_takes_less_than_half_a_kibibyte() {
     let session = size_of::<Option<Session<UringKernel>>>();
     let tunnel = size_of::<Tunnel<UringKernel>>();
-    assert!(session + tunnel <= 488, "{session} + {tunnel} bytes");
+    assert!(session + tunnel <= 504, "{session} + {tunnel} bytes");
 }

@@ -118,7 +118,7 @@ impl<K: Kernel> TlsHandshake<K> {
     pub fn on_step(self, done: HandshakeDone, core: &mut SessionCore, cx: &mut TurnCx<'_, K>) -> State<K> {
         let HandshakeDone { mut stream, plain, outcome, .. } = done;
         // After a failure, this sends the alert.
-        let flushed = stream.outgoing().flush(cx.kernel, &self.client);
+        let flushed = stream.outgoing().flush(cx.kernel, &self.client).outcome;
         if let Err(error) = outcome {
             return State::fail_tls(Endpoint::plain(self.client), &error, core, cx);
         }

@@ -9,7 +9,7 @@ use super::State;
 use super::core::{Rights, SessionCore};
 use super::reply::{AfterReply, send_reply};
 use super::request::ClientRequest;
-use crate::authz::{Decision, Refusal, UnixMillis};
+use crate::authz::{Decision, KeyHash, Refusal, Subject, UnixMillis};
 use crate::engine::forward::{Direction, Flow, FlowEnd, FlowError, FlowOperation, FlowSockets};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::{Io, Outcome, errno};
@@ -20,9 +20,10 @@ use crate::engine::tls::ktls::give_to_kernel;
 use crate::engine::tls::scratch::ScratchMemory;
 use crate::engine::tls::transport::Endpoint;
 use crate::engine::turn::TurnCx;
+use crate::engine::usage::{TunnelState, TunnelUse, UsageMark};
 use crate::engine::user_data::Purpose;
 use crate::sys::silence::Delivery;
-use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy};
+use crate::telemetry::{AuditEvent, Cause, SessionEnd, TlsRecordsBy, UsageKey, UsageRow};
 use crate::wire::Reply;
 use moving::Motion;
 
@@ -55,12 +56,15 @@ pub(super) struct Tunnel<K: Kernel> {
     pub(super) has_sent: bool,
     /// Time for what only a tunnel that lasts is worth; [`Tick::NEVER`] once it is done.
     settle_at: Tick,
-    pub(super) expires_at: Option<UnixMillis>,
+    /// End of the right; [`NO_END`] where it has none.
+    pub(super) expires_at: UnixMillis,
     /// The right to the tunnel is gone, which may be a mistake of the snapshot in force. The tunnel ends at this
     /// time, unless the right comes back.
     reprieved_until: Tick,
     /// Time from accept to the reply. Half of a number, since every open tunnel has one.
     handshake_us: u32,
+    /// How much of it is in the thread's sums of use.
+    counted: UsageMark,
     motion: Motion,
 }
 
@@ -87,6 +91,7 @@ impl<K: Kernel> Tunnel<K> {
             return State::close_sockets(client.socket, Some(device.socket), core, cx);
         }
         cx.counters.sessions.tunnels_opened.add(1);
+        cx.count_at(core.listener, |counters| counters.tunnels_opened.add(1));
         let handshake_us = cx.now.us_since(core.accepted_at_us);
         core.record_reply(None, cx);
         if let Err(error) = leave_tls_to_kernel(&mut client, &mut device, cx) {
@@ -109,9 +114,10 @@ impl<K: Kernel> Tunnel<K> {
             // The reply.
             has_sent: true,
             settle_at: cx.now.after(LASTS_AFTER),
-            expires_at,
+            expires_at: expires_at.unwrap_or(NO_END),
             reprieved_until: Tick::NEVER,
             handshake_us: u32::try_from(handshake_us).unwrap_or(u32::MAX),
+            counted: UsageMark::default(),
             motion: Motion::Forwards,
         });
         // The deadline of the connect is over; `drive` sets the tunnel's own.
@@ -248,7 +254,7 @@ impl<K: Kernel> Tunnel<K> {
 
     /// The right stands; it may last longer, or shorter, than before.
     fn renew(&mut self, expires_at: Option<UnixMillis>, core: &mut SessionCore, cx: &TurnCx<'_, K>) {
-        self.expires_at = expires_at;
+        self.expires_at = expires_at.unwrap_or(NO_END);
         self.reprieved_until = Tick::NEVER;
         core.deadline = Some(self.deadline(cx));
     }
@@ -365,6 +371,7 @@ impl<K: Kernel> Tunnel<K> {
             handshake_us: self.handshake_us.into(),
             duration_ms: cx.now.us_since(core.accepted_at_us) / 1000,
         });
+        self.count_use(TunnelState::Ended, core, cx);
         cx.counters.sessions.tunnels_closed.add(1);
         cx.counters.ends.add(end.cause);
         if !cx.shared.audit.send(event) {
@@ -385,6 +392,28 @@ impl<K: Kernel> Tunnel<K> {
         TunnelRow { up: self.up.row(), down: self.down.row(), handshake_us: self.handshake_us.into() }
     }
 
+    /// Adds what was used since the last count to the thread's sums. A tunnel that another node handed over counts there.
+    pub fn count_use(&mut self, state: TunnelState, core: &SessionCore, cx: &mut TurnCx<'_, K>) {
+        let Some(rights) = core.rights.filter(|_| cx.counts_usage() && core.via().is_none()) else { return };
+        let subject = core.query.as_ref().and_then(|query| query.subject.as_ref());
+        // A session token is no row of the store, and each login has another one.
+        let credential = subject.and_then(Subject::credential).map(KeyHash::credential_id);
+        let key = UsageKey { principal: rights.principal, credential, device: rights.device };
+        let sums = self.counted.advance(self.used(state, core.accepted_at_us, cx));
+        cx.usage.add(&UsageRow { key, uuid: core.query.and_then(|query| query.device), sums });
+    }
+
+    /// What the tunnel has done so far.
+    fn used(&self, state: TunnelState, accepted_at_us: u64, cx: &TurnCx<'_, K>) -> TunnelUse {
+        let open_us = cx.now.us_since(accepted_at_us).saturating_sub(self.handshake_us.into());
+        TunnelUse { bytes_up: self.up.bytes, bytes_down: self.down.bytes, open_us, state }
+    }
+
+    /// The right ends at a time.
+    pub fn expires(&self) -> bool {
+        self.expires_at != NO_END
+    }
+
     pub fn is_half_closed(&self) -> bool {
         self.up.is_finished() || self.down.is_finished()
     }
@@ -395,7 +424,7 @@ impl<K: Kernel> Tunnel<K> {
     }
 
     fn has_expired(&self, cx: &TurnCx<'_, K>) -> bool {
-        self.expires_at.is_some_and(|expires_at| expires_at <= cx.now.latest)
+        self.expires() && self.expires_at <= cx.now.latest
     }
 
     fn is_reprieve_over(&self, cx: &TurnCx<'_, K>) -> bool {
@@ -418,10 +447,12 @@ impl<K: Kernel> Tunnel<K> {
 
     fn deadline(&self, cx: &TurnCx<'_, K>) -> Tick {
         let next = self.quiet_until(cx).min(self.settle_at).min(self.reprieved_until);
-        let Some(expires_at) = self.expires_at else { return next };
+        if !self.expires() {
+            return next;
+        }
         // By the wall clock: one that was set back reaches the end later. One that is set forward has every session
         // checked again.
-        let left_ms = u64::try_from(expires_at.0.saturating_sub(cx.now.wall.0)).unwrap_or(0);
+        let left_ms = u64::try_from(self.expires_at.0.saturating_sub(cx.now.wall.0)).unwrap_or(0);
         next.min(Tick(cx.now.tick().0.saturating_add(left_ms).saturating_add(1)))
     }
 }
@@ -548,6 +579,9 @@ fn in_down(broken: FlowError) -> (Side, io::Error) {
         FlowEnd::Sink => (Side::Client, broken.error),
     }
 }
+
+/// Stands for a right without an end; an option would take more memory, and every open tunnel has one.
+const NO_END: UnixMillis = UnixMillis(i64::MAX);
 
 /// Age from which an open tunnel counts as one that lasts. Soon enough for what takes a minute to notice, late enough
 /// that the many short ones are over, and that the timer of the connect can be used again.

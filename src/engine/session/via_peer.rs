@@ -209,7 +209,7 @@ impl<K: Kernel> AskingPeer<K> {
     ) -> State<K> {
         let attempt = self.attempt;
         let HandshakeDone { mut stream, plain, outcome, .. } = done;
-        let flushed = stream.outgoing().flush(cx.kernel, &attempt.socket);
+        let flushed = stream.outgoing().flush(cx.kernel, &attempt.socket).outcome;
         if let Err(error) = outcome {
             return attempt.fail(Cause::NodeTls, Some(&io::Error::other(error)), core, cx);
         }
@@ -358,7 +358,7 @@ impl<K: Kernel> PeerAttempt<K> {
         let sent = stream
             .seal(&request, &mut sealed)
             .map_err(io::Error::other)
-            .and_then(|()| stream.outgoing().send(sealed.bytes(), cx.kernel, &self.socket));
+            .and_then(|()| stream.outgoing().send(sealed.bytes(), cx.kernel, &self.socket).outcome);
         match sent {
             Err(error) => self.fail(Cause::NodeLost, Some(&error), core, cx),
             // A peer without room for a request is not worth waiting for.

@@ -1,4 +1,4 @@
-//! A session as an operator sees it.
+//! A session as an operator sees it, and what it has used.
 
 use super::closing::Closing;
 use super::{Session, State};
@@ -7,6 +7,8 @@ use crate::engine::kernel::Kernel;
 use crate::engine::limits::HeadPermit;
 use crate::engine::session_view::{SessionRow, SessionState};
 use crate::engine::timers::Instant;
+use crate::engine::turn::TurnCx;
+use crate::engine::usage::TunnelState;
 
 impl<K: Kernel> Session<K> {
     pub fn row(&self, now: Instant) -> SessionRow {
@@ -22,6 +24,17 @@ impl<K: Kernel> Session<K> {
             tunnel,
             query: self.standing_query(),
             awaited_from: self.core.head().and_then(HeadPermit::network),
+        }
+    }
+
+    /// Adds what the tunnel has used since the last count to the thread's sums.
+    pub fn count_use(&mut self, cx: &mut TurnCx<'_, K>) {
+        self.count_use_as(TunnelState::Open, cx);
+    }
+
+    pub(super) fn count_use_as(&mut self, state: TunnelState, cx: &mut TurnCx<'_, K>) {
+        if let State::Tunnel(tunnel) = &mut self.state {
+            tunnel.count_use(state, &self.core, cx);
         }
     }
 }

@@ -33,7 +33,7 @@ impl Bench {
         let (addresses, mut listeners) = bind_all(&config, 1, Inherited::none()).unwrap();
         let limits = Arc::new(SessionLimits::new(&config.limits, client_share(&config, 1)));
         let authority = authority();
-        let thread = ThreadShared::new(authority.decision_log()).unwrap();
+        let thread = ThreadShared::new(authority.decision_log(), 1).unwrap();
         let shared = Arc::new(Shared::new(
             Arc::clone(&config),
             TlsConfigs::default(),

@@ -5,7 +5,7 @@ use std::io;
 use rustls::pki_types::CertificateDer;
 
 use crate::engine::kernel::Kernel;
-use crate::engine::kernel::io::send_until_full;
+use crate::engine::kernel::io::{Taken, send_until_full};
 use crate::sys::kernel_tls::Keys;
 use crate::wire::{Sealed, TlsConnection, TlsError};
 
@@ -109,26 +109,30 @@ impl TlsStream {
 }
 
 impl SendBuffer {
-    /// Sends the kept bytes and then `bytes`, and keeps the rest. Returns the number of bytes that the socket took.
-    pub fn send<K: Kernel>(&mut self, bytes: &[u8], kernel: &K, socket: &K::Socket) -> io::Result<usize> {
-        let mut sent = self.flush(kernel, socket)?;
-        let mut taken = 0;
-        if self.is_empty() {
-            taken = send_until_full(kernel, socket, bytes)?;
-            sent += taken;
+    /// Sends the kept bytes and then `bytes`, and keeps the rest.
+    pub fn send<K: Kernel>(&mut self, bytes: &[u8], kernel: &K, socket: &K::Socket) -> Taken {
+        let mut taken = self.flush(kernel, socket);
+        if taken.outcome.is_err() {
+            return taken;
         }
-        self.bytes.extend_from_slice(&bytes[taken..]);
-        Ok(sent)
+        let mut unsent = bytes;
+        if self.is_empty() {
+            let Taken { bytes: sent, outcome } = send_until_full(kernel, socket, bytes);
+            taken = Taken { bytes: taken.bytes + sent, outcome };
+            unsent = &bytes[sent..];
+        }
+        self.bytes.extend_from_slice(unsent);
+        taken
     }
 
-    /// Sends kept bytes until the socket has no room. Returns the number of bytes that it took.
-    pub fn flush<K: Kernel>(&mut self, kernel: &K, socket: &K::Socket) -> io::Result<usize> {
-        let sent = send_until_full(kernel, socket, &self.bytes[self.sent..])?;
-        self.sent += sent;
+    /// Sends kept bytes until the socket has no room.
+    pub fn flush<K: Kernel>(&mut self, kernel: &K, socket: &K::Socket) -> Taken {
+        let taken = send_until_full(kernel, socket, &self.bytes[self.sent..]);
+        self.sent += taken.bytes;
         if self.sent == self.bytes.len() {
             *self = Self::default();
         }
-        Ok(sent)
+        taken
     }
 
     pub fn is_empty(&self) -> bool {

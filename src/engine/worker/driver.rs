@@ -1,14 +1,13 @@
 //! Drives the sessions of one engine thread: accepts clients, brings completions to sessions, and serves streams,
 //! timers, rechecks and requests, each with its share of a turn.
 
+mod accepting;
 mod hand_over;
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 use super::delivery_checks::DeliveryChecks;
 use super::heads::AwaitedHeads;
@@ -23,10 +22,9 @@ use crate::config::Config;
 use crate::engine::kernel::io::Outcome;
 use crate::engine::kernel::thread::ThreadKernel;
 use crate::engine::kernel::uring::UringKernel;
-use crate::engine::limits::{HeadPermit, NoPlace, SessionLimits, SessionPermit, network_of};
+use crate::engine::limits::SessionLimits;
 use crate::engine::listener::Listener;
-use crate::engine::requests::SESSION_NUMBER_BITS;
-use crate::engine::session::{Accepted, Session};
+use crate::engine::session::Session;
 use crate::engine::shared::{Shared, ThreadShared};
 use crate::engine::timers::Tick;
 use crate::engine::tls::handshake_pool::HandshakeOwner;
@@ -51,6 +49,8 @@ pub(super) struct SessionDriver<K: ThreadKernel = UringKernel> {
     sessions_begun: u64,
     /// Sessions over a limit, which only get the reply that says so.
     over_limit: usize,
+    /// As many clients wait for their sessions as may; nothing is accepted.
+    is_held_back: bool,
     heads: AwaitedHeads,
     requests: RequestsInProgress,
     /// The connections that peers keep ready were ended.
@@ -100,6 +100,7 @@ impl<K: ThreadKernel> SessionDriver<K> {
             streams: Streams::default(),
             sessions_begun,
             over_limit: 0,
+            is_held_back: false,
             heads: AwaitedHeads::default(),
             requests: RequestsInProgress::default(),
             has_ended_idle_peers: false,
@@ -152,15 +153,18 @@ impl<K: ThreadKernel> SessionDriver<K> {
                 }
             }
         }
-        while let Some(accepted) = self.scheduler.next_arrival() {
-            self.begin_session(accepted, cx);
-        }
+        self.begin_sessions(cx);
         self.recheck_some(cx);
         let queue = &cx.shared.threads[self.number].requests;
-        match self.requests.serve(queue, &mut self.sessions, signals, cx.now) {
+        match self.requests.serve(queue, &mut self.sessions, signals, cx) {
             Some(Due::End(found)) => {
                 self.with_session(found.slot, cx, Session::end_by_admin);
                 found.confirm();
+            }
+            Some(Due::Judge(verdicts)) => {
+                for (slot, verdict) in verdicts {
+                    self.with_session(slot, cx, |session, cx| session.judge(verdict, cx));
+                }
             }
             Some(Due::Other(request)) => self.begin_request(request, cx),
             None => {}
@@ -232,93 +236,6 @@ impl<K: ThreadKernel> SessionDriver<K> {
             }
             None => tracing::error!(user_data = completion.user_data, "a completion that nobody asked for"),
         }
-    }
-
-    fn on_accept(&mut self, number: usize, completion: Completion<K::Accepted>, cx: &mut TurnCx<'_, K>) {
-        self.listeners[number].is_accepting = completion.more;
-        if cx.shared.is_stopping() {
-            return;
-        }
-        if let Some(client) = completion.accepted {
-            self.admit(self.listeners[number].place, client, cx);
-        } else if is_exhaustion(-completion.result) {
-            cx.counters.sessions.accept_pauses.add(1);
-            if self.hand_over.accepts() {
-                self.listeners[number].pause_until(cx.now.after(ACCEPT_PAUSE));
-            }
-            return;
-        }
-        if !completion.more && self.hand_over.accepts() {
-            match self.listeners[number].gives_way(cx.shared, self.number) {
-                Some(pause) => self.listeners[number].pause_until(cx.now.after(pause)),
-                None => self.accept(number, cx.kernel),
-            }
-        }
-    }
-
-    /// Gives a client a place among the node's sessions, or among those that get the reply that there is none.
-    fn admit(&mut self, listener: usize, client: K::Accepted, cx: &mut TurnCx<'_, K>) {
-        let (client, address) = cx.kernel.accepted(client);
-        // A load balancer names its client later, and a peer is no client.
-        let is_named = !cx.config.listen[listener].has_proxy_header();
-        let network = address.filter(|_| is_named).map(|address| network_of(address.ip()));
-        let (permit, head) = match self.place(network, cx) {
-            Ok((permit, head)) => (Ok(permit), Some(head)),
-            Err(reason) => (Err(reason), None),
-        };
-        if permit.is_err() && self.over_limit >= cx.shared.limits.refused_max() {
-            // There is no room even for a reply: this client gets no more than the close.
-            cx.counters.sessions.accept_dropped.add(1);
-            return;
-        }
-        self.over_limit += usize::from(permit.is_err());
-        let at_us = cx.now.monotonic_us;
-        self.scheduler.admit(Accepted { client, address, listener, permit, head, at_us });
-    }
-
-    /// Takes a place for a client of this network. Where there is none, a client that has not sent its head gives way.
-    fn place(
-        &mut self,
-        network: Option<IpNet>,
-        cx: &mut TurnCx<'_, K>,
-    ) -> Result<(SessionPermit, HeadPermit), NoPlace> {
-        let limits = &cx.shared.limits;
-        let (head, freed) = match limits.await_head(network) {
-            Some(head) => (head, None),
-            None => {
-                let freed = self.take_place_of_oldest(network, cx);
-                (limits.await_head(network).ok_or(NoPlace::Network)?, freed)
-            }
-        };
-        let permit = freed.or_else(|| limits.enter()).or_else(|| self.take_place_of_oldest(None, cx));
-        Ok((permit.ok_or(NoPlace::Node)?, head))
-    }
-
-    /// Ends the session of this thread that has waited longest for its head, of this network if one is given.
-    fn take_place_of_oldest(
-        &mut self,
-        network: Option<IpNet>,
-        cx: &mut TurnCx<'_, K>,
-    ) -> Option<SessionPermit> {
-        let slot = self.heads.oldest(network, cx.now.monotonic_us, &mut self.sessions)?;
-        let mut freed = None;
-        self.with_session(slot, cx, |session, cx| freed = session.give_way(cx));
-        freed
-    }
-
-    fn begin_session(&mut self, accepted: Accepted<K::Socket>, cx: &mut TurnCx<'_, K>) {
-        self.sessions_begun += 1;
-        let number = cx.shared.numbers_from.load(Ordering::Relaxed) + self.sessions_begun;
-        let id = (self.number as u64) << SESSION_NUMBER_BITS | number;
-        let slot = self.sessions.reserve();
-        self.arrangement(slot).over_limit = accepted.permit.is_err();
-        let session = Session::begin(id, slot, accepted, cx);
-        let awaits_head = session.awaits_head_since_us().is_some();
-        self.sessions.fill(slot, session);
-        if awaits_head {
-            self.heads.add(slot, id, &mut self.sessions);
-        }
-        self.after(slot, cx);
     }
 
     /// Runs `act` on the session in `slot`, if there is one, and does what follows from it.
@@ -475,49 +392,6 @@ impl<K: ThreadKernel> SessionDriver<K> {
         }
     }
 
-    fn accept(&mut self, number: usize, kernel: &mut K) {
-        self.listeners[number].is_accepting = true;
-        let user_data = UserData::Accept { listener: number as u32 };
-        kernel.accept(user_data, &self.listeners[number]);
-    }
-
-    /// Accepts on every listener, where clients are accepted.
-    fn begin_accepting(&mut self, kernel: &mut K) {
-        for number in 0..self.listeners.len() {
-            if self.hand_over.accepts() && !self.listeners[number].is_accepting {
-                self.accept(number, kernel);
-            }
-        }
-    }
-
-    /// Stops accepting, so that no socket listens any more when the thread has ended.
-    pub fn stop_accepting(&mut self, cx: &mut TurnCx<'_, K>) {
-        self.scheduler.turn_away();
-        self.cancel_accepts(cx);
-    }
-
-    /// Has every accept end. A pause ends too: nothing would take up its end, and the thread would turn without a rest.
-    fn cancel_accepts(&mut self, cx: &mut TurnCx<'_, K>) {
-        for (number, listener) in (0u32..).zip(&mut self.listeners) {
-            listener.end_pause();
-            if listener.is_accepting {
-                cx.kernel.cancel(UserData::CancelOwn, UserData::Accept { listener: number });
-            }
-        }
-    }
-
-    /// Accepts again where a pause is over.
-    pub fn resume_accepting(&mut self, cx: &mut TurnCx<'_, K>) {
-        if cx.shared.is_stopping() || !self.hand_over.accepts() {
-            return;
-        }
-        for number in 0..self.listeners.len() {
-            if self.listeners[number].take_resumed(cx.now.tick()) {
-                self.accept(number, cx.kernel);
-            }
-        }
-    }
-
     /// No session is left, and no accept is in flight.
     pub fn is_done(&self) -> bool {
         self.sessions.is_empty() && !self.listeners.iter().any(|listener| listener.is_accepting)
@@ -567,14 +441,6 @@ fn stream_cost(hot: &HotCounters) -> u64 {
 fn watch_wake<K: ThreadKernel>(thread: &ThreadShared, kernel: &mut K) {
     kernel.watch_wake(UserData::Wake, &thread.wake);
 }
-
-/// True where accept failed because the process or the system is out of descriptors or memory.
-fn is_exhaustion(errno: i32) -> bool {
-    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-}
-
-/// Pause after which accept tries again by itself, where no session has ended before.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that are spliced in the time that it takes to open or seal one.
 const RECORD_COST: u64 = 8;

@@ -30,6 +30,7 @@ use super::tls::scratch::ScratchMemory;
 use super::turn::TurnCx;
 use crate::config::Config;
 use crate::sys::ring::{Completion, Gather, RingError, Wait};
+use crate::telemetry::UsageTable;
 use driver::{DriverSeat, SessionDriver};
 use idle::IdlePolicy;
 use signals::{Recheck, ServicePhase, SignalReader};
@@ -42,6 +43,7 @@ pub(super) struct Worker<K: ThreadKernel = UringKernel> {
     handshakes: HandshakePool,
     peers: PeerPool<K>,
     scratch: ScratchMemory,
+    usage: UsageTable,
     driver: SessionDriver<K>,
     /// Completions that the ring returned and the scheduler has not taken; empty between two turns.
     completions: Vec<Completion<K::Accepted>>,
@@ -106,6 +108,7 @@ impl<K: ThreadKernel> Worker<K> {
             handshakes,
             peers,
             scratch: ScratchMemory::default(),
+            usage: UsageTable::default(),
             driver,
             completions: Vec::with_capacity(COMPLETIONS_USUAL),
             shared,
@@ -130,7 +133,10 @@ impl<K: ThreadKernel> Worker<K> {
         let error = loop {
             match self.guarded_turn(&shared) {
                 Ok(turned) if turned.is_continue() => {}
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    shared.left_usage.lock().add_table(&self.usage);
+                    return Ok(());
+                }
                 Err(error) => break error,
             }
         };
@@ -160,10 +166,12 @@ impl<K: ThreadKernel> Worker<K> {
             shared,
             config: &self.config,
             counters: &thread.counters,
+            usage: &mut self.usage,
             decision_log: &thread.decision_log,
             ended_at_us: self.ended_at_us,
         };
         let sessions = self.driver.abandon_sessions(&mut cx);
+        shared.left_usage.lock().add_table(&self.usage);
         // The ring goes first: its operations use what the sessions hold.
         drop(self.kernel);
         let seat = WorkerSeat { driver: self.driver.leave(), handshakes: self.handshakes.renewed() };
@@ -213,6 +221,7 @@ impl<K: ThreadKernel> Worker<K> {
             shared,
             config: &self.config,
             counters: &thread.counters,
+            usage: &mut self.usage,
             decision_log: &thread.decision_log,
             ended_at_us: self.ended_at_us,
         };

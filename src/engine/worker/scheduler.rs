@@ -51,18 +51,27 @@ impl<K: ThreadKernel> Scheduler<K> {
         self.unserved.pop_front()
     }
 
-    /// Returns a completion that is to be dispatched at once; queues one that has to wait for its share.
+    /// Returns a completion that is to be dispatched at once; queues one that has to wait for its share. A client that has
+    /// gone before its head came costs next to nothing, and frees its place at once.
     pub fn dispatch_or_queue(
         &mut self,
         completion: Completion<K::Accepted>,
     ) -> Option<Completion<K::Accepted>> {
         match UserData::from_bits(completion.user_data) {
+            Some(UserData::Session { purpose: Purpose::Head, .. }) if completion.result <= 0 => {
+                Some(completion)
+            }
             Some(UserData::Session { purpose: Purpose::Head | Purpose::Connect, .. }) => {
                 self.requests.push_back(completion);
                 None
             }
             _ => Some(completion),
         }
+    }
+
+    /// Clients whose sessions have not begun.
+    pub fn arrivals(&self) -> usize {
+        self.arrivals.len()
     }
 
     /// Queues an accepted client.

@@ -5,8 +5,8 @@ use crossbeam::channel::Sender;
 use super::signals::SignalReader;
 use super::slab::Sessions;
 use crate::engine::kernel::Kernel;
-use crate::engine::requests::{EndResult, RequestQueue, WorkerRequest};
-use crate::engine::timers::Instant;
+use crate::engine::requests::{EndResult, RequestQueue, Verdict, WorkerRequest};
+use crate::engine::turn::TurnCx;
 use crate::engine::user_data::Slot;
 
 /// The request that this thread serves, and its progress.
@@ -24,6 +24,8 @@ struct CurrentRequest {
 /// What a request needs of the thread beside its sessions.
 pub(super) enum Due {
     End(SessionToEnd),
+    /// Decisions of another process about sessions of this thread.
+    Judge(Vec<(Slot, Verdict)>),
     Other(WorkerRequest),
 }
 
@@ -44,7 +46,7 @@ impl RequestsInProgress {
         queue: &RequestQueue,
         sessions: &mut Sessions<K>,
         signals: &mut SignalReader,
-        now: Instant,
+        cx: &mut TurnCx<'_, K>,
     ) -> Option<Due> {
         if self.is_idle() && !signals.has_requests() {
             return None;
@@ -62,9 +64,16 @@ impl RequestsInProgress {
                     let Some(session) = sessions.get_mut(slot) else { continue };
                     // The list never grows: an allocation would take this thread's time.
                     if list.rows.len() < list.rows.capacity() {
-                        list.rows.push(session.row(now));
+                        list.rows.push(session.row(cx.now));
                     } else {
                         list.left_out += 1;
+                    }
+                }
+            }
+            WorkerRequest::Usage { .. } => {
+                for slot in slots {
+                    if let Some(session) = sessions.get_mut(slot) {
+                        session.count_use(cx);
                     }
                 }
             }
@@ -78,6 +87,15 @@ impl RequestsInProgress {
                     return Some(Due::End(SessionToEnd { slot, answer: answer.clone() }));
                 }
             }
+            WorkerRequest::Judge { verdicts } => {
+                let judged: Vec<_> = slots
+                    .filter_map(|slot| Some((slot, verdicts.remove(&sessions.get_mut(slot)?.id())?)))
+                    .collect();
+                if !verdicts.is_empty() && end < sessions.places() {
+                    self.current = Some(CurrentRequest { request, next: end });
+                }
+                return (!judged.is_empty()).then_some(Due::Judge(judged));
+            }
             _ => return Some(Due::Other(request)),
         }
         if end < sessions.places() {
@@ -88,6 +106,12 @@ impl RequestsInProgress {
         match request {
             WorkerRequest::List { list, answer } => drop(answer.try_send(list)),
             WorkerRequest::End { answer, .. } => drop(answer.try_send(EndResult::NotFound)),
+            WorkerRequest::Usage { next, answer } => {
+                let sums = std::mem::replace(cx.usage, next);
+                if let Err(refused) = answer.try_send(sums) {
+                    *cx.usage = refused.into_inner();
+                }
+            }
             other => return Some(Due::Other(other)),
         }
         None

@@ -55,12 +55,6 @@ impl<K: Kernel> Sessions<K> {
         Some(session)
     }
 
-    /// The slot of the session with this number.
-    pub fn find(&self, number: u64) -> Option<Slot> {
-        let is_it = |place: &Option<Session<K>>| place.as_ref().is_some_and(|each| each.id() == number);
-        self.slots.iter().position(is_it).map(|place| Slot(place as u32))
-    }
-
     /// Number of places in the table, in use or not.
     pub fn places(&self) -> usize {
         self.slots.len()

@@ -1,13 +1,15 @@
-//! Audit events: each tunnel that ended, each refusal, each operator's command, and what the guard does; and
-//! the sender that emits them.
+//! Audit events: each tunnel that ended, each refusal, each operator's command, what the guard does, and who used what
+//! in each interval; and the sender that emits them.
 //!
 //! A sender puts an event into a bounded queue and never waits. docs/audit.md describes every field.
 
 mod guard;
 mod session;
+mod usage;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crossbeam::channel::Sender;
 use serde::Serialize;
@@ -18,6 +20,7 @@ pub use guard::{
     Alarm, By, HeldGroup, HoldChange, HoldEnd, QuarantinedRow, QuarantinedRows, RegressionSeen, Rollback,
 };
 pub use session::{MoreRefusals, SessionEnd, SessionFacts, SessionRefusal};
+pub use usage::Usage;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -35,6 +38,7 @@ pub enum AuditEvent {
     RegressionAlarm(Alarm),
     Quarantine(QuarantinedRow),
     MoreQuarantined(QuarantinedRows),
+    Usage(Usage),
 }
 
 /// Something that a person had the node do, or tried to.
@@ -98,6 +102,16 @@ impl AuditSender {
         }
     }
 
+    /// Sends an event for a thread that has many at once and may wait for room in the queue, until `give_up_at`.
+    /// Where there is none by then, the event is counted as lost and logged.
+    pub fn emit_by(&self, event: AuditEvent, give_up_at: Instant) {
+        let Some(queue) = &self.queue else { return };
+        if let Err(late) = queue.send_deadline(event, give_up_at) {
+            self.lost.add(1);
+            tracing::error!("the audit log's queue is full; it misses: {}", late.into_inner());
+        }
+    }
+
     /// Sends an event for a thread that sends few and keeps no counters. Where the queue is full, the event is counted
     /// as lost and logged.
     pub fn emit(&self, event: AuditEvent) {
@@ -129,6 +143,7 @@ impl fmt::Display for AuditEvent {
             }
             Self::Quarantine(QuarantinedRow { row, reason }) => write!(f, "quarantined {row}: {reason}"),
             Self::MoreQuarantined(QuarantinedRows { rows }) => write!(f, "quarantined {rows} more rows"),
+            Self::Usage(usage) => usage.fmt(f),
         }
     }
 }

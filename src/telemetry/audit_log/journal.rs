@@ -128,7 +128,7 @@ fn priority(event: &AuditEvent) -> &'static str {
     const NOTICE: &str = "5";
     const INFO: &str = "6";
     match event {
-        AuditEvent::SessionEnd(_) => INFO,
+        AuditEvent::SessionEnd(_) | AuditEvent::Usage(_) => INFO,
         AuditEvent::Refusal(_) | AuditEvent::MoreRefusals(_) | AuditEvent::HoldEnd(_) => NOTICE,
         AuditEvent::OperatorCommand(_) => NOTICE,
         AuditEvent::HoldBegin(_) | AuditEvent::HoldChange(_) | AuditEvent::Rollback(_) => WARNING,

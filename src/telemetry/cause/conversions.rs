@@ -70,9 +70,10 @@ impl From<&ProxyHeaderError> for Cause {
 impl From<SessionTokenError> for Cause {
     fn from(error: SessionTokenError) -> Self {
         match error {
-            SessionTokenError::Malformed => Self::TokenMalformed,
+            SessionTokenError::Malformed | SessionTokenError::Header => Self::TokenMalformed,
             SessionTokenError::Algorithm => Self::TokenAlgorithm,
             SessionTokenError::Key => Self::TokenKey,
+            SessionTokenError::KeyAwaited | SessionTokenError::NoKeys => Self::TokenKeysMissing,
             SessionTokenError::Signature => Self::TokenSignature,
             SessionTokenError::Issuer => Self::TokenIssuer,
             SessionTokenError::Audience => Self::TokenAudience,

@@ -121,6 +121,8 @@ causes! {
     TokenAlgorithm = "token-algorithm",
     /// A session token names a key that is not configured.
     TokenKey = "token-key",
+    /// The keys of a session token's signer could not be read, or are being read once more.
+    TokenKeysMissing = "token-keys-missing",
     /// No configured key signed the session token.
     TokenSignature = "token-signature",
     /// A session token is signed well, but is not a JSON object, or needs an extension that the relay does not know.

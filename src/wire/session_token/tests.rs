@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{SubjectClaims, TokenAlgorithm, TokenKey};
+use crate::config::{HttpsUrl, KeyPlace, KeySet, KeySource, SubjectClaims};
 
 /// The token of RFC 7515, appendix A.1, which has an issuer and an expiry only.
 const HS256_TOKEN: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
@@ -31,9 +31,7 @@ fn signer(algorithm: TokenAlgorithm, file: &[u8], who: &str) -> TokenSigner {
     std::fs::write(&path, file).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     TokenSigner {
-        key: TokenKey::read(algorithm, &path).unwrap(),
-        key_file: path,
-        key_id: None,
+        keys: SignerKeys::One { key: TokenKey::read(algorithm, &path).unwrap(), file: path, id: None },
         issuer: None,
         audience: None,
         leeway: Duration::from_secs(1),
@@ -54,7 +52,7 @@ fn ed25519() -> TokenSigner {
 }
 
 fn verify(signers: &[TokenSigner], token: &str, now_ms: i64) -> Option<Result<Claims, SessionTokenError>> {
-    Verifier::new(signers.to_vec()).verify(token.as_bytes(), now_ms)
+    Verifier::new(signers.to_vec(), &KeySets::default()).verify(token.as_bytes(), now_ms)
 }
 
 #[test]
@@ -95,10 +93,70 @@ fn a_token_without_the_form_of_a_jwt_is_opaque() {
     assert_eq!(verify(&[], HS256_TOKEN, 0), None, "there is no signer");
 }
 
+/// A token by the JOSE header, the RFC's payload and a signature of HS256.
+fn token_under(header: &str) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), HS256_TOKEN.split('.').nth(1).unwrap());
+    let secret = URL_SAFE_NO_PAD.decode(HS256_SECRET).unwrap();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn a_header_that_the_relay_does_not_know_proves_nothing() {
+    let judged = |header| verify(&[hs256("exp")], &token_under(header), 0).unwrap();
+    assert!(
+        judged(r#"{"alg":"HS256","kid":"any","jku":"https://elsewhere.example/"}"#).is_ok(),
+        "not looked up"
+    );
+    for header in [
+        r#"{"alg":"HS256","crit":["exp"],"exp":1}"#,
+        r#"{"alg":"HS256","crit":["b64"],"b64":true}"#,
+        r#"{"alg":"HS256","crit":[]}"#,
+        r#"{"alg":"HS256","b64":false}"#,
+        r#"{"alg":"HS256","typ":7}"#,
+    ] {
+        let refused = judged(header).unwrap_err();
+        assert!(refused == SessionTokenError::Header && refused.is_unproven(), "{header}: {refused}");
+    }
+    for header in [r#"{"alg":"none"}"#, r#"{"alg":"HS512"}"#, r#"{"alg":"hs256"}"#] {
+        assert_eq!(judged(header), Err(SessionTokenError::Algorithm), "{header}");
+    }
+}
+
+/// The public key of [`ED25519_TOKEN`] in a set, with this name, beside another one.
+fn set_of_ed25519(id: &str) -> KeySet {
+    let key = |id: &str, x: &str| format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{id}","x":"{x}"}}"#);
+    let other = URL_SAFE_NO_PAD.encode([9; 32]);
+    KeySet::parse(format!(r#"{{"keys":[{},{}]}}"#, key("other", &other), key(id, ED25519_PUBLIC)).as_bytes())
+        .unwrap()
+}
+
+#[test]
+fn a_set_of_keys_decides_by_the_key_that_the_token_names() {
+    let place = KeyPlace::Url(HttpsUrl::parse("https://login.example/").unwrap());
+    let source = KeySource { place, ca: None, refresh: Duration::from_secs(60), algorithm: None };
+    let sets = KeySets::default();
+    sets.replace([&source].into_iter());
+    let by_set = TokenSigner { keys: SignerKeys::Set(source.clone()), ..ed25519() };
+    let verifier = Verifier::new(vec![by_set], &sets);
+    let judged = || verifier.verify(ED25519_TOKEN.as_bytes(), 0).unwrap();
+    assert_eq!(judged(), Err(SessionTokenError::NoKeys), "nothing was read");
+    let read = |id| sets.of(&source).unwrap().end_read(Ok(Arc::new(set_of_ed25519(id))), 0);
+    read("one");
+    assert_eq!(judged(), Err(SessionTokenError::Key), "it names none of two");
+    // The library's header of the RFC's token names no key, so the set has to have one of its algorithm alone.
+    let alone = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"one","x":"{ED25519_PUBLIC}"}}]}}"#);
+    sets.of(&source).unwrap().end_read(Ok(Arc::new(KeySet::parse(alone.as_bytes()).unwrap())), 0);
+    assert_eq!(judged(), Err(SessionTokenError::Malformed), "genuine");
+    let hs256 = verifier.verify(HS256_TOKEN.as_bytes(), 0).unwrap();
+    assert_eq!(hs256, Err(SessionTokenError::Algorithm), "a set has no secrets");
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_without_a_panic(token in prop::collection::vec(any::<u8>(), 0..300)) {
-        let verifier = Verifier::new(vec![hs256("sub"), ed25519()]);
+        let verifier = Verifier::new(vec![hs256("sub"), ed25519()], &KeySets::default());
         prop_assert!(verifier.verify(&token, 0).is_none_or(|judged| judged.is_err()));
     }
 
@@ -110,7 +168,7 @@ proptest! {
         let place = place % bent.len();
         prop_assume!(bent[place] != byte);
         bent[place] = byte;
-        let verifier = Verifier::new(vec![hs256("exp"), ed25519()]);
+        let verifier = Verifier::new(vec![hs256("exp"), ed25519()], &KeySets::default());
         for token in [made_up.as_bytes(), &bent] {
             prop_assert!(verifier.verify(token, 0).is_none_or(|judged| judged.is_err()));
         }

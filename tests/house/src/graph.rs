@@ -125,8 +125,8 @@ fn floor(module: &[String]) -> Option<usize> {
 
 /// Top modules from the ground up. A module imports only from its own floor and from those below.
 #[rustfmt::skip]
-const FLOORS: [&str; 12] = [
-    "sys", "config", "wire", "authz", "telemetry", "store", "engine", "control", "handover", "admin", "node",
+const FLOORS: [&str; 13] = [
+    "sys", "config", "wire", "authz", "telemetry", "store", "engine", "usage", "control", "handover", "admin", "node",
     "cli",
 ];
 

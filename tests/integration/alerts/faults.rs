@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{CALM_MINUTES, Recording, Scrape, prove};
 use crate::support::{
-    Authority, DEVICE, DEVICE_V6, Device, OTHER_DEVICE, Pair, Relay, Request, Signal, Site, V4, assert_done,
-    connect, node_section, root_or_skip, tools_or_skip, with_mounts,
+    Authority, DEVICE, DEVICE_V6, Device, KeyAnswer, KeyServer, OTHER_DEVICE, Pair, Relay, Request, Signal,
+    Signer, Site, V4, assert_done, connect, node_section, root_or_skip, tools_or_skip, with_mounts,
 };
 
 const NODE: &str = "node-1";
@@ -211,6 +211,30 @@ fn clients_that_cannot_be_decided_fire_undecided() {
         assert_eq!(answer.status, 503);
     });
     prove("SluicegateUndecided", &["SluicegateNoRefresh"], &recording);
+}
+
+#[test]
+fn a_login_service_that_cannot_say_its_keys_fires_token_keys() {
+    let test = "a_login_service_that_cannot_say_its_keys_fires_token_keys";
+    if !tools_or_skip(test, &["promtool", "openssl"]) {
+        return;
+    }
+    let mut site = Site::new("");
+    let server = KeyServer::start(site.folder());
+    let key = Signer::new(site.folder(), "login", "ES256").jwk("one", &serde_json::Value::Null);
+    server.serves(&[key]);
+    site.configure(&format!("authz.tokens = [{}]", server.entry("keys_refresh = '1s'")));
+    let relay = site.start();
+    let fails = |state: &str| {
+        let line = format!("sluicegate_token_key_sets{{state=\"{state}\"}} 1");
+        crate::support::wait_for(|| relay.admin_get("/metrics").contains(&line).then_some(())).is_some()
+    };
+    let mut recording = calm(&relay);
+    server.answers("/keys", KeyAnswer::Status(500));
+    assert!(fails("kept"), "{}", relay.log());
+    minutes(&mut recording, &relay, 12);
+    is_shown(&site, &relay, "SluicegateTokenKeys");
+    prove("SluicegateTokenKeys", &[], &recording);
 }
 
 #[test]

@@ -348,8 +348,13 @@ impl<'a> Run<'a> {
             // The first of these reads may have begun before the end.
             let is_in_time = (0..HEALS_WITHIN).any(|_| self.relay().is_read(relation, 1) && is_refused());
             // What was read is put in force a moment later.
-            std::thread::sleep(if is_in_time { Duration::ZERO } else { SETTLES_WITHIN });
-            return is_in_time || is_refused();
+            let settles_until = Instant::now() + SETTLES_WITHIN;
+            let mut is_settled = is_in_time;
+            while !is_settled && Instant::now() < settles_until {
+                std::thread::sleep(Duration::from_millis(10));
+                is_settled = is_refused();
+            }
+            return is_settled;
         }
         let give_up_at = Instant::now() + ENDS_WITHIN;
         while !is_refused() {
@@ -401,8 +406,9 @@ impl<'a> Run<'a> {
         for reads in 1..=HEALS_MAX {
             self.reads(1);
             let mut wrong = self.wrong();
-            if wrong.rows + wrong.disputed > 0 && reads == HEALS_WITHIN {
-                std::thread::sleep(SETTLES_WITHIN);
+            let settles_until = Instant::now() + SETTLES_WITHIN;
+            while wrong.rows + wrong.disputed > 0 && reads == HEALS_WITHIN && Instant::now() < settles_until {
+                std::thread::sleep(Duration::from_millis(10));
                 wrong = self.wrong();
             }
             if wrong.rows + wrong.disputed == 0 {
@@ -492,8 +498,9 @@ const DRIFT_STEPS: u8 = 5;
 /// Reads within which nothing is wrong any more after the mend: two, and one that had begun before.
 const HEALS_WITHIN: usize = 3;
 
-/// Time from a read to the decisions by it.
-const SETTLES_WITHIN: Duration = Duration::from_millis(100);
+/// Time from a read to the decisions by it, at most. The control thread sorts an answer in parts, and a busy machine may
+/// leave it aside meanwhile.
+const SETTLES_WITHIN: Duration = Duration::from_millis(500);
 
 /// Reads after which a case stops waiting for decisions to be right again.
 const HEALS_MAX: usize = 8;

@@ -1,6 +1,6 @@
 //! A tunnel that moves: it comes to rest, is captured, and goes on elsewhere, or here where that fails.
 
-use super::{Tunnel, TunnelExit, TunnelSockets, in_down, in_up};
+use super::{NO_END, Tunnel, TunnelExit, TunnelSockets, in_down, in_up};
 use crate::engine::forward::{Direction, Flow};
 use crate::engine::kernel::Kernel;
 use crate::engine::kernel::io::Io;
@@ -11,6 +11,7 @@ use crate::engine::session::core::{Rights, SessionCore};
 use crate::engine::timers::Tick;
 use crate::engine::tls::transport::{Endpoint, Transport};
 use crate::engine::turn::TurnCx;
+use crate::engine::usage::{TunnelState, UsageMark};
 use crate::telemetry::Cause;
 
 /// Whether a tunnel moves bytes.
@@ -30,7 +31,7 @@ impl<K: Kernel> Tunnel<K> {
     ) -> Box<Self> {
         let MovedTunnel { facts, client, device, up, down, .. } = moved;
         let forwarding = cx.shared.config().engine.forwarding;
-        Box::new(Self {
+        let mut tunnel = Box::new(Self {
             client: endpoint(client),
             device: endpoint(device),
             up: Flow::of_captured(Direction::Up, forwarding, up, cx.kernel),
@@ -39,12 +40,16 @@ impl<K: Kernel> Tunnel<K> {
             active_at: Tick(facts.active_at_ms),
             has_sent: facts.has_sent,
             settle_at: Tick(facts.settle_at_ms),
-            expires_at: facts.expires_at,
+            expires_at: facts.expires_at.unwrap_or(NO_END),
             stalled_at: Tick(facts.stalled_at_ms),
             reprieved_until: Tick(facts.reprieved_until_ms),
             handshake_us: facts.handshake_us,
+            counted: UsageMark::default(),
             motion: Motion::ComesToRest,
-        })
+        });
+        let so_far = tunnel.used(TunnelState::Moves, facts.accepted_at_us, cx);
+        tunnel.counted = UsageMark::of_moved(so_far);
+        tunnel
     }
 
     /// Returns whether it can move: nothing of it is in this process's memory alone, and no other node handed it over.
@@ -99,7 +104,7 @@ impl<K: Kernel> Tunnel<K> {
             active_at_ms: self.active_at.0,
             has_sent: self.has_sent,
             settle_at_ms: self.settle_at.0,
-            expires_at: self.expires_at,
+            expires_at: Some(self.expires_at).filter(|_| self.expires()),
             stalled_at_ms: self.stalled_at.0,
             reprieved_until_ms: self.reprieved_until.0,
             handshake_us: self.handshake_us,

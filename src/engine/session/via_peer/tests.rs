@@ -85,7 +85,7 @@ impl PeerBench {
         while !stream.is_open() || !peer.tls.is_open() {
             let records: Vec<u8> = state.state().incoming.borrow_mut().drain(..).collect();
             stream.receive(&records, &mut Vec::new()).unwrap();
-            stream.outgoing().flush(&self.bench.kernel, &state).unwrap();
+            stream.outgoing().flush(&self.bench.kernel, &state).outcome.unwrap();
             peer.exchange();
         }
         self.bench.peers.add_ready(PEER, address(), &self.client, ReadyConnection { socket: state, stream });

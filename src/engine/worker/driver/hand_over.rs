@@ -84,14 +84,11 @@ impl<K: ThreadKernel> SessionDriver<K> {
                 }
                 let _has_given_up = answer.try_send(());
             }
-            WorkerRequest::Judge { session, verdict } => {
-                let slot = self.sessions.find(session);
-                if let Some(slot) = slot {
-                    self.with_session(slot, cx, |session, cx| session.judge(verdict, cx));
-                }
-            }
             // Served elsewhere.
-            WorkerRequest::List { .. } | WorkerRequest::End { .. } => {}
+            WorkerRequest::List { .. }
+            | WorkerRequest::End { .. }
+            | WorkerRequest::Usage { .. }
+            | WorkerRequest::Judge { .. } => {}
         }
     }
 

@@ -113,11 +113,7 @@ impl World {
             if let Some((name, why)) = found {
                 return self.fail(|| format!("tunnel {number} {name}: {why}, and nothing will wake it"));
             }
-            // A splice by the ring waits for room by itself, and nothing looks at the source meanwhile.
-            let is_stalled = self.plan.forwarding == crate::config::Forwarding::RingSplice
-                && (up_held > 0 && device.room() == 0 || down_held > 0 && client.room() == 0);
-            let within_us = if is_stalled { STALLED_RESET_SEEN_WITHIN_US } else { RESET_SEEN_WITHIN_US };
-            if reset_at_us.is_some_and(|at_us| self.now_us - at_us > within_us) {
+            if reset_at_us.is_some_and(|at_us| self.now_us - at_us > RESET_SEEN_WITHIN_US) {
                 let side = |side: &Connection| {
                     let has_arrived = side.arrived.len();
                     let (room, is_reset) = (side.room(), side.reset_at_us.is_some());
@@ -227,8 +223,10 @@ impl World {
             None => client.sent_bytes - REPLY.len() as u64,
         };
         let sent = (device.sent_bytes, sent_down);
-        // An operation that was under way when a tunnel was ended may have sent more: the event is written before.
-        let unknown = if end.cause == Cause::Closed { 0 } else { self.plan.pipe_bytes as u64 };
+        // A drain by the ring that was under way when a tunnel was ended may have sent more: the event is written before.
+        let is_drained_by_ring = self.plan.forwarding == crate::config::Forwarding::RingSplice;
+        let may_drain_on = is_drained_by_ring && end.cause != Cause::Closed;
+        let unknown = if may_drain_on { self.plan.pipe_bytes as u64 } else { 0 };
         let is_right = |counted: u64, sent: u64| counted <= sent && sent <= counted + unknown;
         if !is_right(end.bytes_up, sent.0) || !is_right(end.bytes_down, sent.1) {
             let counted = (end.bytes_up, end.bytes_down);
@@ -319,9 +317,6 @@ pub const REPLY: &str = "HTTP/1.1 200 Connection Established\r\n\r\n";
 
 /// Time in which the relay sees a reset at the latest: a tunnel that is half-closed looks after a while.
 const RESET_SEEN_WITHIN_US: u64 = 10_000_000;
-
-/// The same while a splice by the ring waits for a side that does not read: then `timeouts.half_closed` ends the tunnel.
-const STALLED_RESET_SEEN_WITHIN_US: u64 = 60_000_000 + RESET_SEEN_WITHIN_US;
 
 /// Time in which the relay sees that the wall clock has reached the end of a right.
 const CLOCK_SEEN_WITHIN_MS: i64 = 1_000;

@@ -47,7 +47,7 @@ pub fn play(mut tape: Tape, has_lines: bool) -> Outcome {
     // As after a restart: before it has kept a time, a node may believe a clock that goes back.
     authority.restore_latest_time(world.borrow().wall());
     let limits = Arc::new(SessionLimits::new(&config.limits, share));
-    let thread = ThreadShared::new(authority.decision_log()).expect("an eventfd");
+    let thread = ThreadShared::new(authority.decision_log(), 1).expect("an eventfd");
     let (audit, events) = AuditSender::to_channel(256);
     let wake = Arc::clone(&thread.wake);
     let tls = if plan_has_tls { SETTINGS.node.clone() } else { TlsConfigs::default() };
