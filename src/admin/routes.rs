@@ -30,7 +30,7 @@ pub fn reload_outcome(number: &str) -> String {
     format!("{RELOAD}/{number}")
 }
 
-/// Path of what was used since this time, summed by `by`.
+/// Path of the report about use since this time, summed by `by`.
 pub fn usage(since: UnixMillis, by: UsageBy) -> String {
     format!("{USAGE}?by={}&since={}", by.word(), since.0)
 }

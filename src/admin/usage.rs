@@ -22,7 +22,7 @@ pub(super) enum UsageError {
     Late,
 }
 
-/// What a request asks for.
+/// A request's question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct UsageQuestion {
     since: UnixMillis,

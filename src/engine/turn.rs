@@ -25,7 +25,7 @@ pub(super) struct TurnCx<'a, K: Kernel> {
     /// The configuration in force.
     pub config: &'a Config,
     pub counters: &'a EngineCounters,
-    /// What tunnels of this thread have used since it was asked last.
+    /// Use of this thread's tunnels since it was asked last.
     pub usage: &'a mut UsageTable,
     pub decision_log: &'a DecisionLog,
     /// Time since which the store knows what has ended; see `Authority::ended_at_us`.

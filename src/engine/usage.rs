@@ -13,7 +13,7 @@ use super::requests::WorkerRequest;
 use super::shared::Shared;
 use crate::telemetry::{UsageSums, UsageTable};
 
-/// How much of a tunnel's use is counted.
+/// The part of a tunnel's use that is counted.
 #[derive(Clone, Copy, Default)]
 pub(super) struct UsageMark {
     bytes_up: u64,
@@ -24,7 +24,7 @@ pub(super) struct UsageMark {
     is_known: bool,
 }
 
-/// What a tunnel has done so far.
+/// The use of a tunnel so far.
 #[derive(Clone, Copy)]
 pub(super) struct TunnelUse {
     pub bytes_up: u64,

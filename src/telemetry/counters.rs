@@ -58,7 +58,7 @@ pub struct EngineCounters {
     pub slowest_requests: SlowestRequests,
     /// Time from when a revocation could be read in the store to the end of a tunnel by it, in µs.
     pub revoked_to_closed: Latency,
-    /// In the order of the configuration's `listen`.
+    /// Counts by listener, in the order of the configuration's `listen`.
     pub listeners: Box<[ListenerCounters]>,
 }
 

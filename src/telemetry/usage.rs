@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authz::{CredentialId, DeviceId, DeviceUuid, PrincipalId};
 
-/// Whom a tunnel counts for.
+/// The principal, the credential and the device that a tunnel counts for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct UsageKey {
     pub principal: PrincipalId,
@@ -15,7 +15,7 @@ pub struct UsageKey {
     pub device: DeviceId,
 }
 
-/// What tunnels have used. Every sum is of the time since the last count; `open` is the number at that time.
+/// Sums of what tunnels have used. Each is of the time since the last count; `open` is the number at that time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UsageSums {
     /// Bytes from client to device.
@@ -108,7 +108,7 @@ impl UsageTable {
     }
 }
 
-/// Keys of one interval that have rows of their own. As many as a large node has devices in use; with 10,000 rows a
+/// Bound on the keys of one interval that have rows of their own. As many as a large node has devices in use; with 10,000 rows a
 /// table takes some 2 MiB.
 pub const USAGE_KEYS_MAX: usize = 10_000;
 

@@ -41,7 +41,7 @@ pub struct UsageHandle {
     figures: Arc<UsageFigures>,
 }
 
-/// What the thread tells of itself.
+/// Figures of the thread, for `/metrics`.
 #[derive(Default)]
 struct UsageFigures {
     /// Keys that had a row of their own in the last interval.

@@ -18,7 +18,7 @@ pub enum UsageBy {
     Credential,
 }
 
-/// What was used, the most first.
+/// The use since a time, the most first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UsageReport {
     pub by: UsageBy,
@@ -51,19 +51,19 @@ pub(super) struct ReportBuilder {
     by: UsageBy,
     from: UnixMillis,
     intervals: usize,
-    groups: HashMap<Group, (Option<DeviceUuid>, UsageSums)>,
+    groups: HashMap<ReportGroup, (Option<DeviceUuid>, UsageSums)>,
     others: UsageSums,
 }
 
 /// The part of a key that rows are summed by.
 #[derive(PartialEq, Eq, Hash)]
-enum Group {
+enum ReportGroup {
     Principal(PrincipalId),
     Device(DeviceId),
     Credential(PrincipalId, Option<CredentialId>),
 }
 
-impl Group {
+impl ReportGroup {
     fn of(key: &UsageKey, by: UsageBy) -> Self {
         match by {
             UsageBy::Principal => Self::Principal(key.principal),
@@ -105,9 +105,9 @@ impl ReportBuilder {
             .map(|(group, (uuid, sums))| {
                 total.add(&sums);
                 let (principal, credential, device) = match group {
-                    Group::Principal(principal) => (Some(principal), None, None),
-                    Group::Device(device) => (None, None, Some(device)),
-                    Group::Credential(principal, credential) => (Some(principal), credential, None),
+                    ReportGroup::Principal(principal) => (Some(principal), None, None),
+                    ReportGroup::Device(device) => (None, None, Some(device)),
+                    ReportGroup::Credential(principal, credential) => (Some(principal), credential, None),
                 };
                 UsageReportRow { principal, principal_name: None, credential, device, uuid, sums }
             })
@@ -129,7 +129,7 @@ impl ReportBuilder {
     }
 
     fn add_row(&mut self, row: &UsageRow, sums: &UsageSums) {
-        let group = Group::of(&row.key, self.by);
+        let group = ReportGroup::of(&row.key, self.by);
         let has_room = self.groups.len() < REPORT_ROWS_MAX;
         match self.groups.get_mut(&group) {
             Some((_, known)) => known.add(sums),

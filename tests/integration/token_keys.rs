@@ -12,6 +12,7 @@ use crate::support::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use sluicegate::config::Config;
 
 const OPEN: u16 = 200;
 const CREDENTIALS: u16 = 407;
@@ -454,4 +455,20 @@ fn check_tries_the_set_and_says_what_is_wrong_with_a_signer() {
         let (is_good, said) = said_of(&entry);
         assert!(!is_good && said.contains(expected), "{entry}: {said}");
     }
+}
+
+#[test]
+fn the_first_signer_whose_keys_are_fetched_needs_a_new_process_and_a_further_one_does_not() {
+    let load = |tokens: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("vpn.allow = ['127.0.0.0/8']\nauthz.tokens = [{tokens}]\n");
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), std::iter::empty()).unwrap()
+    };
+    let one = "{ keys_url = 'https://a.example/' }";
+    let two = format!("{one}, {{ issuer = 'https://b.example', discover = true }}");
+    let [none, one, two] = ["", one, &two].map(load);
+    let needs = |before: &Config, after| before.needs_new_process(after);
+    assert_eq!(needs(&none, &one), ["authz.tokens"], "it has given up the files of the resolver");
+    assert_eq!((needs(&one, &two), needs(&two, &none)), (Vec::new(), Vec::new()));
 }

@@ -63,7 +63,7 @@ pub(super) struct Tunnel<K: Kernel> {
     reprieved_until: Tick,
     /// Time from accept to the reply. Half of a number, since every open tunnel has one.
     handshake_us: u32,
-    /// How much of it is in the thread's sums of use.
+    /// The part of it that is in the thread's sums of use.
     counted: UsageMark,
     motion: Motion,
 }
@@ -403,7 +403,7 @@ impl<K: Kernel> Tunnel<K> {
         cx.usage.add(&UsageRow { key, uuid: core.query.and_then(|query| query.device), sums });
     }
 
-    /// What the tunnel has done so far.
+    /// Returns the use of the tunnel so far.
     fn used(&self, state: TunnelState, accepted_at_us: u64, cx: &TurnCx<'_, K>) -> TunnelUse {
         let open_us = cx.now.us_since(accepted_at_us).saturating_sub(self.handshake_us.into());
         TunnelUse { bytes_up: self.up.bytes, bytes_down: self.down.bytes, open_us, state }
