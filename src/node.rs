@@ -21,14 +21,19 @@ use crate::control::{
     Control, ControlError, HeartbeatThread, PresenceWriterThread, QueriesError, StatusHandle, StoreAccess,
     TokenKeyThreads, WritePause,
 };
-use crate::engine::{Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here};
-use crate::handover::{ArrivalsThread, DeparturesThread, OtherProcess, Predecessor, PredecessorError};
+use crate::engine::{
+    Engine, EngineError, EngineFailure, EngineHandle, Inherited, ServicePhase, not_here, not_permitted,
+};
+use crate::handover::{
+    ArrivalsThread, DeparturesThread, OtherProcess, PassedQueries, Predecessor, PredecessorError,
+};
 use crate::store::{self, ReportQueue};
 use crate::telemetry::{AuditError, AuditLog, AuditReopener};
 use crate::usage::UsageThread;
 use crate::wire::{KeySets, TlsConfigs, TlsLoadError};
 
-pub use hand_over::HandedOver;
+use hand_over::Proof;
+pub use hand_over::{HandedOver, Succession};
 
 /// A running relay. The parts stop in the order of the fields: clients come in no more before the parts that serve
 /// them stop.
@@ -37,6 +42,8 @@ pub struct Node {
     engine_failures: Receiver<EngineFailure>,
     handle: EngineHandle,
     departures: Option<DeparturesThread>,
+    /// The new process, until it has proved itself.
+    proof: Option<Proof>,
     arrivals: Option<ArrivalsThread>,
     other: OtherProcess,
     client_addresses: Vec<SocketAddr>,
@@ -46,9 +53,10 @@ pub struct Node {
     token_keys: Mutex<TokenKeyThreads>,
     /// Threads that write to the store, as long as no other process of this node does.
     writers: [WritePause; 2],
-    /// `None` once another process has the listeners.
-    probe: Mutex<Option<SelfProbeThread>>,
+    probe: Mutex<SelfProbeThread>,
     identity: Arc<Mutex<NodeIdentity>>,
+    /// What the store is read by, for a process that takes over.
+    queries: Mutex<PassedQueries>,
     control: Control,
     admin: AdminServer,
     usage: UsageThread,
@@ -160,17 +168,18 @@ impl Node {
         let old_process = predecessor.as_ref().map(|predecessor| predecessor.pid);
         let taken = predecessor.map(Predecessor::take_over).transpose()?;
         let decides = taken.as_ref().is_some_and(|taken| taken.decides);
-        let (inherited, sockets, first, other) = match taken {
+        let (inherited, sockets, first, other, running) = match taken {
             Some(taken) => {
                 let inherited = Inherited::of_predecessor(taken.listeners).map_err(EngineError::from)?;
                 let sockets =
                     AdminSockets { tcp: taken.admin, local: taken.local_socket, health: taken.health };
                 let other = OtherProcess::to_come().map_err(NodeError::Thread)?;
-                (inherited, sockets, FirstAccepting::AnotherProcess, other)
+                let running = taken.queries.and_then(|queries| queries.changed_by(&config));
+                (inherited, sockets, FirstAccepting::AnotherProcess, other, running)
             }
             None => {
                 let sockets = AdminSockets::default();
-                (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default())
+                (inherited, sockets, FirstAccepting::ThisProcess, OtherProcess::default(), None)
             }
         };
         let local_socket = sockets.local.as_ref().map(|(path, _)| path.clone());
@@ -187,7 +196,7 @@ impl Node {
             other_to_notify.recheck();
         };
         let reports = ReportQueue::default();
-        let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client());
+        let access = StoreAccess::of(&config, &reports).with_peers(tls.peer_client()).in_place_of(running);
         let control =
             Control::start(access, Arc::clone(&authority), on_publish, audit_sender.clone(), &config)?;
         let key_sets = Arc::new(KeySets::default());
@@ -257,6 +266,7 @@ impl Node {
             engine: Some(engine),
             handle,
             departures: None,
+            proof: None,
             arrivals: None,
             other,
             client_addresses,
@@ -265,8 +275,9 @@ impl Node {
             heartbeat,
             presence,
             token_keys: Mutex::new(token_keys),
-            probe: Mutex::new(Some(probe)),
+            probe: Mutex::new(probe),
             identity,
+            queries: Mutex::new(PassedQueries::of(&config)),
             control,
             admin,
             usage,
@@ -281,10 +292,17 @@ impl Node {
         AuditLog::check(&config.audit).into_iter().chain(AdminServer::check(&config.admin)).collect()
     }
 
-    /// What a start would wait for on this machine, in one line each.
+    /// What a start would wait for on this machine, or lack a privilege for, in one line each.
     pub fn check_awaited(config: &Config) -> Vec<String> {
         let admin = [Some(config.admin.address), config.admin.health_address];
         let addresses = config.listen.iter().map(|listen| listen.address).chain(admin.into_iter().flatten());
+        let addresses: Vec<_> = addresses.collect();
+        let not_permitted = not_permitted(addresses.iter().copied()).into_iter().map(|address| {
+            format!(
+                "this user may not listen on {address}; a relay needs CAP_NET_BIND_SERVICE for it \
+                 (AmbientCapabilities= of its unit), or a socket unit that opens it"
+            )
+        });
         let address = |ip| {
             format!("{ip} is no address of this machine; a relay waits until it is (`ip address` lists them)")
         };
@@ -292,7 +310,7 @@ impl Node {
         let interface = interface.map(|name| {
             format!("there is no network interface `{name}` (vpn.interface); a relay waits for it")
         });
-        not_here(addresses).into_iter().map(address).chain(interface).collect()
+        not_here(addresses).into_iter().map(address).chain(not_permitted).chain(interface).collect()
     }
 
     /// Addresses of the client listeners, in the order of `listen`.
@@ -349,6 +367,7 @@ impl Node {
         self.audit.apply(audit);
         self.admin.replace_token(token);
         self.authority.set_max_stale(config.authz.max_stale);
+        *self.queries.lock() = PassedQueries::of(&config);
         let config = Arc::new(config);
         self.follow_token_keys(&config);
         engine.reconfigure(Arc::clone(&config), tls);
@@ -378,9 +397,7 @@ impl Node {
 
     /// Probes by `config`, where it says something else than before.
     fn restart_probe(&self, config: &Config) {
-        let mut probe = self.probe.lock();
-        let Some(probe) = &mut *probe else { return };
-        if let Err(error) = probe.restart(config, &self.client_addresses, &self.handle) {
+        if let Err(error) = self.probe.lock().restart(config, &self.client_addresses, &self.handle) {
             tracing::error!(%error, "the self-probe cannot be started; raise the limit on threads or memory");
         }
     }

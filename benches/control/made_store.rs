@@ -196,6 +196,7 @@ impl Node {
             }),
             known: KnownPosition::default(),
             layer: AddressLayer::new(config, &ReportQueue::default()),
+            running: None,
             peer_tls: None,
         };
         let authority = Arc::new(Authority::new(Duration::from_secs(3600), None));

@@ -38,7 +38,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Accepts once this process is to, until another one does; requests under way go on then.
+/// Accepts whenever this process is to, until another one has the listeners; requests under way go on then.
 async fn accept_in_turn(
     listener: TcpListener,
     health: Option<(TcpListener, &Router)>,
@@ -46,40 +46,42 @@ async fn accept_in_turn(
     routes: &Router,
     mut accepting: watch::Receiver<AdminAccepting>,
 ) {
-    // The handle that says when is gone only when the server stops.
-    let has_begun = accepting.wait_for(|now| *now != AdminAccepting::NotYet).await.is_ok();
-    if let (true, Some(local)) = (has_begun, &mut local) {
-        local.own_path();
-    }
-    let locally = async {
-        match &local {
-            Some(local) => local.serve(routes).await,
-            None => std::future::pending().await,
+    loop {
+        // The handle that says when is gone only when the server stops.
+        let now = accepting.wait_for(|now| *now != AdminAccepting::Paused).await.map(|now| *now);
+        match (now, &mut local) {
+            (Ok(AdminAccepting::Yes), Some(local)) => local.own_path(),
+            (Ok(AdminAccepting::Left { has_path: true }), Some(local)) => local.leave_path(),
+            _ => {}
         }
-    };
-    let health = async {
-        match health {
-            Some((listener, routes)) => accept(listener, routes).await,
-            None => std::future::pending().await,
+        if *accepting.borrow() != AdminAccepting::Yes {
+            break;
         }
-    };
-    let left = tokio::select! {
-        never = health => match never {},
-        never = accept(listener, routes) => match never {},
-        never = locally => match never {},
-        left = accepting.wait_for(|now| matches!(now, AdminAccepting::Left { .. })) => left.is_ok_and(|left| {
-            *left == AdminAccepting::Left { has_path: true }
-        }),
-    };
-    if let (true, Some(local)) = (left, &mut local) {
-        local.leave_path();
+        let locally = async {
+            match &local {
+                Some(local) => local.serve(routes).await,
+                None => std::future::pending().await,
+            }
+        };
+        let health = async {
+            match &health {
+                Some((listener, routes)) => accept(listener, routes).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            never = health => match never {},
+            never = accept(&listener, routes) => match never {},
+            never = locally => match never {},
+            _ = accepting.wait_for(|now| *now != AdminAccepting::Yes) => {}
+        }
     }
-    drop(local);
+    drop((listener, health, local));
     std::future::pending().await
 }
 
 /// Accepts connections.
-async fn accept(listener: TcpListener, routes: &Router) -> Infallible {
+async fn accept(listener: &TcpListener, routes: &Router) -> Infallible {
     let listener = registered(|| listener.try_clone().and_then(tokio::net::TcpListener::from_std)).await;
     let mut slots = Slots::new(CONNECTIONS_MAX, REMOTE_TIME_USUAL);
     loop {
@@ -122,7 +124,7 @@ mod tests {
         let routes = Router::new().route("/panic", get(panics)).route("/livez", get(answers));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(accept(listener, &routes))
+            runtime.block_on(accept(&listener, &routes))
         });
         let get = |path: &str| {
             let mut stream = std::net::TcpStream::connect(address).unwrap();

@@ -57,7 +57,7 @@ use tokio::sync::{oneshot, watch};
 use crate::authz::Authority;
 use crate::config::{self, KeyProblem};
 use crate::control::{Commands, DirectoryErrors, LocationCounts, StatusHandle};
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, listen_advice};
 use crate::handover::OtherProcess;
 use crate::sys::service_thread::ServiceThread;
 use crate::sys::socket;
@@ -94,8 +94,8 @@ pub struct AdminServer {
 /// Whether the server accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum AdminAccepting {
-    /// Another process does.
-    NotYet,
+    /// Another process does, and this one may do so later.
+    Paused,
     Yes,
     /// Another process does from here on; with `has_path` also on the local socket's path.
     Left {
@@ -183,13 +183,13 @@ impl fmt::Debug for Sources {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminServerError {
-    #[error("admin.address {address} cannot be listened on: {source}; does another process use it?")]
+    #[error("admin.address {address} cannot be listened on: {source}; {}", listen_advice(*address, source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error(
         "admin.socket {path} cannot be listened on: {source}; configure another path, or stop the process that uses it"
     )]
     Socket { path: String, source: io::Error },
-    #[error("admin.health_address {address} cannot be listened on: {source}; does another process use it?")]
+    #[error("admin.health_address {address} cannot be listened on: {source}; {}", listen_advice(*address, source))]
     Health { address: SocketAddr, source: io::Error },
     #[error("the admin thread cannot be started: {0}")]
     Thread(io::Error),
@@ -282,7 +282,7 @@ impl AdminServer {
         let (stop, stopped) = oneshot::channel();
         let (accepting, accepts) = watch::channel(match first {
             FirstAccepting::ThisProcess => AdminAccepting::Yes,
-            FirstAccepting::AnotherProcess => AdminAccepting::NotYet,
+            FirstAccepting::AnotherProcess => AdminAccepting::Paused,
         });
         let serve = move |_| runtime.block_on(http::serve(listener, health, local, state, accepts, stopped));
         let thread = ServiceThread::start("admin", serve).map_err(AdminServerError::Thread)?;
@@ -292,6 +292,11 @@ impl AdminServer {
     /// Accepts connections, which another process did until now.
     pub fn begin(&self) {
         self.accepting.send_replace(AdminAccepting::Yes);
+    }
+
+    /// Leaves the accepting to another process, and keeps the listeners. Requests under way go on.
+    pub fn pause(&self) {
+        self.accepting.send_replace(AdminAccepting::Paused);
     }
 
     /// Leaves the listeners to another process; requests under way go on. `has_path` where that one uses the local

@@ -113,7 +113,7 @@ impl TimedListing {
 
 impl From<SessionRow> for SessionInfo {
     fn from(row: SessionRow) -> Self {
-        let SessionRow { facts, state, since, tunnel, query: _ } = row;
+        let SessionRow { facts, state, since, tunnel, .. } = row;
         let path = |path: PathKind| Cow::Borrowed(path_word(path));
         Self {
             id: SessionId(facts.session),

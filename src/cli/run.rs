@@ -19,7 +19,7 @@ use super::maintenance::Maintenance;
 use super::output::{CommandError, print};
 use super::reloader::{Reloaded, Reloader};
 use super::systemd::ServiceReporter;
-use super::upgrade::{hand_over, linger};
+use super::upgrade::{hand_over, linger, takes_back};
 use super::{Global, Loaded};
 use crate::admin::{NodeRequest, NodeRequests};
 use crate::config::{StoreUrl, Timeouts};
@@ -84,16 +84,22 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
                     Ok(Reloaded::Here) => Ok(Reloaded::Here),
                     Ok(Reloaded::NeedsNewProcess(keys)) => {
                         let (program, passed) = (program.as_it_runs(), requests.passed(Some(number)));
-                        hand_over(&mut node, &program, passed, &service, &|| ends.has_waiting())
-                            .map_err(|why| no_new_process(&keys, &why))
-                            .map(|_| Reloaded::NeedsNewProcess(keys))
+                        hand_over(&mut node, &program, passed, &service, &reloader.config, &|| {
+                            ends.has_waiting()
+                        })
+                        .map_err(|why| no_new_process(&keys, &why))
+                        .map(|_| Reloaded::NeedsNewProcess(keys))
                     }
                     Err(error) => Err(error.to_string()),
                 });
                 match outcome {
                     Ok(Reloaded::Here) => requests.record(number, Ok(())),
-                    Ok(Reloaded::NeedsNewProcess(_)) => {
-                        return linger_to_the_end(node, &service, &ends, &reloader.config.timeouts);
+                    Ok(Reloaded::NeedsNewProcess(keys)) => {
+                        let config = &reloader.config;
+                        if !takes_back(&mut node, &service, config, || ends.has_waiting()) {
+                            return linger_to_the_end(node, &service, &ends, &config.timeouts);
+                        }
+                        requests.record(number, Err(no_new_process(&keys, "it ended right after it had")));
                     }
                     Err(why) => requests.record(number, Err(why)),
                 }
@@ -105,14 +111,15 @@ fn run_as(loaded: &Loaded, program: &Program, predecessor: Option<Predecessor>) 
                 let _gave_up = answer.send(maintenance.end(&node));
             }
             MainTask::Request(NodeRequest::Upgrade(ticket)) => {
-                let outcome =
-                    hand_over(&mut node, program, requests.passed(None), &service, &|| ends.has_waiting());
+                let config = &reloader.config;
+                let passed = requests.passed(None);
+                let outcome = hand_over(&mut node, program, passed, &service, config, &|| ends.has_waiting());
                 let is_handed_over = outcome.is_ok();
                 if let Some(ticket) = ticket {
                     ticket.answer(outcome);
                 }
-                if is_handed_over {
-                    return linger_to_the_end(node, &service, &ends, &reloader.config.timeouts);
+                if is_handed_over && !takes_back(&mut node, &service, config, || ends.has_waiting()) {
+                    return linger_to_the_end(node, &service, &ends, &config.timeouts);
                 }
             }
             MainTask::PassTime => maintenance.pass_time(&node),

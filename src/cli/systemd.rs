@@ -73,6 +73,14 @@ impl ServiceReporter {
         }
     }
 
+    /// Reports that this process is the main one again, since the other one has ended.
+    pub fn taken_back(&self) {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+        }
+        self.handed_over.store(false, Ordering::Release);
+    }
+
     /// Reports that the node stops. The watchdog signal goes on until the process ends.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -102,7 +110,12 @@ impl Watchdog {
     fn run(&mut self, stop: &StopSignal) {
         // This check asks the threads for a turn, which the next check sees.
         let _nothing_to_compare = self.check();
-        while !stop.is_stopped_within(self.interval) && !self.handed_over.load(Ordering::Acquire) {
+        while !stop.is_stopped_within(self.interval) {
+            if self.handed_over.load(Ordering::Acquire) {
+                // What this process last reported counts no more.
+                self.status = LogOnChange::default();
+                continue;
+            }
             let serves = self.check();
             match (self.watchdog, serves) {
                 (Some(_), Ok(())) => notify(&[NotifyState::Watchdog]),

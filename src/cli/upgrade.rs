@@ -10,8 +10,9 @@ use super::admin_client::AdminClient;
 use super::output::{CommandAnswer, CommandError, OutputFormat};
 use super::systemd::ServiceReporter;
 use crate::admin::routes;
+use crate::config::Config;
 use crate::handover::{PassedReloads, Program, UpgradeOutcome};
-use crate::node::Node;
+use crate::node::{Node, Succession};
 
 pub fn run(loaded: &Loaded, output: OutputFormat) -> Result<(), CommandError> {
     let relay = AdminClient::of(&loaded.config.admin)?;
@@ -36,6 +37,7 @@ pub fn hand_over(
     program: &Program,
     reloads: PassedReloads,
     service: &ServiceReporter,
+    config: &Config,
     is_interrupted: &dyn Fn() -> bool,
 ) -> Result<UpgradeOutcome, String> {
     tracing::info!("handing over to a new process");
@@ -45,6 +47,9 @@ pub fn hand_over(
         error.to_string()
     })?;
     let moved = handed.wait_until_moved(MOVE_PATIENCE);
+    if node.watch_successor(false) == Succession::Failed {
+        return Err(take_back(node, service, config));
+    }
     // The new process reports it from here on.
     node.record_usage();
     let outcome = UpgradeOutcome {
@@ -57,6 +62,36 @@ pub fn hand_over(
     };
     tracing::info!(new = outcome.pid, moved, stayed = outcome.stayed, "handed over");
     Ok(outcome)
+}
+
+/// Keeps the listeners until the new process has proved itself, or `is_interrupted` returns true. Returns whether the new
+/// process has failed, so that this one accepts clients again.
+pub fn takes_back(
+    node: &mut Node,
+    service: &ServiceReporter,
+    config: &Config,
+    is_interrupted: impl Fn() -> bool,
+) -> bool {
+    loop {
+        match node.watch_successor(is_interrupted()) {
+            Succession::Final => return false,
+            Succession::Unproven(_) => std::thread::sleep(LOOK_EVERY),
+            Succession::Failed => {
+                take_back(node, service, config);
+                return true;
+            }
+        }
+    }
+}
+
+/// Goes on in the place of the new process. Returns what is to be said of that.
+fn take_back(node: &mut Node, service: &ServiceReporter, config: &Config) -> String {
+    node.take_back(config);
+    service.taken_back();
+    let told = "the new process ended right after it had taken over; this one accepts clients again, and the log says \
+                why the other one ended";
+    tracing::error!(left = node.sessions(), "{told}");
+    told.to_owned()
 }
 
 /// Keeps what could not move until it has ended, `patience` has passed or `is_interrupted` returns true. Returns whether

@@ -167,6 +167,75 @@ mod tests {
         }
     }
 
+    /// How a reload takes a key over, by tests/fixtures/reloaded-keys.txt.
+    struct Reloaded<'a> {
+        key: &'a str,
+        way: &'a str,
+        shown_by: &'a str,
+    }
+
+    fn reloaded() -> Vec<Reloaded<'static>> {
+        let lines = include_str!("../../tests/fixtures/reloaded-keys.txt").lines();
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let parse = |line: &'static str| {
+            let (key, rest) = line.split_once(' ').expect("a key, a way, and what shows it");
+            let (way, shown_by) = rest.trim_start().split_once(' ').expect("a way, and what shows it");
+            Reloaded { key, way, shown_by: shown_by.trim() }
+        };
+        lines.map(parse).collect()
+    }
+
+    #[test]
+    fn every_key_has_a_test_that_a_reload_takes_it_over() {
+        let (keys, reloaded) = (all_keys(), reloaded());
+        for key in &keys {
+            let count = reloaded.iter().filter(|each| each.key == *key).count();
+            assert_eq!(count, 1, "tests/fixtures/reloaded-keys.txt has {key} {count} times");
+        }
+        for Reloaded { key, way, shown_by } in reloaded {
+            assert!(keys.iter().any(|known| known == key), "there is no key {key}");
+            let name = key.rsplit('.').next().unwrap();
+            match way {
+                "act" => assert!(body_of(shown_by).contains(name), "{shown_by} says nothing of {key}"),
+                "section" => drop(body_of(shown_by)),
+                "process" => assert_needs_new_process(key, shown_by),
+                _ => panic!("{key}: there is no way {way}"),
+            }
+        }
+    }
+
+    /// The text of a test, by its path: a module of the integration tests, or one of this crate.
+    fn body_of(test: &str) -> String {
+        let (module, name) = test.rsplit_once("::").unwrap();
+        let path = module.replace("::tests::", "/tests/").replace("::tests", "").replace("::", "/");
+        let root = env!("CARGO_MANIFEST_DIR");
+        let files = [
+            format!("{root}/tests/integration/{path}.rs"),
+            format!("{root}/src/{path}.rs"),
+            format!("{root}/src/{path}/mod.rs"),
+        ];
+        let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
+        let text = text.unwrap_or_else(|| panic!("no file has {test}"));
+        let begin = format!("#[test]\nfn {name}(");
+        let indented = format!("#[test]\n    fn {name}(");
+        let at = text.find(&begin).or_else(|| text.find(&indented));
+        let body = &text[at.unwrap_or_else(|| panic!("there is no test {test}"))..];
+        body[..body.find("\n}\n").unwrap_or(body.len())].to_owned()
+    }
+
+    /// A reload asks for a new process where `key` has `value`.
+    fn assert_needs_new_process(key: &str, value: &str) {
+        let (section, name) = key.split_once('.').unwrap();
+        let text = match section {
+            "listen" => format!("listen = [{{ {name} = {value} }}]"),
+            _ => format!("{section}.{name} = {value}"),
+        };
+        let next: Config = toml::from_str(&text).unwrap();
+        let changed = Config::default().needs_new_process(&next);
+        let named = changed.iter().map(|name| name.replace("listen.0.", "listen."));
+        assert_eq!(named.collect::<Vec<_>>(), [key], "{text}");
+    }
+
     #[test]
     fn the_values_without_a_mark_are_the_defaults() {
         let written: Config = toml::from_str(REFERENCE).unwrap();

@@ -50,6 +50,8 @@ pub enum Writing {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Following {
     Yes,
+    /// As before a `No`: the VPN's tables are this process's again.
+    Again,
     /// Another process of this node decides. The VPN's tables are left to it.
     No,
 }

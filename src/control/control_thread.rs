@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
 
-use super::commands::{Following, Request};
+use super::commands::{Following, QueriesError, Request};
 use super::guard::{Guard, Judged};
 use super::hold_log::HoldLog;
 use super::neighbours::Inquiry;
@@ -31,6 +31,7 @@ use crate::config::{Config, Queries};
 use crate::store::{AddressLayer, KnownPosition, Relation, StoreError};
 use crate::sys::service_thread::StopSignal;
 use answers::Answers;
+use commands::compare_before_start;
 use first_answers::report_start;
 use locations::Locations;
 use peers::Peers;
@@ -69,6 +70,8 @@ pub(super) struct Parts {
     /// The store, without secrets.
     pub name: String,
     pub factory: ReaderFactory,
+    /// The queries so far, where they are others.
+    pub running: Option<Queries>,
     pub known: KnownPosition,
     pub layer: AddressLayer,
     /// The way to the peers, where there are any.
@@ -81,7 +84,7 @@ pub(super) struct Parts {
 impl ControlThread {
     /// Begins with what was kept on disk. Without it, [`run`](Self::run) waits for the first answers of the store.
     pub(super) fn start(parts: Parts, config: &Config) -> Result<Self, StartError> {
-        let Parts { name, factory, known, layer, peers, authority, mut publisher, report } = parts;
+        let Parts { name, factory, running, known, layer, peers, authority, mut publisher, report } = parts;
         let pace = pace(config);
         let mut guard = Guard::new(config);
         let mut bookmark = None;
@@ -93,6 +96,11 @@ impl ControlThread {
             if let Some(position) = kept.position {
                 guard.remember_ends(position, now);
             }
+        }
+        if let Some(running) = running {
+            let now = authority.time(UnixMillis::now());
+            compare_before_start(&factory, running, config, &layer, &guard, now)
+                .map_err(StartError::Queries)?;
         }
         let (readers, results) =
             Readers::start(&factory, bookmark, &config.authz.queries, pace).map_err(StartError::Thread)?;
@@ -160,7 +168,7 @@ impl ControlThread {
         report_start(started, Ok(()));
         let ticks = channel::tick(TICK);
         loop {
-            let follows = self.following == Following::Yes;
+            let follows = self.following != Following::No;
             // What readers have read waits for the time when it is wanted again.
             let results = if follows { self.results.clone() } else { channel::never() };
             let compared = self.compared.1.clone();
@@ -270,6 +278,8 @@ impl ControlThread {
 pub(super) enum StartError {
     #[error(transparent)]
     Store(StoreError),
+    #[error(transparent)]
+    Queries(QueriesError),
     #[error("{0}")]
     Fault(String),
     #[error("a reading thread cannot be started ({0}); raise the limit on threads or memory")]
@@ -289,3 +299,18 @@ const PASS_TIME_EVERY: Duration = Duration::from_secs(1);
 
 /// Comparisons of queries that wait for their verdict.
 const COMPARED_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_keep_the_times_that_were_read_again() {
+        let mut config = Config::default();
+        let second = Duration::from_secs(1);
+        (config.authz.refresh, config.authz.reconcile, config.authz.reread) =
+            (second, 2 * second, 3 * second);
+        let Pace { refresh, reconcile, reread } = pace(&config);
+        assert_eq!((refresh, reconcile, reread), (second, 2 * second, 3 * second));
+    }
+}

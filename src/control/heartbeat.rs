@@ -56,7 +56,7 @@ impl HeartbeatThread {
         config: &Config,
     ) -> io::Result<Self> {
         let counts = DirectoryErrors::default();
-        let settings = Arc::new(Mutex::new(HeartbeatSettings::new(forward, config)));
+        let settings = Arc::new(Mutex::new(HeartbeatSettings::new(forward, predecessor, config)));
         let pause = WritePause::default();
         let (Some(_), Some(name)) = (forward, &config.vpn.node) else {
             return Ok(Self { _thread: ServiceThread::default(), counts, settings, pause });
@@ -68,7 +68,6 @@ impl HeartbeatThread {
         let mut keeper = Heartbeat {
             table,
             process: ProcessIdentity::own(),
-            predecessor,
             kept,
             has_name: false,
             authority,
@@ -95,7 +94,12 @@ impl HeartbeatThread {
 
     /// Writes `forward` as this node's address, and keeps the times of `config`, from the next read on.
     pub fn reconfigure(&self, forward: Option<SocketAddr>, config: &Config) {
-        *self.settings.lock() = HeartbeatSettings::new(forward, config);
+        self.settings.lock().replace(forward, config);
+    }
+
+    /// Takes the name from the process with this number, which has ended.
+    pub fn succeed(&self, predecessor: u32) {
+        self.settings.lock().predecessor = Some(predecessor);
     }
 
     /// What went wrong so far.
@@ -111,7 +115,6 @@ struct Heartbeat {
     name: String,
     settings: Arc<Mutex<HeartbeatSettings>>,
     process: ProcessIdentity,
-    predecessor: Option<u32>,
     kept: Option<KeptDirectory>,
     /// This process writes under the name.
     has_name: bool,
@@ -131,15 +134,21 @@ struct Heartbeat {
 struct HeartbeatSettings {
     /// The address by which other nodes reach this one; `None` where it stands alone.
     forward: Option<SocketAddr>,
+    /// Number of the process whose name this one takes.
+    predecessor: Option<u32>,
     heartbeat: Duration,
     refresh: Duration,
     max_age: Duration,
 }
 
 impl HeartbeatSettings {
-    fn new(forward: Option<SocketAddr>, config: &Config) -> Self {
+    fn new(forward: Option<SocketAddr>, predecessor: Option<u32>, config: &Config) -> Self {
         let crate::config::Forward { heartbeat, refresh, max_age, .. } = config.forward;
-        Self { forward, heartbeat, refresh, max_age }
+        Self { forward, predecessor, heartbeat, refresh, max_age }
+    }
+
+    fn replace(&mut self, forward: Option<SocketAddr>, config: &Config) {
+        *self = Self::new(forward, self.predecessor, config);
     }
 }
 
@@ -170,7 +179,7 @@ impl Heartbeat {
             let written = match settings.forward.filter(|_| is_due && !self.pause.is_on()) {
                 Some(forward) => {
                     heartbeat_at = Instant::now() + settings.heartbeat;
-                    self.beat(forward, settings.max_age)
+                    self.beat(forward, settings)
                 }
                 None => Ok(()),
             };
@@ -189,13 +198,14 @@ impl Heartbeat {
     }
 
     /// Writes a heartbeat, unless another process has the name and lives.
-    fn beat(&mut self, forward: SocketAddr, max_age: Duration) -> Result<(), StoreError> {
+    fn beat(&mut self, forward: SocketAddr, settings: HeartbeatSettings) -> Result<(), StoreError> {
+        let HeartbeatSettings { max_age, predecessor, .. } = settings;
         let devices = self.authority.is_store_reachable().then_some(self.counted.devices);
         let heartbeat =
             NodeHeartbeat { name: &self.name, forward, devices, process: Some(self.process.text()), max_age };
         let mut outcome = self.table.write(&heartbeat, None)?;
         if let HeartbeatOutcome::NameTaken { process } = &outcome
-            && self.process.succeeds(process, self.predecessor)
+            && self.process.succeeds(process, predecessor)
         {
             outcome = self.table.write(&heartbeat, Some(process))?;
         }
@@ -336,3 +346,24 @@ fn held_groups(held: &[HoldStatus]) -> Vec<(String, u64)> {
 
 /// Pause between two summaries. A peer that starts compares counts within budgets, so that older ones serve as well.
 const SUMMARY_EVERY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_heartbeat_goes_by_the_section_that_was_read_again() {
+        let mut config = Config::default();
+        let second = Duration::from_secs(1);
+        let mut settings = HeartbeatSettings::new(None, Some(3), &config);
+        (config.forward.heartbeat, config.forward.refresh, config.forward.max_age) =
+            (second, 2 * second, 3 * second);
+        let advertised = Some(SocketAddr::from(([192, 0, 2, 1], 7)));
+        settings.replace(advertised, &config);
+        assert_eq!((settings.forward, settings.predecessor), (advertised, Some(3)));
+        assert_eq!(
+            (settings.heartbeat, settings.refresh, settings.max_age),
+            (second, 2 * second, 3 * second)
+        );
+    }
+}

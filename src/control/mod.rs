@@ -48,7 +48,7 @@ pub use token_keys::TokenKeyThreads;
 pub use write_pause::WritePause;
 
 use crate::authz::Authority;
-use crate::config::Config;
+use crate::config::{Config, Queries};
 use crate::store::{self, AddressLayer, KnownPosition, ReportQueue, StoreError, queries_digest};
 use crate::sys::service_thread::ServiceThread;
 use crate::telemetry::AuditSender;
@@ -73,6 +73,8 @@ pub struct StoreAccess {
     pub known: KnownPosition,
     /// The node's own VPN tables.
     pub layer: AddressLayer,
+    /// Other queries that rights are read by so far. What this node's change is judged before it begins.
+    pub running: Option<Queries>,
     /// Certificates for asking peers what they have in force; `None` asks nobody.
     pub peer_tls: Option<Arc<ClientConfig>>,
 }
@@ -83,7 +85,12 @@ impl StoreAccess {
         let known = KnownPosition::default();
         let (store, authz, shared) = (config.store.clone(), config.authz.clone(), known.clone());
         let readers: ReaderFactory = Arc::new(move || store::reader(&store, &authz, shared.clone()));
-        Self { readers, known, layer: AddressLayer::new(config, reports), peer_tls: None }
+        Self { readers, known, layer: AddressLayer::new(config, reports), running: None, peer_tls: None }
+    }
+
+    /// Has a start compare its queries with `running`, and fail where the guard refuses the difference.
+    pub fn in_place_of(self, running: Option<Queries>) -> Self {
+        Self { running, ..self }
     }
 
     /// Has a start without kept state ask the peers in the store's list of nodes.
@@ -96,6 +103,8 @@ impl StoreAccess {
 pub enum ControlError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Queries(#[from] QueriesError),
     #[error("{0}")]
     Fault(String),
     #[error("the control thread cannot be started ({0}); raise the limit on threads or memory")]
@@ -116,7 +125,7 @@ impl Control {
         audit: AuditSender,
         config: &Config,
     ) -> Result<Self, ControlError> {
-        let StoreAccess { readers: factory, known, layer, peer_tls } = store;
+        let StoreAccess { readers: factory, known, layer, running, peer_tls } = store;
         let peers = Inquiry::new(config, peer_tls);
         let report = GuardReport::new(audit);
         let queries = queries_digest(&config.store, &config.authz);
@@ -124,7 +133,7 @@ impl Control {
         let persistence =
             config.authz.state.as_ref().map(|folder| Persistence::new(folder, name.clone(), queries));
         let publisher = Publisher::new(Arc::clone(&authority), Box::new(on_publish), persistence);
-        let parts = Parts { name, factory, known, layer, peers, authority, publisher, report };
+        let parts = Parts { name, factory, running, known, layer, peers, authority, publisher, report };
         let control = ControlThread::start(parts, config)?;
         let status = control.status();
         let (queue, requests) = channel::bounded(commands::REQUESTS_MAX);
@@ -159,6 +168,7 @@ impl From<StartError> for ControlError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Store(error) => Self::Store(error),
+            StartError::Queries(error) => Self::Queries(error),
             StartError::Fault(fault) => Self::Fault(fault),
             StartError::Thread(error) => Self::Thread(error),
         }

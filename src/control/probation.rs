@@ -252,6 +252,20 @@ mod tests {
     use crate::authz::Query;
 
     #[test]
+    fn a_reload_replaces_the_times_and_bounds() {
+        let mut config = Config::default();
+        let report = GuardReport::new(crate::telemetry::AuditSender::disabled());
+        let mut probation = Probation::new(&config, report);
+        config.authz.guard.probation = Duration::from_secs(7);
+        config.authz.guard.on_regression = OnRegression::Alarm;
+        config.authz.guard.max_regressions.pairs = 7;
+        probation.reconfigure(&config);
+        assert_eq!(probation.time, Duration::from_secs(7));
+        assert_eq!(probation.on_regression(), OnRegression::Alarm);
+        assert_eq!(probation.limits, config.authz.guard.max_regressions);
+    }
+
+    #[test]
     fn a_million_pairs_and_refusals_take_no_more_room_than_their_bounds() {
         let (mut pairs, mut window, now) = (Pairs::default(), Window::default(), Instant::now());
         for number in 0..1_000_000 {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded};
+use ipnet::IpNet;
 use nix::sys::stat::fstat;
 
 use super::EngineHandle;
@@ -15,7 +16,8 @@ use super::limits::HeldPlace;
 use super::moved_tunnel::MovedTunnel;
 use super::requests::{Accepting, EngineBusy, SESSION_NUMBER_BITS, Verdict, WorkerRequest, thread_of};
 use super::shared::ThreadShared;
-use crate::authz::{DeviceId, PrincipalId};
+use super::token_rate_limit::TokenCounts;
+use crate::authz::{DeviceId, PrincipalId, UnixMillis};
 
 /// A copy of a listener, for another process.
 #[derive(Debug)]
@@ -101,9 +103,19 @@ impl EngineHandle {
         })
     }
 
-    /// Counts a session of another process within the limits, as long as the place is held.
-    pub fn hold_place(&self, tunnel: Option<(PrincipalId, DeviceId)>) -> HeldPlace {
-        self.shared.limits.hold(tunnel)
+    /// Counts a session of another process within the limits, as long as the place is held. `network` awaits its head.
+    pub fn hold_place(&self, tunnel: Option<(PrincipalId, DeviceId)>, network: Option<IpNet>) -> HeldPlace {
+        self.shared.limits.hold(tunnel, network)
+    }
+
+    /// The unknown tokens of late, for a process that takes over.
+    pub fn unknown_tokens(&self) -> TokenCounts {
+        self.shared.token_rate_limit.counts(UnixMillis::now())
+    }
+
+    /// Goes on counting where another process has stopped. For an engine that accepts nobody yet.
+    pub fn count_unknown_tokens(&self, counts: &TokenCounts) {
+        self.shared.token_rate_limit.go_on_from(counts);
     }
 
     /// A number above those of all sessions so far, without the part for the thread.

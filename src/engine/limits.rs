@@ -78,6 +78,14 @@ pub struct HeldPlace {
     pub(super) session: SessionPermit,
     /// `None` before the session has a right.
     pub(super) tunnel: Option<TunnelPermit>,
+    /// Present while the session's head is awaited.
+    _network: Option<NetworkPlace>,
+}
+
+/// A place among the sessions of a network whose heads have not come; freed when dropped.
+struct NetworkPlace {
+    limits: Arc<SessionLimits>,
+    network: IpNet,
 }
 
 impl SessionLimits {
@@ -146,15 +154,24 @@ impl SessionLimits {
         Some(HeadPermit { limits: Arc::clone(self), network })
     }
 
-    /// Takes places for a session that exists already, whatever the limits are.
-    pub fn hold(self: &Arc<Self>, tunnel: Option<(PrincipalId, DeviceId)>) -> HeldPlace {
+    /// Takes places for a session that exists already, whatever the limits are. `network` is its client's while its head
+    /// is awaited; nobody here can make it give way, so it counts as a session in full.
+    pub fn hold(
+        self: &Arc<Self>,
+        tunnel: Option<(PrincipalId, DeviceId)>,
+        network: Option<IpNet>,
+    ) -> HeldPlace {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         let tunnel = tunnel.map(|(principal, device)| {
             self.principals.add(principal);
             self.devices.add(device);
             TunnelPermit { limits: Arc::clone(self), principal, device }
         });
-        HeldPlace { session: SessionPermit { limits: Arc::clone(self) }, tunnel }
+        let network = network.map(|network| {
+            self.networks.add(network);
+            NetworkPlace { limits: Arc::clone(self), network }
+        });
+        HeldPlace { session: SessionPermit { limits: Arc::clone(self) }, tunnel, _network: network }
     }
 
     pub fn permit(
@@ -203,6 +220,12 @@ impl Drop for HeadPermit {
         if let Some(network) = self.network {
             self.limits.networks.give_back(network);
         }
+    }
+}
+
+impl Drop for NetworkPlace {
+    fn drop(&mut self) {
+        self.limits.networks.give_back(self.network);
     }
 }
 
@@ -359,11 +382,23 @@ mod tests {
     fn a_session_that_another_process_has_counts_as_long_as_its_place_is_held() {
         let limits = limits(2, 1, 9);
         let (principal, device) = (PrincipalId(1), DeviceId(2));
-        let held = [(); 3].map(|()| limits.hold(Some((principal, device))));
+        let held = [(); 3].map(|()| limits.hold(Some((principal, device)), None));
         assert!(limits.is_full() && limits.enter().is_none());
         assert_eq!(limits.permit(principal, device).err(), Some(LimitHit::Principal));
         drop(held);
         assert!(!limits.is_full() && limits.permit(principal, device).is_ok());
+    }
+
+    #[test]
+    fn a_head_that_another_process_awaits_counts_for_its_network() {
+        let config = config::Limits { heads_per_network: 2, ..config::Limits::default() };
+        let limits = Arc::new(SessionLimits::new(&config, ClientShare { sessions_max: 1, refused_max: 9 }));
+        let network = Some(network_of("192.0.2.1".parse().unwrap()));
+        let held = [(); 3].map(|()| limits.hold(None, network));
+        assert!(limits.await_head(network).is_none() && limits.is_full());
+        drop(held);
+        assert!(limits.await_head(network).is_some() && !limits.is_full());
+        assert!(limits.networks.shards.iter().all(|shard| shard.lock().is_empty()));
     }
 
     #[test]

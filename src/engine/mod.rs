@@ -84,18 +84,18 @@ pub use hand_over::PassedListener;
 pub use limits::HeldPlace;
 pub use listener::bind::{Inherited, InheritedError};
 pub use listener::own_address::not_here;
+pub use listener::privileged_port::{advice as listen_advice, not_permitted};
 pub use moved_tunnel::{MovedEnd, MovedFacts, MovedFlow, MovedTunnel, Unsent};
 pub use requests::{Accepting, EndResult, EngineBusy, PendingEnd, PendingList, Verdict};
 pub use session_view::{DirectionRow, PathKind, SessionList, SessionRow, SessionState, TunnelRow};
+pub use token_rate_limit::TokenCounts;
 pub use usage::UsageCollector;
 pub use worker::restarts::EngineFailure;
 pub use worker::signals::ServicePhase;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error(
-        "cannot listen on {address}: {source}; is another process there, or does the port need a privilege?"
-    )]
+    #[error("cannot listen on {address}: {source}; {}", listen_advice(*address, source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Inherited(#[from] InheritedError),

@@ -1,5 +1,6 @@
 //! Sessions as an operator sees them: the rows of `sluicegate sessions`.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::authz::{Query, UnixMillis};
@@ -16,6 +17,9 @@ pub struct SessionRow {
     pub tunnel: Option<TunnelRow>,
     /// The query whose answer the session rests on, where there is one.
     pub query: Option<Query>,
+    /// The client's network, while the head is awaited and counts for it.
+    #[serde(default)]
+    pub awaited_from: Option<IpNet>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

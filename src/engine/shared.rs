@@ -89,6 +89,11 @@ impl ThreadShared {
         self.config_version.store(version, Ordering::Release);
     }
 
+    #[cfg(test)]
+    pub fn config_version(&self) -> u64 {
+        self.config_version.load(Ordering::Acquire)
+    }
+
     pub fn system_id(&self) -> Option<i32> {
         Some(self.system_id.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }

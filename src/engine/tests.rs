@@ -1,5 +1,6 @@
 //! The engine on a real ring and real sockets, with a snapshot made by hand.
 
+mod reload;
 mod turns;
 
 use std::io::{Read, Write};

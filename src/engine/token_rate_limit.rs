@@ -7,9 +7,12 @@
 //! The counts are a count-min sketch of a fixed size, shared by all engine threads. A cell holds a time instead of a
 //! count: the time when the cell is empty again. Each token moves it later by its share of a minute.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::limits::network_of;
 use crate::authz::UnixMillis;
@@ -18,10 +21,25 @@ use crate::authz::UnixMillis;
 pub(super) struct TokenRateLimit {
     /// Times when the cells are empty again, in ns since the epoch.
     rows: Box<[[AtomicI64; CELLS]; ROWS]>,
-    /// The hash function, keyed at random, so that an attacker cannot choose a network to share cells with.
-    hasher: RandomState,
+    /// The key of the hash function, at random, so that an attacker cannot choose a network to share cells with.
+    key: [AtomicU64; 2],
     /// Time between two tokens at the highest allowed rate, in ns; 0 where there is no bound.
     spacing_ns: AtomicI64,
+}
+
+/// What is counted, for another process that goes on counting.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TokenCounts {
+    key: [u64; 2],
+    /// Cells that are not empty, by their places, with the time when they are.
+    cells: Vec<(u16, i64)>,
+}
+
+impl TokenCounts {
+    /// The same in parts of at most `cells_max` cells.
+    pub fn parts(&self, cells_max: usize) -> impl Iterator<Item = Self> {
+        self.cells.chunks(cells_max).map(|cells| Self { key: self.key, cells: cells.to_vec() })
+    }
 }
 
 /// The budget of a network for further unknown tokens.
@@ -37,7 +55,8 @@ impl TokenRateLimit {
         let rows = std::array::from_fn(|_| [const { AtomicI64::new(0) }; CELLS]);
         Self {
             rows: Box::new(rows),
-            hasher: RandomState::new(),
+            // Without a random number of the system, one that changes with each start has to do.
+            key: [(); 2].map(|()| AtomicU64::new(getrandom::u64().unwrap_or(UnixMillis::now().0 as u64))),
             spacing_ns: AtomicI64::new(spacing_ns(per_minute)),
         }
     }
@@ -74,10 +93,40 @@ impl TokenRateLimit {
         Budget::Left
     }
 
+    /// What is counted now.
+    pub fn counts(&self, now: UnixMillis) -> TokenCounts {
+        let now_ns = now.0.saturating_mul(1_000_000);
+        let all = self.rows.iter().flatten().map(|cell| cell.load(Ordering::Relaxed));
+        let cells = (0..).zip(all).filter(|(_, empty_at)| *empty_at > now_ns).collect();
+        TokenCounts { key: self.key.each_ref().map(|part| part.load(Ordering::Relaxed)), cells }
+    }
+
+    /// Goes on from `counts`. What was counted here by another key is of no use any more.
+    pub fn go_on_from(&self, counts: &TokenCounts) {
+        for (part, key) in self.key.iter().zip(counts.key) {
+            part.store(key, Ordering::Relaxed);
+        }
+        for (place, empty_at) in &counts.cells {
+            let (row, cell) = (usize::from(*place) / CELLS, usize::from(*place) % CELLS);
+            if let Some(row) = self.rows.get(row) {
+                row[cell].fetch_max(*empty_at, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The cells of a network, one of each row.
     fn cells(&self, source: IpAddr) -> [&AtomicI64; ROWS] {
-        let hash = self.hasher.hash_one(network_of(source));
-        std::array::from_fn(|row| &self.rows[row][(hash >> (16 * row)) as usize % CELLS])
+        let mut hash = Sha256::new();
+        self.key.iter().for_each(|part| hash.update(part.load(Ordering::Relaxed).to_le_bytes()));
+        match network_of(source) {
+            IpNet::V4(network) => hash.update(network.network().octets()),
+            IpNet::V6(network) => hash.update(network.network().octets()),
+        }
+        let hash = hash.finalize();
+        std::array::from_fn(|row| {
+            let number = u16::from_le_bytes([hash[2 * row], hash[2 * row + 1]]);
+            &self.rows[row][usize::from(number) % CELLS]
+        })
     }
 }
 
@@ -161,6 +210,24 @@ mod tests {
             })
             .count();
         assert!(spared >= 990, "{spared} of 1000 networks that did nothing");
+    }
+
+    #[test]
+    fn another_process_goes_on_where_one_has_stopped() {
+        let (one, other) = (TokenRateLimit::new(60), TokenRateLimit::new(60));
+        assert_eq!(let_through(&one, "192.0.2.1", NOW, 50), 50);
+        assert_eq!(let_through(&one, "2001:db8::1", NOW, 100), 60);
+        let counts = one.counts(NOW);
+        // In parts, as they are sent.
+        for part in counts.parts(3) {
+            let sent = serde_json::to_vec(&part).unwrap();
+            other.go_on_from(&serde_json::from_slice(&sent).unwrap());
+        }
+        assert_eq!(let_through(&other, "192.0.2.1", NOW, 100), 10);
+        assert_eq!(let_through(&other, "2001:db8::1", NOW, 100), 0);
+        assert_eq!(let_through(&other, "198.51.100.1", NOW, 100), 60);
+        assert_eq!(one.counts(after(60_001)).cells, [], "a minute later there is nothing to pass on");
+        other.go_on_from(&TokenCounts { key: [0; 2], cells: vec![(u16::MAX, 1)] });
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::channel::{Channel, ChannelError, Message, encoded};
 use super::message::{NUMBERS_MAX, Traffic, VerdictFields};
 use super::other_process::{OtherProcess, Request, Shared, Waiting};
@@ -84,6 +86,8 @@ struct Arrivals {
 struct HeldSession {
     place: HeldPlace,
     has_right: bool,
+    /// The client's network, while its head is awaited.
+    awaited_from: Option<IpNet>,
     query: Option<Query>,
     /// The decision that the old process knows.
     told: Option<VerdictFields>,
@@ -95,6 +99,7 @@ impl Arrivals {
     fn run(mut self, stop: &StopSignal) {
         let ended = loop {
             if stop.is_stopped() {
+                let _gone_already = self.channel.send(&Traffic::Farewell, &[]);
                 return;
             }
             if let Err(error) = self.turn() {
@@ -192,12 +197,14 @@ impl Arrivals {
     fn hold(&mut self, row: &SessionRow) {
         let facts = &row.facts;
         let right = facts.principal.zip(facts.device);
-        let is_known = self.held.get(&facts.session).is_some_and(|held| held.has_right == right.is_some());
-        if !is_known {
-            let place = self.engine.hold_place(right);
+        let is_same =
+            |held: &HeldSession| held.has_right == right.is_some() && held.awaited_from == row.awaited_from;
+        if !self.held.get(&facts.session).is_some_and(is_same) {
+            let place = self.engine.hold_place(right, row.awaited_from);
             let held = HeldSession {
                 place,
                 has_right: right.is_some(),
+                awaited_from: row.awaited_from,
                 query: row.query,
                 told: None,
                 refused_since: None,

@@ -149,6 +149,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Abilities;
     use super::*;
 
     fn pair() -> (Channel, Channel) {
@@ -162,7 +163,8 @@ mod tests {
         let hello = br#"{"step":"hello","format":7,"version":"9.9","pid":3,"mood":"good"}"#;
         one.socket.send(hello, &[]).unwrap();
         let (step, _) = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap();
-        assert_eq!(step, Step::Hello { format: 7, version: "9.9".to_owned(), pid: 3, takes_history: false });
+        let (version, abilities) = ("9.9".to_owned(), Abilities::default());
+        assert_eq!(step, Step::Hello { format: 7, version, pid: 3, takes_history: false, abilities });
         one.socket.send(br#"{"step":"somersault"}"#, &[]).unwrap();
         let error = other.next_step(Instant::now() + Duration::from_secs(1), || false).unwrap_err();
         assert!(matches!(error, ChannelError::NotUnderstood(_)), "{error}");

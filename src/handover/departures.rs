@@ -32,6 +32,7 @@ pub struct DepartureProgress {
     /// Every tunnel that could move when the new process began has moved.
     has_moved_all: Arc<AtomicBool>,
     has_lost_successor: Arc<AtomicBool>,
+    has_said_farewell: Arc<AtomicBool>,
 }
 
 impl DeparturesThread {
@@ -76,6 +77,11 @@ impl DepartureProgress {
 
     pub fn has_lost_successor(&self) -> bool {
         self.has_lost_successor.load(Ordering::Acquire)
+    }
+
+    /// The new process has ended, or is about to, in good order.
+    pub fn has_said_farewell(&self) -> bool {
+        self.has_said_farewell.load(Ordering::Acquire)
     }
 }
 
@@ -213,6 +219,7 @@ impl Departures {
                 self.earlier.judge(verdicts);
             }
             Traffic::List { request } => self.send_rows(request)?,
+            Traffic::Farewell => self.progress.has_said_farewell.store(true, Ordering::Release),
             Traffic::End { request, session } => {
                 let was_found = self.end_session(session)?;
                 self.channel.send(&Traffic::Ended { request, was_found }, &[])?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reloads::PassedReloads;
 use crate::authz::{Refusal, UnixMillis};
-use crate::engine::{MovedFacts, SessionRow, Verdict};
+use crate::engine::{MovedFacts, SessionRow, TokenCounts, Verdict};
 
 /// A step of the protocol. Its form never changes: a field that a process does not know is ignored, and one that it
 /// lacks has a default.
@@ -19,6 +19,8 @@ pub(super) enum Step {
         format: u32,
         version: String,
         pid: u32,
+        #[serde(default)]
+        abilities: Abilities,
         /// New: it goes on with the status page's last hour.
         #[serde(default)]
         takes_history: bool,
@@ -35,6 +37,10 @@ pub(super) enum Step {
     Health { address: SocketAddr },
     /// Old: the admin side's local socket.
     LocalSocket { path: PathBuf },
+    /// Old: what it reads by its queries, which follow.
+    Schema { name: String },
+    /// Old: a query that an operator has put in place of its own for `relation`, or the next part of it.
+    Query { relation: String, text: String },
     /// Old: all sockets were sent, and nothing is written any more. `decides` where it has rights to decide by, so that
     /// the new process has to have some too.
     Start {
@@ -43,6 +49,8 @@ pub(super) enum Step {
     },
     /// New: all threads run. `has_local_socket` where it uses the one that was sent.
     Ready { has_local_socket: bool },
+    /// Old: the unknown tokens that clients have shown, or some of them.
+    UnknownTokens { counts: TokenCounts },
     /// Old: points of the status page's last hour, each as JSON, the oldest first. Only to a process that takes them.
     History { points: Vec<String> },
     /// Old: clients are not accepted any more. Numbers of sessions from `next_number` are free.
@@ -55,6 +63,23 @@ pub(super) enum Step {
     Running,
     /// Old: the service manager knows the new process.
     Main,
+}
+
+/// What a new process does that earlier versions did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Abilities {
+    /// It compares changed queries, and understands `Schema` and `Query`.
+    pub compares_queries: bool,
+    /// It says so before it ends in good order.
+    pub says_farewell: bool,
+    /// It understands `UnknownTokens`.
+    pub counts_unknown_tokens: bool,
+}
+
+impl Abilities {
+    /// Those of this version.
+    pub const ALL: Self = Self { compares_queries: true, says_farewell: true, counts_unknown_tokens: true };
 }
 
 /// A message about tunnels and sessions, from [`Step::Main`] on.
@@ -100,6 +125,8 @@ pub(super) enum Traffic {
         request: u64,
         session: u64,
     },
+    /// It ends in good order, and nobody is to go on in its place.
+    Farewell,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -183,6 +210,9 @@ pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;
 
 /// Sessions that one message lists: some 700 bytes each.
 pub(super) const ROWS_MAX: usize = 48;
+
+/// Cells of the count of unknown tokens that one message has: some 30 bytes each.
+pub(super) const TOKEN_CELLS_MAX: usize = 1024;
 
 /// Numbers or verdicts that one message has.
 pub(super) const NUMBERS_MAX: usize = 2048;

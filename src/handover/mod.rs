@@ -5,7 +5,7 @@
 //! | old process | new process |
 //! |---|---|
 //! | `hello` with the version of the format | `hello`; checks its configuration: `checked` or `refused` |
-//! | stops writing: state folder, directory, VPN reports; sends copies of its listeners; `start` | restores the state, starts its threads, accepts nobody: `ready` |
+//! | stops writing: state folder, directory, VPN reports; sends copies of its listeners, and its queries; `start` | restores the state, compares changed queries with those of the old process, starts its threads, accepts nobody: `ready` or `refused` |
 //! | stops accepting; `history` where the new process takes it; `commit` | accepts, and serves the admin side: `running` |
 //! | tells the service manager; `main` | reports to the service manager |
 //! | moves tunnels, batch by batch | holds a batch until the old process has let go of it, then goes on with it |
@@ -27,6 +27,7 @@ mod message;
 mod other_process;
 mod predecessor;
 mod program;
+mod queries;
 mod reloads;
 mod successor;
 mod tunnels;
@@ -37,6 +38,7 @@ pub use departures::{DepartureProgress, DeparturesThread};
 pub use other_process::OtherProcess;
 pub use predecessor::{Predecessor, PredecessorError, TakenOver, Terms};
 pub use program::Program;
+pub use queries::PassedQueries;
 pub use reloads::{PassedReloads, ReloadOutcome};
 pub use successor::{Committed, HandoverError, Offer, Successor};
 pub use upgrades::{UpgradeOutcome, UpgradeRequest, UpgradeTicket};

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{FORMAT, POINTS_MAX, Step};
+use super::message::{Abilities, FORMAT, POINTS_MAX, Step};
 use super::program::VARIABLE;
+use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
 use super::successor::{READY_TIME_MAX, ready_time};
+use crate::engine::TokenCounts;
 use crate::sys::packets::PacketSocket;
 
 /// The running process that hands over to this one.
@@ -32,6 +34,8 @@ pub struct TakenOver {
     pub local_socket: Option<(PathBuf, OwnedFd)>,
     /// The old process has rights to decide by.
     pub decides: bool,
+    /// What the old process reads the store by, where it is able to say so.
+    pub queries: Option<PassedQueries>,
 }
 
 /// What a new process gets to know when it may accept clients.
@@ -39,6 +43,8 @@ pub struct Terms {
     /// Numbers of sessions from here on are free.
     pub next_number: u64,
     pub reloads: PassedReloads,
+    /// Unknown tokens that clients have shown of late.
+    pub unknown_tokens: Vec<TokenCounts>,
     /// The status page's last hour; empty from a version that does not pass it.
     pub history: Vec<String>,
 }
@@ -71,7 +77,13 @@ impl Predecessor {
             (other, _) => return Err(unexpected(&other)),
         }
         let (version, pid) = (crate::VERSION.to_owned(), std::process::id());
-        let hello = Step::Hello { format: format(), version, pid, takes_history: takes_history() };
+        let hello = Step::Hello {
+            format: format(),
+            version,
+            pid,
+            takes_history: takes_history(),
+            abilities: Abilities::ALL,
+        };
         predecessor.send(&hello)?;
         Ok(Some(predecessor))
     }
@@ -95,6 +107,14 @@ impl Predecessor {
                 (Step::Admin { address }, Some(socket)) => taken.admin = Some((address, socket)),
                 (Step::Health { address }, Some(socket)) => taken.health = Some((address, socket)),
                 (Step::LocalSocket { path }, Some(socket)) => taken.local_socket = Some((path, socket)),
+                (Step::Schema { name }, _) => taken.queries = Some(PassedQueries::of_schema(name)),
+                (Step::Query { relation, text }, _) => {
+                    let queries = taken.queries.as_mut();
+                    let is_known = queries.is_some_and(|queries| queries.add(&relation, &text));
+                    if !is_known {
+                        return Err(PredecessorError::Broken(format!("it sent a query for {relation}")));
+                    }
+                }
                 (Step::Start { decides }, _) => {
                     taken.decides = decides;
                     break;
@@ -110,16 +130,17 @@ impl Predecessor {
     pub fn wait_for_commit(&mut self, has_local_socket: bool) -> Result<Terms, PredecessorError> {
         fault("ready");
         self.send(&Step::Ready { has_local_socket })?;
-        let mut history = Vec::new();
+        let (mut history, mut unknown_tokens) = (Vec::new(), Vec::new());
         loop {
             match self.next()? {
                 (Step::History { points }, _) => {
                     history.extend(points);
                     history.truncate(POINTS_MAX);
                 }
+                (Step::UnknownTokens { counts }, _) => unknown_tokens.push(counts),
                 (Step::Commit { next_number, reloads }, _) => {
                     fault("committed");
-                    return Ok(Terms { next_number, reloads, history });
+                    return Ok(Terms { next_number, reloads, unknown_tokens, history });
                 }
                 (other, _) => return Err(unexpected(&other)),
             }
@@ -128,8 +149,9 @@ impl Predecessor {
 
     /// Says that clients are accepted, and waits until the service manager knows this process.
     pub fn wait_for_main(&mut self) {
-        let told = self.send(&Step::Running).and_then(|()| self.next_within(MAIN_TIME_MAX));
-        match told {
+        let told = self.send(&Step::Running);
+        fault("accepting");
+        match told.and_then(|()| self.next_within(MAIN_TIME_MAX)) {
             Ok((Step::Main, _)) => {}
             Ok((other, _)) => tracing::warn!("{}", unexpected(&other)),
             Err(error) => tracing::warn!("{error}; this process serves all the same"),

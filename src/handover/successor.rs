@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{FORMAT, HISTORY_BYTES_MAX, Step};
+use super::message::{Abilities, FORMAT, HISTORY_BYTES_MAX, Step, TOKEN_CELLS_MAX};
+use super::predecessor::{Terms, fault};
 use super::program::Program;
-use super::reloads::PassedReloads;
+use super::queries::PassedQueries;
 use crate::engine::PassedListener;
 use crate::sys::launcher::StartedProgram;
 use crate::sys::packets::PacketSocket;
@@ -21,6 +22,7 @@ pub struct Successor {
     ready_by: Instant,
     version: String,
     format: u32,
+    abilities: Abilities,
     takes_history: bool,
 }
 
@@ -28,6 +30,8 @@ pub struct Successor {
 pub struct Committed {
     pub(super) channel: Channel,
     pub pid: u32,
+    /// The process, for one that it can be told of whether it has ended.
+    pub child: Option<StartedProgram>,
     pub version: String,
     /// Tunnels can move: both processes have the same format.
     pub moves_tunnels: bool,
@@ -42,6 +46,8 @@ pub struct Offer {
     pub local_socket: Option<(PathBuf, OwnedFd)>,
     /// This process has rights to decide by, and the new one has to have some too.
     pub decides: bool,
+    /// What it reads the store by.
+    pub queries: PassedQueries,
 }
 
 /// Reason why nothing was handed over. The old process goes on as before.
@@ -82,14 +88,16 @@ impl Successor {
             version: String::new(),
             format: 0,
             takes_history: false,
+            abilities: Abilities::default(),
         };
         let (version, pid) = (crate::VERSION.to_owned(), std::process::id());
-        let hello = Step::Hello { format: FORMAT, version, pid, takes_history: true };
+        let hello =
+            Step::Hello { format: FORMAT, version, pid, takes_history: true, abilities: Abilities::ALL };
         successor.send(GREET, &hello)?;
         match successor.next(GREET, is_interrupted)? {
-            Step::Hello { format, version, takes_history, .. } => {
+            Step::Hello { format, version, takes_history, abilities, .. } => {
                 (successor.format, successor.version) = (format, version);
-                successor.takes_history = takes_history;
+                (successor.takes_history, successor.abilities) = (takes_history, abilities);
             }
             other => return Err(unexpected(GREET, &other)),
         }
@@ -118,7 +126,11 @@ impl Successor {
         if let Some((path, socket)) = &offer.local_socket {
             self.send_with(&Step::LocalSocket { path: path.clone() }, socket)?;
         }
+        if self.abilities.compares_queries {
+            offer.queries.steps().try_for_each(|step| self.send(RESTORE, &step))?;
+        }
         self.send(RESTORE, &Step::Start { decides: offer.decides })?;
+        fault("offered");
         match self.next(RESTORE, is_interrupted)? {
             Step::Ready { has_local_socket } => Ok(has_local_socket),
             other => Err(unexpected(RESTORE, &other)),
@@ -126,34 +138,38 @@ impl Successor {
     }
 
     /// Lets the process accept clients, which nobody does here any more. Where it fails the process is ended.
-    pub fn commit(
-        mut self,
-        next_number: u64,
-        reloads: PassedReloads,
-        history: Vec<String>,
-        has_local_socket: bool,
-    ) -> Result<Committed, HandoverError> {
+    pub fn commit(mut self, terms: Terms, has_local_socket: bool) -> Result<Committed, HandoverError> {
         self.ready_by = Instant::now() + RUNNING_TIME_MAX;
+        let Terms { next_number, reloads, unknown_tokens, history } = terms;
         if self.takes_history {
             for points in in_messages(history) {
                 self.send(ACCEPT, &Step::History { points })?;
             }
         }
+        if self.abilities.counts_unknown_tokens {
+            let parts = unknown_tokens.iter().flat_map(|counts| counts.parts(TOKEN_CELLS_MAX));
+            parts
+                .map(|counts| Step::UnknownTokens { counts })
+                .try_for_each(|step| self.send(ACCEPT, &step))?;
+        }
         self.send(ACCEPT, &Step::Commit { next_number, reloads })?;
+        fault("commit-sent");
         match self.next(ACCEPT, &|| false)? {
             Step::Running => {}
             other => return Err(unexpected(ACCEPT, &other)),
         }
         let Some(child) = self.child.0.take() else { return Err(HandoverError::Ended { doing: ACCEPT }) };
-        let committed = Committed {
-            channel: self.channel,
-            pid: child.id(),
-            version: self.version,
-            moves_tunnels: self.format == FORMAT,
-            has_local_socket,
+        fault("running-heard");
+        let (pid, moves_tunnels) = (child.id(), self.format == FORMAT);
+        // Nothing tells of one with another format how it ends.
+        let child = if moves_tunnels && self.abilities.says_farewell {
+            Some(child)
+        } else {
+            child.leave();
+            None
         };
-        child.leave();
-        Ok(committed)
+        let (channel, version) = (self.channel, self.version);
+        Ok(Committed { channel, pid, child, version, moves_tunnels, has_local_socket })
     }
 
     fn send(&self, doing: &'static str, step: &Step) -> Result<(), HandoverError> {
@@ -189,6 +205,7 @@ impl Committed {
         if let Err(error) = self.channel.send_step(&Step::Main, &[]) {
             tracing::warn!("the new process cannot be told that it is the main one: {error}");
         }
+        fault("main-sent");
     }
 }
 

@@ -71,6 +71,8 @@ enum Answer {
     /// The program has ended. Comes with one descriptor, of the output.
     Done,
     Killed,
+    /// A program that was started has ended by itself.
+    Ended,
     Failed {
         text: String,
         errno: Option<i32>,
@@ -171,6 +173,18 @@ impl StartedProgram {
         }
     }
 
+    /// Tests whether it is known to have ended.
+    pub fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Child(child) => matches!(child.try_wait(), Ok(Some(_))),
+            Self::OfLauncher { conversation, .. } => {
+                let has_more = conversation.wait(None, false, Duration::ZERO).unwrap_or(false);
+                // Without the launcher nobody knows.
+                has_more && matches!(answer(conversation, ANSWER_TIME_MAX), Ok((Answer::Ended, _)))
+            }
+        }
+    }
+
     /// Leaves it to itself, and reaps it should it end before this process.
     pub fn leave(self) {
         let Self::Child(mut child) = self else { return };
@@ -230,6 +244,12 @@ fn run(program: &ProgramCall, input: OwnedFd, conversation: &PacketSocket) -> io
     // It holds the program's end of the connection with the relay.
     drop(command);
     send_answer(conversation, &Answer::Started(child.id()), None)?;
+    while !conversation.wait(None, false, CHILD_LOOK)? {
+        if child.try_wait()?.is_some() {
+            send_answer(conversation, &Answer::Ended, None)?;
+            break;
+        }
+    }
     let (len, _) = conversation.receive(&mut [0; KILL.len()])?;
     if len > 0 {
         child.kill()?;
@@ -281,7 +301,9 @@ impl Answer {
         match self {
             Self::Failed { errno: Some(errno), .. } => io::Error::from_raw_os_error(errno),
             Self::Failed { text, errno: None } => io::Error::other(text),
-            Self::Started(_) | Self::Done | Self::Killed => io::Error::other("the launcher is confused"),
+            Self::Started(_) | Self::Done | Self::Killed | Self::Ended => {
+                io::Error::other("the launcher is confused")
+            }
         }
     }
 }

@@ -132,6 +132,23 @@ fn the_log_goes_to_the_journal_in_the_place_of_stderr() {
 }
 
 #[test]
+fn events_and_the_log_go_to_the_journal_from_the_reload_on() {
+    if !root_or_skip("events_and_the_log_go_to_the_journal_from_the_reload_on") {
+        return;
+    }
+    let (mut site, journal) = (Site::new(""), StandIn::new());
+    let relay = journal.start(&site);
+    refused(&site, &relay);
+    assert_eq!(site.audit().wait_for_events(1).len(), 1);
+    site.configure("audit.journald = true\nlog.journald = true");
+    relay.signal(Signal::SIGHUP);
+    assert!(journal.hears("MESSAGE", "reloaded").is_some(), "{}", relay.log());
+    refused(&site, &relay);
+    assert!(journal.hears("SLUICEGATE_EVENT", "refusal").is_some());
+    assert_eq!(site.audit().wait_for_events(2).len(), 2, "and to the file as before");
+}
+
+#[test]
 fn a_relay_that_is_to_tell_a_journal_does_not_start_without_one() {
     if !root_or_skip("a_relay_that_is_to_tell_a_journal_does_not_start_without_one") {
         return;

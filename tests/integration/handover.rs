@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Answer, Authority, BINARY, Content, Device, End, Relay, Signal, Site, TlsClient, TlsStream, V4,
-    ask_by_tls, receive, wait_for,
+    ALL_V4, Answer, Audit, Authority, BINARY, Cluster, Content, DEVICE_V6, Device, End, OTHER_DEVICE, Relay,
+    Request, Signal, Site, TlsClient, TlsStream, V4, ask_by_tls, receive, root_or_skip, wait_for,
 };
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -288,6 +288,99 @@ fn a_new_process_that_fails_at_any_step_leaves_the_old_one_as_it_was() {
 }
 
 #[test]
+fn a_new_process_that_dies_right_after_it_took_over_leaves_its_clients_to_the_old_one() {
+    for fault in ["die:accepting", "die:running", "die:batch", "die:adopted"] {
+        let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", fault)]);
+        let device = Device::echo(V4);
+        let mut tunnel = node.tunnel(&device);
+        let first = node.sessions()[0]["session"].as_u64();
+        for round in 1..=2 {
+            let output = node.site.command(&["upgrade"]).output().unwrap();
+            let (said, log) = (String::from_utf8(output.stderr).unwrap(), node.relay.log());
+            // It may have said that all is well before the new one died.
+            let is_refused = said.contains("ended right after it had taken over") || output.status.success();
+            assert!(is_refused, "{fault}: {said} {log}");
+            let took_back = || {
+                (node.relay.log().matches("this one accepts clients again").count() >= round).then_some(())
+            };
+            assert!(wait_for(took_back).is_some(), "{fault}: {}", node.relay.log());
+            // Only what the dead process had is gone with it.
+            assert_eq!(echoes(&mut tunnel), fault != "die:adopted", "{fault}");
+            tunnel = node.tunnel(&device);
+            let numbers: Vec<_> = node.sessions().iter().map(|row| row["session"].as_u64()).collect();
+            assert!(numbers.iter().all(|number| *number >= first), "{fault}: {numbers:?}");
+            assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{fault}");
+        }
+        let kept = node.kept();
+        node.site.cli(&["token", "revoke", &node.site.credential]);
+        assert_eq!(receive(&mut tunnel).1, End::Reset, "{fault}: it follows the store");
+        assert!(wait_for(|| (node.kept() != kept).then_some(())).is_some(), "{fault}: it writes its state");
+        node.relay.signal(Signal::SIGTERM);
+        assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0), "{fault}");
+        assert!(!node.site.folder().join("state/admin.sock").exists(), "{fault}: the path is its own again");
+    }
+}
+
+#[test]
+fn clients_that_come_while_nobody_accepts_are_served_once_the_old_process_does_again() {
+    let mut node = Node::start(Site::new("engine.threads = 2"));
+    let device = Device::echo(V4);
+    node.upgrade();
+    kill(Pid::from_raw(node.pid() as i32), Signal::SIGKILL).unwrap();
+    assert!(wait_for(|| (!runs(node.pid())).then_some(())).is_some());
+    let (request, address) = (node.site.request(&device), node.relay.address());
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| request.send(address))).collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap().status, 200, "{}", node.relay.log());
+        }
+    });
+    assert!(node.relay.logs("this one accepts clients again"));
+}
+
+#[test]
+fn a_new_process_that_ends_in_good_order_is_not_replaced_and_one_that_lasts_has_the_listeners() {
+    let mut node = Node::start(Site::new(""));
+    node.upgrade();
+    kill(Pid::from_raw(node.pid() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0));
+    assert!(!node.relay.log().contains("this one accepts clients again"), "{}", node.relay.log());
+    assert!(TcpStream::connect(node.relay.address()).is_err(), "nobody listens");
+
+    let mut node = Node::start(Site::new(""));
+    node.upgrade();
+    assert_eq!(node.relay.wait().and_then(|status| status.code()), Some(0), "it has proved itself");
+    assert!(node.relay.admin_get("/readyz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn an_old_process_that_dies_once_the_new_one_may_accept_leaves_its_clients_to_that_one() {
+    for fault in ["die:commit-sent", "die:running-heard", "die:main-sent", "die:capture"] {
+        let mut node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", fault)]);
+        let device = Device::echo(V4);
+        let _dies_with_its_process = node.tunnel(&device);
+        node.relay.signal(Signal::SIGUSR2);
+        assert!(node.relay.wait().is_some(), "{fault}");
+        node.successors.extend(processes_with(node.site.config_path()));
+        assert_eq!(node.successors.len(), 1, "{fault}");
+        let mut tunnel = node.tunnel(&device);
+        assert!(echoes(&mut tunnel), "{fault}");
+        node.site.cli(&["token", "revoke", &node.site.credential]);
+        assert_eq!(receive(&mut tunnel).1, End::Reset, "{fault}: it follows the store");
+    }
+}
+
+#[test]
+fn a_new_process_ends_with_an_old_one_that_dies_before_it_may_accept() {
+    let node = Node::start_with(Site::new(""), &[("SLUICEGATE_TEST_FAULT", "die:offered")]);
+    node.relay.signal(Signal::SIGUSR2);
+    let is_over = || processes_with(node.site.config_path()).is_empty().then_some(());
+    assert!(wait_for(is_over).is_some(), "a service manager can start the node anew");
+    let relay = node.site.start();
+    assert!(relay.admin_get("/readyz").starts_with("HTTP/1.1 200"), "{}", relay.log());
+}
+
+#[test]
 fn a_configuration_that_is_wrong_is_told_and_changes_nothing() {
     let mut node = Node::start(Site::new(""));
     let device = Device::echo(V4);
@@ -319,10 +412,12 @@ fn a_tunnel_is_in_exactly_one_process_whichever_dies_between_two_steps() {
         });
         assert!(pid.is_some(), "{fault}: {}", node.relay.log());
         node.successors.extend(processes_with(node.site.config_path()));
-        if fault == "die:batch" {
-            assert!(node.relay.logs("goes on with its sessions"), "{fault}: {}", node.relay.log());
-        } else {
-            assert!(node.relay.wait().is_some(), "{fault}");
+        match fault {
+            "die:batch" => {
+                assert!(node.relay.logs("goes on with its sessions"), "{fault}: {}", node.relay.log());
+            }
+            "die:adopted" => assert!(node.relay.logs("accepts clients again"), "{}", node.relay.log()),
+            _ => assert!(node.relay.wait().is_some(), "{fault}"),
         }
         // One that the dead process had is gone with it.
         assert_eq!(echoes(&mut tunnel), fault != "die:adopted", "{fault}: {}", node.relay.log());
@@ -463,6 +558,66 @@ fn what_stays_is_listed_and_killed_and_revoked_through_the_new_process() {
 }
 
 #[test]
+fn three_processes_write_one_audit_log_that_is_rotated_and_lose_nothing_when_the_newest_is_killed() {
+    let mut scene = MixedScene::new("audit.refusals_per_source = 1000000");
+    let mut stay: Vec<_> = (0..12).map(|_| scene.tunnel_by_tls()).collect();
+    scene.node.upgrade();
+    stay.extend((0..12).map(|_| scene.tunnel_by_tls()));
+    scene.node.upgrade();
+    let path = scene.node.site.folder().join("audit.jsonl");
+    let rotated = |number: usize| path.with_extension(format!("jsonl.{number}"));
+    let (is_over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (address, token) = (scene.node.relay.address(), scene.node.site.token.clone());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let request = Request::to(OTHER_DEVICE, 22).bearer(&token);
+                assert_eq!(request.send(address).status, 403);
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for number in 0..6 {
+            // Tunnels of the first two processes end, while the third refuses.
+            drop(stay.remove(0));
+            drop(stay.pop());
+            thread::sleep(Duration::from_millis(40));
+            std::fs::rename(&path, rotated(number)).unwrap();
+            kill(Pid::from_raw(scene.node.pid() as i32), Signal::SIGHUP).unwrap();
+            assert!(wait_for(|| path.exists().then_some(())).is_some());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let of = |path: PathBuf, kind: &str| -> Vec<u64> {
+        let events = Audit::new(path).events().into_iter().filter(|event| event["event"] == kind);
+        events.map(|event| event["session"].as_u64().unwrap()).collect()
+    };
+    let all = |kind: &str| -> Vec<u64> {
+        let mut files: Vec<_> = (0..6).map(rotated).collect();
+        files.push(path.clone());
+        let mut sessions: Vec<_> = files.into_iter().flat_map(|path| of(path, kind)).collect();
+        sessions.sort_unstable();
+        sessions
+    };
+    assert!(
+        wait_for(|| (all("session-end").len() == 12).then_some(())).is_some(),
+        "{:?}",
+        all("session-end")
+    );
+    let refusals = all("refusal");
+    assert_eq!(refusals.len(), refused.load(Ordering::Relaxed));
+    assert!(refusals.is_sorted_by(|one, next| one < next), "none twice");
+    let ended_before = of(path.clone(), "session-end").len();
+
+    // What the old ones have is theirs, whatever becomes of the newest.
+    kill(Pid::from_raw(scene.node.pid() as i32), Signal::SIGKILL).unwrap();
+    drop(stay);
+    let ended = || all("session-end");
+    assert!(wait_for(|| (ended().len() == 24).then_some(())).is_some(), "{:?}", ended());
+    assert!(ended().is_sorted_by(|one, next| one < next), "none twice: {:?}", ended());
+    assert_eq!(of(path.clone(), "session-end").len(), ended_before + 12, "in the file that is at the path");
+}
+
+#[test]
 fn what_was_used_is_counted_once_whichever_process_had_it() {
     let mut scene = MixedScene::new("usage.interval = '1h'");
     let used = |scene: &MixedScene| scene.node.site.cli(&["usage"])["total"]["bytes_up"].as_u64().unwrap();
@@ -505,6 +660,57 @@ fn limits_count_the_sessions_of_both_processes_once() {
     let is_free = || (request.send(scene.node.relay.address()).status == 200).then_some(());
     assert!(wait_for(is_free).is_some(), "the place of the one that stayed is free");
     assert!(echoes(&mut moves));
+}
+
+#[test]
+fn clients_whose_heads_the_old_process_awaits_count_for_their_network() {
+    let mut node =
+        Node::start(Site::new("limits.heads_per_network = 3\ntimeouts.head = '20s'\nengine.threads = 1"));
+    let address = node.relay.address();
+    let begin = || {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"CONNECT ").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+    };
+    let mut begun = vec![begin(), begin()];
+    let listed = |count: usize| {
+        wait_for(|| {
+            (node.sessions().iter().filter(|each| each["state"] == "head").count() == count).then_some(())
+        })
+    };
+    assert!(listed(2).is_some());
+    assert_eq!(node.upgrade()["stayed"], 2);
+    begun.push(begin());
+    let request = Request::to(OTHER_DEVICE, 22).bearer(&node.site.token);
+    // The new process cannot have one of the old one's give way, and has one of its own do so.
+    assert_eq!(request.send(address).status, 403);
+    let mut end = String::new();
+    begun[2].read_to_string(&mut end).unwrap();
+    assert!(end.starts_with("HTTP/1.1 429"), "{end}");
+    begun.truncate(2);
+    let third = begin();
+    let fourth = begin();
+    assert!(
+        wait_for(|| (third.peek(&mut [0]).is_ok()).then_some(())).is_some(),
+        "it gave way: three of three"
+    );
+    drop((begun, third, fourth));
+    assert!(node.relay.wait().is_some());
+    let _three = [begin(), begin(), begin()];
+    assert_eq!(Request::to(OTHER_DEVICE, 22).bearer(&node.site.token).send(address).status, 403);
+}
+
+#[test]
+fn unknown_tokens_that_the_old_process_has_seen_count_on() {
+    let mut node = Node::start(Site::new("limits.unknown_tokens_per_minute = 5"));
+    let status =
+        |node: &Node| Request::to(OTHER_DEVICE, 22).bearer("sg_nobody").send(node.relay.address()).status;
+    assert_eq!([(); 3].map(|()| status(&node)), [407; 3]);
+    node.upgrade();
+    assert_eq!([(); 4].map(|()| status(&node)), [407, 407, 429, 429]);
+    node.upgrade();
+    assert_eq!(status(&node), 429);
 }
 
 #[test]
@@ -558,6 +764,32 @@ fn the_service_manager_gets_to_know_the_new_process_before_that_one_reports() {
     assert_ne!(main, format!("MAINPID={pid}"));
     node.successors.push(main["MAINPID=".len()..].parse().unwrap());
     assert!(hears("READY=1").is_some(), "by the newest process");
+}
+
+#[test]
+fn the_service_manager_gets_to_know_that_the_old_process_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let site = Site::new("");
+    let mut command: Command = site.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
+    let relay = Relay::start(command);
+    let mut node = Node { site, relay, successors: Vec::new() };
+    let new = node.upgrade()["pid"].as_u64().unwrap();
+    kill(Pid::from_raw(new as i32), Signal::SIGKILL).unwrap();
+    let hears = |wanted: &str| loop {
+        let mut message = [0; 4096];
+        let len = manager.recv(&mut message).unwrap();
+        let message = String::from_utf8(message[..len].to_vec()).unwrap();
+        if message.lines().any(|line| line == wanted) {
+            return message;
+        }
+    };
+    hears(&format!("MAINPID={new}"));
+    assert!(hears(&format!("MAINPID={}", node.relay.pid())).contains("READY=1"));
+    hears("WATCHDOG=1");
 }
 
 #[test]
@@ -646,6 +878,163 @@ fn a_reload_that_its_new_process_refuses_changes_nothing_and_says_why() {
         .extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != node.relay.pid()));
     assert_eq!(node.relay.metric("sluicegate_config_last_reload_successful"), Some(1.0));
     assert!(echoes(&mut tunnel));
+}
+
+#[test]
+fn what_stays_ends_when_the_linger_of_the_reload_has_passed() {
+    let mut scene = MixedScene::new("timeouts.linger = '1h'");
+    let mut stays = scene.tunnel_by_tls();
+    scene.node.site.configure("timeouts = { linger = '1s', drain = '300ms' }");
+    assert_eq!(scene.node.site.command(&["reload"]).output().unwrap().status.code(), Some(0));
+    assert_eq!(scene.node.upgrade()["stayed"], 1);
+    assert!(echoes_by_tls(&mut stays));
+    assert!(scene.node.relay.wait().is_some(), "the old process has ended");
+    assert!(!echoes_by_tls(&mut stays));
+}
+
+/// Runs `test` on a store of each kind, as far as they are there, with the schema's name in front of its tables.
+fn on_each_store(fragment: &str, test: impl Fn(Site, &str)) {
+    test(Site::new(fragment), "");
+    if let Some(cluster) = Cluster::shared() {
+        let database = cluster.database();
+        test(Site::on_postgres(&database, fragment), "sluicegate.");
+    }
+}
+
+#[test]
+fn a_query_that_changes_with_a_key_of_a_new_process_is_compared_before_that_one_takes_over() {
+    let fast = "authz = { refresh = '20ms', reread = '100ms' }\nengine.threads = 1";
+    on_each_store(fast, |site, schema| {
+        // More than a person's work.
+        for number in 1..=4 {
+            let (uuid, address) = (format!("{number:032x}"), format!("127.0.0.{}", number + 1));
+            site.cli(&["device", "add", &uuid, "--address", &address]);
+            site.cli(&["grant", "add", "alice", "--any"]);
+        }
+        let mut node = Node::start(site);
+        let device = Device::echo(ALL_V4);
+        let mut tunnel = node.tunnel(&device);
+        let configure = |node: &mut Node, relation: &str, sql: &str| {
+            let file = node.site.folder().join(format!("{relation}.sql"));
+            std::fs::write(&file, sql).unwrap();
+            let query = format!("authz.queries.{relation} = '{}'", file.display());
+            node.site.configure(&format!("engine.threads = 2\n{query}"));
+        };
+        let devices = format!("SELECT id AS device, uuid, fleet, address, node, online FROM {schema}devices");
+        let wrong = [
+            ("devices", format!("{devices} WHERE id < 0"), "devices.absent"),
+            ("devices", devices.replace("address", "'203.0.113.9' AS address"), "devices.moved"),
+            ("devices", devices.replace(" node,", ""), "breaks the contract"),
+            (
+                "grants",
+                format!(
+                    "SELECT id AS grant_id, principal, scope, target, port_min, port_max, expires_at, \
+                     revoked_at IS NULL AS revoked FROM {schema}grants"
+                ),
+                "grants.ended",
+            ),
+        ];
+        for (relation, sql, held) in &wrong {
+            configure(&mut node, relation, sql);
+            let output = node.site.command(&["reload"]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{sql}: {said}");
+            let begin = "sluicegate: changes of engine.threads need a new process, which did not take over: \
+                         the new process refuses: ";
+            assert!(said.starts_with(begin) && said.contains(held), "{sql}: {said}");
+            assert!(echoes(&mut tunnel) && echoes(&mut node.tunnel(&device)), "{sql}");
+            assert_eq!(node.relay.metric("sluicegate_guard_held"), Some(0.0), "nothing else is held for it");
+            node.site.unconfigure("authz", "queries");
+        }
+        configure(&mut node, "devices", &wrong[0].1);
+        let said = node.upgrade_in_vain();
+        assert!(said.contains("the new process refuses") && said.contains("devices.absent"), "{said}");
+
+        let moved =
+            "CASE uuid WHEN '66666666666666666666666666666666' THEN '127.0.0.8' ELSE address END AS address";
+        let reaches_moved = |node: &Node| {
+            let request = Request::to(DEVICE_V6, device.port()).bearer(&node.site.token);
+            request.send(node.relay.address()).status == 200
+        };
+        assert!(!reaches_moved(&node));
+        configure(&mut node, "devices", &devices.replace("address", moved));
+        let output = node.site.command(&["reload"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let old = node.relay.pid();
+        node.successors.extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != old));
+        assert_ne!(node.pid(), old);
+        assert!(wait_for(|| reaches_moved(&node).then_some(())).is_some(), "{}", node.relay.log());
+        assert!(echoes(&mut tunnel));
+        assert_eq!(node.relay.metric("sluicegate_guard_held"), Some(0.0));
+    });
+}
+
+#[test]
+fn a_changed_query_without_its_store_is_not_taken_over_with_a_new_process_either() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    let database = cluster.database();
+    let site = Site::on_postgres(&database, "authz.refresh = '20ms'");
+    drop(database);
+    let mut node = Node::start(site);
+    let device = Device::echo(V4);
+    let mut tunnel = node.tunnel(&device);
+    cluster.stop();
+    let file = node.site.folder().join("devices.sql");
+    std::fs::write(&file, "SELECT id AS device, uuid, fleet, address, node, online FROM sluicegate.devices")
+        .unwrap();
+    node.site.configure(&format!("engine.threads = 1\nauthz.queries.devices = '{}'", file.display()));
+    let output = node.site.command(&["reload"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the new process refuses") && said.contains("cannot be reached"), "{said}");
+    assert!(echoes(&mut tunnel) && echoes(&mut node.tunnel(&device)));
+}
+
+#[test]
+fn a_port_that_needs_a_capability_is_opened_by_a_reload_of_a_relay_that_was_started_with_it() {
+    if !root_or_skip(
+        "a_port_that_needs_a_capability_is_opened_by_a_reload_of_a_relay_that_was_started_with_it",
+    ) {
+        return;
+    }
+    let free = (600..1024).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+    let without = ["setpriv", "--bounding-set", "-net_bind_service"];
+    for (key, entry) in [
+        ("listen", format!("listen = [{{ address = '127.0.0.1:0' }}, {{ address = '127.0.0.1:{free}' }}]")),
+        ("admin.health_address", format!("admin.health_address = '127.0.0.1:{free}'")),
+    ] {
+        let mut site = Site::new("");
+        let relay = site.start_through(&without);
+        let device = Device::echo(V4);
+        let mut tunnel = site.request(&device).send(relay.address()).opened();
+        site.configure(&entry);
+        let output = site.command(&["reload"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let named = format!("127.0.0.1:{free}");
+        let is_told = said.contains(&named) && said.contains("ports below 1024 need CAP_NET_BIND_SERVICE");
+        assert!(is_told && said.contains(&format!("changes of {key} need a new process")), "{said}");
+        assert!(echoes(&mut tunnel));
+        let check = site.command(&["check"]);
+        let mut unprivileged = Command::new(without[0]);
+        unprivileged.args(&without[1..]).arg(check.get_program()).args(check.get_args());
+        let said = String::from_utf8(unprivileged.output().unwrap().stderr).unwrap();
+        assert!(said.contains(&format!("warning: this user may not listen on {named}")), "{said}");
+        drop((relay, tunnel));
+
+        site.unconfigure("admin", "health_address");
+        site.configure("listen = [{ address = '127.0.0.1:0' }]");
+        let mut node = Node::start(site);
+        let mut tunnel = node.tunnel(&device);
+        node.site.configure(&entry);
+        let output = node.site.command(&["reload"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{key}");
+        let old = node.relay.pid();
+        node.successors.extend(processes_with(node.site.config_path()).into_iter().filter(|pid| *pid != old));
+        assert!(echoes(&mut tunnel) && TcpStream::connect(("127.0.0.1", free)).is_ok(), "{key}");
+        let said = node.site.command(&["check"]).output().unwrap().stderr;
+        assert!(!String::from_utf8(said).unwrap().contains("may not listen"), "root may");
+    }
 }
 
 #[test]

@@ -4,6 +4,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 use crate::support::{
     Device, OTHER_DEVICE, Relay, Request, Signal, Site, Vpn, VpnClient, vpn_or_skip, wait_for,
 };
@@ -127,6 +130,47 @@ fn a_relay_that_starts_beside_a_server_knows_who_is_connected() {
         let relay = world.start();
         assert_eq!(world.ask(&relay, A, device.echo.port()).status, 200, "{options}: {}", relay.log());
     }
+}
+
+#[test]
+fn a_new_process_follows_the_management_socket_and_loses_no_report() {
+    if !vpn_or_skip("a_new_process_follows_the_management_socket_and_loses_no_report") {
+        return;
+    }
+    let world = World::new(MANAGEMENT, BY_MANAGEMENT);
+    let relay = world.start();
+    let (stays, leaves) = (world.connect(A), world.connect(B));
+    let ports = (stays.echo.port(), leaves.echo.port());
+    assert!(world.becomes(&relay, A, ports.0, 200) && world.becomes(&relay, B, ports.1, 200));
+    let new = world.site.cli(&["upgrade"])["pid"].as_i64().unwrap() as i32;
+    assert_eq!(world.ask(&relay, A, ports.0).status, 200, "the address came along: {}", relay.log());
+    // The server serves one program at a time: the new process.
+    leaves.client.disconnect();
+    assert!(world.becomes(&relay, B, ports.1, OFFLINE), "{}", relay.log());
+    assert_eq!(world.ask(&relay, A, ports.0).status, 200);
+    assert!(world.stale_becomes(&relay, 0.0), "{}", relay.log());
+    let back = world.connect(B);
+    assert!(world.becomes(&relay, B, back.echo.port(), 200), "{}", relay.log());
+
+    kill(Pid::from_raw(new), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn an_old_process_follows_the_management_socket_again_where_the_new_one_has_died() {
+    if !vpn_or_skip("an_old_process_follows_the_management_socket_again_where_the_new_one_has_died") {
+        return;
+    }
+    let world = World::new(MANAGEMENT, BY_MANAGEMENT);
+    let relay = world.start();
+    let device = world.connect(A);
+    let port = device.echo.port();
+    assert!(world.becomes(&relay, A, port, 200));
+    let new = world.site.cli(&["upgrade"])["pid"].as_i64().unwrap() as i32;
+    kill(Pid::from_raw(new), Signal::SIGKILL).unwrap();
+    assert!(relay.logs("this one accepts clients again"), "{}", relay.log());
+    assert_eq!(world.ask(&relay, A, port).status, 200);
+    device.client.disconnect();
+    assert!(world.becomes(&relay, A, port, OFFLINE), "{}", relay.log());
 }
 
 #[test]

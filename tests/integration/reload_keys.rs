@@ -10,8 +10,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::support::{
-    Answer, Authority, BINARY, DEVICE, Device, End, Relay, Request, Signal, Site, TlsClient, V4, connect,
-    receive, wait_for,
+    Answer, Authority, BINARY, DEVICE, Device, End, Relay, Request, Signal, Site, TlsClient, V4, ask_by_tls,
+    connect, receive, wait_for,
 };
 
 /// A relay with an open tunnel.
@@ -69,6 +69,15 @@ fn limits_act_from_the_reload_on() {
     scene.reload("limits.unknown_tokens_per_minute = 1");
     let unknown = || Request::to(DEVICE, 1).bearer("sg_nobody").send(scene.relay.address()).status;
     assert_eq!(unknown(), 429);
+    scene.reload("limits.heads_per_network = 1");
+    let begun = [(); 2].map(|()| {
+        let mut client = connect(scene.relay.address());
+        client.write_all(b"CONNECT ").unwrap();
+        client.set_nonblocking(true).unwrap();
+        client
+    });
+    let gives_way = || begun.iter().any(|client| client.peek(&mut [0]).is_ok()).then_some(());
+    assert!(wait_for(gives_way).is_some(), "one of them gets 429");
     scene.assert_tunnel_goes_on();
 }
 
@@ -78,10 +87,90 @@ fn timeouts_act_on_new_clients_and_on_open_tunnels() {
     scene.reload("timeouts.head = '200ms'");
     assert_eq!(Answer::to_bytes(scene.relay.address(), b"CONNECT ").status, 408);
     scene.assert_tunnel_goes_on();
+    scene.reload("timeouts.half_closed = '300ms'");
+    let device = Device::listening(V4);
+    let mut client = scene.site.ask(&scene.relay, device.port()).opened();
+    let mut device = device.accept();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(receive(&mut device).1, End::Fin);
+    assert_eq!(receive(&mut client).1, End::Reset);
     scene.reload("timeouts.idle = '300ms'");
     assert_eq!(receive(&mut scene.tunnel).1, End::Reset);
-    let ended = scene.site.audit().wait_for(|event| event["event"] == "session-end");
-    assert_eq!(ended["cause"], "idle-timeout");
+    for cause in ["half-closed-timeout", "idle-timeout"] {
+        assert!(scene.site.audit().has(|event| event["cause"] == cause), "{cause}");
+    }
+}
+
+#[test]
+fn a_drain_and_a_stop_take_the_times_of_the_reload() {
+    let mut scene = Scene::new("timeouts.drain = '1h'");
+    scene.reload("timeouts.lame_duck = '1h'");
+    assert_eq!(scene.site.cli(&["drain"])["lame_duck"], "1h");
+    assert_eq!(scene.ask().status, 200, "it still serves new clients");
+    scene.site.cli(&["drain", "--cancel"]);
+    scene.reload("timeouts = { lame_duck = '0s', drain = '300ms' }");
+    scene.relay.signal(Signal::SIGTERM);
+    assert_eq!(receive(&mut scene.tunnel).1, End::Reset);
+    assert_eq!(scene.relay.wait().and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn new_tunnels_move_their_bytes_by_the_new_path() {
+    let mut scene = Scene::new("engine.forwarding = 'copy'");
+    for path in ["splice", "copy"] {
+        scene.reload(&format!("engine.forwarding = '{path}'"));
+        let mut new = scene.ask().opened();
+        assert!(echoes(&mut new));
+        let by_path = || {
+            let sessions = scene.site.cli(&["sessions"]).as_array().unwrap().clone();
+            sessions.iter().any(|each| each["path_up"] == path).then_some(())
+        };
+        assert!(wait_for(by_path).is_some(), "{path}: {:?}", scene.site.cli(&["sessions"]));
+    }
+    scene.assert_tunnel_goes_on();
+}
+
+#[test]
+fn threads_spin_once_they_are_to() {
+    let mut scene = Scene::new("engine = { threads = 1, busy_poll = '0s' }");
+    let spins = |scene: &Scene| {
+        let metrics = ["sluicegate_engine_spins_hit_total", "sluicegate_engine_spins_missed_total"];
+        metrics.map(|name| scene.relay.metric(name).unwrap()).iter().sum::<f64>()
+    };
+    (0..50).for_each(|_| scene.assert_tunnel_goes_on());
+    assert_eq!(spins(&scene), 0.0);
+    scene.reload("engine.busy_poll = '10ms'");
+    (0..50).for_each(|_| scene.assert_tunnel_goes_on());
+    assert!(wait_for(|| (spins(&scene) > 0.0).then_some(())).is_some());
+}
+
+#[test]
+fn devices_are_dialled_by_the_new_interface() {
+    let mut scene = Scene::new("");
+    scene.reload("vpn.interface = 'nowhere0'");
+    let refused = scene.ask();
+    assert_eq!((refused.status, refused.slug().as_deref()), (502, Some("device-unreachable")));
+    scene.assert_tunnel_goes_on();
+    scene.reload("vpn.interface = 'lo'");
+    assert_eq!(scene.ask().status, 200);
+}
+
+#[test]
+fn the_store_is_read_as_often_as_the_reload_says() {
+    let mut scene = Scene::new("authz.refresh = '1h'");
+    let issue =
+        |scene: &Scene| scene.site.cli(&["token", "issue", "alice"])["token"].as_str().unwrap().to_owned();
+    let status = |scene: &Scene, token: &str| {
+        Request::to(DEVICE, scene.device.port()).bearer(token).send(scene.relay.address()).status
+    };
+    let early = issue(&scene);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(status(&scene, &early), 407, "nobody has read of it");
+    scene.reload("authz.refresh = '20ms'");
+    for _ in 0..3 {
+        let token = issue(&scene);
+        assert!(wait_for(|| (status(&scene, &token) == 200).then_some(())).is_some());
+    }
 }
 
 /// The time until the kernel probes the client of the relay's connection with `client`, in 1/100 s.
@@ -141,6 +230,33 @@ fn a_listener_gets_tls_and_a_balancer_and_loses_them_again() {
 
     scene.reload("listen = [{ address = '127.0.0.1:0', suffixes = ['example'] }]");
     assert_eq!(scene.ask().status, 400, "`balena` is no suffix any more");
+    scene.assert_tunnel_goes_on();
+}
+
+#[test]
+fn a_listener_begins_to_want_certificates_of_clients() {
+    let mut scene = Scene::new("");
+    let authority = Authority::new(scene.site.folder(), "ca");
+    let (chain, key) = authority.issue("relay", &["relay"]).write(scene.site.folder(), "relay");
+    let files = format!("certificates = [{{ chain = '{}', key = '{}' }}]", chain.display(), key.display());
+    let listen = |more: &str| format!("listen = [{{ address = '127.0.0.1:0', tls = {{ {files}{more} }} }}]");
+    let request = scene.site.request(&scene.device).bytes();
+    let opens = |scene: &Scene, client: &mut TlsClient| {
+        let stream = client.connect(scene.relay.address(), "relay");
+        stream
+            .and_then(|mut stream| ask_by_tls(&mut stream, &request))
+            .is_ok_and(|head| head.contains(" 200 "))
+    };
+    let anybody = || TlsClient::trusting(&authority);
+    scene.reload(&listen(""));
+    assert!(opens(&scene, &mut anybody()) && opens(&scene, &mut anybody().only(&rustls::version::TLS12)));
+    scene.reload(&listen(", min_version = '1.3'"));
+    assert!(opens(&scene, &mut anybody()) && !opens(&scene, &mut anybody().only(&rustls::version::TLS12)));
+    let ca = scene.site.folder().join("ca.pem");
+    let wanted = format!(", client_certificates = 'required', client_ca = '{}'", ca.display());
+    scene.reload(&listen(&wanted));
+    assert!(!opens(&scene, &mut anybody()));
+    assert!(opens(&scene, &mut anybody().showing(&authority.issue("laptop", &["laptop"]))));
     scene.assert_tunnel_goes_on();
 }
 

@@ -5,7 +5,10 @@ use std::io::{ErrorKind, Read, Write};
 
 use crate::support::{
     Authority, Device, Relay, Site, TlsClient, TlsStream, V4, ask_by_tls, exchange_all, kernel_has_tls,
+    wait_for,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustls::crypto::ring::ALL_CIPHER_SUITES;
 use tempfile::TempDir;
 
@@ -16,6 +19,8 @@ struct Scene {
     relay: Relay,
     device: Device,
     client: TlsClient,
+    /// Processes that took over.
+    successors: Vec<i32>,
     /// The relay's certificate is in it.
     _folder: TempDir,
 }
@@ -37,6 +42,7 @@ impl Scene {
             relay,
             device: Device::echo(V4),
             client: TlsClient::trusting(&authority),
+            successors: Vec::new(),
             _folder: folder,
         }
     }
@@ -51,6 +57,14 @@ impl Scene {
 
     fn tunnels(&self, records: &str) -> f64 {
         self.relay.metric(&format!("sluicegate_tls_tunnels_total{{records=\"{records}\"}}")).unwrap_or(0.0)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for pid in &self.successors {
+            let _gone_already = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
     }
 }
 
@@ -76,6 +90,39 @@ fn every_cipher_of_every_version_carries_a_tunnel_both_ways() {
         }
         let keeper = if kernel_has_tls() { "kernel" } else { "process" };
         assert_eq!(scene.tunnels(keeper), ALL_CIPHER_SUITES.len() as f64);
+    }
+}
+
+#[test]
+fn tunnels_whose_records_the_kernel_keeps_move_to_a_new_process_and_no_others_do() {
+    for forwarding in ["auto", "copy", "splice", "ring-splice"] {
+        let mut scene = Scene::new(&format!("forwarding = '{forwarding}'"));
+        let mut tunnels = Vec::new();
+        for suite in ALL_CIPHER_SUITES {
+            scene.client = scene.client.only_suite(*suite);
+            tunnels.push(scene.tunnel());
+        }
+        assert!(tunnels.iter_mut().all(echoes));
+        let all = ALL_CIPHER_SUITES.len() as u64;
+        let (moved, stayed) = if kernel_has_tls() { (all, 0) } else { (0, all) };
+        for round in 0..2 {
+            let outcome = scene.site.cli(&["upgrade"]);
+            scene.successors.push(outcome["pid"].as_i64().unwrap() as i32);
+            let figures = (outcome["moved"].as_u64(), outcome["stayed"].as_u64());
+            assert_eq!(figures, (Some(moved), Some(stayed)), "{forwarding}, {round}: {outcome}");
+            assert!(tunnels.iter_mut().all(echoes), "{forwarding}, {round}: {}", scene.relay.log());
+        }
+        for tunnel in tunnels {
+            let (sent, back) = exchange_all(tunnel, 64 << 10);
+            assert_eq!(sent, back, "{forwarding}");
+        }
+        let closed =
+            |event: &serde_json::Value| event["event"] == "session-end" && event["cause"] == "closed";
+        let ends = || {
+            let count = scene.site.audit().events().iter().filter(|event| closed(event)).count();
+            (count as u64 == all).then_some(())
+        };
+        assert!(wait_for(ends).is_some(), "{forwarding}: {:?}", scene.site.audit().events());
     }
 }
 

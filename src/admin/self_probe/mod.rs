@@ -33,7 +33,8 @@ pub(super) use metrics::encode;
 pub struct SelfProbeThread {
     thread: ServiceThread,
     status: ProbeHandle,
-    settings: ProbeSettings,
+    /// `None` while it does not probe because another process has the listeners.
+    settings: Option<ProbeSettings>,
 }
 
 /// The part of a configuration that probes are made by.
@@ -69,12 +70,17 @@ impl SelfProbeThread {
         engine: &EngineHandle,
     ) -> io::Result<()> {
         let settings = ProbeSettings::of(config);
-        if self.settings == settings {
+        if self.settings.as_ref() == Some(&settings) {
             return Ok(());
         }
         self.thread = ServiceThread::default();
         *self = Self::start_with(self.status.clone(), config, addresses, engine)?;
         Ok(())
+    }
+
+    /// Does not probe until [`restart`](Self::restart).
+    pub fn pause(&mut self) {
+        (self.thread, self.settings) = (ServiceThread::default(), None);
     }
 
     fn start_with(
@@ -84,7 +90,7 @@ impl SelfProbeThread {
         engine: &EngineHandle,
     ) -> io::Result<Self> {
         let settings = ProbeSettings::of(config);
-        let mut this = Self { thread: ServiceThread::default(), status, settings };
+        let mut this = Self { thread: ServiceThread::default(), status, settings: Some(settings) };
         if config.probe.interval.is_zero() {
             return Ok(this);
         }

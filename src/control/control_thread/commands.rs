@@ -10,9 +10,9 @@ use crate::config::{Config, Queries};
 use crate::control::api::{Accepted, Expectation, Group, Publication, RolledBack};
 use crate::control::commands::{Following, GuardCommandError, QueriesError, Request, Writing};
 use crate::control::diff_report::{DiffReport, DiffRow, show_credential, show_device, show_grant};
-use crate::control::guard::{AnyRow, HeldRow, Judged};
-use crate::control::readers::is_replaced;
-use crate::store::{Comparison, Relation, StoreError, queries_digest};
+use crate::control::guard::{AnyRow, Guard, HeldRow, Judged, QueriesVerdict};
+use crate::control::readers::{ReaderFactory, is_replaced};
+use crate::store::{AddressLayer, Comparison, Relation, StoreError, queries_digest};
 
 /// A comparison of queries that a thread of its own has made, and what it was for.
 pub(super) struct Compared {
@@ -79,8 +79,10 @@ impl ControlThread {
             }
             Request::Following(following, answer) => {
                 self.following = following;
-                if following == Following::No {
-                    self.layer.leave_tables();
+                match following {
+                    Following::Yes => {}
+                    Following::Again => self.layer.take_tables(),
+                    Following::No => self.layer.leave_tables(),
                 }
                 let _has_given_up = answer.send(());
             }
@@ -216,11 +218,8 @@ impl ControlThread {
         }
     }
 
-    fn judge(&self, mut comparison: Comparison, now: UnixMillis) -> DiffReport {
-        for device in comparison.running.devices.iter_mut().chain(&mut comparison.candidate.devices) {
-            self.layer.lay(device);
-        }
-        let verdict = self.guard.judge_queries(comparison, now);
+    fn judge(&self, comparison: Comparison, now: UnixMillis) -> DiffReport {
+        let verdict = judge(comparison, &self.layer, &self.guard, now);
         let mut report = self.report_of(verdict.rows);
         report.holds = verdict.refused;
         report
@@ -262,6 +261,30 @@ impl ControlThread {
         }
         report
     }
+}
+
+/// Has the guard judge the queries of `config` in place of `running`, before a process with the first takes over from one
+/// with the second. Waits for the store.
+pub(super) fn compare_before_start(
+    factory: &ReaderFactory,
+    running: Queries,
+    config: &Config,
+    layer: &AddressLayer,
+    guard: &Guard,
+    now: UnixMillis,
+) -> Result<(), QueriesError> {
+    let mut reader = factory();
+    reader.replace_queries(running);
+    let comparison = reader.compare(&config.authz.queries)?;
+    let refused = judge(comparison, layer, guard, now).refused.into_iter().next();
+    refused.map_or(Ok(()), |refused| Err(QueriesError::Refused(refused)))
+}
+
+fn judge(mut comparison: Comparison, layer: &AddressLayer, guard: &Guard, now: UnixMillis) -> QueriesVerdict {
+    for device in comparison.running.devices.iter_mut().chain(&mut comparison.candidate.devices) {
+        layer.lay(device);
+    }
+    guard.judge_queries(comparison, now)
 }
 
 fn show(row: &AnyRow) -> String {

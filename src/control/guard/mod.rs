@@ -47,6 +47,7 @@ pub(super) use memory::GuardMemory;
 use pending::{PendingRow, RelationState};
 use places::Places;
 pub use preview::GuardPreview;
+pub(super) use queries::QueriesVerdict;
 use row::change_to;
 pub(super) use row::{AnyRow, row_of};
 use tombstones::Tombstones;
@@ -539,3 +540,23 @@ const INFERRED_ENDS_MAX: usize = 10_000;
 
 /// Publications that `authz history` lists.
 const HISTORY_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Budgets;
+
+    #[test]
+    fn a_reload_replaces_the_whole_section() {
+        let mut config = Config::default();
+        let mut guard = Guard::new(&config);
+        config.authz.guard.enabled = false;
+        config.authz.guard.window = std::time::Duration::from_secs(7);
+        config.authz.guard.budgets =
+            toml::from_str::<Budgets>("explicit = { rows = 7, share = 0.5 }").unwrap();
+        config.authz.guard.bounds.grants.min = Some(7);
+        assert_ne!(guard.config, config.authz.guard);
+        guard.reconfigure(&config);
+        assert_eq!(guard.config, config.authz.guard);
+    }
+}

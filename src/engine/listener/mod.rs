@@ -2,6 +2,7 @@
 
 pub(super) mod bind;
 pub(super) mod own_address;
+pub(super) mod privileged_port;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

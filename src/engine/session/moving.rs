@@ -20,7 +20,7 @@ impl<K: Kernel> Session<K> {
         cx: &mut TurnCx<'_, K>,
     ) -> Self {
         let facts = moved.facts;
-        let HeldPlace { session, tunnel } = place;
+        let HeldPlace { session, tunnel, .. } = place;
         let core = SessionCore {
             id: facts.session,
             slot,

@@ -4,6 +4,7 @@ use super::closing::Closing;
 use super::{Session, State};
 use crate::authz::UnixMillis;
 use crate::engine::kernel::Kernel;
+use crate::engine::limits::HeadPermit;
 use crate::engine::session_view::{SessionRow, SessionState};
 use crate::engine::timers::Instant;
 use crate::engine::turn::TurnCx;
@@ -22,6 +23,7 @@ impl<K: Kernel> Session<K> {
             since: UnixMillis(now.wall.0.saturating_sub(age_ms)),
             tunnel,
             query: self.standing_query(),
+            awaited_from: self.core.head().and_then(HeadPermit::network),
         }
     }
 

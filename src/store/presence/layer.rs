@@ -33,7 +33,13 @@ pub struct AddressLayer {
     changed_holders: HashSet<IpAddr>,
     /// Present if this node reports its devices to the store.
     claims: Option<PresenceClaims>,
+    /// Makes the tables and the reports.
+    make: MakeTables,
 }
+
+type Tables = (Vec<Box<dyn PresenceSource>>, Option<PresenceClaims>);
+
+type MakeTables = Box<dyn Fn() -> Tables + Send>;
 
 /// The holder of an address by an own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,29 +70,29 @@ pub struct DeviceMoves {
 impl AddressLayer {
     /// Makes the layer that `vpn` describes. With `vpn.report`, `reports` gets what is to be written about devices.
     pub fn new(config: &Config, reports: &ReportQueue) -> Self {
-        let vpn = &config.vpn;
-        let table = |source: &AddressSource| -> Option<Box<dyn PresenceSource>> {
-            match source {
-                AddressSource::Store => None,
-                AddressSource::File(path) => Some(Box::new(WatchedFile::new(path.clone()))),
-                AddressSource::OpenVpn(at) => Some(Box::new(OpenVpn::new(at.clone()))),
-                AddressSource::WireGuard(interface) => Some(Box::new(WireGuard::new(interface, vpn))),
-            }
+        let (vpn, reports, heartbeat) = (config.vpn.clone(), reports.clone(), config.forward.heartbeat);
+        let is_store_listed = !vpn.knows_addresses();
+        let make = move || {
+            let table = |source: &AddressSource| -> Option<Box<dyn PresenceSource>> {
+                match source {
+                    AddressSource::Store => None,
+                    AddressSource::File(path) => Some(Box::new(WatchedFile::new(path.clone()))),
+                    AddressSource::OpenVpn(at) => Some(Box::new(OpenVpn::new(at.clone()))),
+                    AddressSource::WireGuard(interface) => Some(Box::new(WireGuard::new(interface, &vpn))),
+                }
+            };
+            let reporter = vpn.node.as_deref().filter(|_| vpn.report);
+            let claims = reporter.map(|node| PresenceClaims::new(node, reports.clone(), heartbeat));
+            (vpn.addresses.iter().filter_map(table).collect(), claims)
         };
-        let reporter = vpn.node.as_deref().filter(|_| vpn.report);
-        let claims =
-            reporter.map(|node| PresenceClaims::new(node, reports.clone(), config.forward.heartbeat));
-        let tables = vpn.addresses.iter().filter_map(table).collect();
-        Self::of_tables(tables, !vpn.knows_addresses(), claims)
+        Self::of_tables(Box::new(make), is_store_listed)
     }
 
-    fn of_tables(
-        tables: Vec<Box<dyn PresenceSource>>,
-        is_store_listed: bool,
-        claims: Option<PresenceClaims>,
-    ) -> Self {
+    fn of_tables(make: MakeTables, is_store_listed: bool) -> Self {
+        let (tables, claims) = make();
         Self {
             tables,
+            make,
             is_store_listed,
             devices: KnownDevices::default(),
             moved: HashSet::new(),
@@ -108,6 +114,12 @@ impl AddressLayer {
         self.tables.clear();
         self.claims = None;
         self.moved.clear();
+    }
+
+    /// Takes the tables again after [`leave_tables`](Self::leave_tables). Until one is filled, its devices stay where
+    /// they are.
+    pub fn take_tables(&mut self) {
+        (self.tables, self.claims) = (self.make)();
     }
 
     /// Applies what is new to the tables, without waiting.

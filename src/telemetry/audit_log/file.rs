@@ -1,12 +1,14 @@
 //! The file with one JSON object per line.
 //!
 //! Lines are kept whole until they are written, so that a disk that fails in the middle of one loses lines, but
-//! never tears one.
+//! never tears one. Several processes of a node may append to one file, as after a hand-over: each writes under a lock
+//! of the file, keeps the lock while a line is begun, and first looks whether the path has another file by now.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -18,19 +20,30 @@ use super::destination::{AuditLine, DestinationState};
 pub(super) struct LogFile<F> {
     path: PathBuf,
     file: F,
-    /// Whole lines.
+    /// Whole lines. An empty one before them ends what another writer left unfinished.
     pending: Vec<u8>,
-    /// Bytes of the first of them that are in the file.
+    /// Bytes of the first of them that are in the file. While there are any, this process has the lock.
     begun: usize,
+    /// Another process had the lock.
+    waits_for_lock: bool,
     state: DestinationState,
     lost: LostEvents,
 }
 
+/// A file that other processes may append to.
+pub(super) trait SharedFile: Write + Sized {
+    /// Returns `false` where another process has the lock.
+    fn try_lock(&self) -> bool;
+    fn unlock(&self);
+    /// The file that the path has, where it is another one.
+    fn successor(&self, path: &Path) -> Option<Self>;
+    /// Returns whether every line in the file is whole.
+    fn ends_in_newline(&self) -> bool;
+}
+
 impl LogFile<File> {
     pub fn open(path: &Path, lost: LostEvents) -> io::Result<Self> {
-        let mut file = Self::on(open(path)?, path, lost);
-        file.heal();
-        Ok(file)
+        Ok(Self::on(open(path)?, path, lost))
     }
 
     /// Opens the path again after a rotation gave it another file. Where that fails, the old file stays in use.
@@ -40,11 +53,9 @@ impl LogFile<File> {
         match open(&self.path).and_then(|file| Ok((is_same(&file, &self.file)?, file))) {
             Ok((true, _)) => tracing::info!("audit.path {path} is still the same file"),
             Ok((false, file)) => {
-                self.file = file;
-                // What was begun is begun again: the rest of a line is none.
-                self.begun = 0;
-                self.heal();
+                let before = self.continue_on(file);
                 self.flush();
+                wait_for_writers(&before);
                 tracing::info!("audit.path {path} is opened anew");
             }
             Err(error) => tracing::error!(
@@ -52,20 +63,13 @@ impl LogFile<File> {
             ),
         }
     }
-
-    /// Ends a line that an earlier writer of the file left unfinished.
-    fn heal(&mut self) {
-        // A pipe or a device has no end to look at.
-        if let Ok(false) = ends_in_newline(&self.file) {
-            self.pending.insert(0, b'\n');
-        }
-    }
 }
 
-impl<F: Write> LogFile<F> {
+impl<F: SharedFile> LogFile<F> {
     pub(super) fn on(file: F, path: &Path, lost: LostEvents) -> Self {
         let pending = Vec::with_capacity(PENDING_BYTES_MAX);
-        Self { path: path.to_owned(), file, pending, begun: 0, state: DestinationState::Writing, lost }
+        let (path, state) = (path.to_owned(), DestinationState::Writing);
+        Self { path, file, pending, begun: 0, waits_for_lock: false, state, lost }
     }
 
     pub fn append(&mut self, line: &AuditLine<'_>) {
@@ -75,6 +79,10 @@ impl<F: Write> LogFile<F> {
             self.flush();
         }
         if self.pending.len() + line.len() > PENDING_BYTES_MAX {
+            if self.waits_for_lock {
+                let busy = io::Error::new(io::ErrorKind::WouldBlock, "another process keeps it locked");
+                self.state.record(NAME, Err(busy), &self.lost);
+            }
             self.lost.add(1);
         } else {
             self.pending.append(&mut line);
@@ -82,6 +90,13 @@ impl<F: Write> LogFile<F> {
     }
 
     pub fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        self.waits_for_lock = !self.lock();
+        if self.waits_for_lock {
+            return;
+        }
         let mut written = self.begun;
         let outcome = loop {
             if written == self.pending.len() {
@@ -98,17 +113,94 @@ impl<F: Write> LogFile<F> {
             self.pending[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         self.pending.drain(..whole_lines);
         self.begun = written - whole_lines;
-        self.state.record("the audit log's file", outcome, &self.lost);
+        if self.begun == 0 {
+            self.file.unlock();
+        }
+        self.state.record(NAME, outcome, &self.lost);
     }
 
-    /// Returns whether lines wait for the disk.
-    pub fn is_behind(&self) -> bool {
-        !self.pending.is_empty()
+    /// Time until the next try to write lines that are left; `None` where there are none.
+    pub fn pause(&self) -> Option<Duration> {
+        let pause = if self.waits_for_lock { LOCK_RETRY } else { DISK_RETRY };
+        (!self.pending.is_empty()).then_some(pause)
+    }
+
+    /// Returns whether another process has the lock for a moment.
+    pub fn waits_for_lock(&self) -> bool {
+        self.waits_for_lock && !self.pending.is_empty()
     }
 
     /// Lines that were never written whole.
     pub fn lines_left(&self) -> u64 {
         self.pending.iter().filter(|&&byte| byte == b'\n').count() as u64
+    }
+
+    /// Takes the lock of the file that the path has, and ends a line that another writer left unfinished there.
+    fn lock(&mut self) -> bool {
+        if self.begun > 0 {
+            return true;
+        }
+        loop {
+            if !self.file.try_lock() {
+                return false;
+            }
+            let Some(successor) = self.file.successor(&self.path) else { break };
+            tracing::info!(
+                "audit.path {} has another file, which is written from here on",
+                self.path.display()
+            );
+            drop(self.continue_on(successor));
+        }
+        match (self.file.ends_in_newline(), self.pending.first()) {
+            (false, Some(first)) if *first != b'\n' => self.pending.insert(0, b'\n'),
+            (true, Some(b'\n')) => drop(self.pending.remove(0)),
+            _ => {}
+        }
+        true
+    }
+
+    /// Writes to `file` from here on. Returns the file before; without it, its lock is free.
+    fn continue_on(&mut self, file: F) -> F {
+        // What was begun is begun again: the rest of a line is none.
+        self.begun = 0;
+        std::mem::replace(&mut self.file, file)
+    }
+}
+
+impl SharedFile for File {
+    fn try_lock(&self) -> bool {
+        // A file system without locks has one process that writes, as far as we can tell.
+        !matches!(File::try_lock(self), Err(TryLockError::WouldBlock))
+    }
+
+    fn unlock(&self) {
+        let _had_none = File::unlock(self);
+    }
+
+    fn successor(&self, path: &Path) -> Option<Self> {
+        let is_other = std::fs::metadata(path)
+            .and_then(|there| Ok((there.dev(), there.ino()) != identity(self)?))
+            // While a rotation has not made the next file, the lines belong to this one.
+            .unwrap_or(false);
+        is_other.then(|| open(path).ok()).flatten()
+    }
+
+    fn ends_in_newline(&self) -> bool {
+        let mut last = [0];
+        // A pipe or a device has no end to look at.
+        let end = self.metadata().ok().and_then(|metadata| metadata.len().checked_sub(1));
+        end.is_none_or(|end| self.read_exact_at(&mut last, end).is_err() || last == *b"\n")
+    }
+}
+
+/// Waits until no process writes to a file that was rotated away: one that began before the path had the next file may be
+/// in the middle of it. Gives up on one that is stuck.
+fn wait_for_writers(rotated: &File) {
+    for _ in 0..ROTATED_LOOKS_MAX {
+        if SharedFile::try_lock(rotated) {
+            return;
+        }
+        std::thread::sleep(LOCK_RETRY);
     }
 }
 
@@ -143,20 +235,15 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
 }
 
 fn is_same(one: &File, other: &File) -> io::Result<bool> {
-    let (one, other) = (one.metadata()?, other.metadata()?);
-    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+    Ok(identity(one)? == identity(other)?)
 }
 
-/// An empty file does.
-fn ends_in_newline(mut file: &File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
-    }
-    file.seek(SeekFrom::End(-1))?;
-    let mut last = [0];
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
+
+const NAME: &str = "the audit log's file";
 
 /// Lines that may wait for the disk: some 400, and few enough to be written by one call.
 pub(super) const PENDING_BYTES_MAX: usize = 128 * 1024;
@@ -164,18 +251,28 @@ pub(super) const PENDING_BYTES_MAX: usize = 128 * 1024;
 /// Readable by the group that operates the node, and nobody else.
 const FILE_MODE: u32 = 0o640;
 
+/// Time until the next try to write a file that failed, unless an event comes first.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// Time until the next try to lock a file. Another process has it for one write.
+const LOCK_RETRY: Duration = Duration::from_millis(2);
+
+/// Tries to lock a file that was rotated away, for some 100 ms.
+const ROTATED_LOOKS_MAX: usize = 50;
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use parking_lot::Mutex;
 
     use super::super::tests::refusal;
     use super::*;
 
-    fn append<F: Write>(file: &mut LogFile<F>, session: u64) {
+    fn append<F: SharedFile>(file: &mut LogFile<F>, session: u64) {
         file.append(&AuditLine { time: "now".to_owned(), node: None, event: &refusal(session) });
         file.flush();
     }
@@ -185,11 +282,49 @@ mod tests {
         text.lines().map(|line| session(line).unwrap()).collect()
     }
 
-    /// A disk with room for `room` bytes.
-    #[derive(Clone, Default)]
+    /// A file on a disk with room for `room` bytes. Each clone is another process's.
+    #[derive(Default)]
     struct Disk {
         room: Arc<AtomicUsize>,
         written: Arc<Mutex<Vec<u8>>>,
+        is_locked: Arc<AtomicBool>,
+        has_lock: Cell<bool>,
+    }
+
+    impl Clone for Disk {
+        fn clone(&self) -> Self {
+            let Self { room, written, is_locked, .. } = self;
+            let (room, written, is_locked) = (Arc::clone(room), Arc::clone(written), Arc::clone(is_locked));
+            Self { room, written, is_locked, has_lock: Cell::default() }
+        }
+    }
+
+    impl Drop for Disk {
+        fn drop(&mut self) {
+            self.unlock();
+        }
+    }
+
+    impl SharedFile for Disk {
+        fn try_lock(&self) -> bool {
+            let got_it = self.has_lock.get() || !self.is_locked.swap(true, Ordering::Relaxed);
+            self.has_lock.set(got_it);
+            got_it
+        }
+
+        fn unlock(&self) {
+            if self.has_lock.take() {
+                self.is_locked.store(false, Ordering::Relaxed);
+            }
+        }
+
+        fn successor(&self, _path: &Path) -> Option<Self> {
+            None
+        }
+
+        fn ends_in_newline(&self) -> bool {
+            self.written.lock().last().is_none_or(|last| *last == b'\n')
+        }
     }
 
     impl Write for Disk {
@@ -229,18 +364,78 @@ mod tests {
     }
 
     #[test]
+    fn processes_that_write_one_file_tear_no_line_of_each_other_when_the_disk_is_full_in_the_middle_of_one() {
+        let disk = Disk::default();
+        let on = |disk: &Disk| LogFile::on(disk.clone(), Path::new("audit.jsonl"), LostEvents::default());
+        let (mut one, mut other) = (on(&disk), on(&disk));
+        let mut wanted = Vec::new();
+        for round in 0..200 {
+            // Each line is some 150 bytes, so that the room ends within one of either process.
+            disk.room.fetch_add(round * 7 % 400, Ordering::Relaxed);
+            append(&mut one, 2 * round as u64);
+            append(&mut other, 2 * round as u64 + 1);
+            wanted.extend([2 * round as u64, 2 * round as u64 + 1]);
+        }
+        disk.room.store(usize::MAX, Ordering::Relaxed);
+        for file in [&mut one, &mut other] {
+            file.flush();
+        }
+        one.flush();
+        let text = String::from_utf8(disk.written.lock().clone()).unwrap();
+        let mut written = sessions(&text);
+        written.sort_unstable();
+        assert_eq!(written, wanted, "each line once");
+    }
+
+    #[test]
+    fn a_process_that_dies_within_a_line_spoils_none_of_the_other_ones() {
+        let disk = Disk::default();
+        let on = |disk: &Disk| LogFile::on(disk.clone(), Path::new("audit.jsonl"), LostEvents::default());
+        let (mut dies, mut other) = (on(&disk), on(&disk));
+        disk.room.store(30, Ordering::Relaxed);
+        append(&mut dies, 1);
+        append(&mut other, 2);
+        assert!(other.waits_for_lock(), "the first has begun a line");
+        drop(dies);
+        disk.room.store(usize::MAX, Ordering::Relaxed);
+        append(&mut other, 3);
+        let text = String::from_utf8(disk.written.lock().clone()).unwrap();
+        let (torn, rest) = text.split_once('\n').unwrap();
+        assert_eq!((torn.len(), sessions(rest)), (30, vec![2, 3]));
+    }
+
+    #[test]
+    fn a_file_that_another_process_began_after_a_rotation_gets_the_lines_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
+        let open = || LogFile::open(&path, LostEvents::default()).unwrap();
+        let (mut one, mut other) = (open(), open());
+        append(&mut one, 1);
+        append(&mut other, 2);
+        std::fs::rename(&path, &rotated).unwrap();
+        append(&mut other, 3);
+        one.reopen();
+        append(&mut other, 4);
+        append(&mut one, 5);
+        let read = |path: &Path| sessions(&std::fs::read_to_string(path).unwrap());
+        assert_eq!((read(&rotated), read(&path)), (vec![1, 2, 3], vec![4, 5]));
+    }
+
+    #[test]
     fn a_line_that_was_begun_in_a_file_is_whole_in_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.jsonl");
+        let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
         let mut file = LogFile::open(&path, LostEvents::default()).unwrap();
         append(&mut file, 1);
+        std::fs::rename(&path, &rotated).unwrap();
         // As if the disk had taken a part of the second line.
         file.file = File::options().write(true).open("/dev/full").unwrap();
         append(&mut file, 2);
         file.begun = 20;
         file.reopen();
         append(&mut file, 3);
-        assert_eq!(sessions(&std::fs::read_to_string(&path).unwrap()), [1, 2, 3]);
+        let read = |path: &Path| sessions(&std::fs::read_to_string(path).unwrap());
+        assert_eq!((read(&rotated), read(&path)), (vec![1], vec![2, 3]));
     }
 
     #[test]

@@ -110,9 +110,15 @@ impl AuditWriter {
     /// Time to wait for an event before the next check of other work.
     fn patience(&self) -> Duration {
         let sum = self.throttle.next_end().map(|end| end.saturating_duration_since(Instant::now()));
-        let file = self.file.as_ref().filter(|file| file.is_behind()).map(|_| FILE_RETRY);
+        let file = self.file.as_ref().and_then(LogFile::pause);
         let journal = self.journal.as_ref().and_then(SystemJournal::pause);
         [sum, file, journal].into_iter().flatten().min().unwrap_or(NOTHING_TO_DO)
+    }
+
+    /// Time to wait at the close for a destination that has no room, or is in use, for a moment.
+    fn closing_pause(&self) -> Option<Duration> {
+        let file = self.file.as_ref().filter(|file| file.waits_for_lock()).and_then(LogFile::pause);
+        file.or_else(|| self.journal.as_ref().and_then(SystemJournal::pause))
     }
 
     fn close(mut self, lost: &LostEvents) {
@@ -121,7 +127,7 @@ impl AuditWriter {
         }
         let give_up_at = Instant::now() + CLOSE_TIME;
         self.flush();
-        while let Some(pause) = self.journal.as_ref().and_then(SystemJournal::pause)
+        while let Some(pause) = self.closing_pause()
             && Instant::now() < give_up_at
         {
             std::thread::sleep(pause.min(CLOSE_TIME));
@@ -136,10 +142,7 @@ impl AuditWriter {
     }
 }
 
-/// Time until the next try to write a file that failed, unless an event comes first.
-const FILE_RETRY: Duration = Duration::from_secs(1);
-
-/// Time that a journald without room gets when the node stops.
+/// Time that a journald without room, or a file that another process has locked, gets when the node stops.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// Wait of a writer that has nothing to do.

@@ -201,7 +201,8 @@ impl<K: ThreadKernel> SessionDriver<K> {
     fn adopt(&mut self, mut tunnel: MovedTunnel, cx: &mut TurnCx<'_, K>) {
         let facts = tunnel.facts;
         let place = tunnel.place.take();
-        let place = place.unwrap_or_else(|| cx.shared.limits.hold(Some((facts.principal, facts.device))));
+        let place =
+            place.unwrap_or_else(|| cx.shared.limits.hold(Some((facts.principal, facts.device)), None));
         let slot = self.sessions.reserve();
         let session = Session::adopt(cx.kernel.take_in(tunnel), slot, place, cx);
         self.sessions.fill(slot, session);

@@ -39,11 +39,15 @@ struct LayerBench {
 impl LayerBench {
     fn new(tables: usize, is_store_listed: bool) -> Self {
         let texts: Vec<Arc<Mutex<Option<String>>>> = (0..tables).map(|_| Arc::default()).collect();
-        let boxed = texts.iter().map(|text| -> Box<dyn PresenceSource> {
-            let table = PresenceTable::new("table".to_owned());
-            Box::new(WrittenTable { text: Arc::clone(text), table })
+        let written = texts.clone();
+        let make = Box::new(move || {
+            let table = |text: &Arc<_>| -> Box<dyn PresenceSource> {
+                let table = PresenceTable::new("table".to_owned());
+                Box::new(WrittenTable { text: Arc::clone(text), table })
+            };
+            (written.iter().map(table).collect(), None)
         });
-        Self { layer: AddressLayer::of_tables(boxed.collect(), is_store_listed, None), texts }
+        Self { layer: AddressLayer::of_tables(make, is_store_listed), texts }
     }
 
     fn write(&mut self, table: usize, lines: &[(u8, &str)]) {
@@ -94,6 +98,20 @@ fn a_table_comes_before_the_store_and_the_first_table_before_the_second() {
     assert!(bench.layer.is_here(&uuid(A)) && !bench.layer.is_here(&uuid(B)));
     bench.layer.is_store_listed = false;
     assert_eq!(bench.laid(&rows), [ip("10.8.0.1"), None], "the store is not asked for addresses");
+}
+
+#[test]
+fn tables_that_are_taken_again_give_addresses_as_before() {
+    let mut bench = LayerBench::new(1, true);
+    let rows = [device(A, Some("10.0.0.1"))];
+    bench.write(0, &[(A, "10.8.0.1")]);
+    assert_eq!(bench.laid(&rows), [ip("10.8.0.1")]);
+    bench.layer.leave_tables();
+    bench.write(0, &[(A, "10.8.0.2")]);
+    assert_eq!(bench.laid(&rows), [ip("10.0.0.1")], "nobody reads them here");
+    bench.layer.take_tables();
+    bench.layer.poll();
+    assert_eq!(bench.laid(&rows), [ip("10.8.0.2")]);
 }
 
 #[test]
