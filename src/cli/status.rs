@@ -232,7 +232,11 @@ mod tests {
     fn the_node_its_listeners_and_its_store_are_shown() {
         let screen = screen(&report(7_200_000, 0));
         assert_eq!(lines(&screen, "node"), ["relay-1, up for 2h"]);
-        assert_eq!(lines(&screen, "listens"), ["0.0.0.0:443 with TLS: sessions 2, tunnels 7, refused 1"]);
+        let listens = [
+            "0.0.0.0:443 with TLS: sessions 2, tunnels 7, refused 1",
+            "10.0.0.1:3130 with TLS for nodes: sessions 0, tunnels 0, refused 0",
+        ];
+        assert_eq!(lines(&screen, "listens"), listens);
         assert_eq!(lines(&screen, "store"), ["sqlite:store.db"]);
     }
 

@@ -110,7 +110,7 @@ pub enum QueriesError {
     #[error(
         "the guard refuses the changed queries: {0}; `sluicegate authz diff --candidate` lists what they change"
     )]
-    Refused(HoldStatus),
+    Refused(Box<HoldStatus>),
 }
 
 impl Commands {

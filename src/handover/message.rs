@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +208,19 @@ pub(super) const POINTS_MAX: usize = 1_000;
 
 /// Bytes of a tunnel that one message carries.
 pub(super) const UNSENT_BYTES_MAX: usize = 32 * 1024;
+
+/// Time that a new process has to get ready. Tests of a debug build may set a shorter one.
+pub(super) fn ready_time() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("SLUICEGATE_TEST_READY_MS").ok().and_then(|text| text.parse().ok()) {
+        return Duration::from_millis(ms);
+    }
+    READY_TIME_MAX
+}
+
+/// Time from the start of the new process until it is ready. Shorter than an answer of the local socket may take;
+/// 10 million grants are restored within some 10 s.
+pub(super) const READY_TIME_MAX: Duration = Duration::from_secs(40);
 
 /// Sessions that one message lists: some 700 bytes each.
 pub(super) const ROWS_MAX: usize = 48;

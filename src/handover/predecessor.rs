@@ -8,11 +8,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{Abilities, FORMAT, POINTS_MAX, Step};
+use super::message::{Abilities, FORMAT, POINTS_MAX, READY_TIME_MAX, Step, ready_time};
 use super::program::VARIABLE;
 use super::queries::PassedQueries;
 use super::reloads::PassedReloads;
-use super::successor::{READY_TIME_MAX, ready_time};
 use crate::engine::TokenCounts;
 use crate::sys::packets::PacketSocket;
 

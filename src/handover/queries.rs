@@ -70,7 +70,8 @@ fn schema(config: &Config) -> String {
 /// The text in parts of at most [`PART_BYTES_MAX`].
 fn split(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let (part, rest) = text.split_at(text.floor_char_boundary(PART_BYTES_MAX));
+        let end = (0..=PART_BYTES_MAX.min(text.len())).rev().find(|place| text.is_char_boundary(*place));
+        let (part, rest) = text.split_at(end.unwrap_or_default());
         text = rest;
         (!part.is_empty()).then_some(part)
     })

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::{Channel, ChannelError};
-use super::message::{Abilities, FORMAT, HISTORY_BYTES_MAX, Step, TOKEN_CELLS_MAX};
+use super::message::{
+    Abilities, FORMAT, HISTORY_BYTES_MAX, READY_TIME_MAX, Step, TOKEN_CELLS_MAX, ready_time,
+};
 use super::predecessor::{Terms, fault};
 use super::program::Program;
 use super::queries::PassedQueries;
@@ -249,23 +251,10 @@ fn unexpected(doing: &'static str, step: &Step) -> HandoverError {
     HandoverError::Broken { doing, detail: format!("it sent {step:?}") }
 }
 
-/// Time that a new process has to get ready. Tests of a debug build may set a shorter one.
-pub(super) fn ready_time() -> Duration {
-    #[cfg(debug_assertions)]
-    if let Some(ms) = std::env::var("SLUICEGATE_TEST_READY_MS").ok().and_then(|text| text.parse().ok()) {
-        return Duration::from_millis(ms);
-    }
-    READY_TIME_MAX
-}
-
 const GREET: &str = "say hello";
 const CHECK: &str = "check its configuration";
 const RESTORE: &str = "restore the state and start its threads";
 const ACCEPT: &str = "accept clients";
-
-/// Time from the start of the new process until it is ready. Shorter than an answer of the local socket may take;
-/// 10 million grants are restored within some 10 s.
-pub(super) const READY_TIME_MAX: Duration = Duration::from_secs(40);
 
 /// Time until it accepts clients once it may: they wait meanwhile.
 const RUNNING_TIME_MAX: Duration = Duration::from_secs(5);

@@ -683,13 +683,15 @@ fn clients_whose_heads_the_old_process_awaits_count_for_their_network() {
     assert_eq!(node.upgrade()["stayed"], 2);
     begun.push(begin());
     let request = Request::to(OTHER_DEVICE, 22).bearer(&node.site.token);
-    // The new process cannot have one of the old one's give way, and has one of its own do so.
+    // The new process cannot have one of the old one's give way, and has one of its own do so, once that has waited.
+    std::thread::sleep(Duration::from_millis(700));
     assert_eq!(request.send(address).status, 403);
     let mut end = String::new();
     begun[2].read_to_string(&mut end).unwrap();
     assert!(end.starts_with("HTTP/1.1 429"), "{end}");
     begun.truncate(2);
     let third = begin();
+    std::thread::sleep(Duration::from_millis(700));
     let fourth = begin();
     assert!(
         wait_for(|| (third.peek(&mut [0]).is_ok()).then_some(())).is_some(),

@@ -19,11 +19,14 @@ struct Scene {
     relay: Relay,
     device: Device,
     client: TlsClient,
-    /// Processes that took over.
-    successors: Vec<i32>,
+    successors: Successors,
     /// The relay's certificate is in it.
     _folder: TempDir,
 }
+
+/// Processes that took over. They are ended with this.
+#[derive(Default)]
+struct Successors(Vec<i32>);
 
 impl Scene {
     fn new(engine: &str) -> Self {
@@ -42,7 +45,7 @@ impl Scene {
             relay,
             device: Device::echo(V4),
             client: TlsClient::trusting(&authority),
-            successors: Vec::new(),
+            successors: Successors::default(),
             _folder: folder,
         }
     }
@@ -60,9 +63,9 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for Successors {
     fn drop(&mut self) {
-        for pid in &self.successors {
+        for pid in &self.0 {
             let _gone_already = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
     }
@@ -107,7 +110,7 @@ fn tunnels_whose_records_the_kernel_keeps_move_to_a_new_process_and_no_others_do
         let (moved, stayed) = if kernel_has_tls() { (all, 0) } else { (0, all) };
         for round in 0..2 {
             let outcome = scene.site.cli(&["upgrade"]);
-            scene.successors.push(outcome["pid"].as_i64().unwrap() as i32);
+            scene.successors.0.push(outcome["pid"].as_i64().unwrap() as i32);
             let figures = (outcome["moved"].as_u64(), outcome["stayed"].as_u64());
             assert_eq!(figures, (Some(moved), Some(stayed)), "{forwarding}, {round}: {outcome}");
             assert!(tunnels.iter_mut().all(echoes), "{forwarding}, {round}: {}", scene.relay.log());

@@ -190,8 +190,8 @@ fn token_key(input: &[u8]) {
         }
         // What is a public key for one algorithm is no secret for another.
         let is_public = |algorithm| TokenKey::read(algorithm, path).is_ok();
-        let public = TokenAlgorithm::ALL.into_iter().filter(|each| *each != TokenAlgorithm::HS256);
-        if public.map(is_public).any(|is_public| is_public) {
+        let mut public = TokenAlgorithm::ALL.into_iter().filter(|each| *each != TokenAlgorithm::HS256);
+        if public.any(is_public) {
             assert!(matches!(
                 TokenKey::read(TokenAlgorithm::HS256, path),
                 Err(TokenKeyError::PublicSecret(_))

@@ -205,7 +205,7 @@ impl ControlThread {
             Purpose::Reload(config, answer) => {
                 let taken_over = match result {
                     Ok(comparison) => match self.judge(comparison, now).holds.into_iter().next() {
-                        Some(refused) => Err(QueriesError::Refused(refused)),
+                        Some(refused) => Err(QueriesError::Refused(Box::new(refused))),
                         None => {
                             self.replace_queries(&config);
                             Ok(())
@@ -277,7 +277,7 @@ pub(super) fn compare_before_start(
     reader.replace_queries(running);
     let comparison = reader.compare(&config.authz.queries)?;
     let refused = judge(comparison, layer, guard, now).refused.into_iter().next();
-    refused.map_or(Ok(()), |refused| Err(QueriesError::Refused(refused)))
+    refused.map_or(Ok(()), |refused| Err(QueriesError::Refused(Box::new(refused))))
 }
 
 fn judge(mut comparison: Comparison, layer: &AddressLayer, guard: &Guard, now: UnixMillis) -> QueriesVerdict {

@@ -58,7 +58,7 @@ impl TokenKeyThreads {
         Ok(())
     }
 
-    /// Waits until each set has keys or could not be read, for at most [`FIRST_READ_TIME`].
+    /// Waits until each set has keys or could not be read, for at most `FIRST_READ_TIME`.
     pub fn wait_for_first_reads(&self) {
         let give_up_at = Instant::now() + FIRST_READ_TIME;
         let is_waiting = |set: &Arc<SharedKeySet>| {
