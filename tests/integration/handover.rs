@@ -700,6 +700,7 @@ fn clients_whose_heads_the_old_process_awaits_count_for_their_network() {
     drop((begun, third, fourth));
     assert!(node.relay.wait().is_some());
     let _three = [begin(), begin(), begin()];
+    std::thread::sleep(Duration::from_millis(700));
     assert_eq!(Request::to(OTHER_DEVICE, 22).bearer(&node.site.token).send(address).status, 403);
 }
 
