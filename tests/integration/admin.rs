@@ -289,6 +289,8 @@ fn a_node_that_stops_answers_nobody_and_has_written_every_event() {
         wait_for("nobody listens", is_refused);
     }
     let text = std::fs::read_to_string(path).unwrap();
-    let event: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
-    assert_eq!((&event["event"], &event["uuid"]), (&"session-end".into(), &UUID.into()));
+    let events: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!((kinds, &events[0]["uuid"]), (vec!["session-end", "usage"], &UUID.into()));
 }
