@@ -32,7 +32,8 @@ impl<K: ThreadKernel> SessionDriver<K> {
             self.admit(self.listeners[number].place, client, cx);
         } else if is_exhaustion(-completion.result) {
             cx.counters.sessions.accept_pauses.add(1);
-            if self.hand_over.accepts() {
+            // Who is held back accepts again by itself.
+            if self.accepts() {
                 self.listeners[number].pause_until(cx.now.after(ACCEPT_PAUSE));
             }
             return;
@@ -101,6 +102,7 @@ impl<K: ThreadKernel> SessionDriver<K> {
     }
 
     fn accept(&mut self, number: usize, kernel: &mut K) {
+        self.listeners[number].end_pause();
         self.listeners[number].is_accepting = true;
         let user_data = UserData::Accept { listener: number as u32 };
         kernel.accept(user_data, &self.listeners[number]);
