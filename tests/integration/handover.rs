@@ -328,6 +328,8 @@ fn clients_that_come_while_nobody_accepts_are_served_once_the_old_process_does_a
     node.upgrade();
     kill(Pid::from_raw(node.pid() as i32), Signal::SIGKILL).unwrap();
     assert!(wait_for(|| (!runs(node.pid())).then_some(())).is_some());
+    // The kernel takes the dead process's ring down in its own time, and its accept with it.
+    std::thread::sleep(Duration::from_millis(300));
     let (request, address) = (node.site.request(&device), node.relay.address());
     thread::scope(|scope| {
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| request.send(address))).collect();
